@@ -1,0 +1,147 @@
+"""Rates with 95 % intervals, and differences between two systems on the same questions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import comb, sqrt
+from statistics import fmean, variance
+
+Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A share of `total` questions, 0 to 1, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class PairedDifference:
+    """`after` minus `before` on the same questions, in shares of 1, with its 95 % interval.
+
+    `gained` and `lost` count the questions that only one of the two gets right and `p_value` is
+    the exact two-sided McNemar test; all three are None where a question can be right in part
+    (the mean over several agents).
+    """
+
+    before: float
+    after: float
+    difference: float
+    low: float
+    high: float
+    total: int
+    gained: int | None = None
+    lost: int | None = None
+    p_value: float | None = None
+
+
+def wilson(share: float, total: float) -> tuple[float, float]:
+    """Wilson's 95 % score interval for a share out of `total` independent answers.
+
+    Wilson 1927, J. Am. Stat. Assoc. 22. Raises ValueError where `total` is not positive.
+    """
+    if total <= 0:
+        raise ValueError(f"an interval needs at least one answer, got total = {total}")
+    spread = Z95**2 / total
+    centre = (share + spread / 2) / (1 + spread)
+    half = Z95 * sqrt(share * (1 - share) / total + spread / (4 * total)) / (1 + spread)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def rate(right: Sequence[float]) -> Rate:
+    """The mean over questions of a right-or-wrong value, or of the share of agents that are right.
+
+    Agents that answer the same question are not independent. The interval is Wilson's with the
+    effective number of answers p(1-p) / variance of the mean over questions (Korn & Graubard
+    1998, Survey Methodology 24), never fewer than the questions; for plain
+    right-or-wrong values it is Wilson's own. Raises ValueError for no questions.
+    """
+    if not right:
+        raise ValueError("a rate needs at least one question")
+    share, total = fmean(right), len(right)
+    effective = float(total)
+    if any(value not in (0.0, 1.0) for value in right) and total > 1:
+        effective = share * (1 - share) / (variance(right) / total or 1.0)
+        effective = max(float(total), effective)
+    return Rate(share, *wilson(share, effective), total)
+
+
+def paired_shares(before: Sequence[float], after: Sequence[float]) -> PairedDifference:
+    """The difference of two means over the same questions, in the same order.
+
+    The interval is the normal one over the questions' own differences, which keeps every question's
+    agents together. Raises ValueError for unequal lengths or fewer than two questions.
+    """
+    changes = [b - a for a, b in zip(before, after, strict=True)]
+    if len(changes) < 2:
+        raise ValueError(f"a paired difference needs at least two questions, got {len(changes)}")
+    mean = fmean(changes)
+    half = Z95 * sqrt(variance(changes) / len(changes))
+    low, high = max(-1.0, mean - half), min(1.0, mean + half)
+    return PairedDifference(fmean(before), fmean(after), mean, low, high, len(changes))
+
+
+def paired_right(before: Sequence[bool], after: Sequence[bool]) -> PairedDifference:
+    """The difference of two accuracies on the same questions, in the same order.
+
+    Interval: Newcombe 1998, Statistics in Medicine 17:2635, method 10 (Wilson's limits of both
+    shares, joined through their correlation, which is shrunk for small tables). Test: exact
+    McNemar. Raises ValueError for unequal lengths or no questions.
+    """
+    pairs = list(zip(before, after, strict=True))
+    if not pairs:
+        raise ValueError("a paired difference needs at least one question")
+    gained = sum(b and not a for a, b in pairs)
+    lost = sum(a and not b for a, b in pairs)
+    both = sum(a and b for a, b in pairs)
+    total = len(pairs)
+    share_before, share_after = (both + lost) / total, (both + gained) / total
+    low, high = _newcombe(both, lost, gained, total)
+    return PairedDifference(
+        share_before,
+        share_after,
+        share_after - share_before,
+        low,
+        high,
+        total,
+        gained,
+        lost,
+        mcnemar(gained, lost),
+    )
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """Exact two-sided p-value that `gained` and `lost` come from a fair coin. 1 for no change."""
+    total = gained + lost
+    tail = sum(comb(total, k) for k in range(min(gained, lost) + 1))
+    return min(1.0, 2 * tail / (1 << total))
+
+
+def _newcombe(both: int, lost: int, gained: int, total: int) -> tuple[float, float]:
+    first, second = (both + gained) / total, (both + lost) / total
+    first_low, first_high = wilson(first, total)
+    second_low, second_high = wilson(second, total)
+    phi = _phi(both, lost, gained, total)
+    difference = first - second
+    below = _joined(first - first_low, second_high - second, phi)
+    above = _joined(first_high - first, second - second_low, phi)
+    return max(-1.0, difference - below), min(1.0, difference + above)
+
+
+def _joined(one: float, other: float, phi: float) -> float:
+    return sqrt(max(0.0, one**2 - 2 * phi * one * other + other**2))
+
+
+def _phi(both: int, lost: int, gained: int, total: int) -> float:
+    neither = total - both - lost - gained
+    margins = (both + lost) * (gained + neither) * (both + gained) * (lost + neither)
+    if margins == 0:
+        return 0.0
+    excess = both * neither - lost * gained
+    shrunk = max(excess - total / 2, 0.0) if excess > 0 else float(excess)
+    return shrunk / sqrt(margins)

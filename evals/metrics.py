@@ -1,0 +1,157 @@
+"""What a run has achieved so far, read from its store.
+
+Every accuracy counts a question once. Only complete debates count (those with votes), and only
+questions whose gold answer is known. Iteration 0 is the untuned society.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from evals import reading
+from evals.intervals import PairedDifference, Rate, paired_right, paired_shares, rate, wilson
+from store.ledger import Store
+
+Measure = Literal["single", "majority", "consensus"]
+"""`single`: one agent alone in round 1, the mean over the agents. `majority`: the vote of round 1.
+`consensus`: the vote of the last round."""
+
+Decoding = Literal["sampled", "greedy"]
+MEASURES: tuple[Measure, ...] = get_args(Measure)
+DECODINGS: tuple[Decoding, ...] = get_args(Decoding)
+ARM = "multiagent"
+
+_SINGLE = """
+    select t.question_id, avg(v.correct::int)
+    from turns t join verdicts v using (turn_id)
+    where t.kind = 'answer' and t.round = 1 and v.correct is not null
+      and t.arm = ? and t.split = 'eval' and t.decoding = ? and t.iteration = ?
+    group by t.question_id order by t.question_id
+"""
+_VOTE = """
+    select question_id, correct::int::double
+    from votes
+    where correct is not null and arm = ? and split = 'eval' and decoding = ? and iteration = ?
+      and round = coalesce(?, (select max(round) from votes where arm = ?))
+    order by question_id
+"""
+_CONSENSUS_RATE = """
+    select mean_share from consensus
+    where arm = ? and split = 'eval' and decoding = ? and iteration = ?
+    order by round desc limit 1
+"""
+_LABELS = """
+    select iteration, questions, labelled, label_accuracy, coverage, tie_rate
+    from pseudo_labels where arm = ? order by iteration
+"""
+_EVALUATED = """
+    select distinct iteration, decoding
+    from votes where arm = ? and split = 'eval' and correct is not null
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """The pseudo-labels that iteration `iteration` learnt from, on its training questions.
+
+    `accuracy` compares the labels with gold, which nothing else does; None where gold is unknown
+    or nothing was labelled. `coverage` is the share of questions with a label, `ties` the share
+    whose last vote was a tie.
+    """
+
+    iteration: int
+    questions: int
+    accuracy: Rate | None
+    coverage: float
+    ties: float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One society under one decoding.
+
+    `consensus_rate` is the mean share of the agents' last answers that equal the plurality answer,
+    over questions with a readable answer; None where there is no such question.
+    """
+
+    iteration: int
+    decoding: Decoding
+    single: Rate
+    majority: Rate
+    consensus: Rate
+    consensus_rate: float | None
+    labels: Labels | None
+
+    def rate(self, measure: Measure) -> Rate:
+        return {"single": self.single, "majority": self.majority, "consensus": self.consensus}[
+            measure
+        ]
+
+
+def table(store: Store, arm: str = ARM) -> list[Row]:
+    """One row per evaluated society and decoding, in order."""
+    found = reading.rows(store, _EVALUATED, [arm])
+    labels = {row.iteration: row for row in label_health(store, arm)}
+    keys = sorted((int(i), DECODINGS.index(d)) for i, d in found)
+    return [_row(store, arm, i, DECODINGS[d], labels.get(i)) for i, d in keys]
+
+
+def by_question(
+    store: Store, measure: Measure, decoding: Decoding, iteration: int, arm: str = ARM
+) -> dict[str, float]:
+    """By evaluation question: 1 right, 0 wrong; for `single` the share of agents right."""
+    if measure == "single":
+        rows = reading.rows(store, _SINGLE, [arm, decoding, iteration])
+    else:
+        vote_round = 1 if measure == "majority" else None
+        rows = reading.rows(store, _VOTE, [arm, decoding, iteration, vote_round, arm])
+    return {str(question): float(right) for question, right in rows}
+
+
+def comparison(
+    store: Store,
+    measure: Measure,
+    decoding: Decoding,
+    before: int,
+    after: int,
+    arm: str = ARM,
+) -> PairedDifference | None:
+    """Iteration `after` minus iteration `before` on the questions that both have answered.
+
+    None where they share fewer than two questions.
+    """
+    first = by_question(store, measure, decoding, before, arm)
+    second = by_question(store, measure, decoding, after, arm)
+    shared = sorted(first.keys() & second.keys())
+    if len(shared) < 2:
+        return None
+    if measure == "single":
+        return paired_shares([first[q] for q in shared], [second[q] for q in shared])
+    return paired_right([first[q] == 1 for q in shared], [second[q] == 1 for q in shared])
+
+
+def label_health(store: Store, arm: str = ARM) -> list[Labels]:
+    """The pseudo-labels of every iteration that has debated training questions, in order."""
+    return [
+        Labels(
+            iteration,
+            questions,
+            None if share is None else Rate(share, *wilson(share, labelled), labelled),
+            coverage,
+            ties,
+        )
+        for iteration, questions, labelled, share, coverage, ties in reading.rows(
+            store, _LABELS, [arm]
+        )
+    ]
+
+
+def _row(store: Store, arm: str, iteration: int, decoding: Decoding, labels: Labels | None) -> Row:
+    single, majority, consensus = (
+        rate(list(by_question(store, measure, decoding, iteration, arm).values()))
+        for measure in MEASURES
+    )
+    shares = reading.rows(store, _CONSENSUS_RATE, [arm, decoding, iteration])
+    agreement = shares[0][0] if shares else None
+    return Row(iteration, decoding, single, majority, consensus, agreement, labels)

@@ -1,0 +1,205 @@
+r"""The paper's arithmetic task: a+b*c+d-e*f over small integers.
+
+Subramaniam et al. 2025 (arXiv 2501.05707), section 4.1; Du et al. 2023 (arXiv 2305.14325). One
+question: ``What is the result of 3+4*5+6-7*8?``, gold ``-27``. Questions are generated, not
+downloaded.
+
+Swapping a with d, b with c or e with f gives the same sum in other clothes, so questions are drawn
+from the classes of such rearrangements and each class is asked in one form only. Half of the
+classes are training questions and half evaluation questions; which half does not depend on the
+seed, so that no evaluation question is ever trained on in any run over the same range. The seed
+decides the order.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from hashlib import blake2b
+from math import isqrt
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from evals.tasks.base import Split, TaskQuestion
+from evals.tasks.partition import Shuffle
+
+STYLES = {
+    "products": re.compile(r"Multiply first: "),
+    "signs": re.compile(r"Plus terms: "),
+    "pairs": re.compile(r"Group the terms: "),
+    "terse": re.compile(r"Quick total: "),
+}
+"""The built-in model's ways of reasoning, by the words a solution opens with."""
+
+_LONGEST_NUMBER = 64
+_NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?(?:/0*[1-9][0-9]*)?")
+_GROUPED = re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?")
+_BRACE = re.compile(r"(?P<box>\\boxed\s*\{)|(?P<open>(?<!\\)\{)|(?P<close>(?<!\\)\})")
+_STATED = re.compile(
+    r"\banswer(?:\s+is|\s*[:=])\s*[*$]*"
+    r"(?>([+-]?[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?))(?!\s*(?:[-+/=0-9]|\*(?!\*)))",
+    re.IGNORECASE,
+)
+_EXPRESSION = re.compile(r"[-+*/().0-9\s]*[0-9][-+*/().0-9\s]*")
+_PLAIN = str.maketrans({"−": "-", "–": "-", "×": "*", "·": "*", "÷": "/"})
+
+
+class ArithmeticOptions(BaseModel):
+    """Operands run from `low` to `high`, both included."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    low: int = Field(default=1, ge=0)
+    high: int = Field(default=10, le=10**6)
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> ArithmeticOptions:
+        if self.high < self.low:
+            raise ValueError(f"high = {self.high} is below low = {self.low}; make it larger")
+        return self
+
+
+def create(options: Mapping[str, object]) -> Arithmetic:
+    """The task with the user's options. Raises ValueError that names option, value and remedy."""
+    try:
+        return Arithmetic(ArithmeticOptions.model_validate(dict(options)))
+    except ValidationError as error:
+        raise ValueError("; ".join(_explained(error))) from error
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """Implements `Task`."""
+
+    options: ArithmeticOptions = field(default_factory=ArithmeticOptions)
+    name: str = "arithmetic"
+    answer_form: str = r"Put the final answer in \boxed{}."
+
+    def questions(self, split: Split, start: int, count: int) -> Sequence[TaskQuestion]:
+        """`count` questions of a split from `start` on; see `Task.questions`."""
+        if start < 0 or count < 0:
+            raise ValueError(f"start = {start} and count = {count} must not be negative")
+        available = self.size(split)
+        if start + count > available:
+            raise ValueError(
+                f"the task arithmetic has {available} {split} questions over "
+                f"{self.options.low}..{self.options.high}, {start + count} are asked for; "
+                "ask for fewer or raise task.high"
+            )
+        order = Shuffle(max(available, 1), f"order {split} {self.options.seed}")
+        offset = 0 if split == "eval" else self.size("eval")
+        return [self._question(offset + order[i]) for i in range(start, start + count)]
+
+    def size(self, split: Split) -> int:
+        """How many questions a split has."""
+        evaluation = self._classes // 2
+        return evaluation if split == "eval" else self._classes - evaluation
+
+    def prompt(self, text: str) -> str:
+        """The opening user message; `text` is a question or a bare expression."""
+        text = text.strip()
+        bare = text.translate(_PLAIN).rstrip("?= \t")
+        if _EXPRESSION.fullmatch(bare):
+            text = f"What is the result of {''.join(bare.split())}?"
+        return rf"{text} Work step by step and put the final answer in \boxed{{}}."
+
+    def extract(self, response: str) -> str | None:
+        r"""The last closed, non-empty ``\boxed{…}``, else the last "answer is N" or "answer: N"."""
+        for inside in reversed(_boxed(response)):
+            if answer := _tidy(inside):
+                return answer
+        stated = _STATED.findall(response.translate(_PLAIN))
+        return _tidy(stated[-1]) if stated else None
+
+    def equivalent(self, a: str, b: str) -> bool:
+        """Equal as numbers where both are numbers, else equal as text."""
+        left, right = _value(a), _value(b)
+        if left is None or right is None:
+            return a.strip() == b.strip()
+        return left == right
+
+    def style(self, response: str) -> str | None:
+        """One of `STYLES`, or None for a response that announces none."""
+        opening = response.lstrip()
+        return next((name for name, head in STYLES.items() if head.match(opening)), None)
+
+    @property
+    def _pairs(self) -> int:
+        operands = self.options.high - self.options.low + 1
+        return operands * (operands + 1) // 2
+
+    @property
+    def _classes(self) -> int:
+        return self._pairs**3
+
+    def _question(self, place: int) -> TaskQuestion:
+        number = Shuffle(self._classes, "split")[place]
+        rest, last = divmod(number, self._pairs)
+        first, middle = divmod(rest, self._pairs)
+        form = blake2b(f"form {number}".encode(), digest_size=1).digest()[0]
+        a, d = self._pair(first, swap=bool(form & 1))
+        b, c = self._pair(middle, swap=bool(form & 2))
+        e, f = self._pair(last, swap=bool(form & 4))
+        expression = f"{a}+{b}*{c}+{d}-{e}*{f}"
+        return TaskQuestion(
+            question_id=f"{self.name}:{expression}",
+            text=f"What is the result of {expression}?",
+            gold=str(a + b * c + d - e * f),
+        )
+
+    def _pair(self, number: int, *, swap: bool) -> tuple[int, int]:
+        # Unordered pairs (0,0), (0,1), (1,1), (0,2), … : pair `number` lies in triangle row `high`.
+        high = (isqrt(8 * number + 1) - 1) // 2
+        low = number - high * (high + 1) // 2
+        pair = (self.options.low + low, self.options.low + high)
+        return (pair[1], pair[0]) if swap else pair
+
+
+def _boxed(text: str) -> list[str]:
+    """What stands in every closed box, in the order in which the boxes open."""
+    pending: list[int | None] = []
+    closed: list[tuple[int, int]] = []
+    for brace in _BRACE.finditer(text):
+        if brace["box"]:
+            pending.append(brace.end())
+        elif brace["open"]:
+            pending.append(None)
+        elif pending and (start := pending.pop()) is not None:
+            closed.append((start, brace.start()))
+    return [text[start:end] for start, end in sorted(closed)]
+
+
+def _tidy(answer: str) -> str:
+    """The stated answer without LaTeX spacing, its own left-hand side, signs of no meaning."""
+    text = answer.translate(_PLAIN).replace("{,}", ",").replace("$", "")
+    text = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", re.sub(r"\\[,;:! ]", " ", text))
+    text = text.rpartition("=")[2].strip(" *").removesuffix(".").strip()
+    compact = "".join(text.split())
+    if _GROUPED.fullmatch(compact):
+        compact = compact.replace(",", "")
+    return compact.removeprefix("+") if _NUMBER.fullmatch(compact) else text
+
+
+def _value(answer: str) -> Fraction | None:
+    text = answer.strip()
+    if len(text) > _LONGEST_NUMBER or not _NUMBER.fullmatch(text):
+        return None
+    number, _, divisor = text.partition("/")
+    return Fraction(number) / int(divisor or 1)
+
+
+def _explained(error: ValidationError) -> list[str]:
+    lines = []
+    for problem in error.errors(include_url=False):
+        key = ".".join(("task", *(str(part) for part in problem["loc"])))
+        if problem["type"] == "extra_forbidden":
+            allowed = ", ".join(ArithmeticOptions.model_fields)
+            lines.append(f"{key}: unknown option of the task arithmetic; it has {allowed}")
+        elif problem["type"] == "value_error":
+            lines.append(f"{key}: {problem['ctx']['error']}")
+        else:
+            lines.append(f"{key}: {problem['msg']}, got {problem['input']!r}")
+    return lines

@@ -1,0 +1,45 @@
+"""What a task is: questions, the prompt for one, and how to read and compare answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+Split = Literal["train", "eval"]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskQuestion:
+    """One question. `gold` is None where nobody knows the answer; it never reaches training."""
+
+    question_id: str
+    text: str
+    gold: str | None
+    meta: Mapping[str, str] = field(default_factory=dict)
+
+
+class Task(Protocol):
+    """A set of questions and the rules for their answers. One file per task implements it."""
+
+    name: str
+    answer_form: str
+    """The sentence that says how to state the final answer; it ends every prompt."""
+
+    def questions(self, split: Split, start: int, count: int) -> Sequence[TaskQuestion]:
+        """`count` questions of a split from position `start` on, the same at every call.
+
+        Raises ValueError where the task has not that many.
+        """
+
+    def prompt(self, text: str) -> str:
+        """The user message that opens round 1."""
+
+    def extract(self, response: str) -> str | None:
+        """The final answer stated in a response, or None. Never raises."""
+
+    def equivalent(self, a: str, b: str) -> bool:
+        """Whether two extracted answers are the same answer. Symmetric; never raises."""
+
+    def style(self, response: str) -> str | None:
+        """The way of reasoning a response uses, where the task knows any."""

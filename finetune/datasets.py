@@ -1,0 +1,220 @@
+"""Views → one immutable dataset per (agent, role), derived for all agents at once in SQL.
+
+A dataset holds references to turns, not texts. Which rows it takes depends only on what is stored,
+the rules and the seed, never on the machine, the order of arrival or DuckDB's own hashing. Rows lie
+in the order of turn_id, which is a hash of the turn's key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+
+import duckdb
+
+from finetune.errors import DatasetChanged
+from finetune.mixture import mix
+from store.ledger import Store
+from store.records import AgentRole, Dataset, Learn
+from store.writer import insert
+
+SHARED_AGENT = 0
+Owner = tuple[int, AgentRole]
+Side = tuple[int, str, str]
+
+_LEARNABLE = """
+CREATE OR REPLACE TEMP TABLE learnable AS
+SELECT agent * $own AS agent, 'generator' AS role, 'all' AS side, question_id, turn_id, sha256
+FROM generation_examples
+WHERE iteration = $iteration AND arm = $arm
+UNION ALL
+SELECT agent * $own, 'critic', change, question_id, turn_id, sha256
+FROM critic_examples
+WHERE iteration = $iteration AND arm = $arm
+"""
+
+_AVAILABLE = "SELECT agent, role, side, count(*) FROM learnable GROUP BY ALL"
+
+_QUOTAS = """
+CREATE OR REPLACE TEMP TABLE quotas (
+    dataset_id VARCHAR, agent INTEGER, role VARCHAR, side VARCHAR, available BIGINT, quota BIGINT
+)
+"""
+
+# sha256 is the same on every machine and in every version; DuckDB's hash() is not promised to be.
+_CHOSEN = """
+CREATE OR REPLACE TEMP TABLE chosen AS
+WITH drawn AS (
+    SELECT turn_id
+    FROM learnable
+    JOIN quotas USING (agent, role, side)
+    WHERE quota < available
+    QUALIFY quota >= row_number() OVER (
+        PARTITION BY dataset_id, side
+        ORDER BY ('0x' || left(sha256($seed || ':' || question_id), 15))::BIGINT, turn_id
+    )
+),
+
+taken AS (
+    SELECT dataset_id, turn_id, question_id, sha256
+    FROM learnable
+    JOIN quotas USING (agent, role, side)
+    WHERE quota = available OR turn_id IN (FROM drawn)
+)
+
+SELECT
+    dataset_id,
+    turn_id,
+    question_id,
+    row_number() OVER (PARTITION BY dataset_id ORDER BY turn_id) - 1 AS position,
+    sha256
+FROM taken
+"""
+
+_DIGESTS = """
+SELECT dataset_id, sha256(string_agg(sha256, chr(10) ORDER BY position)) FROM chosen GROUP BY ALL
+"""
+
+
+# Before the datasets' own rows are inserted, so that those stored earlier keep theirs as they are.
+_KEEP_ROWS = """
+INSERT INTO dataset_examples (dataset_id, turn_id, question_id, position)
+SELECT dataset_id, turn_id, question_id, position FROM chosen ANTI JOIN datasets USING (dataset_id)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetRules:
+    """How rows are selected.
+
+    `w` is the fraction of corrected conversations in a critic's dataset; `seed` decides which rows
+    are taken where not all are; `critic_loss` "all" puts the loss on every assistant turn of a
+    critic's conversation, not only on the last. `max_examples` bounds each dataset.
+    """
+
+    w: float = 0.5
+    critic_loss: Learn = "final"
+    max_examples: int | None = None
+    seed: int = 0
+
+
+def dataset_id(iteration: int, arm: str, agent: int, role: str) -> str:
+    """A dataset's name, unique within a run."""
+    return f"{arm}-a{agent}-{role}-it{iteration}"
+
+
+def build(
+    store: Store, iteration: int, arm: str, agent: int, role: AgentRole, rules: DatasetRules
+) -> Dataset:
+    """One dataset; see `build_all`, which makes many at the price of one."""
+    return build_all(store, iteration, arm, [(agent, role)], rules)[agent, role]
+
+
+def build_all(
+    store: Store, iteration: int, arm: str, owners: Sequence[Owner], rules: DatasetRules
+) -> dict[Owner, Dataset]:
+    """Derive and store the datasets of all `owners` (agent, role), in one transaction; blocks.
+
+    They come from the debates of one iteration of one arm. Agent `SHARED_AGENT` (0) pools what all
+    agents learnt, for a model they share; it cannot be asked for together with single agents.
+    Building again returns what is stored. Raises `DatasetChanged` where a stored dataset would come
+    out differently.
+    """
+    if not owners:
+        return {}
+    shared = {agent == SHARED_AGENT for agent, _ in owners}
+    if len(shared) > 1:
+        raise ValueError("a pooled dataset (agent 0) and single agents' cannot be built together")
+    built: dict[Owner, Dataset] = {}
+
+    def work(connection: duckdb.DuckDBPyConnection) -> None:
+        own = 0 if True in shared else 1
+        connection.execute(_LEARNABLE, {"iteration": iteration, "arm": arm, "own": own})
+        counts = connection.execute(_AVAILABLE).fetchall()
+        available = {(agent, role, side): count for agent, role, side, count in counts}
+        planned = [_plan(iteration, arm, owner, rules, available) for owner in owners]
+        digests = _choose(connection, planned, available)
+        for dataset in planned:
+            content = f"{dataset.learn}\n{digests.get(dataset.dataset_id, '')}"
+            complete = replace(dataset, sha256=hashlib.sha256(content.encode()).hexdigest())
+            stored = store.dataset(dataset.dataset_id)
+            if stored is not None:
+                _compare(stored, complete)
+            built[dataset.agent, dataset.role] = stored or complete
+        connection.execute(_KEEP_ROWS)
+        insert(connection, built.values())
+        connection.execute("DROP TABLE learnable; DROP TABLE quotas; DROP TABLE chosen")
+
+    store.transact(work)
+    return built
+
+
+def _plan(
+    iteration: int, arm: str, owner: Owner, rules: DatasetRules, available: Mapping[Side, int]
+) -> Dataset:
+    agent, role = owner
+    dataset = Dataset(
+        dataset_id=dataset_id(iteration, arm, agent, role),
+        iteration=iteration,
+        arm=arm,
+        agent=agent,
+        role=role,
+        examples=0,
+        sha256="",
+        learn=rules.critic_loss if role == "critic" else "final",
+        seed=rules.seed,
+        max_examples=rules.max_examples,
+    )
+    if role == "generator":
+        found = available.get((agent, role, "all"), 0)
+        taken = found if rules.max_examples is None else min(found, rules.max_examples)
+        return replace(dataset, examples=taken, note=None if taken else "no learnable answer")
+    mixture = mix(
+        available.get((agent, role, "corrected"), 0),
+        available.get((agent, role, "kept"), 0),
+        rules.w,
+        rules.max_examples,
+    )
+    return replace(
+        dataset,
+        examples=mixture.corrected + mixture.kept,
+        corrected=mixture.corrected,
+        kept=mixture.kept,
+        w=rules.w,
+        note=mixture.note,
+    )
+
+
+def _choose(
+    connection: duckdb.DuckDBPyConnection,
+    planned: Sequence[Dataset],
+    available: Mapping[Side, int],
+) -> dict[str, str]:
+    connection.execute(_QUOTAS)
+    for dataset in planned:
+        sides = {"all": dataset.examples}
+        if dataset.corrected is not None and dataset.kept is not None:
+            sides = {"corrected": dataset.corrected, "kept": dataset.kept}
+        for side, quota in sides.items():
+            found = available.get((dataset.agent, dataset.role, side), 0)
+            connection.execute(
+                "INSERT INTO quotas VALUES (?, ?, ?, ?, ?, ?)",
+                [dataset.dataset_id, dataset.agent, dataset.role, side, found, quota],
+            )
+    connection.execute(_CHOSEN, {"seed": str(planned[0].seed)})
+    return dict(connection.execute(_DIGESTS).fetchall())
+
+
+def _compare(stored: Dataset, derived: Dataset) -> None:
+    if replace(stored, created_at=derived.created_at) == derived:
+        return
+    differing = [
+        f"{name}: stored {getattr(stored, name)!r}, now {getattr(derived, name)!r}"
+        for name in (field.name for field in fields(Dataset))
+        if name != "created_at" and getattr(stored, name) != getattr(derived, name)
+    ]
+    raise DatasetChanged(
+        f"dataset {stored.dataset_id} is stored and would come out differently "
+        f"({'; '.join(differing)}); take another run name, or the settings it was made with"
+    )

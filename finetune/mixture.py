@@ -1,0 +1,52 @@
+"""How many corrected and how many kept conversations a critic's dataset takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from math import floor
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """Row counts of the two sides; `note` says where the asked fraction could not be had."""
+
+    corrected: int
+    kept: int
+    note: str | None = None
+
+
+def mix(corrected: int, kept: int, w: float, limit: int | None = None) -> Mixture:
+    """The largest sample without repeats whose corrected share is `w`.
+
+    `corrected` and `kept` count what there is. With both sides present the total is
+    n = floor(min(corrected / w, kept / (1 - w))), a side with weight 0 setting no bound, and at
+    most `limit`; of these floor(w·n + 1/2) are corrected and the rest kept. `w` counts as the
+    decimal it is written as. Neither side ever fills the other's shortage; only where one side is
+    empty altogether is the other used alone.
+    """
+    if not 0 <= w <= 1:
+        raise ValueError(f"w must lie in 0..1, not {w}")
+    if limit is not None and limit < 1:
+        raise ValueError(f"max_examples must be at least 1, not {limit}")
+    share = Fraction(repr(w))
+    if not corrected and not kept:
+        return Mixture(0, 0, "no learnable conversation")
+    if not corrected:
+        note = f"no corrected conversation: only kept ones, instead of w = {w}" if share else None
+        return Mixture(0, _capped(kept, limit), note)
+    if not kept:
+        note = f"no kept conversation: only corrected ones, instead of w = {w}"
+        return Mixture(_capped(corrected, limit), 0, note if share != 1 else None)
+    bounds = []
+    if share > 0:
+        bounds.append(corrected / share)
+    if share < 1:
+        bounds.append(kept / (1 - share))
+    total = _capped(floor(min(bounds)), limit)
+    taken = floor(share * total + Fraction(1, 2))
+    return Mixture(taken, total - taken)
+
+
+def _capped(count: int, limit: int | None) -> int:
+    return count if limit is None else min(count, limit)

@@ -1,0 +1,118 @@
+"""What `tune` is asked for, what it reports meanwhile, and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from finetune.examples import StoredExamples
+from providers.base import FinetuneSpec, Hyperparameters, ModelRef
+from store.ledger import Store
+from store.records import AgentRole, Dataset, StoredJobStatus
+
+Owner = tuple[int, AgentRole]
+
+
+@dataclass(frozen=True, slots=True)
+class TuningPlan:
+    """One model to be tuned: whose it is, where it starts, what it learns and how."""
+
+    run: str
+    iteration: int
+    arm: str
+    agent: int
+    role: AgentRole
+    start: ModelRef
+    dataset: Dataset
+    hyperparameters: Hyperparameters
+    seed: int = 0
+
+    @property
+    def owner(self) -> Owner:
+        """The (agent, role) whose model this is."""
+        return self.agent, self.role
+
+    @property
+    def title(self) -> str:
+        """For messages: who is tuned, and when."""
+        return f"agent {self.agent}, {self.role}, iteration {self.iteration} of {self.arm}"
+
+    def spec(self, store: Store, attempt: int = 1) -> FinetuneSpec:
+        """The job. Attempts after the first are jobs of their own, with a name of their own."""
+        name = (
+            f"{self.run}-{self.arm}-a{self.agent}-{self.role}-it{self.iteration}"
+            f"-{self.dataset.sha256[:8]}"
+        )
+        return FinetuneSpec(
+            name=name if attempt == 1 else f"{name}-try{attempt}",
+            start=self.start,
+            examples=StoredExamples(store, self.dataset),
+            dataset_sha256=self.dataset.sha256,
+            hyperparameters=self.hyperparameters,
+            seed=self.seed,
+            metadata={
+                "run": self.run,
+                "arm": self.arm,
+                "iteration": str(self.iteration),
+                "agent": str(self.agent),
+                "role": self.role,
+                "dataset": self.dataset.dataset_id,
+            },
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TuningProgress:
+    """News of one job. `progress` runs from 0 to 1; `loss` is the latest, in nats per token.
+
+    Status "skipped": no job, the old model stays, for `reason`.
+    """
+
+    iteration: int
+    arm: str
+    agent: int
+    role: AgentRole
+    job_id: str
+    status: StoredJobStatus
+    progress: float = 0.0
+    loss: float | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Polling:
+    """How often to ask. The wait grows from `first_s` to `longest_s` while nothing changes.
+
+    `patience` bounds passing errors in a row, and the looks after an ambiguous submission.
+    """
+
+    first_s: float = 0.1
+    longest_s: float = 20.0
+    growth: float = 1.05
+    patience: int = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An agent's role that keeps its old model, and why."""
+
+    agent: int
+    role: AgentRole
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tuned(Mapping[Owner, ModelRef]):
+    """The models after tuning by (agent, role); those in `kept` are the old ones."""
+
+    models: Mapping[Owner, ModelRef]
+    kept: tuple[Kept, ...] = ()
+
+    def __getitem__(self, owner: Owner) -> ModelRef:
+        return self.models[owner]
+
+    def __iter__(self) -> Iterator[Owner]:
+        return iter(self.models)
+
+    def __len__(self) -> int:
+        return len(self.models)

@@ -1,0 +1,269 @@
+"""Intent → submit → poll → adopt the result, for one job that survives being interrupted anywhere.
+
+What is stored before and after every step, and the provider's `find`, decide together where a job
+goes on. A job that may exist is looked for, never sent again blindly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+
+from finetune.errors import FinetuneError, JobChanged, SubmissionUnknown, TuningFailed
+from finetune.plans import Kept, Polling, TuningPlan, TuningProgress
+from providers.base import (
+    Capabilities,
+    FinetuneSpec,
+    JobHandle,
+    JobState,
+    JobStatus,
+    ModelRef,
+    Provider,
+)
+from providers.errors import AmbiguousSubmission, JobError, RetryableError
+from store.ledger import Store
+from store.records import Job, Model, Row, StoredJobStatus, TrainingPoint, utc_now
+
+OnProgress = Callable[[TuningProgress], None]
+
+
+class Tuner:
+    """Sees one plan through."""
+
+    def __init__(
+        self,
+        provider: Provider,
+        store: Store,
+        plan: TuningPlan,
+        on_progress: OnProgress | None,
+        polling: Polling,
+    ) -> None:
+        self._provider = provider
+        self._store = store
+        self._plan = plan
+        self._on_progress = on_progress
+        self._polling = polling
+
+    async def run(
+        self, slots: asyncio.Semaphore, capabilities: Capabilities
+    ) -> ModelRef | Kept | FinetuneError:
+        """The new model, or why the old one stays, or what made this one job fail."""
+        minimum = max(1, capabilities.min_examples)
+        if self._plan.dataset.examples < minimum:
+            return await self._skip(minimum)
+        async with slots:
+            try:
+                return await self._tune()
+            except (TuningFailed, SubmissionUnknown) as failure:
+                return failure
+
+    async def _skip(self, minimum: int) -> Kept:
+        plan = self._plan
+        reason = f"{plan.dataset.examples} examples, the provider needs {minimum}"
+        if plan.dataset.note:
+            reason += f" ({plan.dataset.note})"
+        job = self._described(plan.spec(self._store), "skipped")
+        await self._save(replace(job, error=reason, finished_at=utc_now()))
+        self._tell(job, reason=reason)
+        return Kept(plan.agent, plan.role, reason)
+
+    async def _tune(self) -> ModelRef:
+        spec, job, handle = await self._attempt()
+        if job is not None and job.status == "succeeded":
+            return self._adopted(job)
+        if job is None or job.status in ("failed", "cancelled", "skipped"):
+            job = self._described(spec, "intent")
+        await self._save(job)
+        self._tell(job)
+        if handle is None:
+            handle = await self._recorded(job, spec) or await self._submit(job, spec)
+        if job.provider_job_id != handle.job_id:
+            job = replace(job, status="submitted", provider_job_id=handle.job_id)
+            await self._save(job)
+            self._tell(job)
+        return await self._watch(job, handle)
+
+    async def _attempt(self) -> tuple[FinetuneSpec, Job | None, JobHandle | None]:
+        """The first attempt that is not known to have failed, here and at the provider."""
+        for attempt in itertools.count(1):
+            spec = self._plan.spec(self._store, attempt)
+            job = self._store.job(spec.name)
+            if job is not None and job.digest != spec.digest:
+                raise JobChanged(
+                    f"job {spec.name} ({self._plan.title}) is stored with other settings, data or "
+                    "start; go on with the settings it was made with, or take another run name"
+                )
+            if job is not None and job.status == "succeeded":
+                return spec, job, None
+            handle = await self._provider.find(spec)
+            if handle is None or job is None or job.status not in ("failed", "cancelled"):
+                return spec, job, handle
+            if (await self._provider.poll(handle)).status not in ("failed", "cancelled"):
+                return spec, job, handle
+        raise AssertionError
+
+    async def _recorded(self, job: Job, spec: FinetuneSpec) -> JobHandle | None:
+        """The job we know the provider's id of, if it is alive although `find` does not see it."""
+        if job.provider_job_id is None:
+            return None
+        handle = JobHandle(job.provider_job_id, spec.name, spec.digest)
+        try:
+            state = await self._provider.poll(handle)
+        except JobError:
+            return None
+        return None if state.status in ("failed", "cancelled") else handle
+
+    async def _submit(self, job: Job, spec: FinetuneSpec) -> JobHandle:
+        try:
+            return await self._provider.submit(spec)
+        except AmbiguousSubmission as error:
+            return await self._look_for(job, spec, error)
+        except JobError as error:
+            raise await self._failed(job, "rejected", str(error)) from error
+
+    async def _look_for(
+        self, job: Job, spec: FinetuneSpec, error: AmbiguousSubmission
+    ) -> JobHandle:
+        wait = self._polling.first_s
+        for _ in range(self._polling.patience):
+            handle = await self._provider.find(spec)
+            if handle is not None:
+                return handle
+            await asyncio.sleep(wait)
+            wait = min(self._polling.longest_s, 2 * wait)
+        await self._save(replace(job, raw_status="ambiguous", error=str(error)))
+        raise SubmissionUnknown(
+            f"{self._plan.title}: nobody knows whether job {spec.name} was created ({error}); look "
+            "for it at the provider; running again adopts it if it is there, and only otherwise "
+            "submits it"
+        ) from error
+
+    async def _watch(self, job: Job, handle: JobHandle) -> ModelRef:
+        wait, strikes, points = self._polling.first_s, 0, 0
+        while True:
+            try:
+                state = await self._provider.poll(handle)
+            except JobError as error:
+                raise await self._failed(job, "failed", str(error)) from error
+            except RetryableError:
+                strikes += 1
+                if strikes > self._polling.patience:
+                    raise
+            else:
+                strikes = 0
+                if state.done:
+                    return await self._finish(job, state, points)
+                job = await self._note(job, state, points)
+                points = len(state.points)
+            await asyncio.sleep(wait)
+            wait = min(self._polling.longest_s, wait * self._polling.growth)
+
+    async def _note(self, job: Job, state: JobState, known: int) -> Job:
+        status: StoredJobStatus = "running" if state.status == "running" else "submitted"
+        rows: list[Row] = list(_points(job, state, known))
+        if (job.status, job.raw_status) != (status, state.raw_status):
+            job = replace(job, status=status, raw_status=state.raw_status)
+            rows.append(job)
+        await self._store.append(*rows)
+        self._tell(job, state)
+        return job
+
+    async def _finish(self, job: Job, state: JobState, known: int) -> ModelRef:
+        await self._store.append(*_points(job, state, known))
+        if state.status != "succeeded":
+            reason = state.error or f"the provider says {state.raw_status!r} and no more"
+            raise await self._failed(job, state.raw_status, reason, state.status)
+        if state.model is None:
+            raise await self._failed(job, state.raw_status, "succeeded without naming a model")
+        job = replace(
+            job,
+            status="succeeded",
+            raw_status=state.raw_status,
+            error=None,
+            trained_tokens=state.trained_tokens,
+            finished_at=utc_now(),
+        )
+        await self._store.append(*self._models(job, state.model, state.artifact_sha256), job)
+        self._tell(job, state)
+        return state.model
+
+    def _models(self, job: Job, model: ModelRef, sha256: str | None) -> list[Model]:
+        plan, start = self._plan, self._plan.start
+        tuned = Model(
+            model_id=model.model_id,
+            provider=model.address,
+            parent_id=start.model_id,
+            artifact=model.artifact,
+            sha256=sha256,
+            dataset_id=plan.dataset.dataset_id,
+            job_id=job.job_id,
+            iteration=plan.iteration,
+            arm=plan.arm,
+            agent=plan.agent,
+            role=plan.role,
+        )
+        if self._store.model(start.model_id) is None:
+            return [Model(start.model_id, start.address, artifact=start.artifact), tuned]
+        return [tuned]
+
+    def _adopted(self, job: Job) -> ModelRef:
+        for model in self._store.models(job.iteration, job.arm):
+            if model.job_id == job.job_id:
+                self._tell(job)
+                return ModelRef(model.model_id, model.provider, model.artifact)
+        raise JobChanged(f"job {job.job_id} is stored as succeeded without its model")
+
+    async def _failed(
+        self, job: Job, raw_status: str, reason: str, status: JobStatus = "failed"
+    ) -> TuningFailed:
+        ended: StoredJobStatus = "cancelled" if status == "cancelled" else "failed"
+        job = replace(job, status=ended, raw_status=raw_status, error=reason, finished_at=utc_now())
+        await self._save(job)
+        self._tell(job, reason=reason)
+        return TuningFailed(
+            f"{self._plan.title}: job {job.job_id} {ended}: {reason}; "
+            "remove the cause and run again, finished jobs are not repeated"
+        )
+
+    def _described(self, spec: FinetuneSpec, status: StoredJobStatus) -> Job:
+        plan = self._plan
+        return Job(
+            job_id=spec.name,
+            iteration=plan.iteration,
+            arm=plan.arm,
+            agent=plan.agent,
+            role=plan.role,
+            dataset_id=plan.dataset.dataset_id,
+            digest=spec.digest,
+            status=status,
+        )
+
+    async def _save(self, job: Job) -> None:
+        await self._store.append(job)
+
+    def _tell(self, job: Job, state: JobState | None = None, reason: str | None = None) -> None:
+        if self._on_progress is None:
+            return
+        done = 1.0 if job.status in ("succeeded", "skipped") else 0.0
+        self._on_progress(
+            TuningProgress(
+                iteration=job.iteration,
+                arm=job.arm,
+                agent=job.agent,
+                role=job.role,
+                job_id=job.job_id,
+                status=job.status,
+                progress=done if state is None else state.progress,
+                loss=state.points[-1].loss if state and state.points else None,
+                reason=reason,
+            )
+        )
+
+
+def _points(job: Job, state: JobState, known: int) -> list[TrainingPoint]:
+    return [
+        TrainingPoint(job.job_id, point.step, point.loss, point.learning_rate)
+        for point in state.points[known:]
+    ]

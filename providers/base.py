@@ -1,0 +1,255 @@
+"""The seam between the framework and the models: what every provider can be asked for.
+
+Callers hold `ModelRef`s and call `Provider.complete`, `score`, `submit`/`find`/`poll`/`cancel`
+and `serve`; whether that means an HTTP call, a server with adapters or in-process training is
+the provider's business. All methods are async and single: batching, limits and retries are
+the provider's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
+
+Role = Literal["system", "user", "assistant"]
+FinishReason = Literal["stop", "length", "filtered", "refused", "error"]
+JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation, as it is sent."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a completion is drawn. `temperature` 0 is greedy; `max_tokens` counts new tokens."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_tokens: int = 512
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """A model that can be addressed.
+
+    `address` is what `registry.connect` takes ("embedded:", "local:PATH", "openai:NAME") and names
+    the provider and the base model. `artifact` is None for the bare base, otherwise what the
+    provider needs to find the tuned weights again: an adapter folder or a tuned-model id.
+    """
+
+    model_id: str
+    address: str
+    artifact: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One completion to be made.
+
+    `key` names the request within the run. A provider that draws its own sampling noise draws
+    it from (`sampling.seed`, `key`) and nothing else, so that neither batching nor order nor a
+    resume changes what is sampled.
+    """
+
+    model: ModelRef
+    messages: tuple[Message, ...]
+    sampling: Sampling
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """The answer to a `Request`. `finish_reason` "length" means truncated at `max_tokens`."""
+
+    text: str
+    finish_reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+    latency_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Log-probabilities of a given text.
+
+    `logprobs[i]` is the natural log of the probability of `token_ids[i]` given the prompt and
+    the tokens before it, at temperature 1. Shapes: both (tokens,).
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One training conversation. `learn` holds the indices of the assistant messages to learn."""
+
+    messages: tuple[Message, ...]
+    learn: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Hyperparameters:
+    """How to fine-tune. What a provider cannot honour it refuses; it ignores nothing silently.
+
+    `batch_size` counts examples per optimizer step. `learning_rate` is absolute for local
+    training; `learning_rate_multiplier` is for vendors that scale their own. `warmup` is a
+    fraction of all steps. `weight_decay` and `max_grad_norm` as usual.
+    """
+
+    method: Literal["lora", "full"] = "lora"
+    epochs: int = 2
+    batch_size: int = 16
+    learning_rate: float = 1e-4
+    learning_rate_multiplier: float | None = None
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = 0.03
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    lora_rank: int = 16
+    lora_alpha: int = 32
+    lora_dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class FinetuneSpec:
+    """A fine-tuning job, fully described before anything is submitted.
+
+    `name` is unique for ever ("{run}-{arm}-a{agent}-{role}-it{k}-{sha8}"); `start` is the model the
+    weights start from (the base itself for a fresh start). `dataset_sha256` stands for
+    `examples` in the digest, so a spec can be recognised without its data.
+    """
+
+    name: str
+    start: ModelRef
+    examples: Sequence[Example]
+    dataset_sha256: str
+    hyperparameters: Hyperparameters
+    seed: int = 0
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over everything that decides the result; equal digests mean the same job."""
+        facts = {
+            "name": self.name,
+            "start": asdict(self.start),
+            "dataset": self.dataset_sha256,
+            "hyperparameters": asdict(self.hyperparameters),
+            "seed": self.seed,
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class JobHandle:
+    """A submitted job. `job_id` is the provider's own name for it and survives a restart."""
+
+    job_id: str
+    name: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPoint:
+    """One optimizer step: mean loss in nats per learnt token, and the learning rate used."""
+
+    step: int
+    loss: float
+    learning_rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """What is known about a job now. `raw_status` keeps the vendor's own word.
+
+    `points` holds every point known so far, oldest first; `progress` runs from 0 to 1.
+    """
+
+    status: JobStatus
+    raw_status: str
+    progress: float = 0.0
+    model: ModelRef | None = None
+    artifact_sha256: str | None = None
+    points: tuple[TrainingPoint, ...] = ()
+    trained_tokens: int | None = None
+    error: str | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.status in ("succeeded", "failed", "cancelled")
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a provider can do, so that callers ask instead of guessing."""
+
+    finetune: bool
+    score: bool
+    sampling_seed: bool
+    min_examples: int = 1
+    max_parallel_jobs: int = 1
+
+
+@runtime_checkable
+class Provider(Protocol):
+    """A connection to one base model and to the models tuned from it.
+
+    Raises only errors of `providers.errors`. Safe to call from many tasks of one event loop.
+    """
+
+    @property
+    def base(self) -> ModelRef:
+        """The untuned model this connection was opened for."""
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    async def complete(self, request: Request) -> Completion:
+        """Answer one conversation."""
+
+    async def score(self, model: ModelRef, messages: Sequence[Message], text: str) -> Score:
+        """Log-probabilities of `text` as the assistant's answer to `messages`."""
+
+    async def submit(self, spec: FinetuneSpec) -> JobHandle:
+        """Start a job. Never retried here: an unknown outcome is `AmbiguousSubmission`."""
+
+    async def find(self, spec: FinetuneSpec) -> JobHandle | None:
+        """The job submitted earlier for this very spec (same digest), or None."""
+
+    async def poll(self, handle: JobHandle) -> JobState:
+        """The job's state now."""
+
+    async def cancel(self, handle: JobHandle) -> None:
+        """Stop a job; nothing happens where it is already done."""
+
+    async def serve(self, models: Sequence[ModelRef]) -> None:
+        """Make exactly these tuned models answerable; returns once they are confirmed."""
+
+    async def close(self) -> None:
+        """Release what the provider holds. Jobs that run elsewhere go on."""
+
+
+class ProviderFactory(Protocol):
+    """What a provider package registers: a cheap check and the connection itself.
+
+    `target` is the address behind the scheme ("embedded:" has an empty one). `settings` are the
+    user's own `[provider]` options, not yet validated.
+    """
+
+    def check(self, target: str, settings: Mapping[str, object]) -> None:
+        """Raise `InvalidSettings` or `ModelNotFound` for what is wrong; load no model."""
+
+    def connect(self, target: str, settings: Mapping[str, object], workdir: Path) -> Provider:
+        """Open the connection. Artifacts that are made locally go under `workdir`."""

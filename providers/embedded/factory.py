@@ -1,0 +1,27 @@
+"""What the registry calls for `embedded:`, the local provider on the model in this folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from providers.base import Provider
+from providers.embedded import MODEL_DIR
+from providers.errors import InvalidSettings
+from providers.local import factory
+
+
+def check(target: str, settings: Mapping[str, object]) -> None:
+    """Raise `InvalidSettings` or `ModelNotFound` for what is wrong; load no model."""
+    if target:
+        raise InvalidSettings(
+            f"'embedded:' stands alone, there is only one built-in model, not {target!r}; "
+            f"write 'embedded:', or 'local:{target}' for a model of your own"
+        )
+    factory.check(str(MODEL_DIR), settings)
+
+
+def connect(target: str, settings: Mapping[str, object], workdir: Path) -> Provider:
+    """Open the built-in model."""
+    check(target, settings)
+    return factory.open_model("embedded:", str(MODEL_DIR), settings, workdir)

@@ -1,0 +1,116 @@
+"""The error tree of the provider layer.
+
+    ProviderError
+    ├── RetryableError        the same call may succeed later; retried in one place only
+    │   ├── RateLimited
+    │   ├── Overloaded
+    │   ├── TimedOut          (also a TimeoutError)
+    │   └── ConnectionLost    (also a ConnectionError)
+    ├── RequestError          fatal for this one call, the run goes on
+    │   ├── BadRequest        (also a ValueError)
+    │   ├── ContextOverflow   (also a ValueError)
+    │   └── ContentFiltered
+    ├── JobError              fatal for this one fine-tuning job
+    │   ├── InvalidTrainingData (also a ValueError)
+    │   └── TrainingFailed
+    ├── AmbiguousSubmission   a submission whose outcome is unknown: look with `find`, never resend
+    └── RunError              fatal for the run; it stops cleanly and can be resumed
+        ├── AuthenticationFailed
+        ├── QuotaExhausted
+        ├── Unsupported       the provider cannot do this at all
+        ├── ModelNotFound     (also a FileNotFoundError)
+        ├── InvalidSettings   (also a ValueError)
+        └── OutOfMemory       (also a MemoryError)
+
+Every message names the offending value and the remedy, and never a secret.
+"""
+
+from __future__ import annotations
+
+
+class ProviderError(Exception):
+    """Base of all errors a provider raises."""
+
+
+class RetryableError(ProviderError):
+    """The call failed for a passing reason. `retry_after_s` is the server's hint, where given."""
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class RateLimited(RetryableError):
+    """Too many requests or tokens for the moment."""
+
+
+class Overloaded(RetryableError):
+    """The server is there but cannot take the request now."""
+
+
+class TimedOut(RetryableError, TimeoutError):
+    """No answer in time."""
+
+
+class ConnectionLost(RetryableError, ConnectionError):
+    """The connection could not be made or broke."""
+
+
+class RequestError(ProviderError):
+    """This request can never succeed; others can."""
+
+
+class BadRequest(RequestError, ValueError):
+    """The provider refuses the request as malformed."""
+
+
+class ContextOverflow(RequestError, ValueError):
+    """Prompt and answer do not fit into the model's context."""
+
+
+class ContentFiltered(RequestError):
+    """The provider refuses to answer this content."""
+
+
+class JobError(ProviderError):
+    """A fine-tuning job cannot be completed."""
+
+
+class InvalidTrainingData(JobError, ValueError):
+    """The provider refuses the training data."""
+
+
+class TrainingFailed(JobError):
+    """The job started and failed."""
+
+
+class AmbiguousSubmission(ProviderError):
+    """A job may or may not have been created; `find` tells, a second submit could pay twice."""
+
+
+class RunError(ProviderError):
+    """Nothing sensible can go on until the user changes something."""
+
+
+class AuthenticationFailed(RunError):
+    """The key is missing or refused."""
+
+
+class QuotaExhausted(RunError):
+    """The account has no credit left."""
+
+
+class Unsupported(RunError):
+    """The provider lacks a capability the run relies on."""
+
+
+class ModelNotFound(RunError, FileNotFoundError):
+    """No model at this address."""
+
+
+class InvalidSettings(RunError, ValueError):
+    """A provider setting is unknown or out of range."""
+
+
+class OutOfMemory(RunError, MemoryError):
+    """Even the smallest piece of work does not fit into memory."""

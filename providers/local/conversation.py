@@ -1,0 +1,140 @@
+"""Conversations as token ids: the prompt that is sent, and the example that starts with it.
+
+Both come from the model's own chat template. A training example is built from the very prompt of
+inference followed by the answer, never from one rendering of the whole conversation: templates may
+rewrite earlier turns or open an answer differently from how they show a finished one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from providers.base import Example, Message
+from providers.errors import BadRequest, InvalidTrainingData
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A training sequence, cut after its last learnt token.
+
+    `learnt[i]` says whether `token_ids[i]` is a target of the loss. Both have shape (tokens,).
+    """
+
+    token_ids: list[int]
+    learnt: list[bool]
+
+
+def encode_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """Token ids of `messages` with the template's opening of the assistant's answer at the end.
+
+    Raises `BadRequest` where the chat template refuses the conversation.
+    """
+    return _token_ids(tokenizer, _render(tokenizer, messages, answer_follows=True))
+
+
+def encode_example(tokenizer: Any, example: Example) -> Encoded:
+    """The sequence that teaches the messages `example.learn`, each with its end-of-turn token.
+
+    The end-of-turn token is the first special token the template sets behind an answer, or the
+    tokenizer's end of sequence where it sets none; nothing after it is learnt. What precedes the
+    last learnt message is `encode_prompt` of the messages before it, token for token. Messages
+    after it are left out. An earlier learnt message carries loss only where its own prompt and
+    answer, as they were at inference, are a prefix of that sequence; where the template rewrites
+    earlier turns they are not, and the example is refused rather than taught with a prompt that
+    was never sent.
+
+    Raises `InvalidTrainingData` for that, for a `learn` that names no assistant message, for a
+    conversation the template refuses, and where neither template nor tokenizer has an
+    end-of-turn token.
+    """
+    learn = sorted(set(example.learn))
+    if not learn:
+        raise InvalidTrainingData("an example learns no message: `learn` must name at least one")
+    for index in learn:
+        if not 0 <= index < len(example.messages) or example.messages[index].role != "assistant":
+            raise InvalidTrainingData(f"learn={index} is not the index of an assistant message")
+    try:
+        *earlier, (prompt, answer) = [
+            _prompt_and_answer(tokenizer, example.messages[: index + 1]) for index in learn
+        ]
+    except BadRequest as error:
+        raise InvalidTrainingData(str(error)) from error
+    token_ids = prompt + answer
+    learnt = [False] * len(prompt) + [True] * len(answer)
+    for index, (prompt, answer) in zip(learn, earlier, strict=False):
+        start, end = len(prompt), len(prompt) + len(answer)
+        if token_ids[:end] != prompt + answer:
+            raise InvalidTrainingData(
+                f"message {index} cannot be learnt together with message {learn[-1]}: the chat "
+                "template shows it differently once the conversation goes on; learn only the "
+                "last message, or give each its own example"
+            )
+        learnt[start:end] = [True] * (end - start)
+    return Encoded(token_ids, learnt)
+
+
+def _prompt_and_answer(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
+    """Prompt ids before the last message, and the ids a model samples to say it, end included.
+
+    The answer is written as the template shows it where that differs by outer whitespace only.
+    Otherwise (the template opens an answer with more than it shows of a finished one, or adds to
+    it) the message itself follows the prompt, as it did when it was sampled.
+    """
+    content = messages[-1].content
+    prompt_text = _render(tokenizer, messages[:-1], answer_follows=True)
+    whole_text = _render(tokenizer, messages, answer_follows=False)
+    ending = _ending(tokenizer, messages[:-1])
+    shown = whole_text.removeprefix(prompt_text).removesuffix(ending)
+    answer_text = shown if shown.strip() == content.strip() else content
+    prompt = _token_ids(tokenizer, prompt_text)
+
+    def answer(end_text: str) -> list[int]:
+        # In one piece where possible: some tokenizers set a space before text that stands alone.
+        together = _token_ids(tokenizer, prompt_text + answer_text + end_text)
+        if together[: len(prompt)] == prompt:
+            return together[len(prompt) :]
+        return _token_ids(tokenizer, answer_text + end_text)
+
+    special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+    end_ids = _token_ids(tokenizer, ending)
+    end = next((place for place, token in enumerate(end_ids) if token in special), None)
+    if end is not None:
+        # Counted from the right: the answer itself may spell an end-of-turn token.
+        whole = answer(ending)
+        return prompt, whole[: len(whole) - len(end_ids) + end + 1]
+    if tokenizer.eos_token_id is None:
+        raise InvalidTrainingData(
+            "neither the chat template nor the tokenizer has an end-of-turn token, so a model "
+            "would never learn to stop; set the tokenizer's eos_token"
+        )
+    return prompt, [*answer(""), int(tokenizer.eos_token_id)]
+
+
+def _ending(tokenizer: Any, before: Sequence[Message]) -> str:
+    """What the template sets behind an assistant message, found behind one that it cannot alter."""
+    answer = "ANSWER"
+    text = _render(tokenizer, [*before, Message("assistant", answer)], answer_follows=False)
+    _, found, ending = text.rpartition(answer)
+    return ending if found else ""
+
+
+def _render(tokenizer: Any, messages: Sequence[Message], *, answer_follows: bool) -> str:
+    from jinja2 import TemplateError
+
+    turns = [{"role": message.role, "content": message.content} for message in messages]
+    try:
+        text = tokenizer.apply_chat_template(
+            turns, add_generation_prompt=answer_follows, tokenize=False
+        )
+    except (TemplateError, ValueError) as error:
+        roles = ", ".join(message.role for message in messages) or "none"
+        raise BadRequest(
+            f"the model's chat template refuses a conversation of {roles}: {error}"
+        ) from error
+    return str(text)
+
+
+def _token_ids(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -1,0 +1,150 @@
+"""What the registry calls for `local:` addresses. Importing and checking load neither torch nor a
+model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from providers.base import Provider
+from providers.errors import InvalidSettings, ModelNotFound
+from providers.local.settings import LocalSettings
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_TEMPLATE_REMEDY = (
+    "use an instruct model, or add its template as chat_template.jinja to the model folder"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a base model's files are: a folder on disk or a repository on the hub.
+
+    `name` is the folder's path or the hub name, `gguf_file` the one file in it that holds weights
+    and tokenizer, if it is a GGUF model.
+    """
+
+    name: str
+    local: bool
+    gguf_file: str | None = None
+    revision: str | None = None
+
+
+def check(target: str, settings: Mapping[str, object]) -> None:
+    """Raise `InvalidSettings` or `ModelNotFound` for what is seen to be wrong without loading."""
+    locate(target, LocalSettings.read(settings))
+
+
+def connect(target: str, settings: Mapping[str, object], workdir: Path) -> Provider:
+    """Open the model at `target`; its weights are read at the first request, in the background."""
+    return open_model(f"local:{target}", target, settings, workdir)
+
+
+def open_model(
+    address: str, target: str, settings: Mapping[str, object], workdir: Path
+) -> Provider:
+    """Like `connect`, for another scheme whose models are local ones; `address` is how it names
+    them.
+    """
+    from providers.local.provider import LocalProvider
+
+    options = LocalSettings.read(settings)
+    return LocalProvider(address, locate(target, options), options, workdir)
+
+
+def locate(target: str, settings: LocalSettings) -> Source:
+    """The model's files. A local one is checked for what loading and chatting need."""
+    path = Path(target).expanduser()
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise ModelNotFound(
+                f"{target!r} is a file but not a .gguf one; give the model's folder instead"
+            )
+        _check_gguf(path)
+        return Source(str(path.parent), True, path.name)
+    if path.is_dir():
+        if settings.gguf_file is not None:
+            return locate(str(path / settings.gguf_file), settings)
+        _check_folder(path)
+        return Source(str(path), True)
+    if _looks_like_path(target) or not _HUB_NAME.fullmatch(target):
+        raise ModelNotFound(
+            f"there is no model folder or .gguf file at {target!r}; check the path, or use "
+            f"'local:ORGANISATION/NAME' for a model of the Hugging Face hub"
+        )
+    return Source(target, False, settings.gguf_file, settings.revision)
+
+
+def _looks_like_path(target: str) -> bool:
+    return (
+        target == ""
+        or target.startswith((".", "~", os.sep))
+        or target.endswith((".gguf", os.sep))
+        or "\\" in target
+        or target.count("/") > 1
+        or ("/" in target and Path(target).parent.is_dir())
+    )
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        files = sorted(found.name for found in folder.glob("*.gguf"))
+        remedy = (
+            f"set gguf_file = {files[0]!r} in [provider]"
+            if files
+            else "a model folder is what save_pretrained writes"
+        )
+        raise ModelNotFound(
+            f"{str(folder)!r} has no config.json, so it is no model folder; {remedy}"
+        )
+    tokenizers = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt")
+    if not any((folder / name).is_file() for name in tokenizers):
+        raise ModelNotFound(
+            f"{str(folder)!r} has no tokenizer ({', '.join(tokenizers[:3])}, …); "
+            f"save the model's tokenizer into the folder"
+        )
+    if not _has_template(folder):
+        raise InvalidSettings(
+            f"the model in {str(folder)!r} has no chat template, so it cannot hold a conversation; "
+            f"{_TEMPLATE_REMEDY}"
+        )
+
+
+def _has_template(folder: Path) -> bool:
+    if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
+        return True
+    config = folder / "tokenizer_config.json"
+    if not config.is_file():
+        return False
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelNotFound(
+            f"{str(config)!r} is not valid JSON ({error}); save the tokenizer again"
+        ) from None
+    return isinstance(content, dict) and bool(content.get("chat_template"))
+
+
+def _check_gguf(path: Path) -> None:
+    try:
+        from gguf import GGUFReader
+    except ModuleNotFoundError:
+        raise InvalidSettings(
+            f"reading {str(path)!r} needs the package gguf; install it with `pip install gguf`"
+        ) from None
+    try:
+        fields = GGUFReader(path).fields
+    except (ValueError, OSError, IndexError) as error:
+        raise ModelNotFound(
+            f"{str(path)!r} is not a readable GGUF file ({error}); fetch it again"
+        ) from None
+    if "tokenizer.chat_template" not in fields:
+        raise InvalidSettings(
+            f"{str(path)!r} carries no chat template (tokenizer.chat_template); "
+            f"use an instruct model"
+        )

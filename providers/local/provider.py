@@ -1,0 +1,77 @@
+"""Models in this process behind the provider seam."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from providers.base import (
+    Capabilities,
+    Completion,
+    FinetuneSpec,
+    JobHandle,
+    JobState,
+    Message,
+    ModelRef,
+    Request,
+    Score,
+)
+from providers.local.engine import Engine
+from providers.local.factory import Source
+from providers.local.jobs import Jobs
+from providers.local.models import Models
+from providers.local.settings import LocalSettings
+
+
+class LocalProvider:
+    """One base model with its LoRA adapters and full fine-tunes; see `providers.base.Provider`.
+
+    The weights are loaded at the first request. Artifacts are folders under `workdir`, named by
+    `FinetuneSpec.name`, and `ModelRef.artifact` is that name, so that a run folder can be moved. An
+    answer is cut at the end of the model's context, as if `max_tokens` had been that much; a prompt
+    that fills the context raises `ContextOverflow`.
+    """
+
+    def __init__(
+        self, address: str, source: Source, settings: LocalSettings, workdir: Path
+    ) -> None:
+        self._base = ModelRef(address, address)
+        self._models = Models(source, settings, workdir)
+        self._engine = Engine(self._models, settings)
+        self._jobs = Jobs(self._engine, self._models, workdir, address)
+
+    @property
+    def base(self) -> ModelRef:
+        return self._base
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(finetune=True, score=True, sampling_seed=True)
+
+    async def complete(self, request: Request) -> Completion:
+        return await asyncio.wrap_future(self._engine.answer(request))
+
+    async def score(self, model: ModelRef, messages: Sequence[Message], text: str) -> Score:
+        return await asyncio.wrap_future(self._engine.score(model.artifact, messages, text))
+
+    async def submit(self, spec: FinetuneSpec) -> JobHandle:
+        return await asyncio.to_thread(self._jobs.submit, spec)
+
+    async def find(self, spec: FinetuneSpec) -> JobHandle | None:
+        return await asyncio.to_thread(self._jobs.find, spec)
+
+    async def poll(self, handle: JobHandle) -> JobState:
+        return await asyncio.to_thread(self._jobs.poll, handle)
+
+    async def cancel(self, handle: JobHandle) -> None:
+        self._jobs.cancel(handle)
+
+    async def serve(self, models: Sequence[ModelRef]) -> None:
+        artifacts = [model.artifact for model in models if model.artifact is not None]
+        await asyncio.wrap_future(self._engine.run(lambda: self._models.keep(artifacts)))
+
+    async def close(self) -> None:
+        """Give up what is waiting, stop jobs with a checkpoint, free the memory."""
+        self._jobs.stop()
+        await asyncio.to_thread(self._engine.close)

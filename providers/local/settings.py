@@ -1,0 +1,60 @@
+"""The user's `[provider]` table for local models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from providers.errors import InvalidSettings
+
+
+class LocalSettings(BaseModel):
+    """How a local model is loaded and run. Every value has a default that fits the machine.
+
+    device: "auto" (the first CUDA or MPS device, else the CPU) or a torch device name.
+    dtype: of the base's weights; "auto" is bf16 where the hardware computes in it (CUDA from
+        compute capability 8.0, CPUs with avx512_bf16 or amx_bf16), else fp32.
+    max_batch_size: rows decoded together. max_batch_tokens: key-value slots held together, that is
+        rows times the longest prompt plus answer. Both are lowered by themselves under memory
+        pressure.
+    attention: "eager", "sdpa" or any name transformers knows. "auto" is sdpa, but eager for single
+        tokens on the CPU, where it is the faster one.
+    threads: CPU threads for torch; unset leaves torch's own choice.
+    gguf_file: name of the .gguf file inside a folder or hub repository.
+    revision: branch, tag or commit of a hub repository.
+    full_models: how many fully fine-tuned models stay in memory beside the base.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|xpu|cuda(:\d+)?)$")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_batch_size: int | None = Field(None, ge=1)
+    max_batch_tokens: int | None = Field(None, ge=16)
+    attention: str = Field("auto", min_length=1)
+    threads: int | None = Field(None, ge=1)
+    gguf_file: str | None = Field(None, pattern=r"\.gguf$")
+    revision: str | None = Field(None, min_length=1)
+    full_models: int = Field(3, ge=1)
+
+    @classmethod
+    def read(cls, settings: Mapping[str, object]) -> LocalSettings:
+        """The validated settings; raises `InvalidSettings` naming key, value and remedy."""
+        try:
+            return cls.model_validate(dict(settings))
+        except ValidationError as error:
+            raise InvalidSettings("; ".join(_explain(fault) for fault in error.errors())) from None
+
+
+def _explain(fault: Mapping[str, object]) -> str:
+    location = fault["loc"]
+    key = ".".join(map(str, location)) if isinstance(location, tuple) else str(location)
+    if fault["type"] == "extra_forbidden":
+        known = ", ".join(LocalSettings.model_fields)
+        return f"[provider] has no key {key!r}; a local model knows: {known}"
+    return (
+        f"[provider] {key} = {fault['input']!r} is not usable: {fault['msg']}; "
+        f"change it or leave it out"
+    )

@@ -1,0 +1,119 @@
+"""The key-value cache of the rows that are being answered together.
+
+Every row owns one line of slots, and its token i lies in slot i whatever its neighbours are:
+prompts are padded on the right, where the causal mask hides the padding. Lines are written in
+place, moved when a batch is rearranged, and kept between batches, so decoding neither concatenates
+nor allocates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+@dataclass(frozen=True, slots=True)
+class Prefill:
+    """Prompt `source_R[i]` of the pass that is about to run fills line `target_R[i]`."""
+
+    source_R: torch.Tensor
+    target_R: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """Row b of the pass adds its token at slot `slot_B[b]` of line b and reads `extent` slots."""
+
+    slot_B: torch.Tensor
+    extent: int
+
+
+class SlotCache(Cache):
+    """A transformers cache of `rows` lines of `slots` slots; set `plan` before every pass."""
+
+    def __init__(self, layers: int) -> None:
+        self.rows = 0
+        self.slots = 0
+        self.plan: Prefill | Append | None = None
+        self._lines = [_Lines(self) for _ in range(layers)]
+        super().__init__(layers=[*self._lines])
+
+    def reshape(self, rows: int, slots: int, kept: int, extent: int) -> None:
+        """Change the shape, keeping the first `extent` slots of the first `kept` lines."""
+        for line in self._lines:
+            line.reshape(rows, slots, kept, extent)
+        self.rows, self.slots = rows, slots
+
+    def move(self, source_R: torch.Tensor, target_R: torch.Tensor, extent: int) -> None:
+        """Copy the first `extent` slots of lines `source_R` over lines `target_R`, all at once."""
+        for line in self._lines:
+            for buffer in line.buffers:
+                buffer[target_R, :, :extent] = buffer[source_R, :, :extent]
+
+    def release(self) -> None:
+        """Give the memory back."""
+        for line in self._lines:
+            line.storage, line.buffers = [], []
+        self.rows = self.slots = 0
+
+
+class _Lines(CacheLayerMixin):  # type: ignore[no-untyped-call, unused-ignore]
+    """One layer's keys and values, each (rows, heads, slots, head size)."""
+
+    is_sliding = False
+
+    def __init__(self, cache: SlotCache) -> None:
+        super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
+        self._cache = cache
+        self.storage: list[torch.Tensor] = []
+        self.buffers: list[torch.Tensor] = []
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        rows, slots = self._cache.rows, self._cache.slots
+        states = (key_states, value_states)
+        shapes = [(rows, state.shape[1], slots, state.shape[3]) for state in states]
+        self.buffers = [state.new_zeros(shape) for state, shape in zip(states, shapes, strict=True)]
+        self.storage = [buffer.view(-1) for buffer in self.buffers]
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.buffers:
+            self.lazy_initialization(key_states, value_states)
+        plan = self._cache.plan
+        if isinstance(plan, Prefill):
+            width = key_states.shape[2]
+            for buffer, state in zip(self.buffers, (key_states, value_states), strict=True):
+                buffer[plan.target_R, :, :width] = state[plan.source_R]
+            return key_states, value_states
+        assert plan is not None
+        rows = len(plan.slot_B)
+        row_B = torch.arange(rows, device=plan.slot_B.device)
+        for buffer, state in zip(self.buffers, (key_states, value_states), strict=True):
+            buffer[row_B, :, plan.slot_B] = state[:, :, 0]
+        keys, values = self.buffers
+        return keys[:rows, :, : plan.extent], values[:rows, :, : plan.extent]
+
+    def reshape(self, rows: int, slots: int, kept: int, extent: int) -> None:
+        for index, buffer in enumerate(self.buffers):
+            heads, size = buffer.shape[1], buffer.shape[3]
+            lines = buffer[:kept, :, :extent].clone()
+            needed = rows * heads * slots * size
+            if self.storage[index].numel() < needed:
+                self.storage[index] = self.buffers[index] = lines.new_zeros(0)
+                del buffer
+                self.storage[index] = lines.new_zeros(needed)
+            self.buffers[index] = self.storage[index][:needed].view(rows, heads, slots, size)
+            self.buffers[index][:kept, :, :extent] = lines
+
+    def get_seq_length(self) -> int:
+        return 0
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return query_length, 0
+
+    def get_max_length(self) -> int:
+        return -1

@@ -1,0 +1,190 @@
+"""Fine-tuning in process: one model, one dataset, one artifact."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from providers.base import FinetuneSpec, TrainingPoint
+from providers.errors import InvalidSettings, InvalidTrainingData, TrainingFailed, Unsupported
+from providers.local.checkpoint import (
+    Trained,
+    finished,
+    load_checkpoint,
+    publish,
+    save_checkpoint,
+)
+from providers.local.conversation import Encoded, encode_example
+from providers.local.fit import Fit
+
+__all__ = ["Trained", "TrainingStopped", "finetune", "finished"]
+
+
+class TrainingStopped(TrainingFailed):
+    """The fit was asked to stop. Its checkpoint is saved; the same spec goes on from there."""
+
+
+def finetune(
+    model: nn.Module,
+    tokenizer: Any,
+    spec: FinetuneSpec,
+    out: Path,
+    *,
+    device: torch.device | str,
+    on_point: Callable[[TrainingPoint, float], None],
+    stop: threading.Event,
+    checkpoint_seconds: float = 300.0,
+) -> Trained:
+    """Train the parameters of `model` that require a gradient and write the result to `out`.
+
+    `model` is on `device` already: a PEFT model whose one active adapter is trainable, or a plain
+    causal model for method "full" (trainable half-precision weights become float32). It holds
+    the trained weights afterwards, and after an error whatever was reached.
+
+    Each optimizer step takes `batch_size` examples of a seeded permutation and minimises the mean
+    cross-entropy over all their learnt tokens, however memory makes it cut the step. `on_point`
+    gets each step and the progress (0 to 1); after a resume, the steps of before come first. The
+    same spec gives the same weights, resumed or not, bit for bit on one CPU; dropout draws from
+    torch's global generator, which no other thread may use meanwhile.
+
+    An artifact already at `out` with the spec's digest is returned without training. Every
+    `checkpoint_seconds`, and when `stop` is set, a checkpoint is written beside `out`.
+
+    Raises `InvalidTrainingData` and, for hyperparameters this trainer cannot honour, `Unsupported`
+    or `InvalidSettings` before anything is trained; `TrainingStopped`; `TrainingFailed` (loss not
+    finite, nothing learnt, `out` taken by something else, disk full); `OutOfMemory` if a single
+    example does not fit.
+    """
+    if done := finished(out, spec.digest):
+        return done
+    if out.exists():
+        raise TrainingFailed(
+            f"{out} exists and is not the whole artifact of {spec.name!r}; remove it to train again"
+        )
+    _check(spec)
+    sequences = _encode(model, tokenizer, spec)
+    training = model.training
+    model.train()
+    fit = Fit(model, spec, sequences, torch.device(device))
+    try:
+        _run(fit, spec, out, on_point, stop, checkpoint_seconds)
+        with _writing(spec):
+            return publish(
+                out,
+                spec,
+                lambda folder: _write(model, tokenizer, spec, folder),
+                tuple(fit.points),
+                fit.trained_tokens,
+            )
+    finally:
+        fit.close()
+        model.train(training)
+
+
+def _run(
+    fit: Fit,
+    spec: FinetuneSpec,
+    out: Path,
+    on_point: Callable[[TrainingPoint, float], None],
+    stop: threading.Event,
+    checkpoint_seconds: float,
+) -> None:
+    if checkpoint := load_checkpoint(out, spec.digest):
+        fit.resume(checkpoint)
+    for point in fit.points:
+        on_point(point, point.step / fit.steps)
+    saved = time.monotonic()
+    while len(fit.points) < fit.steps:
+        if stop.is_set():
+            _save(fit, spec, out)
+            raise TrainingStopped(
+                f"{spec.name!r} was stopped after step {len(fit.points)} of {fit.steps}; "
+                "submitting it again goes on from there"
+            )
+        point = fit.step()
+        on_point(point, point.step / fit.steps)
+        if time.monotonic() - saved >= checkpoint_seconds:
+            _save(fit, spec, out)
+            saved = time.monotonic()
+
+
+def _save(fit: Fit, spec: FinetuneSpec, out: Path) -> None:
+    with _writing(spec):
+        save_checkpoint(out, fit.checkpoint())
+
+
+@contextmanager
+def _writing(spec: FinetuneSpec) -> Iterator[None]:
+    """Translate what torch, safetensors and the system say when a file cannot be written."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise TrainingFailed(
+            f"{spec.name!r} cannot be written: {error}; what was last saved is still there"
+        ) from error
+
+
+def _check(spec: FinetuneSpec) -> None:
+    hyperparameters = spec.hyperparameters
+    if hyperparameters.learning_rate_multiplier is not None:
+        raise Unsupported(
+            f"learning_rate_multiplier={hyperparameters.learning_rate_multiplier}: local training "
+            "has no rate of its own to multiply; set learning_rate"
+        )
+    for name in ("epochs", "batch_size", "learning_rate"):
+        if not (value := getattr(hyperparameters, name)) > 0:
+            raise InvalidSettings(f"{name}={value} must be above 0")
+
+
+def _encode(model: nn.Module, tokenizer: Any, spec: FinetuneSpec) -> list[Encoded]:
+    """All examples as sequences; `InvalidTrainingData` names the first that is unfit."""
+    if not spec.examples:
+        raise InvalidTrainingData(f"{spec.name!r} has no training examples")
+    config: Any = model.config
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    sequences = []
+    for number, example in enumerate(spec.examples):
+        try:
+            sequence = encode_example(tokenizer, example)
+        except InvalidTrainingData as error:
+            raise InvalidTrainingData(f"example {number} of {spec.name!r}: {error}") from error
+        if context and len(sequence.token_ids) - 1 > context:
+            raise InvalidTrainingData(
+                f"example {number} of {spec.name!r} has {len(sequence.token_ids)} tokens, more "
+                f"than the model's context of {context}; leave it out or shorten the debate"
+            )
+        sequences.append(sequence)
+    return sequences
+
+
+def _write(model: Any, tokenizer: Any, spec: FinetuneSpec, folder: Path) -> None:
+    """Write a plain PEFT adapter folder, or a plain model folder with its tokenizer."""
+    if spec.hyperparameters.method == "full":
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    (adapter,) = model.active_adapters
+    tensors = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
+    if not any(tensor.any() for name, tensor in tensors.items() if "lora_B" in name):
+        raise TrainingFailed(f"{spec.name!r} learnt nothing: every lora_B is still zero")
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = copy(model.peft_config[adapter])
+    config.base_model_name_or_path = spec.start.address.removeprefix("local:")
+    config.inference_mode = True
+    if isinstance(config.target_modules, set):
+        config.target_modules = sorted(config.target_modules)
+    config.save_pretrained(folder)

@@ -1,0 +1,67 @@
+"""From an address to a provider.
+
+    embedded:                     the built-in base model, trained and run in this process
+    local:PATH_OR_HUB_NAME        any causal language model with a chat template, or a .gguf file
+    scripted:FILE                 answers from a script, for tests and replays
+
+A third party adds a scheme with an entry point in the group ``society.providers`` whose object is
+a `ProviderFactory`, or a module that has its two functions.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import cast
+
+from providers.base import Provider, ProviderFactory
+from providers.errors import InvalidSettings
+
+ENTRY_POINT_GROUP = "society.providers"
+
+_BUILT_IN = {
+    "embedded": "providers.embedded.factory",
+    "local": "providers.local.factory",
+    "scripted": "providers.scripted",
+}
+_ADDRESS = re.compile(r"(?P<scheme>[a-z][a-z0-9_]*)(?P<target>[:+].*)", re.DOTALL)
+
+
+def check(address: str, settings: Mapping[str, object]) -> None:
+    """Raise `InvalidSettings` or `ModelNotFound` for a wrong address, loading no model."""
+    factory, target = _resolve(address)
+    factory.check(target, settings)
+
+
+def connect(address: str, settings: Mapping[str, object], workdir: Path) -> Provider:
+    """Open the provider behind `address`; see the module's list of addresses."""
+    factory, target = _resolve(address)
+    return factory.connect(target, settings, workdir)
+
+
+def schemes() -> tuple[str, ...]:
+    """Every scheme that can be used here, the built-in ones first."""
+    installed = (point.name for point in entry_points(group=ENTRY_POINT_GROUP))
+    return tuple(dict.fromkeys((*_BUILT_IN, *installed)))
+
+
+def _resolve(address: str) -> tuple[ProviderFactory, str]:
+    match = _ADDRESS.fullmatch(address)
+    if match is None:
+        raise InvalidSettings(
+            f"model address {address!r} has no scheme; write it as SCHEME:MODEL, for example "
+            f"'embedded:' or 'local:./my-model' (known schemes: {', '.join(schemes())})"
+        )
+    scheme, target = match["scheme"], match["target"].removeprefix(":")
+    if scheme in _BUILT_IN:
+        return cast(ProviderFactory, importlib.import_module(_BUILT_IN[scheme])), target
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        if point.name == scheme:
+            return cast(ProviderFactory, point.load()), target
+    raise InvalidSettings(
+        f"model address {address!r} has the unknown scheme {scheme!r}; "
+        f"known schemes: {', '.join(schemes())}"
+    )

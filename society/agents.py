@@ -1,0 +1,66 @@
+"""An agent is a generator model and a critic model; a society is N of them and a summarizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from providers.base import ModelRef
+
+AgentRole = Literal["generator", "critic"]
+ROLES: tuple[AgentRole, ...] = ("generator", "critic")
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """`number` counts from 1. Both models start as the base."""
+
+    number: int
+    generator: ModelRef
+    critic: ModelRef
+
+    def speaks_with(self, round_number: int) -> ModelRef:
+        """The generator answers first, the critic from round 2 on."""
+        return self.generator if round_number == 1 else self.critic
+
+
+@dataclass(frozen=True, slots=True)
+class Society:
+    """The agents of one debate. The summarizer stays the untuned base and is never trained."""
+
+    agents: tuple[Agent, ...]
+    summarizer: ModelRef
+
+    @classmethod
+    def untuned(cls, base: ModelRef, size: int) -> Society:
+        """Iteration 0: all 2N models are the base."""
+        return cls(tuple(Agent(n, base, base) for n in range(1, size + 1)), base)
+
+    def model(self, agent: int, role: AgentRole) -> ModelRef:
+        """The model agent `agent` (from 1) uses in `role`."""
+        return (
+            self.agents[agent - 1].generator
+            if role == "generator"
+            else self.agents[agent - 1].critic
+        )
+
+    def with_models(self, tuned: Mapping[tuple[int, AgentRole], ModelRef]) -> Society:
+        """The next society: tuned models replace the old ones, the others stay."""
+        return replace(
+            self,
+            agents=tuple(
+                Agent(
+                    a.number,
+                    tuned.get((a.number, "generator"), a.generator),
+                    tuned.get((a.number, "critic"), a.critic),
+                )
+                for a in self.agents
+            ),
+        )
+
+    @property
+    def tuned_models(self) -> tuple[ModelRef, ...]:
+        """Every distinct model besides the bare base, in a fixed order."""
+        used = (m for a in self.agents for m in (a.generator, a.critic))
+        return tuple(dict.fromkeys(m for m in used if m.artifact is not None))

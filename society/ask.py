@@ -1,0 +1,102 @@
+"""One debate of a run's newest society over a question of the user's own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import TextIO
+
+from rich.console import Console
+from rich.rule import Rule
+from rich.text import Text
+
+from evals import reading, tasks
+from evals.tasks.base import TaskQuestion
+from providers import registry
+from society.config import Config
+from society.debate import Debate, Scope
+from society.iterate import ARM, rules, society_after
+from society.live import printable
+from society.runs import RunFolder
+from society.voting import Tally
+from store.ledger import Store
+from store.records import Row, Turn
+
+_NEWEST = "select coalesce(max(iteration), 0) from votes where split = 'eval' and arm = ?"
+
+
+def show(folder: RunFolder, store: Store, text: str, stream: TextIO) -> None:
+    """Debate `text` with a run's newest society; print every turn as it comes, then the vote.
+
+    Raises `NothingStored` for a database without a run, and the provider's errors.
+    """
+    config = Config.from_json(reading.run_of(store).config)
+    console = Console(file=stream, highlight=False)
+    newest = newest_iteration(store)
+    who = f"the society of iteration {newest}" if newest else "the untuned society"
+    console.print(Text(f"{who} of run {folder.name} debates: {printable(text)}", style="bold"))
+    tally = asyncio.run(ask(folder, config, store, text, partial(_print, console)))
+    console.print(Rule(style="dim"))
+    if tally.answer is None:
+        console.print("no agent has stated a final answer")
+        return
+    tie = ", a tie" if tally.tie else ""
+    console.print(
+        Text.assemble(
+            ("consensus ", "bold"),
+            (printable(tally.answer), "bold green"),
+            f"  ({tally.votes} of {config.society.agents} agents{tie})",
+        )
+    )
+
+
+def _print(console: Console, turn: Turn) -> None:
+    what = "summary for agent" if turn.kind == "summary" else "agent"
+    title = f"round {turn.round} · {what} {turn.agent} · {turn.model_id}"
+    console.print(Rule(Text(title), align="left", style="dim"))
+    console.print(Text(printable(turn.response), style="dim" if turn.kind == "summary" else ""))
+    if turn.error is not None:
+        console.print(Text(f"(no response: {printable(turn.error)})", style="red"))
+
+
+async def ask(
+    folder: RunFolder,
+    config: Config,
+    store: Store,
+    text: str,
+    show: Callable[[Turn], None],
+) -> Tally:
+    """Debate `text`, handing every turn to `show` as it comes; returns the last round's vote.
+
+    Nothing is stored. Raises the provider's errors.
+    """
+    newest = newest_iteration(store)
+    provider = registry.connect(config.model, config.provider, folder.models)
+    try:
+        society = society_after(store, provider.base, config.society.agents, newest)
+        await provider.serve(society.tuned_models)
+        debate = Debate(
+            society,
+            tasks.load(config.task.name, config.task.options),
+            {config.model: provider},
+            _Nowhere(),
+            Scope(newest, "eval", ARM, "sampled"),
+            rules(config, "sampled"),
+            on_turn=show,
+        )
+        tallies = await debate.question(TaskQuestion("asked", text, gold=None))
+    finally:
+        await provider.close()
+    return tallies[-1]
+
+
+def newest_iteration(store: Store) -> int:
+    """The last iteration whose tuning is complete: its society has been evaluated. 0: untuned."""
+    [(newest,)] = reading.rows(store, _NEWEST, [ARM])
+    return int(newest)
+
+
+class _Nowhere:
+    async def append(self, *rows: Row) -> None:
+        """A question that was asked in passing is no part of the run."""

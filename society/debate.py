@@ -1,0 +1,267 @@
+"""The debate: every question on its own, as fast as its own turns come in.
+
+Round 1: each agent's generator answers the task prompt. Every later round: the agent's critic
+continues the agent's own conversation with one more user turn, which shows the other agents'
+responses of the round before, quoted or as a summary that the untuned base writes for this agent
+(Algorithm 1 of arXiv 2501.05707). No question waits for another, and every response is stored as
+it arrives; the votes and verdicts of a debate are stored together, last, so a debate that has
+votes is complete.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal, Protocol
+
+from evals.tasks.base import Task, TaskQuestion
+from providers.base import Completion, Message, ModelRef, Provider, Request, Sampling
+from providers.errors import RequestError
+from society import prompts
+from society.agents import Society
+from society.voting import Tally, agrees, vote
+from store.records import Row, Turn, Verdict, Vote, messages_json, storable, turn_id_of, turn_key
+
+Kind = Literal["answer", "summary"]
+NO_RESPONSE = "(no response)"
+
+
+class Recorder(Protocol):
+    """Where turns go: the run's store, or the screen."""
+
+    async def append(self, *rows: Row) -> None:
+        """Keep all rows or none; returns once they are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which debates these are: the part of a turn's key that all questions share."""
+
+    iteration: int
+    split: Literal["train", "eval"]
+    arm: str
+    decoding: Literal["sampled", "greedy"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How one debate goes. `summary_sampling` is used by the summarizer only."""
+
+    rounds: int
+    others: Literal["summarized", "quoted"]
+    sampling: Sampling
+    summary_sampling: Sampling
+    drop_ties: bool
+    questions_in_flight: int = 1024
+
+
+class Debate:
+    """Debates questions of one scope between one society, resuming from `known` turns."""
+
+    def __init__(
+        self,
+        society: Society,
+        task: Task,
+        providers: Mapping[str, Provider],
+        recorder: Recorder,
+        scope: Scope,
+        rules: Rules,
+        *,
+        known: Iterable[Turn] = (),
+        on_turn: Callable[[Turn], None] = lambda turn: None,
+    ) -> None:
+        self._society = society
+        self._task = task
+        self._providers = providers
+        self._recorder = recorder
+        self._scope = scope
+        self._rules = rules
+        self._known = {turn.turn_id: turn for turn in known}
+        self._on_turn = on_turn
+
+    async def run(self, questions: Sequence[TaskQuestion]) -> AsyncIterator[TaskQuestion]:
+        """Debate all questions, yielding each as it is complete.
+
+        Raises the first error that is fatal for the run, after the calls in flight were given up.
+        """
+        waiting = iter(questions)
+        running: dict[asyncio.Task[list[Tally]], TaskQuestion] = {}
+        try:
+            while True:
+                while len(running) < self._rules.questions_in_flight:
+                    question = next(waiting, None)
+                    if question is None:
+                        break
+                    running[asyncio.create_task(self.question(question))] = question
+                if not running:
+                    return
+                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    question = running.pop(task)
+                    task.result()
+                    yield question
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    async def question(self, question: TaskQuestion) -> list[Tally]:
+        """One debate, round by round; returns the vote of every round."""
+        turns: list[Turn] = []
+        tallies: list[Tally] = []
+        for number in range(1, self._rules.rounds + 1):
+            earlier = [turn for turn in turns if turn.round == number - 1]
+            turns += await _all(
+                self._answer(question, agent.number, number, earlier)
+                for agent in self._society.agents
+            )
+            answers = [turn.answer for turn in turns if turn.round == number]
+            tallies.append(vote(answers, self._task.equivalent))
+        await self._recorder.append(*self._outcome(question, turns, tallies))
+        return tallies
+
+    async def _answer(
+        self, question: TaskQuestion, agent: int, number: int, earlier: Sequence[Turn]
+    ) -> Turn:
+        model = self._society.agents[agent - 1].speaks_with(number)
+        if number == 1:
+            messages: tuple[Message, ...] = (Message("user", self._task.prompt(question.text)),)
+        else:
+            own = earlier[agent - 1]
+            others = [t.response or NO_RESPONSE for t in earlier if t.agent != agent]
+            messages = (
+                *(Message(**m) for m in json.loads(own.messages)),
+                Message("assistant", own.response),
+                Message("user", await self._shown(question, agent, number, others)),
+            )
+        return await self._turn(question, agent, number, "answer", model, messages)
+
+    async def _shown(
+        self, question: TaskQuestion, agent: int, number: int, others: Sequence[str]
+    ) -> str:
+        if self._rules.others == "quoted" or not others:
+            return prompts.quoted(others, self._task.answer_form)
+        asked = (Message("user", prompts.summarize(others)),)
+        summarizer = self._society.summarizer
+        summary = await self._turn(question, agent, number, "summary", summarizer, asked)
+        return prompts.summarized(summary.response or NO_RESPONSE, self._task.answer_form)
+
+    async def _turn(
+        self,
+        question: TaskQuestion,
+        agent: int,
+        number: int,
+        kind: Kind,
+        model: ModelRef,
+        messages: tuple[Message, ...],
+    ) -> Turn:
+        scope = self._scope
+        key = turn_key(
+            scope.iteration,
+            scope.split,
+            scope.arm,
+            scope.decoding,
+            question.question_id,
+            agent,
+            number,
+            kind,
+        )
+        if (stored := self._known.get(turn_id_of(key))) is not None:
+            return stored
+        sampling = self._rules.sampling if kind == "answer" else self._rules.summary_sampling
+        request = Request(model, messages, sampling, self._noise_key(question, agent, number, kind))
+        completion, error = await self._complete(request)
+        turn = Turn(
+            iteration=scope.iteration,
+            arm=scope.arm,
+            split=scope.split,
+            decoding=scope.decoding,
+            question_id=question.question_id,
+            agent=agent,
+            round=number,
+            kind=kind,
+            model_id=model.model_id,
+            messages=messages_json([asdict(m) for m in messages]),
+            response=storable(completion.text),
+            answer=self._read(completion) if kind == "answer" else None,
+            finish_reason=completion.finish_reason,
+            prompt_tokens=completion.prompt_tokens,
+            completion_tokens=completion.completion_tokens,
+            latency_ms=completion.latency_ms,
+            error=None if error is None else storable(error),
+        )
+        await self._recorder.append(turn)
+        self._on_turn(turn)
+        return turn
+
+    async def _complete(self, request: Request) -> tuple[Completion, str | None]:
+        # An answer the provider can never give is part of the record: it casts no vote.
+        try:
+            return await self._providers[request.model.address].complete(request), None
+        except RequestError as error:
+            return Completion("", "error", 0, 0, 0.0), str(error)
+
+    def _noise_key(self, question: TaskQuestion, agent: int, number: int, kind: Kind) -> str:
+        # The arm is left out, so arms that ask the same thing get the same answer; evaluation
+        # leaves out the iteration, so societies are compared under common random numbers.
+        scope = self._scope
+        which = f"train{scope.iteration}" if scope.split == "train" else "eval"
+        return f"{which}/{question.question_id}/a{agent}/r{number}/{kind}"
+
+    def _read(self, completion: Completion) -> str | None:
+        # A truncated response has not stated its final answer.
+        if completion.finish_reason != "stop":
+            return None
+        return self._task.extract(completion.text)
+
+    def _outcome(
+        self, question: TaskQuestion, turns: Sequence[Turn], tallies: Sequence[Tally]
+    ) -> list[Row]:
+        scope, task = self._scope, self._task
+        votes: list[Row] = [
+            Vote(
+                iteration=scope.iteration,
+                arm=scope.arm,
+                split=scope.split,
+                decoding=scope.decoding,
+                question_id=question.question_id,
+                round=number,
+                answer=self._label(tally),
+                votes=tally.votes,
+                voters=tally.voters,
+                tie=tally.tie,
+                correct=_correct(task, self._label(tally), question.gold),
+            )
+            for number, tally in enumerate(tallies, start=1)
+        ]
+        label = self._label(tallies[-1])
+        verdicts: list[Row] = [
+            Verdict(
+                turn_id=turn.turn_id,
+                agrees=None if label is None else agrees(turn.answer, tallies[-1], task.equivalent),
+                correct=_correct(task, turn.answer, question.gold),
+            )
+            for turn in turns
+        ]
+        return [*verdicts, *votes]
+
+    def _label(self, tally: Tally) -> str | None:
+        left_out = tally.tie and self._scope.split == "train" and self._rules.drop_ties
+        return None if left_out else tally.answer
+
+
+def _correct(task: Task, answer: str | None, gold: str | None) -> bool | None:
+    if gold is None:
+        return None
+    return answer is not None and task.equivalent(answer, gold)
+
+
+async def _all(turns: Iterable[Coroutine[object, object, Turn]]) -> list[Turn]:
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(turn) for turn in turns]
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]

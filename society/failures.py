@@ -1,0 +1,95 @@
+"""From an error to one message and an exit status.
+
+2 is wrong use or a wrong config (nothing was started, or the run's file cannot be used), 1 is a
+run that stopped and can be resumed, 130 is Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import errno
+import shlex
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+
+from providers.errors import InvalidSettings, ModelNotFound, ProviderError
+
+
+@dataclass(slots=True)
+class Context:
+    """What the command has got to: where its run lives, and whether it can be resumed."""
+
+    folder: Path | None = None
+    resumable: bool = False
+
+
+@contextmanager
+def reported() -> Iterator[Context]:
+    """Turn every error inside into a message on stderr and an exit status."""
+    context = Context()
+    try:
+        yield context
+    except (typer.Exit, typer.Abort):
+        raise
+    except KeyboardInterrupt:
+        _say("stopped")
+        _tell_how_to_resume(context)
+        raise typer.Exit(130) from None
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        status, message = outcome(error)
+        if message is None:
+            message = f"{type(error).__name__}: {error}\nthis is a fault in society; "
+            message += f"the traceback is in {_logged(error, context)}"
+        _say(message)
+        if status == 1:
+            _tell_how_to_resume(context)
+        raise typer.Exit(status) from None
+
+
+def outcome(error: Exception) -> tuple[int, str | None]:
+    """Exit status and message; the message is None for an error nobody has foreseen."""
+    from evals.reading import NothingStored
+    from finetune.errors import FinetuneError
+    from society.config import ConfigError
+    from store.errors import StoreError, StoreLocked, WriteFailed
+
+    if isinstance(error, (ConfigError, NothingStored, InvalidSettings, ModelNotFound)):
+        return 2, str(error)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return 1, f"the disk is full: {error}\nfree some space and go on"
+    if isinstance(error, WriteFailed):
+        return 1, str(error)
+    if isinstance(error, StoreLocked):
+        return 2, f"{error}\n`society status NAME` shows how far a running run is"
+    if isinstance(error, StoreError):
+        return 2, str(error)
+    if isinstance(error, (ProviderError, FinetuneError, OSError)):
+        return 1, str(error)
+    return 1, None
+
+
+def _say(message: str) -> None:
+    typer.echo(f"society: {message}", err=True)
+
+
+def _tell_how_to_resume(context: Context) -> None:
+    if context.resumable:
+        typer.echo(f"resume with: society {shlex.join(sys.argv[1:])}", err=True)
+
+
+def _logged(error: Exception, context: Context) -> Path:
+    if context.folder is not None and context.folder.is_dir():
+        path = context.folder / "error.log"
+    else:
+        path = Path(tempfile.gettempdir()) / "society-error.log"
+    with path.open("a", encoding="utf-8") as log:
+        traceback.print_exception(error, file=log)
+    return path

@@ -1,0 +1,129 @@
+"""A run is one folder: its database, its adapters, its config, its report.
+
+runs/NAME/run.duckdb     everything that was said, decided and trained
+runs/NAME/models/        adapters that were trained in this process
+runs/NAME/config.toml    the experiment as it was started, defaults filled in
+runs/NAME/report.html    written at the end and by `society report`
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import tomli_w
+
+from society.config import Config, ConfigError, differences
+from store.ledger import Store
+from store.records import Run
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_RECORDED_VERSIONS = ("multiagent-finetuning", "torch", "transformers", "peft", "duckdb")
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Where the parts of one run are."""
+
+    name: str
+    path: Path
+
+    @property
+    def database(self) -> Path:
+        return self.path / "run.duckdb"
+
+    @property
+    def models(self) -> Path:
+        return self.path / "models"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+
+def folder(runs: Path, name: str) -> RunFolder:
+    """The folder of run `name` under `runs`; raises `ConfigError` unless it is a plain name."""
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"run name {name!r} is not usable: take up to 64 letters, digits, '.', '_' and '-', "
+            "starting with a letter or digit, and no path"
+        )
+    return RunFolder(name, runs / name)
+
+
+def existing(runs: Path, name: str) -> RunFolder:
+    """Like `folder`, for a run that must be there already."""
+    run = folder(runs, name)
+    if not run.database.is_file():
+        there = sorted(p.parent.name for p in runs.glob("*/run.duckdb"))
+        known = ", ".join(there) if there else "none yet"
+        raise ConfigError(f"no run {name!r} in {runs}/ (runs there: {known})")
+    return run
+
+
+def start(run: RunFolder, config: Config) -> Store:
+    """Open the run for writing, new or to be resumed.
+
+    Raises `ConfigError` where the folder holds a run of another config (only `iterations` may
+    grow), and the store's own errors for a file that is broken, newer or in use.
+    """
+    run.path.mkdir(parents=True, exist_ok=True)
+    store = Store.open(run.database)
+    try:
+        stored = store.run()
+        if stored is not None:
+            _require_same(run, stored, config)
+        store.write(_row(run, config, stored))
+        (run.path / "config.toml").write_text(_toml(config), encoding="utf-8")
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def _require_same(run: RunFolder, stored: Run, config: Config) -> None:
+    before = Config.from_json(stored.config)
+    longer = before.model_copy(update={"iterations": config.iterations})
+    changed = differences(longer.to_json(), config.to_json())
+    if config.iterations < before.iterations:
+        changed.append(
+            f"iterations: stored {before.iterations}, now {config.iterations} (may only grow)"
+        )
+    if changed:
+        raise ConfigError(
+            f"run {run.name!r} was started with another config:\n  "
+            + "\n  ".join(changed)
+            + f"\nuse the stored one ({run.path / 'config.toml'}) or start a new run with --name"
+        )
+
+
+def _row(run: RunFolder, config: Config, stored: Run | None) -> Run:
+    text = config.to_json()
+    return Run(
+        name=run.name,
+        config=text,
+        config_sha256=hashlib.sha256(text.encode()).hexdigest(),
+        seed=config.seed,
+        versions=_versions(),
+        created_at=stored.created_at if stored else datetime.now(UTC),
+        finished_at=stored.finished_at if stored and stored.config == text else None,
+    )
+
+
+def _versions() -> str:
+    found = {"python": platform.python_version()}
+    for package in _RECORDED_VERSIONS:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return json.dumps(found)
+
+
+def _toml(config: Config) -> str:
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))

@@ -1,0 +1,139 @@
+"""How far a run is: from its database, or from its notice while a process is writing to that.
+
+DuckDB lets nobody else into a file that is being written, so a running process keeps a small
+notice beside it, `progress.json`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TextIO
+
+from pydantic import BaseModel, ValidationError
+
+from evals import reading
+from society import summary
+from society.config import Config, ConfigError
+from society.events import Event, Note, StageAdvanced, StageStarted
+from society.live import Pace, duration, title
+from society.rows import write
+from society.runs import RunFolder
+from store.errors import StoreLocked
+from store.ledger import Store
+
+_STAGES = """
+    select iteration, if(split = 'train', 'debate', 'evaluate ' || decoding), debates,
+           if(split = 'train', ?::int, ?::int), turns, completion_tokens
+    from progress
+    union all
+    select iteration, 'finetune', count_if(status in ('succeeded', 'skipped')), count(*), null, null
+    from jobs group by iteration
+"""
+_COLUMNS = ("iteration", "stage", "done", "of", "answers", "completion tokens")
+
+
+class Notice(BaseModel):
+    """What a running process last wrote about itself."""
+
+    process: int
+    line: str
+    updated_at: datetime
+
+
+class Noticeboard:
+    """An observer that keeps the notice in `path` no older than `every_s` seconds of progress."""
+
+    def __init__(self, path: Path, iterations: int, every_s: float = 1.0) -> None:
+        self._path = path
+        self._iterations = iterations
+        self._every_s = every_s
+        self._pace: Pace | None = None
+        self._written = float("-inf")
+
+    def __call__(self, event: Event) -> None:
+        now = time.monotonic()
+        if isinstance(event, Note):
+            return
+        if isinstance(event, StageStarted):
+            self._pace = Pace.of(event, now)
+        elif isinstance(event, StageAdvanced) and self._pace is not None:
+            self._pace.advance(event, now)
+            if now - self._written < self._every_s:
+                return
+        if self._pace is not None:
+            self._written = now
+            self._write(f"{title(self._pace.stage, self._iterations)}: {self._pace.numbers}")
+
+    def remove(self) -> None:
+        """Take the notice down: the process ends."""
+        self._path.unlink(missing_ok=True)
+
+    def _write(self, line: str) -> None:
+        notice = Notice(process=os.getpid(), line=line, updated_at=datetime.now(UTC))
+        draft = self._path.with_suffix(".part")
+        # The run itself does not depend on its notice.
+        with suppress(OSError):
+            draft.write_text(notice.model_dump_json(), encoding="utf-8")
+            os.replace(draft, self._path)
+
+
+def together(*observers: Callable[[Event], None]) -> Callable[[Event], None]:
+    """One observer that passes every event on to all."""
+
+    def tell(event: Event) -> None:
+        for observer in observers:
+            observer(event)
+
+    return tell
+
+
+def notice_of(folder: RunFolder) -> Path:
+    """Where a run's notice is."""
+    return folder.path / "progress.json"
+
+
+def show(folder: RunFolder, stream: TextIO) -> None:
+    """Print how far the run is. Raises `ConfigError` where a process that left no notice has it."""
+    try:
+        store = Store.open(folder.database, read_only=True)
+    except StoreLocked:
+        _show_notice(folder, stream)
+        return
+    try:
+        _show_stored(folder, store, stream)
+    finally:
+        store.close()
+
+
+def _show_notice(folder: RunFolder, stream: TextIO) -> None:
+    try:
+        notice = Notice.model_validate_json(notice_of(folder).read_text(encoding="utf-8"))
+    except (OSError, ValidationError):
+        raise ConfigError(
+            f"run {folder.name!r} is in use by another process, which tells nothing about itself"
+        ) from None
+    age = duration((datetime.now(UTC) - notice.updated_at).total_seconds())
+    stream.write(f"run {folder.name}: running, process {notice.process}\n")
+    stream.write(f"{notice.line}  ({age} ago)\n")
+
+
+def _show_stored(folder: RunFolder, store: Store, stream: TextIO) -> None:
+    run = reading.run_of(store)
+    if run.finished_at is not None:
+        stream.write(f"run {folder.name}: finished {run.finished_at:%Y-%m-%d %H:%M} UTC\n")
+    else:
+        stream.write(f"run {folder.name}: stopped before its end; go on with\n  ")
+        stream.write(f"society run {folder.path / 'config.toml'} --name {folder.name}")
+        stream.write(f" --runs {folder.path.parent}\n")
+    config = Config.from_json(run.config)
+    values = [config.train.questions, config.evaluation.questions]
+    order = ["debate", "finetune", "evaluate sampled", "evaluate greedy"]
+    stages = reading.rows(store, _STAGES, values)
+    stages.sort(key=lambda row: (row[0], order.index(row[1])))
+    write(_COLUMNS, stages, "table", stream)
+    summary.show(store, stream)

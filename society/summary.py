@@ -1,0 +1,94 @@
+"""The table at the end of a run, on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TextIO
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from evals.intervals import PairedDifference, Rate
+from evals.metrics import MEASURES, Decoding, Measure, Row, comparison, table
+from store.ledger import Store
+
+NAMES: dict[Measure, str] = {
+    "single": "single agent",
+    "majority": "round-1 majority",
+    "consensus": "consensus",
+}
+
+
+def show(store: Store, stream: TextIO) -> None:
+    """Print accuracy per iteration with 95 % intervals and what changed from first to last."""
+    rows = table(store)
+    console = Console(file=stream, highlight=False)
+    if not rows:
+        console.print("no evaluation debate is complete yet")
+        return
+    console.print(accuracy_table(rows))
+    for line in changes(store, rows):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def accuracy_table(rows: Iterable[Row]) -> Table:
+    """One line per society and decoding; accuracy in % with its 95 % interval.
+
+    `agents agree` is the consensus rate: the mean share of agents with the plurality answer.
+    """
+    drawn = Table(
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        title="Accuracy on held-out questions, % with 95 % interval",
+        title_justify="left",
+    )
+    for heading in ("iteration", "decoding"):
+        drawn.add_column(heading, no_wrap=True)
+    for heading in ("single\nagent", "round-1\nmajority", "consensus"):
+        drawn.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("agents\nagree", "labels\nright"):
+        drawn.add_column(heading, justify="right", no_wrap=True)
+    previous: int | None = None
+    for row in rows:
+        new = row.iteration != previous
+        labels = row.labels.accuracy if row.labels and new else None
+        drawn.add_row(
+            ("untuned" if row.iteration == 0 else str(row.iteration)) if new else "",
+            row.decoding,
+            *(percent(row.rate(measure)) for measure in MEASURES),
+            "" if row.consensus_rate is None else f"{100 * row.consensus_rate:.1f}",
+            f"{100 * labels.value:.1f}" if labels else "",
+        )
+        previous = row.iteration
+    return drawn
+
+
+def changes(store: Store, rows: Sequence[Row]) -> list[str]:
+    """One line per measure and decoding: last iteration minus the untuned society, paired."""
+    first, last = rows[0].iteration, rows[-1].iteration
+    if first == last:
+        return []
+    decodings: list[Decoding] = list(dict.fromkeys(row.decoding for row in rows))
+    lines = [f"From iteration {first} to {last}, on the same questions:"]
+    for measure in MEASURES:
+        for decoding in decodings:
+            change = comparison(store, measure, decoding, first, last)
+            if change is not None:
+                lines.append(f"  {NAMES[measure]}, {decoding}: {points(change)}")
+    return lines
+
+
+def percent(rate: Rate) -> str:
+    return f"{100 * rate.value:.1f} {100 * rate.low:.0f}–{100 * rate.high:.0f}"
+
+
+def points(change: PairedDifference) -> str:
+    """The difference in percentage points, its interval, and McNemar's test where there is one."""
+    text = (
+        f"{100 * change.difference:+.1f} points "
+        f"(95 % interval {100 * change.low:+.1f} to {100 * change.high:+.1f})"
+    )
+    if change.p_value is not None:
+        text += f", {change.gained} gained, {change.lost} lost, McNemar p = {change.p_value:.2g}"
+    return text

@@ -1,0 +1,52 @@
+"""Opening a database file, with DuckDB's errors turned into the store's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import duckdb
+
+from store.errors import StoreBroken, StoreError, StoreLocked, WriteFailed
+
+
+def connect(
+    file: Path,
+    *,
+    read_only: bool,
+    memory_limit: str | None = None,
+    settings: Mapping[str, str] | None = None,
+) -> duckdb.DuckDBPyConnection:
+    """A bare connection with this project's settings; DuckDB's errors become the store's."""
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "autoinstall_known_extensions": "false",
+        "python_enable_replacements": "false",
+        **(settings or {}),
+    }
+    if memory_limit is not None:
+        config["memory_limit"] = memory_limit
+    if not read_only:
+        # Each checkpoint rewrites the last row group, so with the default of 16 MB a run would
+        # write every text about eight times.
+        config["checkpoint_threshold"] = "128MB"
+    try:
+        return duckdb.connect(str(file), read_only=read_only, config=config)
+    except duckdb.Error as error:
+        raise translate(error, file) from error
+
+
+def translate(error: duckdb.Error, file: Path) -> StoreError:
+    """The store's error for what DuckDB says about opening `file`."""
+    text = str(error)
+    if "Conflicting lock" in text or "lock on file" in text:
+        holder = re.search(r"held in (.+?) \(PID (\d+)\)", text)
+        who = f"process {holder[2]} ({holder[1]})" if holder else "another process"
+        return StoreLocked(f"{file} is in use by {who}; wait for it, or end it")
+    if "different configuration" in text:
+        return StoreLocked(f"{file} is open in this very process already, in another way")
+    if any(word in text for word in ("No space left", "File too large", "Permission denied")):
+        return WriteFailed(f"cannot write to {file}: {text}")
+    if isinstance(error, duckdb.IOException | duckdb.FatalException | duckdb.InternalException):
+        return StoreBroken(f"{file} is not a readable database: {text}")
+    return StoreError(f"cannot open {file}: {text}")

@@ -1,0 +1,255 @@
+"""`Store`: the one door to a run's database. One writer, any number of readers in its process."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import ClassVar, Self, TypeVar
+
+import duckdb
+
+from store import schema
+from store.connection import connect, translate
+from store.errors import StoreClosed, StoreError, StoreLocked, StoreMissing
+from store.packing import TABLES, unpack
+from store.records import (
+    Dataset,
+    Decoding,
+    Job,
+    Model,
+    Question,
+    Row,
+    Run,
+    Split,
+    TrainingPoint,
+    Turn,
+    Verdict,
+    Vote,
+)
+from store.writer import Work, Writer
+
+Params = Sequence[object] | Mapping[str, object]
+R = TypeVar("R")
+_FETCH = 2048
+_STAGE = "iteration = ? AND split = ? AND arm = ? AND decoding = ?"
+
+
+class Store:
+    """A run's database: append records, find them again, ask in SQL.
+
+    Safe to use from many tasks and threads of the process that opened it.
+    """
+
+    _writing: ClassVar[set[Path]] = set()
+
+    def __init__(
+        self, path: Path, connection: duckdb.DuckDBPyConnection, *, read_only: bool
+    ) -> None:
+        self.path = path
+        self.read_only = read_only
+        self._connection = connection
+        self._cursor_lock = threading.Lock()
+        self._open = True
+        self._writer = None if read_only else Writer(connection.cursor())
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        read_only: bool = False,
+        create: bool = True,
+        memory_limit: str | None = None,
+    ) -> Self:
+        """Open the database at `path`; a writer brings the schema and the views up to date.
+
+        `memory_limit` ("4GB") bounds what DuckDB keeps in memory. Raises `StoreMissing`,
+        `StoreBroken`, `StoreNewer`, `StoreOutdated`, `StoreLocked` or `WriteFailed`.
+        """
+        file = Path(path).resolve()
+        if not file.exists() and (read_only or not create):
+            raise StoreMissing(f"no database at {file}")
+        if file in cls._writing:
+            raise StoreLocked(f"{file} is open for writing in this very process already")
+        connection = connect(file, read_only=read_only, memory_limit=memory_limit)
+        try:
+            if read_only:
+                schema.check(connection, str(file), read_only=True)
+            else:
+                schema.prepare(connection, str(file))
+        except duckdb.Error as error:
+            connection.close()
+            raise translate(error, file) from error
+        except BaseException:
+            connection.close()
+            raise
+        if not read_only:
+            cls._writing.add(file)
+        return cls(file, connection, read_only=read_only)
+
+    async def append(self, *rows: Row) -> None:
+        """Store rows; returns once all of them are committed, in one transaction.
+
+        Upserts questions, datasets, jobs, models, runs and training points by their key. Raises
+        `DuplicateRecord` for a turn, vote or verdict stored before, `InvalidRecord`, or
+        `WriteFailed` when the disk refuses; nothing of the call is stored then. Cancelling the
+        wait does not cancel the write.
+        """
+        if rows:
+            await asyncio.wrap_future(self._writing_thread().submit(rows))
+
+    def write(self, *rows: Row) -> None:
+        """`append` for callers outside an event loop; blocks until committed."""
+        if rows:
+            self._writing_thread().submit(rows).result()
+
+    def transact(self, work: Work) -> None:
+        """Run `work` with the writing connection in a transaction of its own; blocks.
+
+        For set-based SQL. It must neither commit nor touch turns, votes or verdicts.
+        """
+        self._writing_thread().submit_work(work).result()
+
+    def rows(self, sql: str, params: Params | None = None) -> list[tuple[object, ...]]:
+        """All rows of a query over what is committed. Values belong into `params`."""
+        with closing(self._cursor()) as cursor:
+            return cursor.execute(sql, params).fetchall()
+
+    def stream(self, sql: str, params: Params | None = None) -> Iterator[tuple[object, ...]]:
+        """Like `rows`, a few thousand at a time, from one consistent state of the database."""
+        with closing(self._cursor()) as cursor:
+            cursor.execute(sql, params)
+            while batch := cursor.fetchmany(_FETCH):
+                yield from batch
+
+    def run(self) -> Run | None:
+        """The run this file belongs to, None before it was written."""
+        return _one(self._find(Run, ""))
+
+    def question(self, question_id: str) -> Question | None:
+        """One question."""
+        return _one(self._find(Question, "WHERE question_id = ?", [question_id]))
+
+    def questions(self, split: Split, iteration: int | None = None) -> list[Question]:
+        """The questions of a split in order; `iteration` picks those made for that pass."""
+        return self._find(
+            Question,
+            "WHERE split = $1 AND ($2 IS NULL OR iteration = $2) ORDER BY position, question_id",
+            [split, iteration],
+        )
+
+    def turns(
+        self, iteration: int, split: Split, arm: str, decoding: Decoding = "sampled"
+    ) -> Iterator[Turn]:
+        """The stored turns of a stage, of all kinds, in the order they were stored."""
+        columns = ", ".join(TABLES[Turn].given)
+        found = self.stream(
+            f"SELECT {columns} FROM turns WHERE {_STAGE} ORDER BY created_at, turn_id",
+            [iteration, split, arm, decoding],
+        )
+        for row in found:
+            yield from unpack(Turn, [row])
+
+    def votes(
+        self, iteration: int, split: Split, arm: str, decoding: Decoding = "sampled"
+    ) -> list[Vote]:
+        """The stored votes of a stage, by question and round."""
+        return self._find(
+            Vote,
+            f"WHERE {_STAGE} ORDER BY question_id, round",
+            [iteration, split, arm, decoding],
+        )
+
+    def verdicts(
+        self, iteration: int, split: Split, arm: str, decoding: Decoding = "sampled"
+    ) -> dict[int, Verdict]:
+        """The stored verdicts of a stage by turn_id."""
+        found = self._find(
+            Verdict,
+            f"WHERE turn_id IN (SELECT turn_id FROM turns WHERE {_STAGE})",
+            [iteration, split, arm, decoding],
+        )
+        return {verdict.turn_id: verdict for verdict in found}
+
+    def dataset(self, dataset_id: str) -> Dataset | None:
+        """One dataset."""
+        return _one(self._find(Dataset, "WHERE dataset_id = ?", [dataset_id]))
+
+    def datasets(self, iteration: int | None = None, arm: str | None = None) -> list[Dataset]:
+        """Datasets by iteration, arm, agent and role; generators first."""
+        return self._find(Dataset, *_picked(iteration, arm))
+
+    def job(self, job_id: str) -> Job | None:
+        """One fine-tuning job by our own name for it."""
+        return _one(self._find(Job, "WHERE job_id = ?", [job_id]))
+
+    def jobs(self, iteration: int | None = None, arm: str | None = None) -> list[Job]:
+        """Jobs by iteration, arm, agent and role; generators first."""
+        return self._find(Job, *_picked(iteration, arm))
+
+    def model(self, model_id: str) -> Model | None:
+        """One model."""
+        return _one(self._find(Model, "WHERE model_id = ?", [model_id]))
+
+    def models(self, iteration: int | None = None, arm: str | None = None) -> list[Model]:
+        """Models by iteration, arm, agent and role; generators first."""
+        return self._find(Model, *_picked(iteration, arm))
+
+    def training_points(self, job_id: str) -> list[TrainingPoint]:
+        """The optimizer steps of a job, in order."""
+        return self._find(TrainingPoint, "WHERE job_id = ? ORDER BY step", [job_id])
+
+    def _find(self, record: type[R], rest: str, params: Params = ()) -> list[R]:
+        table = TABLES[record]
+        found = self.rows(f"SELECT {', '.join(table.given)} FROM {table.name} {rest}", params)
+        return unpack(record, found)
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """A connection of its own for one reader; the caller closes it and writes nothing."""
+        return self._cursor()
+
+    def close(self) -> None:
+        """Commit what waits, fold the log into the file, let go of it. Closing twice is fine."""
+        if not self._open:
+            return
+        self._open = False
+        try:
+            if self._writer is not None:
+                self._writer.close()
+            with suppress(duckdb.Error):
+                self._connection.close()
+        finally:
+            if not self.read_only:
+                self._writing.discard(self.path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _cursor(self) -> duckdb.DuckDBPyConnection:
+        with self._cursor_lock:
+            if not self._open:
+                raise StoreClosed(f"{self.path} was closed")
+            return self._connection.cursor()
+
+    def _writing_thread(self) -> Writer:
+        if self._writer is None:
+            raise StoreError(f"{self.path} was opened read-only")
+        return self._writer
+
+
+def _picked(iteration: int | None, arm: str | None) -> tuple[str, list[object]]:
+    rest = (
+        "WHERE ($1 IS NULL OR iteration = $1) AND ($2 IS NULL OR arm = $2) "
+        "ORDER BY iteration, arm, agent, role DESC, created_at"
+    )
+    return rest, [iteration, arm]
+
+
+def _one(found: Sequence[R]) -> R | None:
+    return found[0] if found else None

@@ -1,0 +1,285 @@
+"""One frozen row type per table; field names are column names.
+
+Convention of `iteration`: in split "train", iteration k is the k-th pass of debate → fine-tuning
+(1..L), debated by the society tuned k−1 times. In split "eval", iteration k is the society after k
+passes (0 = untuned). Agents and rounds count from 1. Times are UTC.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Literal
+
+Split = Literal["train", "eval"]
+Decoding = Literal["sampled", "greedy"]
+TurnKind = Literal["answer", "summary"]
+AgentRole = Literal["generator", "critic"]
+Learn = Literal["final", "all"]
+StoredJobStatus = Literal[
+    "intent", "submitted", "running", "succeeded", "failed", "cancelled", "skipped"
+]
+
+
+def utc_now() -> datetime:
+    """The present moment, with time zone, to the microsecond."""
+    return datetime.now(UTC)
+
+
+def turn_key(
+    iteration: int,
+    split: str,
+    arm: str,
+    decoding: str,
+    question_id: str,
+    agent: int,
+    round: int,
+    kind: str,
+) -> str:
+    """The canonical name of a turn within a run; equal keys are the same turn."""
+    key = (iteration, split, arm, decoding, question_id, agent, round, kind)
+    return json.dumps(key, separators=(",", ":"))
+
+
+def turn_id_of(key: str) -> int:
+    """63-bit hash of a `turn_key`: the first 8 bytes of its BLAKE2b, without the sign bit."""
+    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") & 0x7FFF_FFFF_FFFF_FFFF
+
+
+def content_sha256(messages: str, response: str) -> str:
+    """SHA-256 (hex) of what a turn teaches: the messages as sent, a line feed, the response.
+
+    JSON has no raw line feed inside strings and is stored on one line, so the pair is unambiguous.
+    """
+    return hashlib.sha256(f"{messages}\n{response}".encode(errors="surrogatepass")).hexdigest()
+
+
+def messages_json(messages: Sequence[Mapping[str, str]]) -> str:
+    """A conversation as stored: a JSON list of {"role", "content"}, text unescaped, one line."""
+    plain = [{"role": message["role"], "content": message["content"]} for message in messages]
+    return json.dumps(plain, ensure_ascii=False)
+
+
+def storable(text: str) -> str:
+    """`text` with lone surrogates, which no UTF-8 file can hold, replaced by U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question. `gold` None where unknown; `iteration` set where questions are fresh per pass.
+
+    `position` orders the questions of a split; `meta` is a JSON object of the task's own facts.
+    """
+
+    question_id: str
+    task: str
+    split: Split
+    question: str
+    gold: str | None = None
+    iteration: int | None = None
+    position: int = 0
+    meta: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One response of one agent in one round, or one summary written for that agent and round.
+
+    `messages` is the conversation as sent (JSON list), `response` the text that came back, `answer`
+    the parsed answer or None; a truncated response (finish_reason "length") has no answer.
+    `latency_ms` in milliseconds; `error` says why there is no response
+    where `finish_reason` is "error". `turn_id` and `sha256` follow from the other fields.
+    """
+
+    iteration: int
+    split: Split
+    arm: str
+    decoding: Decoding
+    question_id: str
+    agent: int
+    round: int
+    kind: TurnKind
+    model_id: str
+    messages: str
+    response: str
+    answer: str | None
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    latency_ms: float
+    error: str | None = None
+    created_at: datetime = field(default_factory=utc_now)
+    turn_id: int = field(init=False)
+    sha256: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "turn_id", turn_id_of(self.key))
+        object.__setattr__(self, "sha256", content_sha256(self.messages, self.response))
+
+    @property
+    def key(self) -> str:
+        """The turn's `turn_key`."""
+        return turn_key(
+            self.iteration,
+            self.split,
+            self.arm,
+            self.decoding,
+            self.question_id,
+            self.agent,
+            self.round,
+            self.kind,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """The majority vote of one debate in one round.
+
+    `answer` is the label: the plurality class as its first supporter wrote it, None where there is
+    none (no parsed answer, or a tie that is dropped). `votes` counts the plurality class's
+    supporters, also in a tie; `voters` the parsed answers. `correct` compares the label with gold:
+    None only where gold is unknown, False where there is gold and no label.
+    """
+
+    iteration: int
+    split: Split
+    arm: str
+    decoding: Decoding
+    question_id: str
+    round: int
+    answer: str | None
+    votes: int
+    voters: int
+    tie: bool
+    correct: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is known about one answer turn.
+
+    `agrees`: equivalent to the debate's label ŷ; False without a parsed answer; None where there
+    is no label. `correct`: equivalent to gold; False without a parsed answer; None without gold.
+    """
+
+    turn_id: int
+    agrees: bool | None
+    correct: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """One immutable training set of one agent's role; agent 0 is a model shared by all agents.
+
+    `examples` counts rows, of which `corrected` are from C− and `kept` from C+ (None for a
+    generator). `w` is the asked fraction of corrected rows; `learn` says which assistant turns bear
+    the loss; `note` tells what the reader must know. `sha256` covers the content in order.
+    """
+
+    dataset_id: str
+    iteration: int
+    arm: str
+    agent: int
+    role: AgentRole
+    examples: int
+    sha256: str
+    learn: Learn
+    seed: int
+    corrected: int | None = None
+    kept: int | None = None
+    w: float | None = None
+    max_examples: int | None = None
+    note: str | None = None
+    created_at: datetime = field(default_factory=utc_now)
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetExample:
+    """One row of a dataset: the turn that is learnt, at `position` (from 0)."""
+
+    dataset_id: str
+    turn_id: int
+    question_id: str
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One fine-tuning job. `job_id` is our unique name, `provider_job_id` the provider's.
+
+    Status "intent" is written before anything is submitted; "skipped" means that no job was needed
+    or possible and the old model stays, with the reason in `error`.
+    """
+
+    job_id: str
+    iteration: int
+    arm: str
+    agent: int
+    role: AgentRole
+    dataset_id: str
+    digest: str
+    status: StoredJobStatus
+    provider_job_id: str | None = None
+    raw_status: str | None = None
+    error: str | None = None
+    trained_tokens: int | None = None
+    created_at: datetime = field(default_factory=utc_now)
+    finished_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One model a run has used. `provider` is its address, `artifact` None for the bare base.
+
+    A tuned model names its parent, dataset and job; `sha256` is that of its artifact, where known.
+    """
+
+    model_id: str
+    provider: str
+    parent_id: str | None = None
+    artifact: str | None = None
+    sha256: str | None = None
+    dataset_id: str | None = None
+    job_id: str | None = None
+    iteration: int | None = None
+    arm: str | None = None
+    agent: int | None = None
+    role: AgentRole | None = None
+    created_at: datetime = field(default_factory=utc_now)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The run this file belongs to. `config` and `versions` are JSON objects."""
+
+    name: str
+    config: str
+    config_sha256: str
+    seed: int
+    versions: str
+    created_at: datetime = field(default_factory=utc_now)
+    finished_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPoint:
+    """One optimizer step of a job: mean loss in nats per learnt token, learning rate used."""
+
+    job_id: str
+    step: int
+    loss: float
+    learning_rate: float
+
+
+Row = (
+    Question | Turn | Vote | Verdict | Dataset | DatasetExample | Job | Model | Run | TrainingPoint
+)

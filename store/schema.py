@@ -1,0 +1,104 @@
+"""The database's own version: migrations applied in order, views replaced with the code's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.resources import files
+
+import duckdb
+
+from store.errors import StoreBroken, StoreNewer, StoreOutdated
+
+VIEWS = (
+    "generation_examples",
+    "critic_examples",
+    "accuracy",
+    "consensus",
+    "flips",
+    "pseudo_labels",
+    "progress",
+)
+
+_RECORD_TABLE = """
+CREATE TABLE IF NOT EXISTS schema_migrations (
+    version    INTEGER PRIMARY KEY,
+    name       VARCHAR NOT NULL,
+    applied_at TIMESTAMP NOT NULL
+)
+"""
+
+
+def migrations() -> list[tuple[int, str, str]]:
+    """Every migration as (version, name, SQL), oldest first."""
+    return sorted(_migrations())
+
+
+def _migrations() -> Iterator[tuple[int, str, str]]:
+    for entry in files("store").joinpath("migrations").iterdir():
+        if entry.name.endswith(".sql"):
+            number, _, rest = entry.name.removesuffix(".sql").partition("_")
+            yield int(number), rest, entry.read_text(encoding="utf-8")
+
+
+def view_sql(name: str) -> str:
+    """The SELECT behind a view, with its header comment."""
+    return files("store").joinpath("views", f"{name}.sql").read_text(encoding="utf-8")
+
+
+def prepare(connection: duckdb.DuckDBPyConnection, path: str) -> None:
+    """Bring a writable database to this version; a new file gets everything.
+
+    Raises `StoreNewer` and `StoreBroken`, and then leaves the file as it was.
+    """
+    known = migrations()
+    found = check(connection, path)
+    with _transaction(connection):
+        connection.execute(_RECORD_TABLE)
+        for version, name, sql in known:
+            if version > found:
+                connection.execute(sql)
+                connection.execute(
+                    "INSERT INTO schema_migrations VALUES (?, ?, now() AT TIME ZONE 'UTC')",
+                    [version, name],
+                )
+        for view in VIEWS:
+            connection.execute(f"CREATE OR REPLACE VIEW {view} AS {view_sql(view)}")
+
+
+def check(connection: duckdb.DuckDBPyConnection, path: str, *, read_only: bool = False) -> int:
+    """The file's schema version (0 for an empty file); raises if this software cannot use it."""
+    newest = migrations()[-1][0]
+    tables = {
+        name
+        for (name,) in connection.execute(
+            "SELECT table_name FROM duckdb_tables() WHERE NOT internal"
+        ).fetchall()
+    }
+    if "schema_migrations" not in tables:
+        if tables or read_only:
+            raise StoreBroken(f"{path} is a DuckDB file, but not one of a run; choose another path")
+        return 0
+    row = connection.execute("SELECT max(version) FROM schema_migrations").fetchone()
+    found = int(row[0] or 0) if row else 0
+    if found > newest:
+        raise StoreNewer(
+            f"{path} has schema version {found}, this software knows up to {newest}; "
+            "upgrade the software, or use the version that wrote the file"
+        )
+    if read_only and found < newest:
+        raise StoreOutdated(
+            f"{path} has schema version {found}, this software needs {newest}; "
+            "open it once for writing, which brings it up to date"
+        )
+    return found
+
+
+class _transaction:
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        self._connection.execute("BEGIN")
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._connection.execute("ROLLBACK" if kind else "COMMIT")

@@ -1,0 +1,79 @@
+-- accuracy: how often answers equal gold, with 95 % intervals.
+-- Grain: one row per iteration, arm, split, decoding, measure, agent and round, where gold is known.
+-- measure: 'single' (an agent's own answers; agent NULL = all agents together), 'majority'
+--   (round-1 vote), 'consensus' (vote of the last round). No answer and no consensus are wrong.
+-- Columns: correct, total (answers, or votes), questions (distinct ones), accuracy (share 0..1),
+--   standard_error (share), ci_low and ci_high (Wilson, share). Error and interval count questions,
+--   not answers, because agents' answers to one question are not independent.
+WITH marks AS NOT MATERIALIZED (
+    SELECT iteration, arm, split, decoding, 'single' AS measure, agent, round, question_id,
+        v.correct
+    FROM turns
+    JOIN verdicts AS v USING (turn_id)
+    WHERE kind = 'answer' AND v.correct IS NOT NULL
+),
+
+single_agents AS (
+    SELECT iteration, arm, split, decoding, measure, agent, round,
+        count_if(correct) AS correct, count(*) AS total, count(*) AS questions
+    FROM marks
+    GROUP BY ALL
+),
+
+all_agents AS (
+    SELECT iteration, arm, split, decoding, measure, NULL::INTEGER AS agent, round,
+        sum(correct)::BIGINT AS correct, sum(total)::BIGINT AS total, max(questions) AS questions
+    FROM single_agents
+    GROUP BY ALL
+),
+
+vote_marks AS NOT MATERIALIZED (
+    SELECT iteration, arm, split, decoding, round, correct,
+        max(round) OVER (PARTITION BY iteration, arm, split, decoding, question_id) AS last_round
+    FROM votes
+    WHERE correct IS NOT NULL
+),
+
+votes_counted AS (
+    SELECT iteration, arm, split, decoding, 'majority' AS measure, NULL::INTEGER AS agent, round,
+        count_if(correct) AS correct, count(*) AS total, count(*) AS questions
+    FROM vote_marks
+    WHERE round = 1
+    GROUP BY ALL
+    UNION ALL
+    SELECT iteration, arm, split, decoding, 'consensus' AS measure, NULL::INTEGER AS agent,
+        max(round) AS round,
+        count_if(correct) AS correct, count(*) AS total, count(*) AS questions
+    FROM vote_marks
+    WHERE round = last_round
+    GROUP BY iteration, arm, split, decoding
+),
+
+counted AS (
+    SELECT * FROM single_agents
+    UNION ALL SELECT * FROM all_agents
+    UNION ALL SELECT * FROM votes_counted
+),
+
+rates AS (
+    SELECT *, correct / total AS p, questions::DOUBLE AS n, 1.959963984540054 AS z FROM counted
+)
+
+SELECT
+    iteration,
+    arm,
+    split,
+    decoding,
+    measure,
+    agent,
+    round,
+    correct,
+    total,
+    questions,
+    p AS accuracy,
+    sqrt(p * (1 - p) / n) AS standard_error,
+    greatest(0, (p + z * z / (2 * n) - z * sqrt(p * (1 - p) / n + z * z / (4 * n * n)))
+        / (1 + z * z / n)) AS ci_low,
+    least(1, (p + z * z / (2 * n) + z * sqrt(p * (1 - p) / n + z * z / (4 * n * n)))
+        / (1 + z * z / n)) AS ci_high
+FROM rates

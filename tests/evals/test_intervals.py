@@ -1,0 +1,100 @@
+from math import sqrt
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from evals.intervals import mcnemar, paired_right, paired_shares, rate, wilson
+
+
+@given(st.integers(1, 2000), st.floats(0, 1))
+def test_wilson_agrees_with_scipy(total: int, share: float) -> None:
+    right = round(share * total)
+    expected = stats.binomtest(right, total).proportion_ci(0.95, method="wilson")
+    assert wilson(right / total, total) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+@given(st.integers(0, 300), st.integers(0, 300))
+def test_mcnemar_agrees_with_scipy(gained: int, lost: int) -> None:
+    expected = stats.binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
+    assert mcnemar(gained, lost) == pytest.approx(expected)
+
+
+def test_rate_of_right_or_wrong_is_wilsons() -> None:
+    found = rate([1.0] * 30 + [0.0] * 10)
+    assert (found.value, found.total) == (0.75, 40)
+    assert (found.low, found.high) == pytest.approx(wilson(0.75, 40))
+
+
+def test_agents_that_always_agree_add_nothing_to_the_interval() -> None:
+    together = rate([1.0] * 30 + [0.0] * 10)
+    assert rate([1.0] * 30 + [0.0] * 10) == together
+    spread = rate([2 / 3] * 20 + [1.0] * 10 + [2 / 3, 1 / 3] * 5)
+    alone = wilson(spread.value, spread.total)
+    assert alone[0] < spread.low < spread.value < spread.high < alone[1]
+
+
+def test_rate_of_equal_parts_has_an_interval() -> None:
+    found = rate([2 / 3] * 50)
+    assert found.low < 2 / 3 < found.high
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=80))
+def test_paired_right_is_consistent(pairs: list[tuple[bool, bool]]) -> None:
+    before, after = [a for a, _ in pairs], [b for _, b in pairs]
+    change = paired_right(before, after)
+    assert change.gained is not None
+    assert change.lost is not None
+    assert change.difference == pytest.approx((change.gained - change.lost) / len(pairs))
+    assert -1 <= change.low <= change.difference + 1e-12
+    assert change.difference - 1e-12 <= change.high <= 1
+    turned = paired_right(after, before)
+    assert (turned.low, turned.high) == pytest.approx((-change.high, -change.low))
+
+
+def test_paired_interval_covers_the_truth_and_is_narrower_than_unpaired() -> None:
+    draw = np.random.default_rng(1)
+    cells, size, trials = [0.5, 0.08, 0.2, 0.22], 300, 400
+    covered = narrower = 0
+    for _ in range(trials):
+        kinds = draw.choice(4, size=size, p=cells)
+        before, after = np.isin(kinds, (0, 1)), np.isin(kinds, (0, 2))
+        change = paired_right([bool(b) for b in before], [bool(a) for a in after])
+        covered += change.low <= cells[2] - cells[1] <= change.high
+        apart = 1.96 * sqrt(sum(x.mean() * (1 - x.mean()) / size for x in (before, after)))
+        narrower += change.high - change.low < 2 * apart
+    assert 0.92 <= covered / trials <= 0.985
+    assert narrower == trials
+
+
+def test_newcombes_published_example() -> None:
+    """Newcombe 1998, table II, (e, f, g, h) = (36, 12, 2, 0): method 10 gives 0.0569 to 0.3404."""
+    both, lost, gained = 36, 2, 12
+    before = [True] * (both + lost) + [False] * gained
+    after = [True] * both + [False] * lost + [True] * gained
+    change = paired_right(before, after)
+    assert (change.low, change.high) == pytest.approx((0.0569, 0.3404), abs=1e-4)
+
+
+def test_paired_shares_agree_with_the_normal_interval() -> None:
+    draw = np.random.default_rng(0)
+    before, after = draw.integers(0, 4, 200) / 3, draw.integers(1, 4, 200) / 3
+    change = paired_shares(list(before), list(after))
+    expected = stats.norm.interval(
+        0.95, loc=(after - before).mean(), scale=stats.sem(after - before)
+    )
+    assert (change.low, change.high) == pytest.approx(expected)
+    assert change.p_value is None
+
+
+def test_what_cannot_be_compared_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one question"):
+        rate([])
+    with pytest.raises(ValueError, match="at least one question"):
+        paired_right([], [])
+    with pytest.raises(ValueError, match="at least two questions, got 1"):
+        paired_shares([1.0], [1.0])
+    with pytest.raises(ValueError, match="longer than"):
+        paired_right([True], [True, False])

@@ -1,0 +1,383 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from finetune.datasets import DatasetRules, build_all
+from finetune.errors import JobChanged, SubmissionUnknown
+from finetune.jobs import Kept, Polling, TuningFailed, TuningPlan, tune
+from providers.base import (
+    Capabilities,
+    Completion,
+    FinetuneSpec,
+    Hyperparameters,
+    JobHandle,
+    JobState,
+    Message,
+    ModelRef,
+    Provider,
+    Request,
+    Score,
+    TrainingPoint,
+)
+from providers.errors import (
+    AmbiguousSubmission,
+    AuthenticationFailed,
+    InvalidTrainingData,
+    Overloaded,
+    Unsupported,
+)
+from store.ledger import Store
+
+BASE = ModelRef("base", "vendor:base")
+OWNERS = [(agent, role) for role in ("generator", "critic") for agent in (1, 2)]
+TWO_AT_A_TIME = Capabilities(finetune=True, score=False, sampling_seed=False, max_parallel_jobs=2)
+FAST = Polling(first_s=0.001, longest_s=0.002, patience=3)
+
+
+@dataclass
+class Vendor:
+    """The far side: its jobs outlive connections and crashes."""
+
+    jobs: dict[str, FinetuneSpec] = field(default_factory=dict)
+    polls: dict[str, int] = field(default_factory=dict)
+    submitted: list[str] = field(default_factory=list)
+    fail: dict[str, str] = field(default_factory=dict)
+
+
+class Crash(BaseException):
+    """Stands for kill -9: no handler may see it."""
+
+
+@dataclass
+class Connection:
+    """A provider over `Vendor`; `trouble` maps a call to the errors it meets, in order."""
+
+    vendor: Vendor
+    capabilities: Capabilities = TWO_AT_A_TIME
+    trouble: dict[str, list[BaseException | None]] = field(default_factory=dict)
+    polls_needed: int = 3
+    active: set[str] = field(default_factory=set)
+    most_active: int = 0
+
+    @property
+    def base(self) -> ModelRef:
+        return BASE
+
+    def _meet(self, call: str) -> None:
+        errors = self.trouble.get(call)
+        error = errors.pop(0) if errors else None
+        if error is not None:
+            raise error
+
+    async def submit(self, spec: FinetuneSpec) -> JobHandle:
+        self._meet("submit")
+        assert spec.name not in self.vendor.jobs, "submitted twice"
+        assert len(list(spec.examples)) == len(spec.examples) > 0
+        self.vendor.submitted.append(spec.name)
+        self.vendor.jobs[spec.name] = spec
+        self.active.add(spec.name)
+        self.most_active = max(self.most_active, len(self.active))
+        self._meet("submitted")
+        return self._handle(spec)
+
+    async def find(self, spec: FinetuneSpec) -> JobHandle | None:
+        self._meet("find")
+        known = self.vendor.jobs.get(spec.name)
+        return self._handle(spec) if known and known.digest == spec.digest else None
+
+    async def poll(self, handle: JobHandle) -> JobState:
+        self._meet("poll")
+        spec = self.vendor.jobs[handle.name]
+        count = self.vendor.polls[handle.name] = self.vendor.polls.get(handle.name, 0) + 1
+        points = tuple(TrainingPoint(step, 1 / step, 1e-4) for step in range(1, count + 1))
+        if count < self.polls_needed:
+            return JobState("running", "in_progress", count / self.polls_needed, points=points)
+        self.active.discard(handle.name)
+        if handle.name in self.vendor.fail:
+            reason = self.vendor.fail[handle.name]
+            return JobState("failed", "errored", error=reason, points=points)
+        return JobState(
+            "succeeded",
+            "done",
+            1.0,
+            model=ModelRef(f"tuned:{spec.name}", "vendor:base", f"ft:{spec.name}"),
+            artifact_sha256=spec.digest,
+            points=points,
+            trained_tokens=123,
+        )
+
+    def _handle(self, spec: FinetuneSpec) -> JobHandle:
+        return JobHandle(f"vendor-{spec.name}", spec.name, spec.digest)
+
+    async def cancel(self, handle: JobHandle) -> None: ...
+
+    async def serve(self, models: Sequence[ModelRef]) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def complete(self, request: Request) -> Completion:
+        raise NotImplementedError
+
+    async def score(self, model: ModelRef, messages: Sequence[Message], text: str) -> Score:
+        raise NotImplementedError
+
+
+@pytest.fixture
+def plans(store, debate_rows):
+    marks = [(True, True), (False, True), (True, True)]
+    store.write(*debate_rows({f"q{n}": [marks[n % 3], marks[(n + 1) % 3]] for n in range(9)}))
+    datasets = build_all(store, 1, "multiagent", OWNERS, DatasetRules())
+    return [
+        TuningPlan("demo", 1, "multiagent", *owner, BASE, datasets[owner], Hyperparameters())
+        for owner in OWNERS
+    ]
+
+
+def run(store, plans, provider, **options):
+    assert isinstance(provider, Provider)
+    return asyncio.run(tune(provider=provider, store=store, plans=plans, polling=FAST, **options))
+
+
+def test_every_model_is_tuned_and_leads_back_to_its_data(store, plans):
+    vendor, news = Vendor(), []
+    tuned = run(store, plans, Connection(vendor), on_progress=news.append)
+    assert list(tuned) == OWNERS
+    assert tuned.kept == ()
+    assert sorted(vendor.submitted) == sorted(plan.spec(store).name for plan in plans)
+    for plan in plans:
+        name = plan.spec(store).name
+        assert name == (f"demo-multiagent-a{plan.agent}-{plan.role}-it1-{plan.dataset.sha256[:8]}")
+        model = store.model(tuned[plan.owner].model_id)
+        assert model is not None
+        assert (model.parent_id, model.dataset_id, model.job_id) == (
+            "base",
+            plan.dataset.dataset_id,
+            name,
+        )
+        assert (model.iteration, model.arm, model.agent, model.role) == (
+            (1, "multiagent", *plan.owner)
+        )
+        assert model.sha256 == plan.spec(store).digest
+        assert tuned[plan.owner] == ModelRef(model.model_id, model.provider, model.artifact)
+        job = store.job(name)
+        assert job is not None
+        assert (job.status, job.raw_status, job.trained_tokens) == ("succeeded", "done", 123)
+        assert job.provider_job_id == f"vendor-{name}"
+        assert job.finished_at is not None
+        assert [point.step for point in store.training_points(name)] == [1, 2, 3]
+    assert store.model("base") is not None
+    assert store.rows(
+        "SELECT count(*) FROM models AS m LEFT JOIN models AS p ON p.model_id = m.parent_id "
+        "LEFT JOIN datasets AS d ON d.dataset_id = m.dataset_id "
+        "LEFT JOIN jobs AS j ON j.job_id = m.job_id "
+        "WHERE m.job_id IS NOT NULL AND (p.model_id IS NULL OR d.dataset_id IS NULL "
+        "OR j.job_id IS NULL)"
+    ) == [(0,)]
+    mine = [item.status for item in news if (item.agent, item.role) == (1, "critic")]
+    assert mine[0] == "intent"
+    assert mine[-1] == "succeeded"
+    assert max(item.loss for item in news if item.loss) == 1.0
+
+
+def test_tuning_again_asks_the_provider_for_nothing(store, plans):
+    vendor = Vendor()
+    first = run(store, plans, Connection(vendor))
+    nothing = {call: [AssertionError(call)] for call in ("submit", "find", "poll")}
+    again = run(store, plans, Connection(vendor, trouble=nothing))
+    assert again == first
+    assert len(vendor.submitted) == 4
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        {"find": [Crash()]},
+        {"submit": [Crash()]},
+        {"submitted": [Crash()]},
+        {"poll": [Crash()]},
+        {"poll": [None, None, Crash()]},
+        {"poll": [None] * 8 + [Crash()]},
+    ],
+)
+def test_a_crash_anywhere_is_resumed_without_submitting_twice(store, plans, trouble):
+    vendor = Vendor()
+    with pytest.raises(Crash):
+        run(store, plans, Connection(vendor, trouble=trouble))
+    path = store.path
+    store.close()
+    with Store.open(path) as reopened:
+        tuned = run(reopened, plans, Connection(vendor))
+        assert len(tuned) == 4
+        assert len(vendor.submitted) == len(set(vendor.submitted)) == 4
+        assert {job.status for job in reopened.jobs()} == {"succeeded"}
+        assert len(reopened.models(1)) == 4
+
+
+def test_the_intent_is_stored_before_anything_is_submitted(store, plans):
+    seen = []
+
+    class Watching(Connection):
+        async def submit(self, spec: FinetuneSpec) -> JobHandle:
+            job = store.job(spec.name)
+            seen.append((job.status, job.digest == spec.digest, job.provider_job_id))
+            return await super().submit(spec)
+
+    run(store, plans, Watching(Vendor()))
+    assert seen == [("intent", True, None)] * 4
+
+
+def test_an_interrupted_job_of_a_provider_that_forgets_is_submitted_again(store, plans):
+    vendor = Vendor()
+    with pytest.raises(Crash):
+        run(store, plans[:1], Connection(vendor, trouble={"poll": [None, Crash()]}))
+    (job,) = store.jobs()
+    assert job.status == "running"
+
+    class Forgetful(Connection):
+        async def find(self, spec: FinetuneSpec) -> JobHandle | None:
+            return None
+
+        async def poll(self, handle: JobHandle) -> JobState:
+            if handle.name not in self.vendor.jobs:
+                return JobState("failed", "lost", error="not known here")
+            return await super().poll(handle)
+
+    restarted = Vendor()
+    run(store, plans[:1], Forgetful(restarted))
+    assert restarted.submitted == vendor.submitted
+    assert [job.status for job in store.jobs()] == ["succeeded"]
+
+
+def test_a_job_that_the_provider_lists_late_is_adopted_by_its_id(store, plans):
+    vendor = Vendor()
+    with pytest.raises(Crash):
+        run(store, plans[:1], Connection(vendor, trouble={"poll": [None, Crash()]}))
+
+    class Late(Connection):
+        async def find(self, spec: FinetuneSpec) -> JobHandle | None:
+            return None
+
+    run(store, plans[:1], Late(vendor))
+    assert len(vendor.submitted) == 1
+
+
+def test_an_ambiguous_submission_is_looked_for_and_adopted(store, plans):
+    vendor = Vendor()
+    trouble: dict[str, list[BaseException | None]] = {"submitted": [AmbiguousSubmission("reset")]}
+    tuned = run(store, plans, Connection(vendor, trouble=trouble))
+    assert len(tuned) == 4
+    assert len(vendor.submitted) == 4
+
+
+def test_an_unknown_outcome_stops_and_is_never_sent_again_blindly(store, plans):
+    vendor = Vendor()
+    provider = Connection(vendor, trouble={"submit": [AmbiguousSubmission("connection reset")]})
+    with pytest.raises(TuningFailed, match=r"nobody knows whether job demo.*reset") as error:
+        run(store, plans[:1], provider)
+    assert isinstance(error.value.__cause__, SubmissionUnknown)
+    assert vendor.submitted == []
+    (job,) = store.jobs()
+    assert (job.status, job.raw_status) == ("intent", "ambiguous")
+    vendor.jobs[job.job_id] = plans[0].spec(store)
+    tuned = run(store, plans[:1], Connection(vendor))
+    assert len(tuned) == 1
+    assert vendor.submitted == []
+
+
+def test_a_failed_job_lets_the_others_finish_and_is_named(store, plans):
+    vendor = Vendor(fail={plans[3].spec(store).name: "loss is not a number"})
+    with pytest.raises(TuningFailed) as error:
+        run(store, plans, Connection(vendor))
+    message = str(error.value)
+    assert "agent 2, critic, iteration 1 of multiagent" in message
+    assert "loss is not a number" in message
+    assert "run again" in message
+    assert len(store.models(1)) == 3
+    (failed,) = [job for job in store.jobs() if job.status == "failed"]
+    assert (failed.agent, failed.role, failed.error) == (2, "critic", "loss is not a number")
+
+
+def test_running_again_makes_a_new_attempt_of_the_failed_job_only(store, plans):
+    vendor = Vendor(fail={plans[3].spec(store).name: "out of quota"})
+    with pytest.raises(TuningFailed):
+        run(store, plans, Connection(vendor))
+    tuned = run(store, plans, Connection(vendor))
+    assert len(tuned) == 4
+    assert vendor.submitted[4:] == [f"{plans[3].spec(store).name}-try2"]
+    assert len(store.models(1)) == 4
+    assert sorted(job.status for job in store.jobs()) == ["failed"] + ["succeeded"] * 4
+    assert run(store, plans, Connection(vendor)) == tuned
+    assert len(vendor.submitted) == 5
+
+
+def test_refused_data_is_a_failed_job(store, plans):
+    trouble: dict[str, list[BaseException | None]] = {"submit": [InvalidTrainingData("line 3")]}
+    with pytest.raises(TuningFailed, match="line 3"):
+        run(store, plans, Connection(Vendor(), trouble=trouble))
+    assert sorted(job.status for job in store.jobs()) == ["failed"] + ["succeeded"] * 3
+
+
+def test_passing_troubles_while_polling_are_waited_out(store, plans):
+    trouble = {"poll": [None, Overloaded("busy"), Overloaded("busy"), None]}
+    assert len(run(store, plans, Connection(Vendor(), trouble=trouble))) == 4
+    with pytest.raises(Overloaded):
+        run(
+            store,
+            [replace(plans[0], run="other")],
+            Connection(Vendor(), trouble={"poll": [Overloaded("busy")] * 10}),
+        )
+
+
+def test_what_is_fatal_for_the_run_stops_it(store, plans):
+    trouble: dict[str, list[BaseException | None]] = {"submit": [AuthenticationFailed("no key")]}
+    with pytest.raises(AuthenticationFailed):
+        run(store, plans, Connection(Vendor(), trouble=trouble))
+
+
+def test_too_few_examples_keep_the_old_model_and_say_so(store, plans):
+    news = []
+    capabilities = Capabilities(
+        finetune=True, score=False, sampling_seed=False, min_examples=7, max_parallel_jobs=2
+    )
+    counts = {plan.owner: plan.dataset.examples for plan in plans}
+    assert counts == {
+        (1, "generator"): 6,
+        (2, "generator"): 6,
+        (1, "critic"): 6,
+        (2, "critic"): 6,
+    }
+    vendor = Vendor()
+    provider = Connection(vendor, capabilities=capabilities)
+    tuned = run(store, plans, provider, on_progress=news.append)
+    assert set(tuned.values()) == {BASE}
+    assert tuned.kept[0] == Kept(1, "generator", "6 examples, the provider needs 7")
+    assert vendor.submitted == []
+    assert {(job.status, job.error) for job in store.jobs()} == {
+        ("skipped", "6 examples, the provider needs 7")
+    }
+    assert {item.reason for item in news} == {"6 examples, the provider needs 7"}
+
+
+def test_no_more_jobs_at_a_time_than_the_provider_allows(store, plans):
+    provider = Connection(Vendor())
+    run(store, plans, provider)
+    assert provider.most_active == 2
+
+
+def test_a_job_described_otherwise_is_refused(store, plans):
+    run(store, plans, Connection(Vendor()))
+    changed = replace(plans[0], hyperparameters=Hyperparameters(epochs=9))
+    with pytest.raises(JobChanged, match="agent 1, generator"):
+        run(store, [changed], Connection(Vendor()))
+
+
+def test_a_provider_that_cannot_tune_says_so(store, plans):
+    provider = Connection(
+        Vendor(), capabilities=Capabilities(finetune=False, score=False, sampling_seed=False)
+    )
+    with pytest.raises(Unsupported, match="vendor:base"):
+        run(store, plans, provider)

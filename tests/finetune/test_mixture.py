@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune.mixture import Mixture, mix
+
+COUNTS = st.integers(0, 60)
+SHARES = st.integers(0, 20).map(lambda number: number / 20)
+
+
+@pytest.mark.parametrize(
+    ("corrected", "kept", "w", "limit", "expected"),
+    [
+        (10, 100, 0.5, None, (10, 10)),
+        (100, 10, 0.5, None, (10, 10)),
+        (30, 100, 0.3, None, (30, 70)),
+        (10, 100, 0.3, None, (10, 23)),
+        (1, 1, 0.5, None, (1, 1)),
+        (1, 1, 0.3, None, (0, 1)),
+        (7, 9, 0.0, None, (0, 9)),
+        (7, 9, 1.0, None, (7, 0)),
+        (10, 100, 0.5, 11, (6, 5)),
+        (10, 100, 0.5, 1000, (10, 10)),
+        (0, 9, 0.5, None, (0, 9)),
+        (9, 0, 0.5, 4, (4, 0)),
+        (0, 0, 0.5, None, (0, 0)),
+    ],
+)
+def test_given_mixtures(corrected, kept, w, limit, expected):
+    mixture = mix(corrected, kept, w, limit)
+    assert (mixture.corrected, mixture.kept) == expected
+
+
+def test_an_empty_side_is_told_and_nothing_else():
+    assert "only kept" in str(mix(0, 9, 0.5).note)
+    assert "only kept" in str(mix(0, 9, 1.0).note)
+    assert "only corrected" in str(mix(9, 0, 0.5).note)
+    assert "only corrected" in str(mix(9, 0, 0.0).note)
+    assert mix(0, 9, 0.0) == Mixture(0, 9)
+    assert mix(9, 0, 1.0) == Mixture(9, 0)
+    assert mix(9, 9, 0.3).note is None
+    assert "no learnable" in str(mix(0, 0, 0.5).note)
+
+
+@given(COUNTS.filter(bool), COUNTS.filter(bool), SHARES)
+def test_the_largest_sample_with_the_fraction(corrected, kept, w):
+    mixture = mix(corrected, kept, w)
+    share = Fraction(repr(w))
+    total = mixture.corrected + mixture.kept
+    assert 0 <= mixture.corrected <= corrected
+    assert 0 <= mixture.kept <= kept
+    assert abs(mixture.corrected - share * total) <= Fraction(1, 2)
+    assert share * total <= corrected
+    assert (1 - share) * total <= kept
+    assert share * (total + 1) > corrected or (1 - share) * (total + 1) > kept
+
+
+@given(COUNTS, COUNTS, SHARES, st.integers(1, 50))
+def test_a_limit_keeps_the_fraction(corrected, kept, w, limit):
+    free, capped = mix(corrected, kept, w), mix(corrected, kept, w, limit)
+    total = capped.corrected + capped.kept
+    assert total == min(limit, free.corrected + free.kept)
+    assert capped.corrected <= corrected
+    assert capped.kept <= kept
+
+
+@pytest.mark.parametrize("w", [-0.1, 1.1, float("nan")])
+def test_a_fraction_outside_is_refused(w):
+    with pytest.raises(ValueError, match=r"0\.\.1"):
+        mix(1, 1, w)
+
+
+def test_a_limit_below_one_is_refused():
+    with pytest.raises(ValueError, match="max_examples"):
+        mix(1, 1, 0.5, 0)

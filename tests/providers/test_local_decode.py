@@ -1,0 +1,171 @@
+"""The decoding loop against transformers' own generate, and what it does with batches."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from providers.base import Message, Request
+from providers.local.factory import connect, locate
+from providers.local.settings import LocalSettings
+
+QUESTIONS = (
+    "What is the result of 3+4*2+9-1*5?",
+    "Why?",
+    "These are the solutions to the problem from other agents: one says 42, one says 41. Using the "
+    "reasoning from other agents as additional information, can you give an updated answer?",
+    "7*8",
+    "x" * 90,
+)
+
+
+def answers(base: Path, workdir: Path, requests: list[Request], **settings) -> list[str]:
+    """The texts a provider gives when all requests are waiting at once."""
+
+    async def main() -> list[str]:
+        provider = connect(str(base), {"threads": 1, **settings}, workdir)
+        try:
+            done = await asyncio.gather(*(provider.complete(request) for request in requests))
+        finally:
+            await provider.close()
+        return [completion.text for completion in done]
+
+    return asyncio.run(main())
+
+
+def generated(base: Path, questions: tuple[str, ...], adapter: Path | None = None) -> list[str]:
+    """What transformers' generate says greedily, one question at a time."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model = AutoModelForCausalLM.from_pretrained(base).eval()
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, adapter).eval()
+    texts = []
+    for question in questions:
+        chat = [{"role": "user", "content": question}]
+        prompt = tokenizer.apply_chat_template(
+            chat, add_generation_prompt=True, return_tensors="pt"
+        )
+        with torch.inference_mode():
+            out = model.generate(**prompt, do_sample=False, max_new_tokens=24)
+        said = out[0, prompt["input_ids"].shape[1] :]
+        texts.append(tokenizer.decode(said, skip_special_tokens=True))
+    return texts
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "neox", "mistral"])
+def test_greedy_answers_equal_generate_on_ragged_prompts(architecture, make_model, tmp_path, ask):
+    base = make_model(tmp_path / architecture, architecture)
+    requests = [ask(question) for question in QUESTIONS]
+    assert answers(base, tmp_path, requests) == generated(base, QUESTIONS)
+
+
+def test_mixed_adapters_give_what_each_gives_alone_and_in_peft(llama, adapters, ask):
+    names = [None, "a0", "a1", "a2"]
+    mixed = answers(
+        llama, adapters, [ask(question, name) for question in QUESTIONS for name in names]
+    )
+    said = {name: mixed[place :: len(names)] for place, name in enumerate(names)}
+    for name in names:
+        alone = answers(llama, adapters, [ask(question, name) for question in QUESTIONS])
+        folder = None if name is None else adapters / name
+        assert said[name] == alone == generated(llama, QUESTIONS, folder)
+    assert len({tuple(texts) for texts in said.values()}) == len(names)
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "mistral"])
+def test_adapters_mix_on_other_architectures(architecture, make_model, make_adapter, tmp_path, ask):
+    base = make_model(tmp_path / architecture, architecture)
+    adapter = make_adapter(tmp_path / "tuned", base, seed=1)
+    mixed = answers(
+        base, tmp_path, [ask(question, name) for question in QUESTIONS for name in (None, "tuned")]
+    )
+    assert mixed[::2] == generated(base, QUESTIONS)
+    assert mixed[1::2] == generated(base, QUESTIONS, adapter)
+
+
+def test_sampled_answers_do_not_depend_on_the_batch(llama, adapters, ask):
+    names = [None, "a0", "a1"]
+    requests = [
+        ask(
+            QUESTIONS[i % 5][: 3 + i],
+            names[i % 3],
+            key=f"q{i}",
+            temperature=1.0 if i % 4 else 0.0,
+            top_p=0.9 if i % 2 else 1.0,
+            seed=3,
+        )
+        for i in range(60)
+    ]
+    together = answers(llama, adapters, requests)
+    backwards = answers(llama, adapters, requests[::-1], max_batch_size=17)
+    alone = answers(llama, adapters, requests[:6], max_batch_size=1)
+    assert together == backwards[::-1]
+    assert together[:6] == alone
+    assert len(set(together)) > 50
+
+
+def test_rows_that_end_leave_and_others_take_their_place(llama):
+    from providers.base import Sampling
+    from providers.local.backbone import Backbone
+    from providers.local.decode import SlotDecoder
+    from providers.local.rows import Row
+
+    settings = LocalSettings(threads=1)
+    decoder = SlotDecoder(Backbone(locate(str(llama), settings), settings), 32, 4096)
+    lengths = [1 + i % 20 for i in range(48)]
+    rows = [
+        Row(tuple(range(5, 8 + i)), None, Sampling(temperature=0.0, max_tokens=lengths[i]), f"{i}")
+        for i in range(48)
+    ]
+    waiting, ended, most = list(rows), [], 0
+    while waiting or decoder.active:
+        joining = decoder.fitting(waiting) if waiting else []
+        if joining:
+            decoder.admit(joining)
+            waiting = [row for row in waiting if row not in joining]
+        most = max(most, decoder.active)
+        ended += decoder.step()
+    assert most <= 32
+    assert {row.key for row in ended} == {row.key for row in rows}
+    assert all(
+        len(row.answer) == n or row.finish == "stop" for row, n in zip(rows, lengths, strict=True)
+    )
+
+
+def test_long_newcomer_joins_a_few_stragglers(llama, ask):
+    requests = [ask("1+1", key=f"s{i}", max_tokens=40 if i == 0 else 4) for i in range(40)]
+    requests += [ask("y" * 200, key=f"l{i}", max_tokens=30) for i in range(10)]
+    joined = answers(llama, llama, requests, max_batch_size=40)
+    assert joined[0] == answers(llama, llama, requests[:1])[0]
+    assert joined[40] == answers(llama, llama, requests[40:41])[0]
+
+
+def test_finish_reasons_and_token_counts(llama, ask):
+    async def main():
+        provider = connect(str(llama), {"threads": 1}, llama)
+        requests = [ask("Why?", key=f"{i}", temperature=3.0, max_tokens=200) for i in range(40)]
+        done = await asyncio.gather(*(provider.complete(request) for request in requests))
+        await provider.close()
+        return done
+
+    done = asyncio.run(main())
+    assert {completion.finish_reason for completion in done} == {"stop", "length"}
+    for completion in done:
+        assert (completion.completion_tokens == 200) or completion.finish_reason == "stop"
+        assert completion.prompt_tokens == 1 + 4 + 1 + 1
+        assert "<|" not in completion.text
+
+
+def test_one_request_may_hold_a_whole_conversation(llama, ask):
+    turns = (
+        Message("system", "Be brief."),
+        Message("user", "1+1"),
+        Message("assistant", "3"),
+        Message("user", "Sure?"),
+    )
+    request = Request(ask("x").model, turns, ask("x").sampling, "k")
+    assert len(answers(llama, llama, [request])) == 1

@@ -1,0 +1,278 @@
+"""The provider as its callers see it: memory, errors, cancellation, scores, jobs, shutdown."""
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from providers.base import (
+    Example,
+    FinetuneSpec,
+    Hyperparameters,
+    Message,
+    ModelRef,
+    Provider,
+    Request,
+)
+from providers.errors import ContextOverflow, InvalidSettings, ModelNotFound, OutOfMemory, RunError
+from providers.local.factory import connect, locate
+from providers.local.models import Models
+from providers.local.settings import LocalSettings
+
+
+@pytest.fixture
+async def provider(llama, adapters):
+    provider = connect(str(llama), {"threads": 1}, adapters)
+    yield provider
+    await provider.close()
+
+
+def spec_for(provider, name: str, epochs: int = 1, start: ModelRef | None = None) -> FinetuneSpec:
+    example = Example((Message("user", "1+1"), Message("assistant", "2")), (1,))
+    how = Hyperparameters(
+        epochs=epochs, batch_size=4, learning_rate=1e-2, lora_rank=4, lora_alpha=8
+    )
+    return FinetuneSpec(name, start or provider.base, [example] * 8, "0" * 64, how)
+
+
+async def finish(provider, handle):
+    for _ in range(10_000):
+        state = await provider.poll(handle)
+        if state.done:
+            return state
+        await asyncio.sleep(0.02)
+    raise AssertionError(f"{handle} never ended")
+
+
+async def test_it_is_a_provider(provider):
+    assert isinstance(provider, Provider)
+    assert provider.capabilities.finetune
+    assert provider.capabilities.score
+
+
+async def test_memory_pressure_splits_the_batch(llama, adapters, ask):
+    from providers.local.engine import Engine
+
+    settings = LocalSettings(threads=1)
+    models = Models(locate(str(llama), settings), settings, adapters)
+    requests = [ask(f"{i}+{i}", key=f"{i}", temperature=1.0) for i in range(60)]
+
+    def answer_all() -> list[str]:
+        engine = Engine(models, settings)
+        futures = [engine.answer(request) for request in requests]
+        texts = [future.result(60).text for future in futures]
+        engine.close()
+        return texts
+
+    expected = answer_all()
+    seen = []
+
+    def small_device(module, args, kwargs):
+        rows = kwargs["input_ids"].shape[0]
+        seen.append(rows)
+        if rows > 16:
+            raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 1 PB")
+
+    hook = models.base.model.register_forward_pre_hook(small_device, with_kwargs=True)
+    assert answer_all() == expected
+    assert max(seen) > 16
+    assert seen[-1] <= 16
+    hook.remove()
+
+
+async def test_one_request_that_does_not_fit_fails_alone(llama, adapters, ask):
+    from providers.local.engine import Engine
+
+    settings = LocalSettings(threads=1)
+    models = Models(locate(str(llama), settings), settings, adapters)
+
+    def tiny_device(module, args, kwargs):
+        if kwargs["input_ids"].shape[1] > 50:
+            raise MemoryError("full")
+
+    models.base.model.base_model.register_forward_pre_hook(tiny_device, with_kwargs=True)
+    engine = Engine(models, settings)
+    small = [engine.answer(ask("1+1", key=f"{i}")) for i in range(5)]
+    large = engine.answer(ask("z" * 100, key="large"))
+    assert len({future.result(60).text for future in small}) == 1
+    with pytest.raises(OutOfMemory, match="'large'"):
+        large.result(60)
+    engine.close()
+
+
+async def test_a_small_budget_still_answers_everything(llama, adapters, ask):
+    requests = [ask("x" * (1 + i), key=f"{i}") for i in range(40)]
+    provider = connect(str(llama), {"threads": 1, "max_batch_tokens": 200}, adapters)
+    done = await asyncio.gather(*(provider.complete(request) for request in requests))
+    await provider.close()
+    assert all(completion.completion_tokens for completion in done)
+
+
+async def test_a_prompt_beyond_the_context_fails_and_an_answer_is_cut(provider, ask):
+    with pytest.raises(ContextOverflow, match="512"):
+        await provider.complete(ask("x" * 600))
+    done = await provider.complete(ask("x" * 500, max_tokens=100))
+    assert done.prompt_tokens + done.completion_tokens <= 512
+
+
+async def test_a_missing_adapter_fails_its_request_only(provider, ask):
+    bad, good = await asyncio.gather(
+        provider.complete(ask("1+1", "gone")), provider.complete(ask("1+1")), return_exceptions=True
+    )
+    assert isinstance(bad, ModelNotFound)
+    assert good.text
+
+
+async def test_scores_equal_a_direct_computation(llama, adapters, provider):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    texts = ["42", "The answer is 41, so \\boxed{41}.", "x" * 70]
+    messages = (Message("user", "What is 6*7?"),)
+    scores = await asyncio.gather(
+        *(
+            provider.score(ModelRef("m", "local:x", name), messages, text)
+            for name in (None, "a1")
+            for text in texts
+        )
+    )
+    tokenizer = AutoTokenizer.from_pretrained(llama)
+    models = [AutoModelForCausalLM.from_pretrained(llama)]
+    models.append(
+        PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(llama), adapters / "a1")
+    )
+    prompt = tokenizer("<|user|>What is 6*7?<|end|><|assistant|>")["input_ids"]
+    for model, found in zip(models, (scores[:3], scores[3:]), strict=True):
+        for text, score in zip(texts, found, strict=True):
+            answer = tokenizer(text)["input_ids"]
+            with torch.inference_mode():
+                logits = model.eval()(torch.tensor([prompt + answer])).logits[0]
+            expected = logits.log_softmax(-1)[
+                range(len(prompt) - 1, len(prompt + answer) - 1), answer
+            ]
+            assert score.token_ids == tuple(answer)
+            assert score.logprobs == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+async def test_a_cancelled_request_leaves_and_the_others_stay(provider, ask):
+    slow = asyncio.create_task(provider.complete(ask("slow", temperature=1.0, max_tokens=480)))
+    await asyncio.sleep(0.05)
+    slow.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await slow
+    assert (await provider.complete(ask("1+1"))).text
+
+
+async def test_close_cancels_what_waits_and_ends_the_thread(llama, adapters, ask):
+    provider = connect(str(llama), {"threads": 1}, adapters)
+    waiting = [
+        asyncio.create_task(provider.complete(ask("q", key=f"{i}", max_tokens=480)))
+        for i in range(20)
+    ]
+    await asyncio.sleep(0.02)
+    await provider.close()
+    done = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(result, RunError) or result.text for result in done)
+    assert any(isinstance(result, RunError) for result in done)
+    assert not any(thread.name == "local-model" for thread in threading.enumerate())
+    with pytest.raises(RunError, match="closed"):
+        await provider.complete(ask("q"))
+
+
+async def test_nothing_is_computed_while_nothing_is_asked(provider, ask):
+    await provider.complete(ask("1+1"))
+    before = time.process_time()
+    await asyncio.sleep(0.5)
+    assert time.process_time() - before < 0.1
+
+
+async def test_a_job_trains_and_its_model_answers(llama, tmp_path, ask):
+    provider = connect(str(llama), {"threads": 1}, tmp_path)
+    spec = spec_for(provider, "run-a1-generator-it1", epochs=20)
+    before = await provider.complete(ask("1+1"))
+    assert await provider.find(spec) is None
+    handle = await provider.submit(spec)
+    assert await provider.find(spec) == handle
+    state = await finish(provider, handle)
+    assert state.status == "succeeded", state.error
+    assert state.model.artifact == spec.name
+    assert len(state.points) == 40
+    assert state.points[-1].loss < state.points[0].loss
+    await provider.serve([state.model])
+    request = Request(state.model, (Message("user", "1+1"),), ask("x").sampling, "k")
+    assert (await provider.complete(request)).text == "2"
+    assert await provider.complete(ask("1+1")) != before  # latency differs
+    assert (await provider.complete(ask("1+1"))).text == before.text
+    await provider.close()
+
+    again = connect(str(llama), {"threads": 1}, tmp_path)
+    assert await again.find(spec) == handle
+    assert (await again.poll(handle)).artifact_sha256 == state.artifact_sha256
+    going_on = spec_for(again, "run-a1-generator-it2", start=state.model)
+    assert (await finish(again, await again.submit(going_on))).points[0].loss < state.points[0].loss
+    await again.close()
+
+
+async def test_a_fresh_job_depends_on_its_seed_alone(llama, tmp_path):
+    hashes = []
+    for place in ("one", "two"):
+        provider = connect(str(llama), {"threads": 1}, tmp_path / place)
+        state = await finish(provider, await provider.submit(spec_for(provider, "job")))
+        hashes.append(state.artifact_sha256)
+        await provider.close()
+    assert hashes[0] == hashes[1]
+
+
+async def test_a_full_fine_tune_is_a_model_of_its_own(llama, tmp_path, ask):
+    from dataclasses import replace
+
+    provider = connect(str(llama), {"threads": 1}, tmp_path)
+    spec = spec_for(provider, "full", epochs=20)
+    spec = replace(spec, hyperparameters=replace(spec.hyperparameters, method="full"))
+    before = await provider.complete(ask("1+1"))
+    state = await finish(provider, await provider.submit(spec))
+    assert state.status == "succeeded", state.error
+    await provider.serve([state.model])
+    base, tuned = await asyncio.gather(
+        provider.complete(ask("1+1")), provider.complete(ask("1+1", "full"))
+    )
+    assert (base.text, tuned.text) == (before.text, "2")
+    await provider.close()
+
+
+async def test_cancelled_and_failed_jobs_say_so(provider):
+    running = await provider.submit(spec_for(provider, "stopped", epochs=5000))
+    queued = await provider.submit(spec_for(provider, "queued"))
+    await provider.cancel(queued)
+    await asyncio.sleep(0.2)
+    await provider.cancel(running)
+    assert (await finish(provider, running)).status == "cancelled"
+    assert (await finish(provider, queued)).status == "cancelled"
+    lost = ModelRef("lost", provider.base.address, "lost")
+    failed = await finish(provider, await provider.submit(spec_for(provider, "bad", start=lost)))
+    assert failed.status == "failed"
+    assert "lost" in (failed.error or "")
+
+
+async def test_after_a_job_requests_are_answered_as_before(provider, ask):
+    before = await provider.complete(ask("1+1", "a0"))
+    handle = await provider.submit(spec_for(provider, "between", epochs=3))
+    during, _ = await asyncio.gather(provider.complete(ask("1+1", "a0")), finish(provider, handle))
+    assert during.text == before.text
+
+
+async def test_serving_drops_other_adapters(provider, adapters, ask):
+    said = [(await provider.complete(ask("Why?", name))).text for name in ("a0", "a1")]
+    await provider.serve([ModelRef("a1", provider.base.address, "a1")])
+    assert [(await provider.complete(ask("Why?", name))).text for name in ("a0", "a1")] == said
+    with pytest.raises(ModelNotFound):
+        await provider.serve([ModelRef("none", provider.base.address, "none")])
+
+
+async def test_a_device_that_is_not_there(llama, tmp_path, ask):
+    provider = connect(str(llama), {"device": "cuda:7"}, tmp_path)
+    with pytest.raises(InvalidSettings, match="cuda:7"):
+        await provider.complete(ask("1+1"))
+    await provider.close()

@@ -1,0 +1,122 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from society import config
+from society.config import Config, ConfigError
+
+SMALL = """
+model = "scripted:{script}"
+task.name = "arithmetic"
+train.questions = 10
+evaluation.questions = 10
+"""
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> str:
+    (tmp_path / "script.jsonl").write_text("")
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL.format(script=tmp_path / "script.jsonl"))
+    return str(path)
+
+
+def refused(source: str, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as error:
+        config.load(source, overrides)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("agents=3", "agents: unknown key"),
+        ("society.agent=3", "society.agent: unknown key"),
+        ("society.agents=0", "society.agents: Input should be greater than or equal to 1, got 0"),
+        ("society.rounds=0", "society.rounds: Input should be greater than or equal to 1, got 0"),
+        ("society.agents=three", "society.agents: Input should be a valid integer, got 'three'"),
+        ("society.agents=2.5", "society.agents: Input should be a valid integer, got 2.5"),
+        ("society.agents=1", "society.agents = 1 has nobody to debate with"),
+        ("society.others=shouted", "society.others: .*got 'shouted'"),
+        ("datasets.w=1.5", "datasets.w: .*less than or equal to 1, got 1.5"),
+        ("datasets.w=-0.1", "datasets.w: .*greater than or equal to 0, got -0.1"),
+        ("datasets.w=nan", "datasets.w: .*got nan"),
+        ("iterations=-1", "iterations: .*got -1"),
+        ("evaluation.decodings=[]", "evaluation.decodings: "),
+        ("model=embeded:", "unknown scheme 'embeded'"),
+        ("model=scripted:none.jsonl", "no script file 'none.jsonl'"),
+        ("model=local:/no/such/folder", "/no/such/folder"),
+        ("task.name=sums", "unknown task 'sums'; known tasks: arithmetic"),
+        ("task.low=20", "high = 10 is below low = 20"),
+        ("task.hihg=20", "task.hihg: unknown option of the task arithmetic"),
+        ("evaluation.questions=90000", "has 83187 eval questions over 1..10, 90000 are asked for"),
+        ("train.questions=90000", "has 83188 train questions over 1..10, 90000 are asked for"),
+        ("agents", "'agents' is not of the form key=value"),
+        ("=3", "'=3' is not of the form key=value"),
+        ("model.name=x", "'model' is a value, not a section"),
+    ],
+)
+def test_wrong_settings_are_named(small: str, override: str, message: str) -> None:
+    assert re.search(message, refused(small, override))
+
+
+def test_fresh_questions_must_last_for_all_iterations(small: str) -> None:
+    settings = ("train.fresh=true", "train.questions=30000", "iterations=3")
+    assert "90000 are asked for" in refused(small, *settings)
+    config.load(small, ("train.fresh=false", *settings[1:]))
+
+
+def test_every_problem_is_told_at_once(small: str) -> None:
+    message = refused(small, "society.agents=0", "datasets.w=2", "nonsense=1")
+    assert "3 problem(s)" in message
+    assert message.count("\n") == 3
+
+
+def test_broken_toml_names_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_text("model = \n")
+    assert "not valid TOML: Invalid value (at line 1" in refused(str(path))
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "bytes.toml"
+    path.write_bytes(b"\xff\xfe\x00")
+    assert "as UTF-8 text" in refused(str(path))
+
+
+def test_a_missing_file_lists_the_packaged_experiments() -> None:
+    assert "no experiment file 'nowhere.toml'" in refused("nowhere.toml")
+    assert "demo" in refused("nowhere.toml")
+
+
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "empty.toml"
+    path.write_text("")
+    message = refused(str(path))
+    assert "model: missing" in message
+    assert "task: missing" in message
+
+
+def test_overrides_are_toml_values_or_words(small: str) -> None:
+    loaded = config.load(
+        small, ("society.agents=5", "society.others=quoted", "evaluation.decodings=['greedy']")
+    )
+    assert loaded.society.agents == 5
+    assert loaded.society.others == "quoted"
+    assert loaded.evaluation.decodings == ("greedy",)
+
+
+def test_a_stored_config_is_the_same_config(small: str) -> None:
+    loaded = config.load(small, ("datasets.w=1", "finetune.learning_rate=1"))
+    assert Config.from_json(loaded.to_json()) == loaded
+    assert Config.from_json(loaded.to_json()).to_json() == loaded.to_json()
+
+
+def test_differences_name_key_and_both_values(small: str) -> None:
+    one = config.load(small).to_json()
+    other = config.load(small, ("datasets.w=0.25", "task.high=12")).to_json()
+    assert config.differences(one, other) == [
+        "datasets.w: stored 0.5, now 0.25",
+        "task.high: stored '(absent)', now 12",
+    ]

@@ -1,0 +1,245 @@
+"""The debate engine against the paper's Algorithm 1: scripted answers, a real store."""
+
+import asyncio
+import json
+from collections import Counter
+
+import pytest
+
+from evals.tasks.arithmetic import create
+from providers.base import Completion, Message, ModelRef, Request, Sampling
+from providers.errors import AuthenticationFailed, ContextOverflow
+from providers.scripted import ScriptedProvider
+from society import prompts
+from society.agents import Agent, Society
+from society.debate import Debate, Rules, Scope
+from store.ledger import Store
+from store.records import Model
+
+TASK = create({"seed": 3})
+SAMPLED = Sampling(temperature=1.0, max_tokens=64, seed=5)
+
+
+def rules(**changes):
+    known = {
+        "rounds": 2,
+        "others": "quoted",
+        "sampling": SAMPLED,
+        "summary_sampling": SAMPLED,
+        "drop_ties": True,
+    }
+    return Rules(**(known | changes))
+
+
+def society(size=3):
+    agents = tuple(
+        Agent(n, ModelRef(f"g{n}", "scripted:", f"g{n}"), ModelRef(f"c{n}", "scripted:", f"c{n}"))
+        for n in range(1, size + 1)
+    )
+    return Society(agents, ModelRef("scripted:", "scripted:"))
+
+
+def says(request: Request) -> str:
+    """Everybody says who they are and answers 7."""
+    return f"{request.model.model_id} of {request.key}: \\boxed{{7}}"
+
+
+async def debate(store, script, questions, *, split="train", known=(), **changes):
+    provider = ScriptedProvider(script)
+    engine = Debate(
+        society(changes.pop("size", 3)),
+        TASK,
+        {"scripted:": provider},
+        store,
+        Scope(1, split, "multiagent", "sampled"),
+        rules(**changes),
+        known=known,
+    )
+    finished = [q.question_id async for q in engine.run(questions)]
+    return provider, finished
+
+
+@pytest.fixture
+def store(tmp_path):
+    with Store.open(tmp_path / "run.duckdb") as opened:
+        yield opened
+
+
+async def test_a_quoted_debate_shows_each_agent_the_others_and_its_own_past(store):
+    question = TASK.questions("train", 0, 1)[0]
+    provider, _ = await debate(store, says, [question], rounds=3)
+    asked = {request.key.split("/", 2)[2]: request for request in provider.requests}
+    opening = Message("user", TASK.prompt(question.text))
+    answer = {key: says(request) for key, request in asked.items()}
+    last = asked["a2/r3/answer"]
+    assert last.model.model_id == "c2"
+    assert asked["a2/r1/answer"].model.model_id == "g2"
+    assert last.messages == (
+        opening,
+        Message("assistant", answer["a2/r1/answer"]),
+        Message(
+            "user",
+            prompts.quoted([answer["a1/r1/answer"], answer["a3/r1/answer"]], TASK.answer_form),
+        ),
+        Message("assistant", answer["a2/r2/answer"]),
+        Message(
+            "user",
+            prompts.quoted([answer["a1/r2/answer"], answer["a3/r2/answer"]], TASK.answer_form),
+        ),
+    )
+
+
+async def test_a_summary_is_written_by_the_base_for_each_agent_from_the_others(store):
+    question = TASK.questions("train", 0, 1)[0]
+    provider, _ = await debate(store, says, [question], others="summarized")
+    summaries = [r for r in provider.requests if r.key.endswith("summary")]
+    assert [r.model.model_id for r in summaries] == ["scripted:"] * 3
+    first = summaries[0].messages[0].content
+    assert "g2" in first
+    assert "g3" in first
+    assert "g1" not in first
+    second_round = next(r for r in provider.requests if r.key.endswith("a1/r2/answer"))
+    assert second_round.messages[-1].content == prompts.summarized(
+        says(summaries[0]), TASK.answer_form
+    )
+    kinds = Counter(store.rows("SELECT kind, agent FROM turns"))
+    assert kinds == Counter(
+        {("answer", n): 2 for n in (1, 2, 3)} | {("summary", n): 1 for n in (1, 2, 3)}
+    )
+
+
+async def test_what_is_stored_is_what_was_sent(store):
+    questions = TASK.questions("train", 0, 4)
+    provider, finished = await debate(store, says, questions, others="summarized")
+    assert sorted(finished) == sorted(q.question_id for q in questions)
+    stored = Counter(messages for (messages,) in store.rows("SELECT messages FROM turns"))
+    sent = Counter(
+        json.dumps([{"role": m.role, "content": m.content} for m in r.messages], ensure_ascii=False)
+        for r in provider.requests
+    )
+    assert stored == sent
+
+
+async def test_stored_turns_are_never_asked_again(store):
+    questions = TASK.questions("train", 0, 3)
+    calls = 0
+
+    def fails_in_the_middle(request):
+        nonlocal calls
+        calls += 1
+        if calls == 11:
+            raise AuthenticationFailed("the key was refused; set another one")
+        return says(request)
+
+    with pytest.raises(AuthenticationFailed):
+        await debate(store, fails_in_the_middle, questions)
+    # What was on its way when the run broke off is stored before this row.
+    await store.append(Model(model_id="m", provider="scripted:"))
+    stored = list(store.turns(1, "train", "multiagent", "sampled"))
+    provider, _ = await debate(store, says, questions, known=stored)
+    assert len(stored) + len(provider.requests) == 3 * 3 * 2
+    assert store.rows("SELECT count(*), count(DISTINCT turn_id) FROM turns") == [(18, 18)]
+    assert store.rows("SELECT count(*) FROM votes") == [(6,)]
+    assert store.rows("SELECT count(*), count(DISTINCT turn_id) FROM verdicts") == [(18, 18)]
+
+
+async def test_a_call_that_can_never_succeed_is_recorded_and_casts_no_vote(store):
+    question = TASK.questions("train", 0, 1)[0]
+
+    def script(request):
+        if request.key.endswith("a1/r1/answer"):
+            raise ContextOverflow("the prompt has 9 tokens too many; shorten it")
+        return says(request)
+
+    provider, _ = await debate(store, script, [question])
+    assert store.rows(
+        "SELECT response, answer, finish_reason, error FROM turns WHERE agent = 1 AND round = 1"
+    ) == [("", None, "error", "the prompt has 9 tokens too many; shorten it")]
+    assert store.rows("SELECT votes, voters FROM votes ORDER BY round") == [(2, 2), (3, 3)]
+    shown = (
+        next(r for r in provider.requests if r.key.endswith("a2/r2/answer")).messages[-1].content
+    )
+    assert "(no response)" in shown
+
+
+async def test_a_truncated_response_casts_no_vote(store):
+    question = TASK.questions("train", 0, 1)[0]
+
+    def script(request):
+        text = says(request)
+        return Completion(text, "length", 5, 5, 1.0) if "a3" in request.key else text
+
+    await debate(store, script, [question])
+    assert store.rows("SELECT DISTINCT voters FROM votes") == [(2,)]
+    assert store.rows(
+        "SELECT DISTINCT agrees FROM verdicts JOIN turns USING (turn_id) WHERE agent = 3"
+    ) == [(False,)]
+
+
+@pytest.mark.parametrize(
+    ("split", "drop", "agrees"),
+    [("train", True, None), ("train", False, True), ("eval", True, True)],
+)
+async def test_a_tie_is_left_out_of_training_unless_told_otherwise(store, split, drop, agrees):
+    question = TASK.questions(split, 0, 1)[0]
+
+    def everyone_differs(request):
+        return f"\\boxed{{{request.model.model_id[-1]}}}"
+
+    await debate(store, everyone_differs, [question], split=split, drop_ties=drop)
+    assert store.rows("SELECT DISTINCT answer, votes, tie FROM votes") == [
+        (None if agrees is None else "1", 1, True)
+    ]
+    assert store.rows(
+        "SELECT DISTINCT agrees FROM verdicts JOIN turns USING (turn_id) WHERE agent = 1"
+    ) == [(agrees,)]
+
+
+async def test_no_question_waits_for_another(store):
+    questions = TASK.questions("train", 0, 2)
+    slow, order = questions[0].question_id, []
+    release = asyncio.Event()
+
+    class Slow(ScriptedProvider):
+        async def complete(self, request):
+            if slow in request.key:
+                await release.wait()
+            return await super().complete(request)
+
+    engine = Debate(
+        society(),
+        TASK,
+        {"scripted:": Slow(says)},
+        store,
+        Scope(1, "train", "m", "sampled"),
+        rules(),
+    )
+    async for question in engine.run(questions):
+        order.append(question.question_id)
+        release.set()
+    assert order == [questions[1].question_id, slow]
+
+
+async def test_questions_in_flight_are_bounded(store):
+    busy: set[str] = set()
+    most = 0
+
+    def script(request):
+        nonlocal most
+        busy.add(request.key.split("/")[1])
+        most = max(most, len(busy - done))
+        return says(request)
+
+    done: set[str] = set()
+    engine = Debate(
+        society(),
+        TASK,
+        {"scripted:": ScriptedProvider(script)},
+        store,
+        Scope(1, "train", "m", "sampled"),
+        rules(questions_in_flight=2),
+    )
+    async for question in engine.run(TASK.questions("train", 0, 9)):
+        done.add(question.question_id)
+    assert len(done) == 9
+    assert most <= 2 + 1

@@ -1,0 +1,30 @@
+"""`society run` killed at twenty random moments; see `tests/kill_and_resume.py`."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "kill_and_resume.py"
+SMALL = (
+    "iterations=2",
+    "train.questions=24",
+    "evaluation.questions=6",
+    "finetune.generator_epochs=1",
+    "provider.threads=1",
+)
+
+
+@pytest.mark.timeout(540)
+def test_twenty_kills_change_nothing(tmp_path):
+    pytest.importorskip("torch")
+    settings = [f"--set={pair}" for pair in SMALL]
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "demo", "--kills=20", f"--folder={tmp_path}", *settings],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "20 kills" in done.stdout

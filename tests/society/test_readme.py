@@ -1,0 +1,93 @@
+"""Every command of the README, run as it stands, with the demo made small."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from society import config as experiments
+
+ROOT = Path(__file__).parents[2]
+SMALL = (
+    "iterations=1",
+    "train.questions=8",
+    "evaluation.questions=4",
+    "provider.threads=1",
+)
+
+
+def commands() -> list[str]:
+    blocks = re.findall(r"```console\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    assert all(line.startswith("$ ") for line in lines)
+    return [line.removeprefix("$ ") for line in lines]
+
+
+def society(command: str, folder: Path, *more: str) -> str:
+    program, *arguments = shlex.split(command)
+    assert program == ".venv/bin/society"
+    done = subprocess.run(
+        [sys.executable, "-c", "from society.cli import main; main()", *arguments, *more],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory) -> Path:
+    """A folder in which the demo has run, as `make demo` runs it, only smaller."""
+    pytest.importorskip("torch")
+    folder = tmp_path_factory.mktemp("readme")
+    recipe = subprocess.run(
+        ["make", "--dry-run", "--silent", "demo"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    demo = recipe.stdout.splitlines()[-1]
+    society(demo, folder, *(f"--set={pair}" for pair in SMALL))
+    return folder
+
+
+def test_make_demo_ends_with_a_table_and_a_report(workplace):
+    assert (workplace / "runs/demo/report.html").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if " demo" in c and "make" not in c])
+def test_a_command_on_the_demo(workplace, command):
+    assert society(command, workplace)
+
+
+def test_your_own_model(workplace):
+    from providers.embedded import MODEL_DIR
+
+    [command] = [c for c in commands() if "my-experiment" in c]
+    text = (ROOT / "README.md").read_text()
+    [line] = re.findall(r'^model = "local:.*$', text, re.MULTILINE)
+    demo = (ROOT / "society/configs/demo.toml").read_text()
+    own = demo.replace('model = "embedded:"', f'model = "local:{MODEL_DIR}"')
+    assert line.startswith('model = "local:')
+    assert own != demo
+    (workplace / "my-experiment.toml").write_text(own)
+    society(command, workplace, *(f"--set={pair}" for pair in SMALL))
+    assert (workplace / "runs/my-experiment/run.duckdb").exists()
+    shutil.rmtree(workplace / "runs/my-experiment")
+
+
+def test_no_command_is_left_untested():
+    tested = [c for c in commands() if " demo" in c or "my-experiment" in c]
+    assert commands() == tested
+
+
+def test_the_packaged_experiments_are_valid():
+    for name in experiments.packaged():
+        experiments.load(name)

@@ -1,0 +1,67 @@
+from fractions import Fraction
+from itertools import permutations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from society.voting import agrees, vote
+
+
+def same_number(a: str, b: str) -> bool:
+    return Fraction(a) == Fraction(b)
+
+
+def test_equal_numbers_vote_together_whatever_their_spelling():
+    tally = vote(["1/2", "0.5", "3"], same_number)
+    assert (tally.votes, tally.voters, tally.tie) == (2, 3, False)
+    assert tally.answer == "0.5"
+    assert agrees("2/4", tally, same_number)
+    assert not agrees("3", tally, same_number)
+
+
+def test_the_most_frequent_spelling_represents_its_class():
+    assert vote(["1/2", "1/2", "0.5"], same_number).answer == "1/2"
+
+
+def test_unreadable_answers_cast_no_vote():
+    tally = vote([None, "7", None], same_number)
+    assert (tally.answer, tally.votes, tally.voters, tally.tie) == ("7", 1, 1, False)
+    assert not agrees(None, tally, same_number)
+
+
+def test_nobody_answered():
+    tally = vote([None, None], same_number)
+    assert (tally.answer, tally.votes, tally.voters, tally.tie) == (None, 0, 0, False)
+    assert not agrees("7", tally, same_number)
+
+
+@pytest.mark.parametrize(
+    ("answers", "winner"),
+    [(["2", "1"], "2"), (["3", "1", "1", "3"], "3"), ([None, "9", "4"], "9")],
+)
+def test_a_tie_is_said_and_goes_to_the_lowest_agent(answers, winner):
+    tally = vote(answers, same_number)
+    assert tally.tie
+    assert tally.answer == winner
+
+
+ANSWERS = st.lists(st.sampled_from(["1", "2/2", "1.0", "2", "4/2", "3", None]), max_size=6)
+
+
+@given(ANSWERS)
+def test_the_order_of_agents_decides_nothing_but_ties(answers):
+    tally = vote(answers, same_number)
+    for order in list(permutations(answers))[:50]:
+        other = vote(order, same_number)
+        assert (other.votes, other.voters, other.tie) == (tally.votes, tally.voters, tally.tie)
+        if not tally.tie:
+            assert (other.answer, other.members) == (tally.answer, tally.members)
+
+
+def test_a_judge_that_is_not_transitive_gives_the_same_classes_in_any_order():
+    def near(a: str, b: str) -> bool:
+        return abs(int(a) - int(b)) <= 1
+
+    outcomes = {vote(order, near).members for order in permutations(["1", "2", "3", "9"])}
+    assert outcomes == {frozenset({"1", "2", "3"})}

@@ -1,0 +1,260 @@
+"""The dataset views against the method, derived again in plain Python from the debates."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from dataclasses import dataclass
+
+import duckdb
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from store import schema
+from store.ledger import Store
+from store.records import Turn, Verdict, Vote, messages_json
+
+Answer = str | None
+
+
+@dataclass(frozen=True)
+class Debate:
+    """answers[m][n]: what agent n+1 answered in round m+1."""
+
+    answers: tuple[tuple[Answer, ...], ...]
+    drop_ties: bool = True
+
+    @property
+    def label(self) -> Answer:
+        counts = Counter(answer for answer in self.answers[-1] if answer is not None)
+        if not counts:
+            return None
+        most = max(counts.values())
+        winners = [answer for answer in self.answers[-1] if counts.get(answer) == most]
+        return None if self.drop_ties and len(set(winners)) > 1 else winners[0]
+
+
+def expected_generation(debates):
+    return {
+        (agent, f"q{number}", 1)
+        for number, debate in enumerate(debates)
+        for agent, answer in enumerate(debate.answers[0], start=1)
+        if debate.label is not None and answer == debate.label
+    }
+
+
+def expected_critic(debates):
+    return {
+        (agent, f"q{number}", "kept" if first == final else "corrected", len(debate.answers))
+        for number, debate in enumerate(debates)
+        for agent, (first, final) in enumerate(
+            zip(debate.answers[0], debate.answers[-1], strict=True), start=1
+        )
+        if len(debate.answers) >= 2 and debate.label is not None and final == debate.label
+    }
+
+
+def rows_of(debates, arm, make_turn, **scope):
+    rows: list[object] = []
+    for number, debate in enumerate(debates):
+        question_id = f"q{number}"
+        for round, answers in enumerate(debate.answers, start=1):
+            counts = Counter(answer for answer in answers if answer is not None)
+            rows.append(
+                Vote(
+                    scope.get("iteration", 1),
+                    scope.get("split", "train"),
+                    arm,
+                    scope.get("decoding", "sampled"),
+                    question_id,
+                    round,
+                    debate.label if round == len(debate.answers) else None,
+                    max(counts.values(), default=0),
+                    sum(counts.values()),
+                    list(counts.values()).count(max(counts.values(), default=0)) > 1,
+                )
+            )
+            for agent, answer in enumerate(answers, start=1):
+                turn = make_turn(
+                    question_id,
+                    agent,
+                    round,
+                    arm=arm,
+                    answer=answer,
+                    finish_reason="stop" if answer else "length",
+                    messages=messages_json([{"role": "user", "content": f"{arm} {round} {agent}"}]),
+                    response=f"{arm} {question_id} {round} {agent}",
+                    **scope,
+                )
+                agrees = None if debate.label is None else answer == debate.label
+                rows += [turn, Verdict(turn.turn_id, agrees, None)]
+                if round > 1:
+                    rows.append(
+                        make_turn(question_id, agent, round, kind="summary", arm=arm, **scope)
+                    )
+    return rows
+
+
+def found_generation(store, arm):
+    return store.rows(
+        "SELECT g.agent, g.question_id, t.round, g.turn_id, g.messages, g.response, t.sha256, "
+        "g.sha256, g.messages = t.messages AND g.response = t.response "
+        "FROM generation_examples AS g JOIN turns AS t USING (turn_id) "
+        "WHERE g.arm = ? AND g.iteration = 1",
+        [arm],
+    )
+
+
+def found_critic(store, arm):
+    return store.rows(
+        "SELECT c.agent, c.question_id, c.change, t.round, c.sha256 = t.sha256 "
+        "AND c.messages = t.messages AND c.response = t.response "
+        "AND f.round = 1 AND f.agent = c.agent AND f.question_id = c.question_id "
+        "AND f.kind = 'answer' AND t.kind = 'answer' AND t.agent = c.agent "
+        "FROM critic_examples AS c JOIN turns AS t USING (turn_id) "
+        "JOIN turns AS f ON f.turn_id = c.first_turn_id WHERE c.arm = ? AND c.iteration = 1",
+        [arm],
+    )
+
+
+def check(store, debates, arm):
+    generation = found_generation(store, arm)
+    assert len(generation) == len({row[3] for row in generation})
+    assert {row[:3] for row in generation} == expected_generation(debates)
+    assert all(row[6] == row[7] and row[8] for row in generation)
+    critic = found_critic(store, arm)
+    assert len(critic) == len({row[:4] for row in critic})
+    assert {row[:4] for row in critic} == expected_critic(debates)
+    assert all(row[4] for row in critic)
+
+
+@st.composite
+def societies(draw):
+    agents = draw(st.integers(1, 5))
+    rounds = draw(st.integers(1, 4))
+    answers = st.sampled_from(["1", "2", "3", None])
+    one_round = st.tuples(*[answers] * agents)
+    debate = st.builds(Debate, st.tuples(*[one_round] * rounds), st.just(draw(st.booleans())))
+    return draw(st.lists(debate, min_size=1, max_size=8))
+
+
+@pytest.fixture(scope="module")
+def shared_store(tmp_path_factory):
+    with Store.open(tmp_path_factory.mktemp("views") / "run.duckdb") as opened:
+        yield opened
+
+
+arms = itertools.count()
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(debates=societies())
+def test_views_agree_with_the_method(shared_store, make_turn, debates):
+    arm = f"arm{next(arms)}"
+    shared_store.write(*rows_of(debates, arm, make_turn))
+    check(shared_store, debates, arm)
+
+
+GIVEN = [
+    Debate((("4", "4", "5"), ("4", "4", "4"))),
+    Debate((("5", "5", "4"), ("4", "4", "5"))),
+    Debate((("4", "5", None), ("4", "5", None))),
+    Debate((("4", "5", "6"), ("4", "5", "6")), drop_ties=False),
+    Debate(((None, None, None), (None, None, None))),
+    Debate(((None, "4", "4"), ("4", None, "4"))),
+]
+
+
+def test_given_debates(store, make_turn):
+    store.write(*rows_of(GIVEN, "multiagent", make_turn))
+    assert sorted(row[:2] for row in found_generation(store, "multiagent")) == [
+        (1, "q0"),
+        (1, "q3"),
+        (2, "q0"),
+        (2, "q5"),
+        (3, "q1"),
+        (3, "q5"),
+    ]
+    assert sorted(row[:3] for row in found_critic(store, "multiagent")) == [
+        (1, "q0", "kept"),
+        (1, "q1", "corrected"),
+        (1, "q3", "kept"),
+        (1, "q5", "corrected"),
+        (2, "q0", "kept"),
+        (2, "q1", "corrected"),
+        (3, "q0", "corrected"),
+        (3, "q5", "kept"),
+    ]
+    check(store, GIVEN, "multiagent")
+
+
+def test_three_rounds_compare_the_first_with_the_last(store, make_turn):
+    debates = [Debate((("4", "5"), ("5", "4"), ("4", "4")))]
+    store.write(*rows_of(debates, "multiagent", make_turn))
+    assert sorted(found_critic(store, "multiagent")) == [
+        (1, "q0", "kept", 3, True),
+        (2, "q0", "corrected", 3, True),
+    ]
+
+
+def test_one_round_teaches_no_critic(store, make_turn):
+    debates = [Debate((("4", "4"),))]
+    store.write(*rows_of(debates, "multiagent", make_turn))
+    assert found_critic(store, "multiagent") == []
+    assert len(found_generation(store, "multiagent")) == 2
+
+
+@pytest.mark.parametrize("scope", [{"split": "eval"}, {"decoding": "greedy"}, {"iteration": 2}])
+def test_only_the_sampled_training_debates_of_the_iteration_count(store, make_turn, scope):
+    store.write(*rows_of(GIVEN, "multiagent", make_turn, **scope))
+    assert found_generation(store, "multiagent") == []
+    assert found_critic(store, "multiagent") == []
+
+
+def test_a_debate_without_its_end_teaches_nothing(store, make_turn):
+    unfinished = [
+        row
+        for row in rows_of(GIVEN, "multiagent", make_turn)
+        if isinstance(row, Turn) and row.round == 1
+    ]
+    store.write(*unfinished)
+    assert found_generation(store, "multiagent") == []
+    assert found_critic(store, "multiagent") == []
+
+
+def test_an_agent_without_a_last_turn_is_not_judged_by_an_earlier_one(store, make_turn):
+    rows = rows_of([Debate((("4", "4"), ("4", "4"), ("4", "4")))], "multiagent", make_turn)
+    missing = {
+        row.turn_id for row in rows if isinstance(row, Turn) and (row.agent, row.round) == (2, 3)
+    }
+    store.write(*(row for row in rows if getattr(row, "turn_id", None) not in missing))
+    assert [row[:3] for row in found_critic(store, "multiagent")] == [(1, "q0", "kept")]
+
+
+@pytest.mark.parametrize("view", ["generation_examples", "critic_examples"])
+def test_gold_is_out_of_reach_of_a_dataset(store, view):
+    columns = ", ".join(
+        f"{name} {kind}"
+        for name, kind in store.rows(
+            "SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = 'turns'"
+        )
+    )
+    with duckdb.connect() as without_gold:
+        without_gold.execute(f"CREATE TABLE turns ({columns})")
+        without_gold.execute("CREATE TABLE verdicts (turn_id BIGINT, agrees BOOLEAN)")
+        assert without_gold.execute(schema.view_sql(view)).fetchall() == []
+
+
+def test_gold_changes_no_dataset(store, make_turn):
+    store.write(*rows_of(GIVEN, "multiagent", make_turn))
+    before = sorted(
+        found_generation(store, "multiagent") + found_critic(store, "multiagent"), key=str
+    )
+    store.transact(
+        lambda connection: connection.execute(
+            "UPDATE verdicts SET correct = turn_id % 2 = 0; UPDATE votes SET correct = false"
+        )
+    )
+    after = found_generation(store, "multiagent") + found_critic(store, "multiagent")
+    assert sorted(after, key=str) == sorted(before, key=str)

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import pytest
+from scipy.stats import binomtest
+
+from store.records import Verdict, Vote
+
+STAGE = (1, "eval", "multiagent", "sampled")
+COLUMNS = (
+    "SELECT measure, agent, round, correct, total, questions, accuracy, standard_error, ci_low, "
+    "ci_high FROM accuracy WHERE iteration = 1 AND split = 'eval' "
+    "ORDER BY measure, agent NULLS FIRST, round"
+)
+
+# Per question: per round the answers of two agents, and the vote's answer. Gold is always "4".
+ANSWERS = {
+    "q1": [(("4", "5"), "4"), (("4", "4"), "4")],
+    "q2": [(("5", "4"), "5"), (("4", "5"), "4")],
+    "q3": [((None, "5"), "5"), (("5", None), "5")],
+    "q4": [((None, None), None), ((None, None), None)],
+}
+
+
+@pytest.fixture
+def debated(store, make_turn):
+    rows: list[object] = []
+    for question_id, rounds in ANSWERS.items():
+        for round, (answers, label) in enumerate(rounds, start=1):
+            parsed = [answer for answer in answers if answer is not None]
+            votes = max((parsed.count(answer) for answer in parsed), default=0)
+            tie = len(set(parsed)) == 2
+            correct = label == "4"
+            rows.append(Vote(*STAGE, question_id, round, label, votes, len(parsed), tie, correct))
+            for agent, answer in enumerate(answers, start=1):
+                turn = make_turn(question_id, agent, round, split="eval", answer=answer)
+                rows += [turn, Verdict(turn.turn_id, answer == label, answer == "4")]
+    store.write(*rows)
+    return store
+
+
+def test_accuracy_counts_what_has_no_answer_as_wrong(debated):
+    counted = [row[:6] for row in debated.rows(COLUMNS)]
+    assert counted == [
+        ("consensus", None, 2, 2, 4, 4),
+        ("majority", None, 1, 1, 4, 4),
+        ("single", None, 1, 2, 8, 4),
+        ("single", None, 2, 3, 8, 4),
+        ("single", 1, 1, 1, 4, 4),
+        ("single", 1, 2, 2, 4, 4),
+        ("single", 2, 1, 1, 4, 4),
+        ("single", 2, 2, 1, 4, 4),
+    ]
+
+
+def test_intervals_are_wilsons_over_questions(debated):
+    for _, agent, _, correct, total, questions, accuracy, error, low, high in debated.rows(COLUMNS):
+        assert accuracy == correct / total
+        assert error == pytest.approx((accuracy * (1 - accuracy) / questions) ** 0.5)
+        if total == questions:
+            wilson = binomtest(correct, total).proportion_ci(0.95, method="wilson")
+            assert (low, high) == pytest.approx((wilson.low, wilson.high), abs=1e-9)
+        else:
+            assert agent is None
+
+
+@pytest.mark.parametrize(("correct", "total"), [(0, 7), (7, 7), (1, 300), (163, 300)])
+def test_wilson_at_the_edges(store, correct, total):
+    store.write(
+        *(
+            Vote(*STAGE, f"q{number}", 1, "4", 1, 1, False, number < correct)
+            for number in range(total)
+        )
+    )
+    wilson = binomtest(correct, total).proportion_ci(0.95, method="wilson")
+    for measure in ("majority", "consensus"):
+        ((low, high),) = store.rows(
+            "SELECT ci_low, ci_high FROM accuracy WHERE measure = ?", [measure]
+        )
+        assert (low, high) == pytest.approx((wilson.low, wilson.high), abs=1e-9)
+        assert 0 <= low <= high <= 1
+
+
+def test_without_gold_there_is_no_accuracy(store, make_turn):
+    turn = make_turn(split="eval")
+    store.write(turn, Verdict(turn.turn_id, True, None), Vote(*STAGE, "q1", 1, "4", 1, 1, False))
+    assert store.rows("SELECT * FROM accuracy") == []
+    assert store.rows("SELECT * FROM flips") == []
+
+
+def test_consensus_is_the_share_of_the_plurality(debated):
+    found = debated.rows(
+        "SELECT round, questions, mean_share, coverage, tie_rate FROM consensus ORDER BY round"
+    )
+    assert found == [
+        (1, 4, pytest.approx((1 / 2 + 1 / 2 + 1) / 3), 0.75, 0.5),
+        (2, 4, pytest.approx((1 + 1 / 2 + 1) / 3), 0.75, 0.25),
+    ]
+
+
+def test_flips_follow_each_agent_from_first_to_last_round(debated):
+    found = debated.rows(
+        "SELECT agent, conversations, wrong_to_right, right_to_wrong, stayed_right, stayed_wrong, "
+        "wrong_to_right_rate, right_to_wrong_rate FROM flips ORDER BY agent NULLS FIRST"
+    )
+    assert found == [
+        (None, 8, 2, 1, 1, 4, pytest.approx(2 / 6), 0.5),
+        (1, 4, 1, 0, 1, 2, pytest.approx(1 / 3), 0.0),
+        (2, 4, 1, 1, 0, 2, pytest.approx(1 / 3), 1.0),
+    ]
+
+
+def test_pseudo_labels_of_training_debates(store):
+    stage = (1, "train", "multiagent", "sampled")
+    store.write(
+        Vote(*stage, "q1", 1, "5", 2, 3, False, False),
+        Vote(*stage, "q1", 2, "4", 3, 3, False, True),
+        Vote(*stage, "q2", 2, "5", 2, 3, False, False),
+        Vote(*stage, "q3", 2, None, 1, 2, True, False),
+        Vote(*stage, "q4", 2, "7", 1, 2, True, None),
+        Vote(*STAGE, "q5", 2, "4", 1, 2, True, True),
+    )
+    assert store.rows("SELECT * FROM pseudo_labels") == [
+        (1, "multiagent", 4, 3, 0.75, 2, 0.5, 1, 0.5)
+    ]
+
+
+def test_progress_counts_turns_and_complete_debates(debated, make_turn):
+    debated.write(make_turn("q9", split="eval", kind="summary"))
+    ((*_, turns, summaries, prompt, completion, debates, started, last),) = debated.rows(
+        "SELECT * FROM progress"
+    )
+    assert (turns, summaries, prompt, completion, debates) == (16, 1, 170, 340, 4)
+    assert started == last == make_turn().created_at.replace(tzinfo=None)
