@@ -28,6 +28,7 @@ import duckdb
 from finetune.datasets import DatasetRules, build_all
 from finetune.mixture import mix
 from store.ledger import Store
+from store.packing import TABLES
 from store.records import Turn, messages_json
 from store.schema import migrations
 
@@ -41,7 +42,9 @@ MEMORY_GOAL_GB = 8.0
 # Four of five answers are right in round 1 and nearly nine of ten in round 2; one of fifty is
 # truncated. A right answer is "0", wrong ones are spread over six.
 _TURNS = """
-INSERT INTO turns
+INSERT INTO turns (turn_id, iteration, arm, split, decoding, question_id, agent, round, kind,
+    model_id, messages, response, answer, finish_reason, prompt_tokens, completion_tokens,
+    latency_ms, created_at, sha256)
 WITH drawn AS (
     SELECT q, agent, round, hash(q, agent, round, 'id') >> 1 AS turn_id,
         hash(q, agent, round) % 100 AS luck, 'arithmetic-' || q AS question_id
@@ -105,11 +108,9 @@ def measure_append(folder: Path, count: int) -> bool:
     few = turns[: max(BATCH, count // 60)]
     with _plain_table(folder / "plain.duckdb") as connection, _Clock() as plain:
         connection.execute("BEGIN")
-        marks = ", ".join("?" * len(astuple(few[0])))
+        columns = TABLES[Turn].columns
         connection.executemany(
-            f"INSERT INTO turns (iteration, split, arm, decoding, question_id, agent, round, kind, "
-            f"model_id, messages, response, answer, finish_reason, prompt_tokens, "
-            f"completion_tokens, latency_ms, created_at, turn_id, sha256) VALUES ({marks})",
+            f"INSERT INTO turns ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})",
             [_naive(turn) for turn in few],
         )
         connection.execute("COMMIT")

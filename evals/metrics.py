@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from evals import reading
 from evals.intervals import PairedDifference, Rate, paired_right, paired_shares, rate, wilson
 from store.ledger import Store
 
@@ -91,7 +90,7 @@ class Row:
 
 def table(store: Store, arm: str = ARM) -> list[Row]:
     """One row per evaluated society and decoding, in order."""
-    found = reading.rows(store, _EVALUATED, [arm])
+    found = store.rows(_EVALUATED, [arm])
     labels = {row.iteration: row for row in label_health(store, arm)}
     keys = sorted((int(i), DECODINGS.index(d)) for i, d in found)
     return [_row(store, arm, i, DECODINGS[d], labels.get(i)) for i, d in keys]
@@ -102,10 +101,10 @@ def by_question(
 ) -> dict[str, float]:
     """By evaluation question: 1 right, 0 wrong; for `single` the share of agents right."""
     if measure == "single":
-        rows = reading.rows(store, _SINGLE, [arm, decoding, iteration])
+        rows = store.rows(_SINGLE, [arm, decoding, iteration])
     else:
         vote_round = 1 if measure == "majority" else None
-        rows = reading.rows(store, _VOTE, [arm, decoding, iteration, vote_round, arm])
+        rows = store.rows(_VOTE, [arm, decoding, iteration, vote_round, arm])
     return {str(question): float(right) for question, right in rows}
 
 
@@ -141,9 +140,7 @@ def label_health(store: Store, arm: str = ARM) -> list[Labels]:
             coverage,
             ties,
         )
-        for iteration, questions, labelled, share, coverage, ties in reading.rows(
-            store, _LABELS, [arm]
-        )
+        for iteration, questions, labelled, share, coverage, ties in store.rows(_LABELS, [arm])
     ]
 
 
@@ -152,6 +149,6 @@ def _row(store: Store, arm: str, iteration: int, decoding: Decoding, labels: Lab
         rate(list(by_question(store, measure, decoding, iteration, arm).values()))
         for measure in MEASURES
     )
-    shares = reading.rows(store, _CONSENSUS_RATE, [arm, decoding, iteration])
+    shares = store.rows(_CONSENSUS_RATE, [arm, decoding, iteration])
     agreement = shares[0][0] if shares else None
     return Row(iteration, decoding, single, majority, consensus, agreement, labels)

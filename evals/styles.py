@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from evals import reading
 from evals.intervals import wilson
 from evals.metrics import ARM, Decoding
 from evals.tasks.base import Task
@@ -66,7 +65,7 @@ def use(
 ) -> dict[str, StyleUse]:
     """The styles of the agents' first answers to held-out questions; empty where none is known."""
     marks: defaultdict[str, list[bool]] = defaultdict(list)
-    for response, correct in reading.rows(store, _ANSWERS, [arm, decoding, iteration]):
+    for response, correct in store.rows(_ANSWERS, [arm, decoding, iteration]):
         marks[task.style(str(response)) or OTHER].append(bool(correct))
     if set(marks) <= {OTHER}:
         return {}

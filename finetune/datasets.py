@@ -135,15 +135,18 @@ def build_all(
         available = {(agent, role, side): count for agent, role, side, count in counts}
         planned = [_plan(iteration, arm, owner, rules, available) for owner in owners]
         digests = _choose(connection, planned, available)
+        fresh: list[Dataset] = []
         for dataset in planned:
             content = f"{dataset.learn}\n{digests.get(dataset.dataset_id, '')}"
             complete = replace(dataset, sha256=hashlib.sha256(content.encode()).hexdigest())
             stored = store.dataset(dataset.dataset_id)
-            if stored is not None:
+            if stored is None:
+                fresh.append(complete)
+            else:
                 _compare(stored, complete)
             built[dataset.agent, dataset.role] = stored or complete
         connection.execute(_KEEP_ROWS)
-        insert(connection, built.values())
+        insert(connection, fresh)
         connection.execute("DROP TABLE learnable; DROP TABLE quotas; DROP TABLE chosen")
 
     store.transact(work)

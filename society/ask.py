@@ -93,7 +93,7 @@ async def ask(
 
 def newest_iteration(store: Store) -> int:
     """The last iteration whose tuning is complete: its society has been evaluated. 0: untuned."""
-    [(newest,)] = reading.rows(store, _NEWEST, [ARM])
+    [(newest,)] = store.rows(_NEWEST, [ARM])
     return int(newest)
 
 

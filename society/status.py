@@ -133,7 +133,7 @@ def _show_stored(folder: RunFolder, store: Store, stream: TextIO) -> None:
     config = Config.from_json(run.config)
     values = [config.train.questions, config.evaluation.questions]
     order = ["debate", "finetune", "evaluate sampled", "evaluate greedy"]
-    stages = reading.rows(store, _STAGES, values)
+    stages = store.rows(_STAGES, values)
     stages.sort(key=lambda row: (row[0], order.index(row[1])))
     write(_COLUMNS, stages, "table", stream)
     summary.show(store, stream)

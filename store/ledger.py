@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import duckdb
 
@@ -113,12 +113,12 @@ class Store:
         """
         self._writing_thread().submit_work(work).result()
 
-    def rows(self, sql: str, params: Params | None = None) -> list[tuple[object, ...]]:
+    def rows(self, sql: str, params: Params | None = None) -> list[tuple[Any, ...]]:
         """All rows of a query over what is committed. Values belong into `params`."""
         with closing(self._cursor()) as cursor:
             return cursor.execute(sql, params).fetchall()
 
-    def stream(self, sql: str, params: Params | None = None) -> Iterator[tuple[object, ...]]:
+    def stream(self, sql: str, params: Params | None = None) -> Iterator[tuple[Any, ...]]:
         """Like `rows`, a few thousand at a time, from one consistent state of the database."""
         with closing(self._cursor()) as cursor:
             cursor.execute(sql, params)

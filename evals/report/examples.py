@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-from evals import reading
 from evals.metrics import ARM, Decoding
 from store.ledger import Store
 
@@ -132,8 +131,8 @@ def choose(
         for question in found[:per_kind]:
             iterations = (first, last) if both and first != last else (last,)
             debates = tuple(_debate(store, arm, decoding, i, question) for i in iterations)
-            [(text, gold)] = reading.rows(
-                store, "select question, gold from questions where question_id = ?", [question]
+            [(text, gold)] = store.rows(
+                "select question, gold from questions where question_id = ?", [question]
             )
             examples.append(Example(title, str(text), gold, debates))
     return examples
@@ -143,9 +142,7 @@ def _outcomes(
     store: Store, arm: str, decoding: Decoding, first: int, last: int
 ) -> dict[str, _Outcome]:
     found: dict[str, dict[int, tuple[bool, bool]]] = {}
-    for question, iteration, *votes in reading.rows(
-        store, _OUTCOMES, [arm, arm, decoding, first, last]
-    ):
+    for question, iteration, *votes in store.rows(_OUTCOMES, [arm, arm, decoding, first, last]):
         found.setdefault(str(question), {})[int(iteration)] = (bool(votes[0]), bool(votes[1]))
     complete = [q for q, seen in found.items() if first in seen and last in seen]
     complete.sort(key=lambda question: sha256(question.encode()).digest())
@@ -156,6 +153,6 @@ def _debate(store: Store, arm: str, decoding: Decoding, iteration: int, question
     where: Sequence[object] = [arm, decoding, iteration, question]
     return Debate(
         iteration,
-        tuple(Turn(*row) for row in reading.rows(store, _TURNS, where)),
-        tuple(Vote(*row) for row in reading.rows(store, _VOTES, where)),
+        tuple(Turn(*row) for row in store.rows(_TURNS, where)),
+        tuple(Vote(*row) for row in store.rows(_VOTES, where)),
     )

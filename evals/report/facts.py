@@ -151,7 +151,7 @@ def read(store: Store) -> Facts:
         headlines=_headlines(store, decodings, first, last),
         styles=_styles(store, config["task"], decodings, first, last),
         labels=metrics.label_health(store),
-        flips=[Flips(*row) for row in reading.rows(store, _FLIPS, [ARM])],
+        flips=[Flips(*row) for row in store.rows(_FLIPS, [ARM])],
         tunings=_tunings(store),
         costs=_costs(store),
         example_decoding=shown,
@@ -189,16 +189,16 @@ def _styles(
 
 
 def _tunings(store: Store) -> list[Tuning]:
-    return [Tuning(*row) for row in reading.rows(store, _JOBS, [ARM])]
+    return [Tuning(*row) for row in store.rows(_JOBS, [ARM])]
 
 
 def _costs(store: Store) -> list[Cost]:
     stages: dict[tuple[int, int, str], Cost] = {}
-    for iteration, split, decoding, *numbers in reading.rows(store, _DEBATE_COSTS, [ARM]):
+    for iteration, split, decoding, *numbers in store.rows(_DEBATE_COSTS, [ARM]):
         stage = "training debate" if split == "train" else f"evaluation, {decoding}"
         order = (iteration, 0 if split == "train" else 2, stage)
         stages[order] = Cost(iteration, stage, *numbers)
-    for iteration, jobs, tokens, seconds in reading.rows(store, _JOB_COSTS, [ARM]):
+    for iteration, jobs, tokens, seconds in store.rows(_JOB_COSTS, [ARM]):
         stages[iteration, 1, ""] = Cost(
             iteration, f"{jobs} fine-tuning jobs", None, None, None, tokens, seconds
         )

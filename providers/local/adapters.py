@@ -20,6 +20,7 @@ from torch import nn
 from providers.errors import ModelNotFound, Unsupported
 
 _PREFIX = "base_model.model."
+_MANY_ROWS = 64
 ROW_MULTIPLE = 16
 """Matrix products are only ever made of this many rows or a multiple, because their kernels treat
 left-over rows differently: with it a row's result has the same bits in any company (on the CPU)."""
@@ -111,13 +112,9 @@ class AdapterBank:
             rank = down_r_K.shape[0]
             alpha = config.alpha_pattern.get(path, config.lora_alpha)
             scale = alpha / (rank**0.5 if config.use_rslora else rank)
-            yield (
-                path,
-                _Factors(
-                    down_r_K.T.to(like.device, like.dtype).contiguous(),
-                    (up_N_r.T.float() * scale).to(like.device, like.dtype).contiguous(),
-                ),
-            )
+            down_K_r = _padded_rank(down_r_K).T
+            up_r_N = _padded_rank(up_N_r.T.float() * scale)
+            yield path, _Factors(_placed(down_K_r, like), _placed(up_r_N, like))
 
     def _hook(self, path: str) -> Any:
         def add_updates(
@@ -139,7 +136,21 @@ class AdapterBank:
 def _add(
     x_M_K: torch.Tensor, y_M_N: torch.Tensor, factors: _Factors, start: int, stop: int
 ) -> None:
+    """Add an adapter's update to rows start..stop of y, with the same bits in either way."""
+    aligned = start % ROW_MULTIPLE == 0 and stop % ROW_MULTIPLE == 0
+    if aligned or stop - start >= _MANY_ROWS:
+        y_M_N[start:stop].addmm_(x_M_K[start:stop] @ factors.down_K_r, factors.up_r_N)
+        return
     first = start - start % ROW_MULTIPLE
     last = stop + -stop % ROW_MULTIPLE
-    update = (x_M_K[first:last] @ factors.down_K_r) @ factors.up_r_N
-    y_M_N[start:stop] += update[start - first : stop - first]
+    update_M_N = (x_M_K[first:last] @ factors.down_K_r) @ factors.up_r_N
+    y_M_N[start:stop] += update_M_N[start - first : stop - first]
+
+
+def _placed(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return tensor.to(like.device, like.dtype).contiguous()
+
+
+def _padded_rank(factor: torch.Tensor) -> torch.Tensor:
+    """A (rank, width) factor with rows of zeros up to a multiple of `ROW_MULTIPLE`."""
+    return nn.functional.pad(factor, (0, 0, 0, -factor.shape[0] % ROW_MULTIPLE))

@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import logging
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ class Backbone:
             getattr(config, "max_position_embeddings", None) or self.tokenizer.model_max_length
         )
 
-    @property
+    @cached_property
     def ends(self) -> frozenset[int]:
         """Tokens that end an answer."""
         found: set[int] = set()

@@ -12,6 +12,7 @@ rounded up by their own length alone, and matrix products keep to `ROW_MULTIPLE`
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import groupby
 
 import numpy as np
@@ -21,7 +22,7 @@ from providers.local.adapters import ROW_MULTIPLE
 from providers.local.backbone import Backbone
 from providers.local.rows import Row, arrange, spans
 from providers.local.sampling import Choice, choose
-from providers.local.slots import Append, Prefill, SlotCache
+from providers.local.slots import Append, Filled, Prefill, SlotCache
 
 _PREFILL_TOKENS = 2048
 _SPARE = 8
@@ -166,15 +167,13 @@ class SlotDecoder:
             source_target = [(i, line) for i, lines in enumerate(batch.values()) for line in lines]
             source_R, target_R = torch.tensor(source_target, device=self._backbone.device).T
             self._cache.plan = Prefill(source_R, target_R)
-            ids_R_W = np.zeros((len(batch), width), np.int64)
+            prompts_R_W = np.zeros((len(batch), width), np.int64)
             for i, (_, prompt) in enumerate(batch):
-                ids_R_W[i, : len(prompt)] = prompt
-            with self._backbone.reading(), self._backbone.bank.applied(spans(adapters), len(batch)):
-                self._backbone.body(
-                    input_ids=torch.from_numpy(ids_R_W).to(self._backbone.device),
-                    past_key_values=self._cache,
-                    use_cache=True,
-                )
+                prompts_R_W[i, : len(prompt)] = prompt
+            ids_R_W = torch.from_numpy(prompts_R_W).to(self._backbone.device)
+            applied = self._backbone.bank.applied(spans(adapters), len(batch))
+            with suppress(Filled), self._backbone.reading(), applied:
+                self._backbone.body(input_ids=ids_R_W, past_key_values=self._cache, use_cache=True)
 
 
 _Prompt = tuple[str | None, tuple[int, ...]]

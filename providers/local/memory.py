@@ -29,7 +29,7 @@ def ran_out(error: BaseException) -> bool:
 
 
 def release(error: BaseException | None = None) -> None:
-    """Return to the device what torch keeps for later, and what the frames of `error` still hold."""
+    """Return to the device what torch keeps for later and what the frames of `error` hold."""
     if error is not None:
         traceback.clear_frames(error.__traceback__)
     gc.collect()

@@ -31,14 +31,21 @@ class Append:
     extent: int
 
 
+class Filled(Exception):
+    """The last layer has its keys and values; what it would go on to compute has no use."""
+
+
 class SlotCache(Cache):
-    """A transformers cache of `rows` lines of `slots` slots; set `plan` before every pass."""
+    """A transformers cache of `rows` lines of `slots` slots; set `plan` before every pass.
+
+    A pass that fills prompts is broken off with `Filled` in the last layer, which saves most of it.
+    """
 
     def __init__(self, layers: int) -> None:
         self.rows = 0
         self.slots = 0
         self.plan: Prefill | Append | None = None
-        self._lines = [_Lines(self) for _ in range(layers)]
+        self._lines = [_Lines(self, last=layer == layers - 1) for layer in range(layers)]
         super().__init__(layers=[*self._lines])
 
     def reshape(self, rows: int, slots: int, kept: int, extent: int) -> None:
@@ -65,9 +72,10 @@ class _Lines(CacheLayerMixin):  # type: ignore[no-untyped-call, unused-ignore]
 
     is_sliding = False
 
-    def __init__(self, cache: SlotCache) -> None:
+    def __init__(self, cache: SlotCache, last: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
         self._cache = cache
+        self._last = last
         self.storage: list[torch.Tensor] = []
         self.buffers: list[torch.Tensor] = []
 
@@ -88,6 +96,8 @@ class _Lines(CacheLayerMixin):  # type: ignore[no-untyped-call, unused-ignore]
             width = key_states.shape[2]
             for buffer, state in zip(self.buffers, (key_states, value_states), strict=True):
                 buffer[plan.target_R, :, :width] = state[plan.source_R]
+            if self._last:
+                raise Filled
             return key_states, value_states
         assert plan is not None
         rows = len(plan.slot_B)

@@ -105,7 +105,7 @@ def test_run_ends_with_the_table_and_the_report(society, config: Path, tmp_path:
 
 def test_a_run_that_is_not_watched_by_a_terminal_gives_plain_lines(society, config: Path) -> None:
     _, out, err = society("run", config)
-    assert "untuned society · evaluate sampled: 6 questions" in err
+    assert "untuned society · evaluate sampled: 36 turns" in err
     assert "\x1b" not in out + err
     assert "\r" not in out + err
 
