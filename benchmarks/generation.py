@@ -6,7 +6,8 @@ by side:
 
     ours      all questions and agents at once, three adapters mixed, through `Provider.complete`
     batched   `generate` of the bare base, the same prompts in order of arrival, the same batch size
-    single    `generate` with one question and one agent at a time, on a sample of the prompts
+    single    `generate` with one question and one agent at a time, each with its adapter in PEFT,
+              on a sample of the prompts
 
 Counts useful tokens, that is each answer up to its end, per second of wall clock, greedily. Checks
 that the engine's greedy text of the bare base is that of `generate`. Goals: 1.4 times batched, 20
@@ -51,7 +52,7 @@ BATCH = int(os.environ.get("BENCH_BATCH", "256"))
 TOKENS = int(os.environ.get("BENCH_TOKENS", "160"))
 AGENTS = 3
 REPEATS = 2
-ALONE = 12
+ALONE = 18
 GOALS = {"batched": 1.4, "single": 20.0}
 GREEDY = Sampling(temperature=0.0, max_tokens=TOKENS)
 
@@ -160,6 +161,27 @@ def generate(
     return Measured(tokens, seconds, cpu_seconds, tuple(texts))
 
 
+def one_by_one(
+    model: Any, tokenizer: Any, workdir: Path, prompts: Sequence[Conversation]
+) -> Measured:
+    """`generate` for one question and one agent at a time, each with its own adapter in PEFT."""
+    from peft import PeftModel
+
+    tuned: Any = PeftModel.from_pretrained(model, workdir / "agent0", adapter_name="agent0")
+    for agent in range(1, AGENTS):
+        tuned.load_adapter(workdir / f"agent{agent}", adapter_name=f"agent{agent}")
+    turns = []
+    for place in random.Random(1).sample(range(len(prompts)), ALONE):
+        tuned.set_adapter(f"agent{place % AGENTS}")
+        turns.append(generate(tuned.eval(), tokenizer, [prompts[place]], 1))
+    return Measured(
+        sum(turn.tokens for turn in turns),
+        sum(turn.seconds for turn in turns),
+        sum(turn.cpu_seconds for turn in turns),
+        tuple(text for turn in turns for text in turn.texts),
+    )
+
+
 def second_round(first: Sequence[Conversation], said: Sequence[str]) -> list[Conversation]:
     """Each agent's first turn, its answer, and the others' answers quoted."""
     turns = []
@@ -206,8 +228,7 @@ async def main() -> int:
             ours.append(await debate(provider, models, rounds))
             batched.append(await asyncio.to_thread(generate, plain, tokenizer, prompts, BATCH))
         base = await debate(provider, [provider.base], rounds)
-        sample = random.Random(1).sample(prompts, ALONE)
-        alone = await asyncio.to_thread(generate, plain, tokenizer, sample, 1)
+        alone = await asyncio.to_thread(one_by_one, plain, tokenizer, Path(workdir), prompts)
         await provider.close()
     best = max(ours, key=lambda measured: measured.rate)
     same = sum(a == b for a, b in zip(base.texts, batched[0].texts, strict=True))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from providers.base import Completion, Request, Score
-from providers.errors import ContextOverflow, OutOfMemory, ProviderError
+from providers.errors import ContextOverflow, OutOfMemory, ProviderError, RunError
 from providers.local.backbone import Backbone
 from providers.local.conversation import encode_prompt
 from providers.local.rows import Row
@@ -101,9 +101,10 @@ def fail(
 
 @contextlib.contextmanager
 def errors_to(future: Future[Any]) -> Iterator[None]:
-    """Hand an error to whoever waits for `future` instead of raising it here."""
+    """Hand an error to whoever waits for `future`, as a `ProviderError`, instead of raising it."""
     try:
         yield
+    except ProviderError as error:
+        fail([future], error, error.__cause__)
     except Exception as error:
-        with contextlib.suppress(InvalidStateError):
-            future.set_exception(error)
+        fail([future], RunError(f"the local model failed: {error!r}"), error)

@@ -14,12 +14,12 @@ SPECIAL = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 
 
 def save_tokenizer(folder: Path):
-    """Save a tokenizer of 261 tokens and its chat template into `folder`; returns it."""
+    """Save a tokenizer of 262 tokens and its chat template into `folder`; returns it."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    alphabet = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    raw = Tokenizer(models.BPE({token: i for i, token in enumerate(alphabet)}, []))
+    alphabet = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), "ab"]
+    raw = Tokenizer(models.BPE({token: i for i, token in enumerate(alphabet)}, [("a", "b")]))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     raw.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(

@@ -123,3 +123,9 @@ def test_the_registry_reaches_the_factory(llama, tmp_path):
     provider = registry.connect(f"local:{llama}", {}, tmp_path)
     assert provider.base.address == f"local:{llama}"
     assert provider.base.artifact is None
+
+
+def test_the_built_in_model_stands_alone():
+    with pytest.raises(InvalidSettings, match="embedded"):
+        registry.check("embedded:other", {})
+    registry.check("embedded:", {})

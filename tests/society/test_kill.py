@@ -27,4 +27,4 @@ def test_twenty_kills_change_nothing(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "20 kills" in done.stdout
+    assert "20 kills, differences: none" in done.stdout

@@ -1,3 +1,7 @@
+import json
+
+from evals.tasks.arithmetic import create
+from providers.embedded import MODEL_DIR
 from society import prompts
 
 
@@ -10,3 +14,24 @@ def test_model_text_that_looks_like_a_placeholder_stays_text():
 def test_solutions_are_numbered_in_the_order_given():
     shown = prompts.summarize(["first", "second"])
     assert shown.index("Solution 1:\nfirst") < shown.index("Solution 2:\nsecond")
+
+
+def test_the_built_in_model_was_trained_on_exactly_these_words():
+    wording = json.loads((MODEL_DIR.parent / "wording.json").read_text(encoding="utf-8"))
+    task = create({})
+    solutions = ["first", "second", "third"]
+
+    def listed(part: dict[str, str]) -> str:
+        items = [
+            part["item"].format(number=number, response=text)
+            for number, text in enumerate(solutions, start=1)
+        ]
+        return part["open"] + part["separator"].join(items) + part["close"]
+
+    summary = wording["summarized"]["open"] + "in short" + wording["summarized"]["close"]
+    assert prompts.quoted(solutions, task.answer_form) == listed(wording["quoted"])
+    assert prompts.summarized("in short", task.answer_form) == summary
+    assert prompts.summarize(solutions) == listed(wording["summarizer"])
+    question = task.questions("eval", 0, 1)[0]
+    expression = question.text.removeprefix("What is the result of ").removesuffix("?")
+    assert task.prompt(question.text) == wording["task"].replace("{question}", expression)

@@ -1,0 +1,105 @@
+"""A GGUF file as the base: checked by its metadata, then answering and training like any other."""
+
+import asyncio
+
+import pytest
+
+from providers.base import Example, FinetuneSpec, Hyperparameters, Message
+from providers.errors import InvalidSettings
+from providers.local.factory import check, connect
+
+gguf = pytest.importorskip("gguf")
+
+
+def write_gguf(path, llama, template: bool = True):
+    """Write the tiny Llama as a GGUF file."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(llama)
+    model = AutoModelForCausalLM.from_pretrained(llama)
+    config = model.config
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_tokenizer_model("gpt2")
+    tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    writer.add_token_list(tokens)
+    writer.add_token_types([3 if token.startswith("<|") else 1 for token in tokens])
+    writer.add_token_merges(["a b"])
+    writer.add_eos_token_id(tokenizer.eos_token_id)
+    writer.add_pad_token_id(tokenizer.pad_token_id)
+    if template:
+        writer.add_chat_template(tokenizer.chat_template)
+    for name, tensor in model.state_dict().items():
+        writer.add_tensor(renamed(name), torch.Tensor(interleaved(name, tensor, config)).numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def renamed(name: str) -> str:
+    """GGUF's name of a Llama weight."""
+    names = {
+        "model.embed_tokens": "token_embd",
+        "model.norm": "output_norm",
+        "lm_head": "output",
+        "model.layers": "blk",
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output",
+        "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down",
+        "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "ffn_norm",
+    }
+    for old, new in names.items():
+        name = name.replace(old, new)
+    return name
+
+
+def interleaved(name, tensor, config):
+    """GGUF stores the rotary halves of queries and keys interleaved."""
+    if "q_proj" not in name and "k_proj" not in name:
+        return tensor
+    heads = config.num_attention_heads
+    halves = tensor.reshape(heads, 2, tensor.shape[0] // heads // 2, tensor.shape[1])
+    return halves.swapaxes(1, 2).reshape(tensor.shape).contiguous()
+
+
+async def test_a_gguf_file_answers_like_the_folder_and_trains(llama, tmp_path, ask):
+    write_gguf(tmp_path / "tiny.gguf", llama)
+    check(str(tmp_path / "tiny.gguf"), {})
+    check(str(tmp_path), {"gguf_file": "tiny.gguf"})
+    said = []
+    for target in (llama, tmp_path / "tiny.gguf"):
+        provider = connect(str(target), {"threads": 1}, tmp_path / "work")
+        said.append((await provider.complete(ask("7*8"))).text)
+    assert said[0] == said[1]
+    example = Example((Message("user", "1+1"), Message("assistant", "2")), (1,))
+    spec = FinetuneSpec("tuned", provider.base, [example] * 4, "0" * 64, Hyperparameters(epochs=1))
+    handle = await provider.submit(spec)
+    for _ in range(1000):
+        state = await provider.poll(handle)
+        if state.done:
+            break
+        await asyncio.sleep(0.02)
+    assert state.status == "succeeded", state.error
+    await provider.close()
+
+
+def test_a_gguf_file_without_chat_template(llama, tmp_path):
+    write_gguf(tmp_path / "plain.gguf", llama, template=False)
+    with pytest.raises(InvalidSettings, match="chat template"):
+        check(str(tmp_path / "plain.gguf"), {})
