@@ -14,7 +14,7 @@ from rich.text import Text
 from evals import reading, tasks
 from evals.tasks.base import TaskQuestion
 from providers import registry
-from society.config import Config
+from society.config import Config, ConfigError
 from society.debate import Debate, Scope
 from society.iterate import ARM, rules, society_after
 from society.live import printable
@@ -29,8 +29,11 @@ _NEWEST = "select coalesce(max(iteration), 0) from votes where split = 'eval' an
 def show(folder: RunFolder, store: Store, text: str, stream: TextIO) -> None:
     """Debate `text` with a run's newest society; print every turn as it comes, then the vote.
 
-    Raises `NothingStored` for a database without a run, and the provider's errors.
+    Raises `ConfigError` for an empty question, `NothingStored` for a database without a run, and
+    the provider's errors.
     """
+    if not text.strip():
+        raise ConfigError(f"the question {text!r} is empty; ask something")
     config = Config.from_json(reading.run_of(store).config)
     console = Console(file=stream, highlight=False)
     newest = newest_iteration(store)

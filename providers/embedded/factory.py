@@ -10,6 +10,10 @@ from providers.embedded import MODEL_DIR
 from providers.errors import InvalidSettings
 from providers.local import factory
 
+# So small a model loses more to handing work between threads than it gains, and much more where the
+# cores are busy; and fp32 answers have the same bits whatever else is in the batch.
+_DEFAULTS: Mapping[str, object] = {"threads": 1, "dtype": "float32"}
+
 
 def check(target: str, settings: Mapping[str, object]) -> None:
     """Raise `InvalidSettings` or `ModelNotFound` for what is wrong; load no model."""
@@ -24,4 +28,4 @@ def check(target: str, settings: Mapping[str, object]) -> None:
 def connect(target: str, settings: Mapping[str, object], workdir: Path) -> Provider:
     """Open the built-in model."""
     check(target, settings)
-    return factory.open_model("embedded:", str(MODEL_DIR), settings, workdir)
+    return factory.open_model("embedded:", str(MODEL_DIR), {**_DEFAULTS, **settings}, workdir)

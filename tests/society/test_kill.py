@@ -12,7 +12,6 @@ SMALL = (
     "train.questions=24",
     "evaluation.questions=6",
     "finetune.generator_epochs=1",
-    "provider.threads=1",
 )
 
 

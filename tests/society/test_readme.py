@@ -16,7 +16,6 @@ SMALL = (
     "iterations=1",
     "train.questions=8",
     "evaluation.questions=4",
-    "provider.threads=1",
 )
 
 
