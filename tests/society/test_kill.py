@@ -15,7 +15,7 @@ SMALL = (
 )
 
 
-@pytest.mark.timeout(540)
+@pytest.mark.timeout(1800)
 def test_twenty_kills_change_nothing(tmp_path):
     pytest.importorskip("torch")
     settings = [f"--set={pair}" for pair in SMALL]

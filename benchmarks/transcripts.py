@@ -1,6 +1,6 @@
 """How fast turns are stored, and how fast datasets are derived from a million debates.
 
-    python -m benchmarks.store [--turns N] [--questions N] [--folder PATH]
+    python benchmarks/transcripts.py [--turns N] [--questions N] [--folder PATH]
 
 (1) Turns per second committed in batches, against one `executemany` with the same rows.
 (2) Seconds and memory to derive all 2N datasets of three agents and two rounds, against the same
