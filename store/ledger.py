@@ -20,6 +20,7 @@ from store.records import (
     Decoding,
     Job,
     Model,
+    Overlap,
     Question,
     Row,
     Run,
@@ -197,6 +198,10 @@ class Store:
     def models(self, iteration: int | None = None, arm: str | None = None) -> list[Model]:
         """Models by iteration, arm, agent and role; generators first."""
         return self._find(Model, *_picked(iteration, arm))
+
+    def overlaps(self) -> list[Overlap]:
+        """The pairs of training and evaluation question that the user has allowed."""
+        return self._find(Overlap, "ORDER BY train_question_id, eval_question_id")
 
     def training_points(self, job_id: str) -> list[TrainingPoint]:
         """The optimizer steps of a job, in order."""

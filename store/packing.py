@@ -20,6 +20,8 @@ from store.records import (
     DatasetExample,
     Job,
     Model,
+    Overlap,
+    Price,
     Question,
     Row,
     Run,
@@ -34,9 +36,11 @@ R = TypeVar("R")
 _COLUMNS_OF = {
     "BIGINT": "turn_id position examples seed corrected kept max_examples trained_tokens",
     "INTEGER": "iteration agent round prompt_tokens completion_tokens votes voters step",
-    "BOOLEAN": "tie correct agrees",
-    "DOUBLE": "latency_ms w loss learning_rate",
-    "TIMESTAMP": "created_at finished_at",
+    "BOOLEAN": "tie correct agrees exact zero_shot tuned",
+    "DOUBLE": "latency_ms w loss learning_rate similarity input_usd output_usd cached_input_usd "
+    "training_usd batch_factor",
+    "DATE": "read_on",
+    "TIMESTAMP": "created_at finished_at allowed_at",
     "JSON": "messages meta config versions",
 }
 _CASTS = {name: cast for cast, names in _COLUMNS_OF.items() for name in names.split()}
@@ -89,6 +93,8 @@ TABLES: Mapping[type, Table] = {
     DatasetExample: _table(DatasetExample, "dataset_examples"),
     Job: _table(Job, "jobs", "job_id"),
     Model: _table(Model, "models", "model_id"),
+    Overlap: _table(Overlap, "allowed_overlaps", "train_question_id", "eval_question_id"),
+    Price: _table(Price, "prices", "provider", "tuned"),
     TrainingPoint: _table(TrainingPoint, "training_points", "job_id", "step"),
 }
 

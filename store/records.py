@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Literal
 
 Split = Literal["train", "eval"]
@@ -77,7 +77,8 @@ def storable(text: str) -> str:
 class Question:
     """One question. `gold` None where unknown; `iteration` set where questions are fresh per pass.
 
-    `position` orders the questions of a split; `meta` is a JSON object of the task's own facts.
+    `position` orders the questions of a split; `meta` is a JSON object of the task's own facts;
+    `zero_shot` marks evaluation questions of a task that the run never trains on.
     """
 
     question_id: str
@@ -88,6 +89,7 @@ class Question:
     iteration: int | None = None
     position: int = 0
     meta: str | None = None
+    zero_shot: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +282,51 @@ class TrainingPoint:
     learning_rate: float
 
 
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """A training question that is, or nearly is, an evaluation question, which the user allowed.
+
+    `similarity` is a share 0..1; `exact` where the two differ in nothing but case, space and marks.
+    """
+
+    train_question_id: str
+    eval_question_id: str
+    similarity: float
+    exact: bool
+    allowed_at: datetime = field(default_factory=utc_now)
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What the run pays at the address `provider`, in USD per million tokens.
+
+    `tuned`: for models tuned from the address's base, not for the base. `training_usd` is per token
+    trained on; `batch_factor` the share of the price that a batch costs. None where unknown.
+    `read_on` is the day the figures were read in `source`, None for the user's own.
+    """
+
+    provider: str
+    tuned: bool
+    input_usd: float
+    output_usd: float
+    source: str
+    cached_input_usd: float | None = None
+    training_usd: float | None = None
+    batch_factor: float | None = None
+    read_on: date | None = None
+
+
 Row = (
-    Question | Turn | Vote | Verdict | Dataset | DatasetExample | Job | Model | Run | TrainingPoint
+    Question
+    | Turn
+    | Vote
+    | Verdict
+    | Dataset
+    | DatasetExample
+    | Job
+    | Model
+    | Overlap
+    | Price
+    | Run
+    | TrainingPoint
 )

@@ -17,6 +17,7 @@ VIEWS = (
     "flips",
     "pseudo_labels",
     "progress",
+    "spend",
 )
 
 _RECORD_TABLE = """

@@ -1,52 +1,54 @@
 -- accuracy: how often answers equal gold, with 95 % intervals.
--- Grain: one row per iteration, arm, split, decoding, measure, agent and round, where gold is known.
+-- Grain: one row per iteration, arm, split, task, decoding, measure, agent and round, where gold is
+--   known.
 -- measure: 'single' (an agent's own answers; agent NULL = all agents together), 'majority'
 --   (round-1 vote), 'consensus' (vote of the last round). No answer and no consensus are wrong.
 -- Columns: correct, total (answers, or votes), questions (distinct ones), accuracy (share 0..1),
 --   standard_error (share), ci_low and ci_high (Wilson, share). Error and interval count questions,
 --   not answers, because agents' answers to one question are not independent.
 WITH marks AS NOT MATERIALIZED (
-    SELECT iteration, arm, split, decoding, 'single' AS measure, agent, round, question_id,
-        v.correct
+    SELECT iteration, arm, split, task, decoding, 'single' AS measure, agent, round, v.correct
     FROM turns
     JOIN verdicts AS v USING (turn_id)
+    LEFT JOIN (SELECT question_id, task FROM questions) USING (question_id)
     WHERE kind = 'answer' AND v.correct IS NOT NULL
 ),
 
 single_agents AS (
-    SELECT iteration, arm, split, decoding, measure, agent, round,
+    SELECT iteration, arm, split, task, decoding, measure, agent, round,
         count_if(correct) AS correct, count(*) AS total, count(*) AS questions
     FROM marks
     GROUP BY ALL
 ),
 
 all_agents AS (
-    SELECT iteration, arm, split, decoding, measure, NULL::INTEGER AS agent, round,
+    SELECT iteration, arm, split, task, decoding, measure, NULL::INTEGER AS agent, round,
         sum(correct)::BIGINT AS correct, sum(total)::BIGINT AS total, max(questions) AS questions
     FROM single_agents
     GROUP BY ALL
 ),
 
 vote_marks AS NOT MATERIALIZED (
-    SELECT iteration, arm, split, decoding, round, correct,
+    SELECT iteration, arm, split, task, decoding, round, correct,
         max(round) OVER (PARTITION BY iteration, arm, split, decoding, question_id) AS last_round
     FROM votes
+    LEFT JOIN (SELECT question_id, task FROM questions) USING (question_id)
     WHERE correct IS NOT NULL
 ),
 
 votes_counted AS (
-    SELECT iteration, arm, split, decoding, 'majority' AS measure, NULL::INTEGER AS agent, round,
-        count_if(correct) AS correct, count(*) AS total, count(*) AS questions
+    SELECT iteration, arm, split, task, decoding, 'majority' AS measure, NULL::INTEGER AS agent,
+        round, count_if(correct) AS correct, count(*) AS total, count(*) AS questions
     FROM vote_marks
     WHERE round = 1
     GROUP BY ALL
     UNION ALL
-    SELECT iteration, arm, split, decoding, 'consensus' AS measure, NULL::INTEGER AS agent,
+    SELECT iteration, arm, split, task, decoding, 'consensus' AS measure, NULL::INTEGER AS agent,
         max(round) AS round,
         count_if(correct) AS correct, count(*) AS total, count(*) AS questions
     FROM vote_marks
     WHERE round = last_round
-    GROUP BY iteration, arm, split, decoding
+    GROUP BY iteration, arm, split, task, decoding
 ),
 
 counted AS (
@@ -63,6 +65,7 @@ SELECT
     iteration,
     arm,
     split,
+    task,
     decoding,
     measure,
     agent,

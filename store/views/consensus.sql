@@ -1,5 +1,5 @@
 -- consensus: how much the agents agree with each other.
--- Grain: one row per iteration, arm, split, decoding and round.
+-- Grain: one row per iteration, arm, split, task, decoding and round.
 -- Columns: questions, mean_share (mean over questions with a parsed answer of the share 0..1 of
 --   parsed answers that equal the plurality answer), coverage (share of questions with a label),
 --   tie_rate (share of questions whose vote was tied).
@@ -7,6 +7,7 @@ SELECT
     iteration,
     arm,
     split,
+    task,
     decoding,
     round,
     count(*) AS questions,
@@ -14,4 +15,5 @@ SELECT
     avg((answer IS NOT NULL)::DOUBLE) AS coverage,
     avg(tie::DOUBLE) AS tie_rate
 FROM votes
+LEFT JOIN (SELECT question_id, task FROM questions) USING (question_id)
 GROUP BY ALL

@@ -1,6 +1,6 @@
 -- flips: what debating does to an agent's own answer, from round 1 to the debate's last round.
--- Grain: one row per iteration, arm, split, decoding and agent, where gold is known; agent NULL =
---   all agents together. Debates of one round do not count.
+-- Grain: one row per iteration, arm, split, task, decoding and agent, where gold is known; agent
+--   NULL = all agents together. Debates of one round do not count.
 -- Columns: conversations, wrong_to_right, right_to_wrong, stayed_right, stayed_wrong (counts);
 --   wrong_to_right_rate (share 0..1 of the conversations that began wrong), right_to_wrong_rate
 --   (share 0..1 of those that began right); NULL where none began so.
@@ -24,15 +24,17 @@ final_answers AS (
 ),
 
 conversations AS (
-    SELECT iteration, arm, split, decoding, agent, f.correct AS first, l.correct AS final
+    SELECT iteration, arm, split, task, decoding, agent, f.correct AS first, l.correct AS final
     FROM (SELECT * FROM answers WHERE round = 1) AS f
     JOIN final_answers AS l USING (iteration, arm, split, decoding, agent, question_id)
+    LEFT JOIN (SELECT question_id, task FROM questions) USING (question_id)
 )
 
 SELECT
     iteration,
     arm,
     split,
+    task,
     decoding,
     agent,
     count(*) AS conversations,
@@ -44,4 +46,4 @@ SELECT
     avg((NOT final)::DOUBLE) FILTER (WHERE first) AS right_to_wrong_rate
 FROM conversations
 GROUP BY GROUPING SETS (
-    (iteration, arm, split, decoding, agent), (iteration, arm, split, decoding))
+    (iteration, arm, split, task, decoding, agent), (iteration, arm, split, task, decoding))

@@ -1,5 +1,5 @@
 -- progress: what is stored so far, for whoever watches a run.
--- Grain: one row per iteration, arm, split and decoding.
+-- Grain: one row per iteration, arm, split, task and decoding.
 -- Columns: turns (answers), summaries, prompt_tokens, completion_tokens, debates (complete ones:
 --   their votes are stored), started_at and last_at (UTC, first and latest stored turn).
 WITH spoken AS (
@@ -7,6 +7,7 @@ WITH spoken AS (
         iteration,
         arm,
         split,
+        task,
         decoding,
         count_if(kind = 'answer') AS turns,
         count_if(kind = 'summary') AS summaries,
@@ -15,20 +16,23 @@ WITH spoken AS (
         min(created_at) AS started_at,
         max(created_at) AS last_at
     FROM turns
+    LEFT JOIN (SELECT question_id, task FROM questions) USING (question_id)
     GROUP BY ALL
 ),
 
 decided AS (
-    SELECT iteration, arm, split, decoding, count_if(round = 1) AS debates
+    SELECT iteration, arm, split, task, decoding, count_if(round = 1) AS debates
     FROM votes
+    LEFT JOIN (SELECT question_id, task FROM questions) USING (question_id)
     GROUP BY ALL
 )
 
 SELECT
-    iteration,
-    arm,
-    split,
-    decoding,
+    s.iteration,
+    s.arm,
+    s.split,
+    s.task,
+    s.decoding,
     turns,
     summaries,
     prompt_tokens,
@@ -36,5 +40,7 @@ SELECT
     coalesce(debates, 0) AS debates,
     started_at,
     last_at
-FROM spoken
-LEFT JOIN decided USING (iteration, arm, split, decoding)
+FROM spoken AS s
+LEFT JOIN decided AS d
+    ON s.iteration = d.iteration AND s.arm = d.arm AND s.split = d.split
+    AND s.decoding = d.decoding AND s.task IS NOT DISTINCT FROM d.task

@@ -1,0 +1,53 @@
+"""Databases of earlier schema versions: opened, brought forward, same answers.
+
+`fixtures/schemaN.duckdb.gz` was written by the software that had schema version N, from the
+scripted experiment of tests/society/conftest.py; `schemaN.json` holds what its relations said then.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from store import schema
+from store.errors import StoreOutdated
+from store.ledger import Store
+
+FIXTURES = Path(__file__).parent / "fixtures"
+VERSIONS = sorted(path.name.removesuffix(".duckdb.gz") for path in FIXTURES.glob("*.duckdb.gz"))
+
+
+@pytest.fixture(params=VERSIONS)
+def earlier(request, path):
+    """The name of an earlier version, with its database at `path`."""
+    path.write_bytes(gzip.decompress((FIXTURES / f"{request.param}.duckdb.gz").read_bytes()))
+    return request.param
+
+
+def test_an_earlier_database_answers_as_it_did(earlier, path):
+    expected = json.loads((FIXTURES / f"{earlier}.json").read_text(encoding="utf-8"))
+    with Store.open(path) as store:
+        for relation, then in expected.items():
+            columns = ", ".join(then["columns"])
+            now = store.rows(f"SELECT {columns} FROM {relation} ORDER BY ALL")
+            assert json.loads(json.dumps(now, default=str)) == then["rows"], relation
+
+
+def test_an_earlier_database_takes_new_rows_after_the_migration(earlier, path, make_turn):
+    with Store.open(path) as store:
+        store.write(make_turn("one more question"))
+    with Store.open(path, read_only=True) as store:
+        assert store.rows("SELECT max(version) FROM schema_migrations") == [
+            (schema.migrations()[-1][0],)
+        ]
+        assert store.rows("SELECT count(*) FROM turns WHERE question_id = 'one more question'") == [
+            (1,)
+        ]
+
+
+def test_reading_an_earlier_database_says_what_to_do(earlier, path):
+    with pytest.raises(StoreOutdated, match="open it once for writing"):
+        Store.open(path, read_only=True)
