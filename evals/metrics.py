@@ -21,33 +21,41 @@ MEASURES: tuple[Measure, ...] = get_args(Measure)
 DECODINGS: tuple[Decoding, ...] = get_args(Decoding)
 ARM = "multiagent"
 
-_SINGLE = """
-    select t.question_id, avg(v.correct::int)
-    from turns t join verdicts v using (turn_id)
-    where t.kind = 'answer' and t.round = 1 and v.correct is not null
-      and t.arm = ? and t.split = 'eval' and t.decoding = ? and t.iteration = ?
-    group by t.question_id order by t.question_id
+_OF_TASK = """
+    question_id in (
+        select question_id from questions where if($task is null, not zero_shot, task = $task))
 """
-_VOTE = """
+_SINGLE = f"""
+    select question_id, avg(v.correct::int)
+    from turns t join verdicts v using (turn_id)
+    where {_OF_TASK} and t.kind = 'answer' and t.round = 1 and v.correct is not null
+      and t.arm = $arm and t.split = 'eval' and t.decoding = $decoding
+      and t.iteration = $iteration
+    group by question_id order by question_id
+"""
+_VOTE = f"""
     select question_id, correct::int::double
     from votes
-    where correct is not null and arm = ? and split = 'eval' and decoding = ? and iteration = ?
-      and round = coalesce(?, (select max(round) from votes where arm = ?))
+    where {_OF_TASK} and correct is not null
+      and arm = $arm and split = 'eval' and decoding = $decoding and iteration = $iteration
+      and round = coalesce($round, (select max(round) from votes where arm = $arm))
     order by question_id
 """
 _CONSENSUS_RATE = """
     select mean_share from consensus
-    where arm = ? and split = 'eval' and decoding = ? and iteration = ?
+    where task in (select task from questions where if($task is null, not zero_shot, task = $task))
+      and arm = $arm and split = 'eval' and decoding = $decoding and iteration = $iteration
     order by round desc limit 1
 """
 _LABELS = """
     select iteration, questions, labelled, label_accuracy, coverage, tie_rate
     from pseudo_labels where arm = ? order by iteration
 """
-_EVALUATED = """
+_EVALUATED = f"""
     select distinct iteration, decoding
-    from votes where arm = ? and split = 'eval' and correct is not null
+    from votes where {_OF_TASK} and arm = $arm and split = 'eval' and correct is not null
 """
+_ZERO_SHOT = "select task from questions where zero_shot group by task order by task"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,23 +96,41 @@ class Row:
         ]
 
 
-def table(store: Store, arm: str = ARM) -> list[Row]:
-    """One row per evaluated society and decoding, in order."""
-    found = store.rows(_EVALUATED, [arm])
-    labels = {row.iteration: row for row in label_health(store, arm)}
+def table(store: Store, arm: str = ARM, task: str | None = None) -> list[Row]:
+    """One row per evaluated society and decoding, in order.
+
+    `task` is the label of a task evaluated zero-shot; by default the run's own task is meant.
+    """
+    found = store.rows(_EVALUATED, {"arm": arm, "task": task})
+    labels = {row.iteration: row for row in label_health(store, arm)} if task is None else {}
     keys = sorted((int(i), DECODINGS.index(d)) for i, d in found)
-    return [_row(store, arm, i, DECODINGS[d], labels.get(i)) for i, d in keys]
+    return [_row(store, arm, i, DECODINGS[d], labels.get(i), task) for i, d in keys]
+
+
+def zero_shot_tasks(store: Store) -> list[str]:
+    """The labels of the tasks that the run is evaluated on and never trained on, sorted."""
+    return [str(task) for (task,) in store.rows(_ZERO_SHOT)]
 
 
 def by_question(
-    store: Store, measure: Measure, decoding: Decoding, iteration: int, arm: str = ARM
+    store: Store,
+    measure: Measure,
+    decoding: Decoding,
+    iteration: int,
+    arm: str = ARM,
+    task: str | None = None,
 ) -> dict[str, float]:
     """By evaluation question: 1 right, 0 wrong; for `single` the share of agents right."""
+    which: dict[str, object] = {
+        "arm": arm,
+        "decoding": decoding,
+        "iteration": iteration,
+        "task": task,
+    }
     if measure == "single":
-        rows = store.rows(_SINGLE, [arm, decoding, iteration])
+        rows = store.rows(_SINGLE, which)
     else:
-        vote_round = 1 if measure == "majority" else None
-        rows = store.rows(_VOTE, [arm, decoding, iteration, vote_round, arm])
+        rows = store.rows(_VOTE, which | {"round": 1 if measure == "majority" else None})
     return {str(question): float(right) for question, right in rows}
 
 
@@ -115,13 +141,14 @@ def comparison(
     before: int,
     after: int,
     arm: str = ARM,
+    task: str | None = None,
 ) -> PairedDifference | None:
     """Iteration `after` minus iteration `before` on the questions that both have answered.
 
     None where they share fewer than two questions.
     """
-    first = by_question(store, measure, decoding, before, arm)
-    second = by_question(store, measure, decoding, after, arm)
+    first = by_question(store, measure, decoding, before, arm, task)
+    second = by_question(store, measure, decoding, after, arm, task)
     shared = sorted(first.keys() & second.keys())
     if len(shared) < 2:
         return None
@@ -144,11 +171,19 @@ def label_health(store: Store, arm: str = ARM) -> list[Labels]:
     ]
 
 
-def _row(store: Store, arm: str, iteration: int, decoding: Decoding, labels: Labels | None) -> Row:
+def _row(
+    store: Store,
+    arm: str,
+    iteration: int,
+    decoding: Decoding,
+    labels: Labels | None,
+    task: str | None,
+) -> Row:
     single, majority, consensus = (
-        rate(list(by_question(store, measure, decoding, iteration, arm).values()))
+        rate(list(by_question(store, measure, decoding, iteration, arm, task).values()))
         for measure in MEASURES
     )
-    shares = store.rows(_CONSENSUS_RATE, [arm, decoding, iteration])
+    which = {"arm": arm, "decoding": decoding, "iteration": iteration, "task": task}
+    shares = store.rows(_CONSENSUS_RATE, which)
     agreement = shares[0][0] if shares else None
     return Row(iteration, decoding, single, majority, consensus, agreement, labels)

@@ -24,6 +24,7 @@ _ANSWERS = """
     from turns t join verdicts v using (turn_id)
     where t.kind = 'answer' and t.round = 1 and v.correct is not null
       and t.arm = ? and t.split = 'eval' and t.decoding = ? and t.iteration = ?
+      and t.question_id in (select question_id from questions where not zero_shot)
 """
 
 

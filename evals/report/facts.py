@@ -16,13 +16,15 @@ from store.ledger import Store
 _FLIPS = """
     select iteration, split, decoding, conversations, wrong_to_right, right_to_wrong
     from flips where arm = ? and agent is null
+      and task in (select task from questions where not zero_shot)
     order by split, decoding desc, iteration
 """
 _DEBATE_COSTS = """
-    select iteration, split, decoding, turns, summaries, prompt_tokens, completion_tokens,
+    select iteration, split, task, decoding, turns, summaries, prompt_tokens, completion_tokens,
            epoch(last_at - started_at)
     from progress where arm = ?
 """
+_ALLOWED = "select count(distinct eval_question_id) from allowed_overlaps"
 _JOBS = """
     select j.iteration, j.agent, j.role, d.examples, j.status, coalesce(j.error, d.note),
            coalesce(list(p.loss order by p.step) filter (p.loss is not null), [])
@@ -101,9 +103,19 @@ class Tuning:
     losses: Sequence[float]
 
 
+@dataclass(frozen=True, slots=True)
+class ZeroShot:
+    """A task that was evaluated and never trained on."""
+
+    task: str
+    rows: Sequence[metrics.Row]
+    headlines: Sequence[Headline]
+
+
 @dataclass(frozen=True)
 class Facts:
-    """A whole report. `first` and `last` are the iterations that are compared."""
+    """A whole report. `first` and `last` are the iterations that are compared; `leaked` counts the
+    evaluation questions that are much like training questions and were allowed to be."""
 
     name: str
     finished_at: datetime | None
@@ -118,6 +130,8 @@ class Facts:
     first: int
     last: int
     headlines: list[Headline]
+    zero_shot: list[ZeroShot]
+    leaked: int
     styles: list[StyleEntry]
     labels: list[metrics.Labels]
     flips: list[Flips]
@@ -149,6 +163,8 @@ def read(store: Store) -> Facts:
         first=first,
         last=last,
         headlines=_headlines(store, decodings, first, last),
+        zero_shot=[_zero_shot(store, task) for task in metrics.zero_shot_tasks(store)],
+        leaked=int(store.rows(_ALLOWED)[0][0]),
         styles=_styles(store, config["task"], decodings, first, last),
         labels=metrics.label_health(store),
         flips=[Flips(*row) for row in store.rows(_FLIPS, [ARM])],
@@ -160,16 +176,29 @@ def read(store: Store) -> Facts:
 
 
 def _headlines(
-    store: Store, decodings: Sequence[Decoding], first: int, last: int
+    store: Store,
+    decodings: Sequence[Decoding],
+    first: int,
+    last: int,
+    task: str | None = None,
 ) -> list[Headline]:
     if first == last:
         return []
     found = (
-        (measure, decoding, metrics.comparison(store, measure, decoding, first, last))
+        (measure, decoding, metrics.comparison(store, measure, decoding, first, last, task=task))
         for measure in reversed(MEASURES)
         for decoding in decodings
     )
     return [Headline(m, d, change) for m, d, change in found if change is not None]
+
+
+def _zero_shot(store: Store, task: str) -> ZeroShot:
+    rows = metrics.table(store, task=task)
+    if not rows:
+        return ZeroShot(task, [], [])
+    decodings = list(dict.fromkeys(row.decoding for row in rows))
+    first, last = rows[0].iteration, rows[-1].iteration
+    return ZeroShot(task, rows, _headlines(store, decodings, first, last, task))
 
 
 def _styles(
@@ -193,9 +222,11 @@ def _tunings(store: Store) -> list[Tuning]:
 
 
 def _costs(store: Store) -> list[Cost]:
+    unseen = metrics.zero_shot_tasks(store)
     stages: dict[tuple[int, int, str], Cost] = {}
-    for iteration, split, decoding, *numbers in store.rows(_DEBATE_COSTS, [ARM]):
-        stage = "training debate" if split == "train" else f"evaluation, {decoding}"
+    for iteration, split, task, decoding, *numbers in store.rows(_DEBATE_COSTS, [ARM]):
+        stage = f"zero-shot {task}" if task in unseen else "evaluation"
+        stage = "training debate" if split == "train" else f"{stage}, {decoding}"
         order = (iteration, 0 if split == "train" else 2, stage)
         stages[order] = Cost(iteration, stage, *numbers)
     for iteration, jobs, tokens, seconds in store.rows(_JOB_COSTS, [ARM]):

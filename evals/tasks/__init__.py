@@ -1,21 +1,29 @@
 """The tasks by name.
 
-A third party adds one with an entry point in the group ``society.tasks`` whose object takes the
-task's options as a mapping and returns a `Task`.
+``module:Class`` names the user's own task: a class (or function) that takes the options as a
+mapping and returns a `Task`, in a module of the current directory or an installed one. A package
+adds a name with an entry point in the group ``society.tasks`` whose object does the same.
 """
 
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import cast
 
 from evals.tasks.base import Task
 
 ENTRY_POINT_GROUP = "society.tasks"
 
-_BUILT_IN = {"arithmetic": ("evals.tasks.arithmetic", "create")}
+_BUILT_IN = {
+    name: (f"evals.tasks.{name}", "create")
+    for name in ("arithmetic", "gsm8k", "math", "mmlu", "file")
+}
+_METHODS = ("questions", "prompt", "extract", "equivalent", "style")
+_TEXTS = ("name", "answer_form")
 
 TaskFactory = Callable[[Mapping[str, object]], Task]
 
@@ -23,22 +31,91 @@ TaskFactory = Callable[[Mapping[str, object]], Task]
 def load(name: str, options: Mapping[str, object]) -> Task:
     """The task `name`, set up with its own options.
 
-    Raises ValueError for an unknown name and for what is wrong with an option.
+    Raises ValueError for an unknown name, for what is wrong with an option, and for a module or
+    object that is no task.
     """
-    return _factory(name)(options)
+    if name in _BUILT_IN:
+        module, attribute = _BUILT_IN[name]
+        return cast(TaskFactory, getattr(importlib.import_module(module), attribute))(options)
+    if ":" in name:
+        return _made(name, _from_module(name), options)
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        if point.name == name:
+            return _made(name, _from_entry_point(point), options)
+    raise ValueError(
+        f"unknown task {name!r}; known tasks: {', '.join(names())}; your own is named module:Class"
+    )
 
 
 def names() -> tuple[str, ...]:
-    """Every task that can be used here, the built-in ones first."""
+    """Every task that can be used by a bare name here, the built-in ones first."""
     installed = (point.name for point in entry_points(group=ENTRY_POINT_GROUP))
     return tuple(dict.fromkeys((*_BUILT_IN, *installed)))
 
 
-def _factory(name: str) -> TaskFactory:
-    if name in _BUILT_IN:
-        module, attribute = _BUILT_IN[name]
-        return cast(TaskFactory, getattr(importlib.import_module(module), attribute))
-    for point in entry_points(group=ENTRY_POINT_GROUP):
-        if point.name == name:
-            return cast(TaskFactory, point.load())
-    raise ValueError(f"unknown task {name!r}; known tasks: {', '.join(names())}")
+def _from_module(name: str) -> object:
+    module_name, _, attribute = name.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        # Last: a file here must not hide an installed module of the same name.
+        sys.path.append(here)
+        importlib.invalidate_caches()
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name in _prefixes(module_name):
+            raise ValueError(
+                f"task {name!r}: there is no module {error.name!r} in {here} "
+                "or installed; check the spelling or change to its folder"
+            ) from error
+        raise ValueError(
+            f"task {name!r}: importing {module_name} failed: {_shown(error)}"
+        ) from error
+    if not hasattr(module, attribute or " "):
+        public = ", ".join(key for key in vars(module) if not key.startswith("_")) or "nothing"
+        raise ValueError(
+            f"task {name!r}: {module_name} ({getattr(module, '__file__', None)}) has no "
+            f"{attribute!r}; it has {public}"
+        )
+    return getattr(module, attribute)
+
+
+def _prefixes(module_name: str) -> list[str]:
+    parts = module_name.split(".")
+    return [".".join(parts[: n + 1]) for n in range(len(parts))] or [""]
+
+
+def _from_entry_point(point: EntryPoint) -> object:
+    try:
+        return point.load()
+    except Exception as error:
+        raise ValueError(
+            f"task {point.name!r}: importing {point.value} failed: {_shown(error)}; "
+            "reinstall or remove the package that provides it"
+        ) from error
+
+
+def _made(name: str, factory: object, options: Mapping[str, object]) -> Task:
+    """What the factory returns, where it has everything a task needs."""
+    if not callable(factory):
+        raise ValueError(f"task {name!r} is a {type(factory).__name__}, not a class or function")
+    try:
+        task = factory(options)
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"task {name!r}: making it with the options {dict(options)!r} failed: {_shown(error)}"
+        ) from error
+    missing = [f"the method {m}" for m in _METHODS if not callable(getattr(task, m, None))]
+    missing += [f"the text {t}" for t in _TEXTS if not isinstance(getattr(task, t, None), str)]
+    if missing:
+        raise ValueError(
+            f"task {name!r} gives a {type(task).__name__} without {', '.join(missing)}; "
+            "evals.tasks.base.Task says what each must do"
+        )
+    return cast(Task, task)
+
+
+def _shown(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -16,13 +16,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from hashlib import blake2b
 from math import isqrt
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
+from evals.answers import kind
 from evals.tasks.base import Split, TaskQuestion
+from evals.tasks.options import TaskOptions, checked
 from evals.tasks.partition import Shuffle
 
 STYLES = {
@@ -33,23 +34,13 @@ STYLES = {
 }
 """The built-in model's ways of reasoning, by the words a solution opens with."""
 
-_LONGEST_NUMBER = 64
-_NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?(?:/0*[1-9][0-9]*)?")
-_GROUPED = re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?")
-_BRACE = re.compile(r"(?P<box>\\boxed\s*\{)|(?P<open>(?<!\\)\{)|(?P<close>(?<!\\)\})")
-_STATED = re.compile(
-    r"\banswer(?:\s+is|\s*[:=])\s*[*$]*"
-    r"(?>([+-]?[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?))(?!\s*(?:[-+/=0-9]|\*(?!\*)))",
-    re.IGNORECASE,
-)
+_ANSWERS = kind("number", {"fallback": False, "integers": True})
 _EXPRESSION = re.compile(r"[-+*/().0-9\s]*[0-9][-+*/().0-9\s]*")
 _PLAIN = str.maketrans({"−": "-", "–": "-", "×": "*", "·": "*", "÷": "/"})
 
 
-class ArithmeticOptions(BaseModel):
+class ArithmeticOptions(TaskOptions):
     """Operands run from `low` to `high`, both included."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     low: int = Field(default=1, ge=0)
     high: int = Field(default=10, le=10**6)
@@ -64,10 +55,7 @@ class ArithmeticOptions(BaseModel):
 
 def create(options: Mapping[str, object]) -> Arithmetic:
     """The task with the user's options. Raises ValueError that names option, value and remedy."""
-    try:
-        return Arithmetic(ArithmeticOptions.model_validate(dict(options)))
-    except ValidationError as error:
-        raise ValueError("; ".join(_explained(error))) from error
+    return Arithmetic(checked(ArithmeticOptions, options, "arithmetic"))
 
 
 @dataclass(frozen=True)
@@ -76,7 +64,7 @@ class Arithmetic:
 
     options: ArithmeticOptions = field(default_factory=ArithmeticOptions)
     name: str = "arithmetic"
-    answer_form: str = r"Put the final answer in \boxed{}."
+    answer_form: str = _ANSWERS.form
 
     def questions(self, split: Split, start: int, count: int) -> Sequence[TaskQuestion]:
         """`count` questions of a split from `start` on; see `Task.questions`."""
@@ -107,19 +95,12 @@ class Arithmetic:
         return rf"{text} Work step by step and put the final answer in \boxed{{}}."
 
     def extract(self, response: str) -> str | None:
-        r"""The last closed, non-empty ``\boxed{…}``, else the last "answer is N" or "answer: N"."""
-        for inside in reversed(_boxed(response)):
-            if answer := _tidy(inside):
-                return answer
-        stated = _STATED.findall(response.translate(_PLAIN))
-        return _tidy(stated[-1]) if stated else None
+        """The last answer stated, as a number where it is one; see `evals.answers.number`."""
+        return _ANSWERS.read(response)
 
     def equivalent(self, a: str, b: str) -> bool:
         """Equal as numbers where both are numbers, else equal as text."""
-        left, right = _value(a), _value(b)
-        if left is None or right is None:
-            return a.strip() == b.strip()
-        return left == right
+        return _ANSWERS.same(a, b)
 
     def style(self, response: str) -> str | None:
         """One of `STYLES`, or None for a response that announces none."""
@@ -156,50 +137,3 @@ class Arithmetic:
         low = number - high * (high + 1) // 2
         pair = (self.options.low + low, self.options.low + high)
         return (pair[1], pair[0]) if swap else pair
-
-
-def _boxed(text: str) -> list[str]:
-    """What stands in every closed box, in the order in which the boxes open."""
-    pending: list[int | None] = []
-    closed: list[tuple[int, int]] = []
-    for brace in _BRACE.finditer(text):
-        if brace["box"]:
-            pending.append(brace.end())
-        elif brace["open"]:
-            pending.append(None)
-        elif pending and (start := pending.pop()) is not None:
-            closed.append((start, brace.start()))
-    return [text[start:end] for start, end in sorted(closed)]
-
-
-def _tidy(answer: str) -> str:
-    """The stated answer without LaTeX spacing, its own left-hand side, signs of no meaning."""
-    text = answer.translate(_PLAIN).replace("{,}", ",").replace("$", "")
-    text = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", re.sub(r"\\[,;:! ]", " ", text))
-    text = text.rpartition("=")[2].strip(" *").removesuffix(".").strip()
-    compact = "".join(text.split())
-    if _GROUPED.fullmatch(compact):
-        compact = compact.replace(",", "")
-    return compact.removeprefix("+") if _NUMBER.fullmatch(compact) else text
-
-
-def _value(answer: str) -> Fraction | None:
-    text = answer.strip()
-    if len(text) > _LONGEST_NUMBER or not _NUMBER.fullmatch(text):
-        return None
-    number, _, divisor = text.partition("/")
-    return Fraction(number) / int(divisor or 1)
-
-
-def _explained(error: ValidationError) -> list[str]:
-    lines = []
-    for problem in error.errors(include_url=False):
-        key = ".".join(("task", *(str(part) for part in problem["loc"])))
-        if problem["type"] == "extra_forbidden":
-            allowed = ", ".join(ArithmeticOptions.model_fields)
-            lines.append(f"{key}: unknown option of the task arithmetic; it has {allowed}")
-        elif problem["type"] == "value_error":
-            lines.append(f"{key}: {problem['ctx']['error']}")
-        else:
-            lines.append(f"{key}: {problem['msg']}, got {problem['input']!r}")
-    return lines

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 Split = Literal["train", "eval"]
 
@@ -43,3 +43,11 @@ class Task(Protocol):
 
     def style(self, response: str) -> str | None:
         """The way of reasoning a response uses, where the task knows any."""
+
+
+@runtime_checkable
+class ReadsGold(Protocol):
+    """A task that can read the gold answers of files that are not its own."""
+
+    def read_gold(self, text: str) -> str:
+        """The answer in a gold field, bare or a worked solution. Raises ValueError."""

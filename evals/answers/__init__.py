@@ -1,0 +1,28 @@
+"""The kinds of answers by name: how each is asked for, read and compared."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import cast
+
+from evals.answers.base import AnswerKind
+
+_KINDS = {
+    "number": "evals.answers.number",
+    "math": "evals.answers.mathematical",
+    "choice": "evals.answers.choice",
+    "text": "evals.answers.text",
+    "regex": "evals.answers.regex",
+}
+
+
+def kind(name: str, options: Mapping[str, object]) -> AnswerKind:
+    """The kind of answer `name`, set up with its own options.
+
+    Raises ValueError for an unknown name and for what is wrong with an option.
+    """
+    if name not in _KINDS:
+        raise ValueError(f"unknown kind of answer {name!r}; known kinds: {', '.join(_KINDS)}")
+    module = importlib.import_module(_KINDS[name])
+    return cast(Callable[[Mapping[str, object]], AnswerKind], module.create)(options)

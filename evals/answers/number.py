@@ -1,0 +1,144 @@
+r"""Answers that are one number: GSM8K, arithmetic.
+
+`notation` and `numerals` say what is read as a number. Currency, units and the percent sign carry
+no value: ``$50``, ``50 km/h``, ``50%`` and ``50\%`` all are 50.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from evals.answers.notation import plain
+from evals.answers.numerals import canonical, number
+from evals.answers.options import Options, checked
+from evals.answers.stated import LONGEST, Statement, bare, statements
+
+_ITEM = re.compile(r"\s*(?:[0-9]{1,2}[.)]|[-*•>])\s+(?=\S)")
+_RUN = re.compile(r"[-+*/^=:.,0-9()%<> ]*[0-9][-+*/^=:.,0-9()%<> ]*")
+_EDGES = " .,:"
+_UNFINISHED = re.compile(r"[*/^<>+%]|- ")
+_TIME_OR_DATE = re.compile(
+    r"\(?[0-9]{1,2}:[0-9]{2}(?::[0-9]{2})?\)?|\(?[0-9]{1,4}([-/.])[0-9]{1,2}\1[0-9]{1,4}\)?"
+)
+_ORDINAL = re.compile(r"[0-9](?:st|nd|rd|th)\b", re.IGNORECASE)
+_MONTH = (
+    r"(?:january|february|march|april|may|june|july|august|september|october|november|december)"
+)
+_AFTER_MONTH = re.compile(rf"\b{_MONTH}$", re.IGNORECASE)
+_BEFORE_MONTH = re.compile(rf"[0-9]+\s+{_MONTH}\b", re.IGNORECASE)
+_JOINED = re.compile(
+    r"\s*(?:(?:[^\W\d_]+\s)?(?:and|or|to|&)"
+    r"|hours?|hrs?|minutes?|mins?|feet|foot|ft|pounds?|lbs?|years?|weeks?|days?|dollars?)",
+    re.IGNORECASE,
+)
+_FRAME = " \t\r\n\f\v\\]$*`_|}"
+_DENIED = re.compile(r"\banswers?\b.{0,40}(?:\bnot\b|n['’]t\b|\bcannot\b)", re.IGNORECASE)
+_NUMERIC = re.compile(r"\D{0,3}[0-9]")
+_WORDS_OF_A_NUMBER = 8
+
+
+class NumberOptions(Options):
+    """`fallback`: where nothing is stated, the last number in the last line that is not empty
+    counts. `integers`: answers are whole numbers; what else stands in a box is kept as it is
+    written, an answer that equals no whole number."""
+
+    fallback: bool = True
+    integers: bool = False
+
+
+def create(options: Mapping[str, object]) -> Number:
+    """The kind with the user's options. Raises ValueError that names option and value."""
+    return Number(checked(NumberOptions, "number", options))
+
+
+@dataclass(frozen=True)
+class Number:
+    """Implements `AnswerKind`; answers are `canonical` numbers."""
+
+    options: NumberOptions = field(default_factory=NumberOptions)
+    name: str = "number"
+    form: str = r"Put the final answer in \boxed{}."
+
+    def read(self, response: str) -> str | None:
+        """The last number stated, else the last one mentioned in the last line (`fallback`)."""
+        stated = statements(response)
+        for statement in reversed(stated):
+            if answer := self._answer(statement):
+                return answer
+        return _mentioned(response, stated) if self.options.fallback else None
+
+    def gold(self, text: str) -> str:
+        """The last number that a worked solution states ("… #### 18"), or a bare number."""
+        candidates = [statement.text for statement in reversed(statements(text))]
+        # Longer text is a sentence, whose first number need not be its answer.
+        if len(text) <= LONGEST and len(text.split()) <= _WORDS_OF_A_NUMBER:
+            candidates.append(bare(text))
+        for candidate in candidates:
+            if (value := number(candidate)) is not None:
+                return canonical(value)
+        raise ValueError(
+            f"no gold number in {text[-80:]!r}; give a number or a solution that ends '#### 18'"
+        )
+
+    def same(self, a: str, b: str) -> bool:
+        """Equal as exact numbers where both are numbers, else equal as text."""
+        if a.strip() == b.strip():
+            return True
+        if len(a) > LONGEST or len(b) > LONGEST:
+            return False
+        left, right = number(a), number(b)
+        return left is not None and left == right
+
+    def _answer(self, statement: Statement) -> str | None:
+        value = number(statement.text)
+        whole = value is not None and value.denominator == 1
+        if self.options.integers and statement.form == "box" and not whole:
+            return statement.text
+        return None if value is None else canonical(value)
+
+
+def _mentioned(response: str, stated: list[Statement]) -> str | None:
+    """The last number in the last line, unless that line states something else."""
+    trimmed = response.rstrip(_FRAME)
+    start = trimmed.rfind("\n") + 1
+    line = trimmed[start:]
+    if "\\boxed" in line or "\\fbox" in line or line.endswith(("?", ":")):
+        return None
+    if any(s.end > start and (s.form != "phrase" or _NUMERIC.match(s.text)) for s in stated):
+        return None
+    if _DENIED.search(line):
+        return None
+    if len(line) > LONGEST:
+        line = line[-LONGEST:].partition(" ")[2]
+    item = _ITEM.match(line)
+    return _last_number(plain(bare(line[item.end() :] if item else line).rstrip("!")))
+
+
+def _last_number(line: str) -> str | None:
+    """The last number that stands for itself; None where a list, range or sum comes last."""
+    end = len(line)
+    runs = list(_RUN.finditer(line))
+    for place in reversed(range(len(runs))):
+        run = runs[place]
+        piece, before = line[run.start() : end].strip(_EDGES), line[: run.start()]
+        end = run.start()
+        named = before[-1:].isalnum() and run[0][0] not in " =(:"
+        if named or _is_no_number(run[0].strip(_EDGES), piece, before):
+            continue
+        joined = place > 0 and _JOINED.fullmatch(line[runs[place - 1].end() : run.start()])
+        if joined or before.endswith(("\\", "{", "_", "^")) or _UNFINISHED.match(piece):
+            return None
+        value = number(piece)
+        return None if value is None else canonical(value)
+    return None
+
+
+def _is_no_number(digits: str, piece: str, before: str) -> bool:
+    return bool(
+        _TIME_OR_DATE.fullmatch(digits)
+        or (digits.isdigit() and _ORDINAL.match(piece[len(digits) - 1 :]))
+        or _AFTER_MONTH.search(before)
+        or _BEFORE_MONTH.match(piece)
+    )

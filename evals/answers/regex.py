@@ -1,0 +1,85 @@
+"""Answers found by the user's own regular expression (syntax of the package `regex`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from evals.answers.options import Options, checked
+from evals.answers.stated import LONGEST
+from evals.answers.text import Case, comparable, tidy
+
+if TYPE_CHECKING:
+    import regex
+
+SECONDS = 2.0
+"""Of the process's time, all threads together; a search that needs more finds nothing."""
+
+
+class RegexOptions(Options):
+    """`case` holds for the search and for the comparison."""
+
+    pattern: str = Field(min_length=1)
+    case: Case = "ignore"
+
+
+def create(options: Mapping[str, object]) -> Regex:
+    """The kind with the user's options. Raises ValueError that names option and value."""
+    import regex
+
+    wanted = checked(RegexOptions, "regex", options)
+    flags = regex.MULTILINE | (regex.IGNORECASE if wanted.case == "ignore" else 0)
+    try:
+        compiled = regex.compile(wanted.pattern, flags)
+    except (regex.error, ValueError, OverflowError, RecursionError) as error:
+        raise ValueError(
+            f"option 'pattern' of the answer kind regex: {wanted.pattern!r} is no regular "
+            f"expression: {error}"
+        ) from error
+    return Regex(wanted, compiled)
+
+
+@dataclass(frozen=True)
+class Regex:
+    """Implements `AnswerKind`."""
+
+    options: RegexOptions
+    _compiled: regex.Pattern[str] = field(repr=False)
+    name: str = "regex"
+
+    @property
+    def form(self) -> str:
+        return f"State the final answer so that it matches {self.options.pattern}"
+
+    def read(self, response: str) -> str | None:
+        """The last match: its group `answer`, else its first group, else all of it.
+
+        None where nothing matches or the search takes more than `SECONDS` or than the memory.
+        """
+        group = 1 if self._compiled.groups else 0
+        wanted = "answer" if "answer" in self._compiled.groupindex else group
+        answer = None
+        try:
+            for match in self._compiled.finditer(response, timeout=SECONDS):
+                found = match[wanted]
+                if found and len(found) <= LONGEST and (tidied := tidy(found)):
+                    answer = tidied
+        except (TimeoutError, MemoryError):
+            return None
+        return answer
+
+    def gold(self, text: str) -> str:
+        """What the expression finds, else the text itself: a bare answer."""
+        answer = self.read(text) or (tidy(text) if len(text) <= LONGEST else "")
+        if not answer:
+            raise ValueError(
+                f"no gold answer in {text[:80]!r}; give 1 to {LONGEST} characters of text"
+            )
+        return answer
+
+    def same(self, a: str, b: str) -> bool:
+        """Equal text, by the rule for case."""
+        return comparable(a, self.options.case) == comparable(b, self.options.case)

@@ -1,0 +1,211 @@
+r"""From the text of an answer to its structure (`evals.answers.shape`).
+
+Docs/answers.md lists the decisions with examples: what is a list, what is a number with commas,
+which left-hand side is only a name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import lru_cache
+
+from evals.answers import rational, valuation, wording
+from evals.answers.expression import Apply, Expression, Symbol, Unclear, parse
+from evals.answers.latex import split, tidy
+from evals.answers.shape import Bracket, Equation, Listing, Matrix, Order, Scalar, Shape, Words
+
+LONGEST = 4000
+"""Characters; a longer answer is compared as text only."""
+
+_MOST_ITEMS = 100
+_DEEPEST = 8
+_AND = re.compile(
+    r",?\s*\\text\s*\{\s*,?\s*(?:and|or)\s*\}|,?(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])"
+)
+_COMMA = re.compile(r"[,;]|\\cup(?![A-Za-z])")
+_EQUALS = re.compile(r"=|\\approx(?![A-Za-z])|\\equiv(?![A-Za-z])")
+_MEMBER = re.compile(r"\s*[A-Za-z]\s*\\in(?![A-Za-z])(.*)", re.DOTALL)
+_SIGN = re.compile(r"(<|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z])|\\ne(?![A-Za-z]))")
+_ROW = re.compile(r"\\\\")
+_CELL = re.compile(r"&")
+_RATIO = re.compile(r":(?!=)")
+_MATRIX = re.compile(
+    r"[(\[]?\s*\\begin\{(?P<kind>[pbvBV]?matrix|array)\}(?:\{[clr|\s]*\})?(?P<body>.*)"
+    r"\\end\{(?P=kind)\}\s*[)\]]?",
+    re.DOTALL,
+)
+_COMMAS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\S)")
+_SPACES = re.compile(r"(?<![\d.,^_])(?<![\d.,] )\d{1,3}(?: \d{3})+(?![\d ]|/)")
+_NEEDLESS = re.compile(r"(?<![A-Za-z0-9])\s+|\s+(?![A-Za-z0-9])|(?<=[A-Za-z])\s+(?=\d)")
+_UPWARDS = {">": "<", r"\ge": r"\le"}
+
+
+@lru_cache(maxsize=65_536)
+def structure(text: str) -> Shape:
+    """The structure of an answer as somebody wrote it. Never raises; bounded work."""
+    if len(text) > LONGEST:
+        return Words(text)
+    return _read(tidy(text), 0)
+
+
+def _read(text: str, depth: int) -> Shape:
+    """One answer or several."""
+    text = wording.bare(text)
+    while text.startswith("{") and text.endswith("}") and _is_closed(text[1:-1]):
+        text = text[1:-1].strip()
+    if not text or depth > _DEEPEST:
+        return Words(text)
+    text = _AND.sub(",", text)
+    if not any(bracket in text for bracket in "([{"):
+        text = _COMMAS.sub(_joined, text)
+    if matrix := _MATRIX.fullmatch(text):
+        return _matrix(matrix["kind"], matrix["body"], depth)
+    items = [item.strip() for item in split(text, _COMMA) if item.strip()]
+    if 1 < len(items) <= _MOST_ITEMS:
+        return _listing(_read_item(item, depth) for item in items)
+    return _read_item(items[0] if len(items) == 1 else text, depth)
+
+
+def _read_item(text: str, depth: int) -> Shape:
+    """One item of a list, or the only one."""
+    bare = wording.without_unit(_SPACES.sub(_joined, text))
+    # A time of day would lose its half, so words come first.
+    for spoken in (wording.words(text), wording.words(bare)):
+        if spoken is not None:
+            return Words(spoken)
+    text = bare
+    if bracket := _bracket(text, depth):
+        return bracket
+    if member := _MEMBER.fullmatch(text):
+        return _read(member[1].strip(), depth + 1)
+    sides = split(text, _EQUALS)
+    if len(sides) > 1 and all(side.strip() for side in sides):
+        return _equation([side.strip() for side in sides], depth)
+    if len(ratio := split(text, _RATIO)) > 2:
+        return Bracket(":", ":", tuple(_scalar(part) for part in ratio[:_MOST_ITEMS]))
+    if r"\pm" in text:
+        return _listing(_scalar(_signed(text, sign)) for sign in "+-")
+    if _SIGN.search(text):
+        return _order(text) or _scalar(text)
+    return _scalar(text)
+
+
+def _joined(number: re.Match[str]) -> str:
+    return number[0].replace(",", "").replace(" ", "")
+
+
+def _bracket(text: str, depth: int) -> Shape | None:
+    opening = r"\{" if text.startswith(r"\{") else text[:1]
+    closing = r"\}" if text.endswith(r"\}") else text[-1:]
+    inside = text[len(opening) : len(text) - len(closing)].strip()
+    if opening not in ("(", "[", r"\{") or closing not in (")", "]", r"\}"):
+        return None
+    if not inside or not _is_closed(inside):
+        return None
+    parts = [part.strip() for part in split(inside, _COMMA)]
+    if len(parts) > _MOST_ITEMS:
+        return None
+    if opening + closing == r"\{\}":
+        return _listing(_read_item(part, depth + 1) for part in parts if part)
+    if len(parts) > 1:
+        return Bracket(opening, closing, tuple(_read(part, depth + 1) for part in parts))
+    return _read(inside, depth + 1) if opening + closing == "()" else None
+
+
+def _is_closed(inside: str) -> bool:
+    depth = 0
+    for character in inside:
+        depth += (character in "([{") - (character in ")]}")
+        if depth < 0:
+            return False
+    return depth == 0
+
+
+def _matrix(kind: str, body: str, depth: int) -> Shape:
+    rows = [split(row, _CELL) for row in split(body, _ROW) if row.strip()]
+    if sum(map(len, rows)) > _MOST_ITEMS:
+        return Words(body)
+    cells = tuple(tuple(_read(cell.strip(), depth + 1) for cell in row) for row in rows)
+    return Matrix(kind if kind in ("vmatrix", "Vmatrix") else "", cells)
+
+
+def _listing(items: Iterable[Shape]) -> Shape:
+    """The list of the items, lists among them spread; x = 1, x = 2 is the list of the values."""
+    spread: list[Shape] = []
+    for item in items:
+        spread.extend(item.items if isinstance(item, Listing) else (item,))
+    named = {item.left.latex for item in spread if isinstance(item, Equation) and item.names}
+    if len(named) > 1:
+        spread = [replace(i, names=False) if isinstance(i, Equation) else i for i in spread]
+    elif named:
+        spread = [i.right if isinstance(i, Equation) and i.names else i for i in spread]
+        return _listing(spread)
+    return spread[0] if len(spread) == 1 else Listing(tuple(spread))
+
+
+def _equation(sides: list[str], depth: int) -> Shape:
+    left, right = _scalar(sides[0]), _read(sides[-1], depth + 1)
+    if wording.names_only(sides[0]):
+        return Equation(left, right, names=True)
+    if _is_constant(left) and (_is_constant(right) or not isinstance(right, Scalar)):
+        return right  # working such as 3+4 = 7 ends in its result
+    if wording.names_only(sides[-1]) and isinstance(right, Scalar):
+        return Equation(right, _read(sides[0], depth + 1), names=True)
+    return Equation(left, right, names=False)
+
+
+def _is_constant(shape: Shape) -> bool:
+    return (
+        isinstance(shape, Scalar)
+        and shape.tree is not None
+        and valuation.names(shape.tree) <= {r"\infty"}
+    )
+
+
+def _order(text: str) -> Shape | None:
+    """An interval where one variable lies between constants, else the chain itself."""
+    parts = _SIGN.split(text)
+    sides, signs = [_scalar(part) for part in parts[0::2]], parts[1::2]
+    if all(sign in _UPWARDS for sign in signs):
+        sides, signs = sides[::-1], [_UPWARDS[sign] for sign in reversed(signs)]
+    if signs == [r"\ne"]:
+        return Order((r"\ne",), tuple(sides))
+    if not set(signs) <= set(_UPWARDS.values()):
+        return None
+    place = next((n for n, s in enumerate(sides[:2]) if isinstance(s.tree, Symbol)), None)
+    bounds = [side for number, side in enumerate(sides) if number != place]
+    if place is None or len(sides) - place > 2 or not all(map(_is_constant, bounds)):
+        return Order(tuple(signs), tuple(sides))
+    if place == 0:
+        sides, signs = [_scalar(r"-\infty"), *sides], ["<", *signs]
+    if len(sides) == 2:
+        sides, signs = [*sides, _scalar(r"\infty")], [*signs, "<"]
+    opening = "(" if signs[0] == "<" else "["
+    return Bracket(opening, ")" if signs[1] == "<" else "]", (sides[0], sides[2]))
+
+
+def _signed(text: str, sign: str) -> str:
+    r"""The text with its \pm read as one sign; \mp takes the other one."""
+    other = "-" if sign == "+" else "+"
+    text = re.sub(r"\\pm(?![A-Za-z])", f" {sign} ", text)
+    return re.sub(r"\\mp(?![A-Za-z])", f" {other} ", text).strip()
+
+
+def _scalar(text: str) -> Scalar:
+    latex = _NEEDLESS.sub("", text.strip()).removeprefix("+")
+    try:
+        tree = _parsed(text)
+    except Unclear:
+        return Scalar(latex, None, None, None)
+    exact = rational.exact(tree)
+    return Scalar(latex, tree, exact, None if exact is not None else valuation.glimpse(tree))
+
+
+def _parsed(text: str) -> Expression:
+    """The tree of an expression or of a ratio a:b, which is the quotient."""
+    parts = split(text, _RATIO)
+    if len(parts) == 2:
+        return Apply("/", (parse(parts[0]), parse(parts[1])))
+    return parse(text)

@@ -1,0 +1,87 @@
+r"""Answers that are a word or a few, compared as text.
+
+Compared after Unicode normalisation (NFKC), with white space, surrounding quotes and trailing
+punctuation left out: ``“Paris.”`` is ``paris``.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from evals.answers.options import Options, checked
+from evals.answers.stated import LONGEST, bare, statements
+
+Case = Literal["ignore", "match"]
+
+_TYPESET = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
+_QUOTES = ('""', "''", "“”", "‘’", "„“", "«»", "‹›", "「」")
+_TRAILING = ".,;:!?。"
+
+
+class TextOptions(Options):
+    """Whether upper and lower case differ."""
+
+    case: Case = "ignore"
+
+
+def create(options: Mapping[str, object]) -> Text:
+    """The kind with the user's options. Raises ValueError that names option and value."""
+    return Text(checked(TextOptions, "text", options))
+
+
+@dataclass(frozen=True)
+class Text:
+    """Implements `AnswerKind`."""
+
+    options: TextOptions = field(default_factory=TextOptions)
+    name: str = "text"
+    form: str = r"Put the final answer in \boxed{}."
+
+    def read(self, response: str) -> str | None:
+        """The last answer stated, tidied, in its own case."""
+        for statement in reversed(statements(response)):
+            if answer := tidy(statement.text):
+                return answer
+        return None
+
+    def gold(self, text: str) -> str:
+        """A bare answer, or the one that a solution of several lines or with a box states."""
+        worked = "\n" in text.strip() or "\\boxed" in text or "####" in text
+        if worked and (answer := self.read(text)):
+            return answer
+        answer = tidy(text) if len(text) <= LONGEST else ""
+        if not answer:
+            raise ValueError(
+                f"no gold answer in {text[:80]!r}; give 1 to {LONGEST} characters of text"
+            )
+        return answer
+
+    def same(self, a: str, b: str) -> bool:
+        """Equal text, by the rule for case."""
+        return comparable(a, self.options.case) == comparable(b, self.options.case)
+
+
+def tidy(text: str) -> str:
+    """Text without typesetting, quotes around it, trailing punctuation and needless space."""
+    text = " ".join(unicodedata.normalize("NFKC", text).split())
+    for _ in range(8):
+        stripped = bare(_TYPESET.sub(r"\1", text))
+        if len(stripped) > 2 and stripped[0] + stripped[-1] in _QUOTES:
+            stripped = stripped[1:-1].strip()
+        stripped = stripped.rstrip(_TRAILING).rstrip() or stripped
+        if stripped == text:
+            break
+        text = stripped
+    return text
+
+
+def comparable(text: str, case: Case) -> str:
+    """What two equal texts have in common; a text longer than any answer is as it is."""
+    if len(text) > LONGEST:
+        return text
+    text = tidy(text)
+    return tidy(text.casefold()) if case == "ignore" else text

@@ -1,0 +1,171 @@
+"""The user's own questions, without code: a .jsonl, .json, .csv or .parquet file and a few names.
+
+For instance, for rows like ``{"q": "Which gas do plants take in?", "reply": "carbon dioxide"}``::
+
+    [task]
+    name = "file"
+    path = "questions.jsonl"
+    question = "q"
+    gold = "reply"
+    answer = "text"
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from evals.answers import kind
+from evals.answers.base import AnswerKind
+from evals.tasks import template
+from evals.tasks.choices import LETTERS, askable, lettered, position
+from evals.tasks.dataset import DatasetTask, Entry, Order
+from evals.tasks.options import DataOptions, checked
+from evals.tasks.sources import Row, chosen
+
+NAME = "file"
+PROMPT = "{question}\n\nWork step by step. {answer_form}"
+
+_BELONGS = {"pattern": ("regex",), "case": ("text", "regex"), "choice_count": ("choice",)}
+
+
+class FileOptions(DataOptions):
+    """The options of the task file.
+
+    `question` is a field or a template such as "{passage}\\n\\nQuestion: {q}". `gold` is the field
+    with the right answer, if there is one; a row in which it is empty has none. `id` is the field
+    with a row's id: "id" by default where every row has it; "" names questions by their text.
+    `choices` is a field with a list (in CSV: a JSON list) or one field or template per choice.
+    `first_choice` is the number of the first choice where gold is a number (0 or 1).
+    `prompt` is a template with {question} and {answer_form}; `answer_form`, the sentence that says
+    how to state the answer, is the kind of answer's own by default. `label` begins every
+    question's id.
+    """
+
+    answer: Literal["number", "math", "choice", "text", "regex"]
+    question: str = Field(default="question", min_length=1)
+    gold: str | None = Field(default=None, min_length=1)
+    id: str | None = None
+    choices: str | Annotated[tuple[str, ...], Field(strict=False)] | None = None
+    first_choice: Literal[0, 1] | None = None
+    choice_count: int | None = Field(default=None, ge=2, le=len(LETTERS))
+    pattern: str | None = None
+    case: Literal["ignore", "match"] | None = None
+    prompt: str = PROMPT
+    answer_form: str | None = Field(default=None, min_length=1)
+    label: str = Field(default=NAME, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> FileOptions:
+        if self.path is None and self.train_path is None and self.eval_path is None:
+            raise ValueError(
+                "task.path is missing; set it to a file or folder with the questions, "
+                "or set task.train_path and task.eval_path"
+            )
+        for option, answers in _BELONGS.items():
+            if getattr(self, option) is not None and self.answer not in answers:
+                raise ValueError(
+                    f"task.{option} belongs to answer = {' or '.join(map(repr, answers))}, "
+                    f"not {self.answer!r}; leave it out or change task.answer"
+                )
+        if self.answer == "regex" and self.pattern is None:
+            raise ValueError("task.pattern is missing; answer = 'regex' needs it")
+        if self.choices is not None and self.answer != "choice":
+            raise ValueError(f"task.choices needs task.answer = 'choice', not {self.answer!r}")
+        if set(template.fields(self.prompt)) != {"question", "answer_form"}:
+            raise ValueError(
+                "task.prompt must contain {question} and {answer_form} and no other field "
+                f"(write {{{{name}}}} for a literal {{name}}), got {self.prompt!r}"
+            )
+        return self
+
+    @property
+    def letters(self) -> int:
+        """How many choices a question may have."""
+        if self.choice_count is not None:
+            return self.choice_count
+        return len(self.choices) if isinstance(self.choices, tuple) else 4
+
+
+def create(options: Mapping[str, object]) -> DatasetTask:
+    """The task with the user's options. Raises ValueError that names option, value and remedy."""
+    asked = checked(FileOptions, options, NAME)
+    answers = kind(asked.answer, _kind_options(asked))
+    return DatasetTask(
+        asked.label,
+        chosen(asked),
+        answers,
+        _reader(asked, answers),
+        prompt=asked.prompt,
+        answer_form=asked.answer_form,
+        order=Order(
+            asked.seed,
+            asked.eval_share,
+            id_field="id" if asked.id is None else asked.id or None,
+            id_required=asked.id is not None,
+        ),
+    )
+
+
+def _kind_options(asked: FileOptions) -> dict[str, object]:
+    if asked.answer == "choice":
+        return {"choices": asked.letters}
+    given = {"pattern": asked.pattern, "case": asked.case}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _reader(asked: FileOptions, answers: AnswerKind) -> Callable[[Row], Entry]:
+    def read(row: Row) -> Entry:
+        question = _filled(row, asked.question)
+        listed = None if asked.choices is None else _choices(row, asked)
+        text = question if listed is None else lettered(question, listed)
+        return Entry(text, _gold(row, asked, answers, listed))
+
+    return read
+
+
+def _gold(
+    row: Row, asked: FileOptions, answers: AnswerKind, listed: list[str] | None
+) -> str | None:
+    if asked.gold is None or (stated := row.optional(asked.gold)) is None:
+        return None
+    if listed is not None:
+        stated = LETTERS[position(row, asked.gold, listed, asked.first_choice)]
+    try:
+        return answers.gold(stated)
+    except ValueError as error:
+        raise row.refused(
+            f"the field {asked.gold!r} is no {asked.answer} answer: {error}"
+        ) from error
+
+
+def _choices(row: Row, asked: FileOptions) -> list[str]:
+    if isinstance(asked.choices, tuple):
+        listed = [_filled(row, each) for each in asked.choices]
+        return askable(row, listed, "task.choices", asked.letters)
+    assert asked.choices is not None
+    name = asked.choices
+    if isinstance(packed := row.value(name), str):
+        row = Row(
+            row.file, row.unit, row.number, {**row.fields, name: _unpacked(row, name, packed)}
+        )
+    return askable(row, row.texts(name), f"the field {name!r}", asked.letters)
+
+
+def _unpacked(row: Row, name: str, packed: str) -> object:
+    try:
+        return json.loads(packed)
+    except (ValueError, RecursionError):
+        raise row.refused(
+            f'the field {name!r} must be a list such as ["red", "blue"], got {packed[:60]!r}'
+        ) from None
+
+
+def _filled(row: Row, template_or_field: str) -> str:
+    if not template.is_template(template_or_field):
+        return row.text(template_or_field)
+    named = template.fields(template_or_field)
+    return template.fill(template_or_field, {name: row.text(name) for name in named}).strip()

@@ -1,0 +1,102 @@
+"""MMLU: multiple choice in 57 subjects (Hendrycks et al. 2021, arXiv 2009.03300).
+
+Source: https://huggingface.co/datasets/cais/mmlu, config ``all``: 14,042 test questions, 1,531 of
+validation, 285 of dev and 99,842 of auxiliary_train. A row::
+
+    {"question": "A frameshift mutation is created when", "subject": "college_biology",
+     "choices": ["telomeric sequences are removed from DNA", "a codon's nucleotide sequence changes
+      ...", "a base pair is either inserted or deleted in a gene", "a codon's nucleotide ..."],
+     "answer": 2}
+
+Other copies of the data call the subject ``type``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import Field
+
+from evals.answers import kind
+from evals.tasks.choices import LETTERS, lettered, position, shuffled
+from evals.tasks.dataset import DatasetTask, Entry, Filter, Order
+from evals.tasks.options import DataOptions, checked
+from evals.tasks.sources import HubDataset, Row, chosen
+from evals.tasks.sources.hub import COMMIT
+
+NAME = "mmlu"
+REPO = "cais/mmlu"
+REVISION = "c30699e8356da336a370243923dbaf21066bb9fe"
+PROMPT = "{question}\n\nThink it through step by step, then pick one choice. {answer_form}"
+CHOICES = 4
+
+_TRAIN = {"validation+dev": ("validation", "dev"), "auxiliary_train": ("auxiliary_train",)}
+
+
+class MmluOptions(DataOptions):
+    """The options of the task mmlu.
+
+    `subjects` are names such as "college_biology". `shuffle_choices` puts each question's choices
+    in an order that follows from `seed` (a choice such as "both A and B" then refers to the
+    letters before). `train_split` is what is trained on where the hub is the source; questions of
+    auxiliary_train have no subject. `revision` is a commit of the dataset on the hub.
+    """
+
+    subjects: tuple[str, ...] | None = Field(default=None, min_length=1, strict=False)
+    shuffle_choices: bool = False
+    train_split: Literal["validation+dev", "auxiliary_train"] = "validation+dev"
+    revision: str = Field(default=REVISION, pattern=COMMIT)
+
+
+def create(options: Mapping[str, object]) -> DatasetTask:
+    """The task with the user's options. Raises ValueError that names option, value and remedy."""
+    asked = checked(MmluOptions, options, NAME)
+    hub = HubDataset(
+        REPO,
+        asked.revision,
+        {
+            "train": tuple(
+                f"all/{part}-00000-of-00001.parquet" for part in _TRAIN[asked.train_split]
+            ),
+            "eval": ("all/test-00000-of-00001.parquet",),
+        },
+    )
+    wanted = asked.subjects
+    filters = [] if wanted is None else [Filter("task.subjects", frozenset(wanted), _subject)]
+    key = f"choices {asked.seed}" if asked.shuffle_choices else None
+    return DatasetTask(
+        NAME,
+        chosen(asked, hub),
+        kind("choice", {"choices": CHOICES}),
+        lambda row: _entry(row, key),
+        prompt=PROMPT,
+        order=Order(asked.seed, asked.eval_share),
+        filters=filters,
+    )
+
+
+def _entry(row: Row, shuffle_key: str | None) -> Entry:
+    choices = row.texts("choices")
+    if len(choices) != CHOICES:
+        raise row.refused(
+            f"the field 'choices' has {len(choices)} choices, MMLU has {CHOICES}; "
+            "use the task file for data of another shape"
+        )
+    question = row.text("question")
+    gold = position(row, "answer", choices, first=0)
+    plain = lettered(question, choices)
+    order = list(range(CHOICES))
+    if shuffle_key is not None:
+        order = shuffled(CHOICES, f"{shuffle_key} {plain}")
+    return Entry(
+        text=lettered(question, [choices[n] for n in order]),
+        gold=LETTERS[order.index(gold)],
+        plain=plain,
+        meta={"subject": _subject(row)},
+    )
+
+
+def _subject(row: Row) -> str:
+    field = "subject" if "subject" in row.fields else "type"
+    return (row.optional(field) or "") if field in row.fields else ""

@@ -1,0 +1,75 @@
+"""A task's own options: checked when the task is made, with errors that name option and remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+
+class TaskOptions(BaseModel):
+    """What every task's options have in common: no unknown keys, no silent conversions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class DataOptions(TaskOptions):
+    """Where the questions of a dataset task come from, and in which order they are asked.
+
+    `path` is one file, whose questions are shared out between training and evaluation
+    (`eval_share`), or a folder with a file per split; `train_path` and `eval_path` name one file
+    each. The share a question falls into never depends on `seed`, which decides the order.
+    """
+
+    path: str | None = Field(default=None, min_length=1)
+    train_path: str | None = Field(default=None, min_length=1)
+    eval_path: str | None = Field(default=None, min_length=1)
+    eval_share: Annotated[float, Field(gt=0.0, lt=1.0, strict=False)] = 0.5
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _either_or(self) -> DataOptions:
+        if self.path is not None and (self.train_path is not None or self.eval_path is not None):
+            raise ValueError(
+                "task.path holds both splits; leave it out, or leave out "
+                "task.train_path and task.eval_path"
+            )
+        return self
+
+    def local(self, name: str) -> Path | None:
+        """The option `name` as a path, `~` expanded."""
+        value: str | None = getattr(self, name)
+        return None if value is None else Path(value).expanduser()
+
+
+Options = TypeVar("Options", bound=BaseModel)
+
+
+def checked(model: type[Options], options: Mapping[str, object], task: str) -> Options:
+    """The options of the task `task`, checked.
+
+    Raises ValueError that names every wrong option, its value and the remedy.
+    """
+    try:
+        return model.model_validate(dict(options))
+    except ValidationError as error:
+        raise ValueError("; ".join(_explained(error, model, task))) from error
+
+
+def _explained(error: ValidationError, model: type[BaseModel], task: str) -> list[str]:
+    lines = []
+    for problem in error.errors(include_url=False):
+        key = ".".join(("task", *(str(part) for part in problem["loc"])))
+        if problem["type"] == "extra_forbidden":
+            allowed = ", ".join(model.model_fields)
+            lines.append(f"{key}: unknown option of the task {task}; it has {allowed}")
+        elif problem["type"] == "missing":
+            lines.append(f"{key}: the task {task} needs this option")
+        elif problem["type"] == "value_error":
+            message = str(problem["ctx"]["error"])
+            lines.append(message if message.startswith("task.") else f"{key}: {message}")
+        else:
+            lines.append(f"{key}: {problem['msg']}, got {problem['input']!r}")
+    return lines

@@ -1,0 +1,120 @@
+"""Rows from the user's files: one file for both splits, a folder, or a file per split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from evals.tasks.base import Split
+from evals.tasks.options import DataOptions
+from evals.tasks.sources import formats
+from evals.tasks.sources.rows import Row, Source
+
+_STEMS: dict[Split, tuple[str, ...]] = {"train": ("train",), "eval": ("eval", "test", "validation")}
+
+
+@dataclass(frozen=True, slots=True)
+class OneFile:
+    """Implements `Source`: one file whose rows are shared out between the splits."""
+
+    path: Path
+    shared: bool = True
+
+    def rows(self, split: Split) -> Sequence[Row]:
+        """See `Source.rows`; the same rows for either split."""
+        return formats.read(self.path)
+
+    def describe(self, split: Split) -> str:
+        """See `Source.describe`."""
+        return f"in its share of {self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """Implements `Source`: training rows from train*, evaluation rows from eval* files.
+
+    A folder without eval* files evaluates on test*, and one without those on validation*. Several
+    files of one kind are read in the order of their names. Folders inside it are not looked into.
+    """
+
+    path: Path
+    shared: bool = False
+
+    def rows(self, split: Split) -> Sequence[Row]:
+        """See `Source.rows`."""
+        files = sorted(
+            file
+            for file in self.path.iterdir()
+            if file.suffix.lower() in formats.SUFFIXES and file.is_file()
+        )
+        for stem in _STEMS[split]:
+            if found := [file for file in files if file.name.lower().startswith(stem)]:
+                return [row for file in found for row in formats.read(file)]
+        wanted = " or ".join(f"{stem}*" for stem in _STEMS[split])
+        there = ", ".join(file.name for file in files[:10]) or "no data file"
+        raise ValueError(
+            f"the folder {self.path} has no {wanted} file ({formats.SUFFIXES_SHOWN}) for "
+            f"{split} questions; there is {there}; name the file with task.{split}_path"
+        )
+
+    def describe(self, split: Split) -> str:
+        """See `Source.describe`."""
+        return f"in the folder {self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class PerSplit:
+    """Implements `Source`: a source of its own for each split."""
+
+    train: Source | None
+    eval: Source | None
+    shared: bool = False
+
+    def rows(self, split: Split) -> Sequence[Row]:
+        """See `Source.rows`."""
+        source = self._of(split)
+        if source is None:
+            raise ValueError(
+                f"no file for {split} questions; set task.{split}_path, "
+                "or task.path to one file or folder for both splits"
+            )
+        return source.rows(split)
+
+    def describe(self, split: Split) -> str:
+        """See `Source.describe`."""
+        source = self._of(split)
+        return "" if source is None else source.describe(split)
+
+    def _of(self, split: Split) -> Source | None:
+        return self.train if split == "train" else self.eval
+
+
+@dataclass(frozen=True, slots=True)
+class WholeFile:
+    """Implements `Source`: one file whose rows all belong to the split that asks."""
+
+    path: Path
+    shared: bool = False
+
+    def rows(self, split: Split) -> Sequence[Row]:
+        """See `Source.rows`."""
+        return formats.read(self.path)
+
+    def describe(self, split: Split) -> str:
+        """See `Source.describe`."""
+        return f"in {self.path}"
+
+
+def chosen(options: DataOptions, otherwise: Source | None = None) -> Source:
+    """The source the options name; `otherwise` gives the splits they leave out."""
+    path = options.local("path")
+    if path is not None:
+        return Folder(path) if path.is_dir() else OneFile(path)
+    train, held_out = options.local("train_path"), options.local("eval_path")
+    if otherwise is not None and train is None and held_out is None:
+        return otherwise
+    return PerSplit(
+        train=otherwise if train is None else WholeFile(train),
+        eval=otherwise if held_out is None else WholeFile(held_out),
+    )

@@ -1,0 +1,75 @@
+"""The examples of docs/tasks.md load, as a user would copy them."""
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from evals import tasks
+
+DOC = (Path(__file__).parents[3] / "docs/tasks.md").read_text(encoding="utf-8")
+EXAMPLES = dict(re.findall(r"```toml\n# example: (\w+)\n(.*?)```", DOC, re.DOTALL))
+REAL = ("gsm8k", "math", "mmlu")
+FILES = {
+    "plants.jsonl": '{"question": "Which gas do plants take in?", "reply": "CO2"}\n',
+    "quiz.csv": "q,a,b,c,right\nWhich?,x,y,z,2\n",
+    "claims.csv": "claim,verdict\nWater is wet.,true\n",
+    "claims_to_judge.csv": "claim,verdict\nFire is wet.,false\n",
+}
+
+
+def options(example):
+    section = tomllib.loads(EXAMPLES[example])["task"]
+    return section.pop("name"), section
+
+
+def test_every_block_is_an_example():
+    assert DOC.count("```toml") == len(EXAMPLES) == 7
+
+
+@pytest.mark.parametrize("example", REAL)
+def test_benchmark_examples_load_the_real_files(example, data, monkeypatch):
+    monkeypatch.chdir(data)
+    task = tasks.load(*options(example))
+    assert task.questions("train", 0, 1)
+    assert task.questions("eval", 0, 1)
+
+
+@pytest.mark.parametrize("example", ["plants", "quiz", "verdicts"])
+def test_examples_without_code_load(example, tmp_path, monkeypatch):
+    for name, content in FILES.items():
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    task = tasks.load(*options(example))
+    questions = [
+        q for split in ("train", "eval") for q in task.questions(split, 0, task.size(split))
+    ]
+    assert questions
+    assert all(q.gold is not None for q in questions)
+
+
+def test_the_example_with_code_loads(tmp_path, monkeypatch):
+    [code] = re.findall(r"```python\n(# riddles\.py\n.*?)```", DOC, re.DOTALL)
+    (tmp_path / "riddles.py").write_text(code, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    task = tasks.load(*options("own"))
+    sys.modules.pop("riddles")
+    [train], [held_out] = task.questions("train", 0, 1), task.questions("eval", 0, 1)
+    assert train.text == "What is a sphinx?"
+    assert held_out.question_id == "riddles:sieve"
+    assert task.extract("It is a Sieve.") == "sieve"
+    assert task.extract("") is None
+
+
+def test_every_option_is_described():
+    from evals.tasks.file import FileOptions
+    from evals.tasks.gsm8k import Gsm8kOptions
+    from evals.tasks.math import MathOptions
+    from evals.tasks.mmlu import MmluOptions
+
+    for model in (FileOptions, Gsm8kOptions, MathOptions, MmluOptions):
+        for name in model.model_fields:
+            assert f"`{name}`" in DOC
