@@ -21,7 +21,13 @@ _POINTS = 3
 
 
 def load() -> None:
-    """Import what comparing needs and warm the parser up; takes a second or two."""
+    """Import what comparing needs and warm the parser up; takes a second or two.
+
+    Raises ImportError where math-verify is not installed.
+    """
+    import latex2sympy2_extended  # noqa: F401
+    import math_verify  # noqa: F401
+
     logging.disable(logging.CRITICAL)
     equal(r"\frac{x^2+1}{\sqrt{2}}-\sin(2x)", r"\frac{1}{\sqrt{2}}-\sin(2x)+\frac{x^2}{\sqrt{2}}")
     equal(r"f(x)+\log_{2}(3)\cdot|x|!", r"\sum_{n=1}^{10} n")

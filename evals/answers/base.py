@@ -12,9 +12,13 @@ class AnswerKind(Protocol):
     block for longer than the judge's time limit.
     """
 
-    name: str
-    form: str
-    """The sentence that says how to state the final answer; it ends every prompt."""
+    @property
+    def name(self) -> str:
+        """What `evals.answers.kind` calls it."""
+
+    @property
+    def form(self) -> str:
+        """The sentence that says how to state the final answer; it ends every prompt."""
 
     def read(self, response: str) -> str | None:
         """The last answer a response states, tidied, or None. Never raises."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from itertools import combinations
 
 from evals.answers import valuation
 from evals.answers.expression import Apply
@@ -70,8 +71,13 @@ def _same_listings(a: Sequence[Shape], b: Sequence[Shape], ask: Ask) -> bool:
     if _same_rows(a, b, ask):
         return True
     everything = [*a, *b]
-    alike = [[x is y or same(x, y, ask) for y in everything] for x in everything]
-    return all(sum(row[: len(a)]) == sum(row[len(a) :]) for row in alike)
+    balance = [1 if place < len(a) else -1 for place in range(len(everything))]
+    surplus = balance.copy()
+    for (one, x), (other, y) in combinations(enumerate(everything), 2):
+        if same(x, y, ask):
+            surplus[one] += balance[other]
+            surplus[other] += balance[one]
+    return not any(surplus)
 
 
 def _same_scalars(a: Scalar, b: Scalar, ask: Ask) -> bool:

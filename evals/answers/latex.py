@@ -71,10 +71,12 @@ _DEGREES = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\text\s*\{
 _UPRIGHT = re.compile(r"\\(?:text|mathrm|textrm|operatorname)\{([ei])\}")
 _PERCENT = re.compile(r"\\?%|\\text\s*\{\s*(?:percent|per cent|pct)\s*\}|\b(?:percent|per cent)\b")
 _BARE = re.compile(
-    rf"(?<![\\A-Za-z])(?P<name>sqrt|pi|{'|'.join(FUNCTIONS)})(?![A-Za-z])"
+    rf"(?<![\\A-Za-z])(?P<name>sqrt|pi|sec(?=\s*[(A-Za-z\\])"
+    rf"|{'|'.join(name for name in FUNCTIONS if name != 'sec')})(?![A-Za-z])"
     r"|(?<![\\A-Za-z])(?P<endless>infinity|inf|oo)(?![A-Za-z])"
 )
 _ROOT = re.compile(r"\\sqrt\s*(\d+)")
+_SCIENTIFIC = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)(?:e\+?|E(?P<sign>[-+]?))(\d{1,3})(?![\w.])")
 _STARS = re.compile(r"^[*_`\s]+|[*_`\s]+$")
 
 
@@ -97,6 +99,7 @@ def _tidy_row(row: str) -> str:
     row = _COMMAND.sub(_renamed, _DEGREES.sub("°", row))
     row = _BARE.sub(_commanded, _PERCENT.sub("", row))
     row = row.replace("<=", r"\le ").replace(">=", r"\ge ").replace("!=", r"\ne ")
+    row = _SCIENTIFIC.sub(r"\1*10^{\2\3}", row)
     return _ROOT.sub(r"\\sqrt{\1}", row)
 
 

@@ -17,6 +17,8 @@ from evals.answers.structure import structure
 from evals.equivalence import Judge, judge
 
 _MOST_WORDS = 5
+_MOST_ASKED = 40
+"""Questions to the judge about one pair of answers; a pair that needs more is not the same."""
 
 
 def create(options: Mapping[str, object]) -> Mathematical:
@@ -67,7 +69,17 @@ class Mathematical:
 
     def same(self, a: str, b: str) -> bool:
         """Whether two answers are the same by docs/answers.md. Reflexive, symmetric."""
-        return a == b or same(structure(a), structure(b), (self.ask or judge()).same)
+        if a == b:
+            return True
+        asked = 0
+
+        def ask(one: str, other: str) -> bool:
+            nonlocal asked
+            asked += 1
+            return asked <= _MOST_ASKED and (self.ask or judge()).same(one, other)
+
+        verdict = same(structure(a), structure(b), ask)
+        return verdict and asked <= _MOST_ASKED
 
     def prepare(self, pairs: Iterable[tuple[str, str]]) -> None:
         """Have the judge decide, in parallel, what `same` would ask it about these pairs."""
@@ -78,8 +90,12 @@ class Mathematical:
             return False
 
         for a, b in dict.fromkeys(pairs):
+            before = len(wanted)
             if a != b:
                 same(structure(a), structure(b), note)
+            if len(wanted) - before > _MOST_ASKED:
+                for pair in list(wanted)[before:]:
+                    del wanted[pair]
         if wanted:
             (self.ask or judge()).prepare(wanted)
 

@@ -62,7 +62,7 @@ _SENTENCE_END = re.compile(
     (?: (?<!\b[A-Z]) (?<!\bSt) (?<!\b[DM]r) (?<!\bM[st]) (?<!\bMrs) (?<!\b[JS]r) (?<!\bvs)
         (?<!\bca) (?<!approx) (?<!\be\.g) (?<!\bi\.e) \.
       | \. (?=\s{1,4}I\ hope)
-      | (?P<raised>[!?]) )
+      | (?<!\\) (?P<raised>[!?]) )
     (?= [*_)"'”’\]$]{0,6} (?:\s|$) )
     """,
     re.VERBOSE,
@@ -205,14 +205,17 @@ def _line_end(text: str, at: int, stop: int) -> int:
 
 def _sentence(text: str) -> str | None:
     """The first sentence, bare; None for a question, one that holds a box, one that never ends."""
-    end = _SENTENCE_END.search(text)
-    if end is not None:
+    for end in _SENTENCE_END.finditer(text):
         if end["raised"] == "?":
             return None
-        text = text[: end.start()]
+        # A factorial inside of $…$ raises no voice.
+        if end["raised"] is None or text.count("$", 0, end.start()) % 2 == 0:
+            text = text[: end.start()]
+            break
     if len(text) > LONGEST or "\\boxed" in text or "\\fbox" in text:
         return None
     text = bare(text).rstrip(".,;:")
-    if text.endswith(")") and text.count(")") > text.count("("):
+    # An interval may close with another bracket than it opens with.
+    if text.endswith(")") and sum(map(text.count, ")]")) > sum(map(text.count, "([")):
         text = text[:-1]
     return bare(text)

@@ -12,14 +12,15 @@ from dataclasses import replace
 from functools import lru_cache
 
 from evals.answers import rational, valuation, wording
-from evals.answers.expression import Apply, Expression, Symbol, Unclear, parse
+from evals.answers.expression import Apply, Expression, Symbol, Unclear
 from evals.answers.latex import split, tidy
+from evals.answers.parsing import parse
 from evals.answers.shape import Bracket, Equation, Listing, Matrix, Order, Scalar, Shape, Words
 
 LONGEST = 4000
 """Characters; a longer answer is compared as text only."""
 
-_MOST_ITEMS = 100
+_MOST_ITEMS = 32
 _DEEPEST = 8
 _AND = re.compile(
     r",?\s*\\text\s*\{\s*,?\s*(?:and|or)\s*\}|,?(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])"
@@ -30,6 +31,7 @@ _MEMBER = re.compile(r"\s*[A-Za-z]\s*\\in(?![A-Za-z])(.*)", re.DOTALL)
 _SIGN = re.compile(r"(<|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z])|\\ne(?![A-Za-z]))")
 _ROW = re.compile(r"\\\\")
 _CELL = re.compile(r"&")
+_REALS = re.compile(r"\\(?:mathbb\s*\{?\s*R\s*\}?|Reals)")
 _RATIO = re.compile(r":(?!=)")
 _MATRIX = re.compile(
     r"[(\[]?\s*\\begin\{(?P<kind>[pbvBV]?matrix|array)\}(?:\{[clr|\s]*\})?(?P<body>.*)"
@@ -42,7 +44,7 @@ _NEEDLESS = re.compile(r"(?<![A-Za-z0-9])\s+|\s+(?![A-Za-z0-9])|(?<=[A-Za-z])\s+
 _UPWARDS = {">": "<", r"\ge": r"\le"}
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=16_384)
 def structure(text: str) -> Shape:
     """The structure of an answer as somebody wrote it. Never raises; bounded work."""
     if len(text) > LONGEST:
@@ -83,6 +85,8 @@ def _read_item(text: str, depth: int) -> Shape:
     sides = split(text, _EQUALS)
     if len(sides) > 1 and all(side.strip() for side in sides):
         return _equation([side.strip() for side in sides], depth)
+    if _REALS.fullmatch(text):
+        return Bracket("(", ")", (_scalar(r"-\infty"), _scalar(r"\infty")))
     if len(ratio := split(text, _RATIO)) > 2:
         return Bracket(":", ":", tuple(_scalar(part) for part in ratio[:_MOST_ITEMS]))
     if r"\pm" in text:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 
+from evals.answers.latex import FUNCTIONS
+
 _SHORT_UNITS = (
     *("cm", "mm", "km", "nm", "ft", "in", "yd", "mi", "kg", "mg", "gm", "lb", "lbs", "oz", "ml"),
     *("hr", "hrs", "min", "mins", "sec", "secs", "ms", "mph", "kph", "rpm", "sq", "cu", "gal"),
@@ -30,8 +32,10 @@ _SCALE = re.compile(r"(?<=°)\s*[CF]$")
 _PART = re.compile(r"[^\W_]+")
 _LABEL = re.compile(
     r"(?:m?\s*\\angle\s*)?[A-Z]{1,4}|\\?[A-Za-z]\w*|[A-Za-z]+_\s*(?:\w|\{\w{1,4}\})"
-    r"|\|\s*[A-Z]{1,4}\s*\||[A-Za-z]'*\s*\([\w\s,+-]{1,12}\)|\\(?:text|over[a-z]+)\s*\{[^{}]*\}"
+    r"|\|\s*[A-Z]{1,4}\s*\||[A-Zf-hp-w]'*\s*\([\w\s,+-]{1,12}\)|\\(?:text|over[a-z]+)\s*\{[^{}]*\}"
     r"|\(\s*[A-Za-z](?:\s*,\s*[A-Za-z])+\s*\)|\\text\s*\{[^{}]*\}\s*\([\w\s,]{1,12}\)"
+    r"|[fghFGH]\s*\^\s*\{\s*-\s*1\s*\}\s*\([\w\s,]{1,12}\)"
+    rf"|\\(?:{'|'.join(FUNCTIONS)})\s*(?:\\angle\s*)?\(?(?:\\[a-z]+|[A-Za-z]{{1,3}})\s*\)?"
 )
 _LOWER_PRODUCT = re.compile(r"[a-z]{2,3}")
 

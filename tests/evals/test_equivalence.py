@@ -226,6 +226,23 @@ def test_no_process_outlives_a_killed_parent() -> None:
     assert gone(children)
 
 
+def test_a_missing_package_is_named(tmp_path: Path) -> None:
+    (tmp_path / "math_verify.py").write_text("raise ImportError('not here')", encoding="utf-8")
+    process = started(
+        f"""
+        import sys
+        sys.path.insert(0, {str(tmp_path)!r})
+        from evals.equivalence import judge
+        judge().same("f(x)+1", "1+f(x)")
+        """,
+        "-c",
+    )
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 1
+    assert "pip install math-verify" in output
+    assert "not here" in output
+
+
 def test_a_forked_child_gets_a_judge_of_its_own() -> None:
     process = started(
         """

@@ -139,7 +139,8 @@ FRAGMENTS = st.sampled_from(
         r"\S+",
         r"\frac { } \sqrt [ ] ( ) ^ _ 1 2 10 0 . , x y e i f( \pi \sin \log \pm = < \le \cup "
         r"\infty \text{ m \{ \} | ! + - * / : ; % \$ ° & \\ \begin{pmatrix} \end{pmatrix} "
-        r"and ∞ ½ − ² \overline \boxed{ \left \right \binom \lfloor \rfloor \sum_{n=1}^{3} a.m. \circ \x",
+        r"and ∞ ½ − ² \overline \boxed{ \left \right \binom \lfloor \rfloor \sum_{n=1}^{3} a.m. "
+        r"\circ \x",
     )
 )
 BROKEN = st.lists(FRAGMENTS, max_size=12).map("".join)

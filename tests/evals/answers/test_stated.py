@@ -189,3 +189,17 @@ def test_statements_hold_for_any_text(response: str) -> None:
 )
 def test_endless_fragments_of_markers_take_linear_time(endless: str) -> None:
     assert isinstance(statements(endless), list)
+
+
+@pytest.mark.parametrize(
+    ("response", "payload"),
+    [
+        ("The answer is $[0,\\infty)$.", "[0,\\infty)"),
+        ("So (the answer is 7)", "7"),
+        ("The answer is $111, \\! 111$ dollars.", "$111, \\! 111$ dollars"),
+        ("The answer is $5!$ ways.", "$5!$ ways"),
+        ("The answer is 5! I am sure.", "5"),
+    ],
+)
+def test_brackets_spaces_and_factorials_belong_to_the_payload(response, payload):
+    assert [s.text for s in statements(response)] == [payload]

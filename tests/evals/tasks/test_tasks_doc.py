@@ -10,7 +10,7 @@ import pytest
 from evals import tasks
 
 DOC = (Path(__file__).parents[3] / "docs/tasks.md").read_text(encoding="utf-8")
-EXAMPLES = dict(re.findall(r"```toml\n# example: (\w+)\n(.*?)```", DOC, re.DOTALL))
+EXAMPLES = dict(re.findall(r"```toml\n# example: ([\w-]+)\n(.*?)```", DOC, re.DOTALL))
 REAL = ("gsm8k", "math", "mmlu")
 FILES = {
     "plants.jsonl": '{"question": "Which gas do plants take in?", "reply": "CO2"}\n',
@@ -26,7 +26,7 @@ def options(example):
 
 
 def test_every_block_is_an_example():
-    assert DOC.count("```toml") == len(EXAMPLES) == 7
+    assert DOC.count("```toml") == len(EXAMPLES) == 8
 
 
 @pytest.mark.parametrize("example", REAL)

@@ -1,0 +1,319 @@
+r"""A small parser for the expressions that answers are made of.
+
+It reads tidied LaTeX (`evals.answers.latex`) and refuses whatever has more than one customary
+meaning (``x/2y``, ``2^3^2``, ``f(x)``, a number after a letter): those go to the judge, which asks
+a computer algebra system. What it reads means what a mathematician would mean by it.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from evals.answers.expression import Apply, Expression, Number, Symbol, Unclear
+from evals.answers.latex import FUNCTIONS
+
+_TOKEN = re.compile(
+    r"\s*(?:(?P<number>\d+(?:\.\d*)?|\.\d+)|(?P<command>\\[A-Za-z]+)|(?P<letter>[A-Za-z])"
+    r"|(?P<mark>[-+*/^_!|(){}\[\]°]))"
+)
+_REPEATING = re.compile(r"(\d*)\.(\d*)\\overline\s*\{\s*(\d+)\s*\}")
+_GREEK = frozenset(
+    (
+        *(r"\alpha", r"\beta", r"\gamma", r"\delta", r"\varepsilon", r"\zeta", r"\eta", r"\theta"),
+        *(r"\iota", r"\kappa", r"\lambda", r"\mu", r"\nu", r"\xi", r"\rho", r"\sigma", r"\tau"),
+        *(r"\upsilon", r"\phi", r"\chi", r"\psi", r"\omega", r"\Gamma", r"\Delta", r"\Theta"),
+        *(r"\Lambda", r"\Sigma", r"\Phi", r"\Psi", r"\Omega", r"\infty"),
+    )
+)
+_FUNCTIONS = frozenset(f"\\{name}" for name in FUNCTIONS)
+_TRIGONOMETRIC = frozenset(("sin", "cos", "tan", "cot", "sec", "csc"))
+_INVERSE = {"sin": "arcsin", "cos": "arccos", "tan": "arctan"}
+_CALLED = frozenset("fghFGHPQ")
+_OPENING = {"(": ")", "[": "]", "{": "}"}
+_CLOSING = frozenset((r"\rfloor", r"\rceil"))
+_DEEPEST = 40
+_LONGEST = 2000
+
+
+def parse(text: str) -> Expression:
+    """The tree of a tidied expression, in linear time. Raises `Unclear`."""
+    if len(text) > _LONGEST:
+        raise Unclear(f"an expression of {len(text)} characters; at most {_LONGEST} are read")
+    parser = _Parser(_tokens(_REPEATING.sub(_repeated, text)))
+    tree = parser.sum()
+    if parser.token:
+        raise Unclear(f"{parser.token!r} stands where the expression could end")
+    return tree
+
+
+def _tokens(text: str) -> list[str]:
+    tokens: list[str] = []
+    position, end = 0, len(text.rstrip())
+    while position < end:
+        found = _TOKEN.match(text, position)
+        if found is None:
+            raise Unclear(f"{text[position : position + 10]!r} is no part of an expression")
+        tokens.append(found[0].strip())
+        position = found.end()
+    return tokens
+
+
+def _repeated(decimal: re.Match[str]) -> str:
+    whole, fixed, period = decimal[1] or "0", decimal[2], decimal[3]
+    if len(whole) + len(fixed) + len(period) > 30:
+        raise Unclear("a repeating decimal of more than 30 digits")
+    shift = 10 ** len(fixed)
+    value = Fraction(int(whole + fixed), shift)
+    value += Fraction(int(period), (10 ** len(period) - 1) * shift)
+    return f"({value.numerator}/{value.denominator})"
+
+
+class _Parser:
+    def __init__(self, tokens: list[str]) -> None:
+        self.tokens = [*tokens, ""]
+        self.place = 0
+        self.depth = 0
+        self.angle = False
+        self.bars = 0
+
+    @property
+    def token(self) -> str:
+        return self.tokens[self.place]
+
+    def take(self, expected: str | None = None) -> str:
+        token = self.token
+        if expected is not None and token != expected:
+            raise Unclear(f"{expected!r} is missing before {token!r}")
+        self.place += 1
+        return token
+
+    def sum(self) -> Expression:
+        terms = [self.term()]
+        while self.token in ("+", "-"):
+            terms.append(self.term())
+        return terms[0] if len(terms) == 1 else Apply("+", tuple(terms))
+
+    def term(self) -> Expression:
+        negative = False
+        for _ in range(2):
+            if self.token in ("+", "-"):
+                negative ^= self.take() == "-"
+        factors = [self.factor()]
+        while True:
+            if self.token == "*":
+                self.take()
+                factors.append(self.signed())
+            elif self.token == "/":
+                self.take()
+                quotient = Apply("/", (_product(factors), self.signed()))
+                factors = [quotient]
+                if self.begins() and not _is_fraction(quotient):
+                    raise Unclear("a product right after a slash, as in x/2y")
+            elif self.begins():
+                if _is_number(self.token):
+                    raise Unclear(f"the number {self.token} right after a factor")
+                factors.append(self.factor())
+            else:
+                break
+        product = _product(factors)
+        return Apply("neg", (product,)) if negative else product
+
+    def signed(self) -> Expression:
+        if self.token == "-":
+            self.take()
+            return Apply("neg", (self.factor(),))
+        return self.factor()
+
+    def begins(self) -> bool:
+        """Whether the next token can begin a factor."""
+        token = self.token
+        if token == "|" or token in _CLOSING:
+            return token == "|" and not self.bars
+        return bool(token) and (token in _OPENING or token[0] == "\\" or token[0].isalnum())
+
+    def factor(self) -> Expression:
+        base = self.mixed() or self.atom()
+        while self.token in ("!", "°", "^"):
+            mark = self.take()
+            if mark == "!":
+                if self.token == "!":
+                    raise Unclear("a double factorial")
+                base = Apply("!", (base,))
+            elif mark == "°":
+                base = Apply("degrees", (base,)) if self.angle else base
+            else:
+                base = Apply("^", (base, self.exponent()))
+                if self.token == "^":
+                    raise Unclear("a power of a power without brackets")
+        return base
+
+    def mixed(self) -> Expression | None:
+        r"""A mixed number, 2\frac{1}{2} or 2 1/2, where one stands here."""
+        here = self.place
+        if not (self.token.isdigit() and _is_start(self.tokens[here + 1])):
+            return None
+        whole = int(self.take())
+        if self.token == r"\frac":
+            part = self.atom()
+        elif self.tokens[self.place + 1] == "/" and self.tokens[self.place + 2].isdigit():
+            top = self.atom()
+            self.take("/")
+            part = Apply("/", (top, self.atom()))
+        else:
+            raise Unclear("two numbers in a row")
+        match part:
+            case Apply("/", (Number(top_value), Number(bottom_value))):
+                if 0 < top_value < bottom_value:
+                    return Number(whole + top_value / bottom_value)
+                raise Unclear("a number before a fraction that is not a proper one")
+        self.place = here
+        return None
+
+    def exponent(self) -> Expression:
+        if self.token == "-":
+            self.take()
+            return Apply("neg", (self.atom(),))
+        return self.atom()
+
+    def atom(self) -> Expression:
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise Unclear(f"an expression nested deeper than {_DEEPEST}")
+        tree = self.nested()
+        self.depth -= 1
+        return tree
+
+    def nested(self) -> Expression:
+        token = self.take()
+        if _is_number(token):
+            return Number(Fraction(token))
+        if token in _OPENING:
+            bars, self.bars = self.bars, 0
+            inside = self.sum()
+            self.bars = bars
+            self.take(_OPENING[token])
+            return inside
+        if token == "|":
+            self.bars += 1
+            inside = self.sum()
+            self.bars -= 1
+            self.take("|")
+            return Apply("abs", (inside,))
+        if token.isalpha():
+            if token in _CALLED and self.token == "(":
+                raise Unclear(f"{token}( may be a function or a product")
+            return Symbol(token + self.subscript())
+        return self.command(token)
+
+    def command(self, token: str) -> Expression:
+        if token == r"\frac":
+            return Apply("/", (self.argument(), self.argument()))
+        if token == r"\binom":
+            return Apply("binom", (self.argument(), self.argument()))
+        if token == r"\sqrt":
+            return self.root()
+        if token in (r"\lfloor", r"\lceil"):
+            inside = self.sum()
+            self.take("\\r" + token[2:])
+            return Apply(token[2:], (inside,))
+        if token == r"\pi":
+            return Symbol(token)
+        if token in _GREEK:
+            return Symbol(token + self.subscript())
+        if token in _FUNCTIONS:
+            return self.function(token[1:])
+        raise Unclear(f"{token!r} is not read here")
+
+    def root(self) -> Expression:
+        if self.token == "[":
+            self.take()
+            degree = self.sum()
+            self.take("]")
+            return Apply("root", (self.argument(), degree))
+        if self.token == "(":
+            return Apply("sqrt", (self.atom(),))
+        return Apply("sqrt", (self.argument(),))
+
+    def argument(self) -> Expression:
+        r"""A braced argument or, as in \frac12, the next single character."""
+        token = self.token
+        if token.isdigit() and len(token) > 1:
+            self.tokens[self.place : self.place + 1] = [token[0], token[1:]]
+            return self.atom()
+        if token.isdigit() or token.isalpha() or token == "{" or token in (r"\pi", r"\sqrt"):
+            return self.atom()
+        raise Unclear(f"{token!r} cannot be the argument of a command")
+
+    def subscript(self) -> str:
+        if self.token != "_":
+            return ""
+        self.take()
+        if self.token.isalnum():
+            return f"_{self.take()}"
+        self.take("{")
+        inside: list[str] = []
+        while self.token.isalnum() or self.token in ("-", "+"):
+            inside.append(self.take())
+        self.take("}")
+        return f"_{''.join(inside)}"
+
+    def function(self, name: str) -> Expression:
+        base: Expression | None = None
+        power: Expression | None = None
+        if name == "log" and self.token == "_":
+            self.take()
+            base = self.argument()
+        if self.token == "^":
+            self.take()
+            power = self.exponent()
+        if power == Apply("neg", (Number(Fraction(1)),)) and name in _INVERSE:
+            name, power = _INVERSE[name], None
+        angle, self.angle = self.angle, name in _TRIGONOMETRIC
+        inside = self.operand()
+        self.angle = angle
+        value = Apply(name, (inside,) if base is None else (inside, base))
+        return value if power is None else Apply("^", (value, power))
+
+    def operand(self) -> Expression:
+        """What a function without brackets applies to: a product without signs."""
+        if self.token in _OPENING:
+            inside = self.factor_without_power()
+            return Apply("degrees", (inside,)) if self.degrees() else inside
+        factors = [self.factor()]
+        while self.begins() and self.token not in _FUNCTIONS:
+            if self.token in _OPENING or _is_number(self.token):
+                raise Unclear("a bracket or number right after a function's argument")
+            factors.append(self.factor())
+        if self.token == "/":
+            raise Unclear("a slash right after a function's argument")
+        return _product(factors)
+
+    def factor_without_power(self) -> Expression:
+        inside = self.atom()
+        if self.token in ("^", "!"):
+            raise Unclear("a power right after a function's argument")
+        return inside
+
+    def degrees(self) -> bool:
+        if self.token == "°" and self.angle:
+            self.take()
+            return True
+        return False
+
+
+def _product(factors: list[Expression]) -> Expression:
+    return factors[0] if len(factors) == 1 else Apply("*", tuple(factors))
+
+
+def _is_fraction(quotient: Apply) -> bool:
+    """Whether it is one of two plain numbers, which makes 1/2x half of x."""
+    return all(isinstance(argument, Number) for argument in quotient.arguments)
+
+
+def _is_number(token: str) -> bool:
+    return bool(token) and (token[0].isdigit() or token[0] == ".")
+
+
+def _is_start(token: str) -> bool:
+    return token == r"\frac" or token.isdigit()
