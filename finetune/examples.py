@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import overload
 
@@ -13,32 +13,46 @@ from store.ledger import Store
 from store.records import Dataset, content_sha256
 
 _ROWS = """
-SELECT e.turn_id, t.messages, t.response, t.sha256
-FROM (SELECT turn_id, position FROM dataset_examples WHERE dataset_id = ?) AS e
+SELECT e.turn_id, e.question_id, t.messages, t.response, t.sha256
+FROM (SELECT turn_id, question_id, position FROM dataset_examples WHERE dataset_id = ?) AS e
 LEFT JOIN turns AS t USING (turn_id)
 ORDER BY e.position
 """
+
+_QUESTIONS = "SELECT question_id FROM dataset_examples WHERE dataset_id = ?"
 
 
 class StoredExamples(Sequence[Example]):
     """A dataset as a sequence of `Example`s; texts are read on first use, not before.
 
-    Iterating streams them; indexing reads all of them once and keeps them. Raises
-    `DatasetDamaged` where a turn is missing or no longer has the content it was stored with.
+    Iterating streams them; indexing reads all of them once and keeps them. `chosen` picks rows by
+    their question's id, where not all are meant. Raises `DatasetDamaged` where a turn is missing
+    or no longer has the content it was stored with.
     """
 
-    def __init__(self, store: Store, dataset: Dataset) -> None:
+    def __init__(
+        self, store: Store, dataset: Dataset, chosen: Callable[[str], bool] | None = None
+    ) -> None:
         self._store = store
         self._dataset = dataset
+        self._chosen = chosen
 
     def __len__(self) -> int:
-        return self._dataset.examples
+        return self._dataset.examples if self._chosen is None else self._count
+
+    @cached_property
+    def _count(self) -> int:
+        rows = self._store.rows(_QUESTIONS, [self._dataset.dataset_id])
+        return sum(self._chosen is None or self._chosen(question_id) for (question_id,) in rows)
 
     def __iter__(self) -> Iterator[Example]:
         count = 0
-        for turn_id, messages, response, sha256 in self._store.stream(
+        for turn_id, question_id, messages, response, sha256 in self._store.stream(
             _ROWS, [self._dataset.dataset_id]
         ):
+            count += 1
+            if self._chosen is not None and not self._chosen(question_id):
+                continue
             if not isinstance(messages, str) or not isinstance(response, str):
                 raise DatasetDamaged(f"{self._dataset.dataset_id}: turn {turn_id} is not stored")
             if content_sha256(messages, response) != sha256:
@@ -46,11 +60,11 @@ class StoredExamples(Sequence[Example]):
                     f"{self._dataset.dataset_id}: turn {turn_id} was changed after it was stored; "
                     "restore the file from a copy"
                 )
-            count += 1
             yield example(messages, response, learn_all=self._dataset.learn == "all")
-        if count != len(self):
+        recorded = self._dataset.examples
+        if count != recorded:
             raise DatasetDamaged(
-                f"{self._dataset.dataset_id}: {count} rows stored, {len(self)} recorded"
+                f"{self._dataset.dataset_id}: {count} rows stored, {recorded} recorded"
             )
 
     @overload

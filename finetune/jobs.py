@@ -3,44 +3,78 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 
 from finetune.errors import FinetuneError, TuningFailed
-from finetune.plans import Kept, Owner, Polling, Tuned, TuningPlan, TuningProgress
+from finetune.plans import (
+    Kept,
+    OnFailure,
+    Owner,
+    Polling,
+    Tuned,
+    TuningPlan,
+    TuningProgress,
+)
 from finetune.tuner import OnProgress, Tuner
 from providers.base import ModelRef, Provider
 from providers.errors import Unsupported
 from store.ledger import Store
 
-__all__ = ["Kept", "Polling", "Tuned", "TuningFailed", "TuningPlan", "TuningProgress", "tune"]
+__all__ = [
+    "Kept",
+    "OnFailure",
+    "Polling",
+    "Tuned",
+    "TuningFailed",
+    "TuningPlan",
+    "TuningProgress",
+    "tune",
+]
 
 DEFAULT_POLLING = Polling()
 
 
 async def tune(
     *,
-    provider: Provider,
+    providers: Mapping[str, Provider],
     store: Store,
     plans: Sequence[TuningPlan],
     on_progress: OnProgress | None = None,
     polling: Polling = DEFAULT_POLLING,
+    on_failure: OnFailure = "stop",
 ) -> Tuned:
-    """Tune every plan's model, at most as many at a time as the provider allows.
+    """Tune every plan's model at the provider of its start model, at most as many at a time as
+    each provider allows. `providers` are keyed by address.
 
     Calling again goes on where it stopped: finished jobs are adopted from the store, unfinished
     ones from the provider. A plan with fewer examples than the provider's minimum keeps its start
     model. A failed job lets the others finish; then `TuningFailed` names every failure, and calling
-    again makes a new attempt. Raises `providers.errors.RunError` at once, `JobChanged` where a
-    stored job was described differently.
+    again makes a new attempt; with `on_failure` "keep" the old model stays instead, for good, and
+    is among `Tuned.kept`. A submission of unknown outcome always stops. Raises
+    `providers.errors.RunError` at once, `JobChanged` where a stored job was described differently.
     """
-    capabilities = provider.capabilities
-    if plans and not capabilities.finetune:
-        raise Unsupported(
-            f"{provider.base.address} cannot fine-tune; choose another model or 0 iterations"
-        )
-    slots = asyncio.Semaphore(max(1, capabilities.max_parallel_jobs))
-    tuners = [Tuner(provider, store, plan, on_progress, polling) for plan in plans]
-    outcomes = await _all([tuner.run(slots, capabilities) for tuner in tuners])
+    used = {plan.start.address: providers[plan.start.address] for plan in plans}
+    for address, provider in used.items():
+        if not provider.capabilities.finetune:
+            raise Unsupported(f"{address} cannot fine-tune; choose another model or 0 iterations")
+        measuring = any(p.validation_share for p in plans if p.start.address == address)
+        if measuring and not provider.capabilities.validation:
+            raise Unsupported(
+                f"{address} takes no validation data; set finetune.validation_share = 0"
+            )
+    slots = {
+        address: asyncio.Semaphore(max(1, provider.capabilities.max_parallel_jobs))
+        for address, provider in used.items()
+    }
+    outcomes = await _all(
+        [
+            Tuner(used[address], store, plan, on_progress, polling, on_failure).run(
+                slots[address], used[address].capabilities
+            )
+            for plan in plans
+            for address in [plan.start.address]
+        ]
+    )
     failures = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
     if failures:
         raise TuningFailed("\n".join(str(failure) for failure in failures)) from failures[0]

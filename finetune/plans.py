@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from finetune.examples import StoredExamples
+from finetune.validation import split
 from providers.base import FinetuneSpec, Hyperparameters, ModelRef
 from store.ledger import Store
 from store.records import AgentRole, Dataset, StoredJobStatus
 
 Owner = tuple[int, AgentRole]
+OnFailure = Literal["stop", "keep"]
 
 
 @dataclass(frozen=True, slots=True)
 class TuningPlan:
-    """One model to be tuned: whose it is, where it starts, what it learns and how."""
+    """One model to be tuned: whose it is, where it starts, what it learns and how.
+
+    `validation_share` of the dataset's questions are measured during training and not learnt.
+    """
 
     run: str
     iteration: int
@@ -26,6 +32,7 @@ class TuningPlan:
     dataset: Dataset
     hyperparameters: Hyperparameters
     seed: int = 0
+    validation_share: float = 0.0
 
     @property
     def owner(self) -> Owner:
@@ -43,10 +50,11 @@ class TuningPlan:
             f"{self.run}-{self.arm}-a{self.agent}-{self.role}-it{self.iteration}"
             f"-{self.dataset.sha256[:8]}"
         )
+        parts = split(store, self.dataset, self.validation_share) if self.validation_share else None
         return FinetuneSpec(
             name=name if attempt == 1 else f"{name}-try{attempt}",
             start=self.start,
-            examples=StoredExamples(store, self.dataset),
+            examples=parts.learnt if parts else StoredExamples(store, self.dataset),
             dataset_sha256=self.dataset.sha256,
             hyperparameters=self.hyperparameters,
             seed=self.seed,
@@ -58,6 +66,8 @@ class TuningPlan:
                 "role": self.role,
                 "dataset": self.dataset.dataset_id,
             },
+            validation=parts.measured if parts else (),
+            validation_sha256=parts.sha256 if parts else None,
         )
 
 

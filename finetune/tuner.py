@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from finetune.errors import FinetuneError, JobChanged, SubmissionUnknown, TuningFailed
-from finetune.plans import Kept, Polling, TuningPlan, TuningProgress
+from finetune.plans import Kept, OnFailure, Polling, TuningPlan, TuningProgress
 from providers.base import (
     Capabilities,
     FinetuneSpec,
@@ -22,7 +22,7 @@ from providers.base import (
     ModelRef,
     Provider,
 )
-from providers.errors import AmbiguousSubmission, JobError, RetryableError
+from providers.errors import AmbiguousSubmission, JobError, RequestError, RetryableError
 from store.ledger import Store
 from store.records import Job, Model, Row, StoredJobStatus, TrainingPoint, utc_now
 
@@ -39,35 +39,51 @@ class Tuner:
         plan: TuningPlan,
         on_progress: OnProgress | None,
         polling: Polling,
+        on_failure: OnFailure = "stop",
     ) -> None:
         self._provider = provider
         self._store = store
         self._plan = plan
         self._on_progress = on_progress
         self._polling = polling
+        self._on_failure = on_failure
 
     async def run(
         self, slots: asyncio.Semaphore, capabilities: Capabilities
     ) -> ModelRef | Kept | FinetuneError:
         """The new model, or why the old one stays, or what made this one job fail."""
-        minimum = max(1, capabilities.min_examples)
-        if self._plan.dataset.examples < minimum:
-            return await self._skip(minimum)
+        spec, minimum = self._plan.spec(self._store), max(1, capabilities.min_examples)
+        if len(spec.examples) < minimum:
+            reason = f"{len(spec.examples)} examples, the provider needs {minimum}"
+            if self._plan.dataset.note:
+                reason += f" ({self._plan.dataset.note})"
+            return await self._keep(spec, reason)
+        given_up = self._given_up(spec)
+        earlier = self._store.job(given_up.name)
+        if earlier is not None and earlier.digest == given_up.digest:
+            return Kept(self._plan.agent, self._plan.role, str(earlier.error))
         async with slots:
             try:
                 return await self._tune()
-            except (TuningFailed, SubmissionUnknown) as failure:
+            except TuningFailed as failure:
+                if self._on_failure == "keep":
+                    return await self._keep(given_up, str(failure))
+                return failure
+            except SubmissionUnknown as failure:
                 return failure
 
-    async def _skip(self, minimum: int) -> Kept:
-        plan = self._plan
-        reason = f"{plan.dataset.examples} examples, the provider needs {minimum}"
-        if plan.dataset.note:
-            reason += f" ({plan.dataset.note})"
-        job = self._described(plan.spec(self._store), "skipped")
+    def _given_up(self, spec: FinetuneSpec) -> FinetuneSpec:
+        """The record that the old model stays although it could have been tuned.
+
+        It is final: a run that went on with the old model must not come to have another one.
+        """
+        return replace(spec, name=f"{spec.name}-kept")
+
+    async def _keep(self, spec: FinetuneSpec, reason: str) -> Kept:
+        job = self._described(spec, "skipped")
         await self._save(replace(job, error=reason, finished_at=utc_now()))
         self._tell(job, reason=reason)
-        return Kept(plan.agent, plan.role, reason)
+        return Kept(self._plan.agent, self._plan.role, reason)
 
     async def _tune(self) -> ModelRef:
         spec, job, handle = await self._attempt()
@@ -120,7 +136,7 @@ class Tuner:
             return await self._provider.submit(spec)
         except AmbiguousSubmission as error:
             return await self._look_for(job, spec, error)
-        except JobError as error:
+        except (JobError, RequestError) as error:
             raise await self._failed(job, "rejected", str(error)) from error
 
     async def _look_for(

@@ -128,7 +128,8 @@ class FinetuneSpec:
 
     `name` is unique for ever ("{run}-{arm}-a{agent}-{role}-it{k}-{sha8}"); `start` is the model the
     weights start from (the base itself for a fresh start). `dataset_sha256` stands for
-    `examples` in the digest, so a spec can be recognised without its data.
+    `examples` in the digest, so a spec can be recognised without its data, and `validation_sha256`
+    for `validation`: conversations that are only measured, never learnt.
     """
 
     name: str
@@ -138,17 +139,21 @@ class FinetuneSpec:
     hyperparameters: Hyperparameters
     seed: int = 0
     metadata: Mapping[str, str] = field(default_factory=dict)
+    validation: Sequence[Example] = ()
+    validation_sha256: str | None = None
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 over everything that decides the result; equal digests mean the same job."""
-        facts = {
+        facts: dict[str, object] = {
             "name": self.name,
             "start": asdict(self.start),
             "dataset": self.dataset_sha256,
             "hyperparameters": asdict(self.hyperparameters),
             "seed": self.seed,
         }
+        if self.validation_sha256 is not None:
+            facts["validation"] = self.validation_sha256
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -163,7 +168,10 @@ class JobHandle:
 
 @dataclass(frozen=True, slots=True)
 class TrainingPoint:
-    """One optimizer step: mean loss in nats per learnt token, and the learning rate used."""
+    """One optimizer step: mean loss in nats per learnt token, and the learning rate used.
+
+    `learning_rate` is nan where the provider does not tell.
+    """
 
     step: int
     loss: float
@@ -171,10 +179,24 @@ class TrainingPoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Tuned weights as they were at `step`; `model` is their artifact, as in `ModelRef`.
+
+    `loss` is on the validation data where there are any, else on the training data; in nats per
+    learnt token, None where the provider does not tell.
+    """
+
+    step: int
+    model: str
+    loss: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class JobState:
     """What is known about a job now. `raw_status` keeps the vendor's own word.
 
-    `points` holds every point known so far, oldest first; `progress` runs from 0 to 1.
+    `points` holds every point known so far, oldest first; a later state of the same connection
+    only adds to its end. `progress` runs from 0 to 1; `checkpoints` are by step.
     """
 
     status: JobStatus
@@ -185,6 +207,7 @@ class JobState:
     points: tuple[TrainingPoint, ...] = ()
     trained_tokens: int | None = None
     error: str | None = None
+    checkpoints: tuple[Checkpoint, ...] = ()
 
     @property
     def done(self) -> bool:
@@ -193,13 +216,17 @@ class JobState:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a provider can do, so that callers ask instead of guessing."""
+    """What a provider can do, so that callers ask instead of guessing.
+
+    `validation`: a job takes validation data along. `max_parallel_jobs`: more wait their turn here.
+    """
 
     finetune: bool
     score: bool
     sampling_seed: bool
     min_examples: int = 1
     max_parallel_jobs: int = 1
+    validation: bool = False
 
 
 @runtime_checkable

@@ -17,6 +17,7 @@
     └── RunError              fatal for the run; it stops cleanly and can be resumed
         ├── AuthenticationFailed
         ├── QuotaExhausted
+        ├── BudgetReached     the user's own cap, `budget_usd`
         ├── Unsupported       the provider cannot do this at all
         ├── ModelNotFound     (also a FileNotFoundError)
         ├── InvalidSettings   (also a ValueError)
@@ -98,6 +99,10 @@ class AuthenticationFailed(RunError):
 
 class QuotaExhausted(RunError):
     """The account has no credit left."""
+
+
+class BudgetReached(RunError):
+    """Going on could cost more than the user allows; nothing was sent that could."""
 
 
 class Unsupported(RunError):

@@ -2,7 +2,9 @@
 
     embedded:                     the built-in base model, trained and run in this process
     local:PATH_OR_HUB_NAME        any causal language model with a chat template, or a .gguf file
-    scripted:FILE                 answers from a script, for tests and replays
+    replay:RUN_FOLDER             answers from the stored turns of an earlier run
+    scripted:FILE                 answers from a script, for tests and dry runs
+    openai:MODEL                  OpenAI; openai+URL:MODEL is any server that speaks its API
 
 A third party adds a scheme with an entry point in the group ``society.providers`` whose object is
 a `ProviderFactory`, or a module that has its two functions.
@@ -26,6 +28,8 @@ _BUILT_IN = {
     "embedded": "providers.embedded.factory",
     "local": "providers.local.factory",
     "scripted": "providers.scripted",
+    "replay": "providers.replay",
+    "openai": "providers.openai.factory",
 }
 _ADDRESS = re.compile(r"(?P<scheme>[a-z][a-z0-9_]*)(?P<target>[:+].*)", re.DOTALL)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -33,9 +33,9 @@ class Society:
     summarizer: ModelRef
 
     @classmethod
-    def untuned(cls, base: ModelRef, size: int) -> Society:
-        """Iteration 0: all 2N models are the base."""
-        return cls(tuple(Agent(n, base, base) for n in range(1, size + 1)), base)
+    def untuned(cls, bases: Sequence[ModelRef], summarizer: ModelRef) -> Society:
+        """Iteration 0: both models of every agent are its base, `bases` in the agents' order."""
+        return cls(tuple(Agent(n, b, b) for n, b in enumerate(bases, start=1)), summarizer)
 
     def model(self, agent: int, role: AgentRole) -> ModelRef:
         """The model agent `agent` (from 1) uses in `role`."""

@@ -13,11 +13,12 @@ from rich.text import Text
 
 from evals import reading, tasks
 from evals.tasks.base import TaskQuestion
-from providers import registry
 from society.config import Config, ConfigError
-from society.debate import Debate, Scope
+from society.connections import Connections
+from society.debate import Debate
 from society.iterate import ARM, rules, society_after
 from society.live import printable
+from society.outcome import Scope
 from society.runs import RunFolder
 from society.voting import Tally
 from store.ledger import Store
@@ -75,14 +76,14 @@ async def ask(
     Nothing is stored. Raises the provider's errors.
     """
     newest = newest_iteration(store)
-    provider = registry.connect(config.model, config.provider, folder.models)
+    connections = Connections.open(config, folder.models)
     try:
-        society = society_after(store, provider.base, config.society.agents, newest)
-        await provider.serve(society.tuned_models)
+        society = society_after(store, connections.untuned(), newest)
+        await connections.serve(society.tuned_models)
         debate = Debate(
             society,
             tasks.load(config.task.name, config.task.options),
-            {config.model: provider},
+            connections,
             _Nowhere(),
             Scope(newest, "eval", ARM, "sampled"),
             rules(config, "sampled"),
@@ -90,7 +91,7 @@ async def ask(
         )
         tallies = await debate.question(TaskQuestion("asked", text, gold=None))
     finally:
-        await provider.close()
+        await connections.close()
     return tallies[-1]
 
 

@@ -50,6 +50,13 @@ def run(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change one setting: society.agents=5."),
     ] = None,
+    allow_overlap: Annotated[
+        bool,
+        typer.Option(
+            "--allow-overlap",
+            help="Go on though evaluation questions are much like training questions; recorded.",
+        ),
+    ] = False,
     runs: Runs = RUNS,
 ) -> None:
     """Run an experiment, or go on with it where it stopped."""
@@ -57,17 +64,153 @@ def run(
 
     with reported() as context:
         from society import config as experiments
+        from society import doctor, leakage
         from society import runs as folders
 
         experiment = experiments.load(config, settings or ())
         folder = folders.folder(runs, Path(config).stem if name is None else name)
+        allowed = leakage.check(experiment, folder.database, allow=allow_overlap)
+        doctor.before_run(experiment, folder, sys.stderr)
         context.resumable = True
         context.folder = folder.path
         store = folders.start(folder, experiment)
         try:
+            store.write(*allowed)
             _carry_out(folder, experiment, store)
         finally:
             store.close()
+
+
+@app.command("import")
+def import_transcripts(
+    file: Annotated[Path, typer.Argument(help="Transcripts, see docs/import.md.")],
+    name: Annotated[str, typer.Option(help="Name of the new run.", show_default=False)],
+    config: Annotated[
+        str | None, typer.Option(help="Experiment (.toml) whose run the new one becomes.")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Task that says how answers are read, such as gsm8k.")
+    ] = None,
+    answers: Annotated[
+        Literal["number", "math", "choice", "text"] | None,
+        typer.Option(help="Kind of answer, where there is no task."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one setting: datasets.w=0.3."),
+    ] = None,
+    split: Annotated[
+        Literal["train", "eval"], typer.Option(help="Split of what does not name its own.")
+    ] = "train",
+    iteration: Annotated[
+        int | None,
+        typer.Option(min=0, help="Iteration of what does not name its own: 1, in eval 0."),
+    ] = None,
+    skip_incomplete: Annotated[
+        bool, typer.Option("--skip-incomplete", help="Leave out debates with missing answers.")
+    ] = False,
+    runs: Runs = RUNS,
+) -> None:
+    """Make a run of debates that were held elsewhere."""
+    from society.failures import reported
+
+    with reported():
+        from society import importing
+        from society import runs as folders
+        from society.importing import overview
+
+        imported = importing.import_file(
+            file,
+            folders.folder(runs, name),
+            importing.Source(config, task, answers, settings or ()),
+            split=split,
+            iteration=iteration,
+            skip_incomplete=skip_incomplete,
+        )
+        overview.show(imported, sys.stdout)
+
+
+@app.command("doctor")
+def examine(
+    config: Annotated[
+        str, typer.Argument(help="Experiment file (.toml), or the name of a packaged one: demo.")
+    ],
+    name: Annotated[
+        str | None, typer.Option(help="Name of the run; default: the experiment's.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one setting: society.agents=5."),
+    ] = None,
+    allow_overlap: Annotated[
+        bool,
+        typer.Option("--allow-overlap", help="Take alike questions for allowed, as in run."),
+    ] = False,
+    runs: Runs = RUNS,
+) -> None:
+    """Look whether an experiment can be run: keys, models, endings, disk. Spends nothing."""
+    from society.failures import reported
+
+    with reported():
+        from society import doctor
+        from society import runs as folders
+
+        folder = folders.folder(runs, Path(config).stem if name is None else name)
+        found = doctor.examine_file(config, settings or (), folder, allow_overlap=allow_overlap)
+        doctor.show(found, sys.stdout)
+        if any(finding.level == "error" for finding in found):
+            raise typer.Exit(2)
+
+
+@app.command()
+def cancel(name: Name, runs: Runs = RUNS) -> None:
+    """Cancel the fine-tuning jobs that a stopped run has left at its providers."""
+    from society.failures import reported
+
+    with reported():
+        import asyncio
+
+        from society import cancel as cancelling
+        from society import runs as folders
+        from store.ledger import Store
+
+        folder = folders.existing(runs, name)
+        with Store.open(folder.database, create=False) as store:
+            failures = asyncio.run(cancelling.cancel(folder, store, typer.echo))
+        if failures:
+            raise typer.Exit(1)
+
+
+@app.command()
+def cost(
+    config: Annotated[
+        str, typer.Argument(help="Experiment file (.toml), or the name of a packaged one: demo.")
+    ],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one setting: society.agents=5."),
+    ] = None,
+    answer_tokens: Annotated[
+        int | None, typer.Option(min=1, help="How many tokens an answer usually takes.")
+    ] = None,
+    summary_tokens: Annotated[
+        int | None, typer.Option(min=1, help="How many tokens a summary usually takes.")
+    ] = None,
+    output: Annotated[
+        Literal["table", "csv", "json"], typer.Option("--format", help="How rows are written.")
+    ] = "table",
+) -> None:
+    """Price a whole experiment before its first call; needs no key and spends nothing."""
+    from society.failures import reported
+
+    with reported():
+        from society import config as experiments
+        from society.costing import overview
+        from society.costing.estimate import estimate
+
+        experiment = experiments.load(config, settings or ())
+        found = estimate(experiment, answer_tokens, summary_tokens)
+        overview.show(found, experiment, output, sys.stdout)
 
 
 @app.command()

@@ -9,16 +9,26 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Sequence
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
-from evals import tasks
-from providers import registry
+from providers import registry, served
 from providers.base import Hyperparameters
 from providers.errors import ProviderError
+from providers.pricing import PriceOverride, Prices
+from providers.served import Serving
+from society.questions import Questions
 
 
 class ConfigError(ValueError):
@@ -39,11 +49,13 @@ NotNegative = Annotated[float, Field(ge=0.0, strict=False)]
 
 
 class SocietySection(_Section):
-    """Who debates, and how."""
+    """Who debates, and how. `models` gives each agent a base model of its own, else all have
+    `model`, which also writes the summaries."""
 
     agents: Count = 3
     rounds: Count = 2
     others: Literal["summarized", "quoted"] = "summarized"
+    models: tuple[str, ...] | None = Field(default=None, strict=False)
 
 
 class SamplingSection(_Section):
@@ -64,6 +76,29 @@ class TaskSection(BaseModel):
     @property
     def options(self) -> dict[str, object]:
         return dict(self.model_extra or {})
+
+
+class ZeroShotSection(BaseModel):
+    """A task the societies are evaluated on and never trained on, with its own options.
+
+    `label` names it in the store and the report, by default the task's name; `questions` are as
+    many as in `evaluation` by default.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    name: str
+    label: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] | None = None
+    questions: Count | None = None
+
+    @property
+    def options(self) -> dict[str, object]:
+        return dict(self.model_extra or {})
+
+
+class LeakageSection(_Section):
+    """From which likeness on (share 0..1) two questions count as the same; 1: exact copies only."""
+
+    threshold: Annotated[float, Field(gt=0.0, le=1.0, strict=False)] = 0.95
 
 
 class TrainSection(_Section):
@@ -97,9 +132,15 @@ class DatasetsSection(_Section):
 
 
 class FinetuneSection(_Section):
-    """Fine-tuning of every agent's generator and critic."""
+    """Fine-tuning of every agent's generator and critic.
+
+    `on_failure` says what a failed job does: stop before the next iteration, or keep the old model.
+    `validation_share` of the questions are measured by the provider and not learnt.
+    """
 
     init: Literal["continue", "fresh"] = "continue"
+    on_failure: Literal["stop", "keep"] = "stop"
+    validation_share: Annotated[float, Field(ge=0.0, lt=1.0, strict=False)] = 0.0
     method: Literal["lora", "full"] = "lora"
     generator_epochs: Count = 2
     critic_epochs: Count = 2
@@ -116,9 +157,26 @@ class FinetuneSection(_Section):
 
     def hyperparameters(self, role: Literal["generator", "critic"]) -> Hyperparameters:
         """The same for all agents; only the epochs differ by role."""
-        shared = self.model_dump(exclude={"init", "generator_epochs", "critic_epochs"})
+        ours = {"init", "on_failure", "validation_share", "generator_epochs", "critic_epochs"}
+        shared = self.model_dump(exclude=ours)
         epochs = self.generator_epochs if role == "generator" else self.critic_epochs
         return Hyperparameters(epochs=epochs, **shared)
+
+
+class ServingSection(_Section):
+    """A server that answers for `model`, which is trained here and loaded there as adapters.
+
+    `settings` are those of the server's provider. `path_map` translates folders of this machine
+    into those of the server: {"/here" = "/there"}.
+    """
+
+    address: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+    path_map: dict[str, str] = Field(default_factory=dict)
+
+    def as_serving(self) -> Serving:
+        """The same for the provider layer."""
+        return Serving(self.address, self.settings, self.path_map)
 
 
 class Config(_Section):
@@ -132,10 +190,16 @@ class Config(_Section):
     sampling: SamplingSection = SamplingSection()
     train: TrainSection = TrainSection()
     evaluation: EvaluationSection = EvaluationSection()
+    zero_shot: tuple[ZeroShotSection, ...] = Field(default=(), strict=False)
+    leakage: LeakageSection = LeakageSection()
     consensus: ConsensusSection = ConsensusSection()
     datasets: DatasetsSection = DatasetsSection()
     finetune: FinetuneSection = FinetuneSection()
     provider: dict[str, Any] = Field(default_factory=dict)
+    providers: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    serving: ServingSection | None = None
+    budget_usd: Annotated[float, Field(gt=0.0, allow_inf_nan=False, strict=False)] | None = None
+    prices: dict[str, PriceOverride] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _can_be_run(self, info: ValidationInfo) -> Config:
@@ -143,20 +207,64 @@ class Config(_Section):
             return self
         if self.society.agents == 1 and self.society.rounds > 1:
             raise ValueError("society.agents = 1 has nobody to debate with; set society.rounds = 1")
-        self._require_questions()
+        if self.society.models is not None and len(self.society.models) != self.society.agents:
+            raise ValueError(
+                f"society.models names {len(self.society.models)} models for "
+                f"{self.society.agents} agents; name one for each, also the same more than once"
+            )
+        if unused := sorted(self.providers.keys() - set(self.addresses)):
+            raise ValueError(
+                f"providers.{unused[0]!r} is the address of no model here; the models are "
+                f"{', '.join(self.addresses)}"
+            )
+        self.questions.require()
         try:
-            registry.check(self.model, self.provider)
+            for address in self.addresses:
+                registry.check(address, self.settings_of(address))
+                if self.budget_usd is not None:
+                    Prices(self.prices).require(address, finetune=self.tunes(address))
+            if self.serving is not None:
+                served.check(self.serving.as_serving(), self.finetune.method)
         except ProviderError as error:
             raise ValueError(str(error)) from error
+        if unpriced := Prices(self.prices).unused(self.addresses):
+            raise ValueError(
+                f"prices.{unpriced[0]!r} is neither name nor address of a model here; the models "
+                f"are {', '.join(self.addresses)}"
+            )
         return self
 
-    def _require_questions(self) -> None:
-        task = tasks.load(self.task.name, self.task.options)
-        passes = self.iterations if self.train.fresh else min(self.iterations, 1)
-        training = passes * self.train.questions
-        if training:
-            task.questions("train", training - 1, 1)
-        task.questions("eval", self.evaluation.questions - 1, 1)
+    @property
+    def questions(self) -> Questions:
+        """The experiment's questions, read once. Raises ValueError as `Questions` does."""
+        # A copy with other values has taken over what was read for the original.
+        return self.asked if self.asked.config is self else Questions(self)
+
+    @cached_property
+    def asked(self) -> Questions:
+        """What `questions` keeps."""
+        return Questions(self)
+
+    @property
+    def agent_models(self) -> tuple[str, ...]:
+        """The address of every agent's base model, in the agents' order."""
+        return self.society.models or (self.model,) * self.society.agents
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Every distinct model address of the experiment, that of `model` first."""
+        return tuple(dict.fromkeys((self.model, *self.agent_models)))
+
+    def tunes(self, address: str) -> bool:
+        """Whether models are tuned from the base at `address`: the summarizer never is."""
+        return self.iterations > 0 and address in self.agent_models
+
+    def settings_of(self, address: str) -> dict[str, Any]:
+        """The provider settings of a model: `providers."ADDRESS"`, else `provider` where it has
+        the scheme of `model`."""
+        if address in self.providers:
+            return self.providers[address]
+        return self.provider if scheme(address) == scheme(self.model) else {}
 
     @classmethod
     def from_json(cls, text: str) -> Config:
@@ -179,12 +287,27 @@ def load(source: str, overrides: Sequence[str] = ()) -> Config:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{origin} is not valid TOML: {error}") from error
+    return from_table(table, origin, overrides)
+
+
+def from_table(
+    table: dict[str, Any], origin: str, overrides: Sequence[str] = (), *, stored: bool = False
+) -> Config:
+    """The experiment in a parsed TOML table; `origin` names it in errors.
+
+    `stored`: without asking whether its model and its questions are there. Raises `ConfigError`.
+    """
     for override in overrides:
         _apply(table, override)
     try:
-        return Config.model_validate(table)
+        return Config.model_validate(table, context=STORED if stored else None)
     except ValidationError as error:
         raise ConfigError(_explain(error, origin)) from error
+
+
+def scheme(address: str) -> str:
+    """The kind of provider an address names: "openai" for "openai+http://host/v1:m"."""
+    return address.partition(":")[0].partition("+")[0]
 
 
 def packaged() -> tuple[str, ...]:
@@ -220,7 +343,7 @@ def _read(source: str) -> tuple[str, str]:
 
 def _apply(table: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
-    names = key.strip().split(".")
+    names = _names(key)
     if not equals or not all(names):
         raise ConfigError(f"--set {override!r} is not of the form key=value, e.g. society.agents=5")
     *parents, last = names
@@ -232,6 +355,21 @@ def _apply(table: dict[str, Any], override: str) -> None:
         table[last] = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         table[last] = value
+
+
+def _names(key: str) -> list[str]:
+    """The parts of a dotted key; a part with dots of its own is quoted, as in TOML."""
+    if '"' not in key:
+        return key.strip().split(".")
+    try:
+        table: Any = tomllib.loads(f"{key} = 0")
+    except tomllib.TOMLDecodeError:
+        return [""]
+    names = []
+    while isinstance(table, dict):
+        [(name, table)] = table.items()
+        names.append(name)
+    return names
 
 
 def _explain(error: ValidationError, origin: str) -> str:

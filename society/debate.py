@@ -21,8 +21,9 @@ from providers.base import Completion, Message, ModelRef, Provider, Request, Sam
 from providers.errors import RequestError
 from society import prompts
 from society.agents import Society
-from society.voting import Tally, agrees, vote
-from store.records import Row, Turn, Verdict, Vote, messages_json, storable, turn_id_of, turn_key
+from society.outcome import Scope, outcome, readable, tally
+from society.voting import Tally
+from store.records import Row, Turn, messages_json, storable, turn_id_of, turn_key
 
 Kind = Literal["answer", "summary"]
 NO_RESPONSE = "(no response)"
@@ -33,16 +34,6 @@ class Recorder(Protocol):
 
     async def append(self, *rows: Row) -> None:
         """Keep all rows or none; returns once they are kept."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """Which debates these are: the part of a turn's key that all questions share."""
-
-    iteration: int
-    split: Literal["train", "eval"]
-    arm: str
-    decoding: Literal["sampled", "greedy"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +108,18 @@ class Debate:
                 self._answer(question, agent.number, number, earlier)
                 for agent in self._society.agents
             )
-            answers = [turn.answer for turn in turns if turn.round == number]
-            tallies.append(vote(answers, self._task.equivalent))
-        await self._recorder.append(*self._outcome(question, turns, tallies))
+            tallies.append(await asyncio.to_thread(tally, self._task, turns, number))
+        # Comparing answers may take a worker process a second; other debates go on meanwhile.
+        rows = await asyncio.to_thread(
+            outcome,
+            self._task,
+            self._scope,
+            question,
+            turns,
+            tallies,
+            drop_ties=self._rules.drop_ties,
+        )
+        await self._recorder.append(*rows)
         return tallies
 
     async def _answer(
@@ -173,6 +173,8 @@ class Debate:
         sampling = self._rules.sampling if kind == "answer" else self._rules.summary_sampling
         request = Request(model, messages, sampling, self._noise_key(question, agent, number, kind))
         completion, error = await self._complete(request)
+        # The answer is read from what is stored, so reading it again later gives the same.
+        response = storable(completion.text)
         turn = Turn(
             iteration=scope.iteration,
             arm=scope.arm,
@@ -184,8 +186,10 @@ class Debate:
             kind=kind,
             model_id=model.model_id,
             messages=messages_json([asdict(m) for m in messages]),
-            response=storable(completion.text),
-            answer=self._read(completion) if kind == "answer" else None,
+            response=response,
+            answer=readable(self._task, response, completion.finish_reason)
+            if kind == "answer"
+            else None,
             finish_reason=completion.finish_reason,
             prompt_tokens=completion.prompt_tokens,
             completion_tokens=completion.completion_tokens,
@@ -209,53 +213,6 @@ class Debate:
         scope = self._scope
         which = f"train{scope.iteration}" if scope.split == "train" else "eval"
         return f"{which}/{question.question_id}/a{agent}/r{number}/{kind}"
-
-    def _read(self, completion: Completion) -> str | None:
-        # A truncated response has not stated its final answer.
-        if completion.finish_reason != "stop":
-            return None
-        return self._task.extract(completion.text)
-
-    def _outcome(
-        self, question: TaskQuestion, turns: Sequence[Turn], tallies: Sequence[Tally]
-    ) -> list[Row]:
-        scope, task = self._scope, self._task
-        votes: list[Row] = [
-            Vote(
-                iteration=scope.iteration,
-                arm=scope.arm,
-                split=scope.split,
-                decoding=scope.decoding,
-                question_id=question.question_id,
-                round=number,
-                answer=self._label(tally),
-                votes=tally.votes,
-                voters=tally.voters,
-                tie=tally.tie,
-                correct=_correct(task, self._label(tally), question.gold),
-            )
-            for number, tally in enumerate(tallies, start=1)
-        ]
-        label = self._label(tallies[-1])
-        verdicts: list[Row] = [
-            Verdict(
-                turn_id=turn.turn_id,
-                agrees=None if label is None else agrees(turn.answer, tallies[-1], task.equivalent),
-                correct=_correct(task, turn.answer, question.gold),
-            )
-            for turn in turns
-        ]
-        return [*verdicts, *votes]
-
-    def _label(self, tally: Tally) -> str | None:
-        left_out = tally.tie and self._scope.split == "train" and self._rules.drop_ties
-        return None if left_out else tally.answer
-
-
-def _correct(task: Task, answer: str | None, gold: str | None) -> bool | None:
-    if gold is None:
-        return None
-    return answer is not None and task.equivalent(answer, gold)
 
 
 async def _all(turns: Iterable[Coroutine[object, object, Turn]]) -> list[Turn]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
-Stage = Literal["debate", "evaluate sampled", "evaluate greedy", "datasets", "finetune"]
+Stage = str
+"""One of debate, datasets, finetune, "evaluate DECODING", "zero-shot LABEL DECODING"."""
 
 
 @dataclass(frozen=True, slots=True)

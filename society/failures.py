@@ -39,6 +39,7 @@ def reported() -> Iterator[Context]:
         raise
     except KeyboardInterrupt:
         _say("stopped")
+        _tell_what_goes_on(context)
         _tell_how_to_resume(context)
         raise typer.Exit(130) from None
     except BrokenPipeError:
@@ -50,12 +51,14 @@ def reported() -> Iterator[Context]:
             message += f"the traceback is in {_logged(error, context)}"
         _say(message)
         if status == 1:
+            _tell_what_goes_on(context)
             _tell_how_to_resume(context)
         raise typer.Exit(status) from None
 
 
 def outcome(error: Exception) -> tuple[int, str | None]:
     """Exit status and message; the message is None for an error nobody has foreseen."""
+    from evals.equivalence import JudgeError
     from evals.reading import NothingStored
     from finetune.errors import FinetuneError
     from society.config import ConfigError
@@ -71,13 +74,31 @@ def outcome(error: Exception) -> tuple[int, str | None]:
         return 2, f"{error}\n`society status NAME` shows how far a running run is"
     if isinstance(error, StoreError):
         return 2, str(error)
-    if isinstance(error, (ProviderError, FinetuneError, OSError)):
+    if isinstance(error, (ProviderError, FinetuneError, JudgeError, OSError)):
         return 1, str(error)
     return 1, None
 
 
 def _say(message: str) -> None:
     typer.echo(f"society: {message}", err=True)
+
+
+def _tell_what_goes_on(context: Context) -> None:
+    """Remote jobs outlive a run, and cost: say so, and how to end them."""
+    if not context.resumable or context.folder is None:
+        return
+    from society.cancel import running_elsewhere
+    from society.runs import RunFolder
+
+    folder = RunFolder(context.folder.name, context.folder)
+    jobs = running_elsewhere(folder.database)
+    if jobs:
+        where = "" if folder.path.parent == Path("runs") else f" --runs {folder.path.parent}"
+        typer.echo(
+            f"{jobs} fine-tuning job(s) go on at the provider, and resuming takes them up again; "
+            f"end them with: society cancel {shlex.join([folder.name])}{where}",
+            err=True,
+        )
 
 
 def _tell_how_to_resume(context: Context) -> None:

@@ -14,17 +14,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from textwrap import shorten
 
-from evals import tasks
+from evals.equivalence import judge
 from evals.tasks.base import Split, Task, TaskQuestion
 from finetune.datasets import DatasetRules, build_all
 from finetune.jobs import TuningPlan, TuningProgress, tune
-from providers import registry
-from providers.base import ModelRef, Provider, Sampling
+from providers.base import ModelRef, Sampling
+from society import costs
 from society.agents import ROLES, AgentRole, Society
 from society.config import Config
-from society.debate import Debate, Rules, Scope
+from society.connections import Connections
+from society.debate import Debate, Rules
 from society.events import Note, Observer, Stage, StageAdvanced, StageFinished, StageStarted
+from society.outcome import Scope
 from society.runs import RunFolder
 from store.ledger import Store
 from store.records import Dataset, Decoding, Model, Question, Turn
@@ -38,16 +41,15 @@ async def run(folder: RunFolder, config: Config, store: Store, observer: Observe
     Raises `providers.errors.RunError`, `finetune.jobs.TuningFailed` or `store.errors.StoreError`
     when it has to stop; everything stored until then stays, and calling again resumes.
     """
-    provider = registry.connect(config.model, config.provider, folder.models)
+    connections = costs.metered(Connections.open(config, folder.models), config, store)
     try:
-        await _Experiment(folder, config, store, provider, observer).run()
+        await _Experiment(folder, config, store, connections, observer).run()
     finally:
-        await provider.close()
+        await connections.close()
 
 
-def society_after(store: Store, base: ModelRef, size: int, iteration: int) -> Society:
-    """The society of `size` agents after `iteration` passes, as the store knows it."""
-    society = Society.untuned(base, size)
+def society_after(store: Store, society: Society, iteration: int) -> Society:
+    """What has become of the untuned `society` after `iteration` passes, as the store knows it."""
     for k in range(1, iteration + 1):
         society = society.with_models(
             {
@@ -77,86 +79,126 @@ def rules(config: Config, decoding: Decoding) -> Rules:
     )
 
 
+def tuned_roles(config: Config) -> list[tuple[int, AgentRole]]:
+    """The (agent, role) pairs that are fine-tuned: without a second round nobody is a critic."""
+    roles = ROLES if config.society.rounds > 1 else ROLES[:1]
+    return [(agent, role) for role in roles for agent in range(1, config.society.agents + 1)]
+
+
+def selection(config: Config) -> DatasetRules:
+    """Which of the learnable rows the datasets take."""
+    section = config.datasets
+    return DatasetRules(
+        w=section.w,
+        critic_loss=section.critic_loss,
+        max_examples=section.max_examples,
+        seed=config.seed,
+    )
+
+
 class _Experiment:
     def __init__(
         self,
         folder: RunFolder,
         config: Config,
         store: Store,
-        provider: Provider,
+        connections: Connections,
         observer: Observer,
     ) -> None:
         self.folder = folder
         self.config = config
         self.store = store
-        self.provider = provider
+        self.connections = connections
         self.observer = observer
-        self.task: Task = tasks.load(config.task.name, config.task.options)
+        self.questions = config.questions
+        self.surrenders = 0
 
     async def run(self) -> None:
-        society = Society.untuned(self.provider.base, self.config.society.agents)
-        self._remember_base()
+        society = self.connections.untuned()
+        self._remember_bases()
         await self._evaluate(society, 0)
         for iteration in range(1, self.config.iterations + 1):
-            await self._debate(society, iteration, "train", "sampled", "debate")
+            await self._train(society, iteration)
             society = await self._tune(society, iteration)
             await self._evaluate(society, iteration)
         stored = self.store.run()
         if stored is not None and stored.finished_at is None:
             self.store.write(replace(stored, finished_at=datetime.now(UTC)))
 
+    async def _train(self, society: Society, iteration: int) -> None:
+        questions = self.questions.training(iteration)
+        fresh = self.config.train.fresh
+        self._remember(
+            questions,
+            self.questions.task.name,
+            "train",
+            self.questions.start(iteration),
+            iteration if fresh else None,
+        )
+        scope = Scope(iteration, "train", ARM, "sampled")
+        await self._debate(society, self.questions.task, questions, scope, "debate")
+
     async def _evaluate(self, society: Society, iteration: int) -> None:
-        for decoding in self.config.evaluation.decodings:
-            stage: Stage = "evaluate sampled" if decoding == "sampled" else "evaluate greedy"
-            await self._debate(society, iteration, "eval", decoding, stage)
+        for exam in self.questions.exams:
+            questions = exam.questions()
+            self._remember(questions, exam.label, "eval", zero_shot=exam.zero_shot)
+            for decoding in self.config.evaluation.decodings:
+                what = f"zero-shot {exam.label}" if exam.zero_shot else "evaluate"
+                scope = Scope(iteration, "eval", ARM, decoding)
+                await self._debate(society, exam.task, questions, scope, f"{what} {decoding}")
 
     async def _debate(
         self,
         society: Society,
-        iteration: int,
-        split: Split,
-        decoding: Decoding,
+        task: Task,
+        questions: Sequence[TaskQuestion],
+        scope: Scope,
         stage: Stage,
     ) -> None:
-        questions = self._questions(split, iteration)
-        finished = {
+        stored = (scope.iteration, scope.split, scope.arm, scope.decoding)
+        voted = {
             vote.question_id
-            for vote in self.store.votes(iteration, split, ARM, decoding)
+            for vote in self.store.votes(*stored)
             if vote.round == self.config.society.rounds
         }
-        remaining = [q for q in questions if q.question_id not in finished]
+        remaining = [q for q in questions if q.question_id not in voted]
         pending = {q.question_id for q in remaining}
-        known = [
-            turn
-            for turn in self.store.turns(iteration, split, ARM, decoding)
-            if turn.question_id in pending
-        ]
+        known = [turn for turn in self.store.turns(*stored) if turn.question_id in pending]
         each = self._turns_of_a_debate()
-        done, tokens = len(finished) * each + len(known), 0
+        done, tokens = (len(questions) - len(remaining)) * each + len(known), 0
 
         def on_turn(turn: Turn) -> None:
             nonlocal done, tokens
             done, tokens = done + 1, tokens + turn.completion_tokens
-            self.observer(StageAdvanced(done, tokens))
+            self.observer(StageAdvanced(done, tokens, costs.shown(self.connections)))
             if turn.error is not None:
                 self.observer(Note(f"{turn.question_id}, agent {turn.agent}: {turn.error}"))
 
-        with self._stage(iteration, stage, "turns", len(questions) * each, done):
+        with self._stage(scope.iteration, stage, "turns", len(questions) * each, done):
             if not remaining:
                 return
-            await self.provider.serve(society.tuned_models)
+            await self.connections.serve(society.tuned_models)
             debate = Debate(
                 society,
-                self.task,
-                {self.config.model: self.provider},
+                task,
+                self.connections,
                 self.store,
-                Scope(iteration, split, ARM, decoding),
-                rules(self.config, decoding),
+                scope,
+                rules(self.config, scope.decoding),
                 known=known,
                 on_turn=on_turn,
             )
             async for _ in debate.run(remaining):
-                pass
+                self._tell_surrenders()
+
+    def _tell_surrenders(self) -> None:
+        given_up = judge().surrenders()
+        for surrender in given_up[self.surrenders :]:
+            a, b = (shorten(text, 60) for text in surrender.pair)
+            self.observer(
+                Note(f"comparing {a!r} with {b!r} was given up ({surrender.reason}): not the same")
+            )
+        self.surrenders = len(given_up)
 
     def _turns_of_a_debate(self) -> int:
         section = self.config.society
@@ -176,11 +218,12 @@ class _Experiment:
                 start=(
                     society.model(agent, role)
                     if settings.init == "continue"
-                    else self.provider.base
+                    else self.connections.base_of(agent)
                 ),
                 dataset=dataset,
                 hyperparameters=settings.hyperparameters(role),
                 seed=self.config.seed,
+                validation_share=settings.validation_share,
             )
             for (agent, role), dataset in datasets.items()
         ]
@@ -189,12 +232,17 @@ class _Experiment:
         def on_progress(news: TuningProgress) -> None:
             jobs[news.job_id] = 1.0 if news.status == "succeeded" else news.progress
             loss = "" if news.loss is None else f", loss {news.loss:.3f}"
-            detail = f"agent {news.agent} {news.role}{loss}"
+            parts = [f"agent {news.agent} {news.role}{loss}", costs.shown(self.connections)]
+            detail = " · ".join(part for part in parts if part)
             self.observer(StageAdvanced(sum(jobs.values()), detail=detail))
 
         with self._stage(iteration, "finetune", "models", len(plans)):
             tuned = await tune(
-                provider=self.provider, store=self.store, plans=plans, on_progress=on_progress
+                providers=self.connections,
+                store=self.store,
+                plans=plans,
+                on_progress=on_progress,
+                on_failure=settings.on_failure,
             )
         for kept in tuned.kept:
             self.observer(
@@ -204,17 +252,9 @@ class _Experiment:
         return society.with_models({o: model for o, model in tuned.items() if o not in old})
 
     def _derive(self, iteration: int) -> dict[tuple[int, AgentRole], Dataset]:
-        section, society = self.config.datasets, self.config.society
-        roles = ROLES if society.rounds > 1 else ROLES[:1]
-        owners = [(agent, role) for role in roles for agent in range(1, society.agents + 1)]
-        selection = DatasetRules(
-            w=section.w,
-            critic_loss=section.critic_loss,
-            max_examples=section.max_examples,
-            seed=self.config.seed,
-        )
+        owners = tuned_roles(self.config)
         with self._stage(iteration, "datasets", "datasets", len(owners)):
-            datasets = build_all(self.store, iteration, ARM, owners, selection)
+            datasets = build_all(self.store, iteration, ARM, owners, selection(self.config))
             self.observer(StageAdvanced(len(datasets)))
         for dataset in datasets.values():
             if dataset.note is not None:
@@ -230,29 +270,34 @@ class _Experiment:
         yield
         self.observer(StageFinished(time.monotonic() - started))
 
-    def _questions(self, split: Split, iteration: int) -> Sequence[TaskQuestion]:
-        section = self.config.train if split == "train" else self.config.evaluation
-        fresh = split == "train" and self.config.train.fresh
-        start = (iteration - 1) * section.questions if fresh else 0
-        questions = self.task.questions(split, start, section.questions)
+    def _remember(
+        self,
+        questions: Sequence[TaskQuestion],
+        task: str,
+        split: Split,
+        start: int = 0,
+        iteration: int | None = None,
+        zero_shot: bool = False,
+    ) -> None:
         self.store.write(
             *(
                 Question(
                     question_id=q.question_id,
-                    task=self.task.name,
+                    task=task,
                     split=split,
                     question=q.text,
                     gold=q.gold,
-                    iteration=iteration if fresh else None,
+                    iteration=iteration,
                     position=position,
                     meta=json.dumps(dict(q.meta)) if q.meta else None,
+                    zero_shot=zero_shot,
                 )
                 for position, q in enumerate(questions, start)
             )
         )
-        return questions
 
-    def _remember_base(self) -> None:
-        base = self.provider.base
-        if self.store.model(base.model_id) is None:
-            self.store.write(Model(model_id=base.model_id, provider=base.address))
+    def _remember_bases(self) -> None:
+        for provider in self.connections.values():
+            base = provider.base
+            if self.store.model(base.model_id) is None:
+                self.store.write(Model(model_id=base.model_id, provider=base.address))

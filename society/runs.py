@@ -21,6 +21,7 @@ from pathlib import Path
 import tomli_w
 
 from society.config import Config, ConfigError, differences
+from store.errors import StoreLocked, StoreOutdated
 from store.ledger import Store
 from store.records import Run
 
@@ -59,20 +60,30 @@ def folder(runs: Path, name: str) -> RunFolder:
 
 
 def existing(runs: Path, name: str) -> RunFolder:
-    """Like `folder`, for a run that must be there already."""
+    """Like `folder`, for a run that must be there already.
+
+    A database of an earlier version of this software is brought up to date.
+    """
     run = folder(runs, name)
     if not run.database.is_file():
         there = sorted(p.parent.name for p in runs.glob("*/run.duckdb"))
         known = ", ".join(there) if there else "none yet"
         raise ConfigError(f"no run {name!r} in {runs}/ (runs there: {known})")
+    try:
+        Store.open(run.database, read_only=True).close()
+    except StoreOutdated:
+        Store.open(run.database).close()
+    except StoreLocked:
+        pass
     return run
 
 
 def start(run: RunFolder, config: Config) -> Store:
     """Open the run for writing, new or to be resumed.
 
-    Raises `ConfigError` where the folder holds a run of another config (only `iterations` may
-    grow), and the store's own errors for a file that is broken, newer or in use.
+    Raises `ConfigError` where the folder holds a run of another config (`iterations` may grow;
+    `budget_usd` and `prices` may change), and the store's own errors for a file that is broken,
+    newer or in use.
     """
     run.path.mkdir(parents=True, exist_ok=True)
     store = Store.open(run.database)
@@ -90,7 +101,8 @@ def start(run: RunFolder, config: Config) -> Store:
 
 def _require_same(run: RunFolder, stored: Run, config: Config) -> None:
     before = Config.from_json(stored.config)
-    longer = before.model_copy(update={"iterations": config.iterations})
+    free = {name: getattr(config, name) for name in ("iterations", "budget_usd", "prices")}
+    longer = before.model_copy(update=free)
     changed = differences(longer.to_json(), config.to_json())
     if config.iterations < before.iterations:
         changed.append(

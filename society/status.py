@@ -27,12 +27,21 @@ from store.errors import StoreLocked
 from store.ledger import Store
 
 _STAGES = """
-    select iteration, if(split = 'train', 'debate', 'evaluate ' || decoding), debates,
-           if(split = 'train', ?::int, ?::int), turns, completion_tokens
-    from progress
+    with asked as (
+        select task, count(*) as questions from questions where zero_shot group by task
+    )
+    select iteration, case
+               when split = 'train' then 'debate'
+               when asked.task is null then 'evaluate ' || decoding
+               else 'zero-shot ' || task || ' ' || decoding
+           end, debates,
+           case when split = 'train' then $train else coalesce(asked.questions, $eval) end,
+           turns, completion_tokens
+    from progress left join asked using (task)
     union all
     select iteration, 'finetune', count_if(status in ('succeeded', 'skipped')), count(*), null, null
     from jobs group by iteration
+    order by 1, 2 desc
 """
 _COLUMNS = ("iteration", "stage", "done", "of", "answers", "completion tokens")
 
@@ -131,9 +140,9 @@ def _show_stored(folder: RunFolder, store: Store, stream: TextIO) -> None:
         stream.write(f"society run {folder.path / 'config.toml'} --name {folder.name}")
         stream.write(f" --runs {folder.path.parent}\n")
     config = Config.from_json(run.config)
-    values = [config.train.questions, config.evaluation.questions]
-    order = ["debate", "finetune", "evaluate sampled", "evaluate greedy"]
-    stages = store.rows(_STAGES, values)
-    stages.sort(key=lambda row: (row[0], order.index(row[1])))
+    asked = {"train": config.train.questions, "eval": config.evaluation.questions}
+    stages = store.rows(_STAGES, asked)
+    order = ("debate", "finetune", "evaluate", "zero-shot")
+    stages.sort(key=lambda row: (row[0], order.index(row[1].split()[0])))
     write(_COLUMNS, stages, "table", stream)
     summary.show(store, stream)

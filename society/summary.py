@@ -8,9 +8,11 @@ from typing import TextIO
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from evals.intervals import PairedDifference, Rate
-from evals.metrics import MEASURES, Decoding, Measure, Row, comparison, table
+from evals.metrics import MEASURES, Decoding, Measure, Row, comparison, table, zero_shot_tasks
+from society.live import printable
 from store.ledger import Store
 
 NAMES: dict[Measure, str] = {
@@ -27,12 +29,17 @@ def show(store: Store, stream: TextIO) -> None:
     if not rows:
         console.print("no evaluation debate is complete yet")
         return
-    console.print(accuracy_table(rows))
+    console.print(accuracy_table(rows, "Accuracy on held-out questions, % with 95 % interval"))
     for line in changes(store, rows):
         console.print(line, markup=False, soft_wrap=True)
+    for task in zero_shot_tasks(store):
+        if unseen := table(store, task=task):
+            console.print(accuracy_table(unseen, f"Zero-shot: {printable(task)}"))
+            for line in changes(store, unseen, task):
+                console.print(line, markup=False, soft_wrap=True)
 
 
-def accuracy_table(rows: Iterable[Row]) -> Table:
+def accuracy_table(rows: Iterable[Row], title: str) -> Table:
     """One line per society and decoding; accuracy in % with its 95 % interval.
 
     `agents agree` is the consensus rate: the mean share of agents with the plurality answer.
@@ -40,7 +47,7 @@ def accuracy_table(rows: Iterable[Row]) -> Table:
     drawn = Table(
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
-        title="Accuracy on held-out questions, % with 95 % interval",
+        title=Text(title),
         title_justify="left",
     )
     for heading in ("iteration", "decoding"):
@@ -64,7 +71,7 @@ def accuracy_table(rows: Iterable[Row]) -> Table:
     return drawn
 
 
-def changes(store: Store, rows: Sequence[Row]) -> list[str]:
+def changes(store: Store, rows: Sequence[Row], task: str | None = None) -> list[str]:
     """One line per measure and decoding: last iteration minus the untuned society, paired."""
     first, last = rows[0].iteration, rows[-1].iteration
     if first == last:
@@ -73,7 +80,7 @@ def changes(store: Store, rows: Sequence[Row]) -> list[str]:
     lines = [f"From iteration {first} to {last}, on the same questions:"]
     for measure in MEASURES:
         for decoding in decodings:
-            change = comparison(store, measure, decoding, first, last)
+            change = comparison(store, measure, decoding, first, last, task=task)
             if change is not None:
                 lines.append(f"  {NAMES[measure]}, {decoding}: {points(change)}")
     return lines

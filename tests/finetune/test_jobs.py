@@ -26,6 +26,7 @@ from providers.base import (
 from providers.errors import (
     AmbiguousSubmission,
     AuthenticationFailed,
+    BadRequest,
     InvalidTrainingData,
     Overloaded,
     Unsupported,
@@ -139,7 +140,8 @@ def plans(store, debate_rows):
 
 def run(store, plans, provider, **options):
     assert isinstance(provider, Provider)
-    return asyncio.run(tune(provider=provider, store=store, plans=plans, polling=FAST, **options))
+    providers = {BASE.address: provider}
+    return asyncio.run(tune(providers=providers, store=store, plans=plans, polling=FAST, **options))
 
 
 def test_every_model_is_tuned_and_leads_back_to_its_data(store, plans):
@@ -381,3 +383,58 @@ def test_a_provider_that_cannot_tune_says_so(store, plans):
     )
     with pytest.raises(Unsupported, match="vendor:base"):
         run(store, plans, provider)
+
+
+def test_told_to_keep_the_old_model_a_failure_is_final_and_the_others_go_on(store, plans):
+    name = plans[3].spec(store).name
+    vendor = Vendor(fail={name: "moderation"})
+    tuned = run(store, plans, Connection(vendor), on_failure="keep")
+    assert tuned[plans[3].owner] == BASE
+    [kept] = tuned.kept
+    assert (kept.agent, kept.role) == (2, "critic")
+    assert "moderation" in kept.reason
+    assert sum(model != BASE for model in tuned.values()) == 3
+    assert {job.job_id: job.status for job in store.jobs() if name in job.job_id} == {
+        name: "failed",
+        f"{name}-kept": "skipped",
+    }
+    vendor.fail.clear()
+    for on_failure in ("keep", "stop"):
+        assert run(store, plans, Connection(vendor), on_failure=on_failure) == tuned
+    assert len(vendor.submitted) == 4
+
+
+def test_told_to_keep_the_old_model_refused_data_do_not_stop_the_run(store, plans):
+    trouble: dict[str, list[BaseException | None]] = {"submit": [BadRequest("line 3")]}
+    tuned = run(store, plans, Connection(Vendor(), trouble=trouble), on_failure="keep")
+    assert [("line 3" in kept.reason) for kept in tuned.kept] == [True]
+
+
+def test_told_to_keep_the_old_model_an_unknown_outcome_still_stops(store, plans):
+    trouble: dict[str, list[BaseException | None]] = {"submit": [AmbiguousSubmission("reset")]}
+    with pytest.raises(TuningFailed, match="nobody knows"):
+        run(store, plans[:1], Connection(Vendor(), trouble=trouble), on_failure="keep")
+
+
+def test_a_refused_request_is_a_failed_job_and_the_others_finish(store, plans):
+    trouble: dict[str, list[BaseException | None]] = {"submit": [BadRequest("n_epochs")]}
+    with pytest.raises(TuningFailed, match="n_epochs"):
+        run(store, plans, Connection(Vendor(), trouble=trouble))
+    assert len(store.models(1)) == 3
+
+
+def test_validation_data_need_a_provider_that_takes_them(store, plans):
+    measured = [replace(plan, validation_share=0.5) for plan in plans]
+    with pytest.raises(Unsupported, match="validation_share = 0"):
+        run(store, measured, Connection(Vendor()))
+
+
+def test_the_minimum_counts_what_is_learnt(store, plans):
+    capabilities = Capabilities(
+        finetune=True, score=False, sampling_seed=False, min_examples=6, validation=True
+    )
+    measured = [replace(plan, validation_share=0.5) for plan in plans]
+    learnt = len(measured[0].spec(store).examples)
+    assert 0 < learnt < 6
+    tuned = run(store, measured, Connection(Vendor(), capabilities=capabilities))
+    assert tuned.kept[0].reason == f"{learnt} examples, the provider needs 6"

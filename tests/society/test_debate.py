@@ -12,7 +12,8 @@ from providers.errors import AuthenticationFailed, ContextOverflow
 from providers.scripted import ScriptedProvider
 from society import prompts
 from society.agents import Agent, Society
-from society.debate import Debate, Rules, Scope
+from society.debate import Debate, Rules
+from society.outcome import Scope
 from store.ledger import Store
 from store.records import Model
 

@@ -82,6 +82,19 @@ def test_your_own_model(workplace):
     shutil.rmtree(workplace / "runs/my-experiment")
 
 
+def test_your_own_task(workplace):
+    blocks = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    [own] = [block for block in blocks if 'name = "file"' in block]
+    rows = [f'{{"q": "How much is {n} plus 4?", "reply": {n + 4}}}\n' for n in range(40)]
+    (workplace / "questions.jsonl").write_text("".join(rows))
+    (workplace / "own-task.toml").write_text(
+        f'model = "embedded:"\niterations = 0\nsampling.max_tokens = 16\n{own}'
+    )
+    few = ("--set=evaluation.questions=2", "--set=society.rounds=1")
+    society(".venv/bin/society run own-task.toml", workplace, *few)
+    shutil.rmtree(workplace / "runs/own-task")
+
+
 def test_no_command_is_left_untested():
     tested = [c for c in commands() if " demo" in c or "my-experiment" in c]
     assert commands() == tested

@@ -2,9 +2,10 @@ from fractions import Fraction
 from itertools import permutations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evals.answers import kind
 from society.voting import agrees, vote
 
 
@@ -65,3 +66,40 @@ def test_a_judge_that_is_not_transitive_gives_the_same_classes_in_any_order():
 
     outcomes = {vote(order, near).members for order in permutations(["1", "2", "3", "9"])}
     assert outcomes == {frozenset({"1", "2", "3"})}
+
+
+SPELLINGS = {
+    "number": ["18", "18.0", "36/2", "1,800 %", "7", "-7", None],
+    "math": ["\\frac{1}{2}", "0.5", "\\dfrac12", "(1, 2)", "(1,2)", "2x+2", "2(x+1)", "x", None],
+    "choice": ["A", "B", "C", None],
+    "text": ["Paris", "paris", " Paris.", "Rome", None],
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_real_answers_vote_the_same_in_any_order_of_agents(data):
+    name = data.draw(st.sampled_from(sorted(SPELLINGS)))
+    same = kind(name, {}).same
+    answers = data.draw(st.lists(st.sampled_from(SPELLINGS[name]), min_size=1, max_size=6))
+    order = data.draw(st.permutations(answers))
+    first, other = vote(answers, same), vote(order, same)
+    assert (other.votes, other.voters, other.tie) == (first.votes, first.voters, first.tie)
+    if not first.tie:
+        assert (other.answer, other.members) == (first.answer, first.members)
+
+
+@given(st.data())
+def test_any_symmetric_judge_gives_classes_that_do_not_depend_on_the_order(data):
+    answers = list("abcde")
+    pairs = [(a, b) for a in answers for b in answers if a < b]
+    alike = {pair for pair in pairs if data.draw(st.booleans())}
+
+    def same(a: str, b: str) -> bool:
+        return a == b or (min(a, b), max(a, b)) in alike
+
+    order = data.draw(st.permutations(answers))
+    first, other = vote(answers, same), vote(order, same)
+    assert (other.votes, other.tie) == (first.votes, first.tie)
+    if not first.tie:
+        assert (other.answer, other.members) == (first.answer, first.members)

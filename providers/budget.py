@@ -1,0 +1,206 @@
+"""A hard cap on what a run spends.
+
+Every call reserves the most it can cost before it is sent, and is settled with what it did cost.
+What cannot be reserved waits as long as calls in flight may still give something back, and
+otherwise ends the run with `BudgetReached`, after the calls in flight have come home.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from providers.errors import BudgetReached
+
+# Money is counted in whole picodollars, so that sums neither gain nor lose by rounding.
+_PICO = 10**12
+
+
+@dataclass(slots=True)
+class _Waiting:
+    amount: int
+    granted: asyncio.Future[None]
+
+
+@dataclass(slots=True)
+class _Job:
+    """The most a job can cost. While `watched`, somebody asks for its end and will settle it."""
+
+    amount: int
+    watched: bool
+
+
+class Budget:
+    """What may be spent and what is, in USD; for the tasks of one event loop.
+
+    `cap_usd` None sets no limit. `spent_usd` is what earlier starts of the run have spent, on the
+    `paid` jobs too; `jobs` holds the most that each of the others can cost, by name.
+    """
+
+    def __init__(
+        self,
+        cap_usd: float | None = None,
+        spent_usd: float = 0.0,
+        jobs: Mapping[str, float] | None = None,
+        paid: Collection[str] = (),
+    ) -> None:
+        self._cap = None if cap_usd is None else _pico(cap_usd)
+        self._jobs = {name: _Job(_pico(usd), False) for name, usd in (jobs or {}).items()}
+        self._paid = set(paid)
+        self._spent = _pico(spent_usd) + sum(job.amount for job in self._jobs.values())
+        self._reserved = 0
+        self._in_flight = 0
+        self._waiting: deque[_Waiting] = deque()
+        self._reached: str | None = None
+        self.unpriced_calls = 0
+
+    @property
+    def cap_usd(self) -> float | None:
+        """The limit, None without one."""
+        return None if self._cap is None else self._cap / _PICO
+
+    @property
+    def spent_usd(self) -> float:
+        """What is spent, as far as prices are known; `unpriced_calls` counts the other calls."""
+        return self._spent / _PICO
+
+    @property
+    def reserved_usd(self) -> float:
+        """The most that calls and jobs in flight can still cost."""
+        return self._reserved / _PICO
+
+    async def reserve(self, usd: float) -> None:
+        """Set `usd` aside for one call, in the order of asking; `settle` it when the call is over.
+
+        Raises `BudgetReached` where even the end of everything in flight could not make room. From
+        then on nothing is granted any more; it is raised once nothing is in flight.
+        """
+        amount = _pico(usd)
+        if self._reached is None and not self._waiting and self._fits(amount):
+            self._take(amount)
+            return
+        place = _Waiting(amount, asyncio.get_running_loop().create_future())
+        self._waiting.append(place)
+        self._grant()
+        try:
+            await place.granted
+        except asyncio.CancelledError:
+            if place.granted.cancelled():
+                self._grant()
+            elif place.granted.exception() is None:
+                self.settle(usd, 0.0)
+            raise
+
+    def settle(self, reserved_usd: float, spent_usd: float) -> None:
+        """A call is over: its reservation gives way to what it really cost."""
+        self._in_flight -= 1
+        self._reserved -= _pico(reserved_usd)
+        self._spent += _pico(spent_usd)
+        self._grant()
+
+    async def reserve_job(self, name: str, usd: float) -> None:
+        """`reserve` for submitting the job `name`, in place of what is still set aside for it."""
+        self._paid.discard(name)
+        earlier = self._jobs.pop(name, None)
+        if earlier is not None:
+            self._release(earlier)
+        await self.reserve(usd)
+
+    def submitted(self, name: str, usd: float, *, certain: bool) -> None:
+        """The submission is over and its reservation becomes the job's.
+
+        A job that is not `certain` to exist counts as spent until somebody finds it.
+        """
+        self._in_flight -= 1
+        self._jobs[name] = _Job(_pico(usd), True)
+        if not certain:
+            self.unwatch(name)
+        self._grant()
+
+    def watch(self, name: str, usd: float) -> None:
+        """The job `name` was found at the provider and will be followed to its end.
+
+        `usd` is the most it can cost, where nothing was set aside for it.
+        """
+        if name in self._paid:
+            return
+        job = self._jobs.setdefault(name, _Job(0, True))
+        if job.amount == 0:
+            job.amount = _pico(usd)
+            self._reserved += job.amount
+        elif not job.watched:
+            job.watched = True
+            self._spent -= job.amount
+            self._reserved += job.amount
+
+    def unwatch(self, name: str) -> None:
+        """Nobody will learn what the job cost, so it counts with the most it can have cost."""
+        job = self._jobs.get(name)
+        if job is not None and job.watched:
+            job.watched = False
+            self._reserved -= job.amount
+            self._spent += job.amount
+            self._grant()
+
+    def finished(self, name: str, usd: float) -> None:
+        """The job has cost `usd`. Nothing happens for a job that is settled already."""
+        job = self._jobs.pop(name, None)
+        if job is not None:
+            self._paid.add(name)
+            self._release(job)
+            self._spent += _pico(usd)
+            self._grant()
+
+    def _release(self, job: _Job) -> None:
+        if job.watched:
+            self._reserved -= job.amount
+        else:
+            self._spent -= job.amount
+
+    def _fits(self, amount: int) -> bool:
+        return self._cap is None or self._spent + self._reserved + amount <= self._cap
+
+    def _take(self, amount: int) -> None:
+        self._reserved += amount
+        self._in_flight += 1
+
+    def _grant(self) -> None:
+        while self._waiting and self._reached is None:
+            first = self._waiting[0]
+            if first.granted.done():
+                self._waiting.popleft()
+            elif self._fits(first.amount):
+                self._waiting.popleft()
+                self._take(first.amount)
+                first.granted.set_result(None)
+            elif self._cap is not None and self._spent + first.amount > self._cap:
+                self._reached = self._explain(first.amount)
+            else:
+                return
+        # An answer is handed on by the very task that settles its call, before any other task
+        # runs: with nothing in flight, whatever was paid for is in its caller's hands.
+        if self._reached is not None and not self._in_flight:
+            for place in self._waiting:
+                if not place.granted.done():
+                    place.granted.set_exception(BudgetReached(self._reached))
+            self._waiting.clear()
+
+    def _explain(self, amount: int) -> str:
+        unknown = sum(job.amount for job in self._jobs.values() if not job.watched)
+        aside = (
+            f" (of which {unknown / _PICO:.6f} USD are the most that jobs can have cost whose "
+            "cost the provider has not told)"
+            if unknown
+            else ""
+        )
+        return (
+            f"budget_usd = {self.cap_usd} is reached: {self.spent_usd:.6f} USD are spent{aside} "
+            f"and the next call could cost {amount / _PICO:.6f} USD, so it was not sent; "
+            "raise budget_usd in the experiment file and run again, nothing is paid twice"
+        )
+
+
+def _pico(usd: float) -> int:
+    return round(usd * _PICO)

@@ -1,0 +1,236 @@
+"""What a token costs: the packaged table, the user's overrides, and nothing for local models.
+
+Prices are USD per million tokens. A model whose price nobody has written down has an unknown
+price: `Prices.of` gives None, which is never taken for zero. `prices.toml` says where and when
+each figure was read.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import date
+from functools import cache
+from importlib.resources import files
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from providers.base import ModelRef
+from providers.errors import InvalidSettings
+from providers.openai.address import parse
+
+FREE_SCHEMES = frozenset({"embedded", "local", "scripted", "replay"})
+"""Addresses that are answered in this process or from a file."""
+
+OWN = "the experiment file"
+"""How the source of a price begins that the user has written."""
+
+_SCHEME = re.compile(r"(?P<scheme>[a-z][a-z0-9_]*)(?P<target>[:+].*)", re.DOTALL)
+_TUNED = re.compile(r"ft:(?P<base>[^:]+)(?::.*)?", re.DOTALL)
+
+Usd = Annotated[float, Field(ge=0.0, allow_inf_nan=False, strict=False)]
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """USD per million tokens of the model at `model` (an address).
+
+    `tuned`: of the models fine-tuned from it, not of itself. `training_usd` is per token trained
+    on, once per epoch; None where unknown or not offered. `batch_factor` is what a token costs in a
+    batch, as a share of the price; None where unknown. `read_on` is the day the figures were read
+    in `source`, None for the user's own.
+    """
+
+    model: str
+    tuned: bool
+    input_usd: float
+    output_usd: float
+    cached_input_usd: float | None = None
+    training_usd: float | None = None
+    batch_factor: float | None = None
+    read_on: date | None = None
+    source: str = ""
+
+
+class PriceOverride(BaseModel):
+    """One table `[prices."MODEL"]` of an experiment file, in USD per million tokens.
+
+    MODEL is the model's name or its whole address. What is left out keeps its packaged figure,
+    where there is one.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    input_usd: Usd | None = None
+    output_usd: Usd | None = None
+    cached_input_usd: Usd | None = None
+    tuned_input_usd: Usd | None = None
+    tuned_output_usd: Usd | None = None
+    training_usd: Usd | None = None
+    batch_factor: Annotated[float, Field(gt=0.0, le=1.0, strict=False)] | None = None
+
+
+class Prices:
+    """The price of every model of a run: overrides first, then the packaged table.
+
+    `fixed` prices come before both: those a run has been using.
+    """
+
+    def __init__(
+        self,
+        overrides: Mapping[str, PriceOverride] | None = None,
+        fixed: Iterable[Price] = (),
+    ) -> None:
+        self._overrides = dict(overrides or {})
+        self._found: dict[tuple[str, bool], Price | None] = {
+            (price.model, price.tuned): price for price in fixed
+        }
+
+    def of(self, model: ModelRef) -> Price | None:
+        """The price of asking `model`, None where it is unknown."""
+        return self.at(model.address, tuned=model.artifact is not None)
+
+    def at(self, address: str, *, tuned: bool) -> Price | None:
+        """The price of asking the model at `address`, or the models tuned from it."""
+        if (address, tuned) not in self._found:
+            self._found[address, tuned] = self._look_up(address, tuned=tuned)
+        return self._found[address, tuned]
+
+    def _look_up(self, address: str, *, tuned: bool) -> Price | None:
+        host, name, is_tune = _located(address)
+        own = self._overrides.get(address) or self._overrides.get(name)
+        found = _packaged(address, host, name, tuned=tuned or is_tune)
+        if own is not None:
+            found = _overridden(address, own, found, tuned=tuned or is_tune)
+        return None if found is None else replace(found, tuned=tuned)
+
+    def is_overridden(self, address: str) -> bool:
+        """Whether the user has written a figure for the model at `address`."""
+        return address in self._overrides or _located(address)[1] in self._overrides
+
+    def unused(self, addresses: Iterable[str]) -> list[str]:
+        """The overrides that are for none of these models: misspelt, or left over."""
+        used = {name for address in addresses for name in (address, _located(address)[1])}
+        return sorted(self._overrides.keys() - used)
+
+    def require(self, address: str, *, finetune: bool) -> None:
+        """Raise `InvalidSettings`, with the lines to write, where a needed price is unknown."""
+        base, tuned = self.at(address, tuned=False), self.at(address, tuned=True)
+        missing: list[str] = []
+        if base is None:
+            missing += ["input_usd", "output_usd"]
+        if finetune and tuned is None:
+            missing += ["tuned_input_usd", "tuned_output_usd"]
+        if finetune and (base is None or base.training_usd is None):
+            missing.append("training_usd")
+        if missing:
+            lines = "\n".join(f"    {name} = …" for name in missing)
+            raise InvalidSettings(
+                f"budget_usd is set, but the price of {address!r} is unknown; write what the "
+                f"vendor charges in USD per million tokens (0 for a server of your own):\n"
+                f'    [prices."{_located(address)[1]}"]\n{lines}'
+            )
+
+
+def _overridden(
+    address: str, own: PriceOverride, known: Price | None, *, tuned: bool
+) -> Price | None:
+    prompt = own.tuned_input_usd if tuned else own.input_usd
+    answer = own.tuned_output_usd if tuned else own.output_usd
+    if known is not None:
+        prompt = known.input_usd if prompt is None else prompt
+        answer = known.output_usd if answer is None else answer
+    if prompt is None or answer is None:
+        return None
+    kept = known or Price(address, tuned, prompt, answer)
+    return Price(
+        model=address,
+        tuned=tuned,
+        input_usd=prompt,
+        output_usd=answer,
+        cached_input_usd=_first(None if tuned else own.cached_input_usd, kept.cached_input_usd),
+        training_usd=_first(own.training_usd, kept.training_usd),
+        batch_factor=_first(own.batch_factor, kept.batch_factor),
+        read_on=kept.read_on if known else None,
+        source=OWN + (f"; else {kept.source}" if known else ""),
+    )
+
+
+def _first(*values: float | None) -> float | None:
+    return next((value for value in values if value is not None), None)
+
+
+def _located(address: str) -> tuple[str | None, str, bool]:
+    """Host (None: not an API), model name, and whether the name is that of a fine-tune."""
+    match = _SCHEME.fullmatch(address)
+    if match is None:
+        return None, address, False
+    target = match["target"].removeprefix(":")
+    if match["scheme"] != "openai":
+        return None, target, False
+    api = parse(target)
+    tune = _TUNED.fullmatch(api.model)
+    return api.host, tune["base"] if tune else api.model, tune is not None
+
+
+def _packaged(address: str, host: str | None, name: str, *, tuned: bool) -> Price | None:
+    if address.partition(":")[0] in FREE_SCHEMES:
+        return Price(address, tuned, 0.0, 0.0, 0.0, 0.0, 1.0, None, "runs here and costs nothing")
+    for vendor in _table().vendor:
+        if host not in vendor.hosts:
+            continue
+        for model in vendor.model:
+            if name in model.names:
+                return model.price(address, vendor.batch_factor, tuned=tuned)
+    return None
+
+
+class _Rates(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    input_usd: Usd
+    output_usd: Usd
+    cached_input_usd: Usd | None = None
+    source: str
+
+
+class _Model(_Rates):
+    names: tuple[str, ...]
+    training_usd: Usd | None = None
+    read_on: date
+    tuned: _Rates | None = None
+
+    def price(self, address: str, batch_factor: float | None, *, tuned: bool) -> Price | None:
+        rates = self.tuned if tuned else self
+        if rates is None:
+            return None
+        return Price(
+            model=address,
+            tuned=tuned,
+            input_usd=rates.input_usd,
+            output_usd=rates.output_usd,
+            cached_input_usd=rates.cached_input_usd,
+            training_usd=self.training_usd,
+            batch_factor=batch_factor,
+            read_on=self.read_on,
+            source=rates.source,
+        )
+
+
+class _Vendor(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    hosts: tuple[str, ...]
+    batch_factor: float | None = None
+    model: tuple[_Model, ...]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    vendor: tuple[_Vendor, ...]
+
+
+@cache
+def _table() -> _Table:
+    text = files("providers").joinpath("prices.toml").read_text(encoding="utf-8")
+    return _Table.model_validate(tomllib.loads(text))

@@ -1,0 +1,237 @@
+"""A provider that answers from the stored turns of an earlier run: no model, no cost.
+
+The address ``replay:PATH`` names a run's folder or its ``run.duckdb`` (the tables are described in
+docs/schema.md). A request is answered with the stored response, finish reason, token counts and
+latency of the turn with the same question, agent, round and kind. Fine-tuning jobs succeed at once
+and train nothing: the model of iteration k stands for what the stored society said after k passes.
+
+Several stored turns can fit, such as the evaluations after different iterations. Those with the
+same conversation come first, then the iteration whose models are being served.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from itertools import zip_longest
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from providers.base import (
+    Capabilities,
+    Completion,
+    FinetuneSpec,
+    JobHandle,
+    JobState,
+    Message,
+    ModelRef,
+    Provider,
+    Request,
+    Score,
+)
+from providers.errors import (
+    InvalidSettings,
+    ModelNotFound,
+    RunError,
+    TrainingFailed,
+    Unsupported,
+)
+from providers.transcripts import Place, StoredTurn, Transcripts, opened
+
+_KEY = re.compile(
+    r"(?:train(?P<iteration>\d+)|eval)/(?P<question>.+)"
+    r"/a(?P<agent>\d+)/r(?P<round>\d+)/(?P<kind>answer|summary)",
+    re.DOTALL,
+)
+_ARTIFACT = re.compile(r"(?P<arm>.+)/it(?P<iteration>\d+)/a\d+/(?:generator|critic)", re.DOTALL)
+_MAIN_ARM = "multiagent"
+
+
+class TranscriptMismatch(RunError):
+    """No stored turn answers the request; the message says what differs and what to change."""
+
+
+class ReplaySettings(BaseModel):
+    """The section `[provider]`.
+
+    `match = "messages"` answers only a conversation that equals the stored one; "position" goes by
+    question, agent, round and kind, whatever was asked.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    match: Literal["messages", "position"] = "messages"
+
+
+class ReplayProvider:
+    """Implements `providers.base.Provider` over the stored turns of one run."""
+
+    def __init__(self, transcripts: Transcripts, address: str, settings: ReplaySettings) -> None:
+        self._transcripts = transcripts
+        self._address = address
+        self._settings = settings
+        self._iteration = 0
+        self._arm = _MAIN_ARM
+        self._jobs: dict[str, JobHandle] = {}
+
+    @property
+    def base(self) -> ModelRef:
+        return ModelRef(self._address, self._address)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(finetune=True, score=False, sampling_seed=True, max_parallel_jobs=1024)
+
+    async def complete(self, request: Request) -> Completion:
+        place = _place_of(request)
+        found = await self._transcripts.find(place)
+        if not found:
+            raise TranscriptMismatch(self._missing(place))
+        conversation = [asdict(message) for message in request.messages]
+        same = [stored for stored in found if json.loads(stored.messages) == conversation]
+        asking = max(self._iteration, _iteration_of(request.model))
+        closest = min(same or found, key=partial(self._distance, asking))
+        if not same and self._settings.match == "messages":
+            raise TranscriptMismatch(self._different(place, closest, conversation))
+        return closest.completion()
+
+    async def score(self, model: ModelRef, messages: Sequence[Message], text: str) -> Score:
+        raise Unsupported("a replayed run has no log-probabilities; use a local model instead")
+
+    async def submit(self, spec: FinetuneSpec) -> JobHandle:
+        handle = JobHandle(_artifact_of(spec), spec.name, spec.digest)
+        self._jobs[spec.name] = handle
+        return handle
+
+    async def find(self, spec: FinetuneSpec) -> JobHandle | None:
+        handle = self._jobs.get(spec.name)
+        return handle if handle is not None and handle.digest == spec.digest else None
+
+    async def poll(self, handle: JobHandle) -> JobState:
+        # The job's id says everything, so a job is known after a restart too.
+        if not _ARTIFACT.fullmatch(handle.job_id):
+            raise TrainingFailed(f"{handle.job_id!r} is no job of a replay; submit it again")
+        model = ModelRef(handle.name, self._address, artifact=handle.job_id)
+        return JobState("succeeded", "replayed", 1.0, model=model, trained_tokens=0)
+
+    async def cancel(self, handle: JobHandle) -> None:
+        return None
+
+    async def serve(self, models: Sequence[ModelRef]) -> None:
+        self._iteration, self._arm = 0, _MAIN_ARM
+        for model in models:
+            tuned = _ARTIFACT.fullmatch(model.artifact or "")
+            if tuned is None:
+                raise ModelNotFound(
+                    f"model {model.model_id!r} was not made by a replay; start a new run"
+                )
+            if int(tuned["iteration"]) > self._iteration:
+                self._iteration, self._arm = int(tuned["iteration"]), tuned["arm"]
+
+    async def close(self) -> None:
+        await self._transcripts.close()
+
+    def _distance(self, asking: int, stored: StoredTurn) -> tuple[int, int, bool, bool, str]:
+        return (
+            abs(stored.iteration - asking),
+            stored.iteration,
+            stored.arm != self._arm,
+            stored.arm != _MAIN_ARM,
+            stored.arm,
+        )
+
+    def _missing(self, place: Place) -> str:
+        society = self._transcripts.config().get("society", {})
+        return (
+            f"{self._address} holds no turn for {place}; the stored run has "
+            f"{_listed('society', society)}: ask what it was asked (its task, its numbers of "
+            "questions, iterations, agents and rounds, its decodings), or import what is missing"
+        )
+
+    def _different(
+        self, place: Place, stored: StoredTurn, sent: Sequence[Mapping[str, str]]
+    ) -> str:
+        pairs = zip_longest(json.loads(stored.messages), sent)
+        number = next(n for n, (before, now) in enumerate(pairs) if before != now)
+        config = self._transcripts.config()
+        if number == 0:
+            cause = f"the task's own prompt; stored: {_listed('task', config.get('task', {}))}"
+        else:
+            society = config.get("society", {})
+            cause = f"what was shown of the others; stored: {_listed('society', society)}"
+        return (
+            f"{self._address} was asked something else for {place}: message {number + 1} of the "
+            f"conversation differs, which is {cause}. Set that back, or set "
+            'provider.match = "position" to take stored answers whatever was asked'
+        )
+
+
+def check(target: str, settings: Mapping[str, object]) -> None:
+    """Raise for a setting that is not known and for a file that is no run's or is in use."""
+    _settings(settings)
+    opened(_database(target)).close()
+
+
+def connect(target: str, settings: Mapping[str, object], workdir: Path) -> Provider:
+    """Answer from the run at `target`, its folder or its database."""
+    return ReplayProvider(Transcripts(_database(target)), f"replay:{target}", _settings(settings))
+
+
+def _settings(settings: Mapping[str, object]) -> ReplaySettings:
+    try:
+        return ReplaySettings.model_validate(dict(settings))
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key = ".".join(("provider", *(str(part) for part in problem["loc"])))
+        if problem["type"] == "extra_forbidden":
+            raise InvalidSettings(f"{key}: unknown; a replay has provider.match only") from error
+        raise InvalidSettings(f"{key}: {problem['msg']}, got {problem['input']!r}") from error
+
+
+def _database(target: str) -> Path:
+    path = Path(target)
+    database = path / "run.duckdb" if path.is_dir() else path
+    if not target or not database.is_file():
+        raise ModelNotFound(
+            f"no run at {target!r}; give replay: the folder of a run, such as replay:runs/demo"
+        )
+    return database
+
+
+def _place_of(request: Request) -> Place:
+    key = _KEY.fullmatch(request.key)
+    if key is None:
+        raise TranscriptMismatch(
+            f"a replay answers only turns of a debate, not the request {request.key!r}"
+        )
+    iteration = key["iteration"]
+    return Place(
+        split="eval" if iteration is None else "train",
+        iteration=None if iteration is None else int(iteration),
+        decoding="greedy" if request.sampling.temperature == 0 else "sampled",
+        question_id=key["question"],
+        agent=int(key["agent"]),
+        round=int(key["round"]),
+        kind=key["kind"],
+    )
+
+
+def _artifact_of(spec: FinetuneSpec) -> str:
+    facts = spec.metadata
+    try:
+        return f"{facts['arm']}/it{int(facts['iteration'])}/a{facts['agent']}/{facts['role']}"
+    except KeyError as error:
+        raise TrainingFailed(f"job {spec.name!r} does not say its {error.args[0]}") from error
+
+
+def _iteration_of(model: ModelRef) -> int:
+    tuned = _ARTIFACT.fullmatch(model.artifact or "")
+    return 0 if tuned is None else int(tuned["iteration"])
+
+
+def _listed(section: str, values: Mapping[str, object]) -> str:
+    return ", ".join(f"{section}.{key} = {value!r}" for key, value in values.items()) or "nothing"

@@ -1,0 +1,189 @@
+"""The stored turns of a run, looked up in its database file (tables: docs/schema.md)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from providers.base import Completion, FinishReason
+from providers.errors import InvalidSettings, RequestError, RunError
+
+_REQUESTS_PER_QUERY = 512
+# DuckDB lets one process open a file twice only with the same settings: these are the store's.
+_SETTINGS: dict[str, str | bool | int | float | list[str]] = {
+    "autoinstall_known_extensions": "false",
+    "python_enable_replacements": "false",
+}
+# The places come as one JSON text: DuckDB binds a long list value by value, far more slowly than it
+# looks anything up. `hit` is the number of the place a turn belongs to. Texts are fetched in a
+# second step, by row number, or DuckDB would unpack those of all turns.
+_LOOK_UP = """
+    WITH asked AS (
+        SELECT unnest(from_json($places, '[{
+            "hit": "INTEGER", "split": "VARCHAR", "wanted": "INTEGER", "decoding": "VARCHAR",
+            "question_id": "VARCHAR", "agent": "INTEGER", "round": "INTEGER", "kind": "VARCHAR"
+        }]'), recursive := true)
+    ),
+
+    hits AS (
+        SELECT hit, turns.rowid AS row_number
+        FROM turns
+        JOIN asked USING (question_id, split, decoding, agent, round, kind)
+        WHERE wanted IS NULL OR wanted = iteration
+    )
+
+    SELECT hit, iteration, arm, messages::VARCHAR, response, finish_reason, prompt_tokens,
+        completion_tokens, latency_ms, error
+    FROM turns
+    JOIN hits ON turns.rowid = row_number
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a turn stands; `iteration` None: that of any evaluation."""
+
+    split: str
+    iteration: int | None
+    decoding: str
+    question_id: str
+    agent: int
+    round: int
+    kind: str
+
+    def __str__(self) -> str:
+        stage = "evaluation" if self.iteration is None else f"training, iteration {self.iteration}"
+        return (
+            f"the {self.kind} of agent {self.agent} in round {self.round} on question "
+            f"{self.question_id!r} ({stage}, {self.decoding})"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTurn:
+    """What one stored turn was asked (`messages`, JSON) and what came back."""
+
+    iteration: int
+    arm: str
+    messages: str
+    response: str
+    finish_reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+    latency_ms: float
+    error: str | None
+
+    def completion(self) -> Completion:
+        """The response again. Raises `RequestError` where there was none, for the stored reason."""
+        if self.error is not None:
+            raise RequestError(self.error)
+        return Completion(
+            self.response,
+            self.finish_reason,
+            self.prompt_tokens,
+            self.completion_tokens,
+            self.latency_ms,
+        )
+
+
+class Transcripts:
+    """The turns of one run, read from its file as they are asked for.
+
+    Requests that wait at the same time share one query, since the table has no index.
+    """
+
+    def __init__(self, database: Path) -> None:
+        self._connection = opened(database)
+        self._waiting: list[tuple[Place, asyncio.Future[list[StoredTurn]]]] = []
+        self._worker: asyncio.Task[None] | None = None
+
+    async def find(self, place: Place) -> list[StoredTurn]:
+        """All stored turns at `place`."""
+        found: asyncio.Future[list[StoredTurn]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((place, found))
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._answer_all())
+        return await found
+
+    def config(self) -> dict[str, Any]:
+        """The stored run's experiment; empty where the file has none."""
+        row = self._connection.cursor().execute("SELECT config FROM runs LIMIT 1").fetchone()
+        return dict(json.loads(row[0])) if row else {}
+
+    async def close(self) -> None:
+        """Let go of the file, once the query that is under way has ended."""
+        if self._worker is not None:
+            await self._worker
+        self._connection.close()
+
+    async def _answer_all(self) -> None:
+        while self._waiting:
+            batch = self._waiting[:_REQUESTS_PER_QUERY]
+            del self._waiting[:_REQUESTS_PER_QUERY]
+            try:
+                answers = await asyncio.to_thread(self._read, [place for place, _ in batch])
+            except Exception as error:
+                for _, found in batch:
+                    if not found.done():
+                        found.set_exception(_translated(error))
+                continue
+            for (_, found), stored in zip(batch, answers, strict=True):
+                if not found.done():
+                    found.set_result(stored)
+
+    def _read(self, places: Sequence[Place]) -> list[list[StoredTurn]]:
+        found: list[list[StoredTurn]] = [[] for _ in places]
+        with self._connection.cursor() as cursor:
+            for hit, *row in cursor.execute(_LOOK_UP, {"places": _json(places)}).fetchall():
+                found[hit].append(StoredTurn(*row))
+        return found
+
+
+def opened(database: Path) -> duckdb.DuckDBPyConnection:
+    """A read-only connection. Raises `InvalidSettings` for a file that is no run's or in use."""
+    try:
+        connection = duckdb.connect(str(database), read_only=True, config=_SETTINGS)
+    except duckdb.Error as error:
+        text = str(error)
+        if "lock on file" in text or "different configuration" in text:
+            raise InvalidSettings(
+                f"{database} is being written to; wait until its run has ended, and replay it "
+                "into a run of another name"
+            ) from error
+        raise InvalidSettings(f"{database} is no database of a run: {text}") from error
+    try:
+        connection.execute(f"SELECT 1 FROM ({_LOOK_UP}), runs LIMIT 0", {"places": _json([])})
+    except duckdb.Error as error:
+        connection.close()
+        raise InvalidSettings(f"{database} is a database, but not of a run: {error}") from error
+    return connection
+
+
+def _json(places: Sequence[Place]) -> str:
+    return json.dumps(
+        [
+            {
+                "hit": hit,
+                "split": place.split,
+                "wanted": place.iteration,
+                "decoding": place.decoding,
+                "question_id": place.question_id,
+                "agent": place.agent,
+                "round": place.round,
+                "kind": place.kind,
+            }
+            for hit, place in enumerate(places)
+        ]
+    )
+
+
+def _translated(error: Exception) -> Exception:
+    if isinstance(error, duckdb.Error):
+        return RunError(f"the run to be replayed cannot be read any more: {error}")
+    return error

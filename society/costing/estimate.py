@@ -1,0 +1,250 @@
+"""What an experiment will cost, from its file alone: no key, no network, no call.
+
+Every stage of `society.iterate` is counted: debates whose prompts grow round by round (an agent's
+own earlier turns, then the others' answers or a summary of them), the summaries, two jobs per
+agent and iteration, and the evaluation of every society on every task with every decoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from evals.tasks.base import Task, TaskQuestion
+from finetune.mixture import mix
+from providers.pricing import Price, Prices
+from society import prompts
+from society.config import Config
+from society.costing import lengths
+from society.costing.lengths import MESSAGE, NOTHING, PROMPT, Range
+
+Role = Literal["generator", "critic", "summarizer"]
+
+LEARNABLE_LOW, LEARNABLE = 0.2, 0.7
+CORRECTED = 0.1
+CRITIC_SHARE_LOW = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One row of the estimate: all calls, or jobs, of one role of one model in one stage.
+
+    `model` is an address, `tuned` says that the models tuned from it are meant. Tokens are sums
+    over all calls; `trained` counts every epoch. `usd` is None where a price is unknown.
+    """
+
+    stage: str
+    role: Role
+    model: str
+    tuned: bool
+    calls: Range
+    prompt: Range = NOTHING
+    completion: Range = NOTHING
+    trained: Range = NOTHING
+    usd: Range | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """All lines, and the prices they were computed with (those that are known)."""
+
+    lines: tuple[Line, ...]
+    prices: tuple[Price, ...]
+
+    @property
+    def usd(self) -> Range | None:
+        """The whole experiment, None where a price is unknown."""
+        known = [line.usd for line in self.lines if line.usd is not None]
+        return lengths.total(known) if len(known) == len(self.lines) else None
+
+    @property
+    def unpriced(self) -> tuple[str, ...]:
+        """The addresses whose price is unknown, or that of their tuned models or training."""
+        return tuple(dict.fromkeys(line.model for line in self.lines if line.usd is None))
+
+
+def estimate(
+    config: Config, answer_tokens: int | None = None, summary_tokens: int | None = None
+) -> Estimate:
+    """Price the whole experiment. `answer_tokens` and `summary_tokens` say what is usual.
+
+    High bounds what can be spent if the vendor bills no failed attempts. Raises ValueError where a
+    task cannot give its questions.
+    """
+    estimator = _Estimator(config, answer_tokens, summary_tokens)
+    merged: dict[tuple[str, str, str, bool], Line] = {}
+    for line in estimator.lines():
+        key = line.stage, line.role, line.model, line.tuned
+        merged[key] = _joined(merged[key], line) if key in merged else line
+    found = (
+        estimator.prices.at(address, tuned=tuned)
+        for address in config.addresses
+        for tuned in ((False, True) if config.tunes(address) else (False,))
+    )
+    stages = list(dict.fromkeys(line.stage for line in merged.values()))
+    lines = sorted(merged.values(), key=lambda line: stages.index(line.stage))
+    return Estimate(
+        tuple(estimator.priced(line) for line in lines),
+        tuple(price for price in found if price is not None),
+    )
+
+
+class _Estimator:
+    def __init__(
+        self, config: Config, answer_tokens: int | None, summary_tokens: int | None
+    ) -> None:
+        self.config = config
+        self.prices = Prices(config.prices)
+        self.questions = config.questions
+        section = config.sampling
+        self.answer = lengths.of_answer(section.max_tokens, answer_tokens)
+        self.summary = lengths.of_answer(section.summary_max_tokens, summary_tokens)
+
+    def lines(self) -> Iterator[Line]:
+        """Every line, iteration by iteration."""
+        yield from self._evaluation(0)
+        for iteration in range(1, self.config.iterations + 1):
+            asked = self.questions.training(iteration)
+            yield from self._debates("debate", self.questions.task, asked, iteration > 1)
+            yield from self._jobs(asked)
+            yield from self._evaluation(iteration)
+
+    def _evaluation(self, iteration: int) -> Iterator[Line]:
+        for exam in self.questions.exams:
+            stage = f"zero-shot {exam.label}" if exam.zero_shot else "evaluate"
+            asked = exam.questions()
+            for _ in self.config.evaluation.decodings:
+                yield from self._debates(stage, exam.task, asked, iteration > 0)
+
+    def _debates(
+        self, stage: str, task: Task, asked: Sequence[TaskQuestion], tuned: bool
+    ) -> Iterator[Line]:
+        opening = lengths.total(_opening(task, asked))
+        for address in self.config.agent_models:
+            for number, context in enumerate(self._contexts(task), start=1):
+                yield Line(
+                    stage=stage,
+                    role="generator" if number == 1 else "critic",
+                    model=address,
+                    tuned=tuned,
+                    calls=lengths.exactly(len(asked)),
+                    prompt=opening + context * len(asked),
+                    completion=self.answer * len(asked),
+                )
+        society = self.config.society
+        if society.others == "summarized" and society.rounds > 1:
+            calls = len(asked) * society.agents * (society.rounds - 1)
+            shown = lengths.of_text(prompts.summarize([""] * (society.agents - 1)))
+            yield Line(
+                stage=stage,
+                role="summarizer",
+                model=self.config.model,
+                tuned=False,
+                calls=lengths.exactly(calls),
+                prompt=(PROMPT + MESSAGE + shown + self._others()) * calls,
+                completion=self.summary * calls,
+            )
+
+    def _contexts(self, task: Task) -> list[Range]:
+        """What stands around the question's own prompt in each round; tokens of one call."""
+        society = self.config.society
+        if society.others == "summarized":
+            shown = lengths.of_text(prompts.summarized("", task.answer_form))
+            shown += lengths.reread(self.summary)
+        else:
+            shown = lengths.of_text(prompts.quoted([""] * (society.agents - 1), task.answer_form))
+            shown += self._others()
+        contexts = [PROMPT + MESSAGE]
+        for _ in range(1, society.rounds):
+            own = MESSAGE + lengths.reread(self.answer)
+            contexts.append(contexts[-1] + own + MESSAGE + shown)
+        return contexts
+
+    def _others(self) -> Range:
+        return lengths.reread(self.answer) * (self.config.society.agents - 1)
+
+    def _jobs(self, asked: Sequence[TaskQuestion]) -> Iterator[Line]:
+        contexts = self._contexts(self.questions.task)
+        openings = _opening(self.questions.task, asked)
+        examples: dict[Role, Range] = {"generator": self._learnable(len(asked))}
+        if self.config.society.rounds > 1:
+            examples["critic"] = self._continued(len(asked))
+        for role, count in examples.items():
+            context = contexts[0 if role == "generator" else -1]
+            rest = context + MESSAGE + lengths.reread(self.answer)
+            section = self.config.finetune
+            epochs = section.generator_epochs if role == "generator" else section.critic_epochs
+            for address in self.config.agent_models:
+                yield Line(
+                    stage="finetune",
+                    role=role,
+                    model=address,
+                    tuned=False,
+                    calls=lengths.exactly(1),
+                    trained=_of_examples(openings, rest, count) * epochs,
+                )
+
+    def _learnable(self, questions: int) -> Range:
+        most = min(questions, self.config.datasets.max_examples or questions)
+        low, expected = LEARNABLE_LOW * questions, LEARNABLE * questions
+        return Range(min(low, most), min(expected, most), most)
+
+    def _continued(self, questions: int) -> Range:
+        section = self.config.datasets
+        most = min(questions, section.max_examples or questions)
+        corrected, kept = round(CORRECTED * questions), round(LEARNABLE * questions)
+        mixture = mix(corrected, kept, section.w, section.max_examples)
+        expected = mixture.corrected + mixture.kept
+        return Range(min(CRITIC_SHARE_LOW * questions, expected), expected, most)
+
+    def priced(self, line: Line) -> Line:
+        """The line with what it costs.
+
+        An agent whose model could not be tuned goes on with its base, so a tuned model's range
+        covers the prices of both.
+        """
+        own = self.prices.at(line.model, tuned=line.tuned)
+        base = self.prices.at(line.model, tuned=False)
+        if own is None or base is None or (line.trained.high and base.training_usd is None):
+            return replace(line, usd=None)
+        both = [_usd(line, price) for price in (own, base)]
+        return replace(
+            line,
+            usd=Range(
+                min(usd.low for usd in both), both[0].expected, max(usd.high for usd in both)
+            ),
+        )
+
+
+def _opening(task: Task, asked: Sequence[TaskQuestion]) -> list[Range]:
+    return [lengths.of_text(task.prompt(question.text)) for question in asked]
+
+
+def _of_examples(openings: Sequence[Range], rest: Range, count: Range) -> Range:
+    """Tokens of `count` examples: at most, they are those of the longest questions."""
+    mean = lengths.total(openings) * (1 / len(openings))
+    longest = sorted((opening.high for opening in openings), reverse=True)
+    return Range(
+        count.low * (mean.low + rest.low),
+        count.expected * (mean.expected + rest.expected),
+        sum(longest[: int(count.high)]) + count.high * rest.high,
+    )
+
+
+def _usd(line: Line, price: Price) -> Range:
+    return (
+        line.prompt * price.input_usd
+        + line.completion * price.output_usd
+        + line.trained * (price.training_usd or 0.0)
+    ) * 1e-6
+
+
+def _joined(a: Line, b: Line) -> Line:
+    return replace(
+        a,
+        calls=a.calls + b.calls,
+        prompt=a.prompt + b.prompt,
+        completion=a.completion + b.completion,
+        trained=a.trained + b.trained,
+    )

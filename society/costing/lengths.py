@@ -1,0 +1,74 @@
+"""How many tokens things take, before a single one was sent: a low, an expected, a high number.
+
+High is a bound: of text, its bytes, since a tokenizer that can write any text needs at most one
+token per byte; of an answer, `max_tokens`. Low and expected are guesses, which `society cost`
+prints with its result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from providers.metering import TOKENS_PER_MESSAGE, TOKENS_PER_PROMPT, utf8_bytes
+
+CHARACTERS_PER_TOKEN_LOW = 6.0
+CHARACTERS_PER_TOKEN = 4.0
+ANSWER_SHARE_LOW = 0.05
+ANSWER_SHARE = 0.5
+ANSWER_TOKENS = 350
+REREAD = 1.25
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Three numbers of the same unit: low <= expected <= high."""
+
+    low: float
+    expected: float
+    high: float
+
+    def __add__(self, other: Range) -> Range:
+        return Range(self.low + other.low, self.expected + other.expected, self.high + other.high)
+
+    def __mul__(self, times: float) -> Range:
+        return Range(self.low * times, self.expected * times, self.high * times)
+
+
+NOTHING = Range(0.0, 0.0, 0.0)
+MESSAGE = Range(0.0, 4.0, TOKENS_PER_MESSAGE)
+PROMPT = Range(0.0, 3.0, TOKENS_PER_PROMPT)
+
+
+def exactly(number: float) -> Range:
+    """A number that is known."""
+    return Range(number, number, number)
+
+
+def total(ranges: Iterable[Range]) -> Range:
+    """The sum."""
+    return sum(ranges, NOTHING)
+
+
+def of_text(text: str) -> Range:
+    """Tokens of a text that is known word for word."""
+    return Range(
+        len(text) / CHARACTERS_PER_TOKEN_LOW,
+        len(text) / CHARACTERS_PER_TOKEN,
+        max(utf8_bytes(text), len(text) / CHARACTERS_PER_TOKEN),
+    )
+
+
+def of_answer(max_tokens: int, usual: int | None = None) -> Range:
+    """Tokens of a text that a model will write; `usual` where the user knows how many."""
+    expected = min(ANSWER_SHARE * max_tokens, ANSWER_TOKENS) if usual is None else usual
+    expected = min(max(1.0, expected), max_tokens)
+    return Range(min(max(1.0, ANSWER_SHARE_LOW * max_tokens), expected), expected, max_tokens)
+
+
+def reread(answer: Range) -> Range:
+    """Tokens of an answer where it stands in a later prompt.
+
+    A tokenizer may split a text differently from how a model wrote it, so high leaves some room.
+    """
+    return Range(answer.low, answer.expected, REREAD * answer.high + TOKENS_PER_MESSAGE)

@@ -1,0 +1,260 @@
+"""Whether an experiment can be run, found out before anything is spent.
+
+Only lists and descriptions are asked for: no completion, no upload, no job, and no local model is
+loaded. What is estimated here is meant to warn in time, and errs on the side of too much:
+
+- a run ends after its calls at `_CALLS_PER_S` and `_HOURS_PER_TUNING` for every fine-tuning left;
+- the database takes `_BYTES_PER_TOKEN` for every token that every call may read and write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console
+from rich.text import Text
+
+from providers import examination
+from providers.examination import Examination
+from providers.preflight import Finding, Level, Need
+from society import config as experiments
+from society import leakage
+from society.agents import ROLES
+from society.config import Config, ConfigError
+from society.live import printable
+from society.runs import RunFolder
+from store.errors import StoreError
+from store.ledger import Store
+
+_CALLS_PER_S = 2.0
+_HOURS_PER_TUNING = 4.0
+_BYTES_PER_TOKEN = 4
+_TRAINING_COPIES = 4
+"""What a job keeps beside its result while it runs: weights, two moments and their successor."""
+_STYLES: dict[Level, str] = {"ok": "green", "warning": "yellow", "error": "bold red"}
+_WIDTH = len("warning  ")
+
+
+class Unfit(ConfigError):
+    """The experiment cannot be run as it is; the message holds every error with its remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What a run has behind it: how many iterations are tuned, and whether nothing is left."""
+
+    tuned: int = 0
+    finished: bool = False
+
+
+def examine_file(
+    source: str, overrides: Sequence[str], folder: RunFolder, *, allow_overlap: bool = False
+) -> list[Finding]:
+    """Everything about the experiment in `source` that would become the run in `folder`."""
+    try:
+        config = experiments.load(source, overrides)
+    except ConfigError as error:
+        return [Finding("error", str(error))]
+    return [*_questions(config, folder, allow_overlap), *examine(config, folder)]
+
+
+def examine(config: Config, folder: RunFolder) -> list[Finding]:
+    """Everything about an experiment's models and the machine. Raises nothing of a provider's."""
+    past = past_of(config, folder)
+    examinations = asyncio.run(_models(config, folder, past))
+    findings = [
+        Finding(found.level, f"{address.removesuffix(':')}: {found.text}", found.remedy)
+        for address, examination in examinations
+        for found in (*examination.findings, *_capable(config, address, examination, past))
+    ]
+    return [*findings, *_disk(config, folder, past, [found for _, found in examinations])]
+
+
+def before_run(config: Config, folder: RunFolder, stream: TextIO) -> None:
+    """Print the warnings; raise `Unfit` for errors. A finished run is let through unseen."""
+    if past_of(config, folder).finished:
+        return
+    findings = examine(config, folder)
+    show([found for found in findings if found.level == "warning"], stream)
+    errors = [found for found in findings if found.level == "error"]
+    if errors:
+        told = "\n".join(
+            f"  {found.text}" + (f"\n    → {found.remedy}" if found.remedy else "")
+            for found in errors
+        )
+        raise Unfit(f"nothing was started, {len(errors)} problem(s):\n{told}")
+
+
+def show(findings: Sequence[Finding], stream: TextIO) -> None:
+    """Print findings with their remedies: in colours on a terminal, as plain text elsewhere."""
+    console = Console(file=stream, highlight=False, soft_wrap=True)
+    indent = " " * _WIDTH
+    for found in findings:
+        text = printable(found.text).replace("\n", f"\n{indent}")
+        console.print(Text(f"{found.level:<{_WIDTH}}", _STYLES[found.level]) + Text(text))
+        if found.remedy:
+            console.print(Text(f"{indent}→ {printable(found.remedy)}", "dim"))
+
+
+def past_of(config: Config, folder: RunFolder) -> Past:
+    """What the run in `folder` has done of this experiment; nothing where it cannot be read."""
+    if not folder.database.is_file():
+        return Past()
+    try:
+        with Store.open(folder.database, read_only=True) as store:
+            run, jobs = store.run(), store.jobs()
+    except StoreError:
+        # Opening it for writing will say what is wrong with it.
+        return Past()
+    each = _tuned_models(config)
+    over = [job.iteration for job in jobs if job.status in ("succeeded", "skipped")]
+    tuned = sum(over.count(k) >= each for k in range(1, config.iterations + 1))
+    finished = run is not None and run.finished_at is not None and run.config == config.to_json()
+    return Past(tuned, finished)
+
+
+def _questions(config: Config, folder: RunFolder, allow_overlap: bool) -> Iterator[Finding]:
+    section = config.society
+    passes = config.iterations if config.train.fresh else min(1, config.iterations)
+    yield Finding(
+        "ok",
+        f"the experiment: {section.agents} agents, rounds: {section.rounds}, iterations: "
+        f"{config.iterations}; {passes * config.train.questions} questions to train on, "
+        f"{config.evaluation.questions} to evaluate",
+    )
+    try:
+        allowed = leakage.check(config, folder.database, allow=allow_overlap)
+    except leakage.LeakageFound as error:
+        yield Finding("error", str(error))
+        return
+    if allowed:
+        yield Finding("warning", f"{len(allowed)} pairs of alike questions are allowed to overlap")
+    else:
+        yield Finding("ok", "no evaluation question is trained on")
+
+
+async def _models(config: Config, folder: RunFolder, past: Past) -> list[tuple[str, Examination]]:
+    async def one(address: str) -> tuple[str, Examination]:
+        settings = config.settings_of(address)
+        need = _need(config, past, config.tunes(address))
+        how = config.finetune.hyperparameters("generator")
+        return address, await examination.examine(address, settings, folder.models, need, how)
+
+    async def server() -> list[tuple[str, Examination]]:
+        if config.serving is None:
+            return []
+        serving, need = config.serving.as_serving(), _need(config, past, config.tunes(config.model))
+        found = await examination.examine_server(serving, folder.models, need)
+        return [(serving.address, found)]
+
+    models, servers = await asyncio.gather(
+        asyncio.gather(*(one(address) for address in config.addresses)), server()
+    )
+    return [*models, *servers]
+
+
+def _need(config: Config, past: Past, tunes: bool) -> Need:
+    return Need(
+        finetune=tunes and config.iterations > past.tuned,
+        ends_at=ends_at(config, past, datetime.now(UTC)),
+        adapters=_tuned_models(config) if tunes else 0,
+        sampling_seed=True,
+    )
+
+
+def _capable(
+    config: Config, address: str, examination: Examination, past: Past
+) -> Iterator[Finding]:
+    capabilities = examination.capabilities
+    if capabilities is None or not config.tunes(address) or config.iterations <= past.tuned:
+        return
+    if not capabilities.finetune:
+        if all(found.level != "error" for found in examination.findings):
+            yield Finding(
+                "error", "cannot fine-tune", "set iterations = 0, or choose another model"
+            )
+        return
+    minimum, questions = capabilities.min_examples, config.train.questions
+    most = min(questions, config.datasets.max_examples or questions)
+    if most < minimum:
+        yield Finding(
+            "error",
+            f"no dataset can have the {minimum} examples that a job takes at least: there are "
+            f"{questions} training questions in an iteration"
+            + ("" if most == questions else f", and datasets.max_examples = {most}"),
+            f"set train.questions = {2 * minimum} or more",
+        )
+    elif most < 2 * minimum:
+        yield Finding(
+            "warning",
+            f"a job takes at least {minimum} examples, and {most} is the most there can be: an "
+            "agent with fewer keeps its old model",
+            f"set train.questions = {4 * minimum} or more",
+        )
+
+
+def ends_at(config: Config, past: Past, now: datetime) -> datetime:
+    """When the run will be over at the latest, by the assumptions at the top."""
+    hours = _HOURS_PER_TUNING * (config.iterations - past.tuned)
+    return now + timedelta(hours=hours, seconds=_calls(config) / _CALLS_PER_S)
+
+
+def _calls(config: Config) -> int:
+    section = config.society
+    summaries = section.rounds - 1 if section.others == "summarized" else 0
+    exams = config.evaluation.questions + sum(
+        exam.questions or config.evaluation.questions for exam in config.zero_shot
+    )
+    asked = config.iterations * config.train.questions
+    asked += (config.iterations + 1) * len(config.evaluation.decodings) * exams
+    return asked * section.agents * (section.rounds + summaries)
+
+
+def _disk(
+    config: Config, folder: RunFolder, past: Past, examinations: Sequence[Examination]
+) -> Iterator[Finding]:
+    sizes = [found.artifact_bytes for found in examinations]
+    largest = max((size for size in sizes if size is not None), default=0)
+    left = config.iterations - past.tuned
+    models = largest * (_tuned_models(config) * left + (_TRAINING_COPIES if left else 0))
+    each = 2 * config.society.rounds * config.sampling.max_tokens * _BYTES_PER_TOKEN
+    database = max(0, _calls(config) * each - _bytes_of(folder.database))
+    free = shutil.disk_usage(_nearest(folder.path)).free
+    text = (
+        f"disk: {_size(free)} free for at most {_size(database)} of transcripts and "
+        f"{_size(models)} of tuned models"
+        + (" (and models of a size that is not known)" if None in sizes else "")
+    )
+    if free < models:
+        yield Finding("error", text, "free some space, or put the run elsewhere with --runs")
+    elif free < models + database:
+        yield Finding("warning", text, "free some space, or put the run elsewhere with --runs")
+    else:
+        yield Finding("ok", text)
+
+
+def _tuned_models(config: Config) -> int:
+    roles = ROLES if config.society.rounds > 1 else ROLES[:1]
+    return len(roles) * config.society.agents
+
+
+def _bytes_of(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _nearest(path: Path) -> Path:
+    """The first folder above `path` that is there already."""
+    here = path.absolute()
+    while not here.is_dir():
+        here = here.parent
+    return here
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

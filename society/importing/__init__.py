@@ -1,0 +1,163 @@
+"""Debates held elsewhere become a run, so that everything made for runs works on them.
+
+Formats, what is derived, and limits: docs/import.md. Verdicts, votes and datasets come out exactly
+as if the debates had been held here. A run is made only when everything in the file is in order.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from finetune.datasets import build_all
+from society import runs
+from society.config import Config, ConfigError
+from society.importing import debates, experiment, recognised
+from society.importing.debates import Debates
+from society.importing.experiment import Source
+from society.importing.questions import Questions
+from society.importing.spoken import TranscriptError
+from society.importing.told import NAMELESS, rows
+from society.iterate import selection, tuned_roles
+from society.runs import RunFolder
+from store.ledger import Store
+from store.records import Model, Row, Split, utc_now
+
+__all__ = ["Imported", "Source", "TranscriptError", "import_file"]
+
+_ROWS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """A new run. `left_out` names the incomplete debates that were skipped."""
+
+    folder: RunFolder
+    config: Config
+    left_out: tuple[str, ...]
+
+
+def import_file(
+    path: Path,
+    folder: RunFolder,
+    source: Source,
+    *,
+    split: Split = "train",
+    iteration: int | None = None,
+    skip_incomplete: bool = False,
+) -> Imported:
+    """Make the run `folder` from the transcripts in `path`.
+
+    `split` and `iteration` hold where the file does not say. Raises `TranscriptError` for what is
+    wrong in the file and `ConfigError` for what is wrong with the settings; nothing is left behind
+    then.
+    """
+    if folder.path.exists():
+        raise ConfigError(f"{folder.path} is there already; take another --name")
+    judge, config = experiment.judge(source, folder)
+    spoken = recognised.read(path, split, iteration)
+    problems: list[str] = []
+    prefix = "" if source.answers is None else f"{judge.task.name}:"
+    questions = Questions(judge.task, judge.read_gold, judge.known, problems, prefix)
+    told = debates.gather(spoken, questions.gather(spoken), problems)
+    if told.left_out and not skip_incomplete:
+        problems += [f"{each}; complete it, or use --skip-incomplete" for each in told.left_out]
+    elif not told.complete:
+        problems.append("no debate is complete")
+    if not problems:
+        config = experiment.completed(source, config, folder, told)
+        if config.society.others == "summarized":
+            problems += debates.unexplained(told)
+    if problems:
+        raise TranscriptError(str(path), problems)
+    _write(folder, _Content(config, source, questions, told))
+    return Imported(folder, config, told.left_out)
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    config: Config
+    source: Source
+    questions: Questions
+    debates: Debates
+
+    def rows(self) -> Iterator[Row]:
+        """Everything but the datasets, question by question."""
+        config, told = self.config, self.debates
+        models = {s.model or NAMELESS for d in told.complete for s in d.spoken.values()}
+        yield from (Model(name, provider=f"{NAMELESS}:") for name in sorted(models))
+        position: dict[Split, int] = {"train": 0, "eval": 0}
+        seen: set[str] = set()
+        for debate in told.complete:
+            if debate.question_id not in seen:
+                seen.add(debate.question_id)
+                yield self.questions.record(debate.question_id, position[debate.scope.split])
+                position[debate.scope.split] += 1
+            yield from rows(
+                debate,
+                self.questions.asked(debate.question_id),
+                self.questions.task,
+                (told.agents, told.rounds),
+                summarized=config.society.others == "summarized",
+                drop_ties=config.consensus.ties == "drop",
+            )
+
+
+def _write(folder: RunFolder, content: _Content) -> None:
+    # Made beside its final place, so that an import that fails leaves no run behind.
+    draft = RunFolder(folder.name, folder.path.with_name(f".{folder.name}.importing"))
+    shutil.rmtree(draft.path, ignore_errors=True)
+    try:
+        with runs.start(draft, content.config) as store:
+            for batch in _batches(content.rows()):
+                store.write(*batch)
+            _build_datasets(store, content)
+            run = store.run()
+            if run is not None and content.source.experiment is None:
+                store.write(replace(run, finished_at=utc_now()))
+        if content.source.answers is not None:
+            _write_questions(draft, content)
+        draft.path.rename(folder.path)
+    except BaseException:
+        shutil.rmtree(draft.path, ignore_errors=True)
+        raise
+
+
+def _batches(records: Iterator[Row]) -> Iterator[Sequence[Row]]:
+    batch: list[Row] = []
+    for record in records:
+        batch.append(record)
+        if len(batch) >= _ROWS_AT_ONCE:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _build_datasets(store: Store, content: _Content) -> None:
+    config, told = content.config, content.debates
+    scopes = (debate.scope for debate in told.complete)
+    trained = {(s.iteration, s.arm) for s in scopes if s.split == "train"}
+    for iteration, arm in sorted(trained):
+        build_all(store, iteration, arm, tuned_roles(config), selection(config))
+
+
+def _write_questions(folder: RunFolder, content: _Content) -> None:
+    """The questions as files of the task "file", so that the run's own config can be run again."""
+    asked: dict[Split, dict[str, str]] = {"train": {}, "eval": {}}
+    for debate in content.debates.complete:
+        question = content.questions.asked(debate.question_id)
+        row = {
+            "id": question.question_id.removeprefix(f"{content.questions.task.name}:"),
+            "question": question.text,
+            "gold": question.gold,
+        }
+        line = json.dumps(row, ensure_ascii=False)
+        asked[debate.scope.split][question.question_id] = line
+    for split, lines in asked.items():
+        if lines:
+            text = "".join(f"{line}\n" for line in lines.values())
+            experiment.questions_file(folder, split).write_text(text, encoding="utf-8")

@@ -1,0 +1,153 @@
+"""The experiment an imported run belongs to: the user's own, or one made from what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evals import answers, tasks
+from evals.tasks.base import ReadsGold, Split, Task
+from society import config as experiments
+from society.config import Config, ConfigError
+from society.importing.debates import Debates
+from society.importing.questions import KnownQuestion, ReadGold
+from society.questions import Questions
+from society.runs import RunFolder
+
+LABEL = "transcript"
+"""The task's name, which begins every question's id, where only a kind of answer is given."""
+
+_LONGEST_BARE_GOLD = 200
+# Options of the task "file" and what they are called by the kinds of answers.
+_KIND_OPTIONS = {"choice_count": "choices", "case": "case"}
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """How answers and gold answers are read, and which questions the experiment is known to ask."""
+
+    task: Task
+    read_gold: ReadGold
+    known: dict[str, KnownQuestion]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the settings of an import come from: `experiment`, `task` or `answers`, one of them."""
+
+    experiment: str | None
+    task: str | None
+    answers: str | None
+    settings: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        given = [value for value in (self.experiment, self.task, self.answers) if value is not None]
+        if len(given) != 1:
+            raise ConfigError(
+                f"{len(given)} of --config, --task and --answers are given; give one, which says "
+                "how answers are read: an experiment, a task such as gsm8k, or one of number, "
+                "math, choice, text"
+            )
+
+
+def judge(source: Source, folder: RunFolder) -> tuple[Judge, Config]:
+    """The judge of the transcripts, and the experiment as far as the user has set it.
+
+    Raises `ConfigError` for an experiment, task, kind or setting that cannot be used.
+    """
+    if source.experiment is not None:
+        config = experiments.load(source.experiment, source.settings)
+        questions = config.questions
+        return Judge(questions.task, _gold_reader(questions.task), _known(questions)), config
+    config = experiments.from_table(_table(source, folder), "--set", source.settings, stored=True)
+    try:
+        task = tasks.load(config.task.name, config.task.options)
+        if source.answers is None:
+            return Judge(task, _gold_reader(task), {}), config
+        kind = answers.kind(source.answers, _kind_options(config))
+        return Judge(task, kind.gold, {}), config
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def completed(source: Source, config: Config, folder: RunFolder, debates: Debates) -> Config:
+    """The experiment with its size as found, where it is not the user's own.
+
+    Raises `ConfigError` where the user's own is of another size.
+    """
+    if source.experiment is None:
+        made = {**_found(debates), **_table(source, folder)}
+        config = experiments.from_table(made, "--set", source.settings, stored=True)
+    size = (config.society.agents, config.society.rounds)
+    if size != (debates.agents, debates.rounds):
+        raise ConfigError(
+            "the experiment has society.agents = {} and society.rounds = {}, ".format(*size)
+            + f"the transcripts {debates.agents} and {debates.rounds}; set "
+            f"--set society.agents={debates.agents} --set society.rounds={debates.rounds}"
+        )
+    return config
+
+
+def questions_file(folder: RunFolder, split: Split) -> Path:
+    """Where the questions of an import lie whose task is only a kind of answer."""
+    return folder.path / f"questions-{split}.jsonl"
+
+
+def _table(source: Source, folder: RunFolder) -> dict[str, Any]:
+    task: dict[str, Any] = {"name": source.task}
+    if source.answers is not None:
+        files: dict[str, Any] = {
+            f"{split}_path": str(questions_file(folder, split)) for split in ("train", "eval")
+        }
+        task = {"name": "file", "answer": source.answers, "label": LABEL, "gold": "gold", **files}
+    return {"model": f"replay:{folder.path}", "task": task}
+
+
+def _kind_options(config: Config) -> dict[str, object]:
+    given = config.task.options
+    return {option: given[name] for name, option in _KIND_OPTIONS.items() if name in given}
+
+
+def _found(debates: Debates) -> dict[str, Any]:
+    scopes = {debate.scope for debate in debates.complete}
+    asked: dict[Split, dict[int, set[str]]] = {"train": {}, "eval": {}}
+    for debate in debates.complete:
+        split, iteration = debate.scope.split, debate.scope.iteration
+        asked[split].setdefault(iteration, set()).add(debate.question_id)
+    others = "summarized" if debates.summarized else "quoted"
+    found: dict[str, Any] = {
+        "iterations": max(scope.iteration for scope in scopes),
+        "society": {"agents": debates.agents, "rounds": debates.rounds, "others": others},
+    }
+    if asked["train"]:
+        found["train"] = {"questions": max(map(len, asked["train"].values()))}
+    if asked["eval"]:
+        decodings = sorted({s.decoding for s in scopes if s.split == "eval"}, reverse=True)
+        questions = max(map(len, asked["eval"].values()))
+        found["evaluation"] = {"questions": questions, "decodings": decodings}
+    return found
+
+
+def _known(questions: Questions) -> dict[str, KnownQuestion]:
+    training = questions.all_training()
+    known = {q.text.strip(): KnownQuestion(q, "train", n) for n, q in enumerate(training)}
+    held_out = questions.exams[0].questions()
+    return known | {q.text.strip(): KnownQuestion(q, "eval", n) for n, q in enumerate(held_out)}
+
+
+def _gold_reader(task: Task) -> ReadGold:
+    if isinstance(task, ReadsGold):
+        return task.read_gold
+
+    # Other tasks read responses; a gold answer is read like one, and is bare where that fails.
+    def read(text: str) -> str:
+        text = text.rpartition("####")[2].strip()
+        if (answer := task.extract(text)) is not None:
+            return answer
+        if len(text) > _LONGEST_BARE_GOLD:
+            raise ValueError("no answer can be read in it; give the bare answer")
+        return text
+
+    return read

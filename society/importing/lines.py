@@ -1,0 +1,157 @@
+"""Transcripts as JSON Lines: one response per line (format in docs/import.md)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic_core import ErrorDetails
+
+from providers.base import FinishReason, Role
+from society.importing.spoken import Spoken, plain
+from society.outcome import Scope
+from store.records import Decoding, Split, TurnKind, messages_json, storable
+
+_LARGEST = 2**31 - 1
+Number = Annotated[int, Field(ge=1, le=_LARGEST)]
+Count = Annotated[int, Field(ge=0, le=_LARGEST)]
+Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+class SentMessage(BaseModel):
+    """One message of the conversation that was sent; only these two fields are kept."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+    role: Role
+    content: str
+
+
+class TurnLine(BaseModel):
+    """One line. Only the first four fields are needed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    question: Annotated[str, Field(pattern=r"\S")]
+    agent: Number
+    round: Number
+    response: str
+    question_id: Words | None = None
+    gold: str | int | float | None = None
+    split: Split | None = None
+    iteration: Count | None = None
+    arm: Words = "multiagent"
+    decoding: Decoding = "sampled"
+    kind: TurnKind = "answer"
+    model: Words | None = None
+    messages: Annotated[tuple[SentMessage, ...], Field(min_length=1, strict=False)] | None = None
+    answer: str | int | float | None = None
+    finish_reason: FinishReason | None = None
+    prompt_tokens: Count = 0
+    completion_tokens: Count = 0
+    latency_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    error: str | None = None
+    meta: dict[str, Any] | None = None
+
+
+_LINE = TypeAdapter(TurnLine)
+
+
+def read(
+    lines: Iterable[str], split: Split, iteration: int | None, problems: list[str]
+) -> list[Spoken]:
+    """Every line's response; what is wrong with a line goes to `problems`, with its number.
+
+    `split` and `iteration` hold for lines that do not name their own; without either, a training
+    debate is of iteration 1 and an evaluation of iteration 0.
+    """
+    found: list[Spoken] = []
+    for number, text in enumerate(lines, start=1):
+        if not text.strip():
+            continue
+        where = f"line {number}"
+        try:
+            line = _LINE.validate_python(json.loads(text))
+        except ValidationError as error:
+            problems += [f"{where}: {_explained(e)}" for e in error.errors(include_url=False)]
+        except (ValueError, RecursionError) as error:
+            problems.append(f"{where}: not one JSON object ({error}); correct or remove the line")
+        else:
+            scope = _scope(line, split, iteration)
+            if (wrong := _wrong(line, scope)) is not None:
+                problems.append(f"{where}: {wrong}")
+            found.append(_spoken(line, where, scope))
+    return found
+
+
+def _scope(line: TurnLine, split: Split, iteration: int | None) -> Scope:
+    part = line.split or split
+    first = 1 if part == "train" else 0
+    given = iteration if line.iteration is None else line.iteration
+    return Scope(first if given is None else given, part, storable(line.arm), line.decoding)
+
+
+def _wrong(line: TurnLine, scope: Scope) -> str | None:
+    if scope.split == "train" and scope.iteration == 0:
+        return (
+            "a training debate has an iteration from 1 on, got 0; set it, or split = eval: "
+            "iteration 0 is the evaluation of the untuned society"
+        )
+    if line.kind == "summary" and line.round == 1:
+        return "a summary is shown before round 2 or later, got round 1; give the round it opens"
+    return None
+
+
+def _spoken(line: TurnLine, where: str, scope: Scope) -> Spoken:
+    messages = None
+    if line.messages is not None:
+        sent = [{"role": m.role, "content": storable(m.content)} for m in line.messages]
+        messages = messages_json(sent)
+    reason: Literal["stop", "error"] = "stop" if line.error is None else "error"
+    return Spoken(
+        where=where,
+        scope=scope,
+        question=storable(line.question),
+        agent=line.agent,
+        round=line.round,
+        response=storable(line.response),
+        kind=line.kind,
+        question_id=_storable(line.question_id),
+        gold=_storable(plain(line.gold)),
+        model=_storable(line.model),
+        messages=messages,
+        answer=_storable(plain(line.answer)),
+        finish_reason=line.finish_reason or reason,
+        prompt_tokens=line.prompt_tokens,
+        completion_tokens=line.completion_tokens,
+        latency_ms=line.latency_ms,
+        error=_storable(line.error),
+        meta=None if line.meta is None else storable(json.dumps(line.meta, ensure_ascii=False)),
+    )
+
+
+def _storable(text: str | None) -> str | None:
+    return None if text is None else storable(text)
+
+
+def _explained(problem: ErrorDetails) -> str:
+    key = ".".join(str(part) for part in problem["loc"]) or "the line"
+    if problem["type"] == "missing":
+        return f"{key} is missing; add it"
+    if problem["type"] == "extra_forbidden":
+        known = ", ".join(TurnLine.model_fields)
+        return f"{key} is no field of a turn; remove it or put it into meta (fields: {known})"
+    if problem["type"] == "greater_than_equal" and key in ("agent", "round"):
+        return f"{key}: agents and rounds count from 1, got {problem['input']!r}; add 1 to all"
+    if problem["type"] in ("string_pattern_mismatch", "string_too_short"):
+        return f"{key} is empty; fill it in"
+    if problem["type"] in ("model_type", "model_attributes_type"):
+        return f"not a JSON object but {problem['input']!r:.60}; write one object per line"
+    return f"{key}: {problem['msg']}, got {problem['input']!r:.60}"

@@ -1,0 +1,70 @@
+"""What an import has brought, as two short tables."""
+
+from __future__ import annotations
+
+from typing import TextIO
+
+from society.importing import Imported
+from society.rows import write
+from store.ledger import Store
+
+_SHOWN = 5
+
+_DEBATES = """
+    WITH spoken AS (
+        SELECT split, iteration, arm, decoding, count(*) AS answers, count(answer) AS readable
+        FROM turns
+        WHERE kind = 'answer'
+        GROUP BY ALL
+    ),
+
+    decided AS (
+        SELECT split, iteration, arm, decoding, count(*) AS debates,
+            count(correct) AS judged, count_if(tie) AS ties,
+            100 * avg(correct::INTEGER) AS accuracy
+        FROM votes
+        WHERE round = $rounds
+        GROUP BY ALL
+    )
+
+    SELECT split, iteration, arm, decoding, debates, answers, readable, ties, judged,
+        round(accuracy, 1)
+    FROM spoken
+    JOIN decided USING (split, iteration, arm, decoding)
+    ORDER BY split DESC, iteration, arm, decoding
+"""
+_DEBATE_COLUMNS = (
+    "split",
+    "iteration",
+    "arm",
+    "decoding",
+    "debates",
+    "answers",
+    "readable",
+    "ties",
+    "with gold",
+    "consensus right, %",
+)
+_DATASETS = """
+    SELECT dataset_id, examples, corrected, kept, note FROM datasets
+    ORDER BY iteration, arm, agent, role DESC
+"""
+_DATASET_COLUMNS = ("dataset", "examples", "corrected", "kept", "note")
+
+
+def show(imported: Imported, stream: TextIO) -> None:
+    """Print what the new run holds and which debates were left out."""
+    folder, society = imported.folder, imported.config.society
+    stream.write(
+        f"run {folder.name}: {society.agents} agents, {society.rounds} rounds\n"
+        + "".join(f"left out: {each}\n" for each in imported.left_out[:_SHOWN])
+    )
+    if len(imported.left_out) > _SHOWN:
+        stream.write(f"left out: {len(imported.left_out) - _SHOWN} more\n")
+    store = Store.open(folder.database, read_only=True)
+    try:
+        write(_DEBATE_COLUMNS, store.rows(_DEBATES, {"rounds": society.rounds}), "table", stream)
+        if found := store.rows(_DATASETS):
+            write(_DATASET_COLUMNS, found, "table", stream)
+    finally:
+        store.close()

@@ -1,0 +1,146 @@
+"""Which questions a transcript file asks, under which ids, with which gold answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from evals.tasks.base import Split, Task, TaskQuestion
+from evals.tasks.dataset import text_id
+from society.importing.spoken import Spoken
+from store.records import Question
+
+ReadGold = Callable[[str], str]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownQuestion:
+    """A question the experiment's own task asks, and its position in the split."""
+
+    question: TaskQuestion
+    split: Split
+    position: int
+
+
+@dataclass(slots=True)
+class _Found:
+    where: str
+    text: str
+    split: Split
+    gold: str | None = None
+    raw: str | None = None
+    meta: str | None = None
+
+
+@dataclass(slots=True)
+class Questions:
+    """The questions of a file, gathered response by response.
+
+    `known` are those the experiment's own task asks, by their text; they keep their ids. `prefix`
+    begins every id that the file gives.
+    """
+
+    task: Task
+    read_gold: ReadGold
+    known: Mapping[str, KnownQuestion]
+    problems: list[str]
+    prefix: str = ""
+    found: dict[str, _Found] = field(default_factory=dict)
+    _given: dict[str, set[str]] = field(default_factory=dict)
+    _splits: dict[str, tuple[Split, str]] = field(default_factory=dict)
+
+    def gather(self, spoken: Sequence[Spoken]) -> list[str]:
+        """The question id of every response. What contradicts itself goes to `problems`."""
+        for each in spoken:
+            if each.question_id is not None:
+                self._given.setdefault(each.question.strip(), set()).add(each.question_id)
+        return [self._ask(each) for each in spoken]
+
+    def asked(self, question_id: str) -> TaskQuestion:
+        """A question with the answer it is judged by."""
+        found = self.found[question_id]
+        if (known := self.known.get(found.text)) is not None:
+            return known.question
+        return TaskQuestion(question_id, found.text, found.gold)
+
+    def record(self, question_id: str, position: int) -> Question:
+        """The row of a question; `position` counts where the experiment gives it none."""
+        found, question = self.found[question_id], self.asked(question_id)
+        known = self.known.get(found.text)
+        return Question(
+            question_id=question_id,
+            task=self.task.name,
+            split=found.split,
+            question=question.text,
+            gold=question.gold,
+            position=position if known is None else known.position,
+            meta=json.dumps(dict(question.meta)) if question.meta else found.meta,
+        )
+
+    def _ask(self, spoken: Spoken) -> str:
+        text = spoken.question.strip()
+        question_id = self._named(spoken, text)
+        found = self.found.get(question_id)
+        if found is None:
+            found = _Found(spoken.where, text, spoken.scope.split)
+            self.found[question_id] = found
+            self._check_split(spoken, text)
+        elif found.text != text:
+            self.problems.append(
+                f"{spoken.where}: question_id {question_id!r} stands for another text in "
+                f"{found.where}; give every question an id of its own"
+            )
+        elif found.split != spoken.scope.split:
+            self._two_splits(spoken, found.where)
+        if found.meta is None:
+            found.meta = spoken.meta
+        self._compare_gold(spoken, found, question_id)
+        return question_id
+
+    def _named(self, spoken: Spoken, text: str) -> str:
+        if (known := self.known.get(text)) is not None:
+            return known.question.question_id
+        given = {spoken.question_id} if spoken.question_id else self._given.get(text, set())
+        if len(given) > 1:
+            self.problems.append(
+                f"{spoken.where}: has no question_id, and other lines give its question "
+                f"{len(given)} ids; give it one too"
+            )
+        return f"{self.prefix}{min(given)}" if given else text_id(self.task.name, text)
+
+    def _check_split(self, spoken: Spoken, text: str) -> None:
+        split, where = self._splits.setdefault(text, (spoken.scope.split, spoken.where))
+        known = self.known.get(text)
+        if split != spoken.scope.split:
+            self._two_splits(spoken, where)
+        elif known is not None and known.split != split:
+            self.problems.append(
+                f"{spoken.where}: the experiment asks this as a question of split {known.split}, "
+                f"the transcript has it in {split}; import it with --split {known.split}"
+            )
+
+    def _two_splits(self, spoken: Spoken, where: str) -> None:
+        self.problems.append(
+            f"{spoken.where}: this question is in split {spoken.scope.split} here and in the other "
+            f"in {where}; training and evaluation questions must differ, remove it from one"
+        )
+
+    def _compare_gold(self, spoken: Spoken, found: _Found, question_id: str) -> None:
+        raw = spoken.gold
+        if raw is None or raw == found.raw:
+            return
+        try:
+            gold = self.read_gold(raw)
+        except ValueError as error:
+            self.problems.append(f"{spoken.where}: gold {raw[:60]!r}: {error}")
+            return
+        before = self.asked(question_id).gold if found.gold is None else found.gold
+        if before is not None and not self.task.equivalent(gold, before):
+            other = "the experiment's task" if found.gold is None else found.where
+            self.problems.append(
+                f"{spoken.where}: gold {gold[:40]!r} for a question whose gold is {before[:40]!r} "
+                f"in {other}; keep the right one"
+            )
+        elif found.gold is None:
+            found.gold, found.raw = gold, raw

@@ -1,0 +1,101 @@
+"""A told debate as the rows it would have left, had it been held here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from evals.tasks.base import Task, TaskQuestion
+from society import prompts
+from society.debate import NO_RESPONSE
+from society.importing.debates import ToldDebate
+from society.importing.spoken import Spoken
+from society.outcome import outcome, readable, tally
+from store.records import Row, Turn, messages_json
+
+NAMELESS = "imported"
+"""The model of turns that name none."""
+
+
+def rows(
+    debate: ToldDebate,
+    question: TaskQuestion,
+    task: Task,
+    size: tuple[int, int],
+    *,
+    summarized: bool,
+    drop_ties: bool,
+) -> list[Row]:
+    """The turns, verdicts and votes of a complete debate of `size` (agents, rounds).
+
+    Where a turn has no messages, its prompt is what the debate would have sent: the task's prompt
+    in round 1, then the agent's own conversation and the others' responses, or their summary.
+    """
+    turns: list[Turn] = []
+    agents, rounds = size
+    for number in range(1, rounds + 1):
+        earlier = [t for t in turns if t.round == number - 1 and t.kind == "answer"]
+        for agent in range(1, agents + 1):
+            others = [t.response or NO_RESPONSE for t in earlier if t.agent != agent]
+            summary = debate.spoken.get((agent, number, "summary"))
+            if summary is not None:
+                asked = _conversation("user", prompts.summarize(others))
+                turns.append(_turn(debate, summary, asked, task))
+            told = debate.spoken[agent, number, "answer"]
+            if number == 1:
+                sent = _conversation("user", task.prompt(question.text))
+            elif told.messages is None:
+                shown = _shown(summary, others, task.answer_form, summarized=summarized)
+                sent = _continued(earlier[agent - 1], shown)
+            else:
+                sent = told.messages
+            turns.append(_turn(debate, told, sent, task))
+    tallies = [tally(task, turns, number) for number in range(1, rounds + 1)]
+    return [*turns, *outcome(task, debate.scope, question, turns, tallies, drop_ties=drop_ties)]
+
+
+def _turn(debate: ToldDebate, told: Spoken, sent: str, task: Task) -> Turn:
+    scope = debate.scope
+    answer = None
+    if told.kind == "answer" and told.finish_reason == "stop":
+        answer = told.answer or readable(task, told.response, told.finish_reason)
+    return Turn(
+        iteration=scope.iteration,
+        arm=scope.arm,
+        split=scope.split,
+        decoding=scope.decoding,
+        question_id=debate.question_id,
+        agent=told.agent,
+        round=told.round,
+        kind=told.kind,
+        model_id=told.model or NAMELESS,
+        messages=told.messages or sent,
+        response=told.response,
+        answer=answer,
+        finish_reason=told.finish_reason,
+        prompt_tokens=told.prompt_tokens,
+        completion_tokens=told.completion_tokens,
+        latency_ms=told.latency_ms,
+        error=told.error,
+    )
+
+
+def _shown(
+    summary: Spoken | None, others: Iterable[str], answer_form: str, *, summarized: bool
+) -> str:
+    shown = list(others)
+    if summary is not None and summarized and shown:
+        return prompts.summarized(summary.response or NO_RESPONSE, answer_form)
+    return prompts.quoted(shown, answer_form)
+
+
+def _continued(own: Turn, shown: str) -> str:
+    said = [
+        {"role": "assistant", "content": own.response},
+        {"role": "user", "content": shown},
+    ]
+    return messages_json([*json.loads(own.messages), *said])
+
+
+def _conversation(role: str, content: str) -> str:
+    return messages_json([{"role": role, "content": content}])

@@ -1,0 +1,85 @@
+"""What a finished debate comes to: the votes of its rounds and a verdict on every answer.
+
+The same rules for debates that are held here and for those that were brought from elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from evals.tasks.base import Task, TaskQuestion
+from society.voting import Tally, agrees, vote
+from store.records import Row, Turn, Verdict, Vote
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which debates these are: the part of a turn's key that all questions share."""
+
+    iteration: int
+    split: Literal["train", "eval"]
+    arm: str
+    decoding: Literal["sampled", "greedy"]
+
+
+def readable(task: Task, text: str, finish_reason: str) -> str | None:
+    """The final answer of a response; a truncated one has not stated its final answer."""
+    return task.extract(text) if finish_reason == "stop" else None
+
+
+def tally(task: Task, turns: Sequence[Turn], number: int) -> Tally:
+    """The vote of round `number` over a debate's answers, given in the order of the agents."""
+    answers = [t.answer for t in turns if t.round == number and t.kind == "answer"]
+    return vote(answers, task.equivalent)
+
+
+def outcome(
+    task: Task,
+    scope: Scope,
+    question: TaskQuestion,
+    turns: Sequence[Turn],
+    tallies: Sequence[Tally],
+    *,
+    drop_ties: bool,
+) -> list[Row]:
+    """A verdict per answer turn, then a vote per round; `tallies` are those of rounds 1, 2, ….
+
+    `drop_ties` leaves a tied vote of a training debate without a label.
+    """
+    drop_ties = drop_ties and scope.split == "train"
+    labels = [None if drop_ties and each.tie else each.answer for each in tallies]
+    votes: list[Row] = [
+        Vote(
+            iteration=scope.iteration,
+            arm=scope.arm,
+            split=scope.split,
+            decoding=scope.decoding,
+            question_id=question.question_id,
+            round=number,
+            answer=label,
+            votes=each.votes,
+            voters=each.voters,
+            tie=each.tie,
+            correct=_correct(task, label, question.gold),
+        )
+        for number, (each, label) in enumerate(zip(tallies, labels, strict=True), start=1)
+    ]
+    last, label = tallies[-1], labels[-1]
+    verdicts: list[Row] = [
+        Verdict(
+            turn_id=turn.turn_id,
+            agrees=None if label is None else agrees(turn.answer, last, task.equivalent),
+            correct=_correct(task, turn.answer, question.gold),
+        )
+        for turn in turns
+        if turn.kind == "answer"
+    ]
+    return [*verdicts, *votes]
+
+
+def _correct(task: Task, answer: str | None, gold: str | None) -> bool | None:
+    if gold is None:
+        return None
+    return answer is not None and task.equivalent(answer, gold)
