@@ -24,7 +24,7 @@ from providers.base import (
 )
 from providers.errors import AmbiguousSubmission, JobError, RequestError, RetryableError
 from store.ledger import Store
-from store.records import Job, Model, Row, StoredJobStatus, TrainingPoint, utc_now
+from store.records import Checkpoint, Job, Model, Row, StoredJobStatus, TrainingPoint, utc_now
 
 OnProgress = Callable[[TuningProgress], None]
 
@@ -187,7 +187,7 @@ class Tuner:
         return job
 
     async def _finish(self, job: Job, state: JobState, known: int) -> ModelRef:
-        await self._store.append(*_points(job, state, known))
+        await self._store.append(*_points(job, state, known), *_checkpoints(job, state))
         if state.status != "succeeded":
             reason = state.error or f"the provider says {state.raw_status!r} and no more"
             raise await self._failed(job, state.raw_status, reason, state.status)
@@ -276,6 +276,10 @@ class Tuner:
                 reason=reason,
             )
         )
+
+
+def _checkpoints(job: Job, state: JobState) -> list[Checkpoint]:
+    return [Checkpoint(job.job_id, c.step, c.model, c.loss) for c in state.checkpoints]
 
 
 def _points(job: Job, state: JobState, known: int) -> list[TrainingPoint]:

@@ -22,7 +22,7 @@ _IN_PROCESS = frozenset({"embedded", "local"})
 _PACKAGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "embedded": ("local", ("torch", "transformers", "peft", "safetensors", "psutil")),
     "local": ("local", ("torch", "transformers", "peft", "safetensors", "psutil")),
-    "openai": ("openai", ("openai", "aiohttp", "httpx2", "tenacity")),
+    "openai": ("api", ("openai", "aiohttp", "httpx2", "tenacity")),
 }
 
 

@@ -74,7 +74,7 @@ class Metered:
     `complete`, `score` and `submit` raise `BudgetReached` before anything is sent that could
     exceed the cap. With a cap, a model without a known price raises `InvalidSettings`; without
     one it is used and counted in `Budget.unpriced_calls`. `job_tokens` bounds what a job is billed
-    for; it is called in another thread.
+    for; it is called in another thread. `batched` answers cost the price's `batch_factor`.
     """
 
     def __init__(
@@ -83,7 +83,10 @@ class Metered:
         prices: Prices,
         budget: Budget,
         job_tokens: JobTokens = most_trained_tokens,
+        *,
+        batched: bool = False,
     ) -> None:
+        self._batched = batched
         self._provider = provider
         self._prices = prices
         self._job_tokens = job_tokens
@@ -101,16 +104,17 @@ class Metered:
         price = self._price(request.model)
         if price is None:
             return await self._provider.complete(request)
+        share = (price.batch_factor or 1.0) if self._batched else 1.0
         most = 0.0
         if self.budget.cap_usd is not None:
             prompt = most_prompt_tokens(request.messages)
-            most = call_usd(price, prompt, request.sampling.max_tokens)
+            most = share * call_usd(price, prompt, request.sampling.max_tokens)
 
         def cost(answer: Completion) -> float:
             # A server that tells no usage still bills for it.
             prompt = answer.prompt_tokens or most_prompt_tokens(request.messages)
             written = answer.completion_tokens or utf8_bytes(answer.text)
-            return call_usd(price, prompt, written)
+            return share * call_usd(price, prompt, written)
 
         return await self._paid(most, lambda: self._provider.complete(request), cost)
 
@@ -223,7 +227,10 @@ def meter(
     prices: Prices,
     budget: Budget,
     job_tokens: JobTokens = most_trained_tokens,
+    *,
+    batched: bool = False,
 ) -> Metered:
-    """`provider` within `budget`; a `Preflight` stays one."""
+    """`provider` within `budget`; a `Preflight` stays one. `batched`: its answers cost as much as
+    in a batch."""
     kind = MeteredPreflight if isinstance(provider, Preflight) else Metered
-    return kind(provider, prices, budget, job_tokens)
+    return kind(provider, prices, budget, job_tokens, batched=batched)

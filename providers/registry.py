@@ -46,6 +46,22 @@ def connect(address: str, settings: Mapping[str, object], workdir: Path) -> Prov
     return factory.connect(target, settings, workdir)
 
 
+def deciding(address: str, settings: Mapping[str, object]) -> Mapping[str, object]:
+    """The part of a provider's settings that decides what it answers, which a run must keep.
+
+    All of them, unless the provider has a function `deciding` that tells.
+    """
+    factory, _ = _resolve(address)
+    tell = getattr(factory, "deciding", None)
+    return settings if tell is None else cast(Mapping[str, object], tell(settings))
+
+
+def has_batches(address: str) -> bool:
+    """Whether the provider can answer in batches; see `providers.batching.Batching`."""
+    factory, _ = _resolve(address)
+    return bool(getattr(factory, "HAS_BATCHES", False))
+
+
 def schemes() -> tuple[str, ...]:
     """Every scheme that can be used here, the built-in ones first."""
     installed = (point.name for point in entry_points(group=ENTRY_POINT_GROUP))

@@ -13,15 +13,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evals import reading
-from finetune.plans import TuningPlan
 from providers import registry
 from providers.base import FinetuneSpec, JobHandle, JobState, ModelRef, Provider
+from providers.batching import Batching
 from providers.errors import JobError, ProviderError
 from providers.examination import trains_in_process
 from society.agents import Society
+from society.batches import StoredBatches
 from society.config import Config
 from society.iterate import society_after
 from society.runs import RunFolder
+from society.tuning import plan
 from store.errors import StoreError
 from store.ledger import Store
 from store.records import Job, utc_now
@@ -49,10 +51,10 @@ async def cancel(folder: RunFolder, store: Store, tell: Tell, waits: Waits | Non
     """
     config = Config.from_json(reading.run_of(store).config)
     jobs = open_jobs(store)
-    if not jobs:
+    by_address: dict[str, list[Job]] = {a: [] for a in config.addresses if store.batches(a)}
+    if not jobs and not by_address:
         tell("no fine-tuning job of this run is under way")
         return 0
-    by_address: dict[str, list[Job]] = {}
     for job in jobs:
         by_address.setdefault(address_of(config, job), []).append(job)
     failures = 0
@@ -104,6 +106,9 @@ async def _at(
         return len(jobs)
     failures = 0
     try:
+        if isinstance(provider, Batching) and store.batches(address):
+            ended = await provider.batches(StoredBatches(store, address)).cancel()
+            tell(f"{address}: {ended} batch(es) cancelled")
         for job in jobs:
             canceller = _Canceller(provider, store, config, folder.name, waits)
             try:
@@ -157,7 +162,7 @@ class _Canceller:
     async def _handle(self, job: Job) -> JobHandle | None:
         if job.provider_job_id is not None:
             return JobHandle(job.provider_job_id, job.job_id, job.digest)
-        return await self._provider.find(described(self._store, self._config, self._run, job))
+        return await self._provider.find(description(self._store, self._config, self._run, job))
 
     async def _ended(self, handle: JobHandle) -> JobState:
         """The state once the server has ended the job, or the last one it told."""
@@ -180,23 +185,13 @@ class _Canceller:
         )
 
 
-def described(store: Store, config: Config, run: str, job: Job) -> FinetuneSpec:
+def description(store: Store, config: Config, run: str, job: Job) -> FinetuneSpec:
     """The job as it was described when it was to be submitted, to look for it at its provider."""
     dataset = store.dataset(job.dataset_id)
     if dataset is not None:
-        plan = TuningPlan(
-            run=run,
-            iteration=job.iteration,
-            arm=job.arm,
-            agent=job.agent,
-            role=job.role,
-            start=_start(store, config, job),
-            dataset=dataset,
-            hyperparameters=config.finetune.hyperparameters(job.role),
-            seed=config.seed,
-        )
+        described = plan(config, run, dataset, _start(store, config, job))
         for attempt in range(1, _MOST_ATTEMPTS):
-            spec = plan.spec(store, attempt)
+            spec = described.spec(store, attempt)
             if spec.name == job.job_id and spec.digest == job.digest:
                 return spec
     raise _Unrecognised(

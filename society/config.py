@@ -109,9 +109,13 @@ class TrainSection(_Section):
 
 
 class EvaluationSection(_Section):
-    """Held-out questions, debated by the untuned society and after every iteration."""
+    """Held-out questions, debated by the untuned society and after every iteration.
+
+    `batch` sends each round's calls as a batch, where the provider has batches: slow, at less cost.
+    """
 
     questions: Count = 500
+    batch: bool = False
     decodings: tuple[Literal["sampled", "greedy"], ...] = Field(
         default=("sampled", "greedy"), min_length=1, strict=False
     )
@@ -223,6 +227,11 @@ class Config(_Section):
                 registry.check(address, self.settings_of(address))
                 if self.budget_usd is not None:
                     Prices(self.prices).require(address, finetune=self.tunes(address))
+            if self.evaluation.batch and not any(map(registry.has_batches, self._asked_directly)):
+                raise ValueError(
+                    f"evaluation.batch = true, and none of {', '.join(self.addresses)} has "
+                    "batches; remove it"
+                )
             if self.serving is not None:
                 served.check(self.serving.as_serving(), self.finetune.method)
         except ProviderError as error:
@@ -254,6 +263,10 @@ class Config(_Section):
     def addresses(self) -> tuple[str, ...]:
         """Every distinct model address of the experiment, that of `model` first."""
         return tuple(dict.fromkeys((self.model, *self.agent_models)))
+
+    @property
+    def _asked_directly(self) -> tuple[str, ...]:
+        return tuple(a for a in self.addresses if self.serving is None or a != self.model)
 
     def tunes(self, address: str) -> bool:
         """Whether models are tuned from the base at `address`: the summarizer never is."""

@@ -11,17 +11,30 @@ from pathlib import Path
 
 from providers import registry, served
 from providers.base import ModelRef, Provider
+from providers.batching import Batching, Gathered
+from providers.errors import Unsupported
 from society.agents import Society
+from society.batches import StoredBatches
 from society.config import Config
+from store.ledger import Store
 
 
 class Connections(Mapping[str, Provider]):
-    """Providers by the address of their base model. `summarizer` is the address of `model`."""
+    """Providers by the address of their base model. `summarizer` is the address of `model`.
+
+    `evaluating` are the same models as they answer in evaluation, in batches where that is asked
+    for; `batched` names the addresses where it makes a difference.
+    """
 
     def __init__(
-        self, providers: Mapping[str, Provider], agents: Sequence[str], summarizer: str
+        self,
+        providers: Mapping[str, Provider],
+        agents: Sequence[str],
+        summarizer: str,
+        evaluating: Mapping[str, Provider] | None = None,
     ) -> None:
         self._providers = dict(providers)
+        self.evaluating = self._providers if evaluating is None else dict(evaluating)
         self._agents = tuple(agents)
         self.summarizer = summarizer
 
@@ -33,6 +46,29 @@ class Connections(Mapping[str, Provider]):
         """
         providers = {address: _connect(config, address, workdir) for address in config.addresses}
         return cls(providers, config.agent_models, config.model)
+
+    def with_batches(self, store: Store) -> Connections:
+        """The same, evaluating in batches wherever a provider has them.
+
+        Raises `Unsupported` where none has.
+        """
+        evaluating: dict[str, Provider] = {
+            address: Gathered(provider, provider.batches(StoredBatches(store, address)))
+            for address, provider in self.items()
+            if isinstance(provider, Batching)
+        }
+        if not evaluating:
+            raise Unsupported(
+                f"evaluation.batch = true, and none of {', '.join(self)} has batches; remove it"
+            )
+        return Connections(
+            self._providers, self._agents, self.summarizer, {**self._providers, **evaluating}
+        )
+
+    @property
+    def batched(self) -> frozenset[str]:
+        """The addresses whose evaluation goes out in batches."""
+        return frozenset(a for a, p in self.items() if self.evaluating[a] is not p)
 
     def __getitem__(self, address: str) -> Provider:
         return self._providers[address]
@@ -63,7 +99,8 @@ class Connections(Mapping[str, Provider]):
 
     async def close(self) -> None:
         """Close every provider, also where one fails to."""
-        closing = (provider.close() for provider in self.values())
+        # What gathers calls for a provider closes that too.
+        closing = (provider.close() for provider in self.evaluating.values())
         for outcome in await asyncio.gather(*closing, return_exceptions=True):
             if isinstance(outcome, BaseException):
                 raise outcome

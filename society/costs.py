@@ -75,7 +75,12 @@ def metered(connections: Connections, config: Config, store: Store) -> Connectio
         address: meter(provider, prices, budget, job_tokens)
         for address, provider in connections.items()
     }
-    return Connections(providers, config.agent_models, config.model)
+    evaluating = {
+        address: meter(provider, prices, budget, job_tokens, batched=True)
+        for address, provider in connections.evaluating.items()
+        if address in connections.batched
+    }
+    return Connections(providers, config.agent_models, config.model, {**providers, **evaluating})
 
 
 def shown(connections: Connections) -> str:

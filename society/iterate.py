@@ -18,17 +18,18 @@ from textwrap import shorten
 
 from evals.equivalence import judge
 from evals.tasks.base import Split, Task, TaskQuestion
-from finetune.datasets import DatasetRules, build_all
-from finetune.jobs import TuningPlan, TuningProgress, tune
+from finetune.datasets import build_all
+from finetune.jobs import TuningProgress, tune
 from providers.base import ModelRef, Sampling
 from society import costs
-from society.agents import ROLES, AgentRole, Society
+from society.agents import AgentRole, Society
 from society.config import Config
 from society.connections import Connections
 from society.debate import Debate, Rules
 from society.events import Note, Observer, Stage, StageAdvanced, StageFinished, StageStarted
 from society.outcome import Scope
 from society.runs import RunFolder
+from society.tuning import plan, selection, tuned_roles
 from store.ledger import Store
 from store.records import Dataset, Decoding, Model, Question, Turn
 
@@ -41,7 +42,10 @@ async def run(folder: RunFolder, config: Config, store: Store, observer: Observe
     Raises `providers.errors.RunError`, `finetune.jobs.TuningFailed` or `store.errors.StoreError`
     when it has to stop; everything stored until then stays, and calling again resumes.
     """
-    connections = costs.metered(Connections.open(config, folder.models), config, store)
+    connections = Connections.open(config, folder.models)
+    if config.evaluation.batch:
+        connections = connections.with_batches(store)
+    connections = costs.metered(connections, config, store)
     try:
         await _Experiment(folder, config, store, connections, observer).run()
     finally:
@@ -76,23 +80,6 @@ def rules(config: Config, decoding: Decoding) -> Rules:
         sampling=sampling,
         summary_sampling=replace(sampling, max_tokens=section.summary_max_tokens),
         drop_ties=config.consensus.ties == "drop",
-    )
-
-
-def tuned_roles(config: Config) -> list[tuple[int, AgentRole]]:
-    """The (agent, role) pairs that are fine-tuned: without a second round nobody is a critic."""
-    roles = ROLES if config.society.rounds > 1 else ROLES[:1]
-    return [(agent, role) for role in roles for agent in range(1, config.society.agents + 1)]
-
-
-def selection(config: Config) -> DatasetRules:
-    """Which of the learnable rows the datasets take."""
-    section = config.datasets
-    return DatasetRules(
-        w=section.w,
-        critic_loss=section.critic_loss,
-        max_examples=section.max_examples,
-        seed=config.seed,
     )
 
 
@@ -181,15 +168,22 @@ class _Experiment:
             debate = Debate(
                 society,
                 task,
-                self.connections,
+                self.connections if scope.split == "train" else self.connections.evaluating,
                 self.store,
                 scope,
-                rules(self.config, scope.decoding),
+                self._rules(scope, len(remaining)),
                 known=known,
                 on_turn=on_turn,
             )
             async for _ in debate.run(remaining):
                 self._tell_surrenders()
+
+    def _rules(self, scope: Scope, questions: int) -> Rules:
+        found = rules(self.config, scope.decoding)
+        if scope.split == "eval" and self.connections.batched:
+            # A batch takes what is asked at one time, so all questions are asked.
+            return replace(found, questions_in_flight=questions)
+        return found
 
     def _tell_surrenders(self) -> None:
         given_up = judge().surrenders()
@@ -209,21 +203,13 @@ class _Experiment:
         datasets = self._derive(iteration)
         settings = self.config.finetune
         plans = [
-            TuningPlan(
-                run=self.folder.name,
-                iteration=iteration,
-                arm=ARM,
-                agent=agent,
-                role=role,
-                start=(
-                    society.model(agent, role)
-                    if settings.init == "continue"
-                    else self.connections.base_of(agent)
-                ),
-                dataset=dataset,
-                hyperparameters=settings.hyperparameters(role),
-                seed=self.config.seed,
-                validation_share=settings.validation_share,
+            plan(
+                self.config,
+                self.folder.name,
+                dataset,
+                society.model(agent, role)
+                if settings.init == "continue"
+                else self.connections.base_of(agent),
             )
             for (agent, role), dataset in datasets.items()
         ]

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import tomli_w
 
+from providers import registry
 from society.config import Config, ConfigError, differences
 from store.errors import StoreLocked, StoreOutdated
 from store.ledger import Store
@@ -82,8 +83,8 @@ def start(run: RunFolder, config: Config) -> Store:
     """Open the run for writing, new or to be resumed.
 
     Raises `ConfigError` where the folder holds a run of another config (`iterations` may grow;
-    `budget_usd` and `prices` may change), and the store's own errors for a file that is broken,
-    newer or in use.
+    money, patience and where the server is may change), and the store's own errors for a file that
+    is broken, newer or in use.
     """
     run.path.mkdir(parents=True, exist_ok=True)
     store = Store.open(run.database)
@@ -101,9 +102,7 @@ def start(run: RunFolder, config: Config) -> Store:
 
 def _require_same(run: RunFolder, stored: Run, config: Config) -> None:
     before = Config.from_json(stored.config)
-    free = {name: getattr(config, name) for name in ("iterations", "budget_usd", "prices")}
-    longer = before.model_copy(update=free)
-    changed = differences(longer.to_json(), config.to_json())
+    changed = differences(_lasting(before, config).to_json(), _lasting(config, config).to_json())
     if config.iterations < before.iterations:
         changed.append(
             f"iterations: stored {before.iterations}, now {config.iterations} (may only grow)"
@@ -114,6 +113,22 @@ def _require_same(run: RunFolder, stored: Run, config: Config) -> None:
             + "\n  ".join(changed)
             + f"\nuse the stored one ({run.path / 'config.toml'}) or start a new run with --name"
         )
+
+
+def _lasting(config: Config, now: Config) -> Config:
+    """`config` with what may change between two starts of a run taken from `now`."""
+    free: dict[str, object] = {
+        name: getattr(now, name) for name in ("iterations", "budget_usd", "prices")
+    }
+    free["finetune"] = config.finetune.model_copy(update={"on_failure": now.finetune.on_failure})
+    if config.serving is not None and now.serving is not None:
+        free["serving"] = now.serving
+    free["provider"] = {}
+    free["providers"] = {
+        address: dict(registry.deciding(address, config.settings_of(address)))
+        for address in config.addresses
+    }
+    return config.model_copy(update=free)
 
 
 def _row(run: RunFolder, config: Config, stored: Run | None) -> Run:

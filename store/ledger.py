@@ -16,6 +16,8 @@ from store.connection import connect, translate
 from store.errors import StoreClosed, StoreError, StoreLocked, StoreMissing
 from store.packing import TABLES, unpack
 from store.records import (
+    Batch,
+    Checkpoint,
     Dataset,
     Decoding,
     Job,
@@ -198,6 +200,14 @@ class Store:
     def models(self, iteration: int | None = None, arm: str | None = None) -> list[Model]:
         """Models by iteration, arm, agent and role; generators first."""
         return self._find(Model, *_picked(iteration, arm))
+
+    def checkpoints(self, job_id: str) -> list[Checkpoint]:
+        """What a job has left on its way, in order."""
+        return self._find(Checkpoint, "WHERE job_id = ? ORDER BY step", [job_id])
+
+    def batches(self, provider: str) -> list[Batch]:
+        """The batches at a provider, oldest first."""
+        return self._find(Batch, "WHERE provider = ? ORDER BY created_at, digest", [provider])
 
     def overlaps(self) -> list[Overlap]:
         """The pairs of training and evaluation question that the user has allowed."""

@@ -16,6 +16,8 @@ from typing import TypeVar
 
 from store.errors import InvalidRecord
 from store.records import (
+    Batch,
+    Checkpoint,
     Dataset,
     DatasetExample,
     Job,
@@ -41,7 +43,7 @@ _COLUMNS_OF = {
     "training_usd batch_factor",
     "DATE": "read_on",
     "TIMESTAMP": "created_at finished_at allowed_at",
-    "JSON": "messages meta config versions",
+    "JSON": "messages meta config versions custom_ids",
 }
 _CASTS = {name: cast for cast, names in _COLUMNS_OF.items() for name in names.split()}
 
@@ -95,6 +97,8 @@ TABLES: Mapping[type, Table] = {
     Model: _table(Model, "models", "model_id"),
     Overlap: _table(Overlap, "allowed_overlaps", "train_question_id", "eval_question_id"),
     Price: _table(Price, "prices", "provider", "tuned"),
+    Checkpoint: _table(Checkpoint, "checkpoints", "job_id", "step"),
+    Batch: _table(Batch, "batches", "digest"),
     TrainingPoint: _table(TrainingPoint, "training_points", "job_id", "step"),
 }
 

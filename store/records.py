@@ -316,8 +316,32 @@ class Price:
     read_on: date | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model that a job has left on its way. `model` is the provider's own id of it."""
+
+    job_id: str
+    step: int
+    model: str
+    loss: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Requests sent to a provider as one file. `custom_ids` is a JSON list; `batch_id` is None
+    until the provider has told."""
+
+    digest: str
+    provider: str
+    custom_ids: str
+    batch_id: str | None = None
+    created_at: datetime = field(default_factory=utc_now)
+
+
 Row = (
-    Question
+    Batch
+    | Checkpoint
+    | Question
     | Turn
     | Vote
     | Verdict

@@ -208,7 +208,9 @@ class _Estimator:
         base = self.prices.at(line.model, tuned=False)
         if own is None or base is None or (line.trained.high and base.training_usd is None):
             return replace(line, usd=None)
-        both = [_usd(line, price) for price in (own, base)]
+        batched = self.config.evaluation.batch and line.stage not in ("debate", "finetune")
+        share = (own.batch_factor or 1.0) if batched else 1.0
+        both = [_usd(line, price) * share for price in (own, base)]
         return replace(
             line,
             usd=Range(

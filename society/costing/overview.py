@@ -121,5 +121,6 @@ def assumptions(config: Config) -> list[str]:
         f"all); {CORRECTED:.0%} are corrected in the debate, which with datasets.w decides what a "
         f"critic learns (low: {CRITIC_SHARE_LOW:.0%}; high: all).",
         "  Jobs are billed by all tokens of their examples times epochs.",
-        "  Failed attempts are not billed; neither the vendor's cache nor batches lower a price.",
+        "  Failed attempts are not billed; the vendor's cache lowers no price.",
+        *(["  Evaluation costs what a batch costs."] if config.evaluation.batch else []),
     ]

@@ -21,8 +21,8 @@ from society.importing.experiment import Source
 from society.importing.questions import Questions
 from society.importing.spoken import TranscriptError
 from society.importing.told import NAMELESS, rows
-from society.iterate import selection, tuned_roles
 from society.runs import RunFolder
+from society.tuning import selection, tuned_roles
 from store.ledger import Store
 from store.records import Model, Row, Split, utc_now
 

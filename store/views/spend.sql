@@ -6,12 +6,17 @@
 --   completion_tokens, trained_tokens (NULL while the provider has not told), usd (NULL where the
 --   price or the tokens are unknown). A job's split is 'train'; task and decoding are NULL, and
 --   model_id is NULL until it has made a model.
--- Turns do not say whether a vendor's cache or its batch prices applied: usd counts neither.
+-- Evaluation answers of a run with `evaluation.batch` count at the price's batch_factor. Turns do not
+--   say whether a vendor's cache applied: usd does not count it.
 WITH asked AS (
-    SELECT model_id, input_usd, output_usd
+    SELECT model_id, input_usd, output_usd, batch_factor
     FROM models
     LEFT JOIN prices
         ON prices.provider = models.provider AND prices.tuned = (models.artifact IS NOT NULL)
+),
+
+batched AS (
+    SELECT bool_or((config ->> '$.evaluation.batch')::BOOLEAN) AS evaluation FROM runs
 ),
 
 answers AS (
@@ -72,7 +77,8 @@ SELECT
     prompt_tokens,
     completion_tokens,
     0::BIGINT AS trained_tokens,
-    (prompt_tokens * input_usd + completion_tokens * output_usd) / 1e6 AS usd
+    (prompt_tokens * input_usd + completion_tokens * output_usd) / 1e6
+        * if(stage = 'evaluate' AND (FROM batched), coalesce(batch_factor, 1), 1) AS usd
 FROM answers
 LEFT JOIN asked USING (model_id)
 UNION ALL

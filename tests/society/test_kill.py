@@ -1,4 +1,4 @@
-"""`society run` killed at twenty random moments; see `tests/kill_and_resume.py`."""
+"""`society run` killed at random moments; `tests/kill_and_resume.py` by hand kills more often."""
 
 import subprocess
 import sys
@@ -9,21 +9,21 @@ import pytest
 SCRIPT = Path(__file__).parents[1] / "kill_and_resume.py"
 SMALL = (
     "iterations=2",
-    "train.questions=24",
-    "evaluation.questions=6",
+    "train.questions=16",
+    "evaluation.questions=4",
     "finetune.generator_epochs=1",
 )
 
 
 @pytest.mark.timeout(1800)
-def test_twenty_kills_change_nothing(tmp_path):
+def test_kills_change_nothing(tmp_path):
     pytest.importorskip("torch")
     settings = [f"--set={pair}" for pair in SMALL]
     done = subprocess.run(
-        [sys.executable, SCRIPT, "demo", "--kills=20", f"--folder={tmp_path}", *settings],
+        [sys.executable, SCRIPT, "demo", "--kills=8", f"--folder={tmp_path}", *settings],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "20 kills, differences: none" in done.stdout
+    assert "8 kills, differences: none" in done.stdout

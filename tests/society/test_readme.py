@@ -14,8 +14,8 @@ from society import config as experiments
 ROOT = Path(__file__).parents[2]
 SMALL = (
     "iterations=1",
-    "train.questions=8",
-    "evaluation.questions=4",
+    "train.questions=6",
+    "evaluation.questions=3",
 )
 
 
@@ -77,7 +77,7 @@ def test_your_own_model(workplace):
     assert line.startswith('model = "local:')
     assert own != demo
     (workplace / "my-experiment.toml").write_text(own)
-    society(command, workplace, *(f"--set={pair}" for pair in SMALL))
+    society(command, workplace, *(f"--set={pair}" for pair in SMALL), "--set=iterations=0")
     assert (workplace / "runs/my-experiment/run.duckdb").exists()
     shutil.rmtree(workplace / "runs/my-experiment")
 

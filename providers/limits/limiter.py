@@ -1,0 +1,227 @@
+"""What every call to one model with one key goes through."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+import weakref
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Generic, Literal, TypeVar
+
+from providers.errors import (
+    Overloaded,
+    ProviderError,
+    RateLimited,
+    RequestError,
+    RetryableError,
+)
+from providers.limits.breaker import Breaker
+from providers.limits.bucket import Bucket, Quota
+from providers.limits.patience import Clock, Draw, Patience, Sleep, persistently
+from providers.limits.slots import START, AdaptiveLimit, Slots
+
+T = TypeVar("T")
+Kind = Literal["requests", "tokens"]
+
+_REFUSED_IN_A_ROW = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a user allows. Without budgets per minute the server's own are followed where it tells
+    them; `tokens_per_minute` counts prompts and the most that answers may have.
+    """
+
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    max_concurrent: int = 512
+    patience: Patience = field(default_factory=Patience)
+
+
+class Limiter:
+    """Slots, budgets, retries and the breaker around calls to one model with one key.
+
+    For one event loop. `clock`, `sleep` and `draw` (uniform in 0..1) are for tests.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        breaker: Breaker | None = None,
+        clock: Clock = time.monotonic,
+        sleep: Sleep = asyncio.sleep,
+        draw: Draw = random.random,
+    ) -> None:
+        self._patience = limits.patience
+        self._clock = clock
+        self._draw = draw
+        self.breaker = breaker or Breaker(sleep=sleep)
+        most = limits.max_concurrent
+        self.slots = Slots(AdaptiveLimit(most, start=START, clock=clock))
+        self.breaker.on_trip(self.slots.dismiss)
+        budgets: dict[Kind, float | None] = {
+            "requests": limits.requests_per_minute,
+            "tokens": limits.tokens_per_minute,
+        }
+        self._fixed = {kind for kind, budget in budgets.items() if budget is not None}
+        self._buckets = {
+            kind: Bucket.per_minute(budget, clock=clock)
+            for kind, budget in budgets.items()
+            if budget is not None
+        }
+        self._outstanding: dict[Kind, float] = {"requests": 0.0, "tokens": 0.0}
+        self._heard: dict[Kind, Quota] = {}
+        self._refusals = 0
+        self._closed_until = clock()
+
+    async def call(self, work: Callable[[], Awaitable[T]], tokens: float = 0.0) -> T:
+        """The result of `work`, called as often as its `RetryableError`s and patience allow.
+
+        `tokens` is the most that the call may use. Raises the `RequestError` of `work`; any other
+        `ProviderError` and a `RetryableError` that outlasted patience stop all calls of this
+        limiter, those that wait included, which then raise the same error.
+        """
+        journey = _Journey(self, work, {"requests": 1.0, "tokens": tokens})
+        try:
+            return await persistently(
+                journey.attempt,
+                self._patience,
+                sleep=self.breaker.pause,
+                clock=self._clock,
+                draw=self._draw,
+            )
+        except RequestError:
+            raise
+        except ProviderError as error:
+            self.breaker.trip(error)
+        except _Stopped:
+            pass
+        finally:
+            journey.end()
+        raise await self.breaker.stopped()
+
+    def observe(self, kind: Kind, quota: Quota) -> None:
+        """Follow a budget that the answer to the call being made tells; budgets of the user's own
+        stay as they are.
+        """
+        if kind not in self._fixed and quota.plausible:
+            self._heard[kind] = quota
+
+    async def _budgeted(self, cost: Mapping[Kind, float]) -> None:
+        """Wait for the budgets. Raises `RateLimited` when that would outlast patience."""
+        wait_s = self._closed_until - self._clock()
+        for kind, bucket in self._buckets.items():
+            wait_s = max(wait_s, bucket.reserve(cost[kind]))
+        if wait_s > self._patience.give_up_after_s:
+            raise RateLimited(
+                f"the budget per minute is used up for {wait_s:,.0f} s", retry_after_s=wait_s
+            )
+        if wait_s > 0:
+            await self.breaker.pause(wait_s)
+
+    def _reserve(self, cost: Mapping[Kind, float]) -> None:
+        for kind, amount in cost.items():
+            self._outstanding[kind] += amount
+
+    def _settle(self, cost: Mapping[Kind, float], *, sent: bool) -> None:
+        for kind, amount in cost.items():
+            self._outstanding[kind] -= amount
+            if not sent and kind in self._buckets:
+                self._buckets[kind].give_back(amount)
+        while self._heard:
+            kind, quota = self._heard.popitem()
+            if kind not in self._buckets:
+                self._buckets[kind] = Bucket(quota.limit, 1.0, clock=self._clock)
+            self._buckets[kind].observe(quota, self._outstanding[kind])
+
+    def _succeeded(self) -> None:
+        self._refusals = 0
+        self.slots.limit.succeeded()
+
+    def _failed(self, error: RetryableError) -> None:
+        if not isinstance(error, RateLimited):
+            return
+        self.slots.limit.rate_limited()
+        self._refusals += 1
+        # One refusal may be chance; some in a row mean that everybody has to wait.
+        if self._refusals >= _REFUSED_IN_A_ROW and error.retry_after_s is not None:
+            longest = self._clock() + min(error.retry_after_s, self._patience.give_up_after_s)
+            self._closed_until = max(self._closed_until, longest)
+
+
+class _Stopped(Exception):
+    """The breaker was tripped before the call went out."""
+
+
+class _Journey(Generic[T]):
+    """One call, from waiting for its slot to its last attempt."""
+
+    def __init__(
+        self, limiter: Limiter, work: Callable[[], Awaitable[T]], cost: Mapping[Kind, float]
+    ) -> None:
+        self._limiter = limiter
+        self._work = work
+        self._cost = cost
+        self._has_slot = False
+        self._tried = False
+
+    async def attempt(self) -> T:
+        limiter = self._limiter
+        if not self._has_slot:
+            self._has_slot = await limiter.slots.take(first=self._tried)
+        self._tried = True
+        try:
+            result = await self._sent()
+        except RetryableError as error:
+            limiter._failed(error)
+            # A server that asks for less is given less: the call keeps its slot while it waits.
+            if not isinstance(error, (RateLimited, Overloaded)):
+                self.end()
+            raise
+        limiter._succeeded()
+        return result
+
+    async def _sent(self) -> T:
+        limiter, sent = self._limiter, False
+        limiter._reserve(self._cost)
+        try:
+            await limiter._budgeted(self._cost)
+            if limiter.breaker.tripped:
+                raise _Stopped
+            sent = True
+            limiter.breaker.depart()
+            try:
+                return await self._work()
+            finally:
+                limiter.breaker.arrive()
+        finally:
+            limiter._settle(self._cost, sent=sent)
+
+    def end(self) -> None:
+        if self._has_slot:
+            self._has_slot = False
+            self._limiter.slots.give_back()
+
+
+_breakers: weakref.WeakValueDictionary[tuple[int, str], Breaker] = weakref.WeakValueDictionary()
+_limiters: weakref.WeakValueDictionary[tuple[int, str, str], Limiter] = (
+    weakref.WeakValueDictionary()
+)
+
+
+def shared(account: str, model: str, limits: Limits) -> Limiter:
+    """The limiter for `model` with the key behind `account`, the same for all who ask meanwhile.
+
+    All models of an account stop together. After a stop, asking again gives a fresh start.
+    """
+    loop = id(asyncio.get_running_loop())
+    breaker = _breakers.get((loop, account))
+    if breaker is None or breaker.tripped:
+        breaker = _breakers[loop, account] = Breaker()
+    limiter = _limiters.get((loop, account, model))
+    if limiter is None or limiter.breaker is not breaker:
+        limiter = _limiters[loop, account, model] = Limiter(limits, breaker=breaker)
+    return limiter

@@ -1,0 +1,250 @@
+"""LoRA adapters of a vLLM or SGLang server, changed while it runs.
+
+Both list their adapters under ``/models`` with the folder as ``root`` and the base as ``parent``.
+They differ in where the administration lies (vLLM: below ``/v1``, SGLang: beside it) and in how a
+request names an adapter: vLLM takes its name as the model, SGLang "BASE:ADAPTER", and answers a
+bare name with the base. Read in:
+
+    https://github.com/vllm-project/vllm  vllm/entrypoints/openai/models/serving.py
+    https://github.com/sgl-project/sglang  python/sglang/srt/entrypoints/openai/serving_base.py
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import httpx2
+from pydantic import BaseModel, ValidationError
+
+from providers.errors import (
+    AuthenticationFailed,
+    BadRequest,
+    ConnectionLost,
+    InvalidSettings,
+    Overloaded,
+    ProviderError,
+    RetryableError,
+    TimedOut,
+    Unsupported,
+)
+from providers.limits.patience import Patience, Sleep, persistently
+from providers.openai.failures import judged, said
+from providers.openai.secrets import Secrets
+from providers.preflight import Finding
+from providers.served import LoadedAdapter
+
+Dialect = Literal["vllm", "sglang"]
+Action = Literal["load_lora_adapter", "unload_lora_adapter"]
+
+PATIENCE = Patience(attempts=6, give_up_after_s=120.0)
+_BRIEF = Patience(attempts=2, give_up_after_s=10.0)
+_TIMEOUT = httpx2.Timeout(30.0, read=300.0)
+_TRANSIENT = frozenset({408, 409, 425, 429, 502, 503, 504})
+
+
+class _Card(BaseModel):
+    id: str
+    root: str | None = None
+    parent: str | None = None
+    owned_by: str | None = None
+
+
+class _Listing(BaseModel):
+    data: list[_Card]
+
+
+class LoraServer:
+    """The adapters of the server at `url`, which ends in /v1, on its base model `model`.
+
+    `headers` hold what authorises a call; they appear in no message.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        headers: Mapping[str, str],
+        *,
+        secrets: Secrets | None = None,
+        patience: Patience = PATIENCE,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        self._url = url.rstrip("/")
+        self._model = model
+        self._secrets = secrets or Secrets(dict(headers))
+        self._patience = patience
+        self._sleep = sleep
+        self._client = httpx2.AsyncClient(headers=dict(headers), timeout=_TIMEOUT)
+        self._dialect: Dialect | None = None
+
+    async def loaded(self) -> Sequence[LoadedAdapter]:
+        """Every adapter the server lists. Raises `InvalidSettings` where its base is another."""
+        cards = await persistently(self._cards, self._patience, sleep=self._sleep)
+        return [LoadedAdapter(card.id, card.root or "") for card in cards if card.parent]
+
+    async def load(self, name: str, path: str) -> None:
+        """Load the folder `path` as `name`, and see it listed. Raises `Unsupported` if refused."""
+
+        async def attempt() -> None:
+            # An attempt whose answer was lost may have succeeded.
+            if await self._listed(name):
+                return
+            refused = await self._post("load_lora_adapter", {"lora_name": name, "lora_path": path})
+            if await self._listed(name):
+                return
+            if refused is None:
+                raise Overloaded(f"adapter {name} is not listed although it was loaded")
+            raise Unsupported(f"the server refuses to load {path}: {refused}; {self._remedy}")
+
+        await persistently(attempt, self._patience, sleep=self._sleep)
+
+    async def unload(self, name: str) -> None:
+        """Forget `name`. Raises `BadRequest` where the server has it and does not let it go."""
+
+        async def attempt() -> None:
+            refused = await self._post("unload_lora_adapter", {"lora_name": name})
+            if refused is not None and await self._listed(name):
+                raise BadRequest(f"the server refuses to unload {name}: {refused}")
+
+        await persistently(attempt, self._patience, sleep=self._sleep)
+
+    def model_name(self, name: str) -> str:
+        """What a request names as its model. `loaded` has to have been asked before."""
+        return f"{self._model}:{name}" if self._dialect == "sglang" else name
+
+    async def preflight(self) -> Sequence[Finding]:
+        """Whether the base is there and runtime loading is switched on; changes nothing."""
+        try:
+            cards = await persistently(self._cards, _BRIEF, sleep=self._sleep)
+            loaded = [card for card in cards if card.parent]
+            response = await self._send("GET", self._administration("load_lora_adapter"))
+        except ProviderError as error:
+            return [Finding("error", f"adapters at {self._url}: {error}", self._remedy)]
+        # The endpoint takes POST only, so it refuses the method if it is there at all.
+        if response.status_code == 404:
+            text = f"{self._url} does not load adapters while it runs"
+            return [Finding("error", text, self._remedy)]
+        return [
+            Finding("ok", f"{self._url} loads adapters while it runs ({len(loaded)} loaded now)")
+        ]
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def _listed(self, name: str) -> bool:
+        return any(card.id == name and card.parent for card in await self._cards())
+
+    async def _cards(self) -> list[_Card]:
+        response = await self._send("GET", f"{self._url}/models")
+        self._require(response)
+        try:
+            cards = _Listing.model_validate_json(response.content).data
+        except ValidationError:
+            raise Overloaded(f"{self._url}/models answered with something else") from None
+        bases = [card for card in cards if not card.parent]
+        if self._model not in {card.id for card in bases}:
+            names = ", ".join(card.id for card in bases) or "nothing"
+            raise InvalidSettings(
+                f"the server at {self._url} serves {names}, not {self._model!r}; correct the name "
+                "behind the URL, or start the server with --served-model-name"
+            )
+        owners = {card.owned_by for card in bases}
+        self._dialect = "sglang" if "sglang" in owners else "vllm"
+        if self._dialect == "sglang" and ":" in self._model:
+            raise InvalidSettings(
+                f"SGLang reads {self._model!r} as a model and an adapter; start it with a "
+                "--served-model-name without a colon"
+            )
+        return cards
+
+    async def _post(self, action: Action, body: Mapping[str, str]) -> str | None:
+        """None where it was done, else why the server refuses."""
+        response = await self._send("POST", self._administration(action), json=dict(body))
+        if response.is_success:
+            return None
+        if response.status_code in (404, 405) and not _considered(response):
+            raise Unsupported(
+                f"{self._url} does not load adapters while it runs (status "
+                f"{response.status_code}); {self._remedy}"
+            )
+        if response.status_code in _TRANSIENT or response.status_code in (401, 403):
+            self._require(response)
+        if response.status_code >= 500 and not _considered(response):
+            self._require(response)
+        return self._said(response)
+
+    async def _send(
+        self, method: str, url: str, json: Mapping[str, str] | None = None
+    ) -> httpx2.Response:
+        try:
+            return await self._client.request(method, url, json=json)
+        except httpx2.TimeoutException:
+            raise TimedOut(f"{self._url} did not answer in time") from None
+        except (httpx2.TransportError, httpx2.DecodingError) as error:
+            reason = self._secrets.scrubbed(str(error) or type(error).__name__)
+            raise ConnectionLost(f"{self._url} cannot be reached ({reason})") from None
+        except (httpx2.InvalidURL, httpx2.HTTPError) as error:
+            reason = self._secrets.scrubbed(str(error))
+            raise InvalidSettings(f"{self._url} cannot be asked ({reason})") from None
+
+    def _require(self, response: httpx2.Response) -> None:
+        if response.is_success:
+            return
+        told = said(response.status_code, _body(response), response.headers, self._secrets)
+        error = judged(told, self._model)
+        if isinstance(error, (RetryableError, AuthenticationFailed)):
+            raise error
+        raise Unsupported(f"{self._url}: {error}")
+
+    def _said(self, response: httpx2.Response) -> str:
+        told = said(response.status_code, _body(response), response.headers, self._secrets)
+        return f"status {told.status}, {told.message}"
+
+    def _administration(self, action: Action) -> str:
+        root = self._url.removesuffix("/v1") if self._dialect == "sglang" else self._url
+        return f"{root}/{action}"
+
+    @property
+    def _remedy(self) -> str:
+        if self._dialect == "sglang":
+            return (
+                f"start it as: python -m sglang.launch_server --model-path {self._model} "
+                "--enable-lora --max-lora-rank R --lora-target-modules all --max-loaded-loras N, "
+                f"{_LETTERS}"
+            )
+        return (
+            "start it as: VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve "
+            f"{self._model} --enable-lora --max-loras N --max-cpu-loras 2N --max-lora-rank R, "
+            f"{_LETTERS}"
+        )
+
+
+_LETTERS = (
+    "with N = 2 x society.agents and R = finetune.lora_rank or more; the server has to see the "
+    "run's folder (serving.path_map, where it has another path there)"
+)
+
+
+def _considered(response: httpx2.Response) -> bool:
+    """Whether the server itself says why, and not a router or proxy that knows no such path."""
+    body = _body(response)
+    if not isinstance(body, dict):
+        return False
+    told = body.get("error", body)
+    return isinstance(told, str) or (
+        isinstance(told, dict) and any(key in told for key in ("message", "error_message"))
+    )
+
+
+def _body(response: httpx2.Response) -> object:
+    try:
+        body = json.loads(response.content)
+    except (ValueError, UnicodeDecodeError):
+        return response.text
+    # SGLang says why under a name of its own.
+    if isinstance(body, dict) and isinstance(body.get("error_message"), str):
+        return {**body, "message": body["error_message"]}
+    return body

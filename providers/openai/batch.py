@@ -1,0 +1,208 @@
+"""Single-shot work at half the price: many requests sent as one file, answered within a day.
+
+https://platform.openai.com/docs/guides/batch. A batch is never created twice: what is intended is
+recorded first, the batch bears a digest of its input, and it is looked for before it is created.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Protocol, TypeVar
+
+from openai import AsyncOpenAI
+from openai.types import Batch
+
+from providers.base import Completion, Request
+from providers.batching import BatchRecords
+from providers.errors import (
+    Overloaded,
+    ProviderError,
+    RetryableError,
+    RunError,
+)
+from providers.openai.batch_account import AccountBatches, has_ended
+from providers.openai.batch_file import (
+    MAX_BYTES,
+    MAX_REQUESTS,
+    Answered,
+    BatchPart,
+    Line,
+    batch_line,
+    read_answers,
+    split,
+)
+from providers.openai.calling import Caller
+
+T = TypeVar("T")
+Answer = Completion | ProviderError
+
+
+class ChatShape(Protocol):
+    """How a request is put for this server, and how its answer is read."""
+
+    def body(self, request: Request) -> Mapping[str, object]:
+        """The parameters of the chat completion."""
+
+    def completion(self, body: object, request: Request) -> Completion:
+        """The answer; raises `providers.errors` for what is none."""
+
+    def refusal(self, status: int, body: object) -> ProviderError:
+        """What an error answer means."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPacing:
+    """How often to ask, in seconds; how many batches to try for what stays unanswered; limits."""
+
+    first_s: float = 1.0
+    longest_s: float = 60.0
+    rounds: int = 3
+    max_requests: int = MAX_REQUESTS
+    max_bytes: int = MAX_BYTES
+
+
+@dataclass
+class _Work:
+    """The requests of one call, and what is known about them."""
+
+    lines: dict[str, Line]
+    answers: dict[str, Answer] = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)
+    stop: RunError | None = None
+
+    @property
+    def open(self) -> list[Line]:
+        return [line for custom_id, line in self.lines.items() if custom_id not in self.answers]
+
+
+class Batches:
+    """The batches of one account."""
+
+    def __init__(
+        self,
+        client: AsyncOpenAI,
+        caller: Caller,
+        shape: ChatShape,
+        records: BatchRecords,
+        pacing: BatchPacing | None = None,
+    ) -> None:
+        self._shape = shape
+        self._records = records
+        self._pacing = pacing or BatchPacing()
+        self._account = AccountBatches(client, caller, self._pacing.first_s, self._pacing.longest_s)
+
+    async def complete_batch(self, requests: Sequence[Request]) -> dict[str, Answer]:
+        """Answer all `requests`; the result is by `Request.key`, and has every one of them.
+
+        Where a request can never succeed its error stands in place of the completion. Those that
+        expired or met a passing error go into a further batch. Answers of batches that an earlier,
+        interrupted call has made are used first. Being cancelled leaves the batches running.
+
+        Raises `AmbiguousSubmission` where nobody knows whether a batch exists (calling again looks
+        for it), `BadRequest` or `RateLimited` for a batch that was refused as a whole, and
+        `RunError`s.
+        """
+        lines = [batch_line(request, self._shape.body(request)) for request in requests]
+        if len({request.key for request in requests}) != len(requests):
+            raise ValueError("two requests of a batch have the same key; each needs its own")
+        work = _Work({line.custom_id: line for line in lines})
+        await self._adopt(work)
+        rounds = 0
+        while work.open and rounds < self._pacing.rounds:
+            parts = split(work.open, self._pacing.max_requests, self._pacing.max_bytes)
+            rounds += any(await _all([self._answer(part, work) for part in parts]))
+            if work.stop is not None:
+                raise work.stop
+        for line in work.open:
+            work.answers[line.custom_id] = Overloaded(
+                f"request {line.request.key} was not answered in {self._pacing.rounds} batches"
+            )
+        return {line.request.key: work.answers[line.custom_id] for line in lines}
+
+    async def cancel(self) -> int:
+        """Cancel every recorded batch that has not ended; returns how many."""
+        cancelled, index = 0, await self._account.index()
+        for record in await self._records.all():
+            batch = await self._account.find(record, index)
+            if batch is not None and not has_ended(batch):
+                await self._account.cancel(batch)
+                cancelled += 1
+        return cancelled
+
+    async def _adopt(self, work: _Work) -> None:
+        """Use the answers of recorded batches, waiting for those that are under way."""
+        records = [
+            record
+            for record in await self._records.all()
+            if not work.lines.keys().isdisjoint(record.custom_ids)
+        ]
+        if not records:
+            return
+        index = await self._account.index()
+        found = [await self._account.find(record, index) for record in records]
+        await _all([self._collect(batch, work) for batch in found if batch is not None])
+
+    async def _answer(self, part: BatchPart, work: _Work) -> bool:
+        """Have a batch answered: one that is there already, or (True) a new one."""
+        index = await self._account.index()
+        for attempt in itertools.count(1):
+            digest = part.digest(attempt)
+            batch = index.get(digest)
+            if batch is not None and batch.id in work.used:
+                continue
+            if batch is not None:
+                await self._collect(batch, work)
+                return False
+            await self._collect(await self._account.create(part, digest, self._records), work)
+            return True
+        raise AssertionError
+
+    async def _collect(self, batch: Batch, work: _Work) -> None:
+        """Wait for a batch and take what it answered."""
+        work.used.add(batch.id)
+        was_over = has_ended(batch)
+        batch = await self._account.ended(batch)
+        if batch.status == "failed" and not was_over:
+            raise self._account.refused(batch)
+        for file_id in (batch.output_file_id, batch.error_file_id):
+            if file_id:
+                await self._read(file_id, work, fresh=not was_over)
+
+    async def _read(self, file_id: str, work: _Work, *, fresh: bool) -> None:
+        with TemporaryDirectory(prefix="society-") as folder:
+            path = Path(folder) / "answers.jsonl"
+            await self._account.download(file_id, path)
+            for answered in read_answers(path, lambda custom_id: custom_id in work.lines):
+                self._take(answered, work, fresh=fresh)
+
+    def _take(self, answered: Answered, work: _Work, *, fresh: bool) -> None:
+        line = work.lines[answered.custom_id]
+        if answered.passing or isinstance(work.answers.get(line.custom_id), Completion):
+            return
+        try:
+            if answered.status != 200:
+                raise self._shape.refusal(answered.status, answered.body)
+            work.answers[line.custom_id] = self._shape.completion(answered.body, line.request)
+        except RunError as error:
+            # In an old batch it is the reason of an old stop, which may be gone.
+            work.stop = error if fresh else work.stop
+        except RetryableError:
+            return
+        except ProviderError as error:
+            work.answers[line.custom_id] = error
+
+
+async def _all(works: Sequence[Coroutine[None, None, T]]) -> list[T]:
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise

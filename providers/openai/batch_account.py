@@ -1,0 +1,178 @@
+"""The batches of one account: created once, found again, waited for."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from openai import AsyncOpenAI
+from openai._types import Omit
+from openai.pagination import AsyncCursorPage
+from openai.types import Batch
+
+from providers.batching import BatchRecord, BatchRecords
+from providers.errors import AmbiguousSubmission, BadRequest, ProviderError, RateLimited
+from providers.openai.batch_file import ENDPOINT, BatchPart
+from providers.openai.calling import ATTEMPTS, Caller, identity, listed, pause_s, status_code
+from providers.openai.files import Files
+from providers.openai.submission import create_once
+
+DIGEST_KEY = "digest"
+_ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
+_NAME, _MARK = "society-batch-", 32
+_PAGE = 100
+
+
+class Index:
+    """The account's batches by the start of their digest."""
+
+    def __init__(self) -> None:
+        self._batches: dict[str, Batch] = {}
+
+    def add(self, digest: str, batch: Batch) -> None:
+        """Take in a batch; of several with one digest the first stays."""
+        self._batches.setdefault(digest[:_MARK], batch)
+
+    def get(self, digest: str) -> Batch | None:
+        """The batch of this digest."""
+        return self._batches.get(digest[:_MARK])
+
+
+class AccountBatches:
+    """What `Batches` does at the server."""
+
+    def __init__(
+        self, client: AsyncOpenAI, caller: Caller, first_s: float, longest_s: float
+    ) -> None:
+        if client.max_retries:
+            raise ValueError("the client retries by itself; make it with max_retries=0")
+        self._client = client
+        self._caller = caller
+        self._first_s = first_s
+        self._longest_s = longest_s
+        self._files = Files(client, caller)
+
+    async def create(self, part: BatchPart, digest: str, records: BatchRecords) -> Batch:
+        """A new batch, whose intent is recorded before anything is sent.
+
+        Raises `AmbiguousSubmission` where nobody knows whether there is one now.
+        """
+        record = BatchRecord(digest, part.custom_ids)
+        await records.save(record)
+        name = f"{_NAME}{digest[:_MARK]}.jsonl"
+        with TemporaryDirectory(prefix="society-") as folder:
+            local = await asyncio.to_thread(part.write, Path(folder) / name)
+            file_id = await self._files.ensure(local, name, "batch")
+
+        async def create() -> Batch:
+            return await self._client.batches.create(
+                input_file_id=file_id,
+                endpoint=ENDPOINT,
+                completion_window="24h",
+                metadata={DIGEST_KEY: digest},
+            )
+
+        try:
+            batch = await create_once(self._caller, f"batch {digest[:_MARK]}", create)
+        except AmbiguousSubmission as error:
+            batch = await self._look_for(digest, error)
+        await records.save(replace(record, batch_id=batch.id))
+        return batch
+
+    async def _look_for(self, digest: str, unknown: AmbiguousSubmission) -> Batch:
+        """The batch whose creation had an unknown outcome; raises `unknown` where it is not."""
+        for attempt in range(ATTEMPTS):
+            batch = (await self.index()).get(digest)
+            if batch is not None:
+                return batch
+            await self._caller.sleep(pause_s(None, attempt))
+        raise unknown
+
+    async def ended(self, batch: Batch) -> Batch:
+        """The batch once it has ended, however that was; its state is asked for till then."""
+        batch_id, wait = batch.id, self._first_s
+        while not has_ended(batch):
+            await self._caller.sleep(wait)
+            wait = min(self._longest_s, 1.5 * wait)
+            batch = await self._retrieve(batch_id)
+        return batch
+
+    async def find(self, record: BatchRecord, index: Index) -> Batch | None:
+        """The recorded batch, if there is one at the server."""
+        if record.batch_id is None:
+            return index.get(record.digest)
+        try:
+            return await self._retrieve(record.batch_id)
+        except ProviderError as error:
+            if status_code(error) != 404:
+                raise
+            return None
+
+    async def index(self) -> Index:
+        """Every batch of ours by the start of its digest, also on servers that drop metadata."""
+
+        async def fetch(after: str | Omit) -> AsyncCursorPage[Batch]:
+            return await self._client.batches.list(limit=_PAGE, after=after)
+
+        index = Index()
+        unmarked: list[Batch] = []
+        async for batch in listed(self._caller.patiently, "batches", fetch):
+            digest = (batch.metadata or {}).get(DIGEST_KEY)
+            if digest:
+                index.add(digest, batch)
+            elif not batch.metadata:
+                unmarked.append(batch)
+        if unmarked:
+            names = await self._files.names("batch")
+            for batch in unmarked:
+                name = names.get(batch.input_file_id, "")
+                if name.startswith(_NAME):
+                    index.add(name.removeprefix(_NAME), batch)
+        return index
+
+    async def _retrieve(self, batch_id: str) -> Batch:
+        async def retrieve() -> Batch:
+            batch = await self._client.batches.retrieve(batch_id)
+            identity(batch)
+            return batch
+
+        return await self._caller.patiently(retrieve)
+
+    async def cancel(self, batch: Batch) -> None:
+        """Stop a batch; what is answered by then stays answered, and is charged."""
+        try:
+            await self._caller.patiently(lambda: self._client.batches.cancel(batch.id))
+        except ProviderError as error:
+            if status_code(error) not in (400, 404):
+                raise
+
+    async def download(self, file_id: str, path: Path) -> None:
+        """Write the content of a file to `path`."""
+
+        async def download() -> None:
+            content = self._client.files.with_streaming_response.content(file_id)
+            async with content as response:
+                await response.stream_to_file(path)
+
+        await self._caller.patiently(download)
+
+    def refused(self, batch: Batch) -> ProviderError:
+        """Why a batch was refused as a whole; nothing of it was answered, or charged."""
+        told = (batch.errors.data if batch.errors else None) or []
+        reasons = "; ".join(
+            f"{error.message or error.code}" + (f" (line {error.line})" if error.line else "")
+            for error in told[:3]
+        )
+        text = self._caller.scrubbed(
+            f"batch {batch.id} was refused: {reasons or 'no reason given'}"
+        )
+        if any("limit" in str(error.code) for error in told):
+            return RateLimited(f"{text}; wait until earlier batches have ended, then run again")
+        return BadRequest(text)
+
+
+def has_ended(batch: Batch) -> bool:
+    """Whether nothing more will come of a batch."""
+    return batch.status in _ENDED

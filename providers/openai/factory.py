@@ -1,0 +1,48 @@
+"""What the registry calls for `openai` addresses. Checking makes no call and needs no key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from providers.base import Provider
+from providers.errors import InvalidSettings
+from providers.openai.address import parse
+from providers.openai.settings import OpenAISettings
+
+HAS_BATCHES = True
+_DECIDING = ("max_tokens_parameter", "temperature", "top_p", "seed", "score")
+
+
+def check(target: str, settings: Mapping[str, object]) -> None:
+    """Raise `InvalidSettings` for a wrong address or setting. Whether the key is there is seen when
+    the connection is made.
+    """
+    OpenAISettings.read(settings, parse(target))
+    _require_packages()
+
+
+def connect(target: str, settings: Mapping[str, object], workdir: Path) -> Provider:
+    """The provider; it connects at the first call. `workdir` stays empty."""
+    check(target, settings)
+    from providers.openai.provider import OpenAIProvider
+
+    address = parse(target)
+    written = f"openai{target}" if target.startswith("+") else f"openai:{target}"
+    return OpenAIProvider(address, OpenAISettings.read(settings, address), written)
+
+
+def deciding(settings: Mapping[str, object]) -> Mapping[str, object]:
+    """The settings that decide what is answered; keys, limits and patience do not."""
+    return {name: settings[name] for name in _DECIDING if name in settings}
+
+
+def _require_packages() -> None:
+    from importlib.util import find_spec
+
+    missing = [name for name in ("openai", "aiohttp", "tenacity") if find_spec(name) is None]
+    if missing:
+        raise InvalidSettings(
+            f"models behind an API need the packages {', '.join(missing)}; install them with "
+            "`pip install 'multiagent-finetuning[api]'`"
+        )

@@ -1,0 +1,130 @@
+"""Uploads that happen once, however often they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Literal
+
+from openai import AsyncOpenAI
+from openai._types import Omit
+from openai.pagination import AsyncCursorPage
+from openai.types import FileObject
+
+from providers.errors import InvalidTrainingData, RetryableError, TimedOut
+from providers.openai.calling import ATTEMPTS, Caller, identity, listed, pause_s
+from providers.openai.training_file import LocalFile
+
+Purpose = Literal["fine-tune", "batch"]
+
+_IN_PREPARATION = frozenset({"pending", "running", "processing", "uploading"})
+_REFUSED = frozenset({"error", "failed", "deleted", "deleting"})
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """How long to wait for a file to become usable, in seconds.
+
+    "uploaded" is the last state some servers know, so that it is waited out only for a short time.
+    """
+
+    interval_s: float = 2.0
+    uploaded_s: float = 30.0
+    prepared_s: float = 1800.0
+
+
+class Files:
+    """The files of one account.
+
+    A file's name stands for its content, so one of the same name and size is the same file, and
+    is used instead of a second upload.
+    """
+
+    def __init__(
+        self,
+        client: AsyncOpenAI,
+        caller: Caller,
+        readiness: Readiness | None = None,
+    ) -> None:
+        self._client = client
+        self._caller = caller
+        self._readiness = readiness or Readiness()
+
+    async def ensure(self, local: LocalFile, name: str, purpose: Purpose) -> str:
+        """The id of the uploaded file, which is ready to be used; uploads it where it is missing.
+
+        Raises `InvalidTrainingData` where the server refuses it, and what the caller raises.
+        """
+        return await self._ready(await self._found_or_uploaded(local, name, purpose))
+
+    async def names(self, purpose: Purpose) -> dict[str, str]:
+        """The name of every file by its id, whatever became of it."""
+        return {file.id: file.filename async for file in self._all(purpose)}
+
+    async def _found_or_uploaded(self, local: LocalFile, name: str, purpose: Purpose) -> FileObject:
+        found = await self._find(name, local.bytes, purpose)
+        for attempt in range(ATTEMPTS):
+            if found is not None:
+                return found
+            try:
+                return await self._caller.once(lambda: self._upload(local, name, purpose))
+            except RetryableError as error:
+                failure = error
+            # An upload whose outcome is unknown may have arrived; only a look tells.
+            await self._caller.sleep(pause_s(failure, attempt))
+            found = await self._find(name, local.bytes, purpose)
+        if found is None:
+            raise failure
+        return found
+
+    async def _find(self, name: str, size: int, purpose: Purpose) -> FileObject | None:
+        async for file in self._all(purpose):
+            same = (file.filename, file.bytes) == (name, size)
+            if same and _state(file) not in _REFUSED:
+                return file
+        return None
+
+    def _all(self, purpose: Purpose) -> AsyncIterator[FileObject]:
+        async def fetch(after: str | Omit) -> AsyncCursorPage[FileObject]:
+            return await self._client.files.list(purpose=purpose, after=after)
+
+        return listed(self._caller.patiently, "files", fetch)
+
+    async def _upload(self, local: LocalFile, name: str, purpose: Purpose) -> FileObject:
+        with local.path.open("rb") as content:
+            uploaded = await self._client.files.create(file=(name, content), purpose=purpose)
+        identity(uploaded)
+        return uploaded
+
+    async def _ready(self, file: FileObject) -> str:
+        """Wait until `file` can be used; returns its id."""
+        file_id, waited = file.id, 0.0
+
+        async def retrieve() -> FileObject:
+            return await self._client.files.retrieve(file_id)
+
+        while True:
+            state = _state(file)
+            if state in _REFUSED:
+                raise InvalidTrainingData(
+                    f"the server refused file {file_id}: {file.status_details or state}"
+                )
+            limit = 0.0
+            if state == "uploaded":
+                limit = self._readiness.uploaded_s
+            elif state in _IN_PREPARATION:
+                limit = self._readiness.prepared_s
+            if waited >= limit:
+                break
+            await self._caller.sleep(self._readiness.interval_s)
+            waited += self._readiness.interval_s
+            file = await self._caller.patiently(retrieve)
+        if state in _IN_PREPARATION:
+            raise TimedOut(
+                f"file {file_id} is still {state} after {waited:.0f} s; run again, it will be found"
+            )
+        return file_id
+
+
+def _state(file: FileObject) -> str:
+    return str(file.status or "")

@@ -1,0 +1,290 @@
+"""Fine-tuning jobs of the OpenAI shape: submitted once, found again, followed to their end.
+
+https://platform.openai.com/docs/api-reference/fine-tuning; also Azure's `/openai/v1/`, Nebius and
+others who speak it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from openai import AsyncOpenAI, omit
+from openai._types import Omit
+from openai.pagination import AsyncCursorPage
+from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
+from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
+
+from providers.base import Example, FinetuneSpec, JobHandle, JobState
+from providers.errors import (
+    BadRequest,
+    InvalidTrainingData,
+    ModelNotFound,
+    ProviderError,
+    TrainingFailed,
+    Unsupported,
+)
+from providers.openai.calling import Caller, Unreadable, identity, listed, pages, status_code
+from providers.openai.files import Files, Readiness
+from providers.openai.job_request import DIGEST_KEY, JobRequest, job_request
+from providers.openai.job_state import job_state, status_of
+from providers.openai.submission import create_once
+from providers.openai.training_file import write_training_file
+from providers.openai.training_log import TrainingLog
+
+_PAGE = 100
+_DATA_WORDS = ("training_file", "validation_file", "training file", "validation file", "example")
+_CLOSED_WORDS = ("not available", "no longer", "not allowed", "not enabled", "does not support")
+# A server that says "succeeded" and names no model for that many polls is not going to.
+_NAMELESS_POLLS = 20
+
+
+class Jobs:
+    """The fine-tuning jobs of one account for one base model.
+
+    `client` must not retry by itself (max_retries=0): that would create jobs twice. `base` is the
+    untuned model's name for the server, `address` that of the provider. The methods have exactly
+    the meaning they have in `providers.base.Provider`.
+    """
+
+    def __init__(
+        self,
+        client: AsyncOpenAI,
+        caller: Caller,
+        *,
+        base: str,
+        address: str,
+        readiness: Readiness | None = None,
+    ) -> None:
+        if client.max_retries:
+            raise ValueError("the client retries by itself; make it with max_retries=0")
+        self._client = client
+        self._caller = caller
+        self._base = base
+        self._address = address
+        self._files = Files(client, caller, readiness)
+        self._logs: dict[str, TrainingLog] = {}
+        self._nameless: dict[str, int] = {}
+
+    async def submit(self, spec: FinetuneSpec) -> JobHandle:
+        """Upload the data unless they are there, then create the job.
+
+        The caller has looked with `find` before. Raises `AmbiguousSubmission` where nobody knows
+        whether there is a job now, `InvalidTrainingData`, `InvalidSettings`, `BadRequest`,
+        `Unsupported` where the endpoint is closed, and other `RunError`s.
+        """
+        request = job_request(spec, self._base)
+        training = await self._upload(spec.examples, request.file_name)
+        validation = None
+        if spec.validation:
+            validation = await self._upload(spec.validation, request.validation_name)
+
+        async def create() -> FineTuningJob:
+            return await self._create(request, training, validation)
+
+        try:
+            job = await create_once(self._caller, f"job {spec.name}", create)
+        except ProviderError as error:
+            raise _refusal(error, spec.name) from error
+        return _handle(job, spec)
+
+    async def find(self, spec: FinetuneSpec) -> JobHandle | None:
+        """The job that was created for this very spec, by the digest in its metadata.
+
+        Some servers drop metadata. There a job counts as this one if it bears the suffix, or trains
+        on the file, that belong to this spec only.
+        """
+        marked: list[FineTuningJob] = []
+        unmarked: list[FineTuningJob] = []
+        async for job in self._all():
+            metadata = job.metadata if isinstance(job.metadata, dict) else {}
+            if metadata.get(DIGEST_KEY) == spec.digest:
+                marked.append(job)
+            elif not metadata:
+                unmarked.append(job)
+        if not marked and unmarked:
+            marked = await self._ours(unmarked, spec)
+        return _handle(_best(marked), spec) if marked else None
+
+    async def poll(self, handle: JobHandle) -> JobState:
+        """The job's state, with everything its events have told so far.
+
+        Raises `TrainingFailed` for a job the server does not know.
+        """
+        job = await self._retrieve(handle)
+        status = status_of(job.status)
+        log = self._logs.setdefault(handle.job_id, TrainingLog())
+        ended = status in ("succeeded", "failed", "cancelled")
+        if status != "queued":
+            await self._follow(handle.job_id, log, whole=ended)
+        checkpoints = await self._checkpoints(handle.job_id) if status == "succeeded" else []
+        state = job_state(job, log, checkpoints, name=handle.name, address=self._address)
+        if state.error is not None:
+            state = replace(state, error=self._caller.scrubbed(state.error))
+        if status == "succeeded" and state.model is None:
+            return self._nameless_state(handle, state)
+        return state
+
+    async def cancel(self, handle: JobHandle) -> None:
+        """Stop the job; one that has ended, or is not known, stays as it is."""
+        try:
+            await self._caller.patiently(
+                lambda: self._client.fine_tuning.jobs.cancel(handle.job_id)
+            )
+        except ProviderError as error:
+            if status_code(error) == 404:
+                return
+            if status_code(error) != 400:
+                raise
+            job = await self._retrieve(handle)
+            if status_of(job.status) in ("queued", "running"):
+                raise
+
+    async def _upload(self, examples: Sequence[Example], name: str) -> str:
+        with TemporaryDirectory(prefix="society-") as folder:
+            path = Path(folder) / name
+            local = await asyncio.to_thread(write_training_file, examples, path)
+            return await self._files.ensure(local, name, "fine-tune")
+
+    async def _create(
+        self, request: JobRequest, training: str, validation: str | None
+    ) -> FineTuningJob:
+        return await self._client.fine_tuning.jobs.create(
+            model=request.model,
+            training_file=training,
+            validation_file=omit if validation is None else validation,
+            suffix=request.suffix,
+            seed=request.seed,
+            metadata=dict(request.metadata),
+            method={
+                "type": "supervised",
+                "supervised": {"hyperparameters": request.hyperparameters},
+            },
+        )
+
+    def _all(self) -> AsyncIterator[FineTuningJob]:
+        async def fetch(after: str | Omit) -> AsyncCursorPage[FineTuningJob]:
+            return await self._client.fine_tuning.jobs.list(limit=_PAGE, after=after)
+
+        return listed(self._caller.patiently, "fine-tuning jobs", fetch)
+
+    async def _ours(self, jobs: Sequence[FineTuningJob], spec: FinetuneSpec) -> list[FineTuningJob]:
+        """Those of `jobs` that bear this spec's suffix or train on its file, unique as both are."""
+        request = job_request(spec, self._base)
+        names = await self._files.names("fine-tune")
+        return [
+            job
+            for job in jobs
+            if (_suffix_of(job) or request.suffix) == request.suffix
+            and (
+                _suffix_of(job) is not None
+                or request.suffix in (job.fine_tuned_model or "")
+                or names.get(job.training_file) == request.file_name
+            )
+        ]
+
+    async def _retrieve(self, handle: JobHandle) -> FineTuningJob:
+        async def retrieve() -> FineTuningJob:
+            job = await self._client.fine_tuning.jobs.retrieve(handle.job_id)
+            identity(job)
+            return job
+
+        try:
+            return await self._caller.patiently(retrieve)
+        except ProviderError as error:
+            if status_code(error) != 404:
+                raise
+            raise TrainingFailed(
+                f"the server knows no job {handle.job_id}; run again to make a new one"
+            ) from error
+
+    async def _follow(self, job_id: str, log: TrainingLog, *, whole: bool) -> None:
+        """Take in new events. They come newest first; with `whole` all are looked through, for
+        servers that list them otherwise.
+        """
+
+        async def fetch(after: str | Omit) -> AsyncCursorPage[FineTuningJobEvent]:
+            return await self._client.fine_tuning.jobs.list_events(job_id, limit=_PAGE, after=after)
+
+        fresh: list[FineTuningJobEvent] = []
+        with _missing_is_empty():
+            async for page in pages(self._caller.once, "job events", fetch):
+                known = any(log.knows(event) for event in page)
+                fresh += page
+                if known and not whole:
+                    break
+        log.take(fresh)
+
+    async def _checkpoints(self, job_id: str) -> list[FineTuningJobCheckpoint]:
+        async def fetch(after: str | Omit) -> AsyncCursorPage[FineTuningJobCheckpoint]:
+            return await self._client.fine_tuning.jobs.checkpoints.list(
+                job_id, limit=_PAGE, after=after
+            )
+
+        found: list[FineTuningJobCheckpoint] = []
+        with _missing_is_empty():
+            found += [point async for point in listed(self._caller.once, "checkpoints", fetch)]
+        return found
+
+    def _nameless_state(self, handle: JobHandle, state: JobState) -> JobState:
+        polls = self._nameless[handle.job_id] = self._nameless.get(handle.job_id, 0) + 1
+        if polls < _NAMELESS_POLLS:
+            return state
+        reason = (
+            f"the server says {state.raw_status!r} and names no tuned model; look at job "
+            f"{handle.job_id} there; running again asks again and makes no second job"
+        )
+        return replace(state, status="failed", error=reason)
+
+
+@contextmanager
+def _missing_is_empty() -> Iterator[None]:
+    """For what a server of this shape need not have: a missing endpoint means an empty list, and so
+    does one that streams its events instead.
+    """
+    try:
+        yield
+    except Unreadable:
+        return
+    except ProviderError as error:
+        if status_code(error) not in (404, 405, 501):
+            raise
+
+
+def _handle(job: FineTuningJob, spec: FinetuneSpec) -> JobHandle:
+    return JobHandle(job.id, spec.name, spec.digest)
+
+
+def _suffix_of(job: FineTuningJob) -> str | None:
+    """The suffix a job was asked for, which OpenAI tells beyond its published schema."""
+    told = getattr(job, "user_provided_suffix", None)
+    return told if isinstance(told, str) and told else None
+
+
+def _best(jobs: Sequence[FineTuningJob]) -> FineTuningJob:
+    """Of several jobs for one spec the one to go on with: alive before failed, then the oldest."""
+    rank = {"succeeded": 0, "running": 1, "queued": 1, "failed": 2, "cancelled": 3}
+    return min(jobs, key=lambda job: (rank[status_of(job.status)], job.created_at or 0))
+
+
+def _refusal(error: ProviderError, name: str) -> ProviderError:
+    """What a clean refusal of a new job means."""
+    code, text = status_code(error), str(error)
+    lowered = text.lower()
+    if code in (404, 405, 501) and not isinstance(error, ModelNotFound):
+        return Unsupported(
+            f"this server has no fine-tuning jobs ({text}); choose another provider, or a local "
+            "model, for the models that learn"
+        )
+    if code == 403 or (code == 400 and any(words in lowered for words in _CLOSED_WORDS)):
+        return Unsupported(
+            f"fine-tuning is closed to this account or this model ({text}); choose another "
+            "provider, or a local model, for the models that learn"
+        )
+    if isinstance(error, BadRequest) and any(words in lowered for words in _DATA_WORDS):
+        return InvalidTrainingData(f"job {name} was refused: {text}")
+    return error

@@ -1,0 +1,56 @@
+"""Log-probabilities of a given text, from a vLLM server.
+
+OpenAI's chat has none. vLLM gives them for prompts: `prompt_logprobs` in the request's body, next
+to `continue_final_message`, which leaves the last message open
+(https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html). The conversation is sent
+twice, with and without the text; where the two token sequences part, the text begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from providers.base import Message, Sampling, Score
+from providers.errors import Unsupported
+from providers.openai.answers import PromptScore, read_prompt_score
+from providers.openai.chat import Chat
+
+_ONE_TOKEN = Sampling(temperature=1.0, top_p=1.0, max_tokens=1)
+_OWN_TOKENS_ONLY: dict[str, object] = {"prompt_logprobs": 0}
+_LEFT_OPEN: dict[str, object] = {"add_generation_prompt": False, "continue_final_message": True}
+
+
+async def score(chat: Chat, model: str, messages: Sequence[Message], text: str) -> Score:
+    """Natural logs of the probabilities of `text`'s tokens as the answer of `model` to `messages`,
+    at temperature 1 and without the end token.
+
+    A token that joins the end of the template with the beginning of the text counts to the text.
+    Raises `Unsupported` where the server gives none.
+    """
+    if not text:
+        return Score((), ())
+    before = await _prompt(chat, model, messages, _OWN_TOKENS_ONLY)
+    spoken = (*messages, Message("assistant", text))
+    after = await _prompt(chat, model, spoken, _OWN_TOKENS_ONLY | _LEFT_OPEN)
+    start = _common(before.token_ids, after.token_ids)
+    return Score(after.token_ids[start:], after.logprobs[start:])
+
+
+async def _prompt(
+    chat: Chat, model: str, messages: Sequence[Message], extra: dict[str, object]
+) -> PromptScore:
+    found, _ = await chat.ask(model, messages, _ONE_TOKEN, "score", read_prompt_score, extra)
+    if found is None:
+        raise Unsupported(
+            f"the server of {model} gives no prompt_logprobs, so it is no vLLM; remove score from "
+            "[provider], or score with a local model"
+        )
+    return found
+
+
+def _common(left: Sequence[int], right: Sequence[int]) -> int:
+    """How many tokens both sequences begin with."""
+    for place, (one, other) in enumerate(zip(left, right, strict=False)):
+        if one != other:
+            return place
+    return min(len(left), len(right))

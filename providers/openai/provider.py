@@ -1,0 +1,167 @@
+"""Models behind an OpenAI-shaped API, behind the provider seam."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from providers.base import (
+    Capabilities,
+    Completion,
+    FinetuneSpec,
+    Hyperparameters,
+    JobHandle,
+    JobState,
+    Message,
+    ModelRef,
+    Request,
+    Score,
+)
+from providers.batching import BatchClient, BatchRecords
+from providers.errors import Unsupported
+from providers.limits import shared
+from providers.openai import logprobs
+from providers.openai.address import Address
+from providers.openai.calling import Caller
+from providers.openai.chat import Chat
+from providers.openai.client import Connection
+from providers.openai.job_request import unsupported
+from providers.openai.jobs import Jobs
+from providers.openai.looking import look
+from providers.openai.settings import OpenAISettings
+from providers.preflight import Finding, Need
+from providers.served import AdapterServer
+
+_MIN_EXAMPLES = 10
+_PREFLIGHT_ATTEMPTS = 3
+_PREFLIGHT_S = 15.0
+
+
+class OpenAIProvider:
+    """One base model and the models tuned from it; see `providers.base.Provider`.
+
+    `ModelRef.artifact` is the tuned model's id at the server. The key is read, and the connection
+    made, at the first call. All models of one base share its limits.
+    """
+
+    def __init__(self, address: Address, settings: OpenAISettings, written: str) -> None:
+        self._address = address
+        self._settings = settings
+        self._base = ModelRef(written, written)
+        self._connection: Connection | None = None
+        self._chat: Chat | None = None
+        self._jobs: Jobs | None = None
+
+    @property
+    def base(self) -> ModelRef:
+        return self._base
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            finetune=self._settings.finetune,
+            score=self._settings.score is not None,
+            # Servers promise their best effort, not the same answer.
+            sampling_seed=False,
+            min_examples=_MIN_EXAMPLES,
+            max_parallel_jobs=self._settings.max_parallel_jobs,
+            validation=True,
+        )
+
+    async def complete(self, request: Request) -> Completion:
+        return await self._talking().complete(request, self._name(request.model))
+
+    async def score(self, model: ModelRef, messages: Sequence[Message], text: str) -> Score:
+        if self._settings.score is None:
+            raise Unsupported(
+                f"{self._base.address} gives no log-probabilities of a given text; set "
+                'score = "vllm" in [provider] if the server is vLLM, or score with a local model'
+            )
+        return await logprobs.score(self._talking(), self._name(model), messages, text)
+
+    async def submit(self, spec: FinetuneSpec) -> JobHandle:
+        return await self._training().submit(spec)
+
+    async def find(self, spec: FinetuneSpec) -> JobHandle | None:
+        return await self._training().find(spec)
+
+    async def poll(self, handle: JobHandle) -> JobState:
+        return await self._training().poll(handle)
+
+    async def cancel(self, handle: JobHandle) -> None:
+        await self._training().cancel(handle)
+
+    async def serve(self, models: Sequence[ModelRef]) -> None:
+        """Nothing to do: the server answers for the models it has tuned."""
+
+    async def preflight(self, need: Need) -> Sequence[Finding]:
+        """See `providers.preflight.Preflight`: asks for lists and descriptions only."""
+        # Whoever asks is waiting: an unreachable server is to be named soon.
+        brief = {
+            "max_attempts": min(_PREFLIGHT_ATTEMPTS, self._settings.max_attempts),
+            "give_up_after_s": min(_PREFLIGHT_S, self._settings.give_up_after_s),
+        }
+        settings = self._settings.model_copy(update=brief)
+        return await look(self._connected, self._address, settings, need)
+
+    def unsupported(self, hyperparameters: Hyperparameters) -> Sequence[str]:
+        """See `providers.examination.Choosy`."""
+        return unsupported(hyperparameters)
+
+    def adapters(self) -> AdapterServer:
+        """See `providers.served.ServesAdapters`; shows at the first call whether it is one."""
+        from providers.openai.adapters import LoraServer
+
+        connection = self._connected()
+        headers = {**connection.client.auth_headers, **connection.client._custom_headers}
+        return LoraServer(
+            self._address.url,
+            self._address.model,
+            {name: value for name, value in headers.items() if isinstance(value, str)},
+            secrets=connection.secrets,
+        )
+
+    def batches(self, records: BatchRecords) -> BatchClient:
+        """See `providers.batching.Batching`."""
+        from providers.openai.batch import Batches
+        from providers.openai.batch_shape import BatchChat
+
+        chat, connection = self._talking(), self._connected()
+        return Batches(
+            connection.client, self._caller(connection), BatchChat(connection, chat), records
+        )
+
+    async def close(self) -> None:
+        """Let the connections go. Remote jobs go on."""
+        connection = self._connection
+        self._connection = self._chat = self._jobs = None
+        if connection is not None:
+            await connection.close()
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            self._connection = Connection(self._address, self._settings)
+        return self._connection
+
+    def _talking(self) -> Chat:
+        if self._chat is None:
+            connection = self._connected()
+            limiter = shared(connection.account, self._address.model, self._settings.limiting())
+            self._chat = Chat(connection, self._settings, limiter)
+        return self._chat
+
+    def _training(self) -> Jobs:
+        if self._jobs is None:
+            connection = self._connected()
+            self._jobs = Jobs(
+                connection.client,
+                self._caller(connection),
+                base=self._address.model,
+                address=self._base.address,
+            )
+        return self._jobs
+
+    def _caller(self, connection: Connection) -> Caller:
+        return Caller(connection.secrets, self._address.model, self._settings.patience())
+
+    def _name(self, model: ModelRef) -> str:
+        return model.artifact or self._address.model

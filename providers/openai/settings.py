@@ -1,0 +1,152 @@
+"""The user's `[provider]` table for servers that speak OpenAI's API."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from providers.errors import InvalidSettings
+from providers.limits import Limits, Patience
+from providers.openai.address import Address
+from providers.openai.secrets import FROM_ENVIRONMENT, Secrets
+
+Positive = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(ge=1)]
+
+_VARIABLE = r"^([A-Z_][A-Z0-9_]*)?$"
+_DEFAULT_KEY = "OPENAI_API_KEY"
+_KEY_SETTINGS = {"api_key", "apikey", "key", "token", "openai_api_key", "admin_api_key"}
+_SECRET_HEADER = re.compile(r"auth|key|token|secret|cookie|credential|password", re.IGNORECASE)
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LimitSettings(_Table):
+    """How fast the server may be asked. Without budgets the server's own headers are followed.
+
+    `tokens_per_minute` counts prompts and `max_tokens` of the answers. `max_concurrent` is the most
+    that concurrency grows to by itself.
+    """
+
+    requests_per_minute: Positive | None = None
+    tokens_per_minute: Positive | None = None
+    max_concurrent: Annotated[int, Field(ge=1, le=4096)] = 512
+
+
+class OpenAISettings(_Table):
+    """How a server is spoken to. Keys come from the environment only.
+
+    api_key_env: the variable with the key; "" sends none. Unset it is OPENAI_API_KEY for OpenAI
+        itself and none for a server on this machine or in a private network; elsewhere it has to
+        be named, so that no key reaches a vendor it does not belong to.
+    organization, project: for OpenAI; unset, OPENAI_ORG_ID and OPENAI_PROJECT_ID are used there.
+    headers: sent with every request; a value "env:NAME" is taken from the environment.
+    timeout_s: for one attempt at one call.
+    max_attempts, give_up_after_s: how long a failing call is tried again; see `limits.Patience`.
+    max_tokens_parameter, temperature, top_p, seed: what the model takes, where the built-in table
+        and what the server's refusals tell are wrong.
+    score: "vllm" where the server is vLLM, which gives log-probabilities of a given text.
+    finetune: whether the server has fine-tuning jobs; max_parallel_jobs: how many at a time.
+    """
+
+    api_key_env: Annotated[str, Field(pattern=_VARIABLE)] | None = None
+    organization: Annotated[str, Field(min_length=1)] | None = None
+    project: Annotated[str, Field(min_length=1)] | None = None
+    headers: dict[str, str] = Field(default_factory=dict)
+    timeout_s: Positive = 600.0
+    limits: LimitSettings = LimitSettings()
+    max_attempts: Count = 16
+    give_up_after_s: Positive = 600.0
+    max_tokens_parameter: Literal["max_completion_tokens", "max_tokens"] | None = None
+    temperature: bool | None = None
+    top_p: bool | None = None
+    seed: bool | None = None
+    score: Literal["vllm"] | None = None
+    finetune: bool = True
+    max_parallel_jobs: Count = 6
+
+    @field_validator("headers")
+    @classmethod
+    def _hold_no_secrets(cls, headers: dict[str, str]) -> dict[str, str]:
+        for name, value in headers.items():
+            if _HEADER_NAME.fullmatch(name) is None:
+                raise ValueError("a header's name has letters, digits and dashes only")
+            variable = value.removeprefix(FROM_ENVIRONMENT)
+            if variable != value:
+                if not variable or re.fullmatch(_VARIABLE, variable) is None:
+                    raise ValueError(f"header {name!r}: write the value as 'env:VARIABLE_NAME'")
+            elif _SECRET_HEADER.search(name) or Secrets().scrubbed(value) != value:
+                raise ValueError(
+                    f"header {name!r} looks like a secret, and the experiment file is stored; "
+                    "put the value into an environment variable and write 'env:VARIABLE_NAME'"
+                )
+            elif not value.isprintable():
+                raise ValueError(f"header {name!r} has a value that cannot be sent")
+        return headers
+
+    @classmethod
+    def read(cls, settings: Mapping[str, object], address: Address) -> OpenAISettings:
+        """The validated settings; raises `InvalidSettings` naming key and remedy.
+
+        Values are not repeated, since somebody may have pasted a key.
+        """
+        for name in settings:
+            if name.lower() in _KEY_SETTINGS:
+                raise InvalidSettings(
+                    f"[provider] {name}: a key does not belong into an experiment file, which is "
+                    "stored; remove it, put the key into an environment variable and name that as "
+                    "api_key_env"
+                )
+        try:
+            read = cls.model_validate(dict(settings))
+        except ValidationError as error:
+            faults = error.errors(include_url=False)
+            raise InvalidSettings("; ".join(_explain(fault) for fault in faults)) from None
+        if read.key_variable(address) is None:
+            raise InvalidSettings(
+                f"[provider] api_key_env is not set, and {address.host} is not OpenAI; name the "
+                'environment variable that holds your key there (or "" to send none)'
+            )
+        return read
+
+    def key_variable(self, address: Address) -> str | None:
+        """The variable that holds the key for `address`; "" for none, None where it is open."""
+        if self.api_key_env is not None:
+            return self.api_key_env
+        if address.is_openai:
+            return _DEFAULT_KEY
+        return "" if address.is_private else None
+
+    def limiting(self) -> Limits:
+        """The limits as the limiter takes them."""
+        return Limits(
+            requests_per_minute=self.limits.requests_per_minute,
+            tokens_per_minute=self.limits.tokens_per_minute,
+            max_concurrent=self.limits.max_concurrent,
+            patience=self.patience(),
+        )
+
+    def patience(self) -> Patience:
+        return Patience(attempts=self.max_attempts, give_up_after_s=self.give_up_after_s)
+
+
+def _explain(fault: Mapping[str, object]) -> str:
+    location = fault["loc"]
+    key = ".".join(map(str, location)) if isinstance(location, tuple) else str(location)
+    key = Secrets().scrubbed(key)
+    if fault["type"] == "extra_forbidden":
+        table = LimitSettings if key.startswith("limits.") else OpenAISettings
+        return f"[provider] has no key {key!r}; there are: {', '.join(table.model_fields)}"
+    if key == "api_key_env":
+        return (
+            "[provider] api_key_env is not the name of an environment variable (capital letters, "
+            "digits and underscores); it takes the variable's name, never the key itself"
+        )
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    return f"[provider] {key} is not usable: {message}; change it or leave it out"

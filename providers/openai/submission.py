@@ -1,0 +1,66 @@
+"""Creating something that costs money, where sending the request twice would create two.
+
+No server of the OpenAI shape takes an idempotency key for jobs and batches, so the only safe thing
+after an unknown outcome is to look whether it is there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from providers.errors import AmbiguousSubmission, BadRequest, RateLimited, RetryableError
+from providers.openai.calling import ATTEMPTS, Caller, NeverSent, identity, pause_s
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+_NOT_READY = ("not ready", "being processed", "still processing")
+# A vendor that takes a few jobs at a time refuses the next one until one of them has ended.
+_TURN_S = 24 * 3600.0
+_LONGEST_TURN_PAUSE_S = 300.0
+
+
+async def create_once(caller: Caller, what: str, create: Callable[[], Awaitable[T]]) -> T:
+    """Send `create`, again only where the server has certainly not taken it.
+
+    That is so for a rate limit, which is waited out for up to a day, for a connection that never
+    came about, and for a file that is not ready yet. Any other passing failure, and an answer that
+    cannot be read, leaves open whether `what` exists: `AmbiguousSubmission`. Clean refusals are
+    raised as the caller translates them.
+    """
+
+    async def checked() -> T:
+        created = await create()
+        identity(created)
+        return created
+
+    waited, attempts = 0.0, 0
+    while True:
+        try:
+            return await caller.once(checked)
+        except RateLimited as error:
+            pause = pause_s(error, attempts, _LONGEST_TURN_PAUSE_S)
+            if waited + pause > _TURN_S:
+                raise
+            _log.warning("%s waits %.0f s: %s", what, pause, error)
+            waited += pause
+        except (RetryableError, BadRequest) as error:
+            if not _certainly_not_taken(error):
+                if isinstance(error, BadRequest):
+                    raise
+                raise AmbiguousSubmission(
+                    f"{what} may or may not have been created: {error}"
+                ) from error
+            pause = pause_s(error, attempts)
+            if attempts >= ATTEMPTS:
+                raise
+        attempts += 1
+        await caller.sleep(pause)
+
+
+def _certainly_not_taken(error: RetryableError | BadRequest) -> bool:
+    if isinstance(error, BadRequest):
+        return any(words in str(error).lower() for words in _NOT_READY)
+    return isinstance(error.__cause__, NeverSent)

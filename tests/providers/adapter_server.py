@@ -1,0 +1,225 @@
+"""A server that administers LoRA adapters as vLLM and SGLang do, and answers sums with them.
+
+    with AdapterServer(base="org/base") as server:
+        … server.url … server.loads … server.faults …
+
+It notes in `faults` whatever must not happen: a name that is loaded twice, and an adapter that is
+loaded or unloaded while requests are being answered.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Literal
+
+SUM = re.compile(r"\d+\+\d+\*\d+\+\d+-\d+\*\d+")
+
+
+@dataclass
+class AdapterServer:
+    """`disk` translates the server's paths into real ones; `facts` are said of the base model
+    besides; `trouble` lists what the next requests to an endpoint meet with: a status
+    without a reason, or "lost" for an answer that never comes.
+    """
+
+    base: str = "org/base"
+    dialect: Literal["vllm", "sglang"] = "vllm"
+    runtime: bool = True
+    most: int | None = None
+    key: str | None = None
+    load_s: float = 0.0
+    answer_s: float = 0.0
+    disk: tuple[str, str] = ("", "")
+    facts: dict[str, Any] = field(default_factory=dict)
+    trouble: dict[str, list[int | str]] = field(default_factory=dict)
+    stuck: set[str] = field(default_factory=set)
+    loads: list[tuple[str, str]] = field(default_factory=list)
+    unloads: list[str] = field(default_factory=list)
+    chats: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    loaded: dict[str, str] = field(default_factory=dict)
+    answering: Counter[str] = field(default_factory=Counter)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._http.server_address[1]}/v1"
+
+    @property
+    def address(self) -> str:
+        """The server's base model, as an experiment names it."""
+        return f"openai+{self.url}:{self.base}"
+
+    def __enter__(self) -> AdapterServer:
+        handler = type("Handler", (_Handler,), {"state": self})
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._http.daemon_threads = True
+        threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+    def models(self) -> dict[str, Any]:
+        base = {"id": self.base, "root": self.base, "object": "model", "owned_by": self.dialect}
+        cards = [base | self.facts]
+        for name, path in self.loaded.items():
+            card = {"id": name, "root": path, "parent": self.base, "owned_by": self.dialect}
+            cards.append({"object": "model", **card})
+        return {"object": "list", "data": cards}
+
+    def load(self, name: str, path: str) -> str | None:
+        """None, or why not."""
+        with self.lock:
+            if name in self.loaded:
+                return f"The lora adapter '{name}' has already been loaded."
+            if any(name == earlier for earlier, _ in self.loads):
+                self.faults.append(f"{name} is used again")
+            if self.answering.total():
+                self.faults.append(f"{name} is loaded under traffic")
+            if self.most is not None and len(self.loaded) >= self.most:
+                return f"at most {self.most} adapters can be loaded"
+            theirs, ours = self.disk
+            folder = Path(path.replace(theirs, ours, 1) if theirs else path)
+            if not (folder / "adapter_model.safetensors").is_file():
+                return f"No adapter found for {path}"
+            self.loads.append((name, path))
+        time.sleep(self.load_s)
+        with self.lock:
+            self.loaded[name] = path
+        return None
+
+    def unload(self, name: str) -> str | None:
+        with self.lock:
+            if name not in self.loaded:
+                return f"The lora adapter '{name}' cannot be found."
+            if self.answering.total():
+                self.faults.append(f"{name} is unloaded under traffic")
+            if name in self.stuck:
+                return f"Failed to remove lora adapter '{name}' from the engine."
+            self.unloads.append(name)
+            del self.loaded[name]
+        return None
+
+    def chat(self, body: dict[str, Any]) -> dict[str, Any] | None:
+        """A completion, or None for a model that is not here."""
+        name = body["model"]
+        if self.dialect == "sglang":
+            name = name.partition(":")[2] or self.base
+        with self.lock:
+            if name != self.base and name not in self.loaded:
+                return None
+            self.chats.append(body["model"])
+            self.answering[name] += 1
+        time.sleep(self.answer_s)
+        with self.lock:
+            self.answering[name] -= 1
+        message = {"role": "assistant", "content": _said(body["messages"], name)}
+        return {
+            "id": "chatcmpl-1",
+            "object": "chat.completion",
+            "created": 1,
+            "model": body["model"],
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14},
+        }
+
+
+def _said(messages: list[dict[str, str]], name: str) -> str:
+    """Right, but for every third sum at the first try."""
+    asked = SUM.search(messages[0]["content"])
+    if asked is None:
+        return f"hello from {name}"
+    right = eval(asked.group())
+    first = not any(message["role"] == "assistant" for message in messages)
+    return f"It is \\boxed{{{right + 1 if first and right % 3 == 0 else right}}}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    state: AdapterServer
+
+    def do_GET(self) -> None:
+        if not self._authorised():
+            return
+        path = self._path()
+        if path == "models":
+            self._send(200, self.state.models())
+        elif path in ("load_lora_adapter", "unload_lora_adapter") and self.state.runtime:
+            self._send(405, {"detail": "Method Not Allowed"})
+        else:
+            self._send(404, {"detail": "Not Found"})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if not self._authorised():
+            return
+        path = self._path()
+        waiting = self.state.trouble.get(path or "")
+        met = waiting.pop(0) if waiting else None
+        if isinstance(met, int):
+            self._send(met, None)
+        elif path == "chat/completions":
+            said = self.state.chat(body)
+            if said is None:
+                self._refuse(404, f"The model `{body['model']}` does not exist.")
+            else:
+                self._send(200, said)
+        elif path in ("load_lora_adapter", "unload_lora_adapter") and self.state.runtime:
+            self._administer(path, body, lost=met == "lost")
+        else:
+            self._send(404, {"detail": "Not Found"})
+
+    def _administer(self, path: str, body: dict[str, str], *, lost: bool) -> None:
+        if path == "load_lora_adapter":
+            refused = self.state.load(body["lora_name"], body["lora_path"])
+        else:
+            refused = self.state.unload(body["lora_name"])
+        if lost:
+            self.close_connection = True
+        elif refused is None:
+            self._send(200, {"success": True})
+        elif self.state.dialect == "sglang":
+            self._send(400, {"success": False, "error_message": refused})
+        elif refused.startswith("Failed"):
+            self._refuse(500, refused)
+        else:
+            self._refuse(404 if "found" in refused else 400, refused)
+
+    def _path(self) -> str | None:
+        """What is asked for, None for an administration that is not where it is looked for."""
+        path = self.path.removeprefix("/v1/").removeprefix("/")
+        administration = path.endswith("lora_adapter")
+        below = self.path.startswith("/v1/")
+        if administration and below != (self.state.dialect == "vllm"):
+            return None
+        return path
+
+    def _authorised(self) -> bool:
+        key = self.state.key
+        if key is None or self.headers.get("authorization") == f"Bearer {key}":
+            return True
+        self._send(401, {"error": f"Unauthorized: {self.headers.get('authorization')}"})
+        return False
+
+    def _refuse(self, status: int, message: str) -> None:
+        self._send(status, {"error": {"message": message, "type": "Error", "code": status}})
+
+    def _send(self, status: int, body: Any) -> None:
+        content = b"" if body is None else json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        """Quietly."""

@@ -1,0 +1,261 @@
+"""Batches: split, sent once, joined by id, and found again by whoever comes later."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from providers.base import Completion, Message, ModelRef, Request, Sampling
+from providers.batching import BatchRecord
+from providers.errors import (
+    AmbiguousSubmission,
+    BadRequest,
+    Overloaded,
+    QuotaExhausted,
+    RateLimited,
+)
+from providers.limits import Limiter, Limits
+from providers.openai.address import parse
+from providers.openai.batch import Batches, BatchPacing
+from providers.openai.batch_file import batch_line, split
+from providers.openai.batch_shape import BatchChat
+from providers.openai.calling import Caller
+from providers.openai.chat import Chat
+from providers.openai.client import Connection
+from providers.openai.settings import OpenAISettings
+from tests.providers.job_account import BASE
+from tests.providers.job_client import ADDRESS, briefly
+from tests.providers.job_server import Server, serving
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[Server]:
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture
+def server(process: Server) -> Server:
+    process.reset()
+    process.tell(job_s=0.05)
+    return process
+
+
+@dataclass
+class Records:
+    """Batch records that outlive the process, as a run's database does."""
+
+    kept: dict[str, BatchRecord] = field(default_factory=dict)
+    created: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def all(self) -> Sequence[BatchRecord]:
+        return list(self.kept.values())
+
+    async def save(self, record: BatchRecord) -> None:
+        self.kept[record.digest] = record
+        if record.batch_id is not None:
+            self.created.set()
+
+
+@asynccontextmanager
+async def batches(
+    server: Server, records: Records | None = None, **pacing: int
+) -> AsyncIterator[Batches]:
+    """The batches of the server's account, as a process that has just started sees them."""
+    settings = OpenAISettings()
+    connection = Connection(parse(f"+{server.url}:{BASE}"), settings)
+    chat = Chat(connection, settings, Limiter(Limits()))
+    caller = Caller(connection.secrets, BASE, settings.patience(), sleep=briefly)
+    yield Batches(
+        connection.client,
+        caller,
+        BatchChat(connection, chat),
+        records or Records(),
+        BatchPacing(**pacing),
+    )
+    await connection.close()
+
+
+def requests(count: int, first: int = 0) -> list[Request]:
+    return [
+        Request(
+            ModelRef(ADDRESS, ADDRESS),
+            (Message("user", f"What is the result of {n}+{n}*2?"),),
+            Sampling(max_tokens=16),
+            f"question-{n}",
+        )
+        for n in range(first, first + count)
+    ]
+
+
+def created(server: Server) -> int:
+    return len(server.log("POST", "/batches"))
+
+
+def right(answers: dict[str, object]) -> bool:
+    """Whether every answer belongs to its own question (the server errs by at most 2)."""
+    for key, answer in answers.items():
+        assert isinstance(answer, Completion)
+        n = int(key.removeprefix("question-"))
+        said = int(answer.text.split("{")[1].split("}")[0])
+        if not 3 * n <= said <= 3 * n + 2:
+            return False
+    return True
+
+
+async def test_every_request_gets_its_own_answer_whatever_the_order(server):
+    async with batches(server) as mine:
+        answers = await mine.complete_batch(requests(20))
+    assert list(answers) == [f"question-{n}" for n in range(20)]
+    assert right(answers)
+    assert created(server) == 1
+    [body] = [entry["body"] for entry in server.log("POST", "/batches")]
+    assert (body["endpoint"], body["completion_window"]) == ("/v1/chat/completions", "24h")
+    assert server.log("POST", "/chat/completions") == []
+
+
+async def test_much_work_is_split_under_the_limits(server):
+    async with batches(server, max_requests=7) as mine:
+        answers = await mine.complete_batch(requests(20))
+    assert right(answers)
+    assert created(server) == 3
+    sizes = [text.count('"method"') for text in server.state()["contents"].values()]
+    assert sorted(size for size in sizes if size) == [6, 7, 7]
+
+
+def test_a_batch_is_bounded_in_bytes_and_of_one_model():
+    lines = [batch_line(request, {"model": BASE, "x": "y" * 100}) for request in requests(10)]
+    other = batch_line(requests(1)[0], {"model": "ft:x"})
+    size = len(lines[0].text)
+    parts = split([lines[0], other, *lines[1:]], max_bytes=3 * size + 5)
+    assert [len(part.lines) for part in parts] == [3, 3, 3, 1, 1]
+    assert [line for part in parts[:4] for line in part.lines] == lines
+    with pytest.raises(BadRequest, match="question-0"):
+        split(lines, max_bytes=size - 1)
+
+
+async def test_what_expired_or_met_a_passing_error_goes_into_a_further_batch(server):
+    server.tell(line_errors={"of 3+3": ["expired"], "of 5+5": [500, 429], "of 7+7": ["expired"]})
+    async with batches(server) as mine:
+        answers = await mine.complete_batch(requests(10))
+    assert right(answers)
+    assert created(server) == 3
+    sizes = [text.count('"method"') for text in server.state()["contents"].values()]
+    assert [size for size in sizes if size] == [10, 3, 1]
+
+
+async def test_what_can_never_succeed_is_said_and_not_sent_again(server):
+    server.tell(line_errors={"of 3+3": [400] * 9, "of 4+4": [500] * 9})
+    async with batches(server) as mine:
+        answers = await mine.complete_batch(requests(6))
+    assert isinstance(answers.pop("question-3"), BadRequest)
+    lost = answers.pop("question-4")
+    assert isinstance(lost, Overloaded)
+    assert "question-4 was not answered in 3 batches" in str(lost)
+    assert right(answers)
+    assert created(server) == 3
+
+
+async def test_a_killed_process_finds_its_batch_again(server):
+    server.tell(job_s=0.5)
+    forgotten = Records()
+    async with batches(server, forgotten) as mine:
+        work = asyncio.ensure_future(mine.complete_batch(requests(8)))
+        await forgotten.created.wait()
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+    async with batches(server) as restarted:
+        assert right(await restarted.complete_batch(requests(8)))
+    assert created(server) == 1
+    assert len(server.log("POST", "/files")) == 1
+
+
+async def test_answers_that_are_paid_for_are_used_when_less_is_asked_or_more(server):
+    records = Records()
+    async with batches(server, records) as mine:
+        await mine.complete_batch(requests(8))
+    async with batches(server, records) as restarted:
+        assert right(await restarted.complete_batch(requests(5, first=2)))
+        assert created(server) == 1
+        assert right(await restarted.complete_batch(requests(8, first=4)))
+    assert created(server) == 2
+    assert [len(record.custom_ids) for record in records.kept.values()] == [8, 4]
+
+
+async def test_other_parameters_are_another_request(server):
+    records = Records()
+    changed = [Request(r.model, r.messages, Sampling(max_tokens=99), r.key) for r in requests(3)]
+    async with batches(server, records) as mine:
+        await mine.complete_batch(requests(3))
+        await mine.complete_batch(changed)
+    assert created(server) == 2
+
+
+@pytest.mark.parametrize("drop_metadata", [False, True])
+@pytest.mark.parametrize("failure", ["drop", 500])
+async def test_a_batch_of_unknown_outcome_is_looked_for_and_adopted(server, failure, drop_metadata):
+    server.tell(created=[failure], drop_metadata=drop_metadata)
+    async with batches(server) as mine:
+        assert right(await mine.complete_batch(requests(4)))
+    assert created(server) == 1
+    assert len(server.log("POST", "/files")) == 1
+
+
+async def test_a_batch_that_is_nowhere_to_be_found_stops_until_it_is_asked_for_again(server):
+    server.tell(create=[500])
+    records = Records()
+    async with batches(server, records) as mine:
+        with pytest.raises(AmbiguousSubmission):
+            await mine.complete_batch(requests(4))
+        assert [record.batch_id for record in records.kept.values()] == [None]
+        assert right(await mine.complete_batch(requests(4)))
+    assert len(server.state()["batches"]) == 1
+
+
+async def test_a_batch_refused_as_a_whole_says_why_and_can_be_tried_again(server):
+    wish = {"code": "invalid_json_line", "message": "This line is not JSON", "line": 2}
+    server.tell(batch_errors=[wish, {"code": "token_limit_exceeded", "message": "Too much"}])
+    records = Records()
+    async with batches(server, records) as mine:
+        with pytest.raises(BadRequest, match=r"This line is not JSON \(line 2\)"):
+            await mine.complete_batch(requests(4))
+        with pytest.raises(RateLimited, match=r"Too much.*run again"):
+            await mine.complete_batch(requests(4))
+        assert right(await mine.complete_batch(requests(4)))
+    assert created(server) == 3
+    assert len(server.log("POST", "/files")) == 3
+
+
+async def test_lack_of_credit_stops_and_the_rerun_asks_only_for_the_rest(server):
+    records = Records()
+    server.tell(line_errors={"of 2+2": [402]})
+    async with batches(server, records) as mine:
+        with pytest.raises(QuotaExhausted):
+            await mine.complete_batch(requests(4))
+    async with batches(server, records) as restarted:
+        assert right(await restarted.complete_batch(requests(4)))
+    assert [len(record.custom_ids) for record in records.kept.values()] == [4, 1]
+
+
+async def test_cancelling_stops_what_is_under_way(server):
+    server.tell(job_s=30)
+    records = Records()
+    async with batches(server, records) as mine:
+        work = asyncio.ensure_future(mine.complete_batch(requests(4)))
+        await records.created.wait()
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        assert await mine.cancel() == 1
+        assert await mine.cancel() == 0
+    assert [batch["status"] for batch in server.state()["batches"].values()] == ["cancelled"]
+
+
+async def test_two_requests_with_one_key_are_a_mistake(server):
+    async with batches(server) as mine:
+        with pytest.raises(ValueError, match="same key"):
+            await mine.complete_batch([*requests(2), *requests(1)])
+    assert created(server) == 0

@@ -1,0 +1,185 @@
+"""Remote jobs outlive Ctrl-C, and `society cancel` ends them."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from providers.base import ModelRef
+from society import cancel, iterate, runs
+from society import config as experiments
+from society.cli import app
+from store.ledger import Store
+from store.records import Job
+from tests.providers.job_server import Server, serving
+
+BASE = "gpt-4o-mini"
+JOBS = 4
+
+
+@pytest.fixture(autouse=True)
+def working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def server():
+    with serving(base=BASE, job_s=300.0) as running:
+        yield running
+
+
+def write_experiment(server: Server) -> Path:
+    path = Path("small.toml")
+    path.write_text(
+        f"""
+        model = "openai+{server.url}:{BASE}"
+        task.name = "arithmetic"
+        society = {{ agents = 2, others = "quoted" }}
+        sampling = {{ temperature = 1.0, top_p = 1.0, max_tokens = 64 }}
+        train = {{ questions = 40 }}
+        datasets = {{ w = 0.0 }}
+        evaluation = {{ questions = 2, decodings = ["sampled"] }}
+        """
+    )
+    return path
+
+
+def interrupted(path: Path, server: Server) -> str:
+    """What a run says that is stopped with Ctrl-C once all its jobs are created."""
+    command = [sys.executable, "-c", "from society import cli; cli.main()", "run", str(path)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 90
+        while len(server.state()["jobs"]) < JOBS and process.poll() is None:
+            assert time.monotonic() < deadline, server.state()["jobs"]
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, said
+    return said
+
+
+def statuses(server: Server) -> Counter:
+    return Counter(job["status"] for job in server.state()["jobs"].values())
+
+
+def stored() -> Counter:
+    with Store.open("runs/small/run.duckdb", read_only=True) as store:
+        return Counter(job.status for job in store.jobs())
+
+
+def test_ctrl_c_leaves_remote_jobs_running_and_cancel_ends_them(server):
+    path = write_experiment(server)
+    said = interrupted(path, server)
+    assert f"{JOBS} fine-tuning job(s) go on at the provider" in said
+    assert "society cancel small\n" in said
+    assert "cancelled" not in statuses(server)
+
+    done = CliRunner().invoke(app, ["cancel", "small"])
+    assert done.exit_code == 0, done.output
+    assert done.output.count("is cancelled (cancelled)") == JOBS
+    assert statuses(server) == {"cancelled": JOBS}
+    assert stored() == {"cancelled": JOBS}
+
+    again = CliRunner().invoke(app, ["cancel", "small"])
+    assert "no fine-tuning job of this run is under way" in again.output
+
+    server.tell(job_s=0.2)
+    assert CliRunner().invoke(app, ["run", str(path)]).exit_code == 0
+    assert stored()["succeeded"] == JOBS
+
+
+def test_a_job_that_has_succeeded_meanwhile_is_kept(server):
+    path = write_experiment(server)
+    interrupted(path, server)
+    server.tell(job_s=0.1)
+    done = CliRunner().invoke(app, ["cancel", "small"])
+    assert done.exit_code == 0, done.output
+    assert done.output.count("had succeeded before; running again takes its model") == JOBS
+    assert statuses(server) == {"succeeded": JOBS}
+
+    assert CliRunner().invoke(app, ["run", str(path)]).exit_code == 0
+    assert len(server.log("POST", "/fine_tuning/jobs")) == JOBS
+
+
+def test_a_job_whose_id_is_not_known_is_looked_for_by_its_description(server):
+    path = write_experiment(server)
+    interrupted(path, server)
+    with Store.open("runs/small/run.duckdb") as store:
+        forgotten = store.jobs()[0]
+        store.transact(
+            lambda connection: connection.execute(
+                "UPDATE jobs SET provider_job_id = NULL, status = 'intent' WHERE job_id = ?",
+                [forgotten.job_id],
+            )
+        )
+    done = CliRunner().invoke(app, ["cancel", "small"])
+    assert done.exit_code == 0, done.output
+    assert statuses(server) == {"cancelled": JOBS}
+
+
+def test_a_server_that_refuses_leaves_the_job_as_it_is(server):
+    path = write_experiment(server)
+    interrupted(path, server)
+    server.tell(retrieve=[{"status": 401, "message": "the key is revoked"}] * JOBS)
+    done = CliRunner().invoke(app, ["cancel", "small"])
+    assert done.exit_code == 1
+    assert done.output.count("not cancelled") == JOBS
+    assert "cancelled" not in stored()
+
+
+def test_nothing_is_asked_of_a_local_model(tmp_path):
+    folder = runs.folder(tmp_path, "local")
+    config = experiments.load("demo")
+    with runs.start(folder, config) as store:
+        store.write(Job("job", 1, iterate.ARM, 1, "generator", "dataset", "digest", "running"))
+        told: list[str] = []
+        assert asyncio.run(cancel.cancel(folder, store, told.append)) == 0
+        assert store.jobs()[0].status == "running"
+    assert told == [
+        "iteration 1, agent 1, generator: trained in the process of the run itself, which has ended"
+    ]
+    assert cancel.running_elsewhere(folder.database) == 0
+
+
+def test_a_run_that_is_being_worked_on_is_left_alone(tmp_path):
+    folder = runs.folder(tmp_path / "runs", "busy")
+    code = (
+        "import sys, duckdb\nheld = duckdb.connect(sys.argv[1])\nprint('open', flush=True)\ninput()"
+    )
+    with runs.start(folder, experiments.load("demo")):
+        pass
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(folder.database)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        done = CliRunner().invoke(app, ["cancel", "busy"])
+        assert done.exit_code == 2
+        assert "in use by process" in done.output
+    finally:
+        holder.communicate("\n")
+
+
+def test_a_job_is_described_as_it_was_when_it_was_submitted(server):
+    path = write_experiment(server)
+    interrupted(path, server)
+    with Store.open("runs/small/run.duckdb", read_only=True) as store:
+        config = experiments.load(str(path))
+        for job in store.jobs():
+            spec = cancel.description(store, config, "small", job)
+            assert (spec.name, spec.digest) == (job.job_id, job.digest)
+            assert spec.start == ModelRef(config.model, config.model)

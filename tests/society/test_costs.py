@@ -1,0 +1,367 @@
+"""The estimate before a run, the bill after it, and a cap in between."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from providers.base import JobState
+from providers.errors import BudgetReached
+from providers.scripted import ScriptedProvider
+from society import config as experiments
+from society import costs, iterate, runs
+from society.cli import app
+from society.config import ConfigError
+from society.connections import Connections
+from society.costing.estimate import estimate
+from store.ledger import Store
+from store.records import Job
+from tests.providers.job_server import serving
+
+RATES = {
+    "input_usd": 2.0,
+    "output_usd": 8.0,
+    "tuned_input_usd": 3.0,
+    "tuned_output_usd": 12.0,
+    "training_usd": 25.0,
+}
+SMALL = ("sampling.max_tokens=8", "sampling.summary_max_tokens=8")
+TABLES = {
+    "turns": "SELECT turn_id, model_id, messages, response, answer, prompt_tokens FROM turns",
+    "votes": "FROM votes",
+    "verdicts": "FROM verdicts",
+    "datasets": "SELECT * EXCLUDE (created_at) FROM datasets",
+    "dataset_examples": "FROM dataset_examples",
+    "jobs": "SELECT job_id, digest, status, trained_tokens FROM jobs",
+    "models": "SELECT * EXCLUDE (created_at) FROM models",
+    "spend": "SELECT * REPLACE (round(usd, 12) AS usd) FROM spend",
+}
+
+
+class Vendor(ScriptedProvider):
+    """The scripted models behind an API that bills: it keeps the sum of all its invoices."""
+
+    def __init__(self, experiment):
+        lines = (experiment.parent / "script.jsonl").read_text().splitlines()
+        texts = {line["key"]: line["text"] for line in map(json.loads, lines)}
+        address = f"scripted:{experiment.parent / 'script.jsonl'}"
+        super().__init__(lambda request: texts[request.key], address=address)
+        self.billed = 0.0
+        self.answered = 0
+        self.trained = set()
+
+    async def complete(self, request):
+        answer = await super().complete(request)
+        await asyncio.sleep(0)
+        kind = "tuned_" if request.model.artifact else ""
+        self.billed += answer.prompt_tokens * RATES[f"{kind}input_usd"] / 1e6
+        self.billed += answer.completion_tokens * RATES[f"{kind}output_usd"] / 1e6
+        self.answered += 1
+        return answer
+
+    async def poll(self, handle):
+        state = await super().poll(handle)
+        spec = self._jobs[handle.name]
+        words = sum(len(m.content.split()) for e in spec.examples for m in e.messages)
+        tokens = words * spec.hyperparameters.epochs
+        if handle.name not in self.trained:
+            self.trained.add(handle.name)
+            self.billed += tokens * RATES["training_usd"] / 1e6
+        return JobState(
+            state.status,
+            state.raw_status,
+            1.0,
+            state.model,
+            state.artifact_sha256,
+            trained_tokens=tokens,
+        )
+
+
+def settings(experiment, *more):
+    address = f"scripted:{experiment.parent / 'script.jsonl'}"
+    prices = [f'prices."{address}".{name}={usd}' for name, usd in RATES.items()]
+    return experiments.load(str(experiment), (*SMALL, *prices, *more))
+
+
+def run(tmp_path, config, vendor, name="run"):
+    """Run to the end, or to what stops it, with every call metered; returns the run's folder."""
+    folder = runs.folder(tmp_path / "runs", name)
+    with runs.start(folder, config) as store:
+        plain = Connections({config.model: vendor}, config.agent_models, config.model)
+        connections = costs.metered(plain, config, store)
+        loop = iterate._Experiment(folder, config, store, connections, lambda event: None)
+        asyncio.run(loop.run())
+    return folder
+
+
+def tables(folder):
+    with Store.open(folder.database, read_only=True) as store:
+        return {name: sorted(map(repr, store.rows(sql))) for name, sql in TABLES.items()}
+
+
+def spent(folder):
+    with Store.open(folder.database, read_only=True) as store:
+        [(usd, unknown)] = store.rows("SELECT sum(usd), count(*) - count(usd) FROM spend")
+    assert unknown == 0
+    return usd
+
+
+@pytest.mark.parametrize("more", [(), ("society.others=quoted",), ("iterations=3",)])
+def test_the_estimates_range_contains_what_a_run_spends(tmp_path, experiment, more):
+    config, vendor = settings(experiment, *more), Vendor(experiment)
+    before = estimate(config)
+    folder = run(tmp_path, config, vendor)
+    assert spent(folder) == pytest.approx(vendor.billed)
+    assert before.usd is not None
+    assert before.usd.low <= vendor.billed <= before.usd.high
+    assert sum(line.calls.high for line in before.lines if line.stage != "finetune") == (
+        vendor.answered
+    )
+
+
+def test_every_stage_of_the_estimate_contains_what_it_came_to(tmp_path, experiment):
+    config, vendor = settings(experiment), Vendor(experiment)
+    folder = run(tmp_path, config, vendor)
+    with Store.open(folder.database, read_only=True) as store:
+        found = store.rows(
+            "SELECT stage, role, sum(prompt_tokens), sum(completion_tokens), sum(trained_tokens) "
+            "FROM spend GROUP BY ALL"
+        )
+    for stage, role, *tokens in found:
+        lines = [x for x in estimate(config).lines if (x.stage, x.role) == (stage, role)]
+        for measured, part in zip(tokens, ("prompt", "completion", "trained"), strict=True):
+            ranges = [getattr(line, part) for line in lines]
+            assert sum(r.low for r in ranges) <= measured <= sum(r.high for r in ranges), stage
+
+
+def test_low_caps_stop_cleanly_and_higher_ones_go_on_to_the_same_tables(tmp_path, experiment):
+    whole, vendor = Vendor(experiment), Vendor(experiment)
+    expected = run(tmp_path / "uncapped", settings(experiment), whole)
+    folder = runs.folder(tmp_path / "runs", "run")
+    bills = []
+    for share in (0.03, 0.3, 0.45, 0.45, 0.6, 0.8, 0.97):
+        cap = share * whole.billed
+        with pytest.raises(BudgetReached, match="raise budget_usd"):
+            run(tmp_path, settings(experiment, f"budget_usd={cap}"), vendor)
+        bills.append(vendor.billed)
+        assert vendor.billed <= cap
+        with Store.open(folder.database, read_only=True) as store:
+            assert store.rows("SELECT count(*) FROM turns") == [(vendor.answered,)]
+            [(known,)] = store.rows("SELECT coalesce(sum(usd), 0) FROM spend")
+        assert known == pytest.approx(vendor.billed)
+    assert len(set(bills)) > 3
+    run(tmp_path, settings(experiment, "budget_usd=1000"), vendor)
+    assert vendor.billed == pytest.approx(whole.billed)
+    assert vendor.answered == whole.answered
+    assert tables(folder) == tables(expected)
+
+
+def test_a_cap_at_the_estimates_upper_end_never_stops_a_run(tmp_path, experiment):
+    config = settings(experiment)
+    usd = estimate(config).usd
+    assert usd is not None
+    run(tmp_path, settings(experiment, f"budget_usd={usd.high}"), Vendor(experiment))
+
+
+def test_a_job_whose_end_nobody_saw_counts_with_the_most_it_can_cost(tmp_path, experiment):
+    config, vendor = settings(experiment), Vendor(experiment)
+    folder = run(tmp_path, config, vendor)
+    with Store.open(folder.database) as store:
+        before = costs.opened(store, config, costs.remembered(store, config)).spent_usd
+        job = store.jobs(2)[0]
+        open_job = Job(
+            job.job_id,
+            2,
+            job.arm,
+            job.agent,
+            job.role,
+            job.dataset_id,
+            job.digest,
+            "running",
+            job.provider_job_id,
+        )
+        store.write(open_job)
+        after = costs.opened(store, config, costs.remembered(store, config)).spent_usd
+    assert before == pytest.approx(vendor.billed)
+    assert job.trained_tokens is not None
+    assert after >= before
+    assert after - before < 10 * job.trained_tokens * 25e-6
+
+
+def test_prices_stay_what_they_were_when_the_run_began_unless_the_user_says_otherwise(
+    tmp_path, experiment
+):
+    config = settings(experiment)
+    with Store.open(tmp_path / "run.duckdb") as store:
+        costs.remembered(store, config)
+        [(source, tuned)] = store.rows("SELECT source, input_usd FROM prices WHERE tuned")
+        assert (source.startswith("the experiment file"), tuned) == (True, 3.0)
+        plain = experiments.load(str(experiment))
+        found = costs.remembered(store, plain).at(plain.model, tuned=False)
+        assert found is not None
+        assert found.input_usd == 0.0
+        store.transact(lambda c: c.execute("UPDATE prices SET input_usd = 7, source = 'a page'"))
+        found = costs.remembered(store, plain).at(plain.model, tuned=False)
+        assert found is not None
+        assert (found.input_usd, found.source) == (7.0, "a page")
+        found = costs.remembered(store, config).at(plain.model, tuned=False)
+        assert found is not None
+        assert found.input_usd == 2.0
+
+
+PAID = """
+model = "openai:{model}"
+iterations = 2
+task.name = "arithmetic"
+train.questions = 50
+evaluation.questions = 20
+"""
+
+
+@pytest.fixture
+def paid(tmp_path):
+    def write(model):
+        path = tmp_path / "paid.toml"
+        path.write_text(PAID.format(model=model))
+        return str(path)
+
+    return write
+
+
+def test_a_cap_without_a_price_is_refused_and_the_lines_to_write_are_named(paid):
+    with pytest.raises(ConfigError) as error:
+        experiments.load(paid("gpt-9"), ["budget_usd=5"])
+    assert '[prices."gpt-9"]' in str(error.value)
+    assert "training_usd" in str(error.value)
+    figures = [f'prices."gpt-9".{name}={usd}' for name, usd in RATES.items()]
+    assert experiments.load(paid("gpt-9"), ["budget_usd=5", *figures]).budget_usd == 5
+    only_asked = ["budget_usd=5", "iterations=0", *figures[:2]]
+    assert experiments.load(paid("gpt-9"), only_asked).iterations == 0
+    with pytest.raises(ConfigError, match=r"prices\.'gpt-8' is neither name nor address"):
+        experiments.load(paid("gpt-9"), ["prices.gpt-8.input_usd=1"])
+    with pytest.raises(ConfigError, match="budget_usd"):
+        experiments.load(paid("gpt-4o-mini"), ["budget_usd=0"])
+    with pytest.raises(ConfigError, match="budget_usd"):
+        experiments.load(paid("gpt-4o-mini"), ["budget_usd=inf"])
+
+
+def test_cost_prices_an_experiment_without_a_key(paid, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    shown = CliRunner().invoke(app, ["cost", paid("gpt-4o-mini"), "--set", "budget_usd=0.01"])
+    assert shown.exit_code == 0, shown.output
+    assert "openai:gpt-4o-mini (tuned)" in shown.output
+    assert "budget_usd = 0.01 will stop the run before its end" in shown.output
+    assert "0.3 in, 1.2 out" in shown.output
+    assert "characters per token" in shown.output
+
+
+def test_cost_says_unknown_rather_than_nothing(paid):
+    shown = CliRunner().invoke(app, ["cost", paid("gpt-9")])
+    assert shown.exit_code == 0
+    assert "The cost is unknown" in shown.output
+    assert '[prices."openai:gpt-9"]' in shown.output
+    rows = json.loads(CliRunner().invoke(app, ["cost", paid("gpt-9"), "--format", "json"]).output)
+    assert {row["USD high"] for row in rows} == {None}
+    assert all(row["prompt tokens"] or row["trained tokens"] for row in rows)
+
+
+def test_what_the_user_knows_about_answers_sharpens_the_expectation(paid):
+    config = experiments.load(paid("gpt-4o-mini"))
+    guess, told = estimate(config), estimate(config, answer_tokens=40, summary_tokens=30)
+    assert guess.usd is not None
+    assert told.usd is not None
+    assert told.usd.expected < guess.usd.expected
+    assert told.usd.high == guess.usd.high
+
+
+def test_more_of_anything_costs_more(paid):
+    def high(*more):
+        usd = estimate(experiments.load(paid("gpt-4o-mini"), more)).usd
+        assert usd is not None
+        assert usd.low <= usd.expected <= usd.high
+        return usd.high
+
+    base = high()
+    for more in (
+        "society.agents=4",
+        "society.rounds=3",
+        "iterations=3",
+        "train.questions=60",
+        "evaluation.questions=30",
+        "sampling.max_tokens=4096",
+        "sampling.summary_max_tokens=600",
+        "finetune.critic_epochs=3",
+    ):
+        assert high(more) > base, more
+    assert high("datasets.max_examples=10") < base
+    assert high("evaluation.decodings=['sampled']") < base
+
+
+SERVED = """
+model = "openai+{url}:gpt-4o-mini"
+iterations = 2
+task.name = "arithmetic"
+train.questions = 16
+evaluation.questions = 4
+sampling.max_tokens = 64
+sampling.summary_max_tokens = 64
+"""
+
+
+def test_over_http_the_range_holds_and_a_capped_run_asks_nothing_twice(tmp_path):
+    path = tmp_path / "served.toml"
+    figures = [f'prices."gpt-4o-mini".{name}={usd}' for name, usd in RATES.items()]
+
+    def go(*more):
+        config = experiments.load(str(path), (*figures, *more))
+        folder = runs.folder(tmp_path / "runs", "run")
+        with runs.start(folder, config) as store:
+            plain = Connections.open(config, folder.models)
+            connections = costs.metered(plain, config, store)
+            loop = iterate._Experiment(folder, config, store, connections, lambda event: None)
+
+            async def whole():
+                try:
+                    await loop.run()
+                finally:
+                    await connections.close()
+
+            asyncio.run(whole())
+        return config, folder
+
+    with serving(job_s=0.05) as server:
+        path.write_text(SERVED.format(url=server.url))
+        with pytest.raises(BudgetReached):
+            go("budget_usd=0.2")
+        asked = len(server.log("POST", "/chat/completions"))
+        config, folder = go("budget_usd=20")
+        total = len(server.log("POST", "/chat/completions"))
+        tuned = len(server.log("POST", "/fine_tuning/jobs"))
+    assert 0 < asked < total
+    before = estimate(config)
+    assert before.usd is not None
+    assert before.usd.low <= spent(folder) <= before.usd.high
+    assert total == sum(line.calls.high for line in before.lines if line.stage != "finetune")
+    with Store.open(folder.database, read_only=True) as store:
+        assert store.rows("SELECT count(*) FROM turns") == [(total,)]
+        assert store.rows("SELECT count(*) FROM jobs WHERE status = 'succeeded'") == [(tuned,)]
+
+
+def test_the_documentations_examples_work(paid, tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "costs.md").read_text(encoding="utf-8")
+    tables = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    for table in tables:
+        path = tmp_path / "documented.toml"
+        priced = re.search(r'prices."(.+)"', table)
+        model = priced[1] if priced else "gpt-4o-mini"
+        path.write_text(PAID.format(model=model) + table)
+        assert experiments.load(str(path), ["budget_usd=9"]).model == f"openai:{model}"
+    [query] = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
+    with Store.open(tmp_path / "run.duckdb") as store:
+        assert store.rows(query) == []
+    assert len(tables) == 3
