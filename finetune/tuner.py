@@ -157,7 +157,8 @@ class Tuner:
         ) from error
 
     async def _watch(self, job: Job, handle: JobHandle) -> ModelRef:
-        wait, strikes, points = self._polling.first_s, 0, 0
+        least = self._provider.capabilities.poll_s
+        wait, strikes, points = max(least, self._polling.first_s), 0, 0
         while True:
             try:
                 state = await self._provider.poll(handle)
@@ -174,7 +175,7 @@ class Tuner:
                 job = await self._note(job, state, points)
                 points = len(state.points)
             await asyncio.sleep(wait)
-            wait = min(self._polling.longest_s, wait * self._polling.growth)
+            wait = max(least, min(self._polling.longest_s, wait * self._polling.growth))
 
     async def _note(self, job: Job, state: JobState, known: int) -> Job:
         status: StoredJobStatus = "running" if state.status == "running" else "submitted"

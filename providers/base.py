@@ -218,7 +218,8 @@ class JobState:
 class Capabilities:
     """What a provider can do, so that callers ask instead of guessing.
 
-    `validation`: a job takes validation data along. `max_parallel_jobs`: more wait their turn here.
+    `poll_s`: least seconds between two questions about a job's state. `validation`: a job takes
+    validation data along. `max_parallel_jobs`: more wait their turn here.
     """
 
     finetune: bool
@@ -226,6 +227,7 @@ class Capabilities:
     sampling_seed: bool
     min_examples: int = 1
     max_parallel_jobs: int = 1
+    poll_s: float = 0.0
     validation: bool = False
 
 

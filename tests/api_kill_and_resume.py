@@ -31,6 +31,7 @@ from tests.providers.job_server import Server, serving
 CONFIG = """
 model = "openai+{url}:{base}"
 iterations = 2
+provider.poll_s = 0.1
 [task]
 name = "arithmetic"
 [society]

@@ -27,6 +27,7 @@ from providers.openai.client import Connection
 from providers.openai.job_request import unsupported
 from providers.openai.jobs import Jobs
 from providers.openai.looking import look
+from providers.openai.readiness import Readiness
 from providers.openai.settings import OpenAISettings
 from providers.preflight import Finding, Need
 from providers.served import AdapterServer
@@ -50,6 +51,7 @@ class OpenAIProvider:
         self._connection: Connection | None = None
         self._chat: Chat | None = None
         self._jobs: Jobs | None = None
+        self._readiness: Readiness | None = None
 
     @property
     def base(self) -> ModelRef:
@@ -64,6 +66,7 @@ class OpenAIProvider:
             sampling_seed=False,
             min_examples=_MIN_EXAMPLES,
             max_parallel_jobs=self._settings.max_parallel_jobs,
+            poll_s=self._settings.poll_s,
             validation=True,
         )
 
@@ -91,7 +94,10 @@ class OpenAIProvider:
         await self._training().cancel(handle)
 
     async def serve(self, models: Sequence[ModelRef]) -> None:
-        """Nothing to do: the server answers for the models it has tuned."""
+        """Wait until the server has made ready what it has tuned; see `readiness`."""
+        tuned = [model.artifact for model in models if model.artifact is not None]
+        if tuned:
+            await self._waiting().wait(tuned)
 
     async def preflight(self, need: Need) -> Sequence[Finding]:
         """See `providers.preflight.Preflight`: asks for lists and descriptions only."""
@@ -133,7 +139,7 @@ class OpenAIProvider:
     async def close(self) -> None:
         """Let the connections go. Remote jobs go on."""
         connection = self._connection
-        self._connection = self._chat = self._jobs = None
+        self._connection = self._chat = self._jobs = self._readiness = None
         if connection is not None:
             await connection.close()
 
@@ -159,6 +165,14 @@ class OpenAIProvider:
                 address=self._base.address,
             )
         return self._jobs
+
+    def _waiting(self) -> Readiness:
+        if self._readiness is None:
+            connection = self._connected()
+            self._readiness = Readiness(
+                connection.client, self._caller(connection), self._address.model
+            )
+        return self._readiness
 
     def _caller(self, connection: Connection) -> Caller:
         return Caller(connection.secrets, self._address.model, self._settings.patience())

@@ -52,7 +52,8 @@ class OpenAISettings(_Table):
     max_tokens_parameter, temperature, top_p, seed: what the model takes, where the built-in table
         and what the server's refusals tell are wrong.
     score: "vllm" where the server is vLLM, which gives log-probabilities of a given text.
-    finetune: whether the server has fine-tuning jobs; max_parallel_jobs: how many at a time.
+    finetune: whether the server has fine-tuning jobs; max_parallel_jobs: how many at a time;
+        poll_s: how long to wait at least before asking again how a job goes.
     """
 
     api_key_env: Annotated[str, Field(pattern=_VARIABLE)] | None = None
@@ -70,6 +71,7 @@ class OpenAISettings(_Table):
     score: Literal["vllm"] | None = None
     finetune: bool = True
     max_parallel_jobs: Count = 6
+    poll_s: Positive = 2.0
 
     @field_validator("headers")
     @classmethod

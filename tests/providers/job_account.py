@@ -107,6 +107,9 @@ class Account:
         tuned = {self.job(job_id)["fine_tuned_model"] for job_id in self.jobs}
         if name != self.told["base"] and name not in tuned:
             raise Refused(404, f"The model `{name}` does not exist", "model_not_found", "model")
+        if name in tuned and self.told.get("loading", 0) > 0:
+            self.told["loading"] -= 1
+            raise Refused(404, f"The model `{name}` does not exist", "model_not_found", "model")
         return {"id": name, "object": "model", "created": 1, "owned_by": "test"}
 
     def job(self, job_id: str) -> Json:

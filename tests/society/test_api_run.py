@@ -133,6 +133,15 @@ def test_the_answers_of_lost_creations_are_looked_for(server, experiment):
     assert len(names) == len(set(names)) == len(state["jobs"])
 
 
+def test_a_model_that_is_still_being_loaded_is_waited_for(server, experiment):
+    server.tell(loading=2)
+    database = experiment("iterations=1")
+    looks = [entry["path"] for entry in server.log("GET") if "/models/" in entry["path"]]
+    [(tuned,)] = rows(database, "SELECT count(*) FROM models WHERE artifact IS NOT NULL")
+    assert len(looks) == 1 + tuned + 2
+    assert rows(database, "SELECT count(*) FROM turns WHERE error IS NOT NULL") == [(0,)]
+
+
 @pytest.mark.timeout(900)
 def test_kills_leave_no_job_and_no_file_twice_and_the_same_tables(tmp_path):
     done = subprocess.run(

@@ -14,6 +14,8 @@ from society import config as experiments
 ROOT = Path(__file__).parents[2]
 SMALL = (
     "iterations=1",
+    "finetune.generator_epochs=1",
+    "finetune.critic_epochs=1",
     "train.questions=6",
     "evaluation.questions=3",
 )
