@@ -1,4 +1,5 @@
 # Every target makes .venv first when it is absent; PYTHON picks the interpreter (3.11 or newer).
+# What is imported is compiled when it is; compiling everything takes longer than many tests.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -8,8 +9,8 @@ SOURCES := society providers finetune evals store
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[api,local,gguf,dev]'
+	$(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt -e '.[api,local,gguf,dev]'
 	touch $(READY)
 
 demo: $(READY)
@@ -22,7 +23,7 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/pytest -n 3 --dist loadfile
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 bench: $(READY)
 	for bench in benchmarks/*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
