@@ -1,16 +1,18 @@
 # Every target makes .venv first when it is absent; PYTHON picks the interpreter (3.11 or newer).
-# What is imported is compiled when it is; compiling everything takes longer than many tests.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 SOURCES := society providers finetune evals store
 
+# Many tests start Python anew; without its cache each of them would compile everything again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test lint bench clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt -e '.[api,local,gguf,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[api,local,gguf,dev]'
 	touch $(READY)
 
 demo: $(READY)
