@@ -25,10 +25,10 @@ from providers.examination import Examination
 from providers.preflight import Finding, Level, Need
 from society import config as experiments
 from society import leakage
-from society.agents import ROLES
 from society.config import Config, ConfigError
 from society.live import printable
 from society.runs import RunFolder
+from society.tuning import tuned_roles
 from store.errors import StoreError
 from store.ledger import Store
 
@@ -112,7 +112,7 @@ def past_of(config: Config, folder: RunFolder) -> Past:
     except StoreError:
         # Opening it for writing will say what is wrong with it.
         return Past()
-    each = _tuned_models(config)
+    each = len(tuned_roles(config))
     over = [job.iteration for job in jobs if job.status in ("succeeded", "skipped")]
     tuned = sum(over.count(k) >= each for k in range(1, config.iterations + 1))
     finished = run is not None and run.finished_at is not None and run.config == config.to_json()
@@ -163,7 +163,7 @@ def _need(config: Config, past: Past, tunes: bool) -> Need:
     return Need(
         finetune=tunes and config.iterations > past.tuned,
         ends_at=ends_at(config, past, datetime.now(UTC)),
-        adapters=_tuned_models(config) if tunes else 0,
+        adapters=len(tuned_roles(config)) if tunes else 0,
         sampling_seed=True,
     )
 
@@ -206,14 +206,12 @@ def ends_at(config: Config, past: Past, now: datetime) -> datetime:
 
 
 def _calls(config: Config) -> int:
-    section = config.society
-    summaries = section.rounds - 1 if section.others == "summarized" else 0
     exams = config.evaluation.questions + sum(
         exam.questions or config.evaluation.questions for exam in config.zero_shot
     )
     asked = config.iterations * config.train.questions
     asked += (config.iterations + 1) * len(config.evaluation.decodings) * exams
-    return asked * section.agents * (section.rounds + summaries)
+    return asked * config.society.calls
 
 
 def _disk(
@@ -222,7 +220,7 @@ def _disk(
     sizes = [found.artifact_bytes for found in examinations]
     largest = max((size for size in sizes if size is not None), default=0)
     left = config.iterations - past.tuned
-    models = largest * (_tuned_models(config) * left + (_TRAINING_COPIES if left else 0))
+    models = largest * (len(tuned_roles(config)) * left + (_TRAINING_COPIES if left else 0))
     each = 2 * config.society.rounds * config.sampling.max_tokens * _BYTES_PER_TOKEN
     database = max(0, _calls(config) * each - _bytes_of(folder.database))
     free = shutil.disk_usage(_nearest(folder.path)).free
@@ -237,11 +235,6 @@ def _disk(
         yield Finding("warning", text, "free some space, or put the run elsewhere with --runs")
     else:
         yield Finding("ok", text)
-
-
-def _tuned_models(config: Config) -> int:
-    roles = ROLES if config.society.rounds > 1 else ROLES[:1]
-    return len(roles) * config.society.agents
 
 
 def _bytes_of(path: Path) -> int:

@@ -151,7 +151,7 @@ class _Experiment:
         remaining = [q for q in questions if q.question_id not in voted]
         pending = {q.question_id for q in remaining}
         known = [turn for turn in self.store.turns(*stored) if turn.question_id in pending]
-        each = self._turns_of_a_debate()
+        each = self.config.society.calls
         done, tokens = (len(questions) - len(remaining)) * each + len(known), 0
 
         def on_turn(turn: Turn) -> None:
@@ -193,11 +193,6 @@ class _Experiment:
                 Note(f"comparing {a!r} with {b!r} was given up ({surrender.reason}): not the same")
             )
         self.surrenders = len(given_up)
-
-    def _turns_of_a_debate(self) -> int:
-        section = self.config.society
-        summaries = section.rounds - 1 if section.others == "summarized" else 0
-        return section.agents * (section.rounds + summaries)
 
     async def _tune(self, society: Society, iteration: int) -> Society:
         datasets = self._derive(iteration)

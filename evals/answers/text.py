@@ -53,16 +53,19 @@ class Text:
         worked = "\n" in text.strip() or "\\boxed" in text or "####" in text
         if worked and (answer := self.read(text)):
             return answer
-        answer = tidy(text) if len(text) <= LONGEST else ""
-        if not answer:
-            raise ValueError(
-                f"no gold answer in {text[:80]!r}; give 1 to {LONGEST} characters of text"
-            )
-        return answer
+        return bare_gold(text)
 
     def same(self, a: str, b: str) -> bool:
         """Equal text, by the rule for case."""
         return comparable(a, self.options.case) == comparable(b, self.options.case)
+
+
+def bare_gold(text: str) -> str:
+    """A gold answer that is nothing else. Raises ValueError where it is blank or too long."""
+    answer = tidy(text) if len(text) <= LONGEST else ""
+    if not answer:
+        raise ValueError(f"no gold answer in {text[:80]!r}; give 1 to {LONGEST} characters of text")
+    return answer
 
 
 def tidy(text: str) -> str:

@@ -1,0 +1,155 @@
+"""The sections of an experiment file, each with its defaults and the bounds of its values."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from providers.base import Hyperparameters
+from providers.served import Serving
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0.0, le=1.0, strict=False)]
+Positive = Annotated[float, Field(gt=0.0, strict=False)]
+NotNegative = Annotated[float, Field(ge=0.0, strict=False)]
+
+
+class SocietySection(Section):
+    """Who debates, and how. `models` gives each agent a base model of its own, else all have
+    `model`, which also writes the summaries."""
+
+    agents: Count = 3
+    rounds: Count = 2
+    others: Literal["summarized", "quoted"] = "summarized"
+    models: tuple[str, ...] | None = Field(default=None, strict=False)
+
+    @property
+    def calls(self) -> int:
+        """Answers and summaries of one debate."""
+        summaries = self.rounds - 1 if self.others == "summarized" else 0
+        return self.agents * (self.rounds + summaries)
+
+
+class SamplingSection(Section):
+    """How answers are drawn. The paper's released code: temperature 1, top_p 0.9, 2,048 tokens."""
+
+    temperature: NotNegative = 1.0
+    top_p: Annotated[float, Field(gt=0.0, le=1.0, strict=False)] = 0.9
+    max_tokens: Count = 2048
+    summary_max_tokens: Count = 512
+
+
+class TaskSection(BaseModel):
+    """Which task, and its own options; the task checks them."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    name: str
+
+    @property
+    def options(self) -> dict[str, object]:
+        return dict(self.model_extra or {})
+
+
+class ZeroShotSection(TaskSection):
+    """A task the societies are evaluated on and never trained on, with its own options.
+
+    `label` names it in the store and the report, by default the task's name; `questions` are as
+    many as in `evaluation` by default.
+    """
+
+    label: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] | None = None
+    questions: Count | None = None
+
+
+class LeakageSection(Section):
+    """From which likeness on (share 0..1) two questions count as the same; 1: exact copies only."""
+
+    threshold: Annotated[float, Field(gt=0.0, le=1.0, strict=False)] = 0.95
+
+
+class TrainSection(Section):
+    """Unlabelled questions of one iteration. `fresh` draws new ones each time, else the same."""
+
+    questions: Count = 500
+    fresh: bool = False
+
+
+class EvaluationSection(Section):
+    """Held-out questions, debated by the untuned society and after every iteration.
+
+    `batch` sends each round's calls as a batch, where the provider has batches: slow, at less cost.
+    """
+
+    questions: Count = 500
+    batch: bool = False
+    decodings: tuple[Literal["sampled", "greedy"], ...] = Field(
+        default=("sampled", "greedy"), min_length=1, strict=False
+    )
+
+
+class ConsensusSection(Section):
+    """What a tie means in training: `drop` leaves the question out, `first` takes the first."""
+
+    ties: Literal["drop", "first"] = "drop"
+
+
+class DatasetsSection(Section):
+    """`w` is the fraction of critic examples that corrected themselves."""
+
+    w: Share = 0.5
+    critic_loss: Literal["final", "all"] = "final"
+    max_examples: Count | None = None
+
+
+class FinetuneSection(Section):
+    """Fine-tuning of every agent's generator and critic.
+
+    `on_failure` says what a failed job does: stop before the next iteration, or keep the old model.
+    `validation_share` of the questions are measured by the provider and not learnt.
+    """
+
+    init: Literal["continue", "fresh"] = "continue"
+    on_failure: Literal["stop", "keep"] = "stop"
+    validation_share: Annotated[float, Field(ge=0.0, lt=1.0, strict=False)] = 0.0
+    method: Literal["lora", "full"] = "lora"
+    generator_epochs: Count = 2
+    critic_epochs: Count = 2
+    batch_size: Count = 16
+    learning_rate: Positive = 1e-4
+    learning_rate_multiplier: Positive | None = None
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: Share = 0.03
+    weight_decay: NotNegative = 0.0
+    max_grad_norm: Positive = 1.0
+    lora_rank: Count = 16
+    lora_alpha: Count = 32
+    lora_dropout: Share = 0.0
+
+    def hyperparameters(self, role: Literal["generator", "critic"]) -> Hyperparameters:
+        """The same for all agents; only the epochs differ by role."""
+        ours = {"init", "on_failure", "validation_share", "generator_epochs", "critic_epochs"}
+        shared = self.model_dump(exclude=ours)
+        epochs = self.generator_epochs if role == "generator" else self.critic_epochs
+        return Hyperparameters(epochs=epochs, **shared)
+
+
+class ServingSection(Section):
+    """A server that answers for `model`, which is trained here and loaded there as adapters.
+
+    `settings` are those of the server's provider. `path_map` translates folders of this machine
+    into those of the server: {"/here" = "/there"}.
+    """
+
+    address: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+    path_map: dict[str, str] = Field(default_factory=dict)
+
+    def as_serving(self) -> Serving:
+        """The same for the provider layer."""
+        return Serving(self.address, self.settings, self.path_map)
