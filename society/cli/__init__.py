@@ -1,0 +1,20 @@
+"""The command `society`.
+
+Exit status: 0 done, 1 failed, 2 wrong use or wrong config, 130 stopped with Ctrl-C.
+Whatever is heavy is imported inside the command that needs it, so that help is instant.
+"""
+
+from __future__ import annotations
+
+# Importing a module registers its commands; their order is that of the help.
+from society.cli import running  # isort: skip
+from society.cli import preparing  # isort: skip
+from society.cli import reading  # isort: skip
+from society.cli.app import app
+
+__all__ = ["app", "main", "preparing", "reading", "running"]
+
+
+def main() -> None:
+    """Entry point of the command."""
+    app()

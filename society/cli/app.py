@@ -1,0 +1,32 @@
+"""The application that the commands register with, and the arguments they share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="society",
+    help="Multiagent finetuning: language models that debate, vote and learn from their votes.",
+    epilog="Start with: society run demo",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+)
+
+Name = Annotated[str, typer.Argument(help="Name of the run.", show_default=False)]
+Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Folder that holds the runs.")]
+RUNS = Path("runs")
+Experiment = Annotated[
+    str, typer.Argument(help="Experiment file (.toml), or the name of a packaged one: demo.")
+]
+RunName = Annotated[
+    str | None, typer.Option("--name", help="Name of the run; default: the experiment's.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one setting: society.agents=5."),
+]

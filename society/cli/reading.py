@@ -1,0 +1,92 @@
+"""Commands that look at a run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from society.cli.app import RUNS, Name, Runs, app
+
+
+@app.command()
+def status(name: Name, runs: Runs = RUNS) -> None:
+    """Show how far a run is, also while it is running."""
+    from society.failures import reported
+
+    with reported():
+        from society import runs as folders
+        from society.status import show
+
+        show(folders.existing(runs, name), sys.stdout)
+
+
+@app.command()
+def report(
+    name: Name,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write it; default: report.html in the run.")
+    ] = None,
+    runs: Runs = RUNS,
+) -> None:
+    """Write a run's report: one HTML file."""
+    from society.failures import reported
+
+    with reported():
+        from evals import report as reports
+        from society import runs as folders
+        from store.ledger import Store
+
+        folder = folders.existing(runs, name)
+        store = Store.open(folder.database, read_only=True)
+        try:
+            reports.write(store, out or folder.report)
+        finally:
+            store.close()
+        typer.echo(str(out or folder.report))
+
+
+@app.command()
+def sql(
+    name: Name,
+    query: Annotated[str, typer.Argument(help='Such as "select * from accuracy".')],
+    output: Annotated[
+        Literal["table", "csv", "json"], typer.Option("--format", help="How rows are written.")
+    ] = "table",
+    runs: Runs = RUNS,
+) -> None:
+    """Query a run's database, read-only. Tables: see docs/schema.md."""
+    from society.failures import reported
+
+    with reported():
+        from society import runs as folders
+        from society.rows import write
+        from store import query as reading
+
+        folder = folders.existing(runs, name)
+        found = reading.query(folder.database, query)
+        write(found.columns, found.rows, output, sys.stdout)
+
+
+@app.command()
+def ask(
+    name: Name,
+    question: Annotated[str, typer.Argument(help='Such as "3+4*5+6-7*8".', show_default=False)],
+    runs: Runs = RUNS,
+) -> None:
+    """Let a run's newest society debate your question, turn by turn."""
+    from society.failures import reported
+
+    with reported():
+        from society import runs as folders
+        from society.ask import show
+        from store.ledger import Store
+
+        folder = folders.existing(runs, name)
+        store = Store.open(folder.database, read_only=True)
+        try:
+            show(folder, store, question, sys.stdout)
+        finally:
+            store.close()

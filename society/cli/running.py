@@ -1,0 +1,138 @@
+"""Commands that start, continue and end runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from society.cli.app import RUNS, Experiment, Name, RunName, Runs, Settings, app
+
+if TYPE_CHECKING:
+    from society.config import Config
+    from society.runs import RunFolder
+    from store.ledger import Store
+
+
+@app.command()
+def run(
+    config: Experiment,
+    name: RunName = None,
+    settings: Settings = None,
+    allow_overlap: Annotated[
+        bool,
+        typer.Option(
+            "--allow-overlap",
+            help="Go on though evaluation questions are much like training questions; recorded.",
+        ),
+    ] = False,
+    runs: Runs = RUNS,
+) -> None:
+    """Run an experiment, or go on with it where it stopped."""
+    from society.failures import reported
+
+    with reported() as context:
+        from society import config as experiments
+        from society import doctor, leakage
+        from society import runs as folders
+
+        experiment = experiments.load(config, settings or ())
+        folder = folders.folder(runs, Path(config).stem if name is None else name)
+        allowed = leakage.check(experiment, folder.database, allow=allow_overlap)
+        doctor.before_run(experiment, folder, sys.stderr)
+        context.resumable = True
+        context.folder = folder.path
+        store = folders.start(folder, experiment)
+        try:
+            store.write(*allowed)
+            _carry_out(folder, experiment, store)
+        finally:
+            store.close()
+
+
+@app.command()
+def cancel(name: Name, runs: Runs = RUNS) -> None:
+    """Cancel the fine-tuning jobs that a stopped run has left at its providers."""
+    from society.failures import reported
+
+    with reported():
+        import asyncio
+
+        from society import cancel as cancelling
+        from society import runs as folders
+        from store.ledger import Store
+
+        folder = folders.existing(runs, name)
+        with Store.open(folder.database, create=False) as store:
+            failures = asyncio.run(cancelling.cancel(folder, store, typer.echo))
+        if failures:
+            raise typer.Exit(1)
+
+
+@app.command("import")
+def import_transcripts(
+    file: Annotated[Path, typer.Argument(help="Transcripts, see docs/import.md.")],
+    name: Annotated[str, typer.Option(help="Name of the new run.", show_default=False)],
+    config: Annotated[
+        str | None, typer.Option(help="Experiment (.toml) whose run the new one becomes.")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Task that says how answers are read, such as gsm8k.")
+    ] = None,
+    answers: Annotated[
+        Literal["number", "math", "choice", "text"] | None,
+        typer.Option(help="Kind of answer, where there is no task."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one setting: datasets.w=0.3."),
+    ] = None,
+    split: Annotated[
+        Literal["train", "eval"], typer.Option(help="Split of what does not name its own.")
+    ] = "train",
+    iteration: Annotated[
+        int | None,
+        typer.Option(min=0, help="Iteration of what does not name its own: 1, in eval 0."),
+    ] = None,
+    skip_incomplete: Annotated[
+        bool, typer.Option("--skip-incomplete", help="Leave out debates with missing answers.")
+    ] = False,
+    runs: Runs = RUNS,
+) -> None:
+    """Make a run of debates that were held elsewhere."""
+    from society.failures import reported
+
+    with reported():
+        from society import importing
+        from society import runs as folders
+        from society.importing import overview
+
+        imported = importing.import_file(
+            file,
+            folders.folder(runs, name),
+            importing.Source(config, task, answers, settings or ()),
+            split=split,
+            iteration=iteration,
+            skip_incomplete=skip_incomplete,
+        )
+        overview.show(imported, sys.stdout)
+
+
+def _carry_out(folder: RunFolder, experiment: Config, store: Store) -> None:
+    import asyncio
+
+    from evals import report as reports
+    from society import iterate, live, summary
+    from society.status import Noticeboard, notice_of, together
+
+    notices = Noticeboard(notice_of(folder), experiment.iterations)
+    try:
+        with live.watch(sys.stderr, experiment.iterations) as observer:
+            asyncio.run(iterate.run(folder, experiment, store, together(observer, notices)))
+    finally:
+        notices.remove()
+    summary.show(store, sys.stdout)
+    reports.write(store, folder.report)
+    typer.echo(f"report: {folder.report}")
