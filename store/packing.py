@@ -16,10 +16,12 @@ from typing import TypeVar
 
 from store.errors import InvalidRecord
 from store.records import (
+    Arm,
     Batch,
     Checkpoint,
     Dataset,
     DatasetExample,
+    Diversity,
     Job,
     Model,
     Overlap,
@@ -36,14 +38,15 @@ from store.records import (
 R = TypeVar("R")
 
 _COLUMNS_OF = {
-    "BIGINT": "turn_id position examples seed corrected kept max_examples trained_tokens",
-    "INTEGER": "iteration agent round prompt_tokens completion_tokens votes voters step",
+    "BIGINT": "turn_id shared_turn_id position examples seed corrected kept max_examples "
+    "trained_tokens pairs",
+    "INTEGER": "iteration agent round prompt_tokens completion_tokens votes voters step questions",
     "BOOLEAN": "tie correct agrees exact zero_shot tuned",
     "DOUBLE": "latency_ms w loss learning_rate similarity input_usd output_usd cached_input_usd "
-    "training_usd batch_factor",
+    "training_usd batch_factor value low high",
     "DATE": "read_on",
     "TIMESTAMP": "created_at finished_at allowed_at",
-    "JSON": "messages meta config versions custom_ids",
+    "JSON": "messages meta config versions custom_ids settings",
 }
 _CASTS = {name: cast for cast, names in _COLUMNS_OF.items() for name in names.split()}
 
@@ -87,12 +90,26 @@ def _table(record: type, name: str, *key: str) -> Table:
 
 TABLES: Mapping[type, Table] = {
     Run: _table(Run, "runs", "name"),
+    Arm: _table(Arm, "arms", "arm"),
     Question: _table(Question, "questions", "question_id"),
     Turn: _table(Turn, "turns"),
     Vote: _table(Vote, "votes"),
     Verdict: _table(Verdict, "verdicts"),
     Dataset: _table(Dataset, "datasets", "dataset_id"),
     DatasetExample: _table(DatasetExample, "dataset_examples"),
+    Diversity: _table(
+        Diversity,
+        "diversity",
+        "iteration",
+        "arm",
+        "split",
+        "task",
+        "decoding",
+        "role",
+        "measure",
+        "responses",
+        "encoder",
+    ),
     Job: _table(Job, "jobs", "job_id"),
     Model: _table(Model, "models", "model_id"),
     Overlap: _table(Overlap, "allowed_overlaps", "train_question_id", "eval_question_id"),

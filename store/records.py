@@ -19,6 +19,8 @@ Decoding = Literal["sampled", "greedy"]
 TurnKind = Literal["answer", "summary"]
 AgentRole = Literal["generator", "critic"]
 Learn = Literal["final", "all"]
+Labels = Literal["final", "round1", "gold"]
+DiversityMeasure = Literal["embedding", "nll", "kl", "kl_base"]
 StoredJobStatus = Literal[
     "intent", "submitted", "running", "succeeded", "failed", "cancelled", "skipped"
 ]
@@ -99,7 +101,8 @@ class Turn:
     `messages` is the conversation as sent (JSON list), `response` the text that came back, `answer`
     the parsed answer or None; a truncated response (finish_reason "length") has no answer.
     `latency_ms` in milliseconds; `error` says why there is no response
-    where `finish_reason` is "error". `turn_id` and `sha256` follow from the other fields.
+    where `finish_reason` is "error". `shared_turn_id` is the turn whose response this one has taken
+    over, because it asked the same. `turn_id` and `sha256` follow from the other fields.
     """
 
     iteration: int
@@ -119,6 +122,7 @@ class Turn:
     completion_tokens: int
     latency_ms: float
     error: str | None = None
+    shared_turn_id: int | None = None
     created_at: datetime = field(default_factory=utc_now)
     turn_id: int = field(init=False)
     sha256: str = field(init=False)
@@ -219,7 +223,8 @@ class Job:
     """One fine-tuning job. `job_id` is our unique name, `provider_job_id` the provider's.
 
     Status "intent" is written before anything is submitted; "skipped" means that no job was needed
-    or possible and the old model stays, with the reason in `error`.
+    or possible and the old model stays, with the reason in `error`. `shared_job_id` is the job
+    whose model this one has taken over, because it described the same training.
     """
 
     job_id: str
@@ -234,6 +239,7 @@ class Job:
     raw_status: str | None = None
     error: str | None = None
     trained_tokens: int | None = None
+    shared_job_id: str | None = None
     created_at: datetime = field(default_factory=utc_now)
     finished_at: datetime | None = None
 
@@ -270,6 +276,51 @@ class Run:
     versions: str
     created_at: datetime = field(default_factory=utc_now)
     finished_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One arm of the run: the society itself, a baseline or an ablation.
+
+    `position` is its place in the experiment file. `kind` names what it is ("multiagent", "star",
+    …), which `arm` does too unless the user has made a variant. `labels` says where the training
+    labels come from, None where nothing is trained; `settings` is a JSON object of all that
+    distinguishes the arm.
+    """
+
+    arm: str
+    position: int
+    kind: str
+    labels: Labels | None
+    settings: str
+
+
+@dataclass(frozen=True, slots=True)
+class Diversity:
+    """How different the agents are, by one measure, in one role of one society.
+
+    `measure`: "embedding" (mean pairwise 1 - cosine), "nll", "kl" (nats per token), "kl_base"
+    (against the base). `responses`: "all", or those that agree with ŷ. `encoder` names the sentence
+    encoder, or what else the value depends on. `value` is None where it cannot be had, for the
+    reason in `note`, never zero instead; `low` and `high` its 95 % interval over questions.
+    """
+
+    iteration: int
+    arm: str
+    split: Split
+    task: str
+    decoding: Decoding
+    role: AgentRole
+    measure: DiversityMeasure
+    responses: Literal["all", "agreeing"]
+    encoder: str
+    value: float | None
+    low: float | None
+    high: float | None
+    questions: int
+    pairs: int
+    note: str | None = None
+    created_at: datetime = field(default_factory=utc_now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,7 +390,8 @@ class Batch:
 
 
 Row = (
-    Batch
+    Arm
+    | Batch
     | Checkpoint
     | Question
     | Turn
@@ -347,6 +399,7 @@ Row = (
     | Verdict
     | Dataset
     | DatasetExample
+    | Diversity
     | Job
     | Model
     | Overlap
