@@ -2,19 +2,22 @@
 
 A dataset holds references to turns, not texts. Which rows it takes depends only on what is stored,
 the rules and the seed, never on the machine, the order of arrival or DuckDB's own hashing. Rows lie
-in the order of turn_id, which is a hash of the turn's key.
+in the order of turn_id, which is a hash of the turn's key; a turn that took over another's response
+lies where that one would, so that arms with equal data have equal datasets.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from statistics import fmean
 
 import duckdb
 
 from finetune.errors import DatasetChanged
-from finetune.mixture import mix
+from finetune.mixture import Mixture, mix
 from store.ledger import Store
 from store.records import AgentRole, Dataset, Learn
 from store.writer import insert
@@ -25,16 +28,29 @@ Side = tuple[int, str, str]
 
 _LEARNABLE = """
 CREATE OR REPLACE TEMP TABLE learnable AS
-SELECT agent * $own AS agent, 'generator' AS role, 'all' AS side, question_id, turn_id, sha256
-FROM generation_examples
-WHERE iteration = $iteration AND arm = $arm
-UNION ALL
-SELECT agent * $own, 'critic', change, question_id, turn_id, sha256
-FROM critic_examples
-WHERE iteration = $iteration AND arm = $arm
+WITH examples AS (
+    SELECT agent, 'generator' AS role, 'all' AS side, question_id, turn_id, sha256
+    FROM generation_examples
+    WHERE iteration = $iteration AND arm = $arm
+    UNION ALL
+    SELECT agent, 'critic', change, question_id, turn_id, sha256
+    FROM critic_examples
+    WHERE iteration = $iteration AND arm = $arm
+),
+
+taken_over AS (
+    SELECT turn_id, shared_turn_id
+    FROM turns
+    WHERE iteration = $iteration AND arm = $arm AND shared_turn_id IS NOT NULL
+)
+
+SELECT e.agent * $own AS agent, e.agent AS speaker, role, side, question_id, turn_id, sha256,
+    coalesce(shared_turn_id, turn_id) AS origin
+FROM examples AS e
+LEFT JOIN taken_over USING (turn_id)
 """
 
-_AVAILABLE = "SELECT agent, role, side, count(*) FROM learnable GROUP BY ALL"
+_AVAILABLE = "SELECT speaker, role, side, count(*) FROM learnable GROUP BY ALL"
 
 _QUOTAS = """
 CREATE OR REPLACE TEMP TABLE quotas (
@@ -43,21 +59,36 @@ CREATE OR REPLACE TEMP TABLE quotas (
 """
 
 # sha256 is the same on every machine and in every version; DuckDB's hash() is not promised to be.
+# Of pooled data, a question comes a second time only when every question has come once.
 _CHOSEN = """
 CREATE OR REPLACE TEMP TABLE chosen AS
-WITH drawn AS (
-    SELECT turn_id
+WITH ranked AS (
+    SELECT
+        dataset_id,
+        side,
+        turn_id,
+        origin,
+        quota,
+        ('0x' || left(sha256($seed || ':' || question_id), 15))::BIGINT AS draw,
+        row_number() OVER (
+            PARTITION BY dataset_id, side, question_id
+            ORDER BY sha256($seed || ':' || question_id || ':' || speaker), origin
+        ) AS time
     FROM learnable
     JOIN quotas USING (agent, role, side)
     WHERE quota < available
+),
+
+drawn AS (
+    SELECT turn_id
+    FROM ranked
     QUALIFY quota >= row_number() OVER (
-        PARTITION BY dataset_id, side
-        ORDER BY ('0x' || left(sha256($seed || ':' || question_id), 15))::BIGINT, turn_id
+        PARTITION BY dataset_id, side ORDER BY time, draw, origin
     )
 ),
 
 taken AS (
-    SELECT dataset_id, turn_id, question_id, sha256
+    SELECT dataset_id, turn_id, question_id, sha256, origin
     FROM learnable
     JOIN quotas USING (agent, role, side)
     WHERE quota = available OR turn_id IN (FROM drawn)
@@ -67,7 +98,7 @@ SELECT
     dataset_id,
     turn_id,
     question_id,
-    row_number() OVER (PARTITION BY dataset_id ORDER BY turn_id) - 1 AS position,
+    row_number() OVER (PARTITION BY dataset_id ORDER BY origin) - 1 AS position,
     sha256
 FROM taken
 """
@@ -90,13 +121,15 @@ class DatasetRules:
 
     `w` is the fraction of corrected conversations in a critic's dataset; `seed` decides which rows
     are taken where not all are; `critic_loss` "all" puts the loss on every assistant turn of a
-    critic's conversation, not only on the last. `max_examples` bounds each dataset.
+    critic's conversation, not only on the last. `max_examples` bounds each dataset. `matched` gives
+    a pooled dataset only as many rows as one agent's own would have, the mean over the agents.
     """
 
     w: float = 0.5
     critic_loss: Learn = "final"
     max_examples: int | None = None
     seed: int = 0
+    matched: bool = False
 
 
 def dataset_id(iteration: int, arm: str, agent: int, role: str) -> str:
@@ -133,7 +166,12 @@ def build_all(
         connection.execute(_LEARNABLE, {"iteration": iteration, "arm": arm, "own": own})
         counts = connection.execute(_AVAILABLE).fetchall()
         available = {(agent, role, side): count for agent, role, side, count in counts}
-        planned = [_plan(iteration, arm, owner, rules, available) for owner in owners]
+        if not own:
+            rules_of = {role: _limited(rules, role, available) for _, role in owners}
+            available = _pooled(available)
+        else:
+            rules_of = {role: rules for _, role in owners}
+        planned = [_plan(iteration, arm, owner, rules_of[owner[1]], available) for owner in owners]
         digests = _choose(connection, planned, available)
         fresh: list[Dataset] = []
         for dataset in planned:
@@ -153,6 +191,38 @@ def build_all(
     return built
 
 
+def _pooled(available: Mapping[Side, int]) -> dict[Side, int]:
+    pooled: Counter[Side] = Counter()
+    for (_, role, side), count in available.items():
+        pooled[SHARED_AGENT, role, side] += count
+    return dict(pooled)
+
+
+def _limited(rules: DatasetRules, role: AgentRole, available: Mapping[Side, int]) -> DatasetRules:
+    """The rules for data pooled from all agents; matched, with the bound that follows from it."""
+    speakers = sorted({agent for agent, _, _ in available})
+    if not rules.matched or not speakers:
+        return rules
+    sizes = [_size(rules, role, agent, available)[0] for agent in speakers]
+    return replace(rules, max_examples=max(1, round(fmean(sizes))))
+
+
+def _size(
+    rules: DatasetRules, role: AgentRole, agent: int, available: Mapping[Side, int]
+) -> tuple[int, Mixture | None]:
+    """How many rows the dataset of an agent's role has, and a critic's mixture."""
+    if role == "generator":
+        found = available.get((agent, role, "all"), 0)
+        return (found if rules.max_examples is None else min(found, rules.max_examples)), None
+    mixture = mix(
+        available.get((agent, role, "corrected"), 0),
+        available.get((agent, role, "kept"), 0),
+        rules.w,
+        rules.max_examples,
+    )
+    return mixture.corrected + mixture.kept, mixture
+
+
 def _plan(
     iteration: int, arm: str, owner: Owner, rules: DatasetRules, available: Mapping[Side, int]
 ) -> Dataset:
@@ -169,19 +239,13 @@ def _plan(
         seed=rules.seed,
         max_examples=rules.max_examples,
     )
-    if role == "generator":
-        found = available.get((agent, role, "all"), 0)
-        taken = found if rules.max_examples is None else min(found, rules.max_examples)
-        return replace(dataset, examples=taken, note=None if taken else "no learnable answer")
-    mixture = mix(
-        available.get((agent, role, "corrected"), 0),
-        available.get((agent, role, "kept"), 0),
-        rules.w,
-        rules.max_examples,
-    )
+    examples, mixture = _size(rules, role, agent, available)
+    if mixture is None:
+        note = None if examples else "no learnable answer"
+        return replace(dataset, examples=examples, note=note)
     return replace(
         dataset,
-        examples=mixture.corrected + mixture.kept,
+        examples=examples,
         corrected=mixture.corrected,
         kept=mixture.kept,
         w=rules.w,

@@ -42,9 +42,12 @@ async def tune(
     on_progress: OnProgress | None = None,
     polling: Polling = DEFAULT_POLLING,
     on_failure: OnFailure = "stop",
-) -> Tuned:
+) -> dict[str, Tuned]:
     """Tune every plan's model at the provider of its start model, at most as many at a time as
-    each provider allows. `providers` are keyed by address.
+    each provider allows. `providers` are keyed by address, the outcome by arm.
+
+    Plans of several arms that describe the same training (`TuningPlan.training`) have one job,
+    that of the first; the others' jobs name it and nothing is submitted for them.
 
     Calling again goes on where it stopped: finished jobs are adopted from the store, unfinished
     ones from the provider. A plan with fewer examples than the provider's minimum keeps its start
@@ -66,27 +69,49 @@ async def tune(
         address: asyncio.Semaphore(max(1, provider.capabilities.max_parallel_jobs))
         for address, provider in used.items()
     }
-    outcomes = await _all(
+    tuners = [
+        Tuner(used[plan.start.address], store, plan, on_progress, polling, on_failure)
+        for plan in plans
+    ]
+    first: dict[tuple[object, ...], int] = {}
+    for number, plan in enumerate(plans):
+        first.setdefault(plan.training, number)
+    leading = [n for n, plan in enumerate(plans) if first[plan.training] == n or tuners[n].began]
+    found = await _all(
         [
-            Tuner(used[address], store, plan, on_progress, polling, on_failure).run(
-                slots[address], used[address].capabilities
-            )
-            for plan in plans
-            for address in [plan.start.address]
+            tuners[n].run(slots[address], used[address].capabilities)
+            for n in leading
+            for address in [plans[n].start.address]
         ]
     )
-    failures = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+    failures = [outcome for outcome in found if isinstance(outcome, Exception)]
     if failures:
         raise TuningFailed("\n".join(str(failure) for failure in failures)) from failures[0]
-    models: dict[Owner, ModelRef] = {}
-    kept: list[Kept] = []
-    for plan, outcome in zip(plans, outcomes, strict=True):
-        if isinstance(outcome, Kept):
-            kept.append(outcome)
-            models[plan.owner] = plan.start
-        elif isinstance(outcome, ModelRef):
-            models[plan.owner] = outcome
-    return Tuned(models, tuple(kept))
+    outcomes = {n: o for n, o in zip(leading, found, strict=True) if not isinstance(o, Exception)}
+    for number, plan in enumerate(plans):
+        if number not in outcomes:
+            outcomes[number] = await tuners[number].follow(outcomes[first[plan.training]])
+    return _by_arm(plans, outcomes)
+
+
+def _by_arm(
+    plans: Sequence[TuningPlan], outcomes: Mapping[int, ModelRef | Kept]
+) -> dict[str, Tuned]:
+    tuned: dict[str, Tuned] = {}
+    for arm in dict.fromkeys(plan.arm for plan in plans):
+        models: dict[Owner, ModelRef] = {}
+        kept: list[Kept] = []
+        for number, plan in enumerate(plans):
+            outcome = outcomes[number]
+            if plan.arm != arm:
+                continue
+            if isinstance(outcome, Kept):
+                kept.append(outcome)
+                models[plan.owner] = plan.start
+            else:
+                models[plan.owner] = outcome
+        tuned[arm] = Tuned(models, tuple(kept))
+    return tuned
 
 
 async def _all(

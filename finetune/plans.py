@@ -44,6 +44,20 @@ class TuningPlan:
         """For messages: who is tuned, and when."""
         return f"agent {self.agent}, {self.role}, iteration {self.iteration} of {self.arm}"
 
+    @property
+    def training(self) -> tuple[object, ...]:
+        """What decides the outcome and whose it is: plans of several arms that agree in this have
+        one job. Agents of one arm always have jobs of their own."""
+        return (
+            self.owner,
+            self.iteration,
+            self.start,
+            self.dataset.sha256,
+            self.hyperparameters,
+            self.seed,
+            self.validation_share,
+        )
+
     def spec(self, store: Store, attempt: int = 1) -> FinetuneSpec:
         """The job. Attempts after the first are jobs of their own, with a name of their own."""
         name = (

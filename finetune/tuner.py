@@ -72,6 +72,28 @@ class Tuner:
             except SubmissionUnknown as failure:
                 return failure
 
+    @property
+    def began(self) -> bool:
+        """Whether the provider has, or may have, a job of this very plan."""
+        job = self._store.job(self._plan.spec(self._store).name)
+        return job is not None and job.shared_job_id is None and job.status != "skipped"
+
+    async def follow(self, outcome: ModelRef | Kept) -> ModelRef | Kept:
+        """Take over what the same training has come to for another arm."""
+        spec = self._plan.spec(self._store)
+        if isinstance(outcome, Kept):
+            return await self._keep(self._given_up(spec), outcome.reason)
+        stored, origin = self._store.job(spec.name), self._store.model(outcome.model_id)
+        if stored is None and origin is not None:
+            job = self._described(spec, "succeeded")
+            stored = replace(
+                job, raw_status="shared", shared_job_id=origin.job_id, finished_at=utc_now()
+            )
+            await self._save(stored)
+        if stored is not None:
+            self._tell(stored)
+        return outcome
+
     def _given_up(self, spec: FinetuneSpec) -> FinetuneSpec:
         """The record that the old model stays although it could have been tuned.
 

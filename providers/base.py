@@ -219,7 +219,8 @@ class Capabilities:
     """What a provider can do, so that callers ask instead of guessing.
 
     `poll_s`: least seconds between two questions about a job's state. `validation`: a job takes
-    validation data along. `max_parallel_jobs`: more wait their turn here.
+    validation data along. `max_parallel_jobs`: more wait their turn here. `repeatable`: at
+    temperature 0 a conversation gets the same answer every time and need be asked only once.
     """
 
     finetune: bool
@@ -229,6 +230,7 @@ class Capabilities:
     max_parallel_jobs: int = 1
     poll_s: float = 0.0
     validation: bool = False
+    repeatable: bool = False
 
 
 @runtime_checkable

@@ -171,7 +171,10 @@ class Served:
     def capabilities(self) -> Capabilities:
         trained, asked = self._trainer.capabilities, self._server.capabilities
         return replace(
-            trained, score=asked.score or trained.score, sampling_seed=asked.sampling_seed
+            trained,
+            score=asked.score or trained.score,
+            sampling_seed=asked.sampling_seed,
+            repeatable=asked.repeatable,
         )
 
     async def complete(self, request: Request) -> Completion:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from finetune.datasets import SHARED_AGENT
 from providers.base import ModelRef
 
 AgentRole = Literal["generator", "critic"]
@@ -38,29 +39,38 @@ class Society:
         return cls(tuple(Agent(n, b, b) for n, b in enumerate(bases, start=1)), summarizer)
 
     def model(self, agent: int, role: AgentRole) -> ModelRef:
-        """The model agent `agent` (from 1) uses in `role`."""
-        return (
-            self.agents[agent - 1].generator
-            if role == "generator"
-            else self.agents[agent - 1].critic
-        )
+        """The model agent `agent` (from 1) uses in `role`; 0 is what all agents share."""
+        whose = self.agents[max(agent, 1) - 1]
+        return whose.generator if role == "generator" else whose.critic
 
     def with_models(self, tuned: Mapping[tuple[int, AgentRole], ModelRef]) -> Society:
-        """The next society: tuned models replace the old ones, the others stay."""
+        """The next society: tuned models replace the old ones, the others stay.
+
+        A model of agent 0 is shared by all agents.
+        """
+
+        def new(agent: Agent, role: AgentRole, old: ModelRef) -> ModelRef:
+            return tuned.get((agent.number, role)) or tuned.get((SHARED_AGENT, role)) or old
+
         return replace(
             self,
             agents=tuple(
-                Agent(
-                    a.number,
-                    tuned.get((a.number, "generator"), a.generator),
-                    tuned.get((a.number, "critic"), a.critic),
-                )
+                Agent(a.number, new(a, "generator", a.generator), new(a, "critic", a.critic))
                 for a in self.agents
             ),
         )
 
+    def first(self, agents: int) -> Society:
+        """The society of only the first `agents` agents."""
+        return replace(self, agents=self.agents[:agents])
+
+    @property
+    def models(self) -> tuple[ModelRef, ...]:
+        """Every distinct model, that of the summarizer too, in a fixed order."""
+        used = (m for a in self.agents for m in (a.generator, a.critic))
+        return tuple(dict.fromkeys((*used, self.summarizer)))
+
     @property
     def tuned_models(self) -> tuple[ModelRef, ...]:
         """Every distinct model besides the bare base, in a fixed order."""
-        used = (m for a in self.agents for m in (a.generator, a.critic))
-        return tuple(dict.fromkeys(m for m in used if m.artifact is not None))
+        return tuple(model for model in self.models if model.artifact is not None)

@@ -16,7 +16,7 @@ from evals.tasks.base import TaskQuestion
 from society.config import Config, ConfigError
 from society.connections import Connections
 from society.debate import Debate
-from society.iterate import ARM, rules, society_after
+from society.iterate import rules, society_after
 from society.live import printable
 from society.outcome import Scope
 from society.runs import RunFolder
@@ -28,7 +28,7 @@ _NEWEST = "select coalesce(max(iteration), 0) from votes where split = 'eval' an
 
 
 def show(folder: RunFolder, store: Store, text: str, stream: TextIO) -> None:
-    """Debate `text` with a run's newest society; print every turn as it comes, then the vote.
+    """Debate `text` with the newest society of a run's main arm; print every turn as it comes, then the vote.
 
     Raises `ConfigError` for an empty question, `NothingStored` for a database without a run, and
     the provider's errors.
@@ -37,7 +37,7 @@ def show(folder: RunFolder, store: Store, text: str, stream: TextIO) -> None:
         raise ConfigError(f"the question {text!r} is empty; ask something")
     config = Config.from_json(reading.run_of(store).config)
     console = Console(file=stream, highlight=False)
-    newest = newest_iteration(store)
+    newest = newest_iteration(store, config)
     who = f"the society of iteration {newest}" if newest else "the untuned society"
     console.print(Text(f"{who} of run {folder.name} debates: {printable(text)}", style="bold"))
     tally = asyncio.run(ask(folder, config, store, text, partial(_print, console)))
@@ -75,18 +75,19 @@ async def ask(
 
     Nothing is stored. Raises the provider's errors.
     """
-    newest = newest_iteration(store)
+    newest = newest_iteration(store, config)
     connections = Connections.open(config, folder.models)
     try:
-        society = society_after(store, connections.untuned(), newest)
+        arm = config.main_arm
+        society = society_after(store, connections.untuned(arm.agents), newest, arm.name)
         await connections.serve(society.tuned_models)
         debate = Debate(
             society,
             tasks.load(config.task.name, config.task.options),
             connections,
             _Nowhere(),
-            Scope(newest, "eval", ARM, "sampled"),
-            rules(config, "sampled"),
+            Scope(newest, "eval", arm.name, "sampled"),
+            rules(config, arm, "sampled"),
             on_turn=show,
         )
         tallies = await debate.question(TaskQuestion("asked", text, gold=None))
@@ -95,9 +96,10 @@ async def ask(
     return tallies[-1]
 
 
-def newest_iteration(store: Store) -> int:
-    """The last iteration whose tuning is complete: its society has been evaluated. 0: untuned."""
-    [(newest,)] = store.rows(_NEWEST, [ARM])
+def newest_iteration(store: Store, config: Config) -> int:
+    """The last iteration of the main arm whose tuning is complete: its society has been evaluated.
+    0: untuned."""
+    [(newest,)] = store.rows(_NEWEST, [config.main_arm.name])
     return int(newest)
 
 

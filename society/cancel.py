@@ -206,12 +206,15 @@ def _start(store: Store, config: Config, job: Job) -> ModelRef:
         for model in store.models()
         if model.artifact is None
     }
+    agents = next(arm.agents for arm in config.all_arms if arm.name == job.arm)
     untuned = Society.untuned(
-        [bases[address] for address in config.agent_models], bases[config.model]
+        [bases[config.base_address(number)] for number in range(1, agents + 1)],
+        bases[config.model],
     )
     if config.finetune.init == "fresh":
         return untuned.model(job.agent, job.role)
-    return society_after(store, untuned, job.iteration - 1).model(job.agent, job.role)
+    before = society_after(store, untuned, job.iteration - 1, job.arm)
+    return before.model(job.agent, job.role)
 
 
 def _title(job: Job) -> str:

@@ -19,8 +19,10 @@ from pydantic import Field, ValidationError, ValidationInfo, model_validator
 from providers import registry, served
 from providers.errors import ProviderError
 from providers.pricing import PriceOverride, Prices
+from society.arms import Arm, arms
 from society.questions import Questions
 from society.sections import (
+    ArmSection,
     ConsensusSection,
     DatasetsSection,
     EvaluationSection,
@@ -55,6 +57,7 @@ class Config(Section):
     train: TrainSection = TrainSection()
     evaluation: EvaluationSection = EvaluationSection()
     zero_shot: tuple[ZeroShotSection, ...] = Field(default=(), strict=False)
+    arms: tuple[str | ArmSection, ...] = Field(("multiagent",), min_length=1, strict=False)
     leakage: LeakageSection = LeakageSection()
     consensus: ConsensusSection = ConsensusSection()
     datasets: DatasetsSection = DatasetsSection()
@@ -82,6 +85,11 @@ class Config(Section):
                 f"{', '.join(self.addresses)}"
             )
         self.questions.require()
+        if any(arm.labels == "gold" for arm in self.all_arms) and not self._has_gold:
+            raise ValueError(
+                f"the arm star learns from gold answers, and the training questions of "
+                f"{self.task.name!r} have none; remove it from arms"
+            )
         try:
             for address in self.addresses:
                 registry.check(address, self.settings_of(address))
@@ -115,6 +123,26 @@ class Config(Section):
         return Questions(self)
 
     @property
+    def all_arms(self) -> tuple[Arm, ...]:
+        """The experiment's arms, in order. Raises ValueError as `society.arms.arms` does."""
+        return arms(self.arms, self.society, self.datasets, self.iterations)
+
+    @property
+    def main_arm(self) -> Arm:
+        """The arm that is meant where one is: the first that is trained, else the first."""
+        return next((arm for arm in self.all_arms if arm.iterations), self.all_arms[0])
+
+    def base_address(self, agent: int) -> str:
+        """The address of the base that agent `agent` (from 1) of any arm has; agents beyond those
+        of the society, and what all share (0), have the first agent's."""
+        known = 1 <= agent <= len(self.agent_models)
+        return self.agent_models[agent - 1 if known else 0]
+
+    @property
+    def _has_gold(self) -> bool:
+        return not self.iterations or any(q.gold is not None for q in self.questions.training(1))
+
+    @property
     def agent_models(self) -> tuple[str, ...]:
         """The address of every agent's base model, in the agents' order."""
         return self.society.models or (self.model,) * self.society.agents
@@ -130,7 +158,8 @@ class Config(Section):
 
     def tunes(self, address: str) -> bool:
         """Whether models are tuned from the base at `address`: the summarizer never is."""
-        return self.iterations > 0 and address in self.agent_models
+        trained = any(arm.iterations for arm in self.all_arms)
+        return trained and address in self.agent_models
 
     def settings_of(self, address: str) -> dict[str, Any]:
         """The provider settings of a model: `providers."ADDRESS"`, else `provider` where it has

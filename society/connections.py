@@ -79,14 +79,20 @@ class Connections(Mapping[str, Provider]):
     def __len__(self) -> int:
         return len(self._providers)
 
-    def untuned(self) -> Society:
-        """The society of iteration 0, each agent with the base model of its own."""
-        bases = [self[address].base for address in self._agents]
+    def untuned(self, agents: int | None = None) -> Society:
+        """The society of iteration 0, each agent with the base model of its own.
+
+        `agents` is how many there are, by default as many as the experiment's society has; those
+        beyond have the first agent's.
+        """
+        count = len(self._agents) if agents is None else agents
+        bases = [self.base_of(number) for number in range(1, count + 1)]
         return Society.untuned(bases, self[self.summarizer].base)
 
     def base_of(self, agent: int) -> ModelRef:
-        """The untuned model of agent `agent` (from 1)."""
-        return self[self._agents[agent - 1]].base
+        """The untuned model of agent `agent` (from 1); of 0, what all agents share."""
+        known = 1 <= agent <= len(self._agents)
+        return self[self._agents[agent - 1 if known else 0]].base
 
     async def serve(self, models: Sequence[ModelRef]) -> None:
         """Make exactly these tuned models answerable, each at its own provider."""

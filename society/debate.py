@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal, Protocol
 
 from evals.tasks.base import Task, TaskQuestion
@@ -22,8 +23,9 @@ from providers.errors import RequestError
 from society import prompts
 from society.agents import Society
 from society.outcome import Scope, outcome, readable, tally
+from society.sharing import Shared, taken_over
 from society.voting import Tally
-from store.records import Row, Turn, messages_json, storable, turn_id_of, turn_key
+from store.records import Labels, Row, Turn, messages_json, storable, utc_now
 
 Kind = Literal["answer", "summary"]
 NO_RESPONSE = "(no response)"
@@ -38,18 +40,23 @@ class Recorder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How one debate goes. `summary_sampling` is used by the summarizer only."""
+    """How one debate goes. `summary_sampling` is used by the summarizer only; `label` says what
+    training answers are held against."""
 
     rounds: int
     others: Literal["summarized", "quoted"]
     sampling: Sampling
     summary_sampling: Sampling
     drop_ties: bool
+    label: Labels = "final"
     questions_in_flight: int = 1024
 
 
 class Debate:
-    """Debates questions of one scope between one society, resuming from `known` turns."""
+    """Debates questions of one scope between one society, resuming from `known` turns.
+
+    What is in `shared` already is not asked again.
+    """
 
     def __init__(
         self,
@@ -61,6 +68,7 @@ class Debate:
         rules: Rules,
         *,
         known: Iterable[Turn] = (),
+        shared: Shared | None = None,
         on_turn: Callable[[Turn], None] = lambda turn: None,
     ) -> None:
         self._society = society
@@ -70,6 +78,8 @@ class Debate:
         self._scope = scope
         self._rules = rules
         self._known = {turn.turn_id: turn for turn in known}
+        self._shared = shared or Shared()
+        self._asking: defaultdict[str, dict[bytes, asyncio.Future[Turn]]] = defaultdict(dict)
         self._on_turn = on_turn
 
     async def run(self, questions: Sequence[TaskQuestion]) -> AsyncIterator[TaskQuestion]:
@@ -118,7 +128,9 @@ class Debate:
             turns,
             tallies,
             drop_ties=self._rules.drop_ties,
+            label=self._rules.label,
         )
+        self._asking.pop(question.question_id, None)
         await self._recorder.append(*rows)
         return tallies
 
@@ -158,23 +170,6 @@ class Debate:
         messages: tuple[Message, ...],
     ) -> Turn:
         scope = self._scope
-        key = turn_key(
-            scope.iteration,
-            scope.split,
-            scope.arm,
-            scope.decoding,
-            question.question_id,
-            agent,
-            number,
-            kind,
-        )
-        if (stored := self._known.get(turn_id_of(key))) is not None:
-            return stored
-        sampling = self._rules.sampling if kind == "answer" else self._rules.summary_sampling
-        request = Request(model, messages, sampling, self._noise_key(question, agent, number, kind))
-        completion, error = await self._complete(request)
-        # The answer is read from what is stored, so reading it again later gives the same.
-        response = storable(completion.text)
         turn = Turn(
             iteration=scope.iteration,
             arm=scope.arm,
@@ -186,19 +181,51 @@ class Debate:
             kind=kind,
             model_id=model.model_id,
             messages=messages_json([asdict(m) for m in messages]),
+            response="",
+            answer=None,
+            finish_reason="error",
+            prompt_tokens=0,
+            completion_tokens=0,
+            latency_ms=0.0,
+        )
+        if (stored := self._known.get(turn.turn_id)) is not None:
+            return stored
+        sampling = self._rules.sampling if kind == "answer" else self._rules.summary_sampling
+        request = Request(model, messages, sampling, self._noise_key(turn))
+        turn = await self._spoken(turn, request)
+        await self._recorder.append(turn)
+        self._on_turn(turn)
+        return turn
+
+    async def _spoken(self, turn: Turn, request: Request) -> Turn:
+        """`turn` with its response: that of the same request, where it was made before."""
+        key = self._shared.key_of(turn)
+        if (source := self._shared.find(key)) is not None:
+            return taken_over(turn, source)
+        if not self._shared.repeats(turn.model_id):
+            return await self._asked(turn, request)
+        asking = self._asking[turn.question_id]
+        if key in asking:
+            return taken_over(turn, await asyncio.shield(asking[key]))
+        asking[key] = asyncio.ensure_future(self._asked(turn, request))
+        return await asking[key]
+
+    async def _asked(self, turn: Turn, request: Request) -> Turn:
+        completion, error = await self._complete(request)
+        # The answer is read from what is stored, so reading it again later gives the same.
+        response = storable(completion.text)
+        answers = turn.kind == "answer"
+        return replace(
+            turn,
             response=response,
-            answer=readable(self._task, response, completion.finish_reason)
-            if kind == "answer"
-            else None,
+            answer=readable(self._task, response, completion.finish_reason) if answers else None,
             finish_reason=completion.finish_reason,
             prompt_tokens=completion.prompt_tokens,
             completion_tokens=completion.completion_tokens,
             latency_ms=completion.latency_ms,
             error=None if error is None else storable(error),
+            created_at=utc_now(),
         )
-        await self._recorder.append(turn)
-        self._on_turn(turn)
-        return turn
 
     async def _complete(self, request: Request) -> tuple[Completion, str | None]:
         # An answer the provider can never give is part of the record: it casts no vote.
@@ -207,12 +234,11 @@ class Debate:
         except RequestError as error:
             return Completion("", "error", 0, 0, 0.0), str(error)
 
-    def _noise_key(self, question: TaskQuestion, agent: int, number: int, kind: Kind) -> str:
+    def _noise_key(self, turn: Turn) -> str:
         # The arm is left out, so arms that ask the same thing get the same answer; evaluation
         # leaves out the iteration, so societies are compared under common random numbers.
-        scope = self._scope
-        which = f"train{scope.iteration}" if scope.split == "train" else "eval"
-        return f"{which}/{question.question_id}/a{agent}/r{number}/{kind}"
+        which = f"train{turn.iteration}" if turn.split == "train" else "eval"
+        return f"{which}/{turn.question_id}/a{turn.agent}/r{turn.round}/{turn.kind}"
 
 
 async def _all(turns: Iterable[Coroutine[object, object, Turn]]) -> list[Turn]:

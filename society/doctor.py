@@ -28,7 +28,7 @@ from society import leakage
 from society.config import Config, ConfigError
 from society.live import printable
 from society.runs import RunFolder
-from society.tuning import tuned_roles
+from society.tuning import all_tuned
 from store.errors import StoreError
 from store.ledger import Store
 
@@ -112,7 +112,7 @@ def past_of(config: Config, folder: RunFolder) -> Past:
     except StoreError:
         # Opening it for writing will say what is wrong with it.
         return Past()
-    each = len(tuned_roles(config))
+    each = all_tuned(config)
     over = [job.iteration for job in jobs if job.status in ("succeeded", "skipped")]
     tuned = sum(over.count(k) >= each for k in range(1, config.iterations + 1))
     finished = run is not None and run.finished_at is not None and run.config == config.to_json()
@@ -163,7 +163,7 @@ def _need(config: Config, past: Past, tunes: bool) -> Need:
     return Need(
         finetune=tunes and config.iterations > past.tuned,
         ends_at=ends_at(config, past, datetime.now(UTC)),
-        adapters=len(tuned_roles(config)) if tunes else 0,
+        adapters=all_tuned(config) if tunes else 0,
         sampling_seed=True,
     )
 
@@ -220,7 +220,7 @@ def _disk(
     sizes = [found.artifact_bytes for found in examinations]
     largest = max((size for size in sizes if size is not None), default=0)
     left = config.iterations - past.tuned
-    models = largest * (len(tuned_roles(config)) * left + (_TRAINING_COPIES if left else 0))
+    models = largest * (all_tuned(config) * left + (_TRAINING_COPIES if left else 0))
     each = 2 * config.society.rounds * config.sampling.max_tokens * _BYTES_PER_TOKEN
     database = max(0, _calls(config) * each - _bytes_of(folder.database))
     free = shutil.disk_usage(_nearest(folder.path)).free

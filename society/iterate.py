@@ -3,17 +3,19 @@
 Every stage first looks at what the store already has and does only the rest, so starting the same
 run again goes on where it stopped, at whatever moment that was. Iteration 0 is the evaluation of
 the untuned society; iteration k debates the training questions with the society of k - 1, tunes,
-and evaluates the outcome.
+and evaluates the outcome. Every arm of the experiment goes through the same stages; the models of
+all arms are tuned together, and what an arm asks that another has asked is not asked again.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from math import ceil
 from textwrap import shorten
 
 from evals.equivalence import judge
@@ -23,17 +25,34 @@ from finetune.jobs import TuningProgress, tune
 from providers.base import ModelRef, Sampling
 from society import costs
 from society.agents import AgentRole, Society
+from society.arms import Arm, reference
 from society.config import Config
 from society.connections import Connections
 from society.debate import Debate, Rules
 from society.events import Note, Observer, Stage, StageAdvanced, StageFinished, StageStarted
 from society.outcome import Scope
 from society.runs import RunFolder
+from society.sharing import Shared
 from society.tuning import plan, selection, tuned_roles
 from store.ledger import Store
 from store.records import Dataset, Decoding, Model, Question, Turn
 
-ARM = "multiagent"
+_TOKENS = """
+SELECT
+    sum(prompt_tokens + completion_tokens) / count(DISTINCT question_id),
+    avg(prompt_tokens + completion_tokens) FILTER (WHERE round = 1)
+FROM turns
+WHERE arm = ? AND iteration = 0 AND split = 'eval' AND decoding = 'sampled'
+    AND question_id IN (SELECT question_id FROM questions WHERE NOT zero_shot)
+"""
+
+# A model that took over another job's outcome is that job's.
+_TUNED = """
+SELECT j.agent, j.role, m.model_id, m.provider, m.artifact
+FROM jobs AS j
+JOIN models AS m ON m.job_id = coalesce(j.shared_job_id, j.job_id)
+WHERE j.iteration = ? AND j.arm = ? AND j.status = 'succeeded'
+"""
 
 
 async def run(folder: RunFolder, config: Config, store: Store, observer: Observer) -> None:
@@ -52,21 +71,18 @@ async def run(folder: RunFolder, config: Config, store: Store, observer: Observe
         await connections.close()
 
 
-def society_after(store: Store, society: Society, iteration: int) -> Society:
+def society_after(store: Store, society: Society, iteration: int, arm: str) -> Society:
     """What has become of the untuned `society` after `iteration` passes, as the store knows it."""
     for k in range(1, iteration + 1):
+        tuned = store.rows(_TUNED, [k, arm])
         society = society.with_models(
-            {
-                (model.agent, model.role): ModelRef(model.model_id, model.provider, model.artifact)
-                for model in store.models(k, ARM)
-                if model.agent is not None and model.role is not None
-            }
+            {(agent, role): ModelRef(*model) for agent, role, *model in tuned}
         )
     return society
 
 
-def rules(config: Config, decoding: Decoding) -> Rules:
-    """How this experiment debates when it samples, or answers greedily."""
+def rules(config: Config, arm: Arm, decoding: Decoding) -> Rules:
+    """How an arm of this experiment debates when it samples, or answers greedily."""
     section = config.sampling
     sampling = Sampling(
         temperature=section.temperature if decoding == "sampled" else 0.0,
@@ -75,11 +91,12 @@ def rules(config: Config, decoding: Decoding) -> Rules:
         seed=config.seed,
     )
     return Rules(
-        rounds=config.society.rounds,
-        others=config.society.others,
+        rounds=arm.rounds,
+        others=arm.others,
         sampling=sampling,
         summary_sampling=replace(sampling, max_tokens=section.summary_max_tokens),
         drop_ties=config.consensus.ties == "drop",
+        label=arm.labels or "final",
     )
 
 
@@ -98,21 +115,39 @@ class _Experiment:
         self.connections = connections
         self.observer = observer
         self.questions = config.questions
+        self.arms = config.all_arms
         self.surrenders = 0
 
     async def run(self) -> None:
-        society = self.connections.untuned()
+        self.store.write(*(arm.record() for arm in self.arms))
         self._remember_bases()
-        await self._evaluate(society, 0)
+        societies: dict[str, Society] = {}
+        for arm in in_order(self.arms):
+            sized = self._sized(arm)
+            societies[arm.name] = self.connections.untuned(sized.agents)
+            await self._evaluate(sized, societies[arm.name], 0)
         for iteration in range(1, self.config.iterations + 1):
-            await self._train(society, iteration)
-            society = await self._tune(society, iteration)
-            await self._evaluate(society, iteration)
+            trained = [arm for arm in self.arms if arm.trained_in(iteration)]
+            for arm in trained:
+                await self._train(arm, societies[arm.name], iteration)
+            societies |= await self._tune(trained, societies, iteration)
+            for arm in trained:
+                await self._evaluate(arm, societies[arm.name], iteration)
         stored = self.store.run()
         if stored is not None and stored.finished_at is None:
             self.store.write(replace(stored, finished_at=datetime.now(UTC)))
 
-    async def _train(self, society: Society, iteration: int) -> None:
+    def _sized(self, arm: Arm) -> Arm:
+        """The arm with as many samples as what it is matched to takes."""
+        if arm.matched_to != "tokens":
+            return arm
+        model = reference(self.arms, self.config.society)
+        assert model is not None
+        sized = replace(arm, agents=samples_for_tokens(self.store, model.name))
+        self.store.write(sized.record())
+        return sized
+
+    async def _train(self, arm: Arm, society: Society, iteration: int) -> None:
         questions = self.questions.training(iteration)
         fresh = self.config.train.fresh
         self._remember(
@@ -122,20 +157,23 @@ class _Experiment:
             self.questions.start(iteration),
             iteration if fresh else None,
         )
-        scope = Scope(iteration, "train", ARM, "sampled")
-        await self._debate(society, self.questions.task, questions, scope, "debate")
+        scope = Scope(iteration, "train", arm.name, "sampled")
+        asking = society.first(arm.train_agents)
+        await self._debate(arm, asking, self.questions.task, questions, scope, "debate")
 
-    async def _evaluate(self, society: Society, iteration: int) -> None:
+    async def _evaluate(self, arm: Arm, society: Society, iteration: int) -> None:
         for exam in self.questions.exams:
             questions = exam.questions()
             self._remember(questions, exam.label, "eval", zero_shot=exam.zero_shot)
-            for decoding in self.config.evaluation.decodings:
+            for decoding in arm.decodings(self.config.evaluation.decodings):
                 what = f"zero-shot {exam.label}" if exam.zero_shot else "evaluate"
-                scope = Scope(iteration, "eval", ARM, decoding)
-                await self._debate(society, exam.task, questions, scope, f"{what} {decoding}")
+                scope = Scope(iteration, "eval", arm.name, decoding)
+                stage = f"{what} {decoding}"
+                await self._debate(arm, society, exam.task, questions, scope, stage)
 
     async def _debate(
         self,
+        arm: Arm,
         society: Society,
         task: Task,
         questions: Sequence[TaskQuestion],
@@ -143,25 +181,23 @@ class _Experiment:
         stage: Stage,
     ) -> None:
         stored = (scope.iteration, scope.split, scope.arm, scope.decoding)
-        voted = {
-            vote.question_id
-            for vote in self.store.votes(*stored)
-            if vote.round == self.config.society.rounds
-        }
+        voted = {vote.question_id for vote in self.store.votes(*stored) if vote.round == arm.rounds}
         remaining = [q for q in questions if q.question_id not in voted]
         pending = {q.question_id for q in remaining}
         known = [turn for turn in self.store.turns(*stored) if turn.question_id in pending]
-        each = self.config.society.calls
+        each = arm.calls(len(society.agents))
         done, tokens = (len(questions) - len(remaining)) * each + len(known), 0
 
         def on_turn(turn: Turn) -> None:
             nonlocal done, tokens
-            done, tokens = done + 1, tokens + turn.completion_tokens
+            done += 1
+            tokens += turn.completion_tokens if turn.shared_turn_id is None else 0
             self.observer(StageAdvanced(done, tokens, costs.shown(self.connections)))
             if turn.error is not None:
                 self.observer(Note(f"{turn.question_id}, agent {turn.agent}: {turn.error}"))
 
-        with self._stage(scope.iteration, stage, "turns", len(questions) * each, done):
+        name = stage if len(self.arms) == 1 else f"{arm.name} {stage}"
+        with self._stage(scope.iteration, name, "turns", len(questions) * each, done):
             if not remaining:
                 return
             await self.connections.serve(society.tuned_models)
@@ -171,15 +207,31 @@ class _Experiment:
                 self.connections if scope.split == "train" else self.connections.evaluating,
                 self.store,
                 scope,
-                self._rules(scope, len(remaining)),
+                self._rules(arm, scope, len(remaining)),
                 known=known,
+                shared=self._shared(society, scope, pending),
                 on_turn=on_turn,
             )
             async for _ in debate.run(remaining):
                 self._tell_surrenders()
 
-    def _rules(self, scope: Scope, questions: int) -> Rules:
-        found = rules(self.config, scope.decoding)
+    def _shared(self, society: Society, scope: Scope, questions: set[str]) -> Shared:
+        """What other arms have asked in this stage, of models that this society uses too."""
+        models = {m.model_id: m.address for m in society.models}
+
+        def repeats(model_id: str) -> bool:
+            greedy = scope.decoding == "greedy" and model_id in models
+            return greedy and self.connections[models[model_id]].capabilities.repeatable
+
+        if len(self.arms) == 1:
+            return Shared((), repeats)
+        others = self.store.turns_of_others(
+            scope.iteration, scope.split, scope.arm, scope.decoding, sorted(models)
+        )
+        return Shared((turn for turn in others if turn.question_id in questions), repeats)
+
+    def _rules(self, arm: Arm, scope: Scope, questions: int) -> Rules:
+        found = rules(self.config, arm, scope.decoding)
         if scope.split == "eval" and self.connections.batched:
             # A batch takes what is asked at one time, so all questions are asked.
             return replace(found, questions_in_flight=questions)
@@ -194,18 +246,20 @@ class _Experiment:
             )
         self.surrenders = len(given_up)
 
-    async def _tune(self, society: Society, iteration: int) -> Society:
-        datasets = self._derive(iteration)
+    async def _tune(
+        self, arms: Sequence[Arm], societies: Mapping[str, Society], iteration: int
+    ) -> dict[str, Society]:
         settings = self.config.finetune
         plans = [
             plan(
                 self.config,
                 self.folder.name,
                 dataset,
-                society.model(agent, role)
+                societies[arm.name].model(agent, role)
                 if settings.init == "continue"
                 else self.connections.base_of(agent),
             )
+            for arm, datasets in zip(arms, self._derive(arms, iteration), strict=True)
             for (agent, role), dataset in datasets.items()
         ]
         jobs: dict[str, float] = {}
@@ -213,7 +267,7 @@ class _Experiment:
         def on_progress(news: TuningProgress) -> None:
             jobs[news.job_id] = 1.0 if news.status == "succeeded" else news.progress
             loss = "" if news.loss is None else f", loss {news.loss:.3f}"
-            parts = [f"agent {news.agent} {news.role}{loss}", costs.shown(self.connections)]
+            parts = [f"{self._whose(news)}{loss}", costs.shown(self.connections)]
             detail = " · ".join(part for part in parts if part)
             self.observer(StageAdvanced(sum(jobs.values()), detail=detail))
 
@@ -225,22 +279,33 @@ class _Experiment:
                 on_progress=on_progress,
                 on_failure=settings.on_failure,
             )
-        for kept in tuned.kept:
-            self.observer(
-                Note(f"agent {kept.agent}, {kept.role} keeps its old model: {kept.reason}")
-            )
-        old = {(kept.agent, kept.role) for kept in tuned.kept}
-        return society.with_models({o: model for o, model in tuned.items() if o not in old})
+        after: dict[str, Society] = {}
+        for arm in arms:
+            for kept in tuned[arm.name].kept:
+                who = _named(arm.name if len(self.arms) > 1 else "", kept.agent, kept.role)
+                self.observer(Note(f"{who} keeps its old model: {kept.reason}"))
+            old = {(kept.agent, kept.role) for kept in tuned[arm.name].kept}
+            new = {o: model for o, model in tuned[arm.name].items() if o not in old}
+            after[arm.name] = societies[arm.name].with_models(new)
+        return after
 
-    def _derive(self, iteration: int) -> dict[tuple[int, AgentRole], Dataset]:
-        owners = tuned_roles(self.config)
-        with self._stage(iteration, "datasets", "datasets", len(owners)):
-            datasets = build_all(self.store, iteration, ARM, owners, selection(self.config))
-            self.observer(StageAdvanced(len(datasets)))
-        for dataset in datasets.values():
+    def _whose(self, news: TuningProgress) -> str:
+        return _named(news.arm if len(self.arms) > 1 else "", news.agent, news.role)
+
+    def _derive(
+        self, arms: Sequence[Arm], iteration: int
+    ) -> list[dict[tuple[int, AgentRole], Dataset]]:
+        owners = {arm.name: tuned_roles(arm) for arm in arms}
+        derived = []
+        with self._stage(iteration, "datasets", "datasets", sum(map(len, owners.values()))):
+            for arm in arms:
+                rules = selection(self.config, arm)
+                derived.append(build_all(self.store, iteration, arm.name, owners[arm.name], rules))
+                self.observer(StageAdvanced(sum(map(len, derived))))
+        for dataset in (d for datasets in derived for d in datasets.values()):
             if dataset.note is not None:
                 self.observer(Note(f"dataset {dataset.dataset_id}: {dataset.note}"))
-        return datasets
+        return derived
 
     @contextmanager
     def _stage(
@@ -282,3 +347,23 @@ class _Experiment:
             base = provider.base
             if self.store.model(base.model_id) is None:
                 self.store.write(Model(model_id=base.model_id, provider=base.address))
+
+
+def in_order(arms: Sequence[Arm]) -> list[Arm]:
+    """The arms as they are evaluated first: what others are matched to comes before them."""
+    return sorted(arms, key=lambda arm: arm.matched_to == "tokens")
+
+
+def samples_for_tokens(store: Store, arm: str) -> int:
+    """How many single answers cost as many tokens as one debate of the untuned society.
+
+    Prompt and response tokens together, means over the sampled evaluation of the run's own task,
+    rounded up.
+    """
+    [(debate, sample)] = store.rows(_TOKENS, [arm])
+    return max(1, ceil(float(debate) / float(sample)))
+
+
+def _named(arm: str, agent: int, role: AgentRole) -> str:
+    who = f"agent {agent}, {role}" if agent else f"the shared {role}"
+    return f"{arm}: {who}" if arm else who

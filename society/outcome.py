@@ -11,7 +11,7 @@ from typing import Literal
 
 from evals.tasks.base import Task, TaskQuestion
 from society.voting import Tally, agrees, vote
-from store.records import Row, Turn, Verdict, Vote
+from store.records import Labels, Row, Turn, Verdict, Vote
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,16 @@ def outcome(
     tallies: Sequence[Tally],
     *,
     drop_ties: bool,
+    label: Labels = "final",
 ) -> list[Row]:
     """A verdict per answer turn, then a vote per round; `tallies` are those of rounds 1, 2, ….
 
-    `drop_ties` leaves a tied vote of a training debate without a label.
+    `drop_ties` leaves a tied vote of a training debate without a label. `label` says what the
+    answers of a training debate are held against: the vote of the last round or of the first, or
+    the gold answer (STaR, the only arm that may learn from it).
     """
+    if scope.split == "eval":
+        label = "final"
     drop_ties = drop_ties and scope.split == "train"
     labels = [None if drop_ties and each.tie else each.answer for each in tallies]
     votes: list[Row] = [
@@ -66,16 +71,19 @@ def outcome(
         )
         for number, (each, label) in enumerate(zip(tallies, labels, strict=True), start=1)
     ]
-    last, label = tallies[-1], labels[-1]
-    verdicts: list[Row] = [
-        Verdict(
-            turn_id=turn.turn_id,
-            agrees=None if label is None else agrees(turn.answer, last, task.equivalent),
-            correct=_correct(task, turn.answer, question.gold),
-        )
-        for turn in turns
-        if turn.kind == "answer"
-    ]
+    place = 0 if label == "round1" else -1
+    verdicts: list[Row] = []
+    for turn in turns:
+        if turn.kind != "answer":
+            continue
+        correct = _correct(task, turn.answer, question.gold)
+        if label == "gold":
+            agreeing = correct
+        elif labels[place] is None:
+            agreeing = None
+        else:
+            agreeing = agrees(turn.answer, tallies[place], task.equivalent)
+        verdicts.append(Verdict(turn_id=turn.turn_id, agrees=agreeing, correct=correct))
     return [*verdicts, *votes]
 
 

@@ -36,6 +36,23 @@ class SocietySection(Section):
         return self.agents * (self.rounds + summaries)
 
 
+class ArmSection(Section):
+    """A variant of an arm that `society.arms` knows: `like` names it, the rest is what differs.
+
+    `tune` says which models are trained; what is left out is as in the arm it is like.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    like: str
+    agents: Count | None = None
+    rounds: Count | None = None
+    others: Literal["summarized", "quoted"] | None = None
+    w: Share | None = None
+    labels: Literal["final", "round1", "gold"] | None = None
+    data: Literal["own", "pooled", "matched"] | None = None
+    tune: Literal["both", "generators"] | None = None
+
+
 class SamplingSection(Section):
     """How answers are drawn. The paper's released code: temperature 1, top_p 0.9, 2,048 tokens."""
 

@@ -1,29 +1,36 @@
-"""What is fine-tuned in one iteration, and how: the config's part of every job."""
+"""What is fine-tuned in one iteration of an arm, and how: the config's part of every job."""
 
 from __future__ import annotations
 
-from finetune.datasets import DatasetRules
+from finetune.datasets import SHARED_AGENT, DatasetRules
 from finetune.plans import TuningPlan
 from providers.base import ModelRef
-from society.agents import ROLES, AgentRole
+from society.agents import AgentRole
+from society.arms import Arm
 from society.config import Config
 from store.records import Dataset
 
 
-def tuned_roles(config: Config) -> list[tuple[int, AgentRole]]:
-    """The (agent, role) pairs that are fine-tuned: without a second round nobody is a critic."""
-    roles = ROLES if config.society.rounds > 1 else ROLES[:1]
-    return [(agent, role) for role in roles for agent in range(1, config.society.agents + 1)]
+def tuned_roles(arm: Arm) -> list[tuple[int, AgentRole]]:
+    """The (agent, role) pairs that are fine-tuned; agent 0 is a model that all agents share."""
+    agents = [SHARED_AGENT] if arm.shared else range(1, arm.agents + 1)
+    return [(agent, role) for role in arm.tuned for agent in agents]
 
 
-def selection(config: Config) -> DatasetRules:
+def all_tuned(config: Config) -> int:
+    """How many models one iteration of the whole experiment makes at most."""
+    return sum(len(tuned_roles(arm)) for arm in config.all_arms if arm.iterations)
+
+
+def selection(config: Config, arm: Arm) -> DatasetRules:
     """Which of the learnable rows the datasets take."""
     section = config.datasets
     return DatasetRules(
-        w=section.w,
+        w=arm.w,
         critic_loss=section.critic_loss,
         max_examples=section.max_examples,
         seed=config.seed,
+        matched=arm.data == "matched",
     )
 
 

@@ -156,6 +156,26 @@ class Store:
         for row in found:
             yield from unpack(Turn, [row])
 
+    def turns_of_others(
+        self,
+        iteration: int,
+        split: Split,
+        arm: str,
+        decoding: Decoding,
+        models: Sequence[str],
+    ) -> Iterator[Turn]:
+        """What other arms than `arm` have asked these models in a stage, without what was shared;
+        in the order it was stored."""
+        columns = ", ".join(TABLES[Turn].given)
+        found = self.stream(
+            f"SELECT {columns} FROM turns WHERE iteration = ? AND split = ? AND arm <> ? "
+            "AND decoding = ? AND shared_turn_id IS NULL "
+            "AND model_id IN (SELECT unnest(?::VARCHAR[])) ORDER BY created_at, turn_id",
+            [iteration, split, arm, decoding, list(models)],
+        )
+        for row in found:
+            yield from unpack(Turn, [row])
+
     def votes(
         self, iteration: int, split: Split, arm: str, decoding: Decoding = "sampled"
     ) -> list[Vote]:

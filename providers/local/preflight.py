@@ -19,7 +19,7 @@ from providers.local.factory import Source, locate
 from providers.local.settings import LocalSettings
 from providers.preflight import Finding, Need
 
-_CAPABILITIES = Capabilities(finetune=True, score=True, sampling_seed=True)
+_CAPABILITIES = Capabilities(finetune=True, score=True, sampling_seed=True, repeatable=True)
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
 _BYTES_PER_FACTOR = 4
 _HUB_TIMEOUT_S = 5.0

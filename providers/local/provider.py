@@ -47,7 +47,7 @@ class LocalProvider:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(finetune=True, score=True, sampling_seed=True)
+        return Capabilities(finetune=True, score=True, sampling_seed=True, repeatable=True)
 
     async def complete(self, request: Request) -> Completion:
         return await asyncio.wrap_future(self._engine.answer(request))

@@ -141,8 +141,10 @@ def _build_datasets(store: Store, content: _Content) -> None:
     config, told = content.config, content.debates
     scopes = (debate.scope for debate in told.complete)
     trained = {(s.iteration, s.arm) for s in scopes if s.split == "train"}
+    arms = {arm.name: arm for arm in config.all_arms}
     for iteration, arm in sorted(trained):
-        build_all(store, iteration, arm, tuned_roles(config), selection(config))
+        rules = arms.get(arm) or replace(config.all_arms[0], name=arm)
+        build_all(store, iteration, arm, tuned_roles(rules), selection(config, rules))
 
 
 def _write_questions(folder: RunFolder, content: _Content) -> None:

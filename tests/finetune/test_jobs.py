@@ -141,7 +141,10 @@ def plans(store, debate_rows):
 def run(store, plans, provider, **options):
     assert isinstance(provider, Provider)
     providers = {BASE.address: provider}
-    return asyncio.run(tune(providers=providers, store=store, plans=plans, polling=FAST, **options))
+    tuned = asyncio.run(
+        tune(providers=providers, store=store, plans=plans, polling=FAST, **options)
+    )
+    return tuned["multiagent"]
 
 
 def test_every_model_is_tuned_and_leads_back_to_its_data(store, plans):

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from providers.base import ModelRef
-from society import cancel, iterate, runs
+from society import cancel, runs
 from society import config as experiments
 from society.cli import app
 from store.ledger import Store
@@ -141,7 +141,7 @@ def test_nothing_is_asked_of_a_local_model(tmp_path):
     folder = runs.folder(tmp_path, "local")
     config = experiments.load("demo")
     with runs.start(folder, config) as store:
-        store.write(Job("job", 1, iterate.ARM, 1, "generator", "dataset", "digest", "running"))
+        store.write(Job("job", 1, "multiagent", 1, "generator", "dataset", "digest", "running"))
         told: list[str] = []
         assert asyncio.run(cancel.cancel(folder, store, told.append)) == 0
         assert store.jobs()[0].status == "running"

@@ -1,0 +1,84 @@
+"""What the arms of a run have in common is asked once.
+
+Two requests are the same where model, conversation, sampling and sample (question, agent, round,
+kind: what the noise is drawn from) are. Within one stage the sampling is the same for all arms, so
+the rest makes the key. A model that answers greedily and always alike gives all samples of one
+conversation the same answer, so there the sample does not count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from store.records import Turn, TurnKind, utc_now
+
+Repeats = Callable[[str], bool]
+"""Whether the model of this id gives every sample of one conversation the same answer."""
+
+
+def never(model_id: str) -> bool:
+    """For sampled answers, and for models that may answer differently each time."""
+    return False
+
+
+def request_key(
+    model_id: str,
+    messages: str,
+    question_id: str,
+    agent: int,
+    number: int,
+    kind: TurnKind,
+    *,
+    repeats: bool,
+) -> bytes:
+    """The 16-byte key of a request within a stage; equal keys get equal answers."""
+    sample = (kind,) if repeats else (kind, question_id, agent, number)
+    text = f"{json.dumps([model_id, *sample])}\n{messages}"
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
+
+
+class Shared:
+    """The answers that other arms have got in the same stage, by request."""
+
+    def __init__(self, turns: Iterable[Turn] = (), repeats: Repeats = never) -> None:
+        self.repeats = repeats
+        self._turns: dict[bytes, Turn] = {}
+        for turn in turns:
+            # A call that gave nothing is tried again by every arm.
+            if turn.finish_reason != "error":
+                self._turns.setdefault(self.key_of(turn), turn)
+
+    def key_of(self, turn: Turn) -> bytes:
+        """The key of the request that `turn` answered."""
+        return request_key(
+            turn.model_id,
+            turn.messages,
+            turn.question_id,
+            turn.agent,
+            turn.round,
+            turn.kind,
+            repeats=self.repeats(turn.model_id),
+        )
+
+    def find(self, key: bytes) -> Turn | None:
+        """The turn whose response answers this request too."""
+        return self._turns.get(key)
+
+
+def taken_over(turn: Turn, source: Turn) -> Turn:
+    """`turn` with the response of `source`, which it names as its origin."""
+    return replace(
+        turn,
+        response=source.response,
+        answer=source.answer,
+        finish_reason=source.finish_reason,
+        prompt_tokens=source.prompt_tokens,
+        completion_tokens=source.completion_tokens,
+        latency_ms=source.latency_ms,
+        error=source.error,
+        shared_turn_id=source.shared_turn_id or source.turn_id,
+        created_at=utc_now(),
+    )
