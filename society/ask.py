@@ -28,7 +28,8 @@ _NEWEST = "select coalesce(max(iteration), 0) from votes where split = 'eval' an
 
 
 def show(folder: RunFolder, store: Store, text: str, stream: TextIO) -> None:
-    """Debate `text` with the newest society of a run's main arm; print every turn as it comes, then the vote.
+    """Debate `text` with the newest society of a run's main arm; print every turn as it comes,
+    then the vote.
 
     Raises `ConfigError` for an empty question, `NothingStored` for a database without a run, and
     the provider's errors.

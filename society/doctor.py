@@ -209,9 +209,12 @@ def _calls(config: Config) -> int:
     exams = config.evaluation.questions + sum(
         exam.questions or config.evaluation.questions for exam in config.zero_shot
     )
-    asked = config.iterations * config.train.questions
-    asked += (config.iterations + 1) * len(config.evaluation.decodings) * exams
-    return asked * config.society.calls
+    decodings = len(config.evaluation.decodings)
+    return sum(
+        arm.iterations * config.train.questions * arm.calls(arm.train_agents)
+        + (arm.iterations + 1) * decodings * exams * arm.calls()
+        for arm in config.all_arms
+    )
 
 
 def _disk(

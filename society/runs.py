@@ -82,9 +82,9 @@ def existing(runs: Path, name: str) -> RunFolder:
 def start(run: RunFolder, config: Config) -> Store:
     """Open the run for writing, new or to be resumed.
 
-    Raises `ConfigError` where the folder holds a run of another config (`iterations` may grow;
-    money, patience and where the server is may change), and the store's own errors for a file that
-    is broken, newer or in use.
+    Raises `ConfigError` where the folder holds a run of another config (`iterations` may grow and
+    `arms` be added; money, patience and where the server is may change), and the store's own errors
+    for a file that is broken, newer or in use.
     """
     run.path.mkdir(parents=True, exist_ok=True)
     store = Store.open(run.database)
@@ -107,6 +107,10 @@ def _require_same(run: RunFolder, stored: Run, config: Config) -> None:
         changed.append(
             f"iterations: stored {before.iterations}, now {config.iterations} (may only grow)"
         )
+    if config.arms[: len(before.arms)] != before.arms:
+        changed.append(
+            f"arms: stored {_told(before)}, now {_told(config)} (may only get more, at the end)"
+        )
     if changed:
         raise ConfigError(
             f"run {run.name!r} was started with another config:\n  "
@@ -115,10 +119,14 @@ def _require_same(run: RunFolder, stored: Run, config: Config) -> None:
         )
 
 
+def _told(config: Config) -> str:
+    return ", ".join(arm.name for arm in config.all_arms)
+
+
 def _lasting(config: Config, now: Config) -> Config:
     """`config` with what may change between two starts of a run taken from `now`."""
     free: dict[str, object] = {
-        name: getattr(now, name) for name in ("iterations", "budget_usd", "prices")
+        name: getattr(now, name) for name in ("iterations", "arms", "budget_usd", "prices")
     }
     free["finetune"] = config.finetune.model_copy(update={"on_failure": now.finetune.on_failure})
     if config.serving is not None and now.serving is not None:

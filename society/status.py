@@ -34,16 +34,17 @@ _STAGES = """
                when split = 'train' then 'debate'
                when asked.task is null then 'evaluate ' || decoding
                else 'zero-shot ' || task || ' ' || decoding
-           end, debates,
+           end, arm, debates,
            case when split = 'train' then $train else coalesce(asked.questions, $eval) end,
            turns, completion_tokens
     from progress left join asked using (task)
     union all
-    select iteration, 'finetune', count_if(status in ('succeeded', 'skipped')), count(*), null, null
-    from jobs group by iteration
-    order by 1, 2 desc
+    select iteration, 'finetune', arm, count_if(status in ('succeeded', 'skipped')), count(*),
+           null, null
+    from jobs group by iteration, arm
+    order by 1, 2 desc, 3
 """
-_COLUMNS = ("iteration", "stage", "done", "of", "answers", "completion tokens")
+_COLUMNS = ("iteration", "stage", "arm", "done", "of", "answers", "completion tokens")
 
 
 class Notice(BaseModel):

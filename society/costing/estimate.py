@@ -15,23 +15,28 @@ from evals.tasks.base import Task, TaskQuestion
 from finetune.mixture import mix
 from providers.pricing import Price, Prices
 from society import prompts
+from society.agents import AgentRole
+from society.arms import Arm
 from society.config import Config
 from society.costing import lengths
 from society.costing.lengths import MESSAGE, NOTHING, PROMPT, Range
+from society.tuning import tuned_roles
 
 Role = Literal["generator", "critic", "summarizer"]
 
 LEARNABLE_LOW, LEARNABLE = 0.2, 0.7
 CORRECTED = 0.1
 CRITIC_SHARE_LOW = 0.05
+_LATER_ROUNDS = "later rounds"
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
     """One row of the estimate: all calls, or jobs, of one role of one model in one stage.
 
-    `model` is an address, `tuned` says that the models tuned from it are meant. Tokens are sums
-    over all calls; `trained` counts every epoch. `usd` is None where a price is unknown.
+    `arm` is None for what all arms share, and where there is one arm only. `model` is an address,
+    `tuned` says that the models tuned from it are meant. Tokens are sums over all calls; `trained`
+    counts every epoch. `usd` is None where a price is unknown.
     """
 
     stage: str
@@ -43,6 +48,7 @@ class Line:
     completion: Range = NOTHING
     trained: Range = NOTHING
     usd: Range | None = None
+    arm: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +79,9 @@ def estimate(
     task cannot give its questions.
     """
     estimator = _Estimator(config, answer_tokens, summary_tokens)
-    merged: dict[tuple[str, str, str, bool], Line] = {}
+    merged: dict[tuple[str | None, str, str, str, bool], Line] = {}
     for line in estimator.lines():
-        key = line.stage, line.role, line.model, line.tuned
+        key = line.arm, line.stage, line.role, line.model, line.tuned
         merged[key] = _joined(merged[key], line) if key in merged else line
     found = (
         estimator.prices.at(address, tuned=tuned)
@@ -97,104 +103,117 @@ class _Estimator:
         self.config = config
         self.prices = Prices(config.prices)
         self.questions = config.questions
+        self.arms = config.all_arms
         section = config.sampling
         self.answer = lengths.of_answer(section.max_tokens, answer_tokens)
         self.summary = lengths.of_answer(section.summary_max_tokens, summary_tokens)
 
     def lines(self) -> Iterator[Line]:
-        """Every line, iteration by iteration."""
-        yield from self._evaluation(0)
+        """Every line, iteration by iteration. What untuned arms have in common counts once."""
+        yield from self._evaluation(0, _common(self.arms))
         for iteration in range(1, self.config.iterations + 1):
             asked = self.questions.training(iteration)
-            yield from self._debates("debate", self.questions.task, asked, iteration > 1)
-            yield from self._jobs(asked)
-            yield from self._evaluation(iteration)
+            trained = [arm for arm in self.arms if arm.trained_in(iteration)]
+            training = [replace(arm, agents=arm.train_agents) for arm in trained]
+            for arm in _common(training) if iteration == 1 else training:
+                yield from self._debates("debate", self.questions.task, asked, arm, iteration > 1)
+            for arm in trained:
+                yield from self._jobs(asked, arm)
+            yield from self._evaluation(iteration, trained)
 
-    def _evaluation(self, iteration: int) -> Iterator[Line]:
+    def _evaluation(self, iteration: int, arms: Sequence[Arm]) -> Iterator[Line]:
         for exam in self.questions.exams:
             stage = f"zero-shot {exam.label}" if exam.zero_shot else "evaluate"
             asked = exam.questions()
-            for _ in self.config.evaluation.decodings:
-                yield from self._debates(stage, exam.task, asked, iteration > 0)
+            for arm in arms:
+                for _ in arm.decodings(self.config.evaluation.decodings):
+                    yield from self._debates(stage, exam.task, asked, arm, iteration > 0)
 
     def _debates(
-        self, stage: str, task: Task, asked: Sequence[TaskQuestion], tuned: bool
+        self, stage: str, task: Task, asked: Sequence[TaskQuestion], arm: Arm, tuned: bool
     ) -> Iterator[Line]:
         opening = lengths.total(_opening(task, asked))
-        for address in self.config.agent_models:
-            for number, context in enumerate(self._contexts(task), start=1):
+        name = arm.name if tuned and len(self.arms) > 1 else None
+        for number in range(1, arm.agents + 1):
+            for place, context in enumerate(self._contexts(task, arm), start=1):
+                if place == 1 and arm.name == _LATER_ROUNDS:
+                    continue
                 yield Line(
                     stage=stage,
-                    role="generator" if number == 1 else "critic",
-                    model=address,
+                    role="generator" if place == 1 else "critic",
+                    model=self.config.base_address(number),
                     tuned=tuned,
                     calls=lengths.exactly(len(asked)),
                     prompt=opening + context * len(asked),
                     completion=self.answer * len(asked),
+                    arm=name,
                 )
-        society = self.config.society
-        if society.others == "summarized" and society.rounds > 1:
-            calls = len(asked) * society.agents * (society.rounds - 1)
-            shown = lengths.of_text(prompts.summarize([""] * (society.agents - 1)))
+        if arm.others == "summarized" and arm.rounds > 1:
+            calls = len(asked) * arm.agents * (arm.rounds - 1)
+            shown = lengths.of_text(prompts.summarize([""] * (arm.agents - 1)))
             yield Line(
                 stage=stage,
                 role="summarizer",
                 model=self.config.model,
                 tuned=False,
                 calls=lengths.exactly(calls),
-                prompt=(PROMPT + MESSAGE + shown + self._others()) * calls,
+                prompt=(PROMPT + MESSAGE + shown + self._others(arm)) * calls,
                 completion=self.summary * calls,
+                arm=name,
             )
 
-    def _contexts(self, task: Task) -> list[Range]:
+    def _contexts(self, task: Task, arm: Arm) -> list[Range]:
         """What stands around the question's own prompt in each round; tokens of one call."""
-        society = self.config.society
-        if society.others == "summarized":
+        if arm.others == "summarized":
             shown = lengths.of_text(prompts.summarized("", task.answer_form))
             shown += lengths.reread(self.summary)
         else:
-            shown = lengths.of_text(prompts.quoted([""] * (society.agents - 1), task.answer_form))
-            shown += self._others()
+            shown = lengths.of_text(prompts.quoted([""] * (arm.agents - 1), task.answer_form))
+            shown += self._others(arm)
         contexts = [PROMPT + MESSAGE]
-        for _ in range(1, society.rounds):
+        for _ in range(1, arm.rounds):
             own = MESSAGE + lengths.reread(self.answer)
             contexts.append(contexts[-1] + own + MESSAGE + shown)
         return contexts
 
-    def _others(self) -> Range:
-        return lengths.reread(self.answer) * (self.config.society.agents - 1)
+    def _others(self, arm: Arm) -> Range:
+        return lengths.reread(self.answer) * (arm.agents - 1)
 
-    def _jobs(self, asked: Sequence[TaskQuestion]) -> Iterator[Line]:
-        contexts = self._contexts(self.questions.task)
+    def _jobs(self, asked: Sequence[TaskQuestion], arm: Arm) -> Iterator[Line]:
+        contexts = self._contexts(self.questions.task, arm)
         openings = _opening(self.questions.task, asked)
-        examples: dict[Role, Range] = {"generator": self._learnable(len(asked))}
-        if self.config.society.rounds > 1:
-            examples["critic"] = self._continued(len(asked))
-        for role, count in examples.items():
+        # One shared model learns what all agents have said.
+        speakers = arm.train_agents if arm.data == "pooled" else 1
+        count: dict[AgentRole, Range] = {
+            "generator": self._learnable(len(asked)),
+            "critic": self._continued(len(asked), arm),
+        }
+        for agent, role in tuned_roles(arm):
             context = contexts[0 if role == "generator" else -1]
             rest = context + MESSAGE + lengths.reread(self.answer)
             section = self.config.finetune
             epochs = section.generator_epochs if role == "generator" else section.critic_epochs
-            for address in self.config.agent_models:
-                yield Line(
-                    stage="finetune",
-                    role=role,
-                    model=address,
-                    tuned=False,
-                    calls=lengths.exactly(1),
-                    trained=_of_examples(openings, rest, count) * epochs,
-                )
+            examples = _of_examples(openings, rest, count[role])
+            yield Line(
+                stage="finetune",
+                role=role,
+                model=self.config.base_address(agent),
+                tuned=False,
+                calls=lengths.exactly(1),
+                trained=examples * (epochs * speakers),
+                arm=arm.name if len(self.arms) > 1 else None,
+            )
 
     def _learnable(self, questions: int) -> Range:
         most = min(questions, self.config.datasets.max_examples or questions)
         low, expected = LEARNABLE_LOW * questions, LEARNABLE * questions
         return Range(min(low, most), min(expected, most), most)
 
-    def _continued(self, questions: int) -> Range:
+    def _continued(self, questions: int, arm: Arm) -> Range:
         section = self.config.datasets
         most = min(questions, section.max_examples or questions)
         corrected, kept = round(CORRECTED * questions), round(LEARNABLE * questions)
-        mixture = mix(corrected, kept, section.w, section.max_examples)
+        mixture = mix(corrected, kept, arm.w, section.max_examples)
         expected = mixture.corrected + mixture.kept
         return Range(min(CRITIC_SHARE_LOW * questions, expected), expected, most)
 
@@ -217,6 +236,25 @@ class _Estimator:
                 min(usd.low for usd in both), both[0].expected, max(usd.high for usd in both)
             ),
         )
+
+
+def _common(arms: Sequence[Arm]) -> list[Arm]:
+    """What untuned arms ask in all: the first round of the largest, and each kind of debate once.
+
+    A compute-matched vote that is sized by tokens counts as if it were sized by calls.
+    """
+    if not arms:
+        return []
+    largest = max(arms, key=lambda arm: (not arm.matched_to, arm.agents))
+    firsts = [replace(largest, rounds=1)]
+    sampled = max(arms, key=lambda arm: arm.agents)
+    if sampled.agents > largest.agents:
+        firsts.append(replace(sampled, agents=sampled.agents - largest.agents, rounds=1))
+    debates: dict[tuple[int, str], Arm] = {}
+    for arm in sorted(arms, key=lambda arm: arm.rounds):
+        if arm.rounds > 1:
+            debates[arm.agents, arm.others] = replace(arm, name=_LATER_ROUNDS)
+    return [*firsts, *debates.values()]
 
 
 def _opening(task: Task, asked: Sequence[TaskQuestion]) -> list[Range]:

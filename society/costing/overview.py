@@ -53,7 +53,8 @@ def show(estimate: Estimate, config: Config, form: Format, stream: TextIO) -> No
 def _row(line: Line) -> tuple[object, ...]:
     tokens = (line.calls, line.prompt, line.completion, line.trained)
     model = f"{line.model} (tuned)" if line.tuned else line.model
-    return (line.stage, line.role, model, *(round(r.expected) for r in tokens), *_usd(line.usd))
+    stage = line.stage if line.arm is None else f"{line.stage}, {line.arm}"
+    return (stage, line.role, model, *(round(r.expected) for r in tokens), *_usd(line.usd))
 
 
 def _total(estimate: Estimate) -> tuple[object, ...]:

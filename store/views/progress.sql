@@ -1,7 +1,8 @@
 -- progress: what is stored so far, for whoever watches a run.
 -- Grain: one row per iteration, arm, split, task and decoding.
--- Columns: turns (answers), summaries, prompt_tokens, completion_tokens, debates (complete ones:
---   their votes are stored), started_at and last_at (UTC, first and latest stored turn).
+-- Columns: turns (answers), summaries, shared (turns of both kinds that took over another arm's
+--   response), prompt_tokens and completion_tokens (of the others), debates (complete ones: their
+--   votes are stored), started_at and last_at (UTC, first and latest stored turn).
 WITH spoken AS (
     SELECT
         iteration,
@@ -11,8 +12,11 @@ WITH spoken AS (
         decoding,
         count_if(kind = 'answer') AS turns,
         count_if(kind = 'summary') AS summaries,
-        sum(prompt_tokens)::BIGINT AS prompt_tokens,
-        sum(completion_tokens)::BIGINT AS completion_tokens,
+        count(shared_turn_id) AS shared,
+        coalesce(sum(prompt_tokens) FILTER (WHERE shared_turn_id IS NULL), 0)::BIGINT
+            AS prompt_tokens,
+        coalesce(sum(completion_tokens) FILTER (WHERE shared_turn_id IS NULL), 0)::BIGINT
+            AS completion_tokens,
         min(created_at) AS started_at,
         max(created_at) AS last_at
     FROM turns
@@ -35,6 +39,7 @@ SELECT
     s.decoding,
     turns,
     summaries,
+    shared,
     prompt_tokens,
     completion_tokens,
     coalesce(debates, 0) AS debates,

@@ -6,6 +6,7 @@
 --   completion_tokens, trained_tokens (NULL while the provider has not told), usd (NULL where the
 --   price or the tokens are unknown). A job's split is 'train'; task and decoding are NULL, and
 --   model_id is NULL until it has made a model.
+-- What an arm has taken over from another was not paid again: the arm that asked first bears it.
 -- Evaluation answers of a run with `evaluation.batch` count at the price's batch_factor. Turns do not
 --   say whether a vendor's cache applied: usd does not count it.
 WITH asked AS (
@@ -36,6 +37,7 @@ answers AS (
         sum(completion_tokens)::BIGINT AS completion_tokens
     FROM turns
     LEFT JOIN (SELECT question_id, task FROM questions) USING (question_id)
+    WHERE shared_turn_id IS NULL
     GROUP BY ALL
 ),
 

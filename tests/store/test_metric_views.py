@@ -126,8 +126,8 @@ def test_pseudo_labels_of_training_debates(store):
 
 def test_progress_counts_turns_and_complete_debates(debated, make_turn):
     debated.write(make_turn("q9", split="eval", kind="summary"))
-    ((*_, turns, summaries, prompt, completion, debates, started, last),) = debated.rows(
+    ((*_, turns, summaries, shared, asked, told, debates, started, last),) = debated.rows(
         "SELECT * FROM progress"
     )
-    assert (turns, summaries, prompt, completion, debates) == (16, 1, 170, 340, 4)
+    assert (turns, summaries, shared, (asked, told), debates) == (16, 1, 0, (170, 340), 4)
     assert started == last == make_turn().created_at.replace(tzinfo=None)

@@ -28,6 +28,7 @@ def priced(store, make_turn):
         make_turn(round=2, prompt_tokens=200, completion_tokens=20),
         make_turn("q2", split="eval", model_id="tuned", prompt_tokens=50, completion_tokens=5),
         make_turn("q3", split="eval", model_id="tuned", prompt_tokens=50, completion_tokens=5),
+        make_turn("q1", arm="debate", prompt_tokens=100, completion_tokens=10, shared_turn_id=1),
         *(
             Job(name, 1, "multiagent", agent, "generator", "d", "x", status, given, None, None, n)
             for name, agent, status, given, n in (
