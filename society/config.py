@@ -1,7 +1,8 @@
 """The experiment file: one TOML, checked in full before anything is loaded or spent.
 
 Every key has a default except `model`; `society run demo` uses the packaged `configs/demo.toml`.
-Unknown keys are errors. `--set society.agents=5` overrides one key.
+Unknown keys are errors. `--set society.agents=5` overrides one key. The keys `seeds` and `sweep`
+say which runs are made of the experiment (`society.sweeps`); every one of them is a `Config`.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class ConfigError(ValueError):
 
 
 STORED = "stored"
+SWEEP_KEYS = ("seeds", "sweep")
 
 
 class Config(Section):
@@ -181,15 +183,24 @@ class Config(Section):
 def load(source: str, overrides: Sequence[str] = ()) -> Config:
     """Read an experiment from a TOML file or the name of a packaged one.
 
-    `overrides` are "dotted.key=value" with the value in TOML (bare words are taken as text).
+    `overrides` are "dotted.key=value" with the value in TOML (bare words are taken as text). Of an
+    experiment with seeds or a sweep this is the one run that the rest of the file describes.
     Raises `ConfigError`.
     """
+    table, origin = read_table(source, overrides)
+    return from_table({k: v for k, v in table.items() if k not in SWEEP_KEYS}, origin)
+
+
+def read_table(source: str, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
+    """The parsed file with its overrides, unchecked, and how errors name it. See `load`."""
     text, origin = _read(source)
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{origin} is not valid TOML: {error}") from error
-    return from_table(table, origin, overrides)
+    for override in overrides:
+        _apply(table, override)
+    return table, origin
 
 
 def from_table(
@@ -245,21 +256,31 @@ def _read(source: str) -> tuple[str, str]:
 
 def _apply(table: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
-    names = _names(key)
+    names = key_parts(key)
     if not equals or not all(names):
         raise ConfigError(f"--set {override!r} is not of the form key=value, e.g. society.agents=5")
+    put(table, names, toml_value(value), f"--set {override!r}")
+
+
+def put(table: dict[str, Any], names: Sequence[str], value: object, origin: str) -> None:
+    """Set one key of a table in place. Raises `ConfigError` where it would lie inside a value."""
     *parents, last = names
     for name in parents:
         table = table.setdefault(name, {})
         if not isinstance(table, dict):
-            raise ConfigError(f"--set {override!r}: {name!r} is a value, not a section")
+            raise ConfigError(f"{origin}: {name!r} is a value, not a section")
+    table[last] = value
+
+
+def toml_value(text: str) -> Any:
+    """A value as TOML writes it; bare words are taken as text."""
     try:
-        table[last] = tomllib.loads(f"value = {value}")["value"]
+        return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        table[last] = value
+        return text
 
 
-def _names(key: str) -> list[str]:
+def key_parts(key: str) -> list[str]:
     """The parts of a dotted key; a part with dots of its own is quoted, as in TOML."""
     if '"' not in key:
         return key.strip().split(".")

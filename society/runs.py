@@ -4,6 +4,8 @@ runs/NAME/run.duckdb     everything that was said, decided and trained
 runs/NAME/models/        adapters that were trained in this process
 runs/NAME/config.toml    the experiment as it was started, defaults filled in
 runs/NAME/report.html    written at the end and by `society report`
+
+A sweep is a folder too, with `sweep.json` in it; its members are runs beside it (`society.sweeps`).
 """
 
 from __future__ import annotations
@@ -49,6 +51,15 @@ class RunFolder:
     def report(self) -> Path:
         return self.path / "report.html"
 
+    @property
+    def config(self) -> Path:
+        return self.path / "config.toml"
+
+    @property
+    def sweep(self) -> Path:
+        """There, instead of a database, where the folder is that of a sweep."""
+        return self.path / "sweep.json"
+
 
 def folder(runs: Path, name: str) -> RunFolder:
     """The folder of run `name` under `runs`; raises `ConfigError` unless it is a plain name."""
@@ -67,6 +78,11 @@ def existing(runs: Path, name: str) -> RunFolder:
     """
     run = folder(runs, name)
     if not run.database.is_file():
+        if run.sweep.is_file():
+            members = sorted(p.parent.name for p in runs.glob(f"{name}.*/run.duckdb"))
+            raise ConfigError(
+                f"{name!r} is a sweep; name one of its runs: {', '.join(members) or 'none yet'}"
+            )
         there = sorted(p.parent.name for p in runs.glob("*/run.duckdb"))
         known = ", ".join(there) if there else "none yet"
         raise ConfigError(f"no run {name!r} in {runs}/ (runs there: {known})")
@@ -86,6 +102,8 @@ def start(run: RunFolder, config: Config) -> Store:
     `arms` be added; money, patience and where the server is may change), and the store's own errors
     for a file that is broken, newer or in use.
     """
+    if run.sweep.is_file():
+        raise ConfigError(f"{run.name!r} is a sweep; give this run another name with --name")
     run.path.mkdir(parents=True, exist_ok=True)
     store = Store.open(run.database)
     try:
@@ -93,11 +111,31 @@ def start(run: RunFolder, config: Config) -> Store:
         if stored is not None:
             _require_same(run, stored, config)
         store.write(_row(run, config, stored))
-        (run.path / "config.toml").write_text(_toml(config), encoding="utf-8")
+        run.config.write_text(_toml(config), encoding="utf-8")
     except BaseException:
         store.close()
         raise
     return store
+
+
+def prepare(run: RunFolder, config: Config) -> None:
+    """Put a run's experiment into its folder, from which `society run` can start it."""
+    run.path.mkdir(parents=True, exist_ok=True)
+    run.config.write_text(_toml(config), encoding="utf-8")
+
+
+def check(run: RunFolder, config: Config) -> None:
+    """Raise what `start` would raise for this config, and change nothing."""
+    if not run.database.is_file():
+        return
+    try:
+        with Store.open(run.database, read_only=True) as store:
+            stored = store.run()
+    except StoreOutdated:
+        # What an earlier version has stored is compared once it is brought up to date.
+        return
+    if stored is not None:
+        _require_same(run, stored, config)
 
 
 def _require_same(run: RunFolder, stored: Run, config: Config) -> None:
@@ -115,7 +153,7 @@ def _require_same(run: RunFolder, stored: Run, config: Config) -> None:
         raise ConfigError(
             f"run {run.name!r} was started with another config:\n  "
             + "\n  ".join(changed)
-            + f"\nuse the stored one ({run.path / 'config.toml'}) or start a new run with --name"
+            + f"\nuse the stored one ({run.config}) or start a new run with --name"
         )
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 # Importing a module registers its commands; their order is that of the help.
 from society.cli import running  # isort: skip
+from society.cli import sweeping  # isort: skip
 from society.cli import preparing  # isort: skip
 from society.cli import reading  # isort: skip
 from society.cli.app import app
 
-__all__ = ["app", "main", "preparing", "reading", "running"]
+__all__ = ["app", "main", "preparing", "reading", "running", "sweeping"]
 
 
 def main() -> None:

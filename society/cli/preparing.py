@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from society.cli.app import RUNS, Experiment, RunName, Runs, Settings, app
+from society.cli.sweeping import Grid, Listed, Seeds
 
 
 @app.command("doctor")
@@ -16,21 +17,31 @@ def examine(
     config: Experiment,
     name: RunName = None,
     settings: Settings = None,
+    grid: Grid = None,
+    listed: Listed = None,
+    seeds: Seeds = None,
     allow_overlap: Annotated[
         bool,
         typer.Option("--allow-overlap", help="Take alike questions for allowed, as in run."),
     ] = False,
     runs: Runs = RUNS,
 ) -> None:
-    """Look whether an experiment can be run: keys, models, endings, disk. Spends nothing."""
+    """Look whether an experiment or sweep can run: keys, models, endings, disk. Spends nothing."""
     from society.failures import reported
 
     with reported():
         from society import doctor
         from society import runs as folders
+        from society.sweeps import checks
+        from society.sweeps.axes import Options, Source
 
-        folder = folders.folder(runs, Path(config).stem if name is None else name)
-        found = doctor.examine_file(config, settings or (), folder, allow_overlap=allow_overlap)
+        chosen = Path(config).stem if name is None else name
+        folder = folders.folder(runs, chosen)
+        source = Source(config, settings or (), Options(grid or (), listed, seeds))
+        if source.several():
+            found = checks.examine_file(source, runs, chosen, allow_overlap)
+        else:
+            found = doctor.examine_file(config, settings or (), folder, allow_overlap=allow_overlap)
         doctor.show(found, sys.stdout)
         if any(finding.level == "error" for finding in found):
             raise typer.Exit(2)
@@ -40,6 +51,9 @@ def examine(
 def cost(
     config: Experiment,
     settings: Settings = None,
+    grid: Grid = None,
+    listed: Listed = None,
+    seeds: Seeds = None,
     answer_tokens: Annotated[
         int | None, typer.Option(min=1, help="How many tokens an answer usually takes.")
     ] = None,
@@ -57,7 +71,15 @@ def cost(
         from society import config as experiments
         from society.costing import overview
         from society.costing.estimate import estimate
+        from society.sweeps import definition
+        from society.sweeps import overview as sweeps
+        from society.sweeps.axes import Options, Source
 
+        source = Source(config, settings or (), Options(grid or (), listed, seeds))
+        if source.several():
+            sweep = definition.load(source, RUNS, "sweep")
+            sweeps.show_cost(sweep, answer_tokens, summary_tokens, output, sys.stdout)
+            return
         experiment = experiments.load(config, settings or ())
         found = estimate(experiment, answer_tokens, summary_tokens)
         overview.show(found, experiment, output, sys.stdout)

@@ -13,13 +13,18 @@ from society.cli.app import RUNS, Name, Runs, app
 
 @app.command()
 def status(name: Name, runs: Runs = RUNS) -> None:
-    """Show how far a run is, also while it is running."""
+    """Show how far a run is, or a sweep with all its runs; also while they are running."""
     from society.failures import reported
 
     with reported():
         from society import runs as folders
         from society.status import show
+        from society.sweeps import overview, record
 
+        sweep = folders.folder(runs, name)
+        if (found := record.read(sweep)) is not None:
+            overview.show_status(sweep, found, sys.stdout)
+            return
         show(folders.existing(runs, name), sys.stdout)
 
 

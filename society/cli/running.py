@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from society.cli import sweeping
 from society.cli.app import RUNS, Experiment, Name, RunName, Runs, Settings, app
 
 if TYPE_CHECKING:
@@ -30,14 +31,19 @@ def run(
     ] = False,
     runs: Runs = RUNS,
 ) -> None:
-    """Run an experiment, or go on with it where it stopped."""
+    """Run an experiment, or go on with it where it stopped; all of them, if it has seeds."""
     from society.failures import reported
 
     with reported() as context:
         from society import config as experiments
         from society import doctor, leakage
         from society import runs as folders
+        from society.sweeps.axes import Source
 
+        source = Source(config, settings or ())
+        if source.several():
+            sweeping.carry_out(context, source, name, None, allow_overlap, runs)
+            return
         experiment = experiments.load(config, settings or ())
         folder = folders.folder(runs, Path(config).stem if name is None else name)
         allowed = leakage.check(experiment, folder.database, allow=allow_overlap)
@@ -54,19 +60,22 @@ def run(
 
 @app.command()
 def cancel(name: Name, runs: Runs = RUNS) -> None:
-    """Cancel the fine-tuning jobs that a stopped run has left at its providers."""
+    """Cancel the fine-tuning jobs that a stopped run, or sweep, has left at its providers."""
     from society.failures import reported
 
     with reported():
         import asyncio
 
         from society import cancel as cancelling
-        from society import runs as folders
+        from society.sweeps import record
         from store.ledger import Store
 
-        folder = folders.existing(runs, name)
-        with Store.open(folder.database, create=False) as store:
-            failures = asyncio.run(cancelling.cancel(folder, store, typer.echo))
+        failures = 0
+        for folder in record.existing(runs, name):
+            if folder.name != name:
+                typer.echo(f"run {folder.name}:")
+            with Store.open(folder.database, create=False) as store:
+                failures += asyncio.run(cancelling.cancel(folder, store, typer.echo))
         if failures:
             raise typer.Exit(1)
 

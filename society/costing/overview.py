@@ -46,7 +46,7 @@ def show(estimate: Estimate, config: Config, form: Format, stream: TextIO) -> No
     write(COLUMNS, rows, form, stream)
     if form == "table":
         console = Console(file=stream, highlight=False)
-        for text in (*_outcome(estimate, config), *_prices(estimate), *assumptions(config)):
+        for text in (*_outcome(estimate, config), *prices(estimate), *assumptions(config)):
             console.print(printable(text), markup=False, soft_wrap=True)
 
 
@@ -94,7 +94,8 @@ def _outcome(estimate: Estimate, config: Config) -> list[str]:
     return lines
 
 
-def _prices(estimate: Estimate) -> list[str]:
+def prices(estimate: Estimate) -> list[str]:
+    """The prices an estimate rests on, one a line."""
     return ["Prices, USD per million tokens:", *(f"  {_price(price)}" for price in estimate.prices)]
 
 

@@ -1,0 +1,5 @@
+"""`python -m society`, the same as the command `society`."""
+
+from society.cli import main
+
+main()

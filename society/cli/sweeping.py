@@ -1,0 +1,80 @@
+"""Sweeps: many runs of one experiment."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from society.cli.app import RUNS, Experiment, RunName, Runs, Settings, app
+
+if TYPE_CHECKING:
+    from society.failures import Context
+    from society.sweeps.axes import Source
+
+Grid = Annotated[
+    list[str] | None,
+    typer.Option("--grid", metavar="KEY=v1,v2", help="Try each: datasets.w=0.2,0.5; repeatable."),
+]
+Listed = Annotated[
+    Path | None,
+    typer.Option("--list", metavar="FILE.jsonl", help="One JSON object of settings a line."),
+]
+Seeds = Annotated[
+    str | None, typer.Option("--seeds", metavar="0,1,2", help="Each point once with each seed.")
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs", min=1, help="Runs at a time; default: one per core for embedded:, else 1."
+    ),
+]
+
+
+@app.command()
+def sweep(
+    config: Experiment,
+    grid: Grid = None,
+    listed: Listed = None,
+    seeds: Seeds = None,
+    jobs: Jobs = None,
+    name: RunName = None,
+    settings: Settings = None,
+    allow_overlap: Annotated[
+        bool, typer.Option("--allow-overlap", help="As in run, for every run of the sweep.")
+    ] = False,
+    runs: Runs = RUNS,
+) -> None:
+    """Run an experiment over a grid or list of settings and over seeds, or go on with that."""
+    from society.failures import reported
+
+    with reported() as context:
+        from society.sweeps.axes import Options, Source
+
+        source = Source(config, settings or (), Options(grid or (), listed, seeds))
+        carry_out(context, source, name, jobs, allow_overlap, runs)
+
+
+def carry_out(
+    context: Context,
+    source: Source,
+    name: str | None,
+    jobs: int | None,
+    allow_overlap: bool,
+    runs: Path,
+) -> None:
+    """Run the sweep that `source` describes."""
+    from society.sweeps import definition, execution
+
+    chosen = Path(source.experiment).stem if name is None else name
+    found = definition.load(source, runs, chosen)
+    left = execution.prepare(found, source.experiment, allow_overlap, sys.stderr)
+    context.resumable = True
+    failed = execution.run(found, left, jobs, allow_overlap, sys.stderr)
+    execution.conclude(found, sys.stdout)
+    if failed:
+        count = f"{len(failed)} of {len(found.members)} runs failed"
+        typer.echo(f"society: {count}; running again does only what is missing", err=True)
+        raise typer.Exit(1)

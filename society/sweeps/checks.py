@@ -1,0 +1,133 @@
+"""Everything that can be wrong with a sweep, found before any of its runs starts."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from providers.preflight import Finding
+from society import doctor, leakage
+from society import runs as folders
+from society.config import Config, ConfigError
+from society.doctor import Unfit
+from society.sweeps.axes import Source
+from society.sweeps.definition import Member, Sweep, load
+
+_ASKED = ("task", "train", "evaluation", "zero_shot", "leakage", "iterations")
+"""The keys that decide which questions a run asks, and whether two of them are alike."""
+
+
+def unfinished(sweep: Sweep, *, allow_overlap: bool, stream: TextIO) -> list[Member]:
+    """The members that are still to be run. Warnings go to `stream`.
+
+    Raises `ConfigError` (also as `LeakageFound` and `Unfit`) for whatever would stop one of them,
+    and the store's errors for a database that is in use, broken or newer.
+    """
+    _require_names(sweep)
+    for member in sweep.members:
+        folders.check(member.folder, member.config)
+    left = [m for m in sweep.members if not doctor.past_of(m.config, m.folder).finished]
+    _check_leakage(left, allow=allow_overlap)
+    findings = _examined(left)
+    doctor.show([found for found in findings if found.level == "warning"], stream)
+    if errors := [found for found in findings if found.level == "error"]:
+        raise Unfit(f"nothing was started, {len(errors)} problem(s):\n{_told(errors)}")
+    return left
+
+
+def examine_file(source: Source, runs: Path, name: str, allow: bool) -> list[Finding]:
+    """What `society doctor` says about a sweep: each point once, whatever its seeds."""
+    try:
+        sweep = load(source, runs, name)
+        _require_names(sweep)
+        for member in sweep.members:
+            folders.check(member.folder, member.config)
+    except ConfigError as error:
+        return [Finding("error", str(error))]
+    points = sweep.representatives()
+    seeds = len({member.seed for member in sweep.members})
+    first = Finding(
+        "ok",
+        f"a sweep of {len(sweep.members)} runs: {len(points)} point(s) of the grid, {seeds} seed(s)"
+        f"{budget(sweep)}",
+    )
+    questions = _merged([(m, list(_questions(m, allow))) for m in points])
+    return [first, *questions, *_examined(sweep.members)]
+
+
+def budget(sweep: Sweep) -> str:
+    """What the cap of every run comes to for all of them; empty without one."""
+    caps = [member.config.budget_usd for member in sweep.members]
+    known = [cap for cap in caps if cap is not None]
+    if not known:
+        return ""
+    if len(known) < len(caps):
+        return f"; budget_usd holds for each run on its own, {len(caps) - len(known)} have none"
+    return f"; budget_usd holds for each run on its own, together at most {sum(known):.2f} USD"
+
+
+def _require_names(sweep: Sweep) -> None:
+    if sweep.folder.database.is_file():
+        raise ConfigError(
+            f"{sweep.folder.name!r} is a run; give the sweep another name with --name"
+        )
+
+
+def _questions(member: Member, allow: bool) -> Iterator[Finding]:
+    try:
+        allowed = leakage.check(member.config, member.folder.database, allow=allow)
+    except leakage.LeakageFound as error:
+        yield Finding("error", str(error))
+        return
+    if allowed:
+        yield Finding("warning", f"{len(allowed)} pairs of alike questions are allowed to overlap")
+    else:
+        yield Finding("ok", "no evaluation question is trained on")
+
+
+def _check_leakage(members: Sequence[Member], *, allow: bool) -> None:
+    """Each set of questions once; once more where a run has recorded what it allows."""
+    checked: set[tuple[str, Path | None]] = set()
+    for member in members:
+        database = member.folder.database
+        key = (_questions_key(member.config), database if database.is_file() else None)
+        if key not in checked:
+            checked.add(key)
+            try:
+                leakage.check(member.config, database, allow=allow)
+            except ConfigError as error:
+                raise type(error)(f"{member.short}: {error}") from error
+
+
+def _questions_key(config: Config) -> str:
+    found = json.loads(config.to_json())
+    return json.dumps([found.get(key) for key in _ASKED], sort_keys=True)
+
+
+def _examined(members: Sequence[Member]) -> list[Finding]:
+    """Each point's models and machine, once; what all points share is told once."""
+    points = {member.point.name: member for member in reversed(members)}
+    found = [(m, doctor.examine(m.config, m.folder)) for m in reversed(points.values())]
+    return _merged(found)
+
+
+def _merged(examined: Sequence[tuple[Member, Sequence[Finding]]]) -> list[Finding]:
+    where: defaultdict[tuple[str, str, str | None], list[str]] = defaultdict(list)
+    for member, findings in examined:
+        for finding in findings:
+            where[finding.level, finding.text, finding.remedy].append(member.point.name)
+    merged = []
+    for (level, text, remedy), points in where.items():
+        only = "" if len(points) == len(examined) else f"{', '.join(points)}: "
+        finding = Finding(level, f"{only}{text}", remedy)  # type: ignore[arg-type]
+        merged.append(finding)
+    return merged
+
+
+def _told(errors: Sequence[Finding]) -> str:
+    return "\n".join(
+        f"  {found.text}" + (f"\n    → {found.remedy}" if found.remedy else "") for found in errors
+    )

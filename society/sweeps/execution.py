@@ -1,0 +1,61 @@
+"""Carrying out a sweep: from its definition to its results, or on from where it stopped."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TextIO
+
+from society import runs as folders
+from society.live import printable
+from society.sweeps import checks, display, record, results
+from society.sweeps.definition import Member, Sweep
+from society.sweeps.processes import Running, carry_out, default_jobs
+
+
+def prepare(sweep: Sweep, source: str, allow_overlap: bool, stream: TextIO) -> list[Member]:
+    """Check everything, write down what the sweep is made of, and return what is left to be run.
+
+    Raises what `checks.unfinished` raises, and nothing has been written then.
+    """
+    known = record.merged(record.read(sweep.folder), record.of(sweep, source))
+    left = checks.unfinished(sweep, allow_overlap=allow_overlap, stream=stream)
+    for member in left:
+        folders.prepare(member.folder, member.config)
+    record.write(sweep.folder, known)
+    return left
+
+
+def run(
+    sweep: Sweep, left: Sequence[Member], jobs: int | None, allow_overlap: bool, stream: TextIO
+) -> list[Running]:
+    """Run the members in `left`; returns those that failed, each of them told on `stream`."""
+    done = len(sweep.members) - len(left)
+    already = f", {done} of them done before" if done else ""
+    stream.write(f"sweep {sweep.folder.name}: {len(sweep.members)} runs{already}")
+    at_a_time = jobs or default_jobs(left)
+    stream.write(f"; {at_a_time} at a time{checks.budget(sweep)}\n" if left else "\n")
+
+    def arguments(member: Member) -> list[str]:
+        folder = member.folder
+        return [
+            *("run", str(folder.config), "--name", folder.name, "--runs", str(folder.path.parent)),
+            *(["--allow-overlap"] if allow_overlap else []),
+        ]
+
+    members = [Running(member) for member in left]
+    with display.watch(stream, members) as look:
+        asyncio.run(carry_out(members, at_a_time, arguments, look))
+    failed = [running for running in members if running.state != "finished"]
+    for running in failed:
+        why = running.error() if running.state == "failed" else "stopped"
+        stream.write(f"{running.member.folder.name} failed: {printable(why)}\n")
+        stream.write(f"  all it has told is in {running.log}\n")
+    return failed
+
+
+def conclude(sweep: Sweep, stream: TextIO) -> None:
+    """Print the results of all runs there are, also of those that an earlier start asked for."""
+    known = record.read(sweep.folder)
+    if known is not None:
+        results.show(known, sweep.folder.path.parent, stream)

@@ -1,0 +1,30 @@
+"""The process of one member: `society`, which also stops when the process that started it is gone.
+
+Its standard input is a pipe that nothing is ever written to. It closes when the sweep is stopped,
+however that ends: Ctrl-C, a crash, SIGKILL. Then this process stops as if by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+
+
+def main() -> None:
+    """Run `society` with the given arguments."""
+    threading.Thread(target=_stop_with_the_sweep, daemon=True).start()
+    from society.cli import main as society
+
+    society()
+
+
+def _stop_with_the_sweep() -> None:
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+if __name__ == "__main__":
+    main()

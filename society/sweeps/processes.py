@@ -1,0 +1,138 @@
+"""Members as processes of their own, some at a time.
+
+What a member tells on its way goes into `output.log` in its folder, so that nothing is lost when
+the process that watches is killed. Its table in the end is part of the sweep's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from society.sweeps.definition import Member
+
+State = Literal["waiting", "running", "finished", "failed", "stopped"]
+POLL_S = 0.2
+
+
+@dataclass(slots=True)
+class Running:
+    """One member and what has become of it. `read_to` is how much of its log has been looked at."""
+
+    member: Member
+    state: State = "waiting"
+    read_to: int = 0
+    started_at: int = 0
+    status: int | None = None
+
+    @property
+    def log(self) -> Path:
+        return self.member.folder.path / "output.log"
+
+    def news(self) -> list[str]:
+        """The complete lines it has printed since the last time this was asked."""
+        try:
+            with self.log.open("rb") as log:
+                log.seek(self.read_to)
+                text = log.read()
+        except OSError:
+            return []
+        whole = text[: text.rfind(b"\n") + 1]
+        self.read_to += len(whole)
+        return whole.decode(errors="replace").splitlines()
+
+    def error(self) -> str:
+        """What it said when it failed: from the last "society: " on, else what it said last."""
+        with self.log.open("rb") as log:
+            log.seek(self.started_at)
+            lines = log.read().decode(errors="replace").splitlines()
+        begins = [n for n, line in enumerate(lines) if line.startswith("society: ")]
+        if not begins:
+            return "\n".join((f"its process ended with status {self.status}", *lines[-5:]))
+        told = lines[begins[-1] :]
+        kept = [line for line in told if not line.startswith("resume with: ")]
+        return "\n".join(kept).removeprefix("society: ")
+
+
+def default_jobs(members: Sequence[Member]) -> int:
+    """How many at a time: one per core for the built-in model, which keeps to one; else one."""
+    if any(address != "embedded:" for m in members for address in m.config.addresses):
+        return 1
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:
+        cores = os.cpu_count() or 1
+    return max(1, min(cores, len(members)))
+
+
+async def carry_out(
+    members: Sequence[Running],
+    jobs: int,
+    arguments: Callable[[Member], Sequence[str]],
+    look: Callable[[], None],
+) -> None:
+    """Run all of them, at most `jobs` at a time; `look` is called a few times a second.
+
+    Cancelled, it stops those that run, each as Ctrl-C would, and waits for them.
+    """
+    turns = asyncio.Semaphore(jobs)
+
+    async def one(running: Running) -> None:
+        async with turns:
+            await _run(running, arguments(running.member))
+
+    tasks = [asyncio.create_task(one(running)) for running in members]
+    pending = set(tasks)
+    try:
+        while pending:
+            look()
+            _, pending = await asyncio.wait(pending, timeout=POLL_S)
+    finally:
+        for task in pending:
+            task.cancel()
+        while pending:
+            _, pending = await asyncio.wait(pending, timeout=POLL_S)
+            look()
+    look()
+    await asyncio.gather(*tasks)
+
+
+async def _run(running: Running, arguments: Sequence[str]) -> None:
+    running.started_at = running.read_to = running.log.stat().st_size if running.log.exists() else 0
+    with running.log.open("ab") as log:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            # A folder of the user's called evals or store must not hide ours.
+            "-P",
+            "-m",
+            "society.sweeps.member",
+            *arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=log,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            # Ctrl-C in a terminal reaches the whole group: it is for the sweep to pass on.
+            start_new_session=True,
+        )
+    running.state = "running"
+    try:
+        status = await process.wait()
+    except asyncio.CancelledError:
+        running.state = "stopped"
+        assert process.stdin is not None
+        process.stdin.close()
+        await process.wait()
+        raise
+    running.state, running.status = _state(status), status
+
+
+def _state(status: int) -> State:
+    if status == 0:
+        return "finished"
+    return "stopped" if status in (130, -signal.SIGINT) else "failed"
