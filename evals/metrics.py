@@ -108,8 +108,21 @@ def table(store: Store, arm: str = ARM, task: str | None = None) -> list[Row]:
 
 
 def zero_shot_tasks(store: Store) -> list[str]:
-    """The labels of the tasks that the run is evaluated on and never trained on, sorted."""
+    """The labels of what the run is evaluated on apart from its own questions, sorted: tasks it is
+    never trained on, and the rungs of its curriculum."""
     return [str(task) for (task,) in store.rows(_ZERO_SHOT)]
+
+
+def rung_of(label: str) -> int | None:
+    """The rung of the curriculum whose exam has this label ("math@2"); None: a zero-shot task."""
+    _, mark, number = label.rpartition("@")
+    return int(number) if mark and number.isdecimal() else None
+
+
+def apart(label: str) -> str:
+    """What an exam apart from the run's own evaluation is called in a heading."""
+    rung = rung_of(label)
+    return f"Zero-shot: {label}" if rung is None else f"Curriculum, rung {rung}: {label}"
 
 
 def by_question(

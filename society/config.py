@@ -33,7 +33,7 @@ from society.sections import (
     Section,
     ServingSection,
     SocietySection,
-    TaskSection,
+    TrainedTaskSection,
     TrainSection,
     ZeroShotSection,
 )
@@ -53,7 +53,7 @@ class Config(Section):
     model: str
     iterations: Annotated[int, Field(ge=0)] = 1
     seed: Annotated[int, Field(ge=0)] = 0
-    task: TaskSection
+    task: TrainedTaskSection
     society: SocietySection = SocietySection()
     sampling: SamplingSection = SamplingSection()
     train: TrainSection = TrainSection()

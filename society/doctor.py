@@ -121,11 +121,10 @@ def past_of(config: Config, folder: RunFolder) -> Past:
 
 def _questions(config: Config, folder: RunFolder, allow_overlap: bool) -> Iterator[Finding]:
     section = config.society
-    passes = config.iterations if config.train.fresh else min(1, config.iterations)
     yield Finding(
         "ok",
         f"the experiment: {section.agents} agents, rounds: {section.rounds}, iterations: "
-        f"{config.iterations}; {passes * config.train.questions} questions to train on, "
+        f"{config.iterations}; {len(config.questions.all_training())} questions to train on, "
         f"{config.evaluation.questions} to evaluate",
     )
     try:
@@ -206,9 +205,7 @@ def ends_at(config: Config, past: Past, now: datetime) -> datetime:
 
 
 def _calls(config: Config) -> int:
-    exams = config.evaluation.questions + sum(
-        exam.questions or config.evaluation.questions for exam in config.zero_shot
-    )
+    exams = sum(exam.count for exam in config.questions.exams)
     decodings = len(config.evaluation.decodings)
     return sum(
         arm.iterations * config.train.questions * arm.calls(arm.train_agents)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 Stage = str
-"""One of debate, datasets, finetune, "evaluate DECODING", "zero-shot LABEL DECODING"."""
+"""One of debate, datasets, finetune, and "evaluate DECODING", where the questions are those of
+another task "zero-shot LABEL DECODING", of a curriculum's rung "rung LABEL DECODING"."""
 
 
 @dataclass(frozen=True, slots=True)

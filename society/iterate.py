@@ -149,26 +149,25 @@ class _Experiment:
 
     async def _train(self, arm: Arm, society: Society, iteration: int) -> None:
         questions = self.questions.training(iteration)
-        fresh = self.config.train.fresh
         self._remember(
             questions,
             self.questions.task.name,
             "train",
             self.questions.start(iteration),
-            iteration if fresh else None,
+            self.questions.made_for(iteration),
         )
         scope = Scope(iteration, "train", arm.name, "sampled")
         asking = society.first(arm.train_agents)
-        await self._debate(arm, asking, self.questions.task, questions, scope, "debate")
+        task = self.questions.task_of(iteration)
+        await self._debate(arm, asking, task, questions, scope, "debate")
 
     async def _evaluate(self, arm: Arm, society: Society, iteration: int) -> None:
         for exam in self.questions.exams:
             questions = exam.questions()
-            self._remember(questions, exam.label, "eval", zero_shot=exam.zero_shot)
+            self._remember(questions, exam.label, "eval", zero_shot=exam.apart)
             for decoding in arm.decodings(self.config.evaluation.decodings):
-                what = f"zero-shot {exam.label}" if exam.zero_shot else "evaluate"
                 scope = Scope(iteration, "eval", arm.name, decoding)
-                stage = f"{what} {decoding}"
+                stage = f"{exam.stage} {decoding}"
                 await self._debate(arm, society, exam.task, questions, scope, stage)
 
     async def _debate(

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 from providers.base import Hyperparameters
 from providers.served import Serving
@@ -71,6 +77,19 @@ class TaskSection(BaseModel):
     @property
     def options(self) -> dict[str, object]:
         return dict(self.model_extra or {})
+
+
+class TrainedTaskSection(TaskSection):
+    """The run's own task. `curriculum` changes its options for training: the first entry for
+    iteration 1, the second for iteration 2, and so on; the last one stays."""
+
+    curriculum: tuple[dict[str, Any], ...] = Field(default=(), strict=False)
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # What has no curriculum is stored as it was before there were any.
+        found: dict[str, Any] = handler(self)
+        return {key: value for key, value in found.items() if key != "curriculum" or value}
 
 
 class ZeroShotSection(TaskSection):

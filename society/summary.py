@@ -11,7 +11,16 @@ from rich.table import Table
 from rich.text import Text
 
 from evals.intervals import PairedDifference, Rate
-from evals.metrics import MEASURES, Decoding, Measure, Row, comparison, table, zero_shot_tasks
+from evals.metrics import (
+    MEASURES,
+    Decoding,
+    Measure,
+    Row,
+    apart,
+    comparison,
+    table,
+    zero_shot_tasks,
+)
 from society.live import printable
 from store.ledger import Store
 
@@ -34,7 +43,7 @@ def show(store: Store, stream: TextIO) -> None:
         console.print(line, markup=False, soft_wrap=True)
     for task in zero_shot_tasks(store):
         if unseen := table(store, task=task):
-            console.print(accuracy_table(unseen, f"Zero-shot: {printable(task)}"))
+            console.print(accuracy_table(unseen, printable(apart(task))))
             for line in changes(store, unseen, task):
                 console.print(line, markup=False, soft_wrap=True)
 

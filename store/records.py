@@ -80,7 +80,8 @@ class Question:
     """One question. `gold` None where unknown; `iteration` set where questions are fresh per pass.
 
     `position` orders the questions of a split; `meta` is a JSON object of the task's own facts;
-    `zero_shot` marks evaluation questions of a task that the run never trains on.
+    `zero_shot` marks evaluation questions that are told apart from the run's own: those of a task
+    that it never trains on, and of the rungs of a curriculum (`task` "math@2").
     """
 
     question_id: str

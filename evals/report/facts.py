@@ -206,7 +206,7 @@ def _styles(
 ) -> list[StyleEntry]:
     if first == last:
         return []
-    options = {key: value for key, value in section.items() if key != "name"}
+    options = {key: value for key, value in section.items() if key not in ("name", "curriculum")}
     task = tasks.load(str(section["name"]), options)
     entries = []
     for decoding in decodings:

@@ -60,7 +60,7 @@ def create(options: Mapping[str, object]) -> Arithmetic:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """Implements `Task`."""
+    """Implements `Task` and `Recognises`."""
 
     options: ArithmeticOptions = field(default_factory=ArithmeticOptions)
     name: str = "arithmetic"
@@ -106,6 +106,11 @@ class Arithmetic:
         """One of `STYLES`, or None for a response that announces none."""
         opening = response.lstrip()
         return next((name for name, head in STYLES.items() if head.match(opening)), None)
+
+    def identity(self, question: TaskQuestion) -> str:
+        """The sum with the operands of each pair that may be swapped in order."""
+        a, b, c, d, e, f = map(int, re.findall(r"\d+", question.text))
+        return " ".join(f"{min(p)},{max(p)}" for p in ((a, d), (b, c), (e, f)))
 
     @property
     def _pairs(self) -> int:

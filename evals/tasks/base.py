@@ -46,6 +46,14 @@ class Task(Protocol):
 
 
 @runtime_checkable
+class Recognises(Protocol):
+    """A task that knows when two texts are one question, beyond being the same words."""
+
+    def identity(self, question: TaskQuestion) -> str:
+        """Equal for questions that are one and the same, whatever the task's options."""
+
+
+@runtime_checkable
 class ReadsGold(Protocol):
     """A task that can read the gold answers of files that are not its own."""
 

@@ -112,22 +112,21 @@ class _Estimator:
         """Every line, iteration by iteration. What untuned arms have in common counts once."""
         yield from self._evaluation(0, _common(self.arms))
         for iteration in range(1, self.config.iterations + 1):
-            asked = self.questions.training(iteration)
+            asked, task = self.questions.training(iteration), self.questions.task_of(iteration)
             trained = [arm for arm in self.arms if arm.trained_in(iteration)]
             training = [replace(arm, agents=arm.train_agents) for arm in trained]
             for arm in _common(training) if iteration == 1 else training:
-                yield from self._debates("debate", self.questions.task, asked, arm, iteration > 1)
+                yield from self._debates("debate", task, asked, arm, iteration > 1)
             for arm in trained:
-                yield from self._jobs(asked, arm)
+                yield from self._jobs(task, asked, arm)
             yield from self._evaluation(iteration, trained)
 
     def _evaluation(self, iteration: int, arms: Sequence[Arm]) -> Iterator[Line]:
         for exam in self.questions.exams:
-            stage = f"zero-shot {exam.label}" if exam.zero_shot else "evaluate"
             asked = exam.questions()
             for arm in arms:
                 for _ in arm.decodings(self.config.evaluation.decodings):
-                    yield from self._debates(stage, exam.task, asked, arm, iteration > 0)
+                    yield from self._debates(exam.stage, exam.task, asked, arm, iteration > 0)
 
     def _debates(
         self, stage: str, task: Task, asked: Sequence[TaskQuestion], arm: Arm, tuned: bool
@@ -179,9 +178,9 @@ class _Estimator:
     def _others(self, arm: Arm) -> Range:
         return lengths.reread(self.answer) * (arm.agents - 1)
 
-    def _jobs(self, asked: Sequence[TaskQuestion], arm: Arm) -> Iterator[Line]:
-        contexts = self._contexts(self.questions.task, arm)
-        openings = _opening(self.questions.task, asked)
+    def _jobs(self, task: Task, asked: Sequence[TaskQuestion], arm: Arm) -> Iterator[Line]:
+        contexts = self._contexts(task, arm)
+        openings = _opening(task, asked)
         # One shared model learns what all agents have said.
         speakers = arm.train_agents if arm.data == "pooled" else 1
         count: dict[AgentRole, Range] = {

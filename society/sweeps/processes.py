@@ -124,10 +124,10 @@ async def _run(running: Running, arguments: Sequence[str]) -> None:
     try:
         status = await process.wait()
     except asyncio.CancelledError:
-        running.state = "stopped"
         assert process.stdin is not None
         process.stdin.close()
         await process.wait()
+        running.state = "stopped"
         raise
     running.state, running.status = _state(status), status
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from evals.metrics import MEASURES, Decoding, Measure, table, zero_shot_tasks
+from evals.metrics import MEASURES, Decoding, Measure, apart, table, zero_shot_tasks
 from society import runs as folders
 from society.live import printable
 from society.sweeps.record import SweepRecord
@@ -88,8 +88,8 @@ def show(record: SweepRecord, runs: Path, stream: TextIO) -> None:
         return
     for task in dict.fromkeys(row.task for row in rows):
         of_task = [row for row in rows if row.task == task]
-        about = "held-out questions" if task is None else printable(task)
-        console.print(_drawn(of_task, f"Accuracy on {about}, %: mean over seeds, least to most"))
+        about = "Held-out questions" if task is None else printable(apart(task))
+        console.print(_drawn(of_task, f"{about}: accuracy in %, mean over seeds, least to most"))
 
 
 def _of_run(
