@@ -8,6 +8,11 @@ from math import comb, sqrt
 from statistics import fmean, variance
 
 Z95 = 1.959963984540054
+_T95 = (
+    12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157,
+    2.228139, 2.200985, 2.178813, 2.160369, 2.144787, 2.131450, 2.119905, 2.109816, 2.100922,
+    2.093024, 2.085963,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +125,21 @@ def mcnemar(gained: int, lost: int) -> float:
     total = gained + lost
     tail = sum(comb(total, k) for k in range(min(gained, lost) + 1))
     return min(1.0, 2 * tail / (1 << total))
+
+
+def t95(freedom: int) -> float:
+    """Two-sided 95 % quantile of Student's t; by Cornish and Fisher's expansion beyond 20 degrees.
+
+    Raises ValueError for less than one degree of freedom.
+    """
+    if freedom < 1:
+        raise ValueError(f"Student's t needs at least one degree of freedom, got {freedom}")
+    if freedom <= len(_T95):
+        return _T95[freedom - 1]
+    z = Z95
+    first = (z**3 + z) / (4 * freedom)
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    return z + first + second
 
 
 def _newcombe(both: int, lost: int, gained: int, total: int) -> tuple[float, float]:

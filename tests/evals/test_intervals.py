@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from evals.intervals import mcnemar, paired_right, paired_shares, rate, wilson
+from evals.intervals import mcnemar, paired_right, paired_shares, rate, t95, wilson
 
 
 @given(st.integers(1, 2000), st.floats(0, 1))
@@ -89,6 +89,11 @@ def test_paired_shares_agree_with_the_normal_interval() -> None:
     assert change.p_value is None
 
 
+@pytest.mark.parametrize("freedom", [*range(1, 32), 60, 200])
+def test_students_t_agrees_with_scipy(freedom: int) -> None:
+    assert t95(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), abs=2e-4)
+
+
 def test_what_cannot_be_compared_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one question"):
         rate([])
@@ -96,5 +101,7 @@ def test_what_cannot_be_compared_is_refused() -> None:
         paired_right([], [])
     with pytest.raises(ValueError, match="at least two questions, got 1"):
         paired_shares([1.0], [1.0])
+    with pytest.raises(ValueError, match="at least one degree of freedom, got 0"):
+        t95(0)
     with pytest.raises(ValueError, match="longer than"):
         paired_right([True], [True, False])

@@ -1,0 +1,217 @@
+"""Does one arm beat another on the same questions, by how much, and is that noise?
+
+Two systems (an arm, an iteration, a decoding, a measure each) are compared on the questions that
+both have answered, in one run or in several runs of other seeds. Every difference is A minus B.
+
+Three things are told about several runs, because none of them says all:
+
+- `pooled`: every question of every run is a unit of its own; the exact McNemar test belongs to it.
+  It knows nothing of how much training differs from seed to seed, and where the runs ask the same
+  questions it takes them for more than they are.
+- `by_question`: a unit is a question with its mean over the runs, so that a question asked in
+  several runs counts once. Also blind to the seeds.
+- `seeds`: every run's own difference, their mean, range and t interval. With few runs it is wide;
+  it is the one that speaks about training the same thing again.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import sqrt
+from statistics import fmean, stdev
+
+from evals.intervals import PairedDifference, paired_right, paired_shares, t95
+from evals.metrics import Decoding, Measure, by_question
+from store.ledger import Store
+
+_EVALUATED = """
+    select distinct iteration from votes
+    where arm = $arm and split = 'eval' and decoding = $decoding and correct is not null
+      and question_id in (
+          select question_id from questions where if($task is null, not zero_shot, task = $task))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """What is compared: an arm after `iteration` passes (0: untuned), and how it answers."""
+
+    arm: str
+    iteration: int
+    measure: Measure
+    decoding: Decoding
+
+
+@dataclass(frozen=True, slots=True)
+class RunDifference:
+    """A minus B in one run."""
+
+    run: str
+    seed: int
+    change: PairedDifference
+
+
+@dataclass(frozen=True, slots=True)
+class Seeds:
+    """The runs' differences as a sample of their own, in shares of 1.
+
+    `low` and `high` are the 95 % t interval of the mean; None with a single run. `smallest` and
+    `largest` are the range.
+    """
+
+    mean: float
+    smallest: float
+    largest: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A minus B. In every `PairedDifference` here `after` is A and `before` is B.
+
+    `task` is None for the runs' own task, else the label of one evaluated zero-shot. `p_holm` is
+    the p-value of `pooled` corrected for the number of comparisons it was made with (Holm 1979,
+    Scand. J. Statist. 6:65); None where it stands alone or has no p-value (measure `single`).
+    """
+
+    a: System
+    b: System
+    task: str | None
+    pooled: PairedDifference
+    by_question: PairedDifference
+    runs: tuple[RunDifference, ...]
+    p_holm: float | None = None
+
+    @property
+    def seeds(self) -> Seeds:
+        found = [run.change.difference for run in self.runs]
+        mean = fmean(found)
+        low = high = None
+        if len(found) > 1:
+            half = t95(len(found) - 1) * stdev(found) / sqrt(len(found))
+            low, high = max(-1.0, mean - half), min(1.0, mean + half)
+        return Seeds(mean, min(found), max(found), low, high)
+
+    @property
+    def significant(self) -> bool:
+        """Whether chance alone would rarely do this: corrected p below 0.05 or, for a measure
+        without a test, a 95 % interval that leaves out zero."""
+        p = self.p_holm if self.p_holm is not None else self.pooled.p_value
+        if p is not None:
+            return p < 0.05
+        return not self.pooled.low <= 0 <= self.pooled.high
+
+
+def compare(
+    stores: Sequence[Store],
+    arm_a: str,
+    arm_b: str,
+    measure: Measure,
+    decoding: Decoding,
+    iteration_a: int,
+    iteration_b: int,
+    task: str | None = None,
+    *,
+    measure_b: Measure | None = None,
+    decoding_b: Decoding | None = None,
+) -> Comparison | None:
+    """A minus B over the runs in `stores`; a run that has not both leaves no trace in it.
+
+    B is measured as A unless `measure_b` or `decoding_b` say otherwise. None where no run has two
+    questions that both systems have answered.
+    """
+    a = System(arm_a, iteration_a, measure, decoding)
+    b = System(arm_b, iteration_b, measure_b or measure, decoding_b or decoding)
+    exact = "single" not in (a.measure, b.measure)
+    runs: list[RunDifference] = []
+    pooled: list[tuple[float, float]] = []
+    asked: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+    for store in stores:
+        answered_a, answered_b = _answered(store, a, task), _answered(store, b, task)
+        shared = sorted(answered_a.keys() & answered_b.keys())
+        if len(shared) < 2:
+            continue
+        pairs = [(answered_b[q], answered_a[q]) for q in shared]
+        run = store.run()
+        name, seed = (run.name, run.seed) if run else (store.path.parent.name, 0)
+        runs.append(RunDifference(name, seed, _difference(pairs, exact)))
+        pooled += pairs
+        for question, pair in zip(shared, pairs, strict=True):
+            asked[question].append(pair)
+    if not runs:
+        return None
+    means = [(fmean(x for x, _ in found), fmean(y for _, y in found)) for found in asked.values()]
+    whole = len(means) == len(pooled)
+    return Comparison(
+        a,
+        b,
+        task,
+        _difference(pooled, exact),
+        _difference(means, exact and whole),
+        tuple(runs),
+    )
+
+
+def compare_all(
+    stores: Sequence[Store],
+    arm: str,
+    others: Mapping[str, int],
+    measure: Measure,
+    decoding: Decoding,
+    iteration: int,
+    task: str | None = None,
+) -> list[Comparison]:
+    """`arm` minus each of `others` (arm: iteration), in that order, with Holm's correction.
+
+    Arms that share no questions with `arm` are left out.
+    """
+    found = (
+        compare(stores, arm, other, measure, decoding, iteration, at, task)
+        for other, at in others.items()
+    )
+    return corrected([comparison for comparison in found if comparison is not None])
+
+
+def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The same comparisons, with `p_holm` over all of them that have a p-value."""
+    known = [p for each in comparisons if (p := each.pooled.p_value) is not None]
+    adjusted = iter(holm(known))
+    return [
+        each if each.pooled.p_value is None else replace(each, p_holm=next(adjusted))
+        for each in comparisons
+    ]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjusted p-values, in the order given; none is smaller than its own."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted = [0.0] * len(p_values)
+    running = 0.0
+    for rank, index in enumerate(order):
+        running = max(running, min(1.0, (len(order) - rank) * p_values[index]))
+        adjusted[index] = running
+    return adjusted
+
+
+def last_iteration(
+    stores: Sequence[Store], arm: str, decoding: Decoding, task: str | None = None
+) -> int | None:
+    """The last iteration that every run which has evaluated `arm` has evaluated; None: no run."""
+    which = {"arm": arm, "decoding": decoding, "task": task}
+    evaluated = [{int(i) for (i,) in store.rows(_EVALUATED, which)} for store in stores]
+    shared = set.intersection(*found) if (found := [each for each in evaluated if each]) else set()
+    return max(shared, default=None)
+
+
+def _answered(store: Store, system: System, task: str | None) -> dict[str, float]:
+    return by_question(store, system.measure, system.decoding, system.iteration, system.arm, task)
+
+
+def _difference(pairs: Sequence[tuple[float, float]], exact: bool) -> PairedDifference:
+    before, after = [b for b, _ in pairs], [a for _, a in pairs]
+    if exact:
+        return paired_right([b == 1 for b in before], [a == 1 for a in after])
+    return paired_shares(before, after)
