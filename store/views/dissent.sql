@@ -1,0 +1,31 @@
+-- dissent: how often an agent's answer is not the society's, and whether it should have been.
+-- Grain: one row per iteration, arm, split, task, decoding, round and agent; agent NULL = all agents
+--   together. Only answers to questions with a label ŷ.
+-- Columns: answers, dissenting (answers that do not agree with ŷ, also unparsed ones), dissent_rate
+--   (share 0..1), right_dissents (dissenting answers equal to gold), right_rate (share of the
+--   dissenting answers with known gold that equal it; NULL without any).
+WITH marked AS NOT MATERIALIZED (
+    SELECT iteration, arm, split, task, decoding, round, agent, v.agrees, v.correct
+    FROM turns
+    JOIN verdicts AS v USING (turn_id)
+    LEFT JOIN (SELECT question_id, task FROM questions) USING (question_id)
+    WHERE kind = 'answer' AND v.agrees IS NOT NULL
+)
+
+SELECT
+    iteration,
+    arm,
+    split,
+    task,
+    decoding,
+    round,
+    agent,
+    count(*) AS answers,
+    count_if(NOT agrees) AS dissenting,
+    avg((NOT agrees)::DOUBLE) AS dissent_rate,
+    count_if(NOT agrees AND correct) AS right_dissents,
+    avg(correct::DOUBLE) FILTER (WHERE NOT agrees) AS right_rate
+FROM marked
+GROUP BY GROUPING SETS (
+    (iteration, arm, split, task, decoding, round, agent),
+    (iteration, arm, split, task, decoding, round))
