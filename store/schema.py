@@ -94,7 +94,17 @@ def check(connection: duckdb.DuckDBPyConnection, path: str, *, read_only: bool =
             f"{path} has schema version {found}, this software needs {newest}; "
             "open it once for writing, which brings it up to date"
         )
+    if read_only and (missing := _missing_views(connection)):
+        raise StoreOutdated(
+            f"{path} was written before there was a view {missing[0]}; "
+            "open it once for writing, which brings it up to date"
+        )
     return found
+
+
+def _missing_views(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    there = connection.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal")
+    return sorted(set(VIEWS) - {name for (name,) in there.fetchall()})
 
 
 class _transaction:

@@ -119,3 +119,14 @@ def test_one_process_writes_through_one_store(path):
             pass
         with pytest.raises(StoreLocked, match="this very process"):
             Store.open(path)
+
+
+def test_a_file_without_one_of_the_views_is_outdated_until_it_is_opened_for_writing(path):
+    Store.open(path).close()
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("DROP VIEW dissent")
+    with pytest.raises(StoreOutdated, match=r"view dissent.*open it once for writing"):
+        Store.open(path, read_only=True)
+    Store.open(path).close()
+    with Store.open(path, read_only=True) as store:
+        assert store.rows("SELECT * FROM dissent") == []
