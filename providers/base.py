@@ -16,6 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
+from providers.errors import Unsupported
+
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "filtered", "refused", "error"]
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -89,6 +91,19 @@ class Score:
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """How far one model's predictions are from another's along a given text.
+
+    `nats[i]` is the Kullback-Leibler divergence D(p ‖ q), over the whole vocabulary and at
+    temperature 1, of the two models' distributions of the token at the place of `token_ids[i]`,
+    given the prompt and the tokens before it. Shapes: both (tokens,).
+    """
+
+    token_ids: tuple[int, ...]
+    nats: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +236,7 @@ class Capabilities:
     `poll_s`: least seconds between two questions about a job's state. `validation`: a job takes
     validation data along. `max_parallel_jobs`: more wait their turn here. `repeatable`: at
     temperature 0 a conversation gets the same answer every time and need be asked only once.
+    `compare`: it is `Comparing`.
     """
 
     finetune: bool
@@ -231,6 +247,7 @@ class Capabilities:
     poll_s: float = 0.0
     validation: bool = False
     repeatable: bool = False
+    compare: bool = False
 
 
 @runtime_checkable
@@ -270,6 +287,31 @@ class Provider(Protocol):
 
     async def close(self) -> None:
         """Release what the provider holds. Jobs that run elsewhere go on."""
+
+
+@runtime_checkable
+class Comparing(Protocol):
+    """A provider that sees whole distributions, not only the chosen tokens' probabilities.
+
+    What wraps a provider has the method always; `Capabilities.compare` says whether it works.
+    """
+
+    async def divergences(
+        self, p: ModelRef, others: Sequence[ModelRef], messages: Sequence[Message], text: str
+    ) -> Sequence[Divergence]:
+        """D(p ‖ q) for every q of `others`, in order, along `text` as the answer to `messages`.
+
+        The end of the answer is no part of the text. Raises `Unsupported` where it cannot.
+        """
+
+
+def comparing(provider: Provider) -> Comparing:
+    """`provider` as one that compares. Raises `Unsupported` where it is none."""
+    if not isinstance(provider, Comparing):
+        raise Unsupported(
+            f"{provider.base.address} does not show whole distributions; use a local model"
+        )
+    return provider
 
 
 class ProviderFactory(Protocol):

@@ -14,6 +14,7 @@ from typing import Protocol, runtime_checkable
 from providers.base import (
     Capabilities,
     Completion,
+    Divergence,
     FinetuneSpec,
     JobHandle,
     JobState,
@@ -22,6 +23,7 @@ from providers.base import (
     Provider,
     Request,
     Score,
+    comparing,
 )
 from providers.errors import ProviderError
 
@@ -99,6 +101,11 @@ class Gathered:
 
     async def score(self, model: ModelRef, messages: Sequence[Message], text: str) -> Score:
         return await self._provider.score(model, messages, text)
+
+    async def divergences(
+        self, p: ModelRef, others: Sequence[ModelRef], messages: Sequence[Message], text: str
+    ) -> Sequence[Divergence]:
+        return await comparing(self._provider).divergences(p, others, messages, text)
 
     async def submit(self, spec: FinetuneSpec) -> JobHandle:
         return await self._provider.submit(spec)

@@ -10,6 +10,7 @@ from typing import TypeVar
 from providers.base import (
     Capabilities,
     Completion,
+    Divergence,
     FinetuneSpec,
     JobHandle,
     JobState,
@@ -18,6 +19,7 @@ from providers.base import (
     Provider,
     Request,
     Score,
+    comparing,
 )
 from providers.budget import Budget
 from providers.errors import (
@@ -127,6 +129,17 @@ class Metered:
         return await self._paid(
             most, lambda: self._provider.score(model, messages, text), lambda _: most
         )
+
+    async def divergences(
+        self, p: ModelRef, others: Sequence[ModelRef], messages: Sequence[Message], text: str
+    ) -> Sequence[Divergence]:
+        def call() -> Awaitable[Sequence[Divergence]]:
+            return comparing(self._provider).divergences(p, others, messages, text)
+
+        prices = [self._price(model) for model in (p, *others)]
+        tokens = most_prompt_tokens((*messages, Message("assistant", text)))
+        most = sum(call_usd(price, tokens, 0) for price in prices if price is not None)
+        return await self._paid(most, call, lambda _: most)
 
     async def submit(self, spec: FinetuneSpec) -> JobHandle:
         most = await self._most_of(spec)

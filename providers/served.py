@@ -23,6 +23,7 @@ from providers import registry
 from providers.base import (
     Capabilities,
     Completion,
+    Divergence,
     FinetuneSpec,
     JobHandle,
     JobState,
@@ -31,6 +32,7 @@ from providers.base import (
     Provider,
     Request,
     Score,
+    comparing,
 )
 from providers.errors import InvalidSettings, ModelNotFound, RequestError
 from providers.preflight import Finding
@@ -186,6 +188,12 @@ class Served:
             return await self._trainer.score(model, messages, text)
         async with self._gate.passing():
             return await self._server.score(self._there(model), messages, text)
+
+    async def divergences(
+        self, p: ModelRef, others: Sequence[ModelRef], messages: Sequence[Message], text: str
+    ) -> Sequence[Divergence]:
+        """By the trainer: servers tell only the probabilities of chosen tokens."""
+        return await comparing(self._trainer).divergences(p, others, messages, text)
 
     async def submit(self, spec: FinetuneSpec) -> JobHandle:
         return await self._trainer.submit(spec)

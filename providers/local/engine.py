@@ -18,11 +18,12 @@ from typing import Any, TypeVar
 
 import torch
 
-from providers.base import Completion, Message, Request, Score
+from providers.base import Completion, Divergence, Message, Request, Score
 from providers.errors import OutOfMemory, RunError
 from providers.local import memory
 from providers.local.backbone import Backbone
 from providers.local.decode import SlotDecoder
+from providers.local.divergence import Contrast, divergences
 from providers.local.models import Models
 from providers.local.padded import PaddedDecoder
 from providers.local.rows import Decoder, Row
@@ -30,6 +31,7 @@ from providers.local.score import encode_passage, score
 from providers.local.settings import LocalSettings
 from providers.local.work import (
     Answer,
+    Comparing,
     Scoring,
     Task,
     Work,
@@ -40,6 +42,7 @@ from providers.local.work import (
 )
 
 T = TypeVar("T")
+M = TypeVar("M", Scoring, Comparing)
 
 _DEFAULT_ROWS = 256
 _GATHERING_S = 0.005
@@ -92,6 +95,20 @@ class Engine:
         def encode() -> Scoring:
             backbone, adapter = self._models.find(artifact)
             return Scoring(future, backbone, encode_passage(backbone, adapter, messages, text))
+
+        self._accept(_Arrival(future, encode))
+        return future
+
+    def compare(
+        self, artifacts: Sequence[str | None], messages: Sequence[Message], text: str
+    ) -> Future[tuple[Divergence, ...]]:
+        """Compare the first of some models with all the others along a given answer."""
+        future: Future[tuple[Divergence, ...]] = Future()
+
+        def encode() -> Comparing:
+            found = [self._models.find(artifact) for artifact in artifacts]
+            passages = (encode_passage(b, adapter, messages, text) for b, adapter in found)
+            return Comparing(future, Contrast(tuple(passages), tuple(b for b, _ in found)))
 
         self._accept(_Arrival(future, encode))
         return future
@@ -233,7 +250,7 @@ class Engine:
                     fail(futures, RunError(f"the model failed to answer: {error!r}"), error)
             memory.release(error)
 
-    def _attend(self, head: Scoring | Task) -> None:
+    def _attend(self, head: Scoring | Comparing | Task) -> None:
         for decoder in self._decoders.values():
             decoder.release()
         if isinstance(head, Task):
@@ -241,18 +258,23 @@ class Engine:
             with errors_to(head.future):
                 resolve(head.future, head.run())
             return
-        batch = [
-            work
-            for work in self._waiting
-            if isinstance(work, Scoring) and work.backbone is head.backbone
-        ]
-        scored = set(batch)
-        self._waiting = [work for work in self._waiting if work not in scored]
-        self._score(batch)
+        if isinstance(head, Scoring):
+            scorings = [
+                work
+                for work in self._waiting
+                if isinstance(work, Scoring) and work.backbone is head.backbone
+            ]
+            self._measure(scorings, lambda some: score(head.backbone, [w.passage for w in some]))
+        else:
+            comparings = [work for work in self._waiting if isinstance(work, Comparing)]
+            self._measure(comparings, lambda some: divergences([w.contrast for w in some]))
 
-    def _score(self, batch: Sequence[Scoring]) -> None:
+    def _measure(self, batch: Sequence[M], measure: Callable[[Sequence[M]], Sequence[Any]]) -> None:
+        """Work off `batch` with `measure`, in halves where memory runs out."""
+        taken: set[Work] = set(batch)
+        self._waiting = [work for work in self._waiting if work not in taken]
         try:
-            scores = score(batch[0].backbone, [work.passage for work in batch])
+            results = measure(batch)
         except Exception as error:
             memory.release(error)
             futures = [work.future for work in batch]
@@ -261,10 +283,10 @@ class Engine:
             elif len(batch) == 1:
                 fail(futures, OutOfMemory(f"scoring one text does not fit: {error}"), error)
             else:
-                self._score(batch[: len(batch) // 2])
-                self._score(batch[len(batch) // 2 :])
+                self._measure(batch[: len(batch) // 2], measure)
+                self._measure(batch[len(batch) // 2 :], measure)
             return
-        for work, result in zip(batch, scores, strict=True):
+        for work, result in zip(batch, results, strict=True):
             resolve(work.future, result)
 
     def _decoder(self, backbone: Backbone) -> Decoder:

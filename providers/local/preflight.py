@@ -11,15 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from providers.base import Capabilities, Hyperparameters
+from providers.base import Hyperparameters
 from providers.embedded import MODEL_DIR
 from providers.errors import ProviderError
 from providers.examination import Examination
 from providers.local.factory import Source, locate
-from providers.local.settings import LocalSettings
+from providers.local.settings import CAPABILITIES, LocalSettings
 from providers.preflight import Finding, Need
 
-_CAPABILITIES = Capabilities(finetune=True, score=True, sampling_seed=True, repeatable=True)
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
 _BYTES_PER_FACTOR = 4
 _HUB_TIMEOUT_S = 5.0
@@ -37,11 +36,11 @@ def examine(
         return Examination((Finding("error", str(error)),))
     folder, found = _folder(source)
     if folder is None:
-        return Examination((found,), _CAPABILITIES, None)
+        return Examination((found,), CAPABILITIES, None)
     weights = _weight_bytes(folder, source.gguf_file)
     findings = [found, *_memory(weights, options)]
     size = _artifact_bytes(folder, weights, hyperparameters) if need.finetune else 0
-    return Examination(tuple(findings), _CAPABILITIES, size)
+    return Examination(tuple(findings), CAPABILITIES, size)
 
 
 def _folder(source: Source) -> tuple[Path | None, Finding]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from providers.base import (
     Capabilities,
     Completion,
+    Divergence,
     FinetuneSpec,
     JobHandle,
     JobState,
@@ -21,7 +22,7 @@ from providers.local.engine import Engine
 from providers.local.factory import Source
 from providers.local.jobs import Jobs
 from providers.local.models import Models
-from providers.local.settings import LocalSettings
+from providers.local.settings import CAPABILITIES, LocalSettings
 
 
 class LocalProvider:
@@ -47,13 +48,20 @@ class LocalProvider:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(finetune=True, score=True, sampling_seed=True, repeatable=True)
+        return CAPABILITIES
 
     async def complete(self, request: Request) -> Completion:
         return await asyncio.wrap_future(self._engine.answer(request))
 
     async def score(self, model: ModelRef, messages: Sequence[Message], text: str) -> Score:
         return await asyncio.wrap_future(self._engine.score(model.artifact, messages, text))
+
+    async def divergences(
+        self, p: ModelRef, others: Sequence[ModelRef], messages: Sequence[Message], text: str
+    ) -> Sequence[Divergence]:
+        """See `providers.base.Comparing`. Full fine-tunes are held in memory side by side."""
+        artifacts = [model.artifact for model in (p, *others)]
+        return await asyncio.wrap_future(self._engine.compare(artifacts, messages, text))
 
     async def submit(self, spec: FinetuneSpec) -> JobHandle:
         return await asyncio.to_thread(self._jobs.submit, spec)

@@ -16,7 +16,8 @@ from providers.local.backbone import Backbone
 from providers.local.conversation import encode_example
 from providers.local.rows import spans
 
-_TOKENS = 2048
+TOKENS = 2048
+"""Tokens of all rows of one forward pass, at most, unless a single row has more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,24 +49,33 @@ def score(backbone: Backbone, passages: Sequence[Passage]) -> list[Score]:
     """Scores in the order of `passages`. Output-layer work is done for answer tokens only."""
     scores: dict[int, Score] = {}
     for batch in _batches(passages):
-        width = _padded(max(len(passages[index].token_ids) for index in batch))
-        first = min(passages[index].start for index in batch) - 1
-        ids_B_W = torch.zeros((len(batch), width), dtype=torch.int64)
-        for line, index in enumerate(batch):
-            ids = passages[index].token_ids
-            ids_B_W[line, : len(ids)] = torch.tensor(ids)
-        ids_B_W = ids_B_W.to(backbone.device)
-        last = max(len(passages[index].token_ids) for index in batch) - 1
-        logits_B_T_V = _logits(backbone, [passages[i].adapter for i in batch], ids_B_W, first, last)
-        for line, index in enumerate(batch):
-            one = passages[index]
-            size = len(one.token_ids) - one.start
-            begin = one.start - 1 - first
-            logits_T_V = logits_B_T_V[line, begin : begin + size].float()
-            answer_T = ids_B_W[line, one.start : one.start + size]
-            chosen_T = logits_T_V.log_softmax(-1).gather(-1, answer_T[:, None])[:, 0]
-            scores[index] = Score(one.token_ids[one.start :], tuple(chosen_T.tolist()))
+        together = [passages[index] for index in batch]
+        for index, logits_T_V in zip(batch, answer_logits(backbone, together), strict=True):
+            answer = passages[index].token_ids[passages[index].start :]
+            answer_T = torch.tensor(answer, dtype=torch.int64, device=backbone.device)
+            logprobs_T_V = logits_T_V.float().log_softmax(-1)
+            chosen_T = logprobs_T_V.gather(-1, answer_T[:, None])[:, 0]
+            scores[index] = Score(answer, tuple(chosen_T.tolist()))
     return [scores[index] for index in range(len(passages))]
+
+
+def answer_logits(backbone: Backbone, passages: Sequence[Passage]) -> list[torch.Tensor]:
+    """The logits of every passage's answer tokens, shape (T, V), from one forward pass.
+
+    Passages of one adapter are to be neighbours.
+    """
+    width = padded(max(len(one.token_ids) for one in passages))
+    first = min(one.start for one in passages) - 1
+    ids_B_W = torch.zeros((len(passages), width), dtype=torch.int64)
+    for line, one in enumerate(passages):
+        ids_B_W[line, : len(one.token_ids)] = torch.tensor(one.token_ids)
+    ids_B_W = ids_B_W.to(backbone.device)
+    last = max(len(one.token_ids) for one in passages) - 1
+    logits_B_T_V = _logits(backbone, [one.adapter for one in passages], ids_B_W, first, last)
+    return [
+        logits_B_T_V[line, one.start - 1 - first : len(one.token_ids) - 1 - first]
+        for line, one in enumerate(passages)
+    ]
 
 
 def _logits(
@@ -89,15 +99,16 @@ def _batches(passages: Sequence[Passage]) -> Iterator[list[int]]:
     """Indices of passages to be scored together: one padded length, by adapter, in budget."""
 
     def width(index: int) -> int:
-        return _padded(len(passages[index].token_ids))
+        return padded(len(passages[index].token_ids))
 
     order = sorted(range(len(passages)), key=lambda i: (width(i), passages[i].adapter or ""))
-    for padded, group in groupby(order, key=width):
+    for length, group in groupby(order, key=width):
         members = list(group)
-        size = max(1, _TOKENS // padded)
+        size = max(1, TOKENS // length)
         for begin in range(0, len(members), size):
             yield members[begin : begin + size]
 
 
-def _padded(count: int) -> int:
+def padded(count: int) -> int:
+    """The length a sequence of `count` tokens is scored at."""
     return count + -count % ROW_MULTIPLE

@@ -7,7 +7,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from providers.base import Capabilities
 from providers.errors import InvalidSettings
+
+CAPABILITIES = Capabilities(
+    finetune=True, score=True, sampling_seed=True, repeatable=True, compare=True
+)
 
 
 class LocalSettings(BaseModel):

@@ -9,10 +9,11 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from providers.base import Completion, Request, Score
+from providers.base import Completion, Divergence, Request, Score
 from providers.errors import ContextOverflow, OutOfMemory, ProviderError, RunError
 from providers.local.backbone import Backbone
 from providers.local.conversation import encode_prompt
+from providers.local.divergence import Contrast
 from providers.local.rows import Row
 from providers.local.score import Passage
 
@@ -57,6 +58,14 @@ class Scoring:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
+class Comparing:
+    """An answer along which models are to be compared."""
+
+    future: Future[tuple[Divergence, ...]]
+    contrast: Contrast
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class Task:
     """Anything else that needs the device for itself."""
 
@@ -64,7 +73,7 @@ class Task:
     run: Callable[[], Any]
 
 
-Work = Answer | Scoring | Task
+Work = Answer | Scoring | Comparing | Task
 
 
 def encode_request(backbone: Backbone, adapter: str | None, request: Request) -> Row:

@@ -28,6 +28,14 @@ async def provider(llama, adapters):
     await provider.close()
 
 
+@pytest.fixture
+async def precise(llama, adapters):
+    """In fp32 on every machine, to be compared with transformers in fp32."""
+    provider = connect(str(llama), {"threads": 1, "dtype": "float32"}, adapters)
+    yield provider
+    await provider.close()
+
+
 def spec_for(provider, name: str, epochs: int = 1, start: ModelRef | None = None) -> FinetuneSpec:
     example = Example((Message("user", "1+1"), Message("assistant", "2")), (1,))
     how = Hyperparameters(
@@ -124,7 +132,7 @@ async def test_a_missing_adapter_fails_its_request_only(provider, ask):
     assert good.text
 
 
-async def test_scores_equal_a_direct_computation(llama, adapters, provider):
+async def test_scores_equal_a_direct_computation(llama, adapters, precise):
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -133,7 +141,7 @@ async def test_scores_equal_a_direct_computation(llama, adapters, provider):
     messages = (Message("user", "What is 6*7?"),)
     scores = await asyncio.gather(
         *(
-            provider.score(ModelRef("m", "local:x", name), messages, text)
+            precise.score(ModelRef("m", "local:x", name), messages, text)
             for name in (None, "a1")
             for text in texts
         )
@@ -276,3 +284,86 @@ async def test_a_device_that_is_not_there(llama, tmp_path, ask):
     with pytest.raises(InvalidSettings, match="cuda:7"):
         await provider.complete(ask("1+1"))
     await provider.close()
+
+
+def logits_of(model, prompt: list[int], answer: list[int]):
+    """The distributions of the answer's tokens by transformers itself, as log-probabilities."""
+    import torch
+
+    with torch.inference_mode():
+        logits = model.eval()(torch.tensor([prompt + answer])).logits[0]
+    return logits[len(prompt) - 1 : len(prompt + answer) - 1].log_softmax(-1)
+
+
+async def test_divergences_equal_a_direct_computation(llama, adapters, precise):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(llama)
+    prompt = tokenizer("<|user|>What is 6*7?<|end|><|assistant|>")["input_ids"]
+    messages = (Message("user", "What is 6*7?"),)
+    names = (None, "a0", "a1")
+    models = [
+        PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(llama), adapters / name)
+        if name
+        else AutoModelForCausalLM.from_pretrained(llama)
+        for name in names
+    ]
+    texts = ["42", "The answer is 41, so \\boxed{41}.", "x" * 300]
+    refs = [ModelRef(name or "base", "local:x", name) for name in names]
+    jobs = [(p, text) for p in range(3) for text in texts]
+    found = await asyncio.gather(
+        *(precise.divergences(refs[p], refs, messages, text) for p, text in jobs)
+    )
+    for (p, text), divergences in zip(jobs, found, strict=True):
+        answer = tokenizer(text)["input_ids"]
+        expected_p = logits_of(models[p], prompt, answer)
+        assert divergences[p].nats == pytest.approx([0.0] * len(answer), abs=1e-6)
+        for q, divergence in enumerate(divergences):
+            expected = torch.nn.functional.kl_div(
+                logits_of(models[q], prompt, answer), expected_p, reduction="none", log_target=True
+            ).sum(-1)
+            assert divergence.token_ids == tuple(answer)
+            assert divergence.nats == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+async def test_a_full_fine_tune_is_compared_with_the_base(llama, tmp_path, make_model):
+    make_model(tmp_path / "tuned")
+    provider = connect(str(llama), {"threads": 1}, tmp_path)
+    assert provider.capabilities.compare
+    [same] = await provider.divergences(
+        ModelRef("tuned", "local:x", "tuned"), [provider.base], (Message("user", "1+1"),), "two"
+    )
+    assert same.nats == pytest.approx([0.0] * 3, abs=1e-6)
+    await provider.close()
+
+
+async def test_a_text_too_long_to_compare_fails_alone(provider):
+    messages = (Message("user", "1+1"),)
+    long, short = await asyncio.gather(
+        provider.divergences(provider.base, [ModelRef("a1", "local:x", "a1")], messages, "x" * 600),
+        provider.divergences(provider.base, [ModelRef("a1", "local:x", "a1")], messages, "two"),
+        return_exceptions=True,
+    )
+    assert isinstance(long, ContextOverflow)
+    assert len(short[0].nats) == 3
+
+
+async def test_little_memory_compares_in_halves(llama, adapters):
+    from providers.local.engine import Engine
+
+    settings = LocalSettings(threads=1)
+    models = Models(locate(str(llama), settings), settings, adapters)
+
+    def small_device(module, args, kwargs):
+        if kwargs["input_ids"].shape[0] > 4:
+            raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 1 PB")
+
+    models.base.model.register_forward_pre_hook(small_device, with_kwargs=True)
+    engine = Engine(models, settings)
+    messages = (Message("user", "1+1"),)
+    waiting = [engine.compare([None, "a0", "a1"], messages, f"so {i}") for i in range(4)]
+    found = [future.result(60) for future in waiting]
+    engine.close()
+    assert all(len(divergences) == 2 for divergences in found)
