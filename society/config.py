@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, ValidationInfo, model_validator
 
+from evals.diversity import encoders
 from providers import registry, served
 from providers.errors import ProviderError
 from providers.pricing import PriceOverride, Prices
@@ -26,6 +27,7 @@ from society.sections import (
     ArmSection,
     ConsensusSection,
     DatasetsSection,
+    DiversitySection,
     EvaluationSection,
     FinetuneSection,
     LeakageSection,
@@ -64,6 +66,7 @@ class Config(Section):
     consensus: ConsensusSection = ConsensusSection()
     datasets: DatasetsSection = DatasetsSection()
     finetune: FinetuneSection = FinetuneSection()
+    diversity: DiversitySection = DiversitySection()
     provider: dict[str, Any] = Field(default_factory=dict)
     providers: dict[str, dict[str, Any]] = Field(default_factory=dict)
     serving: ServingSection | None = None
@@ -102,6 +105,8 @@ class Config(Section):
                     f"evaluation.batch = true, and none of {', '.join(self.addresses)} has "
                     "batches; remove it"
                 )
+            if "embedding" in self.diversity.measures:
+                encoders.check(self.diversity.encoder)
             if self.serving is not None:
                 served.check(self.serving.as_serving(), self.finetune.method)
         except ProviderError as error:

@@ -99,8 +99,8 @@ def start(run: RunFolder, config: Config) -> Store:
     """Open the run for writing, new or to be resumed.
 
     Raises `ConfigError` where the folder holds a run of another config (`iterations` may grow and
-    `arms` be added; money, patience and where the server is may change), and the store's own errors
-    for a file that is broken, newer or in use.
+    `arms` be added; money, patience, where the server is and what is measured of diversity may
+    change), and the store's own errors for a file that is broken, newer or in use.
     """
     if run.sweep.is_file():
         raise ConfigError(f"{run.name!r} is a sweep; give this run another name with --name")
@@ -164,7 +164,8 @@ def _told(config: Config) -> str:
 def _lasting(config: Config, now: Config) -> Config:
     """`config` with what may change between two starts of a run taken from `now`."""
     free: dict[str, object] = {
-        name: getattr(now, name) for name in ("iterations", "arms", "budget_usd", "prices")
+        name: getattr(now, name)
+        for name in ("iterations", "arms", "budget_usd", "prices", "diversity")
     }
     free["finetune"] = config.finetune.model_copy(update={"on_failure": now.finetune.on_failure})
     if config.serving is not None and now.serving is not None:

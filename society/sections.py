@@ -175,6 +175,25 @@ class FinetuneSection(Section):
         return Hyperparameters(epochs=epochs, **shared)
 
 
+class DiversitySection(Section):
+    """How different the agents are, measured after every evaluation; see `evals.diversity`.
+
+    Off by default: `nll` and the divergences ask the models once more, which costs where calls do.
+    `encoder` is "minilm", a model folder or a hub name, `device` where it runs. `questions` bounds
+    how many of the evaluation questions are looked at.
+    """
+
+    measures: tuple[Literal["embedding", "nll", "kl", "kl_base"], ...] = Field(
+        default=(), strict=False
+    )
+    encoder: str = "minilm"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    questions: Count = 100
+    decodings: tuple[Literal["sampled", "greedy"], ...] = Field(
+        default=("sampled",), min_length=1, strict=False
+    )
+
+
 class ServingSection(Section):
     """A server that answers for `model`, which is trained here and loaded there as adapters.
 

@@ -33,7 +33,7 @@ class Backbone:
         self.dtype = _dtype(settings, self.device)
         self.source = source
         self._settings = settings
-        with _quiet(), _translated(source):
+        with quiet(), _translated(source):
             self.tokenizer: Any = _load_tokenizer(source)
             self.model: Any = _load_model(source, settings, self.device, self.dtype)
         if not self.tokenizer.chat_template:
@@ -133,7 +133,7 @@ class Backbone:
             if settings.method == "full":
                 yield self._copy(start)
                 return
-            with _quiet():
+            with quiet():
                 tuned = self._wrap(start, settings)
             try:
                 yield tuned.train()
@@ -170,7 +170,7 @@ class Backbone:
                 f"use method = 'lora'"
             )
         source = self.source if start is None else Source(str(start), True)
-        with _quiet(), _translated(source):
+        with quiet(), _translated(source):
             model = _load_model(source, self._settings, self.device, self.dtype)
         return model.requires_grad_(True).train()
 
@@ -261,7 +261,7 @@ def _translated(source: Source) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep transformers from printing progress bars and advice over the run's own display."""
     from transformers.utils import logging as untyped
 

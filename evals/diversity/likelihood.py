@@ -1,0 +1,175 @@
+"""Negative log-likelihoods of responses under other agents' models, and divergences of the models.
+
+First everything that has to be asked is collected, each thing once, then it is asked, many at a
+time, then values are read off the answers. A request that a provider refuses, such as one with a
+conversation that does not fit into another model's context, has no value.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Literal, TypeVar
+
+from evals.diversity.estimates import ordered
+from evals.diversity.responses import Response
+from providers.base import Divergence, Message, ModelRef, Provider, Score, comparing
+from providers.errors import RequestError
+from store.records import DiversityMeasure
+
+Method = Literal["exact", "sampled"]
+T = TypeVar("T")
+
+IN_FLIGHT = 256
+"""Requests that wait at providers at one time; they batch and limit by themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A text and the conversation it answers, whoever said it."""
+
+    messages: tuple[Message, ...]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A response `first` and a model to look at it with: that of `second`, or the base (None)."""
+
+    first: Response
+    second: Response | None
+    model: ModelRef
+
+    @property
+    def said(self) -> Said:
+        return Said(self.first.messages, self.first.text)
+
+    @property
+    def equal(self) -> bool:
+        """Whether the model is the one that has spoken."""
+        return self.first.model == self.model
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the two models have different bases, and so different vocabularies."""
+        return self.first.model.address != self.model.address
+
+
+@dataclass
+class Likelihoods:
+    """What is known about texts under models. None: the provider has refused.
+
+    `steps` counts what `ask` will ask for.
+    """
+
+    providers: Mapping[str, Provider]
+    _scores: dict[tuple[ModelRef, Said], Score | None] = field(default_factory=dict)
+    _nats: dict[tuple[ModelRef, ModelRef, Said], float | None] = field(default_factory=dict)
+    _to_score: dict[tuple[ModelRef, Said], None] = field(default_factory=dict)
+    _to_compare: dict[tuple[ModelRef, Said], dict[ModelRef, None]] = field(default_factory=dict)
+
+    @property
+    def steps(self) -> int:
+        return len(self._to_score) + len(self._to_compare)
+
+    def want(self, wish: Wish, measure: DiversityMeasure, method: Method) -> None:
+        """Ask for what a wish needs."""
+        if measure == "nll":
+            self._to_score[wish.model, wish.said] = None
+        elif wish.equal or wish.foreign:
+            return
+        elif method == "exact":
+            self._to_compare.setdefault((wish.first.model, wish.said), {})[wish.model] = None
+        else:
+            self._to_score[wish.first.model, wish.said] = None
+            self._to_score[wish.model, wish.said] = None
+
+    async def ask(self, on_step: Callable[[], None]) -> None:
+        """Ask for everything wanted. Raises the providers' errors that are about more than one
+        request."""
+
+        async def one_score(model: ModelRef, said: Said) -> None:
+            provider = self.providers[model.address]
+            self._scores[model, said] = await _unless_refused(
+                provider.score(model, said.messages, said.text)
+            )
+            on_step()
+
+        async def one_comparison(p: ModelRef, said: Said, others: Sequence[ModelRef]) -> None:
+            provider = comparing(self.providers[p.address])
+            found = await _unless_refused(provider.divergences(p, others, said.messages, said.text))
+            for q, divergence in zip(others, found or (), strict=found is not None):
+                self._nats[p, q, said] = _per_token(divergence)
+            on_step()
+
+        await _all_of(
+            [
+                *(one_score(model, said) for model, said in self._to_score),
+                *(one_comparison(p, said, tuple(qs)) for (p, said), qs in self._to_compare.items()),
+            ]
+        )
+
+    def value(self, wish: Wish, measure: DiversityMeasure, method: Method) -> float | None:
+        """NLL of the response under the wish's model, or D(speaker's model ‖ wish's model) along
+        it, nats per token; None where it is not known.
+
+        `sampled` is the mean of log p − log q of the tokens that p has drawn, which is right on
+        average over many texts and may be negative.
+        """
+        if measure == "nll":
+            score = self._scores.get((wish.model, wish.said))
+            return -fmean(score.logprobs) if score is not None and score.logprobs else None
+        if wish.equal:
+            return 0.0
+        if method == "exact":
+            return self._nats.get((wish.first.model, wish.model, wish.said))
+        drawn = self._scores.get((wish.first.model, wish.said))
+        other = self._scores.get((wish.model, wish.said))
+        if drawn is None or other is None or not drawn.logprobs:
+            return None
+        if drawn.token_ids != other.token_ids:
+            return None
+        return fmean(p - q for p, q in zip(drawn.logprobs, other.logprobs, strict=True))
+
+
+def wishes(responses: Sequence[Response], measure: DiversityMeasure) -> list[Wish]:
+    """What there is to know for a measure: every response with every other agent's model, or with
+    the base. Responses are to be sorted by question."""
+    if measure == "kl_base":
+        return [Wish(one, None, base_of(one.model)) for one in responses]
+    return [Wish(one, other, other.model) for one, other in ordered(responses)]
+
+
+def base_of(model: ModelRef) -> ModelRef:
+    """The untuned model that `model` was tuned from, or is."""
+    return ModelRef(model.address, model.address)
+
+
+def _per_token(divergence: Divergence) -> float | None:
+    return fmean(divergence.nats) if divergence.nats else None
+
+
+async def _unless_refused(call: Awaitable[T]) -> T | None:
+    try:
+        return await call
+    except RequestError:
+        return None
+
+
+async def _all_of(calls: Sequence[Awaitable[None]]) -> None:
+    gate = asyncio.Semaphore(IN_FLIGHT)
+
+    async def one(call: Awaitable[None]) -> None:
+        async with gate:
+            await call
+
+    tasks = [asyncio.ensure_future(one(call)) for call in calls]
+    try:
+        await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise

@@ -1,0 +1,94 @@
+"""The responses of one society, as the store has them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+from providers.base import Message, ModelRef
+from store.ledger import Store
+from store.records import AgentRole, Decoding, Split
+
+_DEBATED = """
+    select question_id, max(round)
+    from votes
+    where iteration = $iteration and arm = $arm and split = $split and decoding = $decoding
+      and question_id in (select question_id from questions where task = $task)
+    group by question_id
+"""
+_SPOKEN = r"""
+    select t.question_id, t.agent, t.model_id, m.provider, m.artifact, t.messages, t.response,
+           coalesce(v.agrees, false)
+    from turns t
+    join (select unnest($questions::varchar[]) as question_id) using (question_id)
+    join models m using (model_id)
+    left join verdicts v using (turn_id)
+    where t.iteration = $iteration and t.arm = $arm and t.split = $split
+      and t.decoding = $decoding and t.kind = 'answer' and t.round = $round
+      and regexp_matches(t.response, '\S')
+    order by t.question_id, t.agent
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which debates: those of one society, on the questions of one task and split."""
+
+    iteration: int
+    arm: str
+    split: Split
+    task: str
+    decoding: Decoding
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What one agent said. `agrees`: its answer is equivalent to the debate's label ŷ."""
+
+    question_id: str
+    agent: int
+    model: ModelRef
+    messages: tuple[Message, ...]
+    text: str
+    agrees: bool
+
+
+def read(store: Store, place: Place, limit: int) -> dict[AgentRole, list[Response]]:
+    """The answers of round 1 (generator) and of the last round (critic; only where there are more
+    rounds than one) to at most `limit` questions whose debates are complete.
+
+    The questions with the smallest SHA-256 of their id are taken. Blank responses are left out.
+    """
+    which = {
+        "iteration": place.iteration,
+        "arm": place.arm,
+        "split": place.split,
+        "decoding": place.decoding,
+    }
+    found = store.rows(_DEBATED, which | {"task": place.task})
+    last_round = max((int(rounds) for _, rounds in found), default=0)
+    debated = [str(question) for question, rounds in found if rounds == last_round]
+    chosen = sorted(debated, key=lambda question: sha256(question.encode()).digest())[:limit]
+    rounds: dict[AgentRole, int] = {"generator": 1} if last_round else {}
+    if last_round > 1:
+        rounds["critic"] = last_round
+    return {role: _said(store, which, chosen, number) for role, number in rounds.items()}
+
+
+def _said(
+    store: Store, which: dict[str, object], questions: Sequence[str], number: int
+) -> list[Response]:
+    rows = store.rows(_SPOKEN, which | {"questions": list(questions), "round": number})
+    return [
+        Response(
+            question,
+            agent,
+            ModelRef(model_id, address, artifact),
+            tuple(Message(m["role"], m["content"]) for m in json.loads(messages)),
+            text,
+            agrees,
+        )
+        for question, agent, model_id, address, artifact, messages, text, agrees in rows
+    ]

@@ -1,0 +1,151 @@
+"""Measuring how different the agents are: after an evaluation, or for a run that is there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TextIO
+
+from rich.console import Console
+
+from evals import diversity, reading
+from evals.diversity import Place, Plan, Progress, Wanted
+from society import costs
+from society.config import Config, ConfigError
+from society.connections import Connections
+from society.outcome import Scope
+from society.rows import write
+from society.runs import RunFolder
+from store.ledger import Store
+from store.records import Diversity
+
+_PLACES = """
+    select v.iteration, v.arm, v.split, q.task, v.decoding
+    from votes v
+    join questions q using (question_id)
+    left join arms a using (arm)
+    where v.split = 'eval' and not q.zero_shot
+      and list_contains($decodings::varchar[], v.decoding)
+      and ($arm is null or v.arm = $arm)
+    group by all
+    order by v.iteration, min(coalesce(a.position, 0)), v.arm, v.decoding desc
+"""
+_COLUMNS = (
+    "iteration", "arm", "decoding", "role", "measure", "responses", "encoder",
+    "value", "low", "high", "questions", "pairs", "note",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What `society diversity` changes about the run's own `[diversity]`; None: as the run has it.
+
+    `again` measures also what is stored already; `arm` only that one.
+    """
+
+    measures: tuple[str, ...] | None = None
+    encoder: str | None = None
+    questions: int | None = None
+    decodings: tuple[str, ...] | None = None
+    arm: str | None = None
+    again: bool = False
+
+
+def wanted(config: Config) -> Wanted:
+    """What an experiment asks for."""
+    section, sampling = config.diversity, config.sampling
+    own = sampling.temperature == 1.0 and sampling.top_p == 1.0
+    return Wanted(
+        measures=section.measures,
+        encoder=section.encoder,
+        questions=section.questions,
+        device=section.device,
+        drawn=None if own else f"temperature {sampling.temperature:g}, top_p {sampling.top_p:g}",
+    )
+
+
+def planned(store: Store, config: Config, scope: Scope, task: str) -> Plan | None:
+    """What is left to be measured of the society that has debated `scope`; None: nothing."""
+    if scope.decoding not in config.diversity.decodings:
+        return None
+    place = Place(scope.iteration, scope.arm, scope.split, task, scope.decoding)
+    plan = diversity.plan(store, place, wanted(config))
+    return plan if plan.todo else None
+
+
+async def measure(
+    plan: Plan,
+    store: Store,
+    connections: Connections,
+    on_progress: Progress = lambda done, total: None,
+) -> list[Diversity]:
+    """Measure what is planned and store it; returns the new rows.
+
+    Serves the tuned models that have to be asked. Raises the providers' errors, and
+    `evals.diversity.encoders.EncoderUnavailable`; nothing of the plan is stored then.
+    """
+    if plan.tuned_models:
+        await connections.serve(plan.tuned_models)
+    return await diversity.carry_out(plan, store, connections, on_progress)
+
+
+async def measure_run(
+    folder: RunFolder, store: Store, choice: Choice, on_plan: Progress
+) -> list[Diversity]:
+    """Measure every evaluated society of a run, whatever of that is not stored yet.
+
+    `on_plan` is told how many societies are done. Raises `ConfigError` where nothing is asked for
+    or there is no such arm, and what `measure` raises.
+    """
+    config = _chosen(Config.from_json(reading.run_of(store).config), choice)
+    section = config.diversity
+    places = [
+        Place(*row)
+        for row in store.rows(_PLACES, {"decodings": list(section.decodings), "arm": choice.arm})
+    ]
+    if not places:
+        raise ConfigError(
+            f"run {folder.name!r} has no evaluated society"
+            + (f" of an arm {choice.arm!r}" if choice.arm else "")
+            + f" answering {' or '.join(section.decodings)}; see `society status {folder.name}`"
+        )
+    plans = [diversity.plan(store, place, wanted(config), again=choice.again) for place in places]
+    rows: list[Diversity] = []
+    connections = costs.metered(Connections.open(config, folder.models), config, store)
+    try:
+        for number, plan in enumerate(plans):
+            on_plan(number, len(plans))
+            if plan.todo:
+                rows += await measure(plan, store, connections)
+        on_plan(len(plans), len(plans))
+    finally:
+        await connections.close()
+    return rows
+
+
+def show(rows: Sequence[Diversity], stream: TextIO) -> None:
+    """Print what was measured, one line per row."""
+    if not rows:
+        Console(file=stream, highlight=False).print("nothing was left to be measured")
+        return
+    write(_COLUMNS, [[getattr(row, name) for name in _COLUMNS] for row in rows], "table", stream)
+
+
+def _chosen(config: Config, choice: Choice) -> Config:
+    given = {
+        name: value
+        for name in ("measures", "encoder", "questions", "decodings")
+        if (value := getattr(choice, name)) is not None
+    }
+    section = config.diversity.model_copy(update=given)
+    if not section.measures:
+        raise ConfigError(
+            f"the run's [diversity] asks for no measure; name some: --measure "
+            f"{' --measure '.join(diversity.MEASURES)}"
+        )
+    if "embedding" in section.measures:
+        try:
+            diversity.check_encoder(section.encoder)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+    return config.model_copy(update={"diversity": section})
