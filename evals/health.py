@@ -1,0 +1,267 @@
+"""Whether a society that learns from its own votes is going wrong, told before the money is gone.
+
+A society can talk itself into an error: once most agents share it, the vote teaches it to all. What
+can be seen of that, iteration by iteration, is compared with the best earlier iteration of the
+same arm. A concern is raised where the change is for the worse, is at least `LEAST` (5 points; 10
+for `one_answer`) and would come about by chance in less than `LEVEL` (1 %) of cases. The level is
+strict since every iteration is compared with the best of several, which is partly luck.
+
+Without gold, on training questions:
+    coverage        fewer questions get a label
+    agreement       the plurality has fewer of the votes
+    unparsed        more answers cannot be read
+    truncated       more answers are cut at the token limit
+    one_answer      one answer has become the label of many more questions
+    unanimous       nearly all votes are unanimous: right or wrong, they correct nothing any more
+With gold:
+    label_accuracy  fewer of the labels are right (training questions)
+    held_out        fewer held-out questions are answered rightly (consensus)
+
+The test: values per question from 0 to 1, paired where both iterations asked the same questions,
+else Welch's; normal approximation with one value 0 and one value 1 added to each side, which keeps
+it honest in small samples (Agresti & Caffo 2000, The American Statistician 54:280).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from math import erfc, log2, sqrt
+from statistics import fmean, variance
+from typing import Literal
+
+from evals.metrics import ARM, Decoding, by_question
+from store.ledger import Store
+
+Kind = Literal[
+    "coverage", "agreement", "unparsed", "truncated", "one_answer", "unanimous",
+    "label_accuracy", "held_out",
+]  # fmt: skip
+
+LEVEL = 0.01
+LEAST = 0.05
+LEAST_ONE_ANSWER = 0.10
+UNANIMOUS = 0.95
+
+_SOURCE = "select coalesce(max(labels), 'final') from arms where arm = ?"
+_VOTES = """
+    with label_votes as (
+        select iteration, question_id, answer, votes, voters, correct, round
+        from votes
+        where split = 'train' and decoding = 'sampled' and arm = $arm
+        qualify round = if($source = 'round1', 1,
+                           max(round) over (partition by iteration, question_id))
+    ),
+    readings as (
+        select t.iteration, t.question_id, avg((t.answer is null)::double) as unparsed,
+               avg((t.finish_reason = 'length')::double) as truncated
+        from turns t
+        semi join label_votes using (iteration, question_id, round)
+        where t.split = 'train' and t.decoding = 'sampled' and t.arm = $arm and t.kind = 'answer'
+        group by all
+    )
+    select iteration, question_id, answer, votes, voters, correct, unparsed, truncated
+    from label_votes left join readings using (iteration, question_id)
+    order by iteration, question_id
+"""
+_EVALUATED = """
+    select distinct decoding, iteration
+    from votes join (select question_id, zero_shot from questions) using (question_id)
+    where arm = ? and split = 'eval' and not zero_shot and correct is not null
+    order by decoding desc, iteration
+"""
+
+Values = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Concern:
+    """Something that is getting worse in iteration `iteration` of `arm`.
+
+    `text` is one sentence with the figures, `before` the iteration it is compared with, `p_value`
+    how easily chance does it; values are shares of 1.
+    """
+
+    arm: str
+    iteration: int
+    kind: Kind
+    before: int
+    value: float
+    value_before: float
+    p_value: float
+    text: str
+
+
+@dataclass(slots=True)
+class _Pass:
+    """What one iteration's labels look like; values from 0 to 1 by question."""
+
+    covered: Values = field(default_factory=dict)
+    share: Values = field(default_factory=dict)
+    unparsed: Values = field(default_factory=dict)
+    truncated: Values = field(default_factory=dict)
+    unanimous: Values = field(default_factory=dict)
+    right: Values = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def commonest(self) -> tuple[str, Values]:
+        """The most common label and, by labelled question, whether it is the label there."""
+        counts = Counter(self.labels.values())
+        answer = min(counts, key=lambda label: (-counts[label], label), default="")
+        return answer, {q: float(label == answer) for q, label in self.labels.items()}
+
+    @property
+    def entropy_bits(self) -> float:
+        counts = Counter(self.labels.values())
+        total = counts.total()
+        return -sum(n / total * log2(n / total) for n in counts.values())
+
+
+def concerns(store: Store, arm: str = ARM, iteration: int | None = None) -> list[Concern]:
+    """What is to be worried about in one iteration of an arm, or in any of them, by iteration.
+
+    Iterations that have only begun count with what they have so far.
+    """
+    found = [*_of_labels(store, arm), *_held_out(store, arm)]
+    kept = [concern for concern in found if iteration is None or concern.iteration == iteration]
+    return sorted(kept, key=lambda concern: concern.iteration)
+
+
+def _of_labels(store: Store, arm: str) -> Iterator[Concern]:
+    [(source,)] = store.rows(_SOURCE, [arm])
+    passes = _passes(store, arm, str(source))
+
+    def look(
+        kind: Kind, of: Callable[[_Pass], Values], up: bool, say: str, least: float = LEAST
+    ) -> Iterator[Concern]:
+        known = {k: values for k, one in passes.items() if (values := of(one))}
+        for k, before, p_value in _worse(known, up, least):
+            value, earlier = fmean(known[k].values()), fmean(known[before].values())
+            text = say.format(
+                k=k, n=len(known[k]), now=100 * value, then=100 * earlier, before=before
+            )
+            yield Concern(
+                arm, k, kind, before, value, earlier, p_value, f"{text} (p = {p_value:.2g})"
+            )
+
+    yield from look(
+        "unparsed",
+        lambda one: one.unparsed,
+        True,
+        "{now:.1f} % of the answers of iteration {k} cannot be read, {then:.1f} % in iteration "
+        "{before}: look at some, and at sampling.max_tokens",
+    )
+    yield from look(
+        "truncated",
+        lambda one: one.truncated,
+        True,
+        "{now:.1f} % of the answers of iteration {k} are cut at the token limit, {then:.1f} % in "
+        "iteration {before}: the models ramble, or sampling.max_tokens is too low",
+    )
+    if source == "gold":
+        return
+    yield from look(
+        "coverage",
+        lambda one: one.covered,
+        False,
+        "only {now:.1f} % of the {n} training questions of iteration {k} have a label, "
+        "{then:.1f} % in iteration {before}",
+    )
+    yield from look(
+        "agreement",
+        lambda one: one.share,
+        False,
+        "the agents fall apart: {now:.1f} % of the votes of iteration {k} go to the label, "
+        "{then:.1f} % in iteration {before}",
+    )
+    yield from look(
+        "label_accuracy",
+        lambda one: one.right,
+        False,
+        "the labels collapse: {now:.1f} % of the {n} labels of iteration {k} are right, "
+        "{then:.1f} % in iteration {before}, so the models learn more errors than before",
+    )
+    for concern in look(
+        "unanimous",
+        lambda one: one.unanimous,
+        True,
+        "{now:.1f} % of the votes of iteration {k} are unanimous, {then:.1f} % in iteration "
+        "{before}: right or wrong, they correct next to nothing any more",
+    ):
+        if concern.value >= UNANIMOUS:
+            yield concern
+    for k, before, p_value in _worse(
+        {k: one.commonest[1] for k, one in passes.items() if one.labels}, True, LEAST_ONE_ANSWER
+    ):
+        answer, now = passes[k].commonest
+        value, earlier = fmean(now.values()), fmean(passes[before].commonest[1].values())
+        yield Concern(
+            arm, k, "one_answer", before, value, earlier, p_value,
+            f"{answer!r} is the label of {100 * value:.1f} % of the labelled questions of "
+            f"iteration {k}, the commonest one of iteration {before} was that of "
+            f"{100 * earlier:.1f} % (entropy {passes[before].entropy_bits:.2f} → "
+            f"{passes[k].entropy_bits:.2f} bits): the answers collapse into one "
+            f"(p = {p_value:.2g})",
+        )  # fmt: skip
+
+
+def _held_out(store: Store, arm: str) -> Iterator[Concern]:
+    evaluated: defaultdict[Decoding, list[int]] = defaultdict(list)
+    for decoding, iteration in store.rows(_EVALUATED, [arm]):
+        evaluated[decoding].append(int(iteration))
+    for decoding, iterations in evaluated.items():
+        known = {k: by_question(store, "consensus", decoding, k, arm) for k in iterations}
+        for k, before, p_value in _worse(known, False, LEAST):
+            value, earlier = fmean(known[k].values()), fmean(known[before].values())
+            yield Concern(
+                arm, k, "held_out", before, value, earlier, p_value,
+                f"the society of iteration {k} is right on {100 * value:.1f} % of {len(known[k])} "
+                f"held-out questions ({decoding}, consensus), that of iteration {before} was on "
+                f"{100 * earlier:.1f} %: the tuning makes it worse (p = {p_value:.2g})",
+            )  # fmt: skip
+
+
+def _worse(known: Mapping[int, Values], up: bool, least: float) -> Iterator[tuple[int, int, float]]:
+    """(iteration, best earlier one, p-value) wherever a mean has risen (`up`), or fallen."""
+    best: int | None = None
+    change = 0.0
+    for k in sorted(known):
+        if best is not None:
+            change = fmean(known[k].values()) - fmean(known[best].values())
+            p_value = _p_value(known[best], known[k])
+            if (change if up else -change) >= least and p_value < LEVEL:
+                yield k, best, p_value
+        if best is None or (change < 0 if up else change > 0):
+            best = k
+
+
+def _p_value(before: Values, after: Values) -> float:
+    """Two-sided, that the means differ by chance."""
+    if before.keys() == after.keys():
+        changes = [after[q] - before[q] for q in before] + [1.0, -1.0]
+        error = sqrt(variance(changes) / len(changes))
+        return erfc(abs(fmean(changes)) / error / sqrt(2))
+    first, second = [*before.values(), 0.0, 1.0], [*after.values(), 0.0, 1.0]
+    error = sqrt(variance(first) / len(first) + variance(second) / len(second))
+    return erfc(abs(fmean(second) - fmean(first)) / error / sqrt(2))
+
+
+def _passes(store: Store, arm: str, source: str) -> dict[int, _Pass]:
+    passes: defaultdict[int, _Pass] = defaultdict(_Pass)
+    for row in store.rows(_VOTES, {"arm": arm, "source": source}):
+        iteration, question, answer, votes, voters, correct, unparsed, truncated = row
+        one = passes[int(iteration)]
+        one.covered[question] = float(answer is not None)
+        if unparsed is not None:
+            one.unparsed[question], one.truncated[question] = unparsed, truncated
+        if voters:
+            one.share[question] = votes / voters
+        if voters > 1:
+            one.unanimous[question] = float(votes == voters)
+        if answer is not None:
+            one.labels[question] = answer
+            if correct is not None:
+                one.right[question] = float(correct)
+    return dict(passes)
