@@ -119,14 +119,23 @@ class _Pass:
         return -sum(n / total * log2(n / total) for n in counts.values())
 
 
-def concerns(store: Store, arm: str = ARM, iteration: int | None = None) -> list[Concern]:
-    """What is to be worried about in one iteration of an arm, or in any of them, by iteration.
+def concerns(store: Store, arm: str = ARM) -> list[Concern]:
+    """Everything to be worried about in an arm, by iteration.
 
     Iterations that have only begun count with what they have so far.
     """
-    found = [*_of_labels(store, arm), *_held_out(store, arm)]
-    kept = [concern for concern in found if iteration is None or concern.iteration == iteration]
-    return sorted(kept, key=lambda concern: concern.iteration)
+    found = [*label_concerns(store, arm), *held_out_concerns(store, arm)]
+    return sorted(found, key=lambda concern: concern.iteration)
+
+
+def label_concerns(store: Store, arm: str = ARM, iteration: int | None = None) -> list[Concern]:
+    """What training debates show, of one iteration or of all; known before anything is tuned."""
+    return [one for one in _of_labels(store, arm) if iteration in (None, one.iteration)]
+
+
+def held_out_concerns(store: Store, arm: str = ARM, iteration: int | None = None) -> list[Concern]:
+    """What evaluation shows, of one iteration or of all."""
+    return [one for one in _held_out(store, arm) if iteration in (None, one.iteration)]
 
 
 def _of_labels(store: Store, arm: str) -> Iterator[Concern]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
 from rich.console import Console
 
 from evals import diversity, reading
-from evals.diversity import Place, Plan, Progress, Wanted
+from evals.diversity import EncoderUnavailable, Measurement, Place, Progress, Wanted
 from society import costs
 from society.config import Config, ConfigError
 from society.connections import Connections
@@ -64,38 +64,43 @@ def wanted(config: Config) -> Wanted:
     )
 
 
-def planned(store: Store, config: Config, scope: Scope, task: str) -> Plan | None:
+def planned(
+    store: Store, config: Config, connections: Connections, scope: Scope, task: str
+) -> Measurement | None:
     """What is left to be measured of the society that has debated `scope`; None: nothing."""
-    if scope.decoding not in config.diversity.decodings:
+    section = config.diversity
+    if not section.measures or scope.decoding not in section.decodings:
         return None
     place = Place(scope.iteration, scope.arm, scope.split, task, scope.decoding)
-    plan = diversity.plan(store, place, wanted(config))
-    return plan if plan.todo else None
+    found = Measurement(store, connections, place, wanted(config))
+    return found if found.todo else None
 
 
 async def measure(
-    plan: Plan,
-    store: Store,
+    measurement: Measurement,
     connections: Connections,
-    on_progress: Progress = lambda done, total: None,
+    on_progress: Progress = lambda done: None,
 ) -> list[Diversity]:
     """Measure what is planned and store it; returns the new rows.
 
-    Serves the tuned models that have to be asked. Raises the providers' errors, and
-    `evals.diversity.encoders.EncoderUnavailable`; nothing of the plan is stored then.
+    Serves the tuned models that have to be asked. Raises the providers' errors, and `ConfigError`
+    where the sentence encoder cannot be loaded; nothing of the measurement is stored then.
     """
-    if plan.tuned_models:
-        await connections.serve(plan.tuned_models)
-    return await diversity.carry_out(plan, store, connections, on_progress)
+    if measurement.tuned_models:
+        await connections.serve(measurement.tuned_models)
+    try:
+        return await measurement.carry_out(on_progress)
+    except EncoderUnavailable as error:
+        raise ConfigError(f"diversity.encoder: {error}") from error
 
 
 async def measure_run(
-    folder: RunFolder, store: Store, choice: Choice, on_plan: Progress
+    folder: RunFolder, store: Store, choice: Choice, on_society: Callable[[int, int], None]
 ) -> list[Diversity]:
     """Measure every evaluated society of a run, whatever of that is not stored yet.
 
-    `on_plan` is told how many societies are done. Raises `ConfigError` where nothing is asked for
-    or there is no such arm, and what `measure` raises.
+    `on_society` is told how many societies of how many are done. Raises `ConfigError` where nothing
+    is asked for or there is no such arm, and what `measure` raises.
     """
     config = _chosen(Config.from_json(reading.run_of(store).config), choice)
     section = config.diversity
@@ -109,15 +114,15 @@ async def measure_run(
             + (f" of an arm {choice.arm!r}" if choice.arm else "")
             + f" answering {' or '.join(section.decodings)}; see `society status {folder.name}`"
         )
-    plans = [diversity.plan(store, place, wanted(config), again=choice.again) for place in places]
     rows: list[Diversity] = []
     connections = costs.metered(Connections.open(config, folder.models), config, store)
     try:
-        for number, plan in enumerate(plans):
-            on_plan(number, len(plans))
-            if plan.todo:
-                rows += await measure(plan, store, connections)
-        on_plan(len(plans), len(plans))
+        for number, place in enumerate(places):
+            on_society(number, len(places))
+            found = Measurement(store, connections, place, wanted(config), again=choice.again)
+            if found.todo:
+                rows += await measure(found, connections)
+        on_society(len(places), len(places))
     finally:
         await connections.close()
     return rows

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 Stage = str
-"""One of debate, datasets, finetune, and "evaluate DECODING", where the questions are those of
-another task "zero-shot LABEL DECODING", of a curriculum's rung "rung LABEL DECODING"."""
+"""One of debate, datasets, finetune, "diversity DECODING", "evaluate DECODING", and where the
+questions are those of another task "zero-shot LABEL DECODING", of a curriculum's rung "rung LABEL
+DECODING"; where a run has several arms, after the arm's name."""
 
 
 @dataclass(frozen=True, slots=True)

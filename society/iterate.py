@@ -18,12 +18,14 @@ from datetime import UTC, datetime
 from math import ceil
 from textwrap import shorten
 
+from evals import health
 from evals.equivalence import judge
+from evals.health import Concern
 from evals.tasks.base import Split, Task, TaskQuestion
 from finetune.datasets import build_all
 from finetune.jobs import TuningProgress, tune
 from providers.base import ModelRef, Sampling
-from society import costs
+from society import costs, diversity
 from society.agents import AgentRole, Society
 from society.arms import Arm, reference
 from society.config import Config
@@ -130,9 +132,11 @@ class _Experiment:
             trained = [arm for arm in self.arms if arm.trained_in(iteration)]
             for arm in trained:
                 await self._train(arm, societies[arm.name], iteration)
+                self._tell(arm, health.label_concerns(self.store, arm.name, iteration))
             societies |= await self._tune(trained, societies, iteration)
             for arm in trained:
                 await self._evaluate(arm, societies[arm.name], iteration)
+                self._tell(arm, health.held_out_concerns(self.store, arm.name, iteration))
         stored = self.store.run()
         if stored is not None and stored.finished_at is None:
             self.store.write(replace(stored, finished_at=datetime.now(UTC)))
@@ -169,6 +173,28 @@ class _Experiment:
                 scope = Scope(iteration, "eval", arm.name, decoding)
                 stage = f"{exam.stage} {decoding}"
                 await self._debate(arm, society, exam.task, questions, scope, stage)
+                if not exam.zero_shot:
+                    await self._measure_diversity(scope, exam.label)
+
+    async def _measure_diversity(self, scope: Scope, task: str) -> None:
+        found = diversity.planned(self.store, self.config, self.connections, scope, task)
+        if found is None:
+            return
+        stage = self._of_arm(scope.arm, f"diversity {scope.decoding}")
+
+        def on_progress(done: int) -> None:
+            self.observer(StageAdvanced(done, detail=costs.shown(self.connections)))
+
+        with self._stage(scope.iteration, stage, "steps", found.steps):
+            await diversity.measure(found, self.connections, on_progress)
+
+    def _tell(self, arm: Arm, concerns: Sequence[Concern]) -> None:
+        for concern in concerns:
+            who = "" if len(self.arms) == 1 else f"{arm.name}: "
+            self.observer(Note(who + concern.text))
+
+    def _of_arm(self, arm: str, text: str) -> str:
+        return text if len(self.arms) == 1 else f"{arm} {text}"
 
     async def _debate(
         self,
@@ -195,8 +221,9 @@ class _Experiment:
             if turn.error is not None:
                 self.observer(Note(f"{turn.question_id}, agent {turn.agent}: {turn.error}"))
 
-        name = stage if len(self.arms) == 1 else f"{arm.name} {stage}"
-        with self._stage(scope.iteration, name, "turns", len(questions) * each, done):
+        with self._stage(
+            scope.iteration, self._of_arm(arm.name, stage), "turns", len(questions) * each, done
+        ):
             if not remaining:
                 return
             await self.connections.serve(society.tuned_models)

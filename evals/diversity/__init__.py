@@ -22,18 +22,16 @@ from __future__ import annotations
 
 from evals.diversity.encoders import EncoderUnavailable
 from evals.diversity.encoders import check as check_encoder
-from evals.diversity.measuring import Plan, Progress, carry_out, plan
+from evals.diversity.measuring import Measurement, Progress
 from evals.diversity.responses import Place
 from evals.diversity.wanted import MEASURES, Wanted
 
 __all__ = [
     "MEASURES",
     "EncoderUnavailable",
+    "Measurement",
     "Place",
-    "Plan",
     "Progress",
     "Wanted",
-    "carry_out",
     "check_encoder",
-    "plan",
 ]

@@ -7,20 +7,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
 from evals.diversity import encoders
 from evals.diversity.embedding import dissimilarities
-from evals.diversity.encoders import Embedded
 from evals.diversity.estimates import Pair, Responses, estimate
 from evals.diversity.likelihood import Likelihoods, Method, wishes
-from evals.diversity.responses import Place, Response, read
+from evals.diversity.responses import Place, read
 from evals.diversity.wanted import Wanted
 from providers.base import ModelRef, Provider
 from providers.errors import Unsupported
 from store.ledger import Store
 from store.records import AgentRole, Diversity, DiversityMeasure
 
-Progress = Callable[[int, int], None]
-"""Called with the steps done and all steps: a text embedded, or a request answered, is a step."""
+Progress = Callable[[int], None]
+"""Called with the steps done; a text embedded, or a request answered, is a step."""
 
 _STORED = """
     select role, measure
@@ -38,54 +40,6 @@ _GREEDY = (
 )
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What is to be measured at `place`: (role, measure) that are not stored yet."""
-
-    place: Place
-    wanted: Wanted
-    todo: tuple[tuple[AgentRole, DiversityMeasure], ...]
-    responses: Mapping[AgentRole, Sequence[Response]]
-
-    @property
-    def tuned_models(self) -> tuple[ModelRef, ...]:
-        """The tuned models that will be asked and have to be served for that."""
-        asked = {role for role, measure in self.todo if measure != "embedding"}
-        found = (r.model for role in sorted(asked) for r in self.responses[role])
-        return tuple(dict.fromkeys(model for model in found if model.artifact is not None))
-
-
-def plan(store: Store, place: Place, wanted: Wanted, *, again: bool = False) -> Plan:
-    """What `wanted` asks for at `place` and the store does not have, or all of it `again`."""
-    responses = read(store, place, wanted.questions)
-    where = (place.iteration, place.arm, place.split, place.task, place.decoding)
-    stored = set() if again else set(store.rows(_STORED, [*where, wanted.encoder]))
-    todo = tuple(
-        (role, measure)
-        for role in responses
-        for measure in wanted.measures
-        if (role, measure) not in stored
-    )
-    return Plan(place, wanted, todo, responses)
-
-
-async def carry_out(
-    plan: Plan,
-    store: Store,
-    providers: Mapping[str, Provider],
-    on_progress: Progress = lambda done, total: None,
-) -> list[Diversity]:
-    """Measure what is planned and store it; returns the new rows.
-
-    `providers` by address, with the plan's `tuned_models` served. What a provider cannot tell is
-    stored without a value and with a note; its other errors are raised, and nothing is stored.
-    """
-    work = _Work(plan, providers, on_progress)
-    rows = await work.rows()
-    await store.append(*rows)
-    return rows
-
-
 @dataclass(frozen=True, slots=True)
 class _Result:
     """One measure of one role: its pairs, how they came about, and what there is to say."""
@@ -95,96 +49,131 @@ class _Result:
     notes: Sequence[str] = ()
 
 
-class _Work:
-    def __init__(
-        self, plan: Plan, providers: Mapping[str, Provider], on_progress: Progress
-    ) -> None:
-        self.plan = plan
-        self.providers = providers
-        self.on_progress = on_progress
-        self.known = Likelihoods(providers)
-        self.unable: dict[tuple[AgentRole, DiversityMeasure], str] = {}
-        self.methods: dict[AgentRole, Method] = {}
-        self.done = self.total = 0
+class Measurement:
+    """What is to be measured at `place`: all of `wanted` that the store does not have, or, with
+    `again`, also what it has.
 
-    async def rows(self) -> list[Diversity]:
-        texts = self._texts()
-        for role, measure in self.plan.todo:
+    `providers` by the addresses of their bases.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        providers: Mapping[str, Provider],
+        place: Place,
+        wanted: Wanted,
+        *,
+        again: bool = False,
+    ) -> None:
+        self.place = place
+        self._store = store
+        self._providers = providers
+        self._wanted = wanted
+        self._responses = read(store, place, wanted.questions)
+        where = (place.iteration, place.arm, place.split, place.task, place.decoding)
+        stored = set() if again else set(store.rows(_STORED, [*where, wanted.encoder]))
+        self.todo: tuple[tuple[AgentRole, DiversityMeasure], ...] = tuple(
+            (role, measure)
+            for role in self._responses
+            for measure in wanted.measures
+            if (role, measure) not in stored
+        )
+        self._known = Likelihoods(providers)
+        self._methods: dict[AgentRole, Method] = {}
+        self._unable: dict[tuple[AgentRole, DiversityMeasure], str] = {}
+        for role, measure in self.todo:
             if measure != "embedding":
                 self._want(role, measure)
-        self.total = len(texts) + self.known.steps
+        self._texts = self._distinct_texts()
+
+    @property
+    def steps(self) -> int:
+        """Texts to be embedded and requests to be made."""
+        return len(self._texts) + self._known.steps
+
+    @property
+    def tuned_models(self) -> tuple[ModelRef, ...]:
+        """The tuned models that will be asked and have to be served for that."""
+        roles = {role for role, measure in self.todo if measure != "embedding"}
+        found = (r.model for role in sorted(roles) for r in self._responses[role])
+        return tuple(dict.fromkeys(model for model in found if model.artifact is not None))
+
+    async def carry_out(self, on_progress: Progress = lambda done: None) -> list[Diversity]:
+        """Measure and store it; returns the new rows.
+
+        What a provider cannot tell is stored without a value and with a note. Raises the providers'
+        other errors and `EncoderUnavailable`; nothing is stored then.
+        """
+        rows = await self._rows(on_progress)
+        await self._store.append(*rows)
+        return rows
+
+    async def _rows(self, on_progress: Progress) -> list[Diversity]:
+        asked = 0
+
+        def on_step() -> None:
+            nonlocal asked
+            asked += 1
+            on_progress(asked)
+
         try:
-            await self.known.ask(self._step)
+            await self._known.ask(on_step)
         except Unsupported as error:
-            self.known = Likelihoods(self.providers)
-            self.unable = dict.fromkeys(self.plan.todo, str(error))
-        embedded = await asyncio.to_thread(self._embed, texts) if texts else None
-        return [
-            row
-            for role, measure in self.plan.todo
-            for row in self._as_rows(
-                role,
-                measure,
-                self._embedding(role, texts, embedded)
-                if measure == "embedding"
-                else self._likelihood(role, measure),
+            self._known = Likelihoods(self._providers)
+            self._unable = dict.fromkeys(self.todo, str(error))
+        vectors, notes = await self._embedded(lambda done: on_progress(asked + done))
+        rows: list[Diversity] = []
+        for role, measure in self.todo:
+            if measure == "embedding":
+                pairs = dissimilarities(self._responses[role], vectors)
+                result = _Result(self._wanted.encoder, pairs, notes)
+            else:
+                result = self._likelihood(role, measure)
+            rows += self._as_rows(role, measure, result)
+        return rows
+
+    def _distinct_texts(self) -> list[str]:
+        roles = [role for role, measure in self.todo if measure == "embedding"]
+        return list(dict.fromkeys(r.text for role in roles for r in self._responses[role]))
+
+    async def _embedded(
+        self, on_progress: Progress
+    ) -> tuple[Mapping[str, NDArray[np.float32]], Sequence[str]]:
+        """The unit vector of every text, and what there is to say about them."""
+        if not self._texts:
+            return {}, ()
+        encoder = await asyncio.to_thread(encoders.load, self._wanted.encoder, self._wanted.device)
+        found = await asyncio.to_thread(encoder.encode, self._texts, on_progress)
+        notes = []
+        if found.cut:
+            notes.append(
+                f"of {found.cut} of {len(self._texts)} texts only the first {found.limit} tokens "
+                "were seen, which is all the encoder takes"
             )
-        ]
-
-    def _texts(self) -> list[str]:
-        """Every text to be embedded, once."""
-        roles = [role for role, measure in self.plan.todo if measure == "embedding"]
-        return list(dict.fromkeys(r.text for role in roles for r in self.plan.responses[role]))
-
-    def _embed(self, texts: Sequence[str]) -> Embedded:
-        encoder = encoders.load(self.plan.wanted.encoder, self.plan.wanted.device)
-        before = self.done
-
-        def on_batch(done: int) -> None:
-            self.done = before + done
-            self.on_progress(self.done, self.total)
-
-        return encoder.encode(texts, on_batch)
-
-    def _step(self) -> None:
-        self.done += 1
-        self.on_progress(self.done, self.total)
+        return dict(zip(self._texts, found.vectors, strict=True)), notes
 
     def _want(self, role: AgentRole, measure: DiversityMeasure) -> None:
         """Ask for what a measure needs, or remember why it cannot be had."""
-        responses = self.plan.responses[role]
+        responses = self._responses[role]
         able = [
-            self.providers[address].capabilities
+            self._providers[address].capabilities
             for address in sorted({response.model.address for response in responses})
         ]
-        self.methods[role] = "exact" if all(each.compare for each in able) else "sampled"
-        if measure == "nll" or self.methods[role] == "sampled":
+        self._methods[role] = "exact" if all(each.compare for each in able) else "sampled"
+        if measure == "nll" or self._methods[role] == "sampled":
             if not all(each.score for each in able):
-                self.unable[role, measure] = _NO_SCORE
-            elif measure != "nll" and self.plan.place.decoding == "greedy":
-                self.unable[role, measure] = _GREEDY
-        if (role, measure) not in self.unable:
+                self._unable[role, measure] = _NO_SCORE
+            elif measure != "nll" and self.place.decoding == "greedy":
+                self._unable[role, measure] = _GREEDY
+        if (role, measure) not in self._unable:
             for wish in wishes(responses, measure):
-                self.known.want(wish, measure, self.methods[role])
-
-    def _embedding(
-        self, role: AgentRole, texts: Sequence[str], embedded: Embedded | None
-    ) -> _Result:
-        vectors = {} if embedded is None else dict(zip(texts, embedded.vectors, strict=True))
-        pairs = dissimilarities(self.plan.responses[role], vectors)
-        notes = []
-        if embedded is not None and embedded.cut:
-            notes.append(
-                f"of {embedded.cut} of {len(texts)} texts only the first {embedded.limit} tokens "
-                "were seen, which is all the encoder takes"
-            )
-        return _Result(self.plan.wanted.encoder, pairs, notes)
+                self._known.want(wish, measure, self._methods[role])
 
     def _likelihood(self, role: AgentRole, measure: DiversityMeasure) -> _Result:
-        method = self.methods[role]
-        unable = self.unable.get((role, measure))
-        wanted = wishes(self.plan.responses[role], measure)
-        values = [(wish, self.known.value(wish, measure, method)) for wish in wanted]
+        method = self._methods[role]
+        unable = self._unable.get((role, measure))
+        wanted = wishes(self._responses[role], measure)
+        values = [(wish, self._known.value(wish, measure, method)) for wish in wanted]
         pairs = [Pair(w.first, w.second, value) for w, value in values if value is not None]
         if unable is not None and len(pairs) < len(wanted):
             # Equal models are known to be equal without asking; one pair short, nothing is known.
@@ -208,9 +197,9 @@ class _Work:
 
     def _sampled_note(self) -> str:
         note = "estimated from the sampled texts by log p − log q of their tokens"
-        if self.plan.wanted.drawn is not None:
+        if self._wanted.drawn is not None:
             note += (
-                f"; drawn with {self.plan.wanted.drawn}, so it leans towards what the speaking "
+                f"; drawn with {self._wanted.drawn}, so it leans towards what the speaking "
                 "model finds likely"
             )
         return note
@@ -226,7 +215,7 @@ class _Work:
             if found.value is None and not notes:
                 notes.append(self._nobody(role, responses))
             yield Diversity(
-                **asdict(self.plan.place),
+                **asdict(self.place),
                 role=role,
                 measure=measure,
                 responses=responses,
@@ -237,7 +226,7 @@ class _Work:
 
     def _nobody(self, role: AgentRole, responses: Responses) -> str:
         """Why there is no pair."""
-        spoken = self.plan.responses[role]
+        spoken = self._responses[role]
         if not spoken:
             return "no agent has said anything"
         if len({response.agent for response in spoken}) == 1:

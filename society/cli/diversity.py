@@ -70,9 +70,9 @@ def measure(
             again,
         )
 
-        def on_plan(done: int, total: int) -> None:
+        def on_society(done: int, total: int) -> None:
             typer.echo(f"{done} of {total} societies measured", err=True)
 
         with Store.open(folder.database, create=False) as store:
-            rows = asyncio.run(diversity.measure_run(folder, store, choice, on_plan))
+            rows = asyncio.run(diversity.measure_run(folder, store, choice, on_society))
         diversity.show(rows, sys.stdout)

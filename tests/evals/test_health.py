@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from evals.health import LEVEL, Concern, concerns
+from evals.health import LEVEL, Concern, concerns, held_out_concerns, label_concerns
 from store.records import Arm, Question, Run, Turn, Vote
 
 AGENTS = 3
@@ -71,7 +71,8 @@ def test_labels_that_fall_as_an_overlearnt_habit_makes_them_are_told_early(store
     assert last.value < 0.62 < 0.7 < last.value_before
     assert last.p_value < LEVEL
     assert f"{100 * last.value:.1f} % of the 300 labels of iteration 6 are right" in last.text
-    assert concerns(store, iteration=6) == [last]
+    assert label_concerns(store, iteration=6) == [last]
+    assert held_out_concerns(store, iteration=6) == []
 
 
 def test_a_society_that_gets_better_raises_no_concern(store_of):
