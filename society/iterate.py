@@ -121,7 +121,8 @@ class _Experiment:
         self.surrenders = 0
 
     async def run(self) -> None:
-        self.store.write(*(arm.record() for arm in self.arms))
+        # How large a vote matched to tokens is, is known once those are.
+        self.store.write(*(a.record() for a in self.arms if a.matched_to != "tokens"))
         self._remember_bases()
         societies: dict[str, Society] = {}
         for arm in in_order(self.arms):
