@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from evals.comparison import compare_all, last_iteration
 from evals.intervals import PairedDifference, Rate
 from evals.metrics import (
     MEASURES,
@@ -21,6 +22,7 @@ from evals.metrics import (
     table,
     zero_shot_tasks,
 )
+from evals.reading import evaluated_arms, main_arm
 from society.live import printable
 from store.ledger import Store
 
@@ -32,20 +34,71 @@ NAMES: dict[Measure, str] = {
 
 
 def show(store: Store, stream: TextIO) -> None:
-    """Print accuracy per iteration with 95 % intervals and what changed from first to last."""
-    rows = table(store)
+    """Print accuracy per iteration with 95 % intervals and what changed from first to last; of
+    several arms also where each has come to, and how far the main one is from the others."""
+    arm = main_arm(store)
+    rows = table(store, arm)
     console = Console(file=stream, highlight=False)
     if not rows:
         console.print("no evaluation debate is complete yet")
         return
-    console.print(accuracy_table(rows, "Accuracy on held-out questions, % with 95 % interval"))
-    for line in changes(store, rows):
+    others = [other for other in evaluated_arms(store) if other != arm]
+    whose = f" of {printable(arm)}" if others else ""
+    title = f"Accuracy{whose} on held-out questions, % with 95 % interval"
+    console.print(accuracy_table(rows, title))
+    for line in changes(store, rows, arm):
         console.print(line, markup=False, soft_wrap=True)
+    if others:
+        console.print(arms_table(store, [arm, *others]))
+        for line in differences(store, arm, others):
+            console.print(line, markup=False, soft_wrap=True)
     for task in zero_shot_tasks(store):
-        if unseen := table(store, task=task):
-            console.print(accuracy_table(unseen, printable(apart(task))))
-            for line in changes(store, unseen, task):
+        if unseen := table(store, arm, task):
+            console.print(accuracy_table(unseen, apart(printable(task))))
+            for line in changes(store, unseen, arm, task):
                 console.print(line, markup=False, soft_wrap=True)
+
+
+def arms_table(store: Store, arms: Sequence[str]) -> Table:
+    """One line per arm: its last society."""
+    drawn = Table(
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        title=Text("Every arm's last society, % with 95 % interval"),
+        title_justify="left",
+    )
+    for heading in ("arm", "iteration"):
+        drawn.add_column(heading, no_wrap=True)
+    for heading in ("single agent\ngreedy", "single agent\nsampled", "vote\nsampled"):
+        drawn.add_column(heading, justify="right", no_wrap=True)
+    for arm in arms:
+        rows = table(store, arm)
+        last = {row.decoding: row for row in rows if row.iteration == rows[-1].iteration}
+        greedy, sampled = last.get("greedy"), last.get("sampled")
+        drawn.add_row(
+            printable(arm),
+            "untuned" if rows[-1].iteration == 0 else str(rows[-1].iteration),
+            percent(greedy.single) if greedy else "",
+            percent(sampled.single) if sampled else "",
+            percent(sampled.consensus) if sampled else "",
+        )
+    return drawn
+
+
+def differences(store: Store, arm: str, others: Sequence[str]) -> list[str]:
+    """One line per other arm: the main arm's vote minus its, both after their last iteration."""
+    decoding: Decoding = "sampled"
+    iterations = {other: last_iteration([store], other, decoding) for other in (arm, *others)}
+    last = iterations.pop(arm)
+    if last is None:
+        return []
+    known = {other: at for other, at in iterations.items() if at is not None}
+    found = compare_all([store], arm, known, "consensus", decoding, last)
+    if not found:
+        return []
+    lines = [f"The vote of {printable(arm)} minus that of every other arm, sampled, paired:"]
+    lines += [f"  {printable(each.b.arm)}: {points(each.pooled)}" for each in found]
+    return [*lines, "  Of one run; other seeds would differ. p is not corrected for several arms."]
 
 
 def accuracy_table(rows: Iterable[Row], title: str) -> Table:
@@ -80,7 +133,7 @@ def accuracy_table(rows: Iterable[Row], title: str) -> Table:
     return drawn
 
 
-def changes(store: Store, rows: Sequence[Row], task: str | None = None) -> list[str]:
+def changes(store: Store, rows: Sequence[Row], arm: str, task: str | None = None) -> list[str]:
     """One line per measure and decoding: last iteration minus the untuned society, paired."""
     first, last = rows[0].iteration, rows[-1].iteration
     if first == last:
@@ -89,7 +142,7 @@ def changes(store: Store, rows: Sequence[Row], task: str | None = None) -> list[
     lines = [f"From iteration {first} to {last}, on the same questions:"]
     for measure in MEASURES:
         for decoding in decodings:
-            change = comparison(store, measure, decoding, first, last, task=task)
+            change = comparison(store, measure, decoding, first, last, arm, task)
             if change is not None:
                 lines.append(f"  {NAMES[measure]}, {decoding}: {points(change)}")
     return lines

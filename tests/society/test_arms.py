@@ -1,6 +1,7 @@
 """The arms of an experiment: what each is, through the whole loop, and what they share."""
 
 import asyncio
+import itertools
 import json
 
 import pytest
@@ -328,3 +329,51 @@ def test_the_stored_experiment_file_starts_the_same_run(tmp_path):
     folder = start(tmp_path, tmp_path / "arms.toml", five)
     again = experiments.load(str(folder.path / "config.toml"))
     assert again == load(tmp_path / "arms.toml", five)
+
+
+class _Stopped(Exception):
+    pass
+
+
+def _stopping_at(event_number):
+    """An observer that ends the run at one of its events, wherever that is."""
+    seen = 0
+
+    def observe(event):
+        nonlocal seen
+        seen += 1
+        if seen == event_number:
+            raise _Stopped
+
+    return observe
+
+
+def test_a_run_of_several_arms_goes_on_from_wherever_it_was_stopped(tmp_path):
+    _write_experiment(tmp_path, ["multiagent", "no-critic", "debate", "compute-matched-tokens"])
+    whole = start(tmp_path, tmp_path / "arms.toml", name="whole")
+    config, folder = load(tmp_path / "arms.toml"), runs.folder(tmp_path / "runs", "whole-in-parts")
+    # Every start sees the stages that are done as two events each.
+    stops = 0
+    for event in itertools.count(30, 29):
+        with runs.start(folder, config) as store:
+            try:
+                asyncio.run(iterate.run(folder, config, store, _stopping_at(event)))
+            except _Stopped:
+                stops += 1
+            else:
+                break
+    assert stops >= 4
+    for query in (
+        "SELECT * EXCLUDE (created_at, latency_ms) FROM turns",
+        "FROM votes",
+        "FROM verdicts",
+        "SELECT * EXCLUDE (created_at) FROM datasets",
+        "FROM dataset_examples",
+        "FROM arms",
+        "SELECT iteration, arm, agent, role, status, shared_job_id IS NULL FROM jobs",
+    ):
+        ours, theirs = (
+            [str(row).replace("whole-in-parts", "whole") for row in rows(run, query)]
+            for run in (folder, whole)
+        )
+        assert sorted(ours) == sorted(theirs), query
