@@ -9,7 +9,7 @@ from typing import TextIO
 from rich.console import Console
 
 from evals import diversity, reading
-from evals.diversity import EncoderUnavailable, Measurement, Place, Progress, Wanted
+from evals.diversity import EncoderUnavailable, Measurement, Memory, Place, Progress, Wanted
 from society import costs
 from society.config import Config, ConfigError
 from society.connections import Connections
@@ -19,8 +19,8 @@ from society.runs import RunFolder
 from store.ledger import Store
 from store.records import Diversity
 
-_PLACES = """
-    select v.iteration, v.arm, v.split, q.task, v.decoding
+_DEBATED = """
+    select v.iteration, v.arm, q.task, v.decoding
     from votes v
     join questions q using (question_id)
     left join arms a using (arm)
@@ -64,34 +64,44 @@ def wanted(config: Config) -> Wanted:
     )
 
 
-def planned(
-    store: Store, config: Config, connections: Connections, scope: Scope, task: str
-) -> Measurement | None:
-    """What is left to be measured of the society that has debated `scope`; None: nothing."""
-    section = config.diversity
-    if not section.measures or scope.decoding not in section.decodings:
-        return None
-    place = Place(scope.iteration, scope.arm, scope.split, task, scope.decoding)
-    found = Measurement(store, connections, place, wanted(config))
-    return found if found.todo else None
+class Meter:
+    """Measures the societies of one run. What arms have in common in an iteration, such as all of
+    the untuned society, is computed once."""
 
+    def __init__(self, store: Store, config: Config, connections: Connections) -> None:
+        self._store = store
+        self._section = config.diversity
+        self._wanted = wanted(config)
+        self._connections = connections
+        self._memory = Memory()
+        self._iteration = 0
 
-async def measure(
-    measurement: Measurement,
-    connections: Connections,
-    on_progress: Progress = lambda done: None,
-) -> list[Diversity]:
-    """Measure what is planned and store it; returns the new rows.
+    def planned(self, scope: Scope, task: str, *, again: bool = False) -> Measurement | None:
+        """What is left to be measured of the society that has debated `scope`; None: nothing."""
+        if not self._wanted.measures or scope.decoding not in self._section.decodings:
+            return None
+        if scope.iteration != self._iteration:
+            self._memory, self._iteration = Memory(), scope.iteration
+        place = Place(scope.iteration, scope.arm, scope.split, task, scope.decoding)
+        found = Measurement(
+            self._store, self._connections, place, self._wanted, self._memory, again=again
+        )
+        return found if found.todo else None
 
-    Serves the tuned models that have to be asked. Raises the providers' errors, and `ConfigError`
-    where the sentence encoder cannot be loaded; nothing of the measurement is stored then.
-    """
-    if measurement.tuned_models:
-        await connections.serve(measurement.tuned_models)
-    try:
-        return await measurement.carry_out(on_progress)
-    except EncoderUnavailable as error:
-        raise ConfigError(f"diversity.encoder: {error}") from error
+    async def measure(
+        self, measurement: Measurement, on_progress: Progress = lambda done: None
+    ) -> list[Diversity]:
+        """Measure what is planned and store it; returns the new rows.
+
+        Serves the tuned models that have to be asked. Raises the providers' errors, and
+        `ConfigError` where the sentence encoder cannot be loaded; nothing is stored then.
+        """
+        if measurement.tuned_models:
+            await self._connections.serve(measurement.tuned_models)
+        try:
+            return await measurement.carry_out(on_progress)
+        except EncoderUnavailable as error:
+            raise ConfigError(f"diversity.encoder: {error}") from error
 
 
 async def measure_run(
@@ -104,11 +114,13 @@ async def measure_run(
     """
     config = _chosen(Config.from_json(reading.run_of(store).config), choice)
     section = config.diversity
-    places = [
-        Place(*row)
-        for row in store.rows(_PLACES, {"decodings": list(section.decodings), "arm": choice.arm})
+    debated = [
+        (Scope(iteration, "eval", arm, decoding), task)
+        for iteration, arm, task, decoding in store.rows(
+            _DEBATED, {"decodings": list(section.decodings), "arm": choice.arm}
+        )
     ]
-    if not places:
+    if not debated:
         raise ConfigError(
             f"run {folder.name!r} has no evaluated society"
             + (f" of an arm {choice.arm!r}" if choice.arm else "")
@@ -116,13 +128,13 @@ async def measure_run(
         )
     rows: list[Diversity] = []
     connections = costs.metered(Connections.open(config, folder.models), config, store)
+    meter = Meter(store, config, connections)
     try:
-        for number, place in enumerate(places):
-            on_society(number, len(places))
-            found = Measurement(store, connections, place, wanted(config), again=choice.again)
-            if found.todo:
-                rows += await measure(found, connections)
-        on_society(len(places), len(places))
+        for number, (scope, task) in enumerate(debated):
+            on_society(number, len(debated))
+            if (found := meter.planned(scope, task, again=choice.again)) is not None:
+                rows += await meter.measure(found)
+        on_society(len(debated), len(debated))
     finally:
         await connections.close()
     return rows

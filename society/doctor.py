@@ -71,7 +71,11 @@ def examine(config: Config, folder: RunFolder) -> list[Finding]:
     findings = [
         Finding(found.level, f"{address.removesuffix(':')}: {found.text}", found.remedy)
         for address, examination in examinations
-        for found in (*examination.findings, *_capable(config, address, examination, past))
+        for found in (
+            *examination.findings,
+            *_capable(config, address, examination, past),
+            *_measurable(config, address, examination),
+        )
     ]
     return [*findings, *_disk(config, folder, past, [found for _, found in examinations])]
 
@@ -195,6 +199,27 @@ def _capable(
             f"a job takes at least {minimum} examples, and {most} is the most there can be: an "
             "agent with fewer keeps its old model",
             f"set train.questions = {4 * minimum} or more",
+        )
+
+
+def _measurable(config: Config, address: str, examination: Examination) -> Iterator[Finding]:
+    """Whether the diversity that is asked for can be had of an agent's model."""
+    asked = [measure for measure in config.diversity.measures if measure != "embedding"]
+    capabilities = examination.capabilities
+    if not asked or capabilities is None or address not in config.agent_models:
+        return
+    if not capabilities.score and not capabilities.compare:
+        yield Finding(
+            "warning",
+            f"gives no log-probabilities of a given text: diversity by {', '.join(asked)} will "
+            "have no value",
+            'set score = "vllm" in [provider] if the server is vLLM, or leave these measures out',
+        )
+    elif not capabilities.compare and {"kl", "kl_base"} & set(asked):
+        yield Finding(
+            "warning",
+            "tells only the probabilities of given texts: divergences are estimated from sampled "
+            "answers, and there are none of greedy ones",
         )
 
 

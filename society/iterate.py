@@ -25,12 +25,13 @@ from evals.tasks.base import Split, Task, TaskQuestion
 from finetune.datasets import build_all
 from finetune.jobs import TuningProgress, tune
 from providers.base import ModelRef, Sampling
-from society import costs, diversity
+from society import costs
 from society.agents import AgentRole, Society
 from society.arms import Arm, reference
 from society.config import Config
 from society.connections import Connections
 from society.debate import Debate, Rules
+from society.diversity import Meter
 from society.events import Note, Observer, Stage, StageAdvanced, StageFinished, StageStarted
 from society.outcome import Scope
 from society.runs import RunFolder
@@ -118,6 +119,7 @@ class _Experiment:
         self.observer = observer
         self.questions = config.questions
         self.arms = config.all_arms
+        self.meter = Meter(store, config, connections)
         self.surrenders = 0
 
     async def run(self) -> None:
@@ -178,8 +180,11 @@ class _Experiment:
                     await self._measure_diversity(scope, exam.label)
 
     async def _measure_diversity(self, scope: Scope, task: str) -> None:
-        found = diversity.planned(self.store, self.config, self.connections, scope, task)
+        found = self.meter.planned(scope, task)
         if found is None:
+            return
+        if not found.steps:  # other arms had all of it
+            await self.meter.measure(found)
             return
         stage = self._of_arm(scope.arm, f"diversity {scope.decoding}")
 
@@ -187,7 +192,7 @@ class _Experiment:
             self.observer(StageAdvanced(done, detail=costs.shown(self.connections)))
 
         with self._stage(scope.iteration, stage, "steps", found.steps):
-            await diversity.measure(found, self.connections, on_progress)
+            await self.meter.measure(found, on_progress)
 
     def _tell(self, arm: Arm, concerns: Sequence[Concern]) -> None:
         for concern in concerns:

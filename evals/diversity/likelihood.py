@@ -14,8 +14,9 @@ from statistics import fmean
 from typing import Literal, TypeVar
 
 from evals.diversity.estimates import ordered
-from evals.diversity.responses import Response
-from providers.base import Divergence, Message, ModelRef, Provider, Score, comparing
+from evals.diversity.memory import Memory
+from evals.diversity.responses import Response, Said
+from providers.base import Divergence, ModelRef, Provider, comparing
 from providers.errors import RequestError
 from store.records import DiversityMeasure
 
@@ -24,14 +25,6 @@ T = TypeVar("T")
 
 IN_FLIGHT = 256
 """Requests that wait at providers at one time; they batch and limit by themselves."""
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """A text and the conversation it answers, whoever said it."""
-
-    messages: tuple[Message, ...]
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +37,7 @@ class Wish:
 
     @property
     def said(self) -> Said:
-        return Said(self.first.messages, self.first.text)
+        return self.first.said
 
     @property
     def equal(self) -> bool:
@@ -59,14 +52,13 @@ class Wish:
 
 @dataclass
 class Likelihoods:
-    """What is known about texts under models. None: the provider has refused.
+    """What is known about texts under models, and what is to be found out.
 
     `steps` counts what `ask` will ask for.
     """
 
     providers: Mapping[str, Provider]
-    _scores: dict[tuple[ModelRef, Said], Score | None] = field(default_factory=dict)
-    _nats: dict[tuple[ModelRef, ModelRef, Said], float | None] = field(default_factory=dict)
+    memory: Memory
     _to_score: dict[tuple[ModelRef, Said], None] = field(default_factory=dict)
     _to_compare: dict[tuple[ModelRef, Said], dict[ModelRef, None]] = field(default_factory=dict)
 
@@ -77,14 +69,18 @@ class Likelihoods:
     def want(self, wish: Wish, measure: DiversityMeasure, method: Method) -> None:
         """Ask for what a wish needs."""
         if measure == "nll":
-            self._to_score[wish.model, wish.said] = None
+            self._want_score(wish.model, wish.said)
         elif wish.equal or wish.foreign:
             return
-        elif method == "exact":
+        elif method == "sampled":
+            self._want_score(wish.first.model, wish.said)
+            self._want_score(wish.model, wish.said)
+        elif (wish.first.model, wish.model, wish.said) not in self.memory.nats:
             self._to_compare.setdefault((wish.first.model, wish.said), {})[wish.model] = None
-        else:
-            self._to_score[wish.first.model, wish.said] = None
-            self._to_score[wish.model, wish.said] = None
+
+    def _want_score(self, model: ModelRef, said: Said) -> None:
+        if (model, said) not in self.memory.scores:
+            self._to_score[model, said] = None
 
     async def ask(self, on_step: Callable[[], None]) -> None:
         """Ask for everything wanted. Raises the providers' errors that are about more than one
@@ -92,7 +88,7 @@ class Likelihoods:
 
         async def one_score(model: ModelRef, said: Said) -> None:
             provider = self.providers[model.address]
-            self._scores[model, said] = await _unless_refused(
+            self.memory.scores[model, said] = await _unless_refused(
                 provider.score(model, said.messages, said.text)
             )
             on_step()
@@ -100,8 +96,8 @@ class Likelihoods:
         async def one_comparison(p: ModelRef, said: Said, others: Sequence[ModelRef]) -> None:
             provider = comparing(self.providers[p.address])
             found = await _unless_refused(provider.divergences(p, others, said.messages, said.text))
-            for q, divergence in zip(others, found or (), strict=found is not None):
-                self._nats[p, q, said] = _per_token(divergence)
+            for index, q in enumerate(others):
+                self.memory.nats[p, q, said] = None if found is None else _per_token(found[index])
             on_step()
 
         await _all_of(
@@ -119,14 +115,14 @@ class Likelihoods:
         average over many texts and may be negative.
         """
         if measure == "nll":
-            score = self._scores.get((wish.model, wish.said))
+            score = self.memory.scores.get((wish.model, wish.said))
             return -fmean(score.logprobs) if score is not None and score.logprobs else None
         if wish.equal:
             return 0.0
         if method == "exact":
-            return self._nats.get((wish.first.model, wish.model, wish.said))
-        drawn = self._scores.get((wish.first.model, wish.said))
-        other = self._scores.get((wish.model, wish.said))
+            return self.memory.nats.get((wish.first.model, wish.model, wish.said))
+        drawn = self.memory.scores.get((wish.first.model, wish.said))
+        other = self.memory.scores.get((wish.model, wish.said))
         if drawn is None or other is None or not drawn.logprobs:
             return None
         if drawn.token_ids != other.token_ids:

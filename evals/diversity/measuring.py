@@ -7,13 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
 from evals.diversity import encoders
 from evals.diversity.embedding import dissimilarities
 from evals.diversity.estimates import Pair, Responses, estimate
 from evals.diversity.likelihood import Likelihoods, Method, wishes
+from evals.diversity.memory import Memory
 from evals.diversity.responses import Place, read
 from evals.diversity.wanted import Wanted
 from providers.base import ModelRef, Provider
@@ -53,7 +51,7 @@ class Measurement:
     """What is to be measured at `place`: all of `wanted` that the store does not have, or, with
     `again`, also what it has.
 
-    `providers` by the addresses of their bases.
+    `providers` by the addresses of their bases. What is in `memory` is not computed again.
     """
 
     def __init__(
@@ -62,6 +60,7 @@ class Measurement:
         providers: Mapping[str, Provider],
         place: Place,
         wanted: Wanted,
+        memory: Memory,
         *,
         again: bool = False,
     ) -> None:
@@ -78,7 +77,8 @@ class Measurement:
             for measure in wanted.measures
             if (role, measure) not in stored
         )
-        self._known = Likelihoods(providers)
+        self._memory = memory
+        self._known = Likelihoods(providers, memory)
         self._methods: dict[AgentRole, Method] = {}
         self._unable: dict[tuple[AgentRole, DiversityMeasure], str] = {}
         for role, measure in self.todo:
@@ -89,7 +89,11 @@ class Measurement:
     @property
     def steps(self) -> int:
         """Texts to be embedded and requests to be made."""
-        return len(self._texts) + self._known.steps
+        return len(self._unseen) + self._known.steps
+
+    @property
+    def _unseen(self) -> list[str]:
+        return [text for text in self._texts if text not in self._memory.vectors]
 
     @property
     def tuned_models(self) -> tuple[ModelRef, ...]:
@@ -119,13 +123,13 @@ class Measurement:
         try:
             await self._known.ask(on_step)
         except Unsupported as error:
-            self._known = Likelihoods(self._providers)
+            self._known = Likelihoods(self._providers, Memory())
             self._unable = dict.fromkeys(self.todo, str(error))
-        vectors, notes = await self._embedded(lambda done: on_progress(asked + done))
+        notes = await self._embed(lambda done: on_progress(asked + done))
         rows: list[Diversity] = []
         for role, measure in self.todo:
             if measure == "embedding":
-                pairs = dissimilarities(self._responses[role], vectors)
+                pairs = dissimilarities(self._responses[role], self._memory.vectors)
                 result = _Result(self._wanted.encoder, pairs, notes)
             else:
                 result = self._likelihood(role, measure)
@@ -136,21 +140,21 @@ class Measurement:
         roles = [role for role, measure in self.todo if measure == "embedding"]
         return list(dict.fromkeys(r.text for role in roles for r in self._responses[role]))
 
-    async def _embedded(
-        self, on_progress: Progress
-    ) -> tuple[Mapping[str, NDArray[np.float32]], Sequence[str]]:
-        """The unit vector of every text, and what there is to say about them."""
-        if not self._texts:
-            return {}, ()
-        encoder = await asyncio.to_thread(encoders.load, self._wanted.encoder, self._wanted.device)
-        found = await asyncio.to_thread(encoder.encode, self._texts, on_progress)
-        notes = []
-        if found.cut:
-            notes.append(
-                f"of {found.cut} of {len(self._texts)} texts only the first {found.limit} tokens "
-                "were seen, which is all the encoder takes"
+    async def _embed(self, on_progress: Progress) -> Sequence[str]:
+        """See to the vectors of all texts; returns what there is to say about them."""
+        if unseen := self._unseen:
+            encoder = await asyncio.to_thread(
+                encoders.load, self._wanted.encoder, self._wanted.device
             )
-        return dict(zip(self._texts, found.vectors, strict=True)), notes
+            found = await asyncio.to_thread(encoder.encode, unseen, on_progress)
+            self._memory.vectors.update(zip(unseen, found, strict=True))
+        cut = sum(self._memory.vectors[text].cut for text in self._texts)
+        if not cut:
+            return ()
+        return [
+            f"of {cut} of {len(self._texts)} texts only the beginning was seen, which is all that "
+            "the encoder takes"
+        ]
 
     def _want(self, role: AgentRole, measure: DiversityMeasure) -> None:
         """Ask for what a measure needs, or remember why it cannot be had."""

@@ -44,6 +44,14 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class Said:
+    """A text and the conversation it answers, whoever said it."""
+
+    messages: tuple[Message, ...]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Response:
     """What one agent said. `agrees`: its answer is equivalent to the debate's label ŷ."""
 
@@ -53,6 +61,10 @@ class Response:
     messages: tuple[Message, ...]
     text: str
     agrees: bool
+
+    @property
+    def said(self) -> Said:
+        return Said(self.messages, self.text)
 
 
 def read(store: Store, place: Place, limit: int) -> dict[AgentRole, list[Response]]:
