@@ -77,6 +77,6 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model = get_peft_model(base, config)
         for name, weights in model.named_parameters():
             if "lora_B" in name:
-                torch.nn.init.normal_(weights, std=0.05)
+                torch.nn.init.normal_(weights, std=0.15)
         model.save_pretrained(workdir / f"a{number}")
     return workdir
