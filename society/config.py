@@ -193,7 +193,7 @@ def load(source: str, overrides: Sequence[str] = ()) -> Config:
     Raises `ConfigError`.
     """
     table, origin = read_table(source, overrides)
-    return from_table({k: v for k, v in table.items() if k not in SWEEP_KEYS}, origin)
+    return from_table(table, origin)
 
 
 def read_table(source: str, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
@@ -217,8 +217,9 @@ def from_table(
     """
     for override in overrides:
         _apply(table, override)
+    one = {key: value for key, value in table.items() if key not in SWEEP_KEYS}
     try:
-        return Config.model_validate(table, context=STORED if stored else None)
+        return Config.model_validate(one, context=STORED if stored else None)
     except ValidationError as error:
         raise ConfigError(_explain(error, origin)) from error
 

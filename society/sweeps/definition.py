@@ -10,7 +10,7 @@ from typing import Any
 
 from society import config as experiments
 from society import runs as folders
-from society.config import SWEEP_KEYS, Config, ConfigError
+from society.config import Config, ConfigError
 from society.runs import RunFolder
 from society.sweeps import axes, naming
 from society.sweeps.axes import Axes, Point, Source
@@ -53,8 +53,7 @@ def load(source: Source, runs: Path, name: str) -> Sweep:
     folder = folders.folder(runs, name)
     table, origin = experiments.read_table(source.experiment, source.overrides)
     found = axes.read(table, source.options, origin)
-    base = {key: value for key, value in table.items() if key not in SWEEP_KEYS}
-    members = tuple(_members(folder, runs, base, found, origin))
+    members = tuple(_members(folder, runs, table, found, origin))
     _require_different(members)
     return Sweep(folder, members)
 

@@ -104,4 +104,5 @@ def test_no_command_is_left_untested():
 
 def test_the_packaged_experiments_are_valid():
     for name in experiments.packaged():
-        experiments.load(name)
+        # Whether their models and questions can be had is up to the machine; see test_packaged.py.
+        experiments.from_table(*experiments.read_table(name), stored=True)
