@@ -182,7 +182,7 @@ def test_a_member_that_fails_stops_no_other_and_is_run_again(society, home):
 
 @pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL])
 def test_stopping_a_sweep_stops_its_members(home, kill):
-    (home / "words.toml").write_text(FILE.format(seeds="seeds = [0, 1, 2]", questions=20_000))
+    (home / "words.toml").write_text(FILE.format(seeds="seeds = [0, 1, 2]", questions=3000))
     command = [sys.executable, "-m", "society", "sweep", "words.toml", "--jobs", "2"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     notices = [Path(f"runs/words.seed-{seed}/progress.json") for seed in (0, 1)]

@@ -1,0 +1,227 @@
+"""A curriculum: which questions its rungs train on and are examined with, and a run that has one."""
+
+import asyncio
+import io
+import json
+import re
+
+import pytest
+
+from evals import metrics, report
+from evals.tasks.arithmetic import create
+from society import config as experiments
+from society import curriculum, iterate, leakage, runs, status, summary
+from society.config import ConfigError
+from society.costing.estimate import estimate
+from society.events import StageStarted
+from store.ledger import Store
+
+LADDER = "task.curriculum=[{high=3}, {high=4}]"
+AGENTS, TRAIN, EVAL = 3, 4, 3
+
+
+def load(experiment, *overrides):
+    return experiments.load(str(experiment), overrides)
+
+
+def ids(questions) -> list[str]:
+    return [question.question_id for question in questions]
+
+
+def test_without_one_everything_is_as_it_was(experiment):
+    config = load(experiment)
+    assert "curriculum" not in config.to_json()
+    assert config.questions.training(2) == create({}).questions("train", 0, TRAIN)
+    assert config.questions.made_for(2) is None
+    assert config.questions.task_of(2) is config.questions.task
+
+
+def test_rung_k_is_for_iteration_k_and_the_last_one_stays(experiment):
+    questions = load(experiment, LADDER, "iterations=4").questions
+    found = [questions.training(k) for k in (1, 2, 3, 4)]
+    assert [questions.task_of(k).options.high for k in (1, 2, 3, 4)] == [3, 4, 4, 4]
+    assert all(q.question_id.startswith("arithmetic@1:") for q in found[0])
+    assert all(q.question_id.startswith("arithmetic@2:") for q in found[1])
+    assert ids(found[1]) == ids(found[2]) == ids(found[3])
+    assert [questions.made_for(k) for k in (1, 2, 3, 4)] == [1, 2, 2, 2]
+    assert len(questions.all_training()) == 2 * TRAIN
+
+
+def test_fresh_questions_go_on_where_the_rung_was_left(experiment):
+    more = ("iterations=4", "train.fresh=true", "task.curriculum=[{high=3}, {high=4}, {high=3}]")
+    questions = load(experiment, *more).questions
+    assert [questions.start(k) for k in (1, 2, 3, 4)] == [0, 0, TRAIN, 2 * TRAIN]
+    first = [ids(questions.training(k)) for k in (1, 3, 4)]
+    assert all(name.startswith("arithmetic@1:") for name in sum(first, []))
+    assert len(set(sum(first, []))) == 3 * TRAIN
+    assert [questions.made_for(k) for k in (1, 2, 3, 4)] == [1, 2, 3, 4]
+    assert len(questions.all_training()) == 4 * TRAIN
+
+
+def test_every_rung_is_an_exam_of_its_own_also_where_it_is_not_reached(experiment):
+    questions = load(experiment, LADDER, "iterations=1").questions
+    assert [(e.label, e.rung, e.zero_shot, e.stage) for e in questions.exams] == [
+        ("arithmetic", None, False, "evaluate"),
+        ("arithmetic@1", 1, False, "rung arithmetic@1"),
+        ("arithmetic@2", 2, False, "rung arithmetic@2"),
+    ]
+    asked = [name for exam in questions.exams for name in ids(exam.questions())]
+    assert len(asked) == len(set(asked)) == 3 * EVAL
+
+
+def test_a_rung_that_is_the_task_itself_is_examined_by_its_evaluation(experiment):
+    questions = load(
+        experiment, "task.curriculum=[{high=3}, {high=10}, {}]", "task.high=10"
+    ).questions
+    assert [exam.label for exam in questions.exams] == ["arithmetic", "arithmetic@1"]
+    assert all(name.startswith("arithmetic:") for name in ids(questions.training(2)))
+    assert questions.training(3) == questions.training(2)
+
+
+@pytest.mark.parametrize("count", [40, 60])
+def test_no_exam_asks_what_a_rung_trains_on_also_not_in_other_clothes(experiment, count):
+    # Over 1..3 there are 216 sums in all; most of them are questions of the wider ranges too.
+    more = (f"train.questions={count}", "evaluation.questions=50", "iterations=3", "task.high=5")
+    config = load(experiment, LADDER, *more)
+    task = create({})
+    trained = {task.identity(q) for q in config.questions.all_training()}
+    asked = {task.identity(q) for exam in config.questions.exams for q in exam.questions()}
+    assert len(trained) > count
+    assert not trained & asked
+    unfiltered = create({"high": 3}).questions("train", 0, count)
+    assert {task.identity(q) for q in unfiltered} & asked
+    assert leakage.check(config, experiment.parent / "none.duckdb", allow=False) == []
+
+
+def test_swapped_operands_are_one_question():
+    task = create({})
+    [question] = task.questions("train", 0, 1)
+    a, b, c, d, e, f = re.findall(r"\d+", question.text)
+    swapped = question.text.replace(f"{a}+{b}*{c}+{d}-{e}*{f}", f"{d}+{c}*{b}+{a}-{f}*{e}")
+    again = type(question)("other", swapped, None)
+    assert curriculum.identity(task, again) == curriculum.identity(task, question)
+
+
+def test_files_with_the_same_ids_are_kept_apart(tmp_path):
+    for level in ("easy", "hard"):
+        rows = (
+            json.dumps({"id": n, "question": f"a {level} one, number {n}", "gold": str(n)}) + "\n"
+            for n in range(40)
+        )
+        (tmp_path / f"{level}.jsonl").write_text("".join(rows))
+    (tmp_path / "script.jsonl").write_text("")
+    path = tmp_path / "own.toml"
+    path.write_text(
+        f"""
+        model = "scripted:{tmp_path / "script.jsonl"}"
+        iterations = 2
+        train.questions = 9
+        evaluation.questions = 9
+        [task]
+        name = "file"
+        answer = "number"
+        gold = "gold"
+        path = "{tmp_path / "hard.jsonl"}"
+        [[task.curriculum]]
+        path = "{tmp_path / "easy.jsonl"}"
+        [[task.curriculum]]
+        """
+    )
+    questions = load(path).questions
+    easy, hard = questions.training(1), questions.training(2)
+    assert {q.text.split()[1] for q in easy} == {"easy"}
+    assert {q.text.split()[1] for q in hard} == {"hard"}
+    exams = [q for exam in questions.exams for q in exam.questions()]
+    every = ids([*easy, *hard, *exams])
+    assert len(every) == len(set(every)) == 36
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["task.curriculum=[{}, {hgh=3}]"], r"task\.curriculum\.1: task\.hgh: unknown option"),
+        (['task.curriculum=[{name="math"}]'], r"task\.curriculum\.0: .*remove name"),
+        (["task.curriculum=3"], r"task\.curriculum: Input should be a valid tuple"),
+        (["task.curriculum=[{high=1}]"], r"task\.curriculum\.0: .* has 0 eval questions"),
+        ([LADDER, "train.questions=200"], r"task\.curriculum\.0: .* has 108 train questions"),
+        (
+            [LADDER, "train.questions=100", "evaluation.questions=60"],
+            r"task\.curriculum\.0: .*\(\d+ are left out, since an exam asks them\)",
+        ),
+        (['zero_shot=[{name="arithmetic", label="b", curriculum=[]}]'], r"zero_shot\.0: .*unknown"),
+    ],
+)
+def test_what_is_wrong_is_named_before_anything_runs(experiment, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        load(experiment, *overrides, "task.high=4")
+
+
+@pytest.fixture
+def climbing(experiment):
+    """The scripted experiment on a ladder; a script that answers what it asks."""
+    config = load(experiment, LADDER)
+    asked = [("eval", q) for exam in config.questions.exams for q in exam.questions()]
+    asked += [(f"train{k}", q) for k in (1, 2) for q in config.questions.training(k)]
+    lines = []
+    for which, question in asked:
+        for agent in range(1, AGENTS + 1):
+            stem = f"{which}/{question.question_id}/a{agent}"
+            # On rung 1 agent 1 is wrong at first.
+            wrong = agent == 1 and "@1" in question.question_id
+            gold = int(question.gold)
+            lines += [
+                {"key": f"{stem}/r1/answer", "text": f"\\boxed{{{gold + 7 * wrong}}}"},
+                {"key": f"{stem}/r2/summary", "text": "a summary"},
+                {"key": f"{stem}/r2/answer", "text": f"\\boxed{{{gold}}}"},
+            ]
+    script = "".join(json.dumps(line) + "\n" for line in lines)
+    (experiment.parent / "script.jsonl").write_text(script)
+    return config
+
+
+def test_a_run_climbs_and_every_society_takes_every_exam(climbing, tmp_path):
+    folder, events = runs.folder(tmp_path / "runs", "climb"), []
+    with runs.start(folder, climbing) as store:
+        asyncio.run(iterate.run(folder, climbing, store, events.append))
+    stages = [e.stage for e in events if isinstance(e, StageStarted) and e.iteration == 0]
+    labels = ("evaluate", "rung arithmetic@1", "rung arithmetic@2")
+    assert stages == [f"{label} {d}" for label in labels for d in ("sampled", "greedy")]
+    shown, table = io.StringIO(), io.StringIO()
+    status.show(folder, shown)
+    assert re.search(r"1 +rung arithmetic@2 greedy +3 +3", shown.getvalue())
+    with Store.open(folder.database, read_only=True) as store:
+        assert store.rows(
+            "SELECT task, split, iteration, count(*) FROM questions GROUP BY ALL ORDER BY ALL"
+        ) == [
+            ("arithmetic", "eval", None, EVAL),
+            ("arithmetic", "train", 1, TRAIN),
+            ("arithmetic", "train", 2, TRAIN),
+            ("arithmetic@1", "eval", None, EVAL),
+            ("arithmetic@2", "eval", None, EVAL),
+        ]
+        assert store.rows(
+            "SELECT task, iteration, accuracy FROM accuracy WHERE measure = 'single' AND agent = 1 "
+            "AND round = 1 AND decoding = 'greedy' AND split = 'eval' ORDER BY ALL"
+        ) == [
+            (task, k, float(task != "arithmetic@1"))
+            for task in ("arithmetic", "arithmetic@1", "arithmetic@2")
+            for k in (0, 1, 2)
+        ]
+        assert [row.consensus.total for row in metrics.table(store)] == [EVAL] * 6
+        assert metrics.zero_shot_tasks(store) == ["arithmetic@1", "arithmetic@2"]
+        assert store.rows(
+            "SELECT iteration, count(DISTINCT question_id), bool_and(starts_with(question_id, "
+            "'arithmetic@' || iteration || ':')) FROM dataset_examples JOIN datasets "
+            "USING (dataset_id) GROUP BY iteration ORDER BY iteration"
+        ) == [(1, TRAIN, True), (2, TRAIN, True)]
+        summary.show(store, table)
+        report.write(store, folder.report)
+    assert "Curriculum, rung 2: arithmetic@2" in table.getvalue()
+    assert "arithmetic@2" in folder.report.read_text(encoding="utf-8")
+
+
+def test_the_estimate_counts_every_rungs_exam(climbing):
+    lines = [line for line in estimate(climbing).lines if line.stage == "rung arithmetic@1"]
+    # Untuned and twice tuned, both decodings, three agents.
+    generators = [line.calls.expected for line in lines if line.role == "generator"]
+    assert sum(generators) == 3 * 2 * AGENTS * EVAL
