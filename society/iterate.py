@@ -176,7 +176,7 @@ class _Experiment:
                 scope = Scope(iteration, "eval", arm.name, decoding)
                 stage = f"{exam.stage} {decoding}"
                 await self._debate(arm, society, exam.task, questions, scope, stage)
-                if not exam.zero_shot:
+                if not exam.apart:
                     await self._measure_diversity(scope, exam.label)
 
     async def _measure_diversity(self, scope: Scope, task: str) -> None:

@@ -21,7 +21,7 @@ Name = Annotated[str, typer.Argument(help="Name of the run.", show_default=False
 Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Folder that holds the runs.")]
 RUNS = Path("runs")
 Experiment = Annotated[
-    str, typer.Argument(help="Experiment file (.toml), or the name of a packaged one: demo.")
+    str, typer.Argument(help="Experiment file (.toml), or a packaged one, such as demo.")
 ]
 RunName = Annotated[
     str | None, typer.Option("--name", help="Name of the run; default: the experiment's.")
