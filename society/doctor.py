@@ -61,11 +61,12 @@ def examine_file(
         config = experiments.load(source, overrides)
     except ConfigError as error:
         return [Finding("error", str(error))]
-    return [*_questions(config, folder, allow_overlap), *examine(config, folder)]
+    return [*questions(config, folder, allow_overlap), *examine(config, folder)]
 
 
-def examine(config: Config, folder: RunFolder) -> list[Finding]:
-    """Everything about an experiment's models and the machine. Raises nothing of a provider's."""
+def examine(config: Config, folder: RunFolder, runs: int = 1) -> list[Finding]:
+    """Everything about an experiment's models and the machine, whose disk so many such `runs` will
+    share. Raises nothing of a provider's."""
     past = past_of(config, folder)
     examinations = asyncio.run(_models(config, folder, past))
     findings = [
@@ -77,7 +78,7 @@ def examine(config: Config, folder: RunFolder) -> list[Finding]:
             *_measurable(config, address, examination),
         )
     ]
-    return [*findings, *_disk(config, folder, past, [found for _, found in examinations])]
+    return [*findings, *_disk(config, folder, past, [found for _, found in examinations], runs)]
 
 
 def before_run(config: Config, folder: RunFolder, stream: TextIO) -> None:
@@ -123,7 +124,8 @@ def past_of(config: Config, folder: RunFolder) -> Past:
     return Past(tuned, finished)
 
 
-def _questions(config: Config, folder: RunFolder, allow_overlap: bool) -> Iterator[Finding]:
+def questions(config: Config, folder: RunFolder, allow_overlap: bool) -> Iterator[Finding]:
+    """What the experiment asks, and whether it trains on what it is evaluated on."""
     section = config.society
     yield Finding(
         "ok",
@@ -240,19 +242,24 @@ def _calls(config: Config) -> int:
 
 
 def _disk(
-    config: Config, folder: RunFolder, past: Past, examinations: Sequence[Examination]
+    config: Config,
+    folder: RunFolder,
+    past: Past,
+    examinations: Sequence[Examination],
+    runs: int,
 ) -> Iterator[Finding]:
     sizes = [found.artifact_bytes for found in examinations]
     largest = max((size for size in sizes if size is not None), default=0)
     left = config.iterations - past.tuned
-    models = largest * (all_tuned(config) * left + (_TRAINING_COPIES if left else 0))
+    models = runs * largest * (all_tuned(config) * left + (_TRAINING_COPIES if left else 0))
     each = 2 * config.society.rounds * config.sampling.max_tokens * _BYTES_PER_TOKEN
-    database = max(0, _calls(config) * each - _bytes_of(folder.database))
+    database = runs * max(0, _calls(config) * each - _bytes_of(folder.database))
     free = shutil.disk_usage(_nearest(folder.path)).free
     text = (
         f"disk: {_size(free)} free for at most {_size(database)} of transcripts and "
         f"{_size(models)} of tuned models"
         + (" (and models of a size that is not known)" if None in sizes else "")
+        + (f", in {runs} runs like this one" if runs > 1 else "")
     )
     if free < models:
         yield Finding("error", text, "free some space, or put the run elsewhere with --runs")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -54,8 +54,8 @@ def examine_file(source: Source, runs: Path, name: str, allow: bool) -> list[Fin
         f"a sweep of {len(sweep.members)} runs: {len(points)} point(s) of the grid, {seeds} seed(s)"
         f"{budget(sweep)}",
     )
-    questions = _merged([(m, list(_questions(m, allow))) for m in points])
-    return [first, *questions, *_examined(sweep.members)]
+    questions = [(m, list(doctor.questions(m.config, m.folder, allow))) for m in points]
+    return [first, *_merged(questions), *_examined(sweep.members)]
 
 
 def budget(sweep: Sweep) -> str:
@@ -74,18 +74,6 @@ def _require_names(sweep: Sweep) -> None:
         raise ConfigError(
             f"{sweep.folder.name!r} is a run; give the sweep another name with --name"
         )
-
-
-def _questions(member: Member, allow: bool) -> Iterator[Finding]:
-    try:
-        allowed = leakage.check(member.config, member.folder.database, allow=allow)
-    except leakage.LeakageFound as error:
-        yield Finding("error", str(error))
-        return
-    if allowed:
-        yield Finding("warning", f"{len(allowed)} pairs of alike questions are allowed to overlap")
-    else:
-        yield Finding("ok", "no evaluation question is trained on")
 
 
 def _check_leakage(members: Sequence[Member], *, allow: bool) -> None:
@@ -110,7 +98,8 @@ def _questions_key(config: Config) -> str:
 def _examined(members: Sequence[Member]) -> list[Finding]:
     """Each point's models and machine, once; what all points share is told once."""
     points = {member.point.name: member for member in reversed(members)}
-    found = [(m, doctor.examine(m.config, m.folder)) for m in reversed(points.values())]
+    left = len(members)
+    found = [(m, doctor.examine(m.config, m.folder, left)) for m in reversed(points.values())]
     return _merged(found)
 
 

@@ -21,6 +21,7 @@ from store.ledger import Store
 
 TASK = """
 import os
+import time
 from evals.tasks.base import TaskQuestion
 
 
@@ -41,6 +42,8 @@ class Words:
     def extract(self, response):
         if self.word == "bad" and os.path.exists("broken"):
             raise RuntimeError("this word is broken")
+        if self.word == "slow":
+            time.sleep(0.05)
         return response
 
     def equivalent(self, a, b):
@@ -182,7 +185,8 @@ def test_a_member_that_fails_stops_no_other_and_is_run_again(society, home):
 
 @pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL])
 def test_stopping_a_sweep_stops_its_members(home, kill):
-    (home / "words.toml").write_text(FILE.format(seeds="seeds = [0, 1, 2]", questions=3000))
+    slow = FILE.format(seeds="seeds = [0, 1, 2]", questions=3000)
+    (home / "words.toml").write_text(slow.replace(':Words"', ':Words"\nword = "slow"'))
     command = [sys.executable, "-m", "society", "sweep", "words.toml", "--jobs", "2"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     notices = [Path(f"runs/words.seed-{seed}/progress.json") for seed in (0, 1)]
