@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
@@ -12,9 +13,12 @@ from typing import Any, ClassVar, Self, TypeVar
 import duckdb
 
 from store import schema
+from store.binding import Params
 from store.connection import connect, translate
 from store.errors import StoreClosed, StoreError, StoreLocked, StoreMissing
 from store.packing import TABLES, unpack
+from store.quack import address_file
+from store.reader import Reader, open_reader
 from store.records import (
     Batch,
     Checkpoint,
@@ -34,9 +38,10 @@ from store.records import (
 )
 from store.writer import Work, Writer
 
-Params = Sequence[object] | Mapping[str, object]
 R = TypeVar("R")
 _FETCH = 2048
+# Readers keep a file open for half a second after a query.
+_PATIENCE_S = 1.0
 _STAGE = "iteration = ? AND split = ? AND arm = ? AND decoding = ?"
 
 
@@ -49,14 +54,20 @@ class Store:
     _writing: ClassVar[set[Path]] = set()
 
     def __init__(
-        self, path: Path, connection: duckdb.DuckDBPyConnection, *, read_only: bool
+        self,
+        path: Path,
+        connection: duckdb.DuckDBPyConnection | None,
+        *,
+        read_only: bool,
+        reader: Reader | None = None,
     ) -> None:
         self.path = path
         self.read_only = read_only
         self._connection = connection
+        self._reader = reader
         self._cursor_lock = threading.Lock()
         self._open = True
-        self._writer = None if read_only else Writer(connection.cursor())
+        self._writer = None if read_only or connection is None else Writer(connection.cursor())
 
     @classmethod
     def open(
@@ -69,6 +80,8 @@ class Store:
     ) -> Self:
         """Open the database at `path`; a writer brings the schema and the views up to date.
 
+        Read-only, a database that a run is writing to is asked through that run, where it lets
+        itself be read (`store.serving`). A writer waits a moment for readers to let go.
         `memory_limit` ("4GB") bounds what DuckDB keeps in memory. Raises `StoreMissing`,
         `StoreBroken`, `StoreNewer`, `StoreOutdated`, `StoreLocked` or `WriteFailed`.
         """
@@ -77,7 +90,12 @@ class Store:
             raise StoreMissing(f"no database at {file}")
         if file in cls._writing:
             raise StoreLocked(f"{file} is open for writing in this very process already")
-        connection = connect(file, read_only=read_only, memory_limit=memory_limit)
+        try:
+            connection = _connect(file, read_only, memory_limit)
+        except StoreLocked:
+            if not read_only or not address_file(file).exists():
+                raise
+            return cls(file, None, read_only=True, reader=open_reader(file))
         try:
             if read_only:
                 schema.check(connection, str(file), read_only=True)
@@ -118,11 +136,16 @@ class Store:
 
     def rows(self, sql: str, params: Params | None = None) -> list[tuple[Any, ...]]:
         """All rows of a query over what is committed. Values belong into `params`."""
+        if self._reader is not None:
+            return self._reader.rows(sql, params)
         with closing(self._cursor()) as cursor:
             return cursor.execute(sql, params).fetchall()
 
     def stream(self, sql: str, params: Params | None = None) -> Iterator[tuple[Any, ...]]:
         """Like `rows`, a few thousand at a time, from one consistent state of the database."""
+        if self._reader is not None:
+            yield from self._reader.stream(sql, params)
+            return
         with closing(self._cursor()) as cursor:
             cursor.execute(sql, params)
             while batch := cursor.fetchmany(_FETCH):
@@ -243,8 +266,16 @@ class Store:
         return unpack(record, found)
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
-        """A connection of its own for one reader; the caller closes it and writes nothing."""
+        """A connection of its own for one reader; the caller closes it and writes nothing.
+
+        Raises `StoreLocked` where a run that is going on answers: that takes whole queries only.
+        """
         return self._cursor()
+
+    @property
+    def live(self) -> bool:
+        """Whether a run that is going on answers, and not the file itself."""
+        return self._reader is not None and self._reader.live
 
     def close(self) -> None:
         """Commit what waits, fold the log into the file, let go of it. Closing twice is fine."""
@@ -254,8 +285,11 @@ class Store:
         try:
             if self._writer is not None:
                 self._writer.close()
-            with suppress(duckdb.Error):
-                self._connection.close()
+            if self._reader is not None:
+                self._reader.close()
+            if self._connection is not None:
+                with suppress(duckdb.Error):
+                    self._connection.close()
         finally:
             if not self.read_only:
                 self._writing.discard(self.path)
@@ -270,12 +304,27 @@ class Store:
         with self._cursor_lock:
             if not self._open:
                 raise StoreClosed(f"{self.path} was closed")
+            if self._connection is None:
+                raise StoreLocked(
+                    f"{self.path} belongs to a run that is going on; wait for its end"
+                )
             return self._connection.cursor()
 
     def _writing_thread(self) -> Writer:
         if self._writer is None:
             raise StoreError(f"{self.path} was opened read-only")
         return self._writer
+
+
+def _connect(file: Path, read_only: bool, memory_limit: str | None) -> duckdb.DuckDBPyConnection:
+    until = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return connect(file, read_only=read_only, memory_limit=memory_limit)
+        except StoreLocked:
+            if read_only or time.monotonic() > until:
+                raise
+        time.sleep(0.05)
 
 
 def _picked(iteration: int | None, arm: str | None) -> tuple[str, list[object]]:

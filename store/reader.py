@@ -1,0 +1,256 @@
+"""`open_reader`: read a run's database, whether a process is writing to it at the moment or not.
+
+A file that nobody writes to is opened read-only, and let go of as soon as no query came for half a
+second, so that a run can start meanwhile. DuckDB lets nobody else into a file that is being
+written; the process that writes answers then (see `store.serving`).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, Self, TypeVar
+
+import duckdb
+
+from store import quack, schema
+from store.binding import Params
+from store.connection import connect, translate
+from store.errors import LiveUnavailable, StoreClosed, StoreLocked, StoreMissing
+from store.quack import ServerGone
+
+T = TypeVar("T")
+_FETCH = 2048
+_KEEP_OPEN_S = 0.5
+_PATIENCE_S = 3.0
+# Beyond read-only: no file, no network, no extension, and none of this can be switched back on.
+SEALED: Mapping[str, str] = {
+    "enable_external_access": "false",
+    "autoload_known_extensions": "false",
+    "allow_community_extensions": "false",
+    "lock_configuration": "true",
+}
+
+
+class Source(Protocol):
+    """Something that answers queries: the file, or the process that writes to it."""
+
+    def execute(self, sql: str, params: Params | None = None) -> duckdb.DuckDBPyConnection:
+        """A cursor on the answer; the caller closes it."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
+
+
+class Reader:
+    """Queries over one run's database. Safe to use from many threads; writes nothing.
+
+    Every query is answered from one consistent state of the database. When a run ends or starts
+    between two queries, the next one is answered by whoever has the file then.
+    """
+
+    def __init__(self, database: Path, *, sealed: bool = False) -> None:
+        self.path = database
+        self._sealed = sealed
+        self._lock = threading.RLock()
+        self._source: Source | None = None
+        self._uses = 0
+        self._rest: threading.Timer | None = None
+        self._closed = False
+
+    @property
+    def live(self) -> bool:
+        """Whether the latest query was answered by a process that writes to the database."""
+        with self._lock:
+            return isinstance(self._source, quack.Client)
+
+    def rows(self, sql: str, params: Params | None = None) -> list[tuple[Any, ...]]:
+        """All rows of a query. Values belong into `params`."""
+        return self.fetch(lambda cursor: cursor.fetchall(), sql, params)
+
+    def stream(self, sql: str, params: Params | None = None) -> Iterator[tuple[Any, ...]]:
+        """Like `rows`, a few thousand at a time; raises `StoreLocked` if a run ends meanwhile."""
+        with self._answer(sql, params) as cursor:
+            while batch := _fetched(lambda: cursor.fetchmany(_FETCH), self.path):
+                yield from batch
+
+    def fetch(
+        self,
+        take: Callable[[duckdb.DuckDBPyConnection], T],
+        sql: str,
+        params: Params | None = None,
+    ) -> T:
+        """What `take` makes of the cursor that has executed a query; asked again if a run ends.
+
+        Raises what `open_reader` raises, `InvalidQuery` and DuckDB's own errors.
+        """
+        try:
+            with self._answer(sql, params) as cursor:
+                return _fetched(lambda: take(cursor), self.path)
+        except StoreLocked:
+            with self._answer(sql, params) as cursor:
+                return _fetched(lambda: take(cursor), self.path)
+
+    def close(self) -> None:
+        """Let go of the database; closing twice is fine."""
+        with self._lock:
+            self._closed = True
+            self._let_go()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _answer(self, sql: str, params: Params | None) -> Iterator[duckdb.DuckDBPyConnection]:
+        cursor = self._execute(sql, params)
+        try:
+            yield cursor
+        finally:
+            cursor.close()
+            self._used()
+
+    def _execute(self, sql: str, params: Params | None) -> duckdb.DuckDBPyConnection:
+        until = time.monotonic() + _PATIENCE_S
+        while True:
+            source = self._use()
+            try:
+                return source.execute(sql, params)
+            except ServerGone:
+                # The run is ending, or another one has started.
+                self._used(gone=source)
+                if time.monotonic() > until:
+                    raise StoreLocked(
+                        f"{self.path} is in use by a process that does not answer; "
+                        "wait for it, or end it"
+                    ) from None
+                time.sleep(0.05)
+            except BaseException:
+                self._used()
+                raise
+
+    def _use(self) -> Source:
+        with self._lock:
+            if self._closed:
+                raise StoreClosed(f"the reader of {self.path} was closed")
+            if self._rest is not None:
+                self._rest.cancel()
+                self._rest = None
+            if self._source is None:
+                self._source = _open(self.path, self._sealed)
+            self._uses += 1
+            return self._source
+
+    def _used(self, gone: Source | None = None) -> None:
+        with self._lock:
+            self._uses -= 1
+            if gone is not None and gone is self._source:
+                self._source = None
+            if self._uses == 0 and isinstance(self._source, _File) and not self._closed:
+                self._rest = threading.Timer(_KEEP_OPEN_S, self._close_if_idle)
+                self._rest.daemon = True
+                self._rest.start()
+
+    def _close_if_idle(self) -> None:
+        with self._lock:
+            if self._uses == 0 and isinstance(self._source, _File):
+                self._let_go()
+
+    def _let_go(self) -> None:
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rest = None
+        if self._source is not None:
+            self._source.close()
+            self._source = None
+
+
+def open_reader(database: str | Path, *, sealed: bool = False) -> Reader:
+    """Read the database of a run; `sealed` for queries that somebody has typed.
+
+    Raises `StoreMissing`, `StoreBroken`, `StoreNewer`, `StoreOutdated`, or, where a process writes
+    to the file and cannot be asked, `StoreLocked` (`LiveUnavailable` without the extension).
+    """
+    reader = Reader(Path(database).resolve(), sealed=sealed)
+    try:
+        reader.rows("SELECT 1")
+    except BaseException:
+        reader.close()
+        raise
+    return reader
+
+
+class _File:
+    """A database file that nobody writes to while this is open."""
+
+    def __init__(self, path: Path, *, sealed: bool) -> None:
+        self._connection = connect(path, read_only=True, settings=SEALED if sealed else None)
+        try:
+            schema.check(self._connection, str(path), read_only=True)
+        except duckdb.Error as error:
+            self._connection.close()
+            raise translate(error, path) from error
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def execute(self, sql: str, params: Params | None = None) -> duckdb.DuckDBPyConnection:
+        cursor = self._connection.cursor()
+        try:
+            return cursor.execute(sql, params)
+        except BaseException:
+            cursor.close()
+            raise
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def _open(path: Path, sealed: bool) -> Source:
+    """The file, or the process that has it; a process that is just starting is waited for."""
+    until = time.monotonic() + _PATIENCE_S
+    while True:
+        if not path.exists():
+            raise StoreMissing(f"no database at {path}")
+        try:
+            return _File(path, sealed=sealed)
+        except StoreLocked as error:
+            client = _client(path, error)
+            if client is not None:
+                return client
+            if not quack.address_file(path).exists() or time.monotonic() > until:
+                raise
+        time.sleep(0.05)
+
+
+def _client(path: Path, locked: StoreLocked) -> quack.Client | None:
+    """A client of the process that has the file, None if that does not answer."""
+    address = quack.read_address(path)
+    if address is None:
+        return None
+    try:
+        client = quack.Client(address)
+    except LiveUnavailable as error:
+        raise LiveUnavailable(f"{locked}\n{error}, or ask for a snapshot (--snapshot)") from None
+    try:
+        client.execute("SELECT 1").close()
+    except ServerGone:
+        client.close()
+        return None
+    return client
+
+
+def _fetched(take: Callable[[], T], path: Path) -> T:
+    try:
+        return take()
+    except duckdb.Error as error:
+        if isinstance(quack.translate(error), ServerGone):
+            raise StoreLocked(f"the run that has {path} ended while it was read") from error
+        raise
