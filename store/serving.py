@@ -13,10 +13,12 @@ import secrets
 import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 
 import duckdb
 
 from store import quack
+from store.binding import literal
 from store.errors import LiveUnavailable
 from store.ledger import Store
 from store.quack import Address
@@ -87,11 +89,12 @@ def served(store: Store) -> Iterator[Address]:
                 connection.execute("CALL quack_stop($uri)", {"uri": uri})
 
 
-def shell_commands(address: Address) -> str:
-    """How to ask a running run with the plain duckdb shell; the token comes from its file."""
+def in_the_shell(database: Path, address: Address) -> str:
+    """How to ask with DuckDB's own shell, which reads the token from the file of the run."""
     return (
-        "INSTALL quack; LOAD quack;\n"
-        f"FROM quack_query('{address.uri}', 'SELECT * FROM progress', token := '…');"
+        "INSTALL quack; LOAD quack; "
+        f"SET VARIABLE token = (SELECT token FROM {literal(str(quack.address_file(database)))}); "
+        f"FROM quack_query('{address.uri}', 'FROM progress', token := getvariable('token'));"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -29,6 +30,9 @@ def run(
             help="Go on though evaluation questions are much like training questions; recorded.",
         ),
     ] = False,
+    live: Annotated[
+        bool, typer.Option("--live/--no-live", help="Let others read the run while it goes on.")
+    ] = True,
     runs: Runs = RUNS,
 ) -> None:
     """Run an experiment, or go on with it where it stopped; all of them, if it has seeds."""
@@ -38,6 +42,7 @@ def run(
         from society import config as experiments
         from society import doctor, leakage
         from society import runs as folders
+        from society.readable import readable
         from society.sweeps.axes import Source
 
         source = Source(config, settings or ())
@@ -53,7 +58,8 @@ def run(
         store = folders.start(folder, experiment)
         try:
             store.write(*allowed)
-            _carry_out(folder, experiment, store)
+            with readable(folder, store, partial(typer.echo, err=True), live=live):
+                _carry_out(folder, experiment, store)
         finally:
             store.close()
 

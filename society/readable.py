@@ -1,0 +1,34 @@
+"""While a run is going on, others may read it: what `society run` opens, and what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+from society.runs import RunFolder
+from store.errors import LiveUnavailable
+from store.ledger import Store
+
+
+@contextmanager
+def readable(
+    folder: RunFolder, store: Store, tell: Callable[[str], None], *, live: bool = True
+) -> Iterator[None]:
+    """Serve `store` to readers while the block runs; `tell` gets a few lines on how to ask.
+
+    Without DuckDB's Quack, or without `live`, there are snapshots only. The run goes on either way.
+    """
+    from store import serving, snapshots
+
+    with ExitStack() as stack:
+        stack.enter_context(snapshots.granted(store))
+        if live:
+            try:
+                address = stack.enter_context(serving.served(store))
+            except LiveUnavailable as error:
+                tell(f"readable in snapshots only while it runs: {error}")
+            else:
+                where = "" if folder.path.parent.name == "runs" else f" --runs {folder.path.parent}"
+                tell(f"read it while it runs: society sql {folder.name}{where}")
+                tell(f"or in the duckdb shell: {serving.in_the_shell(store.path, address)}")
+        yield
