@@ -36,6 +36,25 @@ def connect(
         raise translate(error, file) from error
 
 
+def seal(
+    connection: duckdb.DuckDBPyConnection, *, files: bool = False, may_write: Path | None = None
+) -> None:
+    """Let no query reach a file, the network or an extension, and let nothing switch that back on.
+
+    `files` leaves the file system open, `may_write` one file that the process itself writes. What
+    is sealed already stays as it is.
+    """
+    if connection.execute("SELECT current_setting('lock_configuration')").fetchone() == (True,):
+        return
+    for name in ("autoload_known_extensions", "allow_community_extensions"):
+        connection.execute(f"SET {name} = false")
+    if not files:
+        if may_write is not None:
+            connection.execute("SET allowed_paths = ?", [[str(may_write)]])
+        connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+
+
 def translate(error: duckdb.Error, file: Path) -> StoreError:
     """The store's error for what DuckDB says about opening `file`."""
     text = str(error)

@@ -11,6 +11,7 @@ StoreError
 ├── WriteFailed       the disk refused; nothing of the append was stored (also an OSError)
 ├── DuplicateRecord   a turn, vote or verdict that is stored already
 ├── InvalidRecord     a value the schema does not allow (also a ValueError)
+├── PackageMissing    a form of answer whose package is not installed (also an ImportError)
 └── InvalidQuery      a query that is not a single valid SELECT (also a ValueError)
 """
 
@@ -59,6 +60,10 @@ class DuplicateRecord(StoreError):
 
 class InvalidRecord(StoreError, ValueError):
     """A value the schema does not allow; nothing of the append was stored."""
+
+
+class PackageMissing(StoreError, ImportError):
+    """An answer was asked for in a form whose package is not installed."""
 
 
 class InvalidQuery(StoreError, ValueError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self, TypeVar
 import duckdb
 
 from store import schema
+from store.answers import Query
 from store.binding import Params
 from store.connection import connect, translate
 from store.errors import StoreClosed, StoreError, StoreLocked, StoreMissing
@@ -134,12 +135,28 @@ class Store:
         """
         self._writing_thread().submit_work(work).result()
 
+    def query(self, sql: str, params: Params | None = None) -> Query:
+        """One reading query whose answer comes as `.rows`, `.arrow()`, `.pandas()`, `.polars()`.
+
+        Raises `InvalidQuery` for anything but a single statement that reads.
+        """
+        return Query(self, sql, params)
+
+    def fetch(
+        self,
+        take: Callable[[duckdb.DuckDBPyConnection], R],
+        sql: str,
+        params: Params | None = None,
+    ) -> R:
+        """What `take` makes of the cursor that has executed a query."""
+        if self._reader is not None:
+            return self._reader.fetch(take, sql, params)
+        with closing(self._cursor()) as cursor:
+            return take(cursor.execute(sql, params))
+
     def rows(self, sql: str, params: Params | None = None) -> list[tuple[Any, ...]]:
         """All rows of a query over what is committed. Values belong into `params`."""
-        if self._reader is not None:
-            return self._reader.rows(sql, params)
-        with closing(self._cursor()) as cursor:
-            return cursor.execute(sql, params).fetchall()
+        return self.fetch(lambda cursor: cursor.fetchall(), sql, params)
 
     def stream(self, sql: str, params: Params | None = None) -> Iterator[tuple[Any, ...]]:
         """Like `rows`, a few thousand at a time, from one consistent state of the database."""

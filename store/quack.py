@@ -14,6 +14,7 @@ from pathlib import Path
 
 import duckdb
 
+from store.answers import into_parquet, single
 from store.binding import Params, bind
 from store.errors import InvalidQuery, LiveUnavailable
 
@@ -128,20 +129,27 @@ class Client:
 
         Raises `ServerGone`, `InvalidQuery` for what is no reading, and DuckDB's errors.
         """
-        wanted = {"uri": self.address.uri, "sql": bind(sql, params), "token": self.address.token}
+        return self._ask(_ASK, bind(sql, params))
+
+    def write_parquet(self, sql: str, path: Path) -> duckdb.DuckDBPyConnection:
+        """Have a query answered into a file of this process; the cursor has the number of rows."""
+        return self._ask(into_parquet(_ASK), single(sql), path=str(path))
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._connection.close()
+
+    def _ask(self, statement: str, sql: str, **more: str) -> duckdb.DuckDBPyConnection:
+        wanted = {"uri": self.address.uri, "sql": sql, "token": self.address.token, **more}
         cursor = self._connection.cursor()
         try:
-            return cursor.execute(_ASK, wanted)
+            return cursor.execute(statement, wanted)
         except duckdb.Error as error:
             cursor.close()
             raise translate(error) from error
         except BaseException:
             cursor.close()
             raise
-
-    def close(self) -> None:
-        """Let go of the connection."""
-        self._connection.close()
 
 
 def translate(error: duckdb.Error) -> Exception:

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
 import duckdb
 
 from store import quack, schema
+from store.answers import Query, into_parquet
 from store.binding import Params
-from store.connection import connect, translate
+from store.connection import connect, seal, translate
 from store.errors import LiveUnavailable, StoreClosed, StoreLocked, StoreMissing
 from store.quack import ServerGone
 
@@ -26,13 +28,19 @@ T = TypeVar("T")
 _FETCH = 2048
 _KEEP_OPEN_S = 0.5
 _PATIENCE_S = 3.0
-# Beyond read-only: no file, no network, no extension, and none of this can be switched back on.
-SEALED: Mapping[str, str] = {
-    "enable_external_access": "false",
-    "autoload_known_extensions": "false",
-    "allow_community_extensions": "false",
-    "lock_configuration": "true",
-}
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What queries may reach beyond the database; all of it by default, for queries of ours.
+
+    Sealed, they reach no other file, no network and no extension, but `files` if that is set, and
+    the file `may_write` for `write_parquet`.
+    """
+
+    sealed: bool = False
+    files: bool = False
+    may_write: Path | None = None
 
 
 class Source(Protocol):
@@ -42,9 +50,20 @@ class Source(Protocol):
         """A cursor on the answer; the caller closes it."""
         ...
 
+    def write_parquet(self, sql: str, path: Path) -> duckdb.DuckDBPyConnection:
+        """Write the answer to a file; the cursor has one row, the number of rows."""
+        ...
+
     def close(self) -> None:
         """Let go of it."""
         ...
+
+
+_Ask = Callable[[Source], duckdb.DuckDBPyConnection]
+
+
+class _Ended(StoreLocked):
+    """The process that answered has ended in the middle of an answer."""
 
 
 class Reader:
@@ -54,9 +73,9 @@ class Reader:
     between two queries, the next one is answered by whoever has the file then.
     """
 
-    def __init__(self, database: Path, *, sealed: bool = False) -> None:
+    def __init__(self, database: Path, access: Access) -> None:
         self.path = database
-        self._sealed = sealed
+        self._access = access
         self._lock = threading.RLock()
         self._source: Source | None = None
         self._uses = 0
@@ -73,9 +92,13 @@ class Reader:
         """All rows of a query. Values belong into `params`."""
         return self.fetch(lambda cursor: cursor.fetchall(), sql, params)
 
+    def query(self, sql: str, params: Params | None = None) -> Query:
+        """A query that somebody has typed; raises `InvalidQuery` for anything but one reading."""
+        return Query(self, sql, params)
+
     def stream(self, sql: str, params: Params | None = None) -> Iterator[tuple[Any, ...]]:
         """Like `rows`, a few thousand at a time; raises `StoreLocked` if a run ends meanwhile."""
-        with self._answer(sql, params) as cursor:
+        with self._answer(lambda source: source.execute(sql, params)) as cursor:
             while batch := _fetched(lambda: cursor.fetchmany(_FETCH), self.path):
                 yield from batch
 
@@ -89,12 +112,16 @@ class Reader:
 
         Raises what `open_reader` raises, `InvalidQuery` and DuckDB's own errors.
         """
-        try:
-            with self._answer(sql, params) as cursor:
-                return _fetched(lambda: take(cursor), self.path)
-        except StoreLocked:
-            with self._answer(sql, params) as cursor:
-                return _fetched(lambda: take(cursor), self.path)
+        return self._fetch(take, lambda source: source.execute(sql, params))
+
+    def write_parquet(self, sql: str, path: Path) -> int:
+        """Write the answer to a query to the file that may be written; gives the rows' number."""
+
+        def count(cursor: duckdb.DuckDBPyConnection) -> int:
+            [(written,)] = cursor.fetchall()
+            return int(written)
+
+        return self._fetch(count, lambda source: source.write_parquet(sql, path))
 
     def close(self) -> None:
         """Let go of the database; closing twice is fine."""
@@ -108,21 +135,29 @@ class Reader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _fetch(self, take: Callable[[duckdb.DuckDBPyConnection], T], ask: _Ask) -> T:
+        try:
+            with self._answer(ask) as cursor:
+                return _fetched(lambda: take(cursor), self.path)
+        except _Ended:
+            with self._answer(ask) as cursor:
+                return _fetched(lambda: take(cursor), self.path)
+
     @contextmanager
-    def _answer(self, sql: str, params: Params | None) -> Iterator[duckdb.DuckDBPyConnection]:
-        cursor = self._execute(sql, params)
+    def _answer(self, ask: _Ask) -> Iterator[duckdb.DuckDBPyConnection]:
+        cursor = self._execute(ask)
         try:
             yield cursor
         finally:
             cursor.close()
             self._used()
 
-    def _execute(self, sql: str, params: Params | None) -> duckdb.DuckDBPyConnection:
+    def _execute(self, ask: _Ask) -> duckdb.DuckDBPyConnection:
         until = time.monotonic() + _PATIENCE_S
         while True:
             source = self._use()
             try:
-                return source.execute(sql, params)
+                return ask(source)
             except ServerGone:
                 # The run is ending, or another one has started.
                 self._used(gone=source)
@@ -144,7 +179,7 @@ class Reader:
                 self._rest.cancel()
                 self._rest = None
             if self._source is None:
-                self._source = _open(self.path, self._sealed)
+                self._source = _open(self.path, self._access)
             self._uses += 1
             return self._source
 
@@ -172,13 +207,19 @@ class Reader:
             self._source = None
 
 
-def open_reader(database: str | Path, *, sealed: bool = False) -> Reader:
-    """Read the database of a run; `sealed` for queries that somebody has typed.
+def open_reader(
+    database: str | Path,
+    *,
+    sealed: bool = False,
+    files: bool = False,
+    may_write: Path | None = None,
+) -> Reader:
+    """Read the database of a run; `sealed` for queries that somebody has typed (see `Access`).
 
     Raises `StoreMissing`, `StoreBroken`, `StoreNewer`, `StoreOutdated`, or, where a process writes
     to the file and cannot be asked, `StoreLocked` (`LiveUnavailable` without the extension).
     """
-    reader = Reader(Path(database).resolve(), sealed=sealed)
+    reader = Reader(Path(database).resolve(), Access(sealed, files, may_write))
     try:
         reader.rows("SELECT 1")
     except BaseException:
@@ -190,9 +231,11 @@ def open_reader(database: str | Path, *, sealed: bool = False) -> Reader:
 class _File:
     """A database file that nobody writes to while this is open."""
 
-    def __init__(self, path: Path, *, sealed: bool) -> None:
-        self._connection = connect(path, read_only=True, settings=SEALED if sealed else None)
+    def __init__(self, path: Path, access: Access) -> None:
+        self._connection = connect(path, read_only=True)
         try:
+            if access.sealed:
+                seal(self._connection, files=access.files, may_write=access.may_write)
             schema.check(self._connection, str(path), read_only=True)
         except duckdb.Error as error:
             self._connection.close()
@@ -209,18 +252,21 @@ class _File:
             cursor.close()
             raise
 
+    def write_parquet(self, sql: str, path: Path) -> duckdb.DuckDBPyConnection:
+        return self.execute(into_parquet(sql), {"path": str(path)})
+
     def close(self) -> None:
         self._connection.close()
 
 
-def _open(path: Path, sealed: bool) -> Source:
+def _open(path: Path, access: Access) -> Source:
     """The file, or the process that has it; a process that is just starting is waited for."""
     until = time.monotonic() + _PATIENCE_S
     while True:
         if not path.exists():
             raise StoreMissing(f"no database at {path}")
         try:
-            return _File(path, sealed=sealed)
+            return _File(path, access)
         except StoreLocked as error:
             client = _client(path, error)
             if client is not None:
@@ -252,5 +298,5 @@ def _fetched(take: Callable[[], T], path: Path) -> T:
         return take()
     except duckdb.Error as error:
         if isinstance(quack.translate(error), ServerGone):
-            raise StoreLocked(f"the run that has {path} ended while it was read") from error
+            raise _Ended(f"the run that has {path} ended while it was read") from error
         raise

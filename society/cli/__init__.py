@@ -11,10 +11,11 @@ from society.cli import running  # isort: skip
 from society.cli import sweeping  # isort: skip
 from society.cli import preparing  # isort: skip
 from society.cli import reading  # isort: skip
+from society.cli import querying  # isort: skip
 from society.cli import diversity  # isort: skip
 from society.cli.app import app
 
-__all__ = ["app", "diversity", "main", "preparing", "reading", "running", "sweeping"]
+__all__ = ["app", "diversity", "main", "preparing", "querying", "reading", "running", "sweeping"]
 
 
 def main() -> None:

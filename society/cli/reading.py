@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -51,28 +51,6 @@ def report(
         finally:
             store.close()
         typer.echo(str(out or folder.report))
-
-
-@app.command()
-def sql(
-    name: Name,
-    query: Annotated[str, typer.Argument(help='Such as "select * from accuracy".')],
-    output: Annotated[
-        Literal["table", "csv", "json"], typer.Option("--format", help="How rows are written.")
-    ] = "table",
-    runs: Runs = RUNS,
-) -> None:
-    """Query a run's database, read-only. Tables: see docs/schema.md."""
-    from society.failures import reported
-
-    with reported():
-        from society import runs as folders
-        from society.rows import write
-        from store import query as reading
-
-        folder = folders.existing(runs, name)
-        found = reading.query(folder.database, query)
-        write(found.columns, found.rows, output, sys.stdout)
 
 
 @app.command()

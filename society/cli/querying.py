@@ -1,0 +1,67 @@
+"""The command that asks runs in SQL."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from society.cli.app import RUNS, Name, Runs, app
+
+
+@app.command()
+def sql(
+    name: Name,
+    query: Annotated[
+        str | None,
+        typer.Argument(help='Such as "select * from accuracy"; without it, a prompt.'),
+    ] = None,
+    others: Annotated[
+        list[str] | None,
+        typer.Option("--with", metavar="NAME", help="Ask this run, too; may be given repeatedly."),
+    ] = None,
+    output: Annotated[
+        Literal["table", "csv", "json", "parquet"] | None,
+        typer.Option("--format", help="How rows are written; default: table, or as --out ends."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File to write instead of showing the rows.")
+    ] = None,
+    snapshot: Annotated[
+        bool, typer.Option("--snapshot", help="Ask a copy of a run that is going on, made now.")
+    ] = False,
+    allow_files: Annotated[
+        bool, typer.Option("--allow-files", help="Let the query read other files, such as a CSV.")
+    ] = False,
+    runs: Runs = RUNS,
+) -> None:
+    """Query runs, read-only, also while they are going on. Tables: see docs/schema.md."""
+    from society.failures import reported
+
+    with reported():
+        from society import runs as folders
+        from society.sql import output as writing
+        from society.sql.session import opened
+        from store.answers import split
+
+        target = writing.target(output, out)
+        asked = [folders.existing(runs, each) for each in (name, *(others or ()))]
+        with opened(
+            asked,
+            lambda text: typer.echo(text, err=True),
+            snapshots=snapshot,
+            files=allow_files,
+            may_write=target.part,
+        ) as session:
+            if query is not None:
+                target.answer(session, query, sys.stdout)
+            elif sys.stdin.isatty():
+                from society.sql.prompt import converse
+
+                converse(session, "+".join(run.name for run in asked), sys.stdout)
+            else:
+                statements = [text for text in split(sys.stdin.read()) if text.strip()]
+                for statement in statements if out is None else [";".join(statements)]:
+                    target.answer(session, statement, sys.stdout)

@@ -1,0 +1,1 @@
+"""`society sql`: questions to one run or several, in one go or at a prompt."""

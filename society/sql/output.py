@@ -1,0 +1,72 @@
+"""Where the answer of `society sql` goes, and in which form."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TextIO
+
+from society.config import ConfigError
+from society.rows import write
+from society.sql.session import Session
+from store.errors import WriteFailed
+
+Form = Literal["table", "csv", "json", "parquet"]
+_ENDINGS: dict[str, Form] = {".csv": "csv", ".json": "json", ".parquet": "parquet"}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The form of an answer, and its file unless it is shown."""
+
+    form: Form
+    file: Path | None
+
+    @property
+    def part(self) -> Path | None:
+        """The file while it is being written; it gets its name when it is whole."""
+        if self.file is None:
+            return None
+        return self.file.absolute().with_name(f".{self.file.name}.{os.getpid()}.part")
+
+    def answer(self, session: Session, sql: str, shown: TextIO) -> None:
+        """Ask, and write the answer; an older file stays if that fails."""
+        if self.file is None or self.part is None:
+            found = session.query(sql).result()
+            write(
+                found.columns, found.rows, "table" if self.form == "parquet" else self.form, shown
+            )
+            return
+        with _replacing(self.file, self.part) as part:
+            if self.form == "parquet":
+                session.query(sql)
+                session.write_parquet(sql, part)
+                return
+            found = session.query(sql).result()
+            with part.open("w", encoding="utf-8", newline="") as stream:
+                write(found.columns, found.rows, self.form, stream)
+
+
+def target(form: Form | None, file: Path | None) -> Target:
+    """The target that a user has asked for; raises `ConfigError` where that makes no sense."""
+    if file is None:
+        if form == "parquet":
+            raise ConfigError("--format parquet needs a file: --out FILE.parquet")
+        return Target(form or "table", None)
+    if file.is_dir() or not file.absolute().parent.is_dir():
+        raise ConfigError(f"--out {file} is no file in an existing folder")
+    return Target(form or _ENDINGS.get(file.suffix.lower(), "table"), file)
+
+
+@contextmanager
+def _replacing(file: Path, part: Path) -> Iterator[Path]:
+    try:
+        yield part
+        os.replace(part, file)
+    except OSError as error:
+        raise WriteFailed(f"cannot write {file}: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,162 @@
+"""The prompt of `society sql`: many queries, with completion and a history."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TextIO
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.filters import Condition
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.lexers import PygmentsLexer
+from pygments.lexers.sql import SqlLexer
+
+from society.rows import Format, write
+from society.sql.completion import Catalog, Completions, catalog_of
+from society.sql.session import Session
+from store.answers import split
+from store.errors import InvalidQuery, StoreError
+
+SHOWN_ROWS = 1000
+COMMANDS: Mapping[str, str] = {
+    r"\?": "this help",
+    r"\d": "all relations; \\d NAME: a relation's columns",
+    r"\format": "how rows are written: table, csv or json",
+    r"\q": "leave (also Ctrl-D)",
+}
+_HELP = """A query ends with a semicolon and may have many lines. Tab completes, Ctrl-C drops what
+is typed. Only reading is possible. docs/schema.md says what every relation and column means.
+"""
+
+
+class Console:
+    """Answers lines: a query, or a command that begins with a backslash."""
+
+    def __init__(self, session: Session, out: TextIO) -> None:
+        self._session = session
+        self._out = out
+        self._format: Format = "table"
+        self.catalog = catalog_of(session)
+
+    def answer(self, text: str) -> bool:
+        """Answer what was typed; False to leave. Errors of the user's become messages."""
+        try:
+            if text.lstrip().startswith("\\"):
+                return self._command(*text.strip().rstrip(";").split())
+            for statement in split(text):
+                if statement.strip():
+                    self._query(statement)
+        except StoreError as error:
+            self._out.write(f"{error}\n")
+        except KeyboardInterrupt:
+            self._out.write("stopped\n")
+        return True
+
+    def _query(self, sql: str) -> None:
+        found = self._session.query(sql).result(SHOWN_ROWS + 1)
+        write(found.columns, found.rows[:SHOWN_ROWS], self._format, self._out)
+        if len(found.rows) > SHOWN_ROWS:
+            self._out.write(
+                f"the first {SHOWN_ROWS} rows; all of them: society sql … --format csv --out FILE\n"
+            )
+
+    def _command(self, command: str, *arguments: str) -> bool:
+        match command, arguments:
+            case ((r"\q" | r"\quit" | r"\exit"), ()):
+                return False
+            case ((r"\?" | r"\h" | r"\help"), ()):
+                self._out.write(_HELP)
+                write(("command", "what"), list(COMMANDS.items()), "table", self._out)
+            case (r"\d", ()):
+                self._relations(self.catalog)
+            case (r"\d", (name,)):
+                self._columns(name)
+            case (r"\format", (("table" | "csv" | "json") as form,)):
+                self._format = form
+            case _:
+                raise InvalidQuery(f"no command {' '.join((command, *arguments))!r}; \\? shows all")
+        return True
+
+    def _relations(self, catalog: Catalog) -> None:
+        rows = [(name, ", ".join(columns)) for name, columns in catalog.relations.items()]
+        write(("relation", "columns"), rows, "table", self._out)
+        if catalog.runs:
+            names = ", ".join(f'"{name}"' for name in catalog.runs)
+            self._out.write(f"of all runs at once; of one of them: {names}.RELATION\n")
+
+    def _columns(self, name: str) -> None:
+        columns = self.catalog.relations.get(name)
+        if columns is None:
+            raise InvalidQuery(f"no relation {name!r}; \\d shows all")
+        write(("column", "type"), list(columns.items()), "table", self._out)
+
+
+def converse(session: Session, title: str, out: TextIO) -> None:
+    """Ask and answer at a terminal until the user leaves."""
+    console = Console(session, out)
+    asked: PromptSession[str] = PromptSession(
+        message=f"{title}> ",
+        prompt_continuation=lambda width, *_: "… ".rjust(width),
+        history=_history(),
+        completer=Completions(console.catalog, COMMANDS),
+        complete_while_typing=True,
+        lexer=PygmentsLexer(SqlLexer),
+        multiline=True,
+        key_bindings=_keys(),
+    )
+    out.write("\\? for help, \\d for the relations, \\q to leave\n")
+    while True:
+        try:
+            text = asked.prompt()
+        except KeyboardInterrupt:
+            continue
+        except EOFError:
+            return
+        if not console.answer(text):
+            return
+
+
+def finished(text: str) -> bool:
+    """Whether Enter asks: a command, nothing at all, or a query that has its semicolon."""
+    if not text.strip() or text.lstrip().startswith("\\"):
+        return True
+    pieces = split(text)
+    return len(pieces) > 1 and not re.sub(r"--[^\n]*", "", pieces[-1]).strip()
+
+
+def history_file(environment: Mapping[str, str], home: Callable[[], Path] = Path.home) -> Path:
+    """Where queries are remembered: in the user's folder for state."""
+    state = environment.get("XDG_STATE_HOME")
+    folder = Path(state) if state else home() / ".local" / "state"
+    return folder / "society" / "sql_history"
+
+
+def _history() -> History:
+    try:
+        path = history_file(os.environ)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
+        path.chmod(0o600)
+    except (OSError, RuntimeError):
+        return InMemoryHistory()
+    return FileHistory(str(path))
+
+
+def _keys() -> KeyBindings:
+    keys = KeyBindings()
+
+    @Condition
+    def complete() -> bool:
+        from prompt_toolkit.application import get_app
+
+        return finished(get_app().current_buffer.text)
+
+    @keys.add("enter", filter=complete)
+    def _(event: KeyPressEvent) -> None:
+        event.current_buffer.validate_and_handle()
+
+    return keys

@@ -1,0 +1,76 @@
+"""Opening what `society sql` asks: one run or several, also while they are going on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from society.config import ConfigError
+from society.runs import RunFolder
+from store.answers import Query
+from store.binding import Params
+from store.errors import StoreLocked
+from store.reader import open_reader
+from store.snapshots import snapshot
+from store.together import Together
+
+
+class Session(Protocol):
+    """Read-only queries that reach nothing but the runs."""
+
+    def query(self, sql: str, params: Params | None = None) -> Query:
+        """A query that somebody has typed."""
+        ...
+
+    def rows(self, sql: str, params: Params | None = None) -> list[tuple[Any, ...]]:
+        """All rows of a query of ours."""
+        ...
+
+    def write_parquet(self, sql: str, path: Path) -> int:
+        """The answer to a query into a file; gives the number of rows."""
+        ...
+
+
+@contextmanager
+def opened(
+    runs: Sequence[RunFolder],
+    tell: Callable[[str], None],
+    *,
+    snapshots: bool = False,
+    files: bool = False,
+    may_write: Path | None = None,
+) -> Iterator[Session]:
+    """A session over the runs; several are attached under their names and united in views.
+
+    A single run that is going on answers by itself; with `snapshots`, with `files` and among
+    several it is asked for a snapshot, and `tell` hears of it. Raises `ConfigError` for a name
+    given twice.
+    """
+    names = [run.name for run in runs]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"a run is named twice: {', '.join(names)}")
+    with ExitStack() as stack:
+        stills = snapshots or files or len(runs) > 1
+        places = {run.name: _place(stack, run, tell, stills=stills) for run in runs}
+        if len(places) > 1:
+            yield stack.enter_context(Together(places, files=files, may_write=may_write))
+            return
+        [place] = places.values()
+        yield stack.enter_context(open_reader(place, sealed=True, files=files, may_write=may_write))
+
+
+def _place(stack: ExitStack, run: RunFolder, tell: Callable[[str], None], *, stills: bool) -> Path:
+    """The run's database, or a snapshot of it where one is wanted and the run is going on."""
+    if not stills:
+        return run.database
+    try:
+        with open_reader(run.database) as reader:
+            if not reader.live:
+                return run.database
+    except StoreLocked:
+        pass
+    copy = stack.enter_context(snapshot(run.database))
+    tell(f"run {run.name} is going on; this is a snapshot of it")
+    return copy

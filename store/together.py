@@ -1,0 +1,109 @@
+"""Several runs' databases in one query: each under its run's name, and all in one view each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import duckdb
+
+from store import schema
+from store.answers import Query, into_parquet
+from store.binding import Params, literal
+from store.connection import connect, seal, translate
+from store.errors import InvalidQuery
+
+T = TypeVar("T")
+_RELATIONS = (
+    "SELECT table_name FROM information_schema.tables WHERE table_catalog = ? ORDER BY table_name"
+)
+
+
+class Together:
+    """Read-only. `"run-a".turns` is the one run's table, `turns` that of all, with a column `run`.
+
+    The files stay open until `close`, so that none of these runs can go on meanwhile.
+    """
+
+    def __init__(
+        self, databases: Mapping[str, Path], *, files: bool = False, may_write: Path | None = None
+    ) -> None:
+        """`databases` by the names to give them; `files` lets queries read other files.
+
+        Raises what `Store.open` raises for a file that cannot be read.
+        """
+        self._connection = duckdb.connect(
+            ":memory:",
+            config={
+                "autoinstall_known_extensions": "false",
+                "autoload_known_extensions": "false",
+                "python_enable_replacements": "false",
+            },
+        )
+        try:
+            for name, path in databases.items():
+                self._attach(name, path)
+            self._unite(list(databases))
+            seal(self._connection, files=files, may_write=may_write)
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def query(self, sql: str, params: Params | None = None) -> Query:
+        """One query over all; raises `InvalidQuery` for anything that is no reading."""
+        return Query(self, sql, params)
+
+    def rows(self, sql: str, params: Params | None = None) -> list[tuple[Any, ...]]:
+        """All rows of a query. Values belong into `params`."""
+        return self.fetch(lambda cursor: cursor.fetchall(), sql, params)
+
+    def fetch(
+        self,
+        take: Callable[[duckdb.DuckDBPyConnection], T],
+        sql: str,
+        params: Params | None = None,
+    ) -> T:
+        """What `take` makes of the cursor that has executed a query."""
+        with closing(self._connection.cursor()) as cursor:
+            return take(cursor.execute(sql, params))
+
+    def write_parquet(self, sql: str, path: Path) -> int:
+        """Write the answer to a query to the file that may be written; gives the rows' number."""
+        [(written,)] = self.rows(into_parquet(sql), {"path": str(path)})
+        return int(written)
+
+    def close(self) -> None:
+        """Let go of all databases; closing twice is fine."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _attach(self, name: str, path: Path) -> None:
+        try:
+            with closing(connect(path, read_only=True)) as alone:
+                schema.check(alone, str(path), read_only=True)
+            self._connection.execute(f"ATTACH {literal(str(path))} AS {_named(name)} (READ_ONLY)")
+        except duckdb.BinderException as error:
+            raise InvalidQuery(f"a run cannot be attached under the name {name!r}") from error
+        except duckdb.Error as error:
+            raise translate(error, path) from error
+
+    def _unite(self, names: list[str]) -> None:
+        for (relation,) in self._connection.execute(_RELATIONS, [names[0]]).fetchall():
+            parts = (
+                f"SELECT {literal(name)} AS run, * FROM {_named(name)}.main.{_named(relation)}"
+                for name in names
+            )
+            self._connection.execute(
+                f"CREATE VIEW {_named(relation)} AS {' UNION ALL BY NAME '.join(parts)}"
+            )
+
+
+def _named(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
