@@ -110,30 +110,43 @@ def notice_of(folder: RunFolder) -> Path:
 
 def show(folder: RunFolder, stream: TextIO) -> None:
     """Print how far the run is. Raises `ConfigError` where a process that left no notice has it."""
+    notice = _notice(folder)
     try:
         store = Store.open(folder.database, read_only=True)
     except StoreLocked:
-        _show_notice(folder, stream)
+        if notice is None:
+            raise ConfigError(
+                f"run {folder.name!r} is in use by another process, "
+                "which tells nothing about itself"
+            ) from None
+        _show_notice(folder, notice, stream)
         return
     try:
-        _show_stored(folder, store, stream)
+        if not store.live:
+            _show_end(folder, store, stream)
+        elif notice is None:
+            stream.write(f"run {folder.name}: running\n")
+        else:
+            _show_notice(folder, notice, stream)
+        _show_stored(store, stream)
     finally:
         store.close()
 
 
-def _show_notice(folder: RunFolder, stream: TextIO) -> None:
+def _notice(folder: RunFolder) -> Notice | None:
     try:
-        notice = Notice.model_validate_json(notice_of(folder).read_text(encoding="utf-8"))
+        return Notice.model_validate_json(notice_of(folder).read_text(encoding="utf-8"))
     except (OSError, ValidationError):
-        raise ConfigError(
-            f"run {folder.name!r} is in use by another process, which tells nothing about itself"
-        ) from None
+        return None
+
+
+def _show_notice(folder: RunFolder, notice: Notice, stream: TextIO) -> None:
     age = duration((datetime.now(UTC) - notice.updated_at).total_seconds())
     stream.write(f"run {folder.name}: running, process {notice.process}\n")
     stream.write(f"{notice.line}  ({age} ago)\n")
 
 
-def _show_stored(folder: RunFolder, store: Store, stream: TextIO) -> None:
+def _show_end(folder: RunFolder, store: Store, stream: TextIO) -> None:
     run = reading.run_of(store)
     if run.finished_at is not None:
         stream.write(f"run {folder.name}: finished {run.finished_at:%Y-%m-%d %H:%M} UTC\n")
@@ -141,7 +154,10 @@ def _show_stored(folder: RunFolder, store: Store, stream: TextIO) -> None:
         stream.write(f"run {folder.name}: stopped before its end; go on with\n  ")
         stream.write(f"society run {folder.path / 'config.toml'} --name {folder.name}")
         stream.write(f" --runs {folder.path.parent}\n")
-    config = Config.from_json(run.config)
+
+
+def _show_stored(store: Store, stream: TextIO) -> None:
+    config = Config.from_json(reading.run_of(store).config)
     asked = {"train": config.train.questions, "eval": config.evaluation.questions}
     stages = store.rows(_STAGES, asked)
     order = ("debate", "finetune", "evaluate", "rung", "zero-shot")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -101,6 +102,8 @@ def single(sql: str) -> str:
         raise InvalidQuery("PIVOT needs its values named: PIVOT … ON column IN (…)")
     if len(kinds) != 1:
         raise InvalidQuery(f"one query at a time, not {len(kinds)}")
+    if _first_word(sql) == "pragma":  # DuckDB takes some of them for a SELECT
+        raise InvalidQuery("only queries that read are allowed, not PRAGMA; use SELECT")
     if kinds[0] not in _READING:
         raise InvalidQuery(f"only queries that read are allowed, not {kinds[0].name}; use SELECT")
     return split(sql)[0]
@@ -120,6 +123,11 @@ def split(text: str) -> list[str]:
         pieces.append(encoded[start:end].decode())
         start = end + 1
     return [*pieces, encoded[start:].decode()]
+
+
+def _first_word(sql: str) -> str:
+    start = duckdb.tokenize(sql)[0][0]
+    return re.split(r"\W", sql.encode()[start:].decode(), maxsplit=1)[0].lower()
 
 
 @cache

@@ -18,7 +18,7 @@ from store.errors import InvalidQuery
 
 Params = Sequence[object] | Mapping[str, object]
 _NUMBERED = re.compile(rb"[?$](\d+)")
-_NAMED = re.compile(rb"\w+|[^\x00-\x7f]+")
+_NAMED = re.compile(rb"(?:\w|[^\x00-\x7f])+")
 
 
 def bind(sql: str, params: Params | None) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -100,6 +101,22 @@ def _binary(name: str) -> Path:
     return binary
 
 
+@cache
+def _client_side() -> duckdb.DuckDBPyConnection:
+    """An empty database with the extension, one for all clients of a process: loading is slow."""
+    connection = duckdb.connect(
+        ":memory:",
+        config={
+            "autoinstall_known_extensions": "false",
+            "python_enable_replacements": "false",
+            # Quack looks for a secret first; the user's own are none of its business.
+            "allow_persistent_secrets": "false",
+        },
+    )
+    load(connection)
+    return connection
+
+
 class ServerGone(Exception):
     """The server does not answer any more, or is another one."""
 
@@ -113,16 +130,7 @@ class Client:
     def __init__(self, address: Address) -> None:
         """Raises `LiveUnavailable` without the extension; connects at the first query only."""
         self.address = address
-        self._connection = duckdb.connect(
-            ":memory:",
-            config={
-                "autoinstall_known_extensions": "false",
-                "python_enable_replacements": "false",
-                # Quack looks for a secret first; the user's own are none of its business.
-                "allow_persistent_secrets": "false",
-            },
-        )
-        load(self._connection)
+        self._connection = _client_side().cursor()
 
     def execute(self, sql: str, params: Params | None = None) -> duckdb.DuckDBPyConnection:
         """A cursor on the answer; the caller closes it.

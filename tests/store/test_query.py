@@ -1,10 +1,17 @@
 from __future__ import annotations
 
+import shutil
+from contextlib import suppress
+
+import duckdb
 import pytest
 
+from store import quack, serving
 from store.errors import InvalidQuery, StoreMissing
 from store.ledger import Store
 from store.query import query
+from store.reader import open_reader
+from store.together import Together
 
 READS = [
     "SELECT count(*) FROM turns",
@@ -61,7 +68,55 @@ REFUSED = [
     "SELECT * FROM parquet_scan('x.parquet')",
     "SELECT * FROM read_json('https://example.org/x.json')",
     "SELECT * FROM query('DROP TABLE turns')",
+    "FROM query('FROM read_text(''/etc/passwd'')')",
+    "FROM query_table('/etc/passwd')",
+    "FROM query_table(['/etc/passwd'])",
+    "FROM '/etc/passwd.csv'",
+    'FROM "https://example.org/x.parquet"',
+    "FROM sniff_csv('/etc/passwd')",
+    "FROM read_ndjson_auto('/etc/passwd')",
+    "FROM parquet_metadata('x.parquet')",
+    "FROM read_duckdb('x.duckdb')",
+    "FROM json_execute_serialized_sql(json_serialize_sql('FROM glob(''/*'')'))",
+    "WITH stolen AS (FROM read_text('/etc/passwd')) FROM stolen",
+    "SELECT (SELECT max(file) FROM glob('/etc/*'))",
+    "SELECT * FROM turns WHERE response IN (SELECT content FROM read_text('/etc/passwd'))",
+    "DESCRIBE FROM read_csv('/etc/passwd')",
+    "SUMMARIZE FROM read_csv('/etc/passwd')",
+    "EXPLAIN ANALYZE FROM read_csv('/etc/passwd')",
+    "EXPLAIN FROM read_csv('/etc/passwd')",
+    "WITH gone AS (DELETE FROM turns RETURNING *) FROM gone",
+    "FROM (DELETE FROM turns RETURNING *)",
+    "WITH a AS (SELECT 1) INSERT INTO turns FROM turns",
+    "MERGE INTO turns USING turns AS b USING (turn_id) WHEN MATCHED THEN DELETE",
+    "COPY (SELECT 1) TO 'x.csv'",
+    "COPY FROM DATABASE run TO other",
+    "ATTACH ':memory:' AS x",
+    "CREATE SECRET (TYPE s3, KEY_ID 'x', SECRET 'y')",
+    "SET VARIABLE x = 1",
+    "SET threads = 1",
+    "PRAGMA database_list",
+    "FORCE INSTALL spatial",
+    "UPDATE EXTENSIONS",
+    "COMMENT ON TABLE turns IS 'x'",
+    "EXECUTE p",
+    "ROLLBACK",
     "SELECT getenv('HOME')",
+]
+# Functions that act on the process itself, which answers here and is no copy.
+REFUSED_LIVE = [
+    "FROM checkpoint()",
+    "FROM force_checkpoint()",
+    "FROM quack_stop('quack:127.0.0.1:1')",
+    "FROM quack_serve('quack:127.0.0.1:1', token := 'another-token')",
+    "FROM quack_query('quack:127.0.0.1:1', 'DROP TABLE turns')",
+    "FROM quack_active_connections()",
+    "FROM duckdb_secrets()",
+    "FROM duckdb_settings()",
+    "FROM enable_logging()",
+    "FROM QUERY('SELECT 1')",
+    "FROM \"Query\"('SELECT 1')",
+    "FROM main.query('SELECT 1')",
 ]
 
 
@@ -73,15 +128,67 @@ def file(tmp_path_factory, make_turn):
     return path
 
 
+@pytest.fixture(scope="module")
+def running(tmp_path_factory, make_turn):
+    """The database of a run that is going on."""
+    if (reason := quack.unavailable()) is not None:
+        pytest.skip(reason)
+    path = tmp_path_factory.mktemp("running") / "run.duckdb"
+    with Store.open(path) as store, serving.served(store):
+        store.write(make_turn(), make_turn(round=2))
+        yield path
+        assert store.rows("SELECT count(*) FROM turns") == [(2,)]
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory, file):
+    other = tmp_path_factory.mktemp("other") / "run.duckdb"
+    shutil.copy(file, other)
+    with Together({"run": file, "other": other}) as opened:
+        yield opened
+
+
 @pytest.mark.parametrize("sql", READS)
-def test_reading_is_allowed(file, sql):
+def test_reading_is_allowed(file, running, together, sql):
     assert query(file, sql).columns
+    assert query(running, sql).columns
+    assert together.query(sql).result().columns
 
 
 @pytest.mark.parametrize("sql", REFUSED)
 def test_everything_else_is_refused(file, sql):
     before = file.read_bytes()
     with pytest.raises(InvalidQuery):
+        query(file, sql)
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("sql", REFUSED)
+def test_several_runs_refuse_it_too(together, sql):
+    with pytest.raises(InvalidQuery):
+        _ = together.query(sql).rows
+    assert together.rows("SELECT run, count(*) FROM turns GROUP BY run ORDER BY run") == [
+        ("other", 2),
+        ("run", 2),
+    ]
+
+
+@pytest.mark.parametrize("sql", REFUSED + REFUSED_LIVE)
+def test_a_run_that_is_going_on_refuses_it_too(running, sql):
+    """Also what gets past the check of this side: the process that answers has the last word."""
+    with open_reader(running) as reader:
+        with pytest.raises(InvalidQuery):
+            _ = reader.query(sql).rows
+        with pytest.raises((InvalidQuery, duckdb.Error)):
+            reader.rows(sql)
+        assert reader.live
+        assert reader.rows("SELECT count(*) FROM turns") == [(2,)]
+
+
+@pytest.mark.parametrize("sql", ["FROM checkpoint()", "FROM force_checkpoint()"])
+def test_a_checkpoint_of_a_file_that_is_only_read_does_nothing(file, sql):
+    before = file.read_bytes()
+    with suppress(InvalidQuery):
         query(file, sql)
     assert file.read_bytes() == before
 
