@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -84,10 +84,17 @@ class Query:
         return self._take(lambda cursor: cursor.pl())
 
     def _take(self, take: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
-        try:
+        with explained():
             return self._database.fetch(take, self._sql, self._params)
-        except duckdb.Error as error:
-            raise InvalidQuery(_explained(error)) from error
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """DuckDB's errors about a query become `InvalidQuery`."""
+    try:
+        yield
+    except duckdb.Error as error:
+        raise InvalidQuery(_explained(error)) from error
 
 
 def single(sql: str) -> str:

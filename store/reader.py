@@ -18,7 +18,7 @@ from typing import Any, Protocol, Self, TypeVar
 import duckdb
 
 from store import quack, schema
-from store.answers import Query, into_parquet
+from store.answers import Query, explained, into_parquet
 from store.binding import Params
 from store.connection import connect, seal, translate
 from store.errors import LiveUnavailable, StoreClosed, StoreLocked, StoreMissing
@@ -121,7 +121,8 @@ class Reader:
             [(written,)] = cursor.fetchall()
             return int(written)
 
-        return self._fetch(count, lambda source: source.write_parquet(sql, path))
+        with explained():
+            return self._fetch(count, lambda source: source.write_parquet(sql, path))
 
     def close(self) -> None:
         """Let go of the database; closing twice is fine."""

@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 import duckdb
 
 from store import schema
-from store.answers import Query, into_parquet
+from store.answers import Query, explained, into_parquet
 from store.binding import Params, literal
 from store.connection import connect, seal, translate
 from store.errors import InvalidQuery
@@ -71,7 +71,8 @@ class Together:
 
     def write_parquet(self, sql: str, path: Path) -> int:
         """Write the answer to a query to the file that may be written; gives the rows' number."""
-        [(written,)] = self.rows(into_parquet(sql), {"path": str(path)})
+        with explained():
+            [(written,)] = self.rows(into_parquet(sql), {"path": str(path)})
         return int(written)
 
     def close(self) -> None:

@@ -49,14 +49,9 @@ def test_lists_and_mappings_too(ask, values):
     assert ask("SELECT $1, $2", [values, {"a": values}]) == (values, {"a": values})
 
 
-@pytest.mark.parametrize(
-    "value", [math.inf, -math.inf, Decimal("-1.50"), -7, "'; DROP TABLE t; --"]
-)
-def test_values_that_could_break_out(ask, value):
-    assert ask("SELECT -(-?), ?" if not isinstance(value, str) else "SELECT ?, ?", [value] * 2) == (
-        value,
-        value,
-    )
+@pytest.mark.parametrize("value", [math.inf, -math.inf, Decimal("-1.50"), -7])
+def test_signs_do_not_run_together(ask, value):
+    assert ask("SELECT -(-?), ?", [value, value]) == (value, value)
     assert math.isnan(ask("SELECT ?", [math.nan])[0])
 
 

@@ -1,0 +1,221 @@
+"""`society sql` as users call it: files, several runs, runs that are going on."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from society import cli
+from store import quack
+from store.ledger import Store
+from store.records import Question, Run, Turn, messages_json, utc_now
+
+HOLD = """
+import sys
+from pathlib import Path
+from society.readable import readable
+from society.runs import RunFolder
+from store.ledger import Store
+folder = RunFolder(sys.argv[1], Path("runs") / sys.argv[1])
+with Store.open(folder.database) as store:
+    with readable(folder, store, lambda text: None, live=sys.argv[2] == "live"):
+        print("open", flush=True)
+        sys.stdin.read()
+"""
+needs_quack = pytest.mark.skipif(quack.unavailable() is not None, reason=str(quack.unavailable()))
+
+
+def make_run(folder: Path, turns: int) -> None:
+    folder.mkdir(parents=True)
+    with Store.open(folder / "run.duckdb") as store:
+        store.write(
+            Run(folder.name, "{}", "0" * 64, 0, "{}", utc_now(), None),
+            Question("q1", "sums", "train", "1+1?"),
+            *(
+                Turn(
+                    1,
+                    "train",
+                    "multiagent",
+                    "sampled",
+                    "q1",
+                    agent,
+                    1,
+                    "answer",
+                    "base",
+                    messages_json([{"role": "user", "content": "1+1?"}]),
+                    f"it is {agent}, [b]so[/b]",
+                    str(agent),
+                    "stop",
+                    1,
+                    2,
+                    3.0,
+                )
+                for agent in range(1, turns + 1)
+            ),
+        )
+
+
+@pytest.fixture
+def society(tmp_path, monkeypatch, capfd):
+    """Call the command in a folder with the runs `one` and `two-b`; status, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / "runs/one", 1)
+    make_run(tmp_path / "runs/two-b", 2)
+
+    def call(*arguments: object, given: str | None = None) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["society", "sql", *map(str, arguments)])
+        if given is not None:
+            monkeypatch.setattr(sys, "stdin", io.StringIO(given))
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = capfd.readouterr()
+        assert "Traceback" not in out + err
+        return int(end.value.code or 0), out, err
+
+    return call
+
+
+@contextmanager
+def going_on(name: str, how: str = "live"):
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, name, how], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as run:
+        assert run.stdout.readline() == b"open\n"
+        yield run
+        run.communicate()
+        assert run.returncode == 0
+
+
+def numbers(out: str) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(out)))[1:]
+
+
+def test_several_runs_at_once(society):
+    _, out, err = society(
+        "one",
+        "SELECT run, count(*) FROM turns GROUP BY run ORDER BY run",
+        "--with",
+        "two-b",
+        "--format",
+        "csv",
+    )
+    assert numbers(out) == [["one", "1"], ["two-b", "2"]], err
+    _, out, _ = society(
+        "one", 'SELECT count(*) FROM "two-b".turns', "--with", "two-b", "--format", "csv"
+    )
+    assert numbers(out) == [["2"]]
+    _, out, _ = society(
+        "one", "SELECT run, turns FROM progress ORDER BY run", "--with", "two-b", "--format", "csv"
+    )
+    assert numbers(out) == [["one", "1"], ["two-b", "2"]]
+
+
+def test_a_run_named_twice_and_one_that_is_not_there(society):
+    assert "named twice" in society("one", "SELECT 1", "--with", "one")[2]
+    assert "no run 'three'" in society("one", "SELECT 1", "--with", "three")[2]
+
+
+@pytest.mark.parametrize("others", [(), ("--with", "two-b")])
+def test_parquet_keeps_types_and_replaces_the_file(society, tmp_path, others):
+    out = tmp_path / "turns.parquet"
+    out.write_text("old")
+    query = "SELECT agent, messages, created_at, response FROM turns ORDER BY ALL; -- all"
+    status, shown, err = society("one", query, "--out", out, *others)
+    assert (status, shown) == (0, ""), err
+    found = duckdb.sql(f"DESCRIBE FROM '{out}'").fetchall()
+    assert [row[:2] for row in found] == [
+        ("agent", "INTEGER"), ("messages", "JSON"), ("created_at", "TIMESTAMP"),
+        ("response", "VARCHAR"),
+    ]  # fmt: skip
+    assert duckdb.sql(f"FROM '{out}'").fetchall()[0][3] == "it is 1, [b]so[/b]"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs", "turns.parquet"]
+
+
+def test_csv_and_json_into_files(society, tmp_path):
+    society("two-b", "SELECT agent, response FROM turns ORDER BY agent", "--out", "rows.csv")
+    assert numbers((tmp_path / "rows.csv").read_text())[1] == ["2", "it is 2, [b]so[/b]"]
+    society("two-b", "SELECT agent FROM turns ORDER BY agent", "--out", "rows.json")
+    assert json.loads((tmp_path / "rows.json").read_text()) == [{"agent": 1}, {"agent": 2}]
+
+
+def test_a_file_stays_where_the_query_is_wrong(society, tmp_path):
+    for name in ("rows.csv", "rows.parquet"):
+        (tmp_path / name).write_text("old")
+        for query in ("FROM nowhere", "DROP TABLE turns", f"FROM read_text('{name}')"):
+            status, _, err = society("one", query, "--out", name)
+            assert status == 2, err
+        assert (tmp_path / name).read_text() == "old"
+    assert "needs a file" in society("one", "SELECT 1", "--format", "parquet")[2]
+    assert "no file in an existing folder" in society("one", "SELECT 1", "--out", "no/x.csv")[2]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.csv", "rows.parquet", "runs"]
+
+
+@pytest.mark.parametrize("others", [(), ("--with", "two-b")])
+def test_files_are_read_only_where_that_is_asked_for(society, tmp_path, others):
+    (tmp_path / "marks.csv").write_text("agent,mark\n1,good\n")
+    query = "SELECT DISTINCT mark FROM turns JOIN 'marks.csv' USING (agent)"
+    status, _, err = society("one", query, *others)
+    assert status == 2
+    assert "marks.csv" in err
+    _, out, err = society("one", query, "--allow-files", "--format", "csv", *others)
+    assert numbers(out) == [["good"]], err
+    for sql in ("COPY turns TO 'x.csv'", "ATTACH 'x.db'", "LOAD httpfs", "SET threads = 1"):
+        status, _, err = society("one", sql, "--allow-files", *others)
+        assert status == 2, sql
+    status, _, err = society("one", "FROM read_csv('http://127.0.0.1:9/x.csv')", "--allow-files")
+    assert status == 2
+    assert not (tmp_path / "x.csv").exists()
+
+
+def test_queries_from_a_pipe(society):
+    status, out, _ = society(
+        "two-b", "--format", "csv", given="SELECT 1;\n SELECT max(agent) FROM turns"
+    )
+    assert (status, out) == (0, "1\n1\nmax(agent)\n2\n")
+    status, _, err = society("two-b", given="SELECT 1; DROP TABLE turns;")
+    assert status == 2
+    assert "not DROP" in err
+    assert "one query at a time" in society("one", "--out", "x.csv", given="SELECT 1; SELECT 2")[2]
+
+
+@needs_quack
+def test_a_run_that_is_going_on_answers(society, tmp_path):
+    with going_on("two-b"):
+        _, out, err = society("two-b", "SELECT max(agent) FROM turns", "--format", "csv")
+        assert numbers(out) == [["2"]], err
+        assert err == ""
+        society("two-b", "SELECT agent, response FROM turns", "--out", "live.parquet")
+        assert len(duckdb.sql(f"FROM '{tmp_path}/live.parquet'").fetchall()) == 2
+        for sql in ("DROP TABLE turns", "FROM read_text('/etc/passwd')", "FROM '/etc/passwd'"):
+            assert society("two-b", sql)[0] == 2
+        _, out, err = society(
+            "one",
+            "SELECT run, count(*) FROM turns GROUP BY run ORDER BY run",
+            "--with",
+            "two-b",
+            "--format",
+            "csv",
+        )
+        assert numbers(out) == [["one", "1"], ["two-b", "2"]]
+        assert "run two-b is going on; this is a snapshot of it" in err
+    assert not list((tmp_path / "runs/two-b").glob(".snapshot*"))
+
+
+def test_a_snapshot_where_the_run_is_not_served(society):
+    with going_on("two-b", how="snapshots only"):
+        status, _, err = society("two-b", "SELECT 1")
+        assert status == 2
+        assert "is in use by process" in err
+        _, out, err = society(
+            "two-b", "SELECT max(agent) FROM turns", "--snapshot", "--format", "csv"
+        )
+        assert numbers(out) == [["2"]]
+        assert "a snapshot of it" in err
+    _, out, err = society("two-b", "SELECT 1", "--snapshot", "--format", "csv")
+    assert (numbers(out), err) == ([["1"]], "")

@@ -1,0 +1,199 @@
+"""A reader of a database that runs come to and leave."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from store import quack, serving
+from store.errors import (
+    LiveUnavailable,
+    StoreBroken,
+    StoreClosed,
+    StoreLocked,
+    StoreMissing,
+    StoreOutdated,
+)
+from store.ledger import Store
+from store.reader import open_reader
+
+COUNT = "SELECT count(*) FROM turns"
+RUN = """
+import sys
+from store import serving
+from store.ledger import Store
+with Store.open(sys.argv[1]) as store, serving.served(store):
+    print("open", flush=True)
+    sys.stdin.read()
+"""
+needs_quack = pytest.mark.skipif(quack.unavailable() is not None, reason=str(quack.unavailable()))
+
+
+@pytest.fixture
+def filled(path, make_turn):
+    with Store.open(path) as store:
+        store.write(*(make_turn(f"q{number}") for number in range(5000)))
+    return path
+
+
+def test_rows_a_stream_and_parameters(filled):
+    with open_reader(filled) as reader:
+        assert reader.rows("SELECT count(*) FROM turns WHERE agent = ?", [1]) == [(5000,)]
+        assert len(list(reader.stream("SELECT turn_id FROM turns"))) == 5000
+        assert not reader.live
+    with pytest.raises(StoreClosed):
+        reader.rows(COUNT)
+    reader.close()
+
+
+def test_what_cannot_be_read_is_named(path):
+    with pytest.raises(StoreMissing):
+        open_reader(path)
+    path.write_bytes(b"no database" * 1000)
+    with pytest.raises(StoreBroken):
+        open_reader(path)
+    path.unlink()
+    with Store.open(path) as store:
+        store.transact(lambda connection: connection.execute("DELETE FROM schema_migrations"))
+    with pytest.raises(StoreOutdated):
+        open_reader(path)
+
+
+def test_a_run_may_start_while_a_reader_is_idle(filled):
+    with open_reader(filled) as reader:
+        reader.rows(COUNT)
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                "import sys; from store.ledger import Store\nStore.open(sys.argv[1]).close()",
+                filled,
+            ],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert reader.rows(COUNT) == [(5000,)]
+
+
+@needs_quack
+def test_a_run_that_starts_and_one_that_ends_between_two_queries(filled, make_turn):
+    with open_reader(filled) as reader:
+        assert (reader.rows(COUNT), reader.live) == ([(5000,)], False)
+        for number in range(2):
+            time.sleep(0.7)
+            with Store.open(filled) as store, serving.served(store):
+                store.write(make_turn(f"new {number}"))
+                assert (reader.rows(COUNT), reader.live) == ([(5001 + number,)], True)
+                values = {"agent": 1, "questions": ["q1", "q2", "it's"]}
+                sql = (
+                    "SELECT count(*) FROM turns WHERE agent = $agent AND question_id IN $questions"
+                )
+                assert reader.rows(sql, values) == [(2,)]
+                assert len(list(reader.stream("FROM turns"))) == 5001 + number
+            assert (reader.rows(COUNT), reader.live) == ([(5001 + number,)], False)
+
+
+@needs_quack
+def test_what_a_killed_run_leaves_is_read_from_the_file(filled):
+    with subprocess.Popen(
+        [sys.executable, "-c", RUN, filled], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as run:
+        assert run.stdout.readline() == b"open\n"
+        with open_reader(filled) as reader:
+            assert (reader.rows(COUNT), reader.live) == ([(5000,)], True)
+            run.kill()
+            run.wait()
+            assert quack.address_file(filled).exists()
+            assert (reader.rows(COUNT), reader.live) == ([(5000,)], False)
+    with Store.open(filled) as store, serving.served(store), open_reader(filled) as reader:
+        assert reader.live
+
+
+@needs_quack
+def test_an_answer_that_a_run_breaks_off_is_asked_for_again(filled):
+    with open_reader(filled) as reader:
+        time.sleep(0.7)
+        broken = None
+        with Store.open(filled) as store, serving.served(store):
+            rows = reader.stream("SELECT response FROM turns, range(40)")
+            next(rows)
+            broken = rows
+        with pytest.raises(StoreLocked, match="ended while it was read"):
+            list(broken)
+        assert reader.rows(COUNT) == [(5000,)]
+
+
+def test_a_process_that_does_not_serve_is_named(filled):
+    hold = RUN.replace(", serving.served(store)", "")
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, filled], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as run:
+        assert run.stdout.readline() == b"open\n"
+        with pytest.raises(StoreLocked, match=f"process {run.pid}"):
+            open_reader(filled)
+        run.communicate()
+
+
+@needs_quack
+def test_without_the_extension_the_remedy_is_named(filled):
+    code = (
+        "import sys\n"
+        "sys.modules['duckdb_extension_quack'] = None\n"
+        "from store.errors import LiveUnavailable\n"
+        "from store.reader import open_reader\n"
+        "try: open_reader(sys.argv[1])\n"
+        "except LiveUnavailable as error: print(error)\n"
+    )
+    with Store.open(filled) as store, serving.served(store):
+        done = subprocess.run([sys.executable, "-c", code, filled], capture_output=True, text=True)
+    assert "duckdb_extension_quack" in done.stdout, done.stderr
+    assert "pip install" in done.stdout
+    assert "snapshot" in done.stdout
+    assert issubclass(LiveUnavailable, StoreLocked)
+
+
+@needs_quack
+def test_a_store_opened_for_reading_asks_the_run(filled, make_turn):
+    with Store.open(filled) as running, serving.served(running):
+        running.write(make_turn("one more"))
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                "import sys; from store.ledger import Store\n"
+                "with Store.open(sys.argv[1], read_only=True) as store:\n"
+                "    print(store.live, len(list(store.turns(1, 'train', 'multiagent'))),"
+                " store.question('q1'))\n"
+                "    print(store.query('SELECT max(agent) FROM turns').rows)\n",
+                filled,
+            ],
+            capture_output=True,
+            text=True,
+        )
+    assert done.stdout.splitlines() == ["True 5001 None", "[(1,)]"], done.stderr
+
+
+def test_many_threads_share_a_reader(filled):
+    found = []
+    with open_reader(filled) as reader:
+        threads = [
+            threading.Thread(target=lambda: found.append(reader.rows(COUNT))) for _ in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert found == [[(5000,)]] * 8
+
+
+def test_a_half_written_address_is_none(path):
+    quack.address_file(path).write_text("{", encoding="utf-8")
+    assert quack.read_address(path) is None
+    quack.address_file(path).write_text(json.dumps({"uri": "x"}), encoding="utf-8")
+    assert quack.read_address(path) is None
