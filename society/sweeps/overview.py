@@ -47,6 +47,8 @@ def show_status(folder: RunFolder, record: SweepRecord, stream: TextIO) -> None:
 def _state(run: RunFolder) -> str:
     try:
         with Store.open(run.database, read_only=True) as store:
+            if store.live:
+                return f"running: {_notice(run)}"
             found = store.run()
     except StoreMissing:
         return "not started"
