@@ -21,6 +21,8 @@ VIEWS = (
     "dissent",
     "progress",
     "spend",
+    "debates",
+    "conversations",
 )
 
 _RECORD_TABLE = """

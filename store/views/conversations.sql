@@ -1,0 +1,48 @@
+-- conversations: one agent's way through one debate, from its first answer to its last.
+-- Grain: one row per iteration, arm, split, task, decoding, question and agent; complete debates
+--   only.
+-- Columns: rounds (the last round M), first_turn_id, first_answer, first_agrees and first_correct
+--   (round 1), turn_id, answer, agrees and correct (round M). `agrees` compares with the debate's
+--   label ŷ, `correct` with gold; both are NULL where there is none.
+WITH spoken AS NOT MATERIALIZED (
+    SELECT iteration, arm, split, decoding, question_id, agent, round, turn_id, answer, agrees,
+        correct
+    FROM turns
+    JOIN verdicts USING (turn_id)
+    WHERE kind = 'answer'
+),
+
+ends AS (
+    SELECT
+        iteration,
+        arm,
+        split,
+        decoding,
+        question_id,
+        agent,
+        max(round) AS rounds,
+        arg_min(struct_pack(turn_id, answer, agrees, correct), round) AS opening,
+        arg_max(struct_pack(turn_id, answer, agrees, correct), round) AS final
+    FROM spoken
+    GROUP BY ALL
+)
+
+SELECT
+    iteration,
+    arm,
+    split,
+    task,
+    decoding,
+    question_id,
+    agent,
+    rounds,
+    opening.turn_id AS first_turn_id,
+    opening.answer AS first_answer,
+    opening.agrees AS first_agrees,
+    opening.correct AS first_correct,
+    final.turn_id AS turn_id,
+    final.answer AS answer,
+    final.agrees AS agrees,
+    final.correct AS correct
+FROM ends
+LEFT JOIN (SELECT question_id, task FROM questions) USING (question_id)
