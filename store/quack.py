@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from weakref import WeakSet
 
 import duckdb
 
@@ -131,6 +134,7 @@ class Client:
         """Raises `LiveUnavailable` without the extension; connects at the first query only."""
         self.address = address
         self._connection = _client_side().cursor()
+        self._cursors: WeakSet[duckdb.DuckDBPyConnection] = WeakSet()
 
     def execute(self, sql: str, params: Params | None = None) -> duckdb.DuckDBPyConnection:
         """A cursor on the answer; the caller closes it.
@@ -143,6 +147,10 @@ class Client:
         """Have a query answered into a file of this process; the cursor has the number of rows."""
         return self._ask(into_parquet(_ASK), single(sql), path=str(path))
 
+    def interrupt(self) -> None:
+        """Stop waiting for answers."""
+        interrupt(self._cursors)
+
     def close(self) -> None:
         """Let go of the connection."""
         self._connection.close()
@@ -150,6 +158,7 @@ class Client:
     def _ask(self, statement: str, sql: str, **more: str) -> duckdb.DuckDBPyConnection:
         wanted = {"uri": self.address.uri, "sql": sql, "token": self.address.token, **more}
         cursor = self._connection.cursor()
+        self._cursors.add(cursor)
         try:
             return cursor.execute(statement, wanted)
         except duckdb.Error as error:
@@ -158,6 +167,13 @@ class Client:
         except BaseException:
             cursor.close()
             raise
+
+
+def interrupt(cursors: Iterable[duckdb.DuckDBPyConnection]) -> None:
+    """Stop what these cursors are executing; those that are closed have nothing to stop."""
+    for cursor in list(cursors):
+        with suppress(duckdb.ConnectionException):
+            cursor.interrupt()
 
 
 def translate(error: duckdb.Error) -> Exception:

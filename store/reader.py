@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
+from weakref import WeakSet
 
 import duckdb
 
@@ -52,6 +53,10 @@ class Source(Protocol):
 
     def write_parquet(self, sql: str, path: Path) -> duckdb.DuckDBPyConnection:
         """Write the answer to a file; the cursor has one row, the number of rows."""
+        ...
+
+    def interrupt(self) -> None:
+        """Stop the queries that are being answered."""
         ...
 
     def close(self) -> None:
@@ -123,6 +128,13 @@ class Reader:
 
         with explained():
             return self._fetch(count, lambda source: source.write_parquet(sql, path))
+
+    def interrupt(self) -> None:
+        """Stop the queries being answered in other threads: they raise `InterruptException`."""
+        with self._lock:
+            source = self._source
+        if source is not None:
+            source.interrupt()
 
     def close(self) -> None:
         """Let go of the database; closing twice is fine."""
@@ -234,6 +246,7 @@ class _File:
 
     def __init__(self, path: Path, access: Access) -> None:
         self._connection = connect(path, read_only=True)
+        self._cursors: WeakSet[duckdb.DuckDBPyConnection] = WeakSet()
         try:
             if access.sealed:
                 seal(self._connection, files=access.files, may_write=access.may_write)
@@ -247,6 +260,7 @@ class _File:
 
     def execute(self, sql: str, params: Params | None = None) -> duckdb.DuckDBPyConnection:
         cursor = self._connection.cursor()
+        self._cursors.add(cursor)
         try:
             return cursor.execute(sql, params)
         except BaseException:
@@ -255,6 +269,9 @@ class _File:
 
     def write_parquet(self, sql: str, path: Path) -> duckdb.DuckDBPyConnection:
         return self.execute(into_parquet(sql), {"path": str(path)})
+
+    def interrupt(self) -> None:
+        quack.interrupt(self._cursors)
 
     def close(self) -> None:
         self._connection.close()
