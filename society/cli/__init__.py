@@ -13,9 +13,20 @@ from society.cli import preparing  # isort: skip
 from society.cli import reading  # isort: skip
 from society.cli import querying  # isort: skip
 from society.cli import diversity  # isort: skip
+from society.cli import viewing  # isort: skip
 from society.cli.app import app
 
-__all__ = ["app", "diversity", "main", "preparing", "querying", "reading", "running", "sweeping"]
+__all__ = [
+    "app",
+    "diversity",
+    "main",
+    "preparing",
+    "querying",
+    "reading",
+    "running",
+    "sweeping",
+    "viewing",
+]
 
 
 def main() -> None:

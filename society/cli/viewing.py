@@ -1,0 +1,47 @@
+"""The command that shows runs in a browser."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from society.cli.app import RUNS, Runs, app
+
+
+@app.command()
+def view(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="Runs to show; all without.", show_default=False),
+    ] = None,
+    runs: Runs = RUNS,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 8765,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; any but this machine's own wants a token.")
+    ] = "127.0.0.1",
+    token: Annotated[
+        bool, typer.Option("--token", help="Want a token also from this machine's own users.")
+    ] = False,
+) -> None:
+    """Show runs in a browser: progress, debates, datasets, models; also while they run."""
+    from society.failures import reported
+
+    with reported():
+        from importlib.util import find_spec
+
+        from society.config import ConfigError
+
+        missing = [name for name in ("starlette", "uvicorn") if find_spec(name) is None]
+        if missing:
+            raise ConfigError(
+                f"society view needs {' and '.join(missing)}; "
+                "install it with: pip install 'multiagent-finetuning[view]'"
+            )
+        from society.view.catalogue import Library
+        from society.view.serving import serve
+
+        library = Library(runs, names or ())
+        serve(library, host, port, ask_token=token, say=typer.echo)

@@ -1,0 +1,153 @@
+"""Who may see the pages, and what browsers may do with them.
+
+Everything here is ASGI middleware around the application. Against other web sites: a Host header that
+is not this machine's is refused (DNS rebinding), nothing is shared across origins, and only GET is
+answered. Against other people: a token, where the server can be reached from elsewhere or the user
+asks for one. Against what models have said: a policy that allows no script but our own file.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from urllib.parse import parse_qs
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+}
+_METHODS = ("GET", "HEAD")
+
+
+def new_token() -> str:
+    """A secret for one start of the server: 256 random bits."""
+    return secrets.token_urlsafe(32)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens on `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """`host` and `port` the server listens on; `token` None where none is asked for."""
+
+    host: str
+    port: int
+    token: str | None = field(default=None, repr=False)
+
+    @property
+    def cookie(self) -> str:
+        """Cookies know no ports, so the name has it: two servers on one machine do not collide."""
+        return f"society-view-{self.port}"
+
+    def knows(self, host_header: str) -> bool:
+        """Whether a Host header names this server rather than a site that points here."""
+        name = _without_port(host_header)
+        try:
+            address = ip_address(name)
+        except ValueError:
+            return name in self._names()
+        return address.is_loopback or not is_loopback(self.host)
+
+    def admits(self, given: str | None) -> bool:
+        """Whether a token is the right one; takes as long for a wrong one."""
+        if self.token is None:
+            return True
+        return hmac.compare_digest((given or "").encode(), self.token.encode())
+
+    def _names(self) -> Iterable[str]:
+        if is_loopback(self.host):
+            return ("localhost",)
+        own = socket.gethostname().lower()
+        return ("localhost", own, socket.getfqdn().lower(), f"{own}.local", self.host.lower())
+
+
+class Guarded:
+    """The application behind `access`, with the headers on every answer."""
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app = app
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            return
+        refusal = self._refusal(scope)
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+                static = scope["path"].startswith("/static/")
+                headers.setdefault("Cache-Control", "no-cache" if static else "no-store")
+            await send(message)
+
+        await (refusal or self._app)(scope, receive, send_with_headers)
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        headers = Headers(scope=scope)
+        if not self._access.knows(headers.get("host", "")):
+            return PlainTextResponse(
+                "This server does not go by that name. Open the address it printed.\n", 421
+            )
+        if scope["method"] not in _METHODS:
+            return PlainTextResponse(
+                "Only GET is answered here.\n", 405, {"Allow": ", ".join(_METHODS)}
+            )
+        return None if self._access.token is None else self._without_token(scope, headers)
+
+    def _without_token(self, scope: Scope, headers: Headers) -> Response | None:
+        query = parse_qs(scope["query_string"].decode("latin-1"))
+        if "token" in query and self._access.admits(query["token"][0]):
+            # The secret leaves the address at once, and with it the browser's history.
+            entered = RedirectResponse(scope["path"], 303)
+            entered.set_cookie(
+                self._access.cookie,
+                query["token"][0],
+                httponly=True,
+                samesite="strict",
+                max_age=30 * 24 * 3600,
+            )
+            return entered
+        cookies = cookie_parser(headers.get("cookie", ""))
+        if self._access.admits(cookies.get(self._access.cookie)):
+            return None
+        return PlainTextResponse(
+            "This page wants a token: open the address that `society view` printed.\n", 401
+        )
+
+
+def _without_port(host_header: str) -> str:
+    name = host_header.strip().lower()
+    if name.startswith("["):
+        return name[1:].partition("]")[0]
+    return name.partition(":")[0].rstrip(".") if name.count(":") < 2 else name

@@ -1,0 +1,160 @@
+"""The runs of a folder: what each one is and how far it has come, also where it cannot be read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from evals.intervals import Rate, wilson
+from society import runs as folders
+from society.config import ConfigError
+from society.live import duration
+from society.runs import RunFolder
+from society.status import Notice, notice_of
+from society.view.debate import NotFound
+from society.view.debates import DEBATES
+from store.errors import StoreError, StoreLocked, StoreNewer, StoreOutdated
+from store.reader import Reader
+
+State = Literal["running", "finished", "stopped", "empty", "unreadable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Last:
+    """The newest evaluated society: accuracy of its last vote."""
+
+    arm: str
+    iteration: int
+    decoding: str
+    accuracy: Rate
+
+
+@dataclass(frozen=True, slots=True)
+class RunEntry:
+    """One run. `note` says what a running process is doing, or why a run cannot be read."""
+
+    name: str
+    state: State
+    created_at: datetime | None = None
+    finished_at: datetime | None = None
+    task: str | None = None
+    model: str | None = None
+    iterations: int | None = None
+    arms: tuple[str, ...] = ()
+    last: Last | None = None
+    note: str | None = None
+
+
+class Library:
+    """The runs that are shown: all of a folder, or the named ones of it."""
+
+    def __init__(self, runs: Path, names: Sequence[str] = ()) -> None:
+        """Raises `ConfigError` for a name that is not a run."""
+        self.runs = runs
+        self._names = tuple(names)
+        for name in names:
+            self._require(name)
+
+    def folders(self) -> list[RunFolder]:
+        """The runs by name; the folder is looked into anew each time."""
+        if self._names:
+            return [RunFolder(name, self.runs / name) for name in self._names]
+        return [
+            RunFolder(path.parent.name, path.parent)
+            for path in sorted(self.runs.glob("*/run.duckdb"))
+        ]
+
+    def folder(self, name: str) -> RunFolder:
+        """One run; raises `NotFound`, whatever the name tries to be."""
+        for folder in self.folders():
+            if folder.name == name:
+                return folder
+        raise NotFound(f"no run {name!r} here")
+
+    def _require(self, name: str) -> None:
+        if not folders.folder(self.runs, name).database.is_file():
+            there = ", ".join(sorted(p.parent.name for p in self.runs.glob("*/run.duckdb")))
+            raise ConfigError(f"no run {name!r} in {self.runs}/ (runs there: {there or 'none'})")
+
+
+def entry(reader: Reader, folder: RunFolder) -> RunEntry:
+    """What the list says about a run that can be read."""
+    found = reader.rows("SELECT created_at, finished_at, config::VARCHAR FROM runs")
+    if not found:
+        return RunEntry(folder.name, "empty", note="holds no run yet")
+    created_at, finished_at, config = found[0]
+    settings = json.loads(config)
+    arms = [row[0] for row in reader.rows("SELECT arm FROM arms ORDER BY position, arm")]
+    arms = arms or ["multiagent"]
+    state: State = "running" if reader.live else "stopped" if finished_at is None else "finished"
+    return RunEntry(
+        folder.name,
+        state,
+        created_at,
+        finished_at if state == "finished" else None,
+        settings.get("task", {}).get("name"),
+        settings.get("model"),
+        settings.get("iterations"),
+        tuple(arms),
+        _last(reader, "multiagent" if "multiagent" in arms else arms[0]),
+        notice(folder) if state == "running" else None,
+    )
+
+
+def without_answer(folder: RunFolder, error: Exception) -> RunEntry:
+    """What the list says about a run that cannot be read, and why."""
+    if isinstance(error, StoreLocked):
+        return RunEntry(folder.name, "running", note=notice(folder) or str(error))
+    return RunEntry(folder.name, "unreadable", note=reason(folder, error))
+
+
+def reason(folder: RunFolder, error: Exception) -> str:
+    """Why a run cannot be read, with the remedy."""
+    if isinstance(error, StoreOutdated):
+        where = "" if folder.path.parent == Path("runs") else f" --runs {folder.path.parent}"
+        return (
+            "written by an earlier version of this software; "
+            f"`society status {folder.name}{where}` brings it up to date"
+        )
+    if isinstance(error, StoreNewer):
+        return "written by a newer version of this software; upgrade to read it"
+    if isinstance(error, StoreError):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
+
+
+def notice(folder: RunFolder) -> str | None:
+    """What the process that has the run says about itself, None where it says nothing."""
+    try:
+        said = Notice.model_validate_json(notice_of(folder).read_text(encoding="utf-8"))
+    except (OSError, ValidationError):
+        return None
+    age = (datetime.now(UTC) - said.updated_at).total_seconds()
+    return said.line if age < 10 else f"{said.line} ({duration(age)} ago)"
+
+
+def _last(reader: Reader, arm: str) -> Last | None:
+    found = reader.rows(
+        f"""
+        WITH votes AS (
+            SELECT v.* FROM main.votes AS v
+            WHERE arm = $arm AND split = 'eval' AND iteration = (
+                SELECT max(iteration) FROM main.votes WHERE arm = $arm AND split = 'eval')
+        )
+        SELECT iteration, decoding, avg(correct::INTEGER), count(correct)
+        FROM {DEBATES} SEMI JOIN (FROM questions WHERE NOT zero_shot) USING (question_id)
+        GROUP BY iteration, decoding HAVING count(correct) > 0
+        ORDER BY (decoding = 'greedy') LIMIT 1
+        """,
+        {"arm": arm},
+    )
+    if not found:
+        return None
+    iteration, decoding, share, total = found[0]
+    return Last(arm, iteration, decoding, Rate(share, *wilson(share, total), total))

@@ -1,0 +1,184 @@
+"""Line charts as SVG text. Colour and dash of a line come from the style sheet by its class; the
+classes `line-1` … `line-6` differ in dash and marker too, so a chart also reads in grey."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import ceil, floor, log10
+
+from markupsafe import Markup
+
+from evals.intervals import Rate
+from society.view.lineage import Point
+
+LINES = 6
+_WIDTH, _HEIGHT = 600, 260
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 588, 12, 222
+_MARKERS = (
+    "M{x},{y}m-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0",
+    "M{x},{y}m-3.6,-3.6h7.2v7.2h-7.2z",
+    "M{x},{y}m0,-5l4.8,8.4h-9.6z",
+    "M{x},{y}m0,-5l5,5l-5,5l-5,-5z",
+    "M{x},{y}m-4.4,-1.3h3.1v-3.1h2.6v3.1h3.1v2.6h-3.1v3.1h-2.6v-3.1h-3.1z",
+    "M{x},{y}m0,5l4.8,-8.4h-9.6z",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One line: accuracies by iteration."""
+
+    label: str
+    points: tuple[tuple[int, Rate], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Plane:
+    x: Callable[[float], float]
+    y: Callable[[float], float]
+
+
+def accuracy_curves(curves: Sequence[Curve]) -> Markup:
+    """Accuracy in % over iterations, a whisker for every 95 % interval. Up to `LINES` curves."""
+    drawn = [curve for curve in curves if curve.points][:LINES]
+    if not drawn:
+        return Markup("")
+    rates = [rate for curve in drawn for _, rate in curve.points]
+    low = floor(10 * min(rate.low for rate in rates)) / 10
+    high = max(ceil(10 * max(rate.high for rate in rates)) / 10, low + 0.1)
+    iterations = sorted({iteration for curve in drawn for iteration, _ in curve.points})
+    plane = _plane(iterations[0] - 0.35, iterations[-1] + 0.35, low, high)
+    every = 0.1 if high - low <= 0.55 else 0.2
+    ticks = [low + every * number for number in range(round((high - low) / every) + 1)]
+    parts = [
+        _across(plane, ticks, lambda share: f"{100 * share:.0f} %"),
+        _along(plane, iterations, lambda i: "untuned" if i == 0 else str(i), "iteration"),
+    ]
+    for number, curve in enumerate(drawn, start=1):
+        parts.append(_curve(plane, number, curve, 5.0 * (number - (len(drawn) + 1) / 2)))
+    said = "; ".join(
+        f"{curve.label}: " + ", ".join(f"{i} {100 * rate.value:.1f} %" for i, rate in curve.points)
+        for curve in drawn
+    )
+    return _svg("Accuracy by iteration. " + said, parts)
+
+
+def loss_curve(points: Sequence[Point]) -> Markup:
+    """Loss in nats per token over optimizer steps; the axis starts at zero."""
+    if len(points) < 2:
+        return Markup("")
+    first, last = points[0], points[-1]
+    ticks = _ticks(max(point.loss for point in points) or 1.0)
+    top = max(ticks[-1], *(point.loss for point in points))
+    plane = _plane(first.step, last.step, 0.0, top)
+    steps = sorted({first.step, (first.step + last.step) // 2, last.step})
+    path = " ".join(f"{plane.x(p.step):.1f},{plane.y(p.loss):.1f}" for p in points)
+    return _svg(
+        f"Training loss in nats per token: {first.loss:.3f} at step {first.step}, "
+        f"{last.loss:.3f} at step {last.step}",
+        [
+            _across(plane, ticks, lambda loss: f"{loss:g}"),
+            _along(plane, steps, lambda step: f"{step:,}", "optimizer step"),
+            Markup('<g class="line-1"><polyline class="line" points="{}"/></g>').format(path),
+        ],
+    )
+
+
+def sparkline(values: Sequence[float], label: str) -> Markup:
+    """A small line over equal steps, from its lowest to its highest value."""
+    if len(values) < 2:
+        return Markup("")
+    low, span = min(values), (max(values) - min(values)) or 1.0
+    path = " ".join(
+        f"{2 + 96 * i / (len(values) - 1):.1f},{20 - 18 * (value - low) / span:.1f}"
+        for i, value in enumerate(values)
+    )
+    return Markup(
+        '<svg class="spark" viewBox="0 0 100 22" role="img" aria-label="{}">'
+        '<polyline points="{}"/></svg>'
+    ).format(label, path)
+
+
+def marker(number: int) -> Markup:
+    """The line's sign in a legend."""
+    return Markup(
+        '<svg class="sign" viewBox="0 0 28 12" aria-hidden="true"><g class="line-{}">'
+        '<line class="line" x1="0" x2="28" y1="6" y2="6"/><path class="marker" d="{}"/></g></svg>'
+    ).format(number, _MARKERS[number - 1].format(x=14, y=6))
+
+
+def bar(share: float) -> Markup:
+    """How much of something is done, 0..1."""
+    return Markup(
+        '<svg class="bar" viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true">'
+        '<rect class="all" width="100" height="6"/><rect class="done" width="{:.1f}" height="6"/>'
+        "</svg>"
+    ).format(100 * min(1.0, max(0.0, share)))
+
+
+def _curve(plane: _Plane, number: int, curve: Curve, shift: float) -> Markup:
+    places = [(plane.x(i) + shift, rate) for i, rate in sorted(curve.points)]
+    parts = [
+        Markup('<polyline class="line" points="{}"/>').format(
+            " ".join(f"{x:.1f},{plane.y(rate.value):.1f}" for x, rate in places)
+        )
+    ]
+    for x, rate in places:
+        parts.append(
+            Markup(
+                '<line class="whisker" x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>'
+                '<path class="marker" d="{path}"/>'
+            ).format(
+                x=x,
+                low=plane.y(rate.low),
+                high=plane.y(rate.high),
+                path=_MARKERS[number - 1].format(x=f"{x:.1f}", y=f"{plane.y(rate.value):.1f}"),
+            )
+        )
+    return Markup('<g class="line-{}">{}</g>').format(number, Markup("").join(parts))
+
+
+def _plane(left: float, right: float, low: float, high: float) -> _Plane:
+    return _Plane(
+        lambda x: _LEFT + (_RIGHT - _LEFT) * (x - left) / ((right - left) or 1.0),
+        lambda y: _BOTTOM - (_BOTTOM - _TOP) * (y - low) / ((high - low) or 1.0),
+    )
+
+
+def _across(plane: _Plane, ticks: Sequence[float], name: Callable[[float], str]) -> Markup:
+    return Markup("").join(
+        Markup(
+            '<line class="grid" x1="{}" x2="{}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            '<text class="tick end" x="{}" y="{:.1f}">{}</text>'
+        ).format(_LEFT, _RIGHT, _LEFT - 6, plane.y(tick) + 4, name(tick), y=plane.y(tick))
+        for tick in ticks
+    )
+
+
+def _along(plane: _Plane, ticks: Sequence[int], name: Callable[[int], str], what: str) -> Markup:
+    named = Markup("").join(
+        Markup('<text class="tick {}" x="{:.1f}" y="{}">{}</text>').format(
+            "end" if plane.x(tick) > _RIGHT - 30 else "middle",
+            plane.x(tick),
+            _BOTTOM + 16,
+            name(tick),
+        )
+        for tick in ticks
+    )
+    return named + Markup('<text class="tick middle" x="{}" y="{}">{}</text>').format(
+        (_LEFT + _RIGHT) / 2, _HEIGHT - 4, what
+    )
+
+
+def _svg(label: str, parts: Sequence[Markup]) -> Markup:
+    return Markup(
+        '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>'
+    ).format(_WIDTH, _HEIGHT, label, Markup("").join(parts))
+
+
+def _ticks(high: float) -> list[float]:
+    """Round numbers from zero to `high`, three to six of them."""
+    power = 10.0 ** floor(log10(high))
+    step = next(power * s for s in (0.2, 0.5, 1.0, 2.0) if high / (power * s) <= 5.5)
+    return [round(step * i, 10) for i in range(int(high / step) + 1)]

@@ -1,0 +1,332 @@
+"""The list of debates, and the debate before and after one: one query over votes and verdicts.
+
+Pages are cut by key, never by OFFSET, so the last page costs what the first one does. Texts are read
+for the rows of a page only.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from society.view.filters import BadAddress, Filter, Stage
+from store.reader import Reader
+from store.schema import view_sql
+
+PAGE = 50
+# The views of this software, whatever version of it has written the file.
+DEBATES = f"({view_sql('debates')}\n) AS d"
+# In front of a query over `DEBATES`: of some questions only, which is pushed down to the votes.
+_AMONG = "WITH votes AS (FROM main.votes WHERE question_id IN (SELECT unnest($among))) "
+_KEY = "iteration, split, arm, decoding, coalesce(position, -1), question_id"
+_BACK = (
+    "iteration DESC, split DESC, arm DESC, decoding DESC, coalesce(position, -1) DESC, "
+    "question_id DESC"
+)
+_VOTE_CONDITIONS = {
+    "right": "correct",
+    "wrong": "NOT correct",
+    "tied": "tie",
+    "divided": "votes < voters",
+    "none": "answer IS NULL",
+}
+# Labels that are written differently; whether they also differ is looked up, see `_really_changed`.
+_REWRITTEN = (
+    "first_answer IS DISTINCT FROM answer AND NOT coalesce(first_correct AND correct, false)"
+)
+_DISSENT = """
+    (iteration, split, arm, decoding, question_id, rounds) IN (
+        SELECT (iteration, split, arm, decoding, question_id, round)
+        FROM turns SEMI JOIN (SELECT turn_id FROM verdicts WHERE NOT agrees) USING (turn_id)
+        WHERE kind = 'answer' AND agent = $dissent)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Where a debate is in the order of all debates; `place` is its question's in the split."""
+
+    stage: Stage
+    place: int
+    question_id: str
+
+    def encoded(self) -> str:
+        """For an address."""
+        stage = self.stage
+        parts = (stage.iteration, stage.split, stage.arm, stage.decoding)
+        text = json.dumps([*parts, self.place, self.question_id], separators=(",", ":"))
+        return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+    @classmethod
+    def decoded(cls, text: str) -> Key:
+        """From an address. Raises `BadAddress`."""
+        try:
+            raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+            iteration, split, arm, decoding, place, question_id = json.loads(raw)
+            stage = Stage(int(iteration), str(split), str(arm), str(decoding))
+            return cls(stage, int(place), str(question_id))
+        except (ValueError, TypeError, binascii.Error):
+            raise BadAddress(f"not a place in the list: {text[:80]!r}") from None
+
+    @property
+    def values(self) -> dict[str, object]:
+        return {
+            "k_iteration": self.stage.iteration,
+            "k_split": self.stage.split,
+            "k_arm": self.stage.arm,
+            "k_decoding": self.stage.decoding,
+            "k_place": self.place,
+            "k_question": self.question_id,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """One agent's way through a debate: first and last answer, and what they were worth."""
+
+    agent: int
+    first_answer: str | None
+    answer: str | None
+    first_agrees: bool | None
+    first_correct: bool | None
+    agrees: bool | None
+    correct: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One row of the list. `question` is None where the run does not know the question."""
+
+    key: Key
+    task: str | None
+    rounds: int
+    first_answer: str | None
+    answer: str | None
+    votes: int
+    voters: int
+    tie: bool
+    first_correct: bool | None
+    correct: bool | None
+    question: str | None
+    gold: str | None
+    agents: tuple[Spoken, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some debates in order. `earlier` and `later`: whether there are more to either side."""
+
+    rows: tuple[Listed, ...]
+    earlier: bool
+    later: bool
+
+
+def where(wanted: Filter) -> tuple[str, dict[str, object]]:
+    """The condition on `DEBATES` that a filter means, with its values; all of it but the text, and
+    of debates whose vote changed also those that only write the same label differently."""
+    parts, values = ["true"], {}
+    for name in ("iteration", "split", "arm", "decoding", "task"):
+        value = getattr(wanted, name)
+        if value is not None:
+            parts.append(f"{name} = ${name}")
+            values[name] = value
+    if wanted.flip == "changed":
+        parts.append(_REWRITTEN)
+    elif wanted.flip is not None:
+        parts.append("flip = $flip")
+        values["flip"] = wanted.flip
+    if wanted.vote is not None:
+        parts.append(_VOTE_CONDITIONS[wanted.vote])
+    if wanted.dissent is not None:
+        parts.append(_DISSENT)
+        values["dissent"] = wanted.dissent
+    return " AND ".join(parts), values
+
+
+def page(reader: Reader, wanted: Filter, after: Key | None, before: Key | None) -> Page:
+    """The `PAGE` debates that follow `after`, or that come before `before`, or the first ones."""
+    keys = matching(reader, wanted, after or before, PAGE + 1, back=before is not None)
+    more, keys = len(keys) > PAGE, keys[:PAGE]
+    if before is not None:
+        keys.reverse()
+        return Page(rows(reader, keys), earlier=more, later=True)
+    return Page(rows(reader, keys), earlier=after is not None, later=more)
+
+
+def count(reader: Reader, wanted: Filter) -> int:
+    """How many debates there are like this."""
+    if wanted.flip == "changed":
+        return len(matching(reader, wanted, None, None, back=False))
+    condition, values = where(wanted)
+    ((number,),) = reader.rows(f"SELECT count(*) FROM {DEBATES} WHERE {condition}", values)
+    return int(number)
+
+
+def neighbour(reader: Reader, wanted: Filter, key: Key, *, back: bool) -> Key | None:
+    """The next debate after `key` in the list, or the last one before it; None at its end."""
+    found = matching(reader, wanted, key, 1, back=back)
+    return found[0] if found else None
+
+
+def matching(
+    reader: Reader,
+    wanted: Filter,
+    start: Key | None,
+    limit: int | None,
+    *,
+    back: bool,
+    among: Sequence[str] | None = None,
+) -> list[Key]:
+    """Up to `limit` debates in order, from `start` on or, `back`, before it, nearest first.
+
+    The filter's text is not looked at. `among` names the questions that come into question.
+    """
+    if wanted.flip != "changed":
+        return [key for key, _ in _keys(reader, wanted, start, limit, back, among)]
+    found: list[Key] = []
+    batch = None if limit is None else 4 * limit
+    while True:
+        candidates = _keys(reader, wanted, start, batch, back, among)
+        found += _really_changed(reader, candidates)
+        if batch is None or len(candidates) < batch or (limit and len(found) >= limit):
+            return found[:limit]
+        start, batch = candidates[-1][0], 10 * batch
+
+
+def rows(reader: Reader, keys: list[Key]) -> tuple[Listed, ...]:
+    """What the list shows about these debates, in this order."""
+    if not keys:
+        return ()
+    ids = sorted({key.question_id for key in keys})
+    asked = {
+        question_id: (question, gold)
+        for question_id, question, gold in reader.rows(
+            "SELECT question_id, question, gold FROM questions "
+            "WHERE question_id IN (SELECT unnest($ids))",
+            {"ids": ids},
+        )
+    }
+    decided = {
+        Key(Stage(*row[:4]), row[4], row[5]): row[6:]
+        for row in reader.rows(
+            f"{_AMONG} SELECT {_KEY}, task, rounds, first_answer, answer, votes, voters, tie, "
+            f"first_correct, correct FROM {DEBATES}",
+            {"among": ids},
+        )
+    }
+    agents = _agents(reader, ids)
+    return tuple(
+        Listed(
+            key,
+            *decided[key],
+            *asked.get(key.question_id, (None, None)),
+            tuple(agents[key.stage, key.question_id]),
+        )
+        for key in keys
+        if key in decided
+    )
+
+
+def _keys(
+    reader: Reader,
+    wanted: Filter,
+    start: Key | None,
+    limit: int | None,
+    back: bool,
+    among: Sequence[str] | None,
+) -> list[tuple[Key, bool]]:
+    """The keys, and whether it is certain that a vote with two labels has changed."""
+    condition, values = where(wanted)
+    if start is not None:
+        sign = "<" if back else ">"
+        condition += (
+            f" AND ({_KEY}) {sign} "
+            "($k_iteration, $k_split, $k_arm, $k_decoding, $k_place, $k_question)"
+        )
+        values |= start.values
+    if among is not None:
+        values["among"] = list(among)
+    order = f"ORDER BY {_BACK if back else _KEY}"
+    if limit is not None:
+        order += " LIMIT $limit"
+        values["limit"] = limit
+    found = reader.rows(
+        f"{'' if among is None else _AMONG} SELECT {_KEY}, first_correct IS DISTINCT FROM correct OR first_answer IS NULL "
+        f"OR answer IS NULL FROM {DEBATES} WHERE {condition} {order}",
+        values,
+    )
+    return [(Key(Stage(*row[:4]), row[4], row[5]), row[6]) for row in found]
+
+
+def _really_changed(reader: Reader, candidates: Sequence[tuple[Key, bool]]) -> list[Key]:
+    """Those whose first label differs from the last also in value.
+
+    The first label is a round-1 answer as somebody wrote it; if it equals the last, that turn's
+    verdict says so.
+    """
+    doubtful = [key for key, certain in candidates if not certain]
+    agents = _agents(reader, sorted({key.question_id for key in doubtful}))
+    labels = _first_labels(reader, doubtful)
+    return [
+        key
+        for key, certain in candidates
+        if certain
+        or not any(
+            spoken.first_agrees and spoken.first_answer == labels[key.stage, key.question_id]
+            for spoken in agents[key.stage, key.question_id]
+        )
+    ]
+
+
+def _first_labels(reader: Reader, keys: Sequence[Key]) -> dict[tuple[Stage, str], str | None]:
+    if not keys:
+        return {}
+    found = reader.rows(
+        "SELECT iteration, split, arm, decoding, question_id, answer FROM votes "
+        "WHERE round = 1 AND question_id IN (SELECT unnest($ids))",
+        {"ids": sorted({key.question_id for key in keys})},
+    )
+    return {(Stage(*row[:4]), row[4]): row[5] for row in found}
+
+
+def _agents(reader: Reader, ids: Sequence[str]) -> dict[tuple[Stage, str], list[Spoken]]:
+    """Everybody's first and last answer, by debate; in two steps, which need no join of all."""
+    agents: dict[tuple[Stage, str], list[Spoken]] = defaultdict(list)
+    if not ids:
+        return agents
+    turns = reader.rows(
+        """
+        SELECT iteration, split, arm, decoding, question_id, agent,
+            arg_min(struct_pack(turn_id, answer), round), arg_max(struct_pack(turn_id, answer), round)
+        FROM turns WHERE kind = 'answer' AND question_id IN (SELECT unnest($ids))
+        GROUP BY ALL ORDER BY agent
+        """,
+        {"ids": list(ids)},
+    )
+    worth = verdicts(reader, [end["turn_id"] for turn in turns for end in turn[-2:]])
+    for *stage, question_id, agent, first, last in turns:
+        agents[Stage(*stage), question_id].append(
+            Spoken(
+                agent,
+                first["answer"],
+                last["answer"],
+                *worth.get(first["turn_id"], (None, None)),
+                *worth.get(last["turn_id"], (None, None)),
+            )
+        )
+    return agents
+
+
+def verdicts(reader: Reader, turn_ids: Sequence[int]) -> dict[int, tuple[bool | None, bool | None]]:
+    """Whether turns agree with their debate's label, and with gold, by turn_id."""
+    if not turn_ids:
+        return {}
+    found = reader.rows(
+        "SELECT turn_id, agrees, correct FROM verdicts WHERE turn_id IN (SELECT unnest($ids))",
+        {"ids": list(turn_ids)},
+    )
+    return {turn_id: (agrees, correct) for turn_id, agrees, correct in found}

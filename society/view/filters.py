@@ -1,0 +1,142 @@
+"""Which debates are listed: a filter from a page's address, and back into addresses and SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Self
+from urllib.parse import urlencode
+
+FLIPS = {
+    "wrong_to_right": "vote turned right",
+    "right_to_wrong": "vote turned wrong",
+    "changed": "vote changed its answer",
+}
+VOTES = {
+    "right": "consensus right",
+    "wrong": "consensus wrong",
+    "tied": "tied vote",
+    "divided": "not unanimous",
+    "none": "no label",
+}
+SPLITS = ("train", "eval")
+DECODINGS = ("sampled", "greedy")
+_LONGEST_TEXT = 300
+
+
+class BadAddress(ValueError):
+    """A page's address holds a value that cannot be meant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One society's debates on one split in one decoding."""
+
+    iteration: int
+    split: str
+    arm: str
+    decoding: str
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        society = "untuned" if not self.iteration else f"iteration {self.iteration}"
+        questions = "training" if self.split == "train" else "held-out"
+        return f"{self.arm}, {society}, {questions} questions, {self.decoding}"
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """What a debate must be like to be listed; None or "" asks for nothing.
+
+    `flip` is a key of `FLIPS`, `vote` one of `VOTES`, `dissent` an agent whose last answer differs
+    from the label, `text` what the question or a response contains, whatever the case.
+    """
+
+    iteration: int | None = None
+    split: str | None = None
+    arm: str | None = None
+    decoding: str | None = None
+    task: str | None = None
+    flip: str | None = None
+    vote: str | None = None
+    dissent: int | None = None
+    text: str = ""
+
+    @classmethod
+    def parse(cls, query: Mapping[str, str]) -> Self:
+        """From an address's query. Raises `BadAddress`."""
+        return cls(
+            iteration=whole(query, "iteration"),
+            split=_one_of(query, "split", SPLITS),
+            arm=query.get("arm") or None,
+            decoding=_one_of(query, "decoding", DECODINGS),
+            task=query.get("task") or None,
+            flip=_one_of(query, "flip", tuple(FLIPS)),
+            vote=_one_of(query, "vote", tuple(VOTES)),
+            dissent=whole(query, "dissent"),
+            text=_text(query),
+        )
+
+    def query(self, **more: object) -> str:
+        """As the query of an address, with `more` in it; what is None or "" is left out."""
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        given = {name: value for name, value in (own | more).items() if value not in (None, "")}
+        return urlencode(given)
+
+    def without(self, name: str) -> Self:
+        """The filter with one condition less."""
+        return replace(self, **{name: "" if name == "text" else None})
+
+    @property
+    def conditions(self) -> list[tuple[str, str]]:
+        """The name of every condition, and what it says in words."""
+        words = {
+            "iteration": "untuned" if self.iteration == 0 else f"iteration {self.iteration}",
+            "split": {"train": "training questions", "eval": "held-out questions"}.get(
+                self.split or ""
+            ),
+            "flip": FLIPS.get(self.flip or ""),
+            "vote": VOTES.get(self.vote or ""),
+            "dissent": f"agent {self.dissent} dissents",
+            "text": f"contains “{self.text}”",
+        }
+        set_ones = [f.name for f in fields(self) if getattr(self, f.name) not in (None, "")]
+        return [(name, words.get(name) or str(getattr(self, name))) for name in set_ones]
+
+
+def whole(query: Mapping[str, str], name: str) -> int | None:
+    """A whole number of an address's query, None where there is none. Raises `BadAddress`."""
+    text = query.get(name, "")
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise BadAddress(f"{name} must be a whole number, not {text[:80]!r}")
+    return int(text)
+
+
+def stage(query: Mapping[str, str]) -> Stage:
+    """The stage an address names in full. Raises `BadAddress`."""
+    wanted = Filter.parse(query)
+    if (
+        wanted.iteration is None
+        or wanted.split is None
+        or wanted.arm is None
+        or wanted.decoding is None
+    ):
+        raise BadAddress("the address must name iteration, split, arm and decoding")
+    return Stage(wanted.iteration, wanted.split, wanted.arm, wanted.decoding)
+
+
+def _one_of(query: Mapping[str, str], name: str, known: tuple[str, ...]) -> str | None:
+    value = query.get(name) or None
+    if value is not None and value not in known:
+        raise BadAddress(f"{name} must be one of {', '.join(known)}, not {value[:80]!r}")
+    return value
+
+
+def _text(query: Mapping[str, str]) -> str:
+    text = query.get("text", "").strip()
+    if len(text) > _LONGEST_TEXT:
+        raise BadAddress(f"a search takes up to {_LONGEST_TEXT} characters, not {len(text):,}")
+    return text

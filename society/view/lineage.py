@@ -1,0 +1,312 @@
+"""Datasets and models: what an agent learnt, from which turns, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from society.view import debates
+from society.view.debate import NotFound
+from store.reader import Reader
+
+ROWS = 50
+_POINTS = 400
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetEntry:
+    """One dataset with the job and the model made of it, each None where there is none."""
+
+    dataset_id: str
+    iteration: int
+    arm: str
+    agent: int
+    role: str
+    examples: int
+    corrected: int | None
+    kept: int | None
+    w: float | None
+    learn: str
+    max_examples: int | None
+    sha256: str
+    note: str | None
+    created_at: datetime
+    job_id: str | None
+    status: str | None
+    model_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row of a dataset: the turn that is learnt."""
+
+    position: int
+    turn_id: int
+    question_id: str
+    question: str | None
+    answer: str | None
+    response: str
+    round: int
+    first_agrees: bool | None
+    correct: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """One model as the list of models shows it."""
+
+    model_id: str
+    provider: str
+    parent_id: str | None
+    iteration: int | None
+    arm: str | None
+    agent: int | None
+    role: str | None
+    created_at: datetime
+    job_id: str | None
+    status: str | None
+    examples: int | None
+    losses: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JobFacts:
+    """The job that made a model."""
+
+    job_id: str
+    status: str
+    provider_job_id: str | None
+    raw_status: str | None
+    error: str | None
+    trained_tokens: int | None
+    shared_job_id: str | None
+    created_at: datetime
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One optimizer step; loss in nats per learnt token."""
+
+    step: int
+    loss: float
+    learning_rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class Spoke:
+    """Where a model was asked, and how often."""
+
+    iteration: int
+    split: str
+    arm: str
+    decoding: str
+    agent: int
+    kind: str
+    turns: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """One model in full. `steps` counts all optimizer steps, `points` may be a sample of them."""
+
+    model_id: str
+    provider: str
+    parent_id: str | None
+    artifact: str | None
+    sha256: str | None
+    iteration: int | None
+    arm: str | None
+    agent: int | None
+    role: str | None
+    created_at: datetime
+    dataset: DatasetEntry | None
+    job: JobFacts | None
+    steps: int
+    points: tuple[Point, ...]
+    children: tuple[ModelEntry, ...]
+    spoke: tuple[Spoke, ...]
+
+
+def datasets(reader: Reader, dataset_id: str | None = None) -> list[DatasetEntry]:
+    """All datasets by iteration, arm, agent and role, or the one."""
+    found = reader.rows(
+        """
+        SELECT d.dataset_id, d.iteration, d.arm, d.agent, d.role, d.examples, d.corrected, d.kept,
+            d.w, d.learn, d.max_examples, d.sha256, coalesce(j.error, d.note), d.created_at,
+            j.job_id, j.status, m.model_id
+        FROM datasets AS d
+        LEFT JOIN (
+            SELECT dataset_id, arg_max(job_id, created_at) AS job_id FROM jobs GROUP BY dataset_id
+        ) AS last USING (dataset_id)
+        LEFT JOIN jobs AS j USING (job_id)
+        LEFT JOIN models AS m ON m.job_id = j.job_id
+        WHERE $1 IS NULL OR d.dataset_id = $1
+        ORDER BY d.iteration, d.arm, d.agent, d.role DESC
+        """,
+        [dataset_id],
+    )
+    return [DatasetEntry(*row) for row in found]
+
+
+def dataset(reader: Reader, dataset_id: str) -> DatasetEntry:
+    """One dataset; raises `NotFound`."""
+    found = datasets(reader, dataset_id)
+    if not found:
+        raise NotFound(f"no dataset {dataset_id!r}")
+    return found[0]
+
+
+def examples(reader: Reader, dataset_id: str, start: int) -> list[Example]:
+    """Up to `ROWS` rows of a dataset from position `start` on."""
+    rows = reader.rows(
+        "SELECT position, turn_id, question_id FROM dataset_examples "
+        "WHERE dataset_id = $1 AND position >= $2 AND position < $3 ORDER BY position",
+        [dataset_id, start, start + ROWS],
+    )
+    turn_ids = [turn_id for _, turn_id, _ in rows]
+    questions = sorted({question_id for *_, question_id in rows})
+    texts = _texts(reader, questions)
+    said = _learnt(reader, turn_ids)
+    first = _first_turns(reader, questions)
+    begun = {turn_id: first.get(one[:6]) for turn_id, one in said.items()}
+    worth = debates.verdicts(reader, [*turn_ids, *(t for t in begun.values() if t is not None)])
+    unknown = (None, None)
+    return [
+        Example(
+            position,
+            turn_id,
+            question_id,
+            texts.get(question_id),
+            *(said[turn_id][6:] if turn_id in said else (None, "", 1)),
+            worth.get(begun.get(turn_id) or -1, unknown)[0],
+            worth.get(turn_id, unknown)[1],
+        )
+        for position, turn_id, question_id in rows
+    ]
+
+
+def models(reader: Reader, parent_id: str | None = None) -> list[ModelEntry]:
+    """All models, the bare ones first, or the children of one."""
+    found = reader.rows(
+        """
+        SELECT m.model_id, m.provider, m.parent_id, m.iteration, m.arm, m.agent, m.role,
+            m.created_at, j.job_id, j.status, d.examples
+        FROM models AS m
+        LEFT JOIN jobs AS j USING (job_id)
+        LEFT JOIN datasets AS d ON d.dataset_id = m.dataset_id
+        WHERE $1 IS NULL OR m.parent_id = $1
+        ORDER BY m.iteration NULLS FIRST, m.arm, m.agent, m.role DESC, m.model_id
+        """,
+        [parent_id],
+    )
+    losses = _losses(reader, [row[8] for row in found if row[8] is not None])
+    return [ModelEntry(*row, losses.get(row[8], ())) for row in found]
+
+
+def model(reader: Reader, model_id: str) -> ModelFacts:
+    """One model; raises `NotFound`."""
+    found = reader.rows(
+        "SELECT model_id, provider, parent_id, artifact, sha256, iteration, arm, agent, role, "
+        "created_at, dataset_id, job_id FROM models WHERE model_id = $1",
+        [model_id],
+    )
+    if not found:
+        raise NotFound(f"no model {model_id!r}")
+    *facts, dataset_id, job_id = found[0]
+    made_of = datasets(reader, dataset_id) if dataset_id is not None else []
+    steps, points = _points(reader, job_id)
+    return ModelFacts(
+        *facts,
+        made_of[0] if made_of else None,
+        _job(reader, job_id),
+        steps,
+        points,
+        tuple(models(reader, model_id)),
+        tuple(_spoke(reader, model_id)),
+    )
+
+
+def _texts(reader: Reader, questions: Sequence[str]) -> dict[str, str]:
+    found = reader.rows(
+        "SELECT question_id, question FROM questions WHERE question_id IN (SELECT unnest($ids))",
+        {"ids": list(questions)},
+    )
+    return dict(found)
+
+
+def _learnt(reader: Reader, turn_ids: Sequence[int]) -> dict[int, tuple[Any, ...]]:
+    """Whose conversation a turn is part of, then its answer, its response's beginning, its round."""
+    found = reader.rows(
+        "SELECT turn_id, iteration, split, arm, decoding, question_id, agent, answer, "
+        "left(response, 600), round FROM turns WHERE turn_id IN (SELECT unnest($ids))",
+        {"ids": list(turn_ids)},
+    )
+    return {turn_id: tuple(rest) for turn_id, *rest in found}
+
+
+def _first_turns(reader: Reader, questions: Sequence[str]) -> dict[tuple[Any, ...], int]:
+    """The round-1 answer of every conversation on these questions."""
+    found = reader.rows(
+        "SELECT turn_id, iteration, split, arm, decoding, question_id, agent FROM turns "
+        "WHERE kind = 'answer' AND round = 1 AND question_id IN (SELECT unnest($ids))",
+        {"ids": list(questions)},
+    )
+    return {tuple(whose): turn_id for turn_id, *whose in found}
+
+
+def _job(reader: Reader, job_id: str | None) -> JobFacts | None:
+    found = reader.rows(
+        "SELECT job_id, status, provider_job_id, raw_status, error, trained_tokens, shared_job_id, "
+        "created_at, finished_at FROM jobs WHERE job_id = $1",
+        [job_id],
+    )
+    return JobFacts(*found[0]) if found else None
+
+
+def _points(reader: Reader, job_id: str | None) -> tuple[int, tuple[Point, ...]]:
+    """How many steps a job has taken, and at most about `_POINTS` of them, the last among them."""
+    found = reader.rows(
+        """
+        WITH counted AS (
+            SELECT step, loss, learning_rate, count(*) OVER () AS steps,
+                row_number() OVER (ORDER BY step DESC) AS from_end
+            FROM training_points
+            WHERE job_id = coalesce(
+                (SELECT shared_job_id FROM jobs WHERE job_id = $job), $job)
+        )
+        SELECT steps, step, loss, learning_rate FROM counted
+        WHERE (from_end - 1) % greatest(1, steps // $points) = 0 ORDER BY step
+        """,
+        {"job": job_id, "points": _POINTS},
+    )
+    return (found[0][0] if found else 0), tuple(Point(*row[1:]) for row in found)
+
+
+def _losses(reader: Reader, job_ids: Sequence[str]) -> dict[str, tuple[float, ...]]:
+    """About forty losses of each job, in order."""
+    if not job_ids:
+        return {}
+    found = reader.rows(
+        """
+        WITH counted AS (
+            SELECT job_id, step, loss, count(*) OVER (PARTITION BY job_id) AS steps
+            FROM training_points WHERE job_id IN (SELECT unnest($ids))
+        )
+        SELECT job_id, list(loss ORDER BY step) FROM counted
+        WHERE step % greatest(1, steps // 40) = 0 OR step = 1 GROUP BY job_id
+        """,
+        {"ids": list(job_ids)},
+    )
+    return {job_id: tuple(losses) for job_id, losses in found}
+
+
+def _spoke(reader: Reader, model_id: str) -> list[Spoke]:
+    found = reader.rows(
+        "SELECT iteration, split, arm, decoding, agent, kind, count(*) FROM turns "
+        "WHERE model_id = $1 GROUP BY ALL ORDER BY ALL",
+        [model_id],
+    )
+    return [Spoke(*row) for row in found]

@@ -1,0 +1,322 @@
+"""One run: what it is, how far it is, how good its societies are."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from evals.intervals import Rate
+from society.view.filters import Stage
+from store.reader import Reader
+from store.schema import view_sql
+
+_ACCURACY = f"({view_sql('accuracy')}) AS a"
+_CONVERSATIONS = f"({view_sql('conversations')}) AS c"
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """The run and its settings, the latter as pairs of dotted name and value."""
+
+    name: str
+    created_at: datetime
+    finished_at: datetime | None
+    seed: int
+    task: str
+    model: str
+    iterations: int
+    agents: int
+    rounds: int
+    settings: tuple[tuple[str, str], ...]
+    versions: str
+    asked: Mapping[str, int]
+    leaked: int
+
+
+@dataclass(frozen=True, slots=True)
+class ArmFacts:
+    """One arm; `kind` is None in runs from before there were arms."""
+
+    arm: str
+    kind: str | None
+    labels: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One stage: debates done, of `expected` where that is known."""
+
+    stage: Stage
+    task: str | None
+    debates: int
+    expected: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """One society under one decoding; a rate is None until it is known."""
+
+    stage: Stage
+    task: str | None
+    majority: Rate | None
+    consensus: Rate | None
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """The pseudo-labels of one training pass."""
+
+    iteration: int
+    arm: str
+    questions: int
+    coverage: float
+    tie_rate: float
+    accuracy: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """The jobs of one pass: how many there are and how many are done."""
+
+    iteration: int
+    arm: str
+    jobs: int
+    done: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What one stage of the work has taken; `usd` is None where nothing is known of prices."""
+
+    stage: str
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    trained_tokens: int | None
+    usd: float | None
+    unknown: int
+
+
+@dataclass(frozen=True, slots=True)
+class Diverse:
+    """One measure of diversity, over all responses."""
+
+    iteration: int
+    arm: str
+    role: str
+    measure: str
+    encoder: str
+    value: float | None
+    note: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """The quick part of the page of a run."""
+
+    facts: RunFacts
+    arms: tuple[ArmFacts, ...]
+    progress: tuple[Progress, ...]
+    accuracies: tuple[Accuracy, ...]
+    labels: tuple[Labels, ...]
+    trainings: tuple[Training, ...]
+    diversity: tuple[Diverse, ...]
+    live: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Agents:
+    """What one agent did in one stage: accuracies, dissent, and what debating changed."""
+
+    stage: Stage
+    task: str | None
+    agent: int
+    conversations: int
+    first_right: int | None
+    last_right: int | None
+    dissents: int
+    to_right: int | None
+    to_wrong: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """The values that occur in a run."""
+
+    arms: tuple[str, ...]
+    iterations: tuple[int, ...]
+    splits: tuple[str, ...]
+    decodings: tuple[str, ...]
+    tasks: tuple[str, ...]
+    agents: tuple[int, ...]
+
+
+def overview(reader: Reader) -> Overview | None:
+    """What costs little also on a large run; None where the file holds no run yet."""
+    facts = _facts(reader)
+    if facts is None:
+        return None
+    return Overview(
+        facts,
+        tuple(_arms(reader)),
+        tuple(_progress(reader, facts)),
+        tuple(_accuracies(reader)),
+        tuple(Labels(*row) for row in reader.rows(_LABELS)),
+        tuple(Training(*row) for row in reader.rows(_TRAININGS)),
+        tuple(Diverse(*row) for row in reader.rows(_DIVERSITY)),
+        reader.live,
+    )
+
+
+def singles(reader: Reader) -> dict[tuple[Stage, str | None], Rate]:
+    """How often one agent alone is right in round 1, the mean over the agents, by stage and task.
+
+    Goes through all turns.
+    """
+    found = reader.rows(
+        f"SELECT {_OF_STAGE}, task, accuracy, ci_low, ci_high, questions FROM {_ACCURACY} "
+        "WHERE measure = 'single' AND agent IS NULL AND round = 1 AND split = 'eval'"
+    )
+    return {(Stage(*row[:4]), row[4]): Rate(*row[5:]) for row in found}
+
+
+def spent(reader: Reader) -> list[Spent]:
+    """Calls, tokens and money by kind of work. Goes through all turns."""
+    return [Spent(*row) for row in reader.rows(_SPENT)]
+
+
+def agents(reader: Reader, arm: str | None, split: str, decoding: str) -> list[Agents]:
+    """Every agent in every pass of an arm (None: of all arms)."""
+    condition = "split = $split AND decoding = $decoding"
+    values: dict[str, object] = {"split": split, "decoding": decoding}
+    if arm is not None:
+        condition += " AND arm = $arm"
+        values["arm"] = arm
+    found = reader.rows(
+        f"""
+        SELECT {_OF_STAGE}, task, agent, count(*),
+            if(count(first_correct) = 0, NULL, count_if(first_correct)),
+            if(count(correct) = 0, NULL, count_if(correct)),
+            count_if(NOT agrees),
+            if(count(correct) = 0 OR max(rounds) < 2, NULL, count_if(correct AND NOT first_correct)),
+            if(count(correct) = 0 OR max(rounds) < 2, NULL, count_if(first_correct AND NOT correct))
+        FROM {_CONVERSATIONS} WHERE {condition}
+        GROUP BY ALL ORDER BY arm, task, iteration, agent
+        """,
+        values,
+    )
+    return [Agents(Stage(*row[:4]), *row[4:]) for row in found]
+
+
+def choices(reader: Reader) -> Choices:
+    """What the run's debates can be filtered by."""
+    stages = [
+        Stage(*row) for row in reader.rows(f"SELECT DISTINCT {_OF_STAGE} FROM votes ORDER BY ALL")
+    ]
+    order = {row[0]: row[1] for row in reader.rows("SELECT arm, position FROM arms")}
+    tasks = reader.rows("SELECT DISTINCT task FROM questions ORDER BY task")
+    ((agents,),) = reader.rows("SELECT max(agent) FROM turns")
+    return Choices(
+        tuple(sorted({stage.arm for stage in stages}, key=lambda arm: (order.get(arm, -1), arm))),
+        tuple(sorted({stage.iteration for stage in stages})),
+        tuple(sorted({stage.split for stage in stages})),
+        tuple(sorted({stage.decoding for stage in stages}, reverse=True)),
+        tuple(task for (task,) in tasks),
+        tuple(range(1, (agents or 0) + 1)),
+    )
+
+
+_OF_STAGE = "iteration, split, arm, decoding"
+_LABELS = """
+    SELECT iteration, arm, questions, coverage, tie_rate, label_accuracy FROM pseudo_labels
+    ORDER BY arm, iteration
+"""
+_TRAININGS = """
+    SELECT iteration, arm, count(*), count_if(status IN ('succeeded', 'skipped')),
+        count_if(status IN ('failed', 'cancelled'))
+    FROM jobs GROUP BY ALL ORDER BY arm, iteration
+"""
+_DIVERSITY = """
+    SELECT iteration, arm, role, measure, encoder, value, note FROM diversity
+    WHERE split = 'eval' AND responses = 'all' ORDER BY measure, encoder, arm, role, iteration
+"""
+_SPENT = """
+    SELECT stage, sum(calls)::BIGINT, sum(prompt_tokens)::BIGINT, sum(completion_tokens)::BIGINT,
+        sum(trained_tokens)::BIGINT, sum(usd), count(*) - count(usd)
+    FROM spend GROUP BY stage ORDER BY stage
+"""
+_STAGES = f"""
+    SELECT {_OF_STAGE}, task, count_if(round = 1)
+    FROM votes LEFT JOIN (SELECT question_id, task FROM questions) USING (question_id)
+    GROUP BY ALL ORDER BY arm, iteration, split DESC, decoding DESC, task
+"""
+
+
+def _facts(reader: Reader) -> RunFacts | None:
+    found = reader.rows(
+        "SELECT name, created_at, finished_at, seed, config::VARCHAR, versions::VARCHAR FROM runs"
+    )
+    if not found:
+        return None
+    name, created_at, finished_at, seed, config, versions = found[0]
+    settings = json.loads(config)
+    ((leaked,),) = reader.rows("SELECT count(DISTINCT eval_question_id) FROM allowed_overlaps")
+    society = settings.get("society", {})
+    return RunFacts(
+        name,
+        created_at,
+        finished_at,
+        seed,
+        str(settings.get("task", {}).get("name", "")),
+        str(settings.get("model", "")),
+        int(settings.get("iterations", 0)),
+        int(society.get("agents", 0)),
+        int(society.get("rounds", 0)),
+        tuple(_flat(settings)),
+        ", ".join(f"{package} {number}" for package, number in json.loads(versions).items()),
+        {
+            "train": int(settings.get("train", {}).get("questions") or 0),
+            "eval": int(settings.get("evaluation", {}).get("questions") or 0),
+        },
+        leaked,
+    )
+
+
+def _arms(reader: Reader) -> list[ArmFacts]:
+    found = reader.rows("SELECT arm, kind, labels FROM arms ORDER BY position, arm")
+    return [ArmFacts(*row) for row in found] or [ArmFacts("multiagent", None, None)]
+
+
+def _progress(reader: Reader, facts: RunFacts) -> Iterator[Progress]:
+    zero_shot = dict(
+        reader.rows("SELECT task, count(*) FROM questions WHERE zero_shot GROUP BY task")
+    )
+    for iteration, split, arm, decoding, task, debates in reader.rows(_STAGES):
+        expected = zero_shot.get(task) or facts.asked[split] or None
+        yield Progress(Stage(iteration, split, arm, decoding), task, debates, expected)
+
+
+def _accuracies(reader: Reader) -> Iterator[Accuracy]:
+    found = reader.rows(
+        f"SELECT {_OF_STAGE}, task, measure, accuracy, ci_low, ci_high, total FROM {_ACCURACY} "
+        "WHERE measure <> 'single' AND split = 'eval' "
+        "ORDER BY arm, task, decoding DESC, iteration"
+    )
+    rates: dict[tuple[Stage, str | None], dict[str, Rate]] = defaultdict(dict)
+    for row in found:
+        rates[Stage(*row[:4]), row[4]][row[5]] = Rate(*row[6:])
+    for (stage, task), measured in rates.items():
+        yield Accuracy(stage, task, measured.get("majority"), measured.get("consensus"))
+
+
+def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _flat(inner, f"{prefix}.{key}" if prefix else str(key))
+    elif value is not None and value not in ({}, []):
+        yield prefix, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,106 @@
+"use strict";
+// Keys and live refresh. Every page works without this file.
+
+const typing = (target) => target.closest("input, select, textarea, [contenteditable]") !== null;
+
+const move = (by) => {
+  const items = [...document.querySelectorAll("[data-item]")];
+  if (items.length === 0) return;
+  const here = items.indexOf(document.activeElement.closest("[data-item]"));
+  const to = here < 0 ? (by > 0 ? 0 : items.length - 1)
+    : Math.min(items.length - 1, Math.max(0, here + by));
+  items[to].focus({ preventScroll: true });
+  items[to].scrollIntoView({ block: "nearest" });
+};
+
+const follow = (kind) => {
+  const link = document.querySelector(`main a[rel="${kind}"]`);
+  if (link) link.click();
+};
+
+const help = () => {
+  const dialog = document.getElementById("help");
+  if (dialog.open) dialog.close();
+  else dialog.showModal();
+};
+
+const changes = () => {
+  const all = [...document.querySelectorAll("details.changes")];
+  const open = !all.every((one) => one.open);
+  for (const one of all) one.open = open;
+};
+
+const keys = {
+  j: () => move(1),
+  k: () => move(-1),
+  ArrowRight: () => follow("next"),
+  ArrowLeft: () => follow("prev"),
+  u: () => follow("up"),
+  d: changes,
+  "?": help,
+  "/": () => {
+    const search = document.querySelector('input[type="search"]');
+    if (search) search.select();
+    else follow("up");
+  },
+};
+
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.altKey || event.metaKey || event.isComposing) return;
+  if (typing(event.target)) {
+    if (event.key === "Escape") event.target.blur();
+    return;
+  }
+  if (document.getElementById("help").open && event.key !== "?") return;
+  const act = keys[event.key];
+  if (act) {
+    event.preventDefault();
+    act();
+  }
+});
+
+document.addEventListener("click", (event) => {
+  if (event.target.closest("[data-help]")) {
+    event.preventDefault();
+    help();
+  }
+});
+
+// What a fragment names is often folded away.
+const unfold = () => {
+  const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (target && target.matches("[data-item], :has([data-item])")) {
+    (target.matches("[data-item]") ? target : target.querySelector("[data-item]")).focus();
+  }
+};
+addEventListener("hashchange", unfold);
+unfold();
+
+const refresh = async () => {
+  const main = document.getElementById("main");
+  if (!main.dataset.watch || document.hidden || document.getElementById("help").open) return;
+  const said = await fetch(main.dataset.watch, { cache: "no-store" });
+  if (!said.ok || (await said.text()) === main.dataset.state) return;
+  const answer = await fetch(location.href, { cache: "no-store" });
+  if (!answer.ok) return;
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  const fresh = page.getElementById("main");
+  if (!fresh) return;
+  const open = [...main.querySelectorAll("details")].map((one) => one.open);
+  const items = [...main.querySelectorAll("[data-item]")];
+  const focus = items.indexOf(document.activeElement);
+  main.replaceChildren(...fresh.childNodes);
+  main.dataset.state = fresh.dataset.state;
+  [...main.querySelectorAll("details")].forEach((one, i) => { one.open = open[i] ?? one.open; });
+  if (focus >= 0) [...main.querySelectorAll("[data-item]")][focus]?.focus({ preventScroll: true });
+};
+
+const watch = async () => {
+  try {
+    await refresh();
+  } catch {
+    // The server is gone, or busy: try again.
+  }
+  setTimeout(watch, 3000);
+};
+setTimeout(watch, 1500);

@@ -1,0 +1,94 @@
+"""Text from models on a page: whatever could hide, move or reorder text is shown as a mark.
+
+Covered are control characters and ANSI escape sequences, the bidirectional formatting characters
+(Unicode Standard Annex 9; the attack: https://trojansource.codes), invisible spaces and joiners that
+no script needs, and tag characters. ZWJ and ZWNJ stay: emoji and Persian need them.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+_SHORT = {
+    "\u00ad": "SHY",
+    "\u061c": "ALM",
+    "\u180e": "MVS",
+    "\u200b": "ZWSP",
+    "\u200e": "LRM",
+    "\u200f": "RLM",
+    "\u2028": "LSEP",
+    "\u2029": "PSEP",
+    "\u202a": "LRE",
+    "\u202b": "RLE",
+    "\u202c": "PDF",
+    "\u202d": "LRO",
+    "\u202e": "RLO",
+    "\u2060": "WJ",
+    "\u2066": "LRI",
+    "\u2067": "RLI",
+    "\u2068": "FSI",
+    "\u2069": "PDI",
+    "\ufeff": "BOM",
+}
+_ANSI = "\x1b\\[[0-?]*[ -/]*[@-~]"
+_HIDDEN = re.compile(
+    f"{_ANSI}|[\x00-\x08\x0b-\x1f\x7f-\x9f{''.join(_SHORT)}"
+    "\u2061-\u2064\u206a-\u206f\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+FOLD_AT = 2_400
+SHOWN_AT_MOST = 60_000
+
+
+def visible(text: str) -> Markup:
+    """`text` as markup, escaped, every hidden character replaced by a mark that names it."""
+    parts: list[Markup] = []
+    end = 0
+    for found in _HIDDEN.finditer(text):
+        parts += [escape(text[end : found.start()]), _mark(found[0])]
+        end = found.end()
+    return Markup("").join([*parts, escape(text[end:])])
+
+
+def inline(text: object, at_most: int = 400) -> Markup:
+    """A short text inside a line: one line, cut at `at_most` characters, direction kept to itself."""
+    line = " ".join(str(text)[: 4 * at_most].split())
+    if len(line) > at_most:
+        line = line[:at_most].rstrip() + "…"
+    return Markup('<bdi class="said">{}</bdi>').format(visible(line))
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """A long text: `head` is shown, `rest` folded away, `cut` characters are on no page."""
+
+    head: str
+    rest: str
+    cut: int
+
+
+def fold(text: str) -> Fold:
+    """Where a text is folded: near `FOLD_AT` characters, at the end of a line where one is near."""
+    if len(text) <= FOLD_AT * 1.25:
+        return Fold(text, "", 0)
+    at = text.rfind("\n", FOLD_AT * 3 // 4, FOLD_AT) + 1 or FOLD_AT
+    return Fold(text[:at], text[at:SHOWN_AT_MOST], max(0, len(text) - SHOWN_AT_MOST))
+
+
+def _mark(hidden: str) -> Markup:
+    first = ord(hidden[0])
+    if hidden[0] == "\x1b":
+        shown, name = "␛" + hidden[1:], "escape sequence" if len(hidden) > 1 else "escape"
+    elif first < 0x20:
+        shown, name = chr(0x2400 + first), "control character"
+    elif first == 0x7F:
+        shown, name = "␡", "delete"
+    else:
+        shown = _SHORT.get(hidden, f"U+{first:04X}")
+        name = unicodedata.name(hidden, "control character").lower()
+    return Markup('<span class="hidden-character" title="U+{:04X} {}">{}</span>').format(
+        first, name, shown
+    )
