@@ -9,8 +9,6 @@ the system's memory, then again. Views are computed with two threads.
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path

@@ -1,9 +1,9 @@
 """Who may see the pages, and what browsers may do with them.
 
-Everything here is ASGI middleware around the application. Against other web sites: a Host header that
-is not this machine's is refused (DNS rebinding), nothing is shared across origins, and only GET is
-answered. Against other people: a token, where the server can be reached from elsewhere or the user
-asks for one. Against what models have said: a policy that allows no script but our own file.
+Everything here is ASGI middleware around the application. Against other web sites: a Host header
+that is not this machine's is refused (DNS rebinding), nothing is shared across origins, and only
+GET is answered. Against other people: a token, where the server can be reached from elsewhere or
+the user asks for one. Against what models have said: a policy that allows no script but our own.
 """
 
 from __future__ import annotations

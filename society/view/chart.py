@@ -14,7 +14,7 @@ from society.view.lineage import Point
 
 LINES = 6
 _WIDTH, _HEIGHT = 600, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 588, 12, 222
+_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 588, 14, 218
 _MARKERS = (
     "M{x},{y}m-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0",
     "M{x},{y}m-3.6,-3.6h7.2v7.2h-7.2z",

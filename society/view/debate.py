@@ -1,4 +1,4 @@
-"""One debate in full: every response, what was sent for it, the votes, and what was learnt from it."""
+"""One debate in full: every response, what was sent for it, the votes, and what learnt from it."""
 
 from __future__ import annotations
 

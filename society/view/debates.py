@@ -1,7 +1,7 @@
 """The list of debates, and the debate before and after one: one query over votes and verdicts.
 
-Pages are cut by key, never by OFFSET, so the last page costs what the first one does. Texts are read
-for the rows of a page only.
+Pages are cut by key, never by OFFSET, so the last page costs what the first one does. Texts are
+read for the rows of a page only.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ _VOTE_CONDITIONS = {
 _REWRITTEN = (
     "first_answer IS DISTINCT FROM answer AND NOT coalesce(first_correct AND correct, false)"
 )
+_SURELY_CHANGED = "first_correct IS DISTINCT FROM correct OR first_answer IS NULL OR answer IS NULL"
 _DISSENT = """
     (iteration, split, arm, decoding, question_id, rounds) IN (
         SELECT (iteration, split, arm, decoding, question_id, round)
@@ -255,8 +256,8 @@ def _keys(
         order += " LIMIT $limit"
         values["limit"] = limit
     found = reader.rows(
-        f"{'' if among is None else _AMONG} SELECT {_KEY}, first_correct IS DISTINCT FROM correct OR first_answer IS NULL "
-        f"OR answer IS NULL FROM {DEBATES} WHERE {condition} {order}",
+        f"{'' if among is None else _AMONG} SELECT {_KEY}, {_SURELY_CHANGED} "
+        f"FROM {DEBATES} WHERE {condition} {order}",
         values,
     )
     return [(Key(Stage(*row[:4]), row[4], row[5]), row[6]) for row in found]
@@ -301,7 +302,8 @@ def _agents(reader: Reader, ids: Sequence[str]) -> dict[tuple[Stage, str], list[
     turns = reader.rows(
         """
         SELECT iteration, split, arm, decoding, question_id, agent,
-            arg_min(struct_pack(turn_id, answer), round), arg_max(struct_pack(turn_id, answer), round)
+            arg_min(struct_pack(turn_id, answer), round),
+            arg_max(struct_pack(turn_id, answer), round)
         FROM turns WHERE kind = 'answer' AND question_id IN (SELECT unnest($ids))
         GROUP BY ALL ORDER BY agent
         """,

@@ -35,7 +35,7 @@ def figures(found: Overview, singles: Singles | None) -> list[Figure]:
 
 
 def _measures(rows: Iterable[Accuracy], singles: Singles) -> list[Curve]:
-    """Votes of sampled debates (of greedy ones where there are no others), single agents of both."""
+    """Votes of sampled debates (of greedy ones for want of others), single agents of both."""
     rows = list(rows)
     decodings = {row.stage.decoding for row in rows}
     votes = "sampled" if "sampled" in decodings else "greedy"
@@ -43,15 +43,15 @@ def _measures(rows: Iterable[Accuracy], singles: Singles) -> list[Curve]:
         _curve("consensus", rows, votes, lambda row: row.consensus),
         _curve("round-1 majority", rows, votes, lambda row: row.majority),
     ]
-    for decoding in sorted(decodings):
-        curves.append(
-            _curve(
-                f"single agent, {decoding}",
-                rows,
-                decoding,
-                lambda row: singles.get((row.stage, row.task)),
-            )
+    curves += [
+        _curve(
+            f"single agent, {decoding}",
+            rows,
+            decoding,
+            lambda row: singles.get((row.stage, row.task)),
         )
+        for decoding in sorted(decodings)
+    ]
     return [curve for curve in curves if curve.points]
 
 

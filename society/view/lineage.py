@@ -238,7 +238,7 @@ def _texts(reader: Reader, questions: Sequence[str]) -> dict[str, str]:
 
 
 def _learnt(reader: Reader, turn_ids: Sequence[int]) -> dict[int, tuple[Any, ...]]:
-    """Whose conversation a turn is part of, then its answer, its response's beginning, its round."""
+    """Whose conversation a turn is part of; then answer, beginning of the response, round."""
     found = reader.rows(
         "SELECT turn_id, iteration, split, arm, decoding, question_id, agent, answer, "
         "left(response, 600), round FROM turns WHERE turn_id IN (SELECT unnest($ids))",

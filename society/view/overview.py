@@ -203,8 +203,10 @@ def agents(reader: Reader, arm: str | None, split: str, decoding: str) -> list[A
             if(count(first_correct) = 0, NULL, count_if(first_correct)),
             if(count(correct) = 0, NULL, count_if(correct)),
             count_if(NOT agrees),
-            if(count(correct) = 0 OR max(rounds) < 2, NULL, count_if(correct AND NOT first_correct)),
-            if(count(correct) = 0 OR max(rounds) < 2, NULL, count_if(first_correct AND NOT correct))
+            if(count(correct) = 0 OR max(rounds) < 2, NULL,
+                count_if(correct AND NOT first_correct)),
+            if(count(correct) = 0 OR max(rounds) < 2, NULL,
+                count_if(first_correct AND NOT correct))
         FROM {_CONVERSATIONS} WHERE {condition}
         GROUP BY ALL ORDER BY arm, task, iteration, agent
         """,

@@ -1,8 +1,8 @@
 """Text from models on a page: whatever could hide, move or reorder text is shown as a mark.
 
 Covered are control characters and ANSI escape sequences, the bidirectional formatting characters
-(Unicode Standard Annex 9; the attack: https://trojansource.codes), invisible spaces and joiners that
-no script needs, and tag characters. ZWJ and ZWNJ stay: emoji and Persian need them.
+(Unicode Standard Annex 9; the attack: https://trojansource.codes), invisible spaces and joiners
+that no script needs, and tag characters. ZWJ and ZWNJ stay: emoji and Persian need them.
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ _SHORT = {
     "\u2069": "PDI",
     "\ufeff": "BOM",
 }
+_CONTROLS = (
+    "NUL SOH STX ETX EOT ENQ ACK BEL BS TAB LF VT FF CR SO SI "
+    "DLE DC1 DC2 DC3 DC4 NAK SYN ETB CAN EM SUB ESC FS GS RS US"
+)
 _ANSI = "\x1b\\[[0-?]*[ -/]*[@-~]"
 _HIDDEN = re.compile(
     f"{_ANSI}|[\x00-\x08\x0b-\x1f\x7f-\x9f{''.join(_SHORT)}"
@@ -54,7 +58,7 @@ def visible(text: str) -> Markup:
 
 
 def inline(text: object, at_most: int = 400) -> Markup:
-    """A short text inside a line: one line, cut at `at_most` characters, direction kept to itself."""
+    """A short text within a line, cut at `at_most` characters, its direction kept to itself."""
     line = " ".join(str(text)[: 4 * at_most].split())
     if len(line) > at_most:
         line = line[:at_most].rstrip() + "…"
@@ -80,12 +84,11 @@ def fold(text: str) -> Fold:
 
 def _mark(hidden: str) -> Markup:
     first = ord(hidden[0])
-    if hidden[0] == "\x1b":
-        shown, name = "␛" + hidden[1:], "escape sequence" if len(hidden) > 1 else "escape"
-    elif first < 0x20:
-        shown, name = chr(0x2400 + first), "control character"
+    if first < 0x20:
+        shown = _CONTROLS.split()[first] + hidden[1:]
+        name = "escape sequence" if len(hidden) > 1 else "control character"
     elif first == 0x7F:
-        shown, name = "␡", "delete"
+        shown, name = "DEL", "control character"
     else:
         shown = _SHORT.get(hidden, f"U+{first:04X}")
         name = unicodedata.name(hidden, "control character").lower()
