@@ -86,7 +86,9 @@ class Filter:
 
     def without(self, name: str) -> Self:
         """The filter with one condition less."""
-        return replace(self, **{name: "" if name == "text" else None})
+        if name == "text":
+            return replace(self, text="")
+        return replace(self, **{name: None})  # type: ignore[arg-type]
 
     @property
     def conditions(self) -> list[tuple[str, str]]:

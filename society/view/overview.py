@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -33,7 +33,6 @@ class RunFacts:
     rounds: int
     settings: tuple[tuple[str, str], ...]
     versions: str
-    asked: Mapping[str, int]
     leaked: int
 
 
@@ -164,7 +163,7 @@ def overview(reader: Reader) -> Overview | None:
     return Overview(
         facts,
         tuple(_arms(reader)),
-        tuple(_progress(reader, facts)),
+        tuple(_progress(reader)),
         tuple(_accuracies(reader)),
         tuple(Labels(*row) for row in reader.rows(_LABELS)),
         tuple(Training(*row) for row in reader.rows(_TRAININGS)),
@@ -281,10 +280,6 @@ def _facts(reader: Reader) -> RunFacts | None:
         int(society.get("rounds", 0)),
         tuple(_flat(settings)),
         ", ".join(f"{package} {number}" for package, number in json.loads(versions).items()),
-        {
-            "train": int(settings.get("train", {}).get("questions") or 0),
-            "eval": int(settings.get("evaluation", {}).get("questions") or 0),
-        },
         leaked,
     )
 
@@ -294,13 +289,15 @@ def _arms(reader: Reader) -> list[ArmFacts]:
     return [ArmFacts(*row) for row in found] or [ArmFacts("multiagent", None, None)]
 
 
-def _progress(reader: Reader, facts: RunFacts) -> Iterator[Progress]:
-    zero_shot = dict(
-        reader.rows("SELECT task, count(*) FROM questions WHERE zero_shot GROUP BY task")
-    )
+def _progress(reader: Reader) -> Iterator[Progress]:
+    asked = reader.rows("SELECT split, task, iteration, count(*) FROM questions GROUP BY ALL")
     for iteration, split, arm, decoding, task, debates in reader.rows(_STAGES):
-        expected = zero_shot.get(task) or facts.asked[split] or None
-        yield Progress(Stage(iteration, split, arm, decoding), task, debates, expected)
+        expected = sum(
+            number
+            for of, its_task, made_for, number in asked
+            if (of, its_task) == (split, task) and made_for in (None, iteration)
+        )
+        yield Progress(Stage(iteration, split, arm, decoding), task, debates, expected or None)
 
 
 def _accuracies(reader: Reader) -> Iterator[Accuracy]:

@@ -1,0 +1,138 @@
+"""Which debates a filter lists, page by page, and which one comes next."""
+
+import pytest
+
+from society.view import debates, search
+from society.view.debates import Key
+from society.view.filters import BadAddress, Filter
+from store.reader import open_reader
+
+UNTUNED = {"iteration": 0, "split": "eval", "arm": "multiagent", "decoding": "sampled"}
+
+
+@pytest.fixture(scope="module")
+def reader(runs):
+    with open_reader(runs / "sums" / "run.duckdb") as opened:
+        yield opened
+
+
+def listed(reader, **wanted):
+    page = debates.page(reader, Filter(**{**UNTUNED, **wanted}), None, None)
+    return [row.key.question_id for row in page.rows]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ({"flip": "wrong_to_right"}, ["turned-right"]),
+        ({"flip": "right_to_wrong"}, ["turned-wrong"]),
+        ({"flip": "changed"}, ["turned-right", "turned-wrong", "other-wrong"]),
+        ({"vote": "tied"}, ["tied"]),
+        ({"vote": "wrong"}, ["turned-wrong", "other-wrong", "rewritten", "no-answer"]),
+        ({"vote": "none"}, ["no-answer"]),
+        ({"vote": "divided"}, ["turned-wrong", "tied", "dissent", "no-gold"]),
+        ({"dissent": 2}, ["tied", "dissent"]),
+        ({"dissent": 3}, ["turned-wrong", "tied", "no-gold"]),
+        ({"dissent": 2, "vote": "tied"}, ["tied"]),
+        ({"task": "another"}, []),
+        ({"iteration": 1}, ["turned-right", "plain-00"]),
+        ({"iteration": 1, "split": "train"}, ["learn-a", "learn-b"]),
+    ],
+)
+def test_a_filter_lists_what_it_says(reader, wanted, expected):
+    assert listed(reader, **wanted) == expected
+    assert debates.count(reader, Filter(**{**UNTUNED, **wanted})) == len(expected)
+
+
+def test_pages_are_complete_and_do_not_overlap(reader):
+    first = debates.page(reader, Filter(), None, None)
+    second = debates.page(reader, Filter(), first.rows[-1].key, None)
+    assert (first.earlier, first.later, second.earlier, second.later) == (False, True, True, False)
+    keys = [row.key for row in (*first.rows, *second.rows)]
+    assert len(keys) == len(set(keys)) == debates.count(reader, Filter())
+    back = debates.page(reader, Filter(), None, second.rows[0].key)
+    assert [row.key for row in back.rows] == [row.key for row in first.rows]
+
+
+def test_a_row_says_what_the_debate_came_to(reader):
+    (row,) = debates.page(reader, Filter(**UNTUNED, flip="right_to_wrong"), None, None).rows
+    assert (row.question, row.gold, row.first_answer, row.answer) == (
+        "What is turned-wrong?",
+        "4",
+        "4",
+        "5",
+    )
+    assert [(one.first_correct, one.correct, one.agrees) for one in row.agents] == [
+        (True, False, True),
+        (True, False, True),
+        (False, True, False),
+    ]
+
+
+def test_neighbours_stay_within_the_filter(reader):
+    wanted = Filter(**UNTUNED, flip="changed")
+    keys = [row.key for row in debates.page(reader, wanted, None, None).rows]
+    assert debates.neighbour(reader, wanted, keys[0], back=False) == keys[1]
+    assert debates.neighbour(reader, wanted, keys[1], back=True) == keys[0]
+    assert debates.neighbour(reader, wanted, keys[-1], back=False) is None
+    assert debates.neighbour(reader, wanted, keys[0], back=True) is None
+
+
+def test_a_search_finds_questions_and_responses(reader):
+    by_question = search.search(reader, Filter(text="is TURNED-"), 0)
+    assert sorted({row.key.question_id for row in by_question.rows}) == [
+        "turned-right",
+        "turned-wrong",
+    ]
+    by_response = search.search(reader, Filter(text="boxed{9}"), 0)
+    assert [row.key.question_id for row in by_response.rows] == ["dissent"]
+    assert by_response.go_on is None
+    assert search.search(reader, Filter(text="100% _certain_"), 0).rows == ()
+
+
+def test_a_search_goes_on_without_repeating_itself(reader):
+    wanted = Filter(text="thinks about it")
+    found, start = [], 0
+    while start is not None:
+        part = search.search(reader, wanted, start)
+        found += [row.key for row in part.rows]
+        start = part.go_on
+    assert len(found) == len(set(found)) == debates.count(reader, Filter())
+
+
+def test_a_search_has_neighbours_too(reader):
+    wanted = Filter(text="is plain-0")
+    keys = [row.key for row in search.search(reader, wanted, 0).rows]
+    for one, other in zip(keys, keys[1:], strict=False):
+        assert search.neighbour(reader, wanted, one, back=False) == other
+        assert search.neighbour(reader, wanted, other, back=True) == one
+    assert search.neighbour(reader, wanted, keys[0], back=True) is None
+
+
+def test_a_filter_survives_its_address():
+    wanted = Filter(2, "eval", "star", "greedy", "gsm8k", "changed", "tied", 3, "a&b=c é\u202e")
+    from urllib.parse import parse_qsl
+
+    assert Filter.parse(dict(parse_qsl(wanted.query()))) == wanted
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"iteration": "x"},
+        {"iteration": "-1"},
+        {"iteration": "²"},
+        {"split": "test"},
+        {"flip": "wrong"},
+        {"text": "x" * 301},
+    ],
+)
+def test_an_address_that_cannot_be_meant_is_refused(query):
+    with pytest.raises(BadAddress, match=next(iter(query)) if "text" not in query else "search"):
+        Filter.parse(query)
+
+
+@pytest.mark.parametrize("text", ["", "!", "e30", "WzFd", "WyJ4Il0", "é"])
+def test_a_place_that_is_none_is_refused(text):
+    with pytest.raises(BadAddress):
+        Key.decoded(text)
