@@ -81,13 +81,15 @@ class Desk:
 
         future = asyncio.get_running_loop().run_in_executor(self._pool, answer)
         done, _ = await asyncio.wait({future}, timeout=self._limit_s)
-        if not done:
+        while not done:
+            # Between two queries nothing can be stopped, so once is not always enough.
             for reader in readers:
                 reader.interrupt()
+            done, _ = await asyncio.wait({future}, timeout=0.2)
         try:
             return await future
         except duckdb.InterruptException:
-            raise TookTooLong(f"stopped after {self._limit_s:.0f} seconds") from None
+            raise TookTooLong(f"stopped after {self._limit_s:g} seconds") from None
 
     async def remembered(self, database: Path, name: Hashable, work: Work[T]) -> T:
         """Like `ask`, but asked once per state of the run's files; `name` tells works apart."""

@@ -130,17 +130,23 @@ class Overview:
 
 @dataclass(frozen=True, slots=True)
 class Agents:
-    """What one agent did in one stage: accuracies, dissent, and what debating changed."""
+    """What one agent did in one stage: accuracies, what debating changed, dissent.
+
+    `known` counts its debates with gold, `labelled` those with a label; `to_right` and `to_wrong`
+    are None in debates of one round.
+    """
 
     stage: Stage
     task: str | None
     agent: int
     conversations: int
-    first_right: int | None
-    last_right: int | None
-    dissents: int
+    known: int
+    first_right: int
+    last_right: int
     to_right: int | None
     to_wrong: int | None
+    labelled: int
+    dissents: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,14 +204,11 @@ def agents(reader: Reader, arm: str | None, split: str, decoding: str) -> list[A
         values["arm"] = arm
     found = reader.rows(
         f"""
-        SELECT {_OF_STAGE}, task, agent, count(*),
-            if(count(first_correct) = 0, NULL, count_if(first_correct)),
-            if(count(correct) = 0, NULL, count_if(correct)),
-            count_if(NOT agrees),
-            if(count(correct) = 0 OR max(rounds) < 2, NULL,
-                count_if(correct AND NOT first_correct)),
-            if(count(correct) = 0 OR max(rounds) < 2, NULL,
-                count_if(first_correct AND NOT correct))
+        SELECT {_OF_STAGE}, task, agent, count(*), count(correct),
+            count_if(first_correct), count_if(correct),
+            if(max(rounds) < 2, NULL, count_if(correct AND NOT first_correct)),
+            if(max(rounds) < 2, NULL, count_if(first_correct AND NOT correct)),
+            count(agrees), count_if(NOT agrees)
         FROM {_CONVERSATIONS} WHERE {condition}
         GROUP BY ALL ORDER BY arm, task, iteration, agent
         """,

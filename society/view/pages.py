@@ -16,7 +16,7 @@ from society.live import duration
 from society.view import chart
 from society.view.debates import Key
 from society.view.filters import FLIPS, VOTES, Filter, Stage
-from society.view.visible import fold, inline, visible
+from society.view.visible import fold, inline, plain, visible
 
 
 def render(template: str, **values: object) -> str:
@@ -51,6 +51,8 @@ def _environment() -> Environment:
         loader=PackageLoader("society.view"),
         autoescape=True,
         undefined=StrictUndefined,
+        # What is no markup yet may stand in an attribute or a title, which take text only.
+        finalize=lambda value: plain(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -82,16 +82,26 @@ def fold(text: str) -> Fold:
     return Fold(text[:at], text[at:SHOWN_AT_MOST], max(0, len(text) - SHOWN_AT_MOST))
 
 
+def plain(text: str) -> str:
+    """`text` with every hidden character named in brackets, for where there can be no markup."""
+    return _HIDDEN.sub(lambda found: f"[{_named(found[0])[0]}]", text)
+
+
 def _mark(hidden: str) -> Markup:
-    first = ord(hidden[0])
-    if first < 0x20:
-        shown = _CONTROLS.split()[first] + hidden[1:]
-        name = "escape sequence" if len(hidden) > 1 else "control character"
-    elif first == 0x7F:
-        shown, name = "DEL", "control character"
-    else:
-        shown = _SHORT.get(hidden, f"U+{first:04X}")
-        name = unicodedata.name(hidden, "control character").lower()
+    shown, name = _named(hidden)
     return Markup('<span class="hidden-character" title="U+{:04X} {}">{}</span>').format(
-        first, name, shown
+        ord(hidden[0]), name, shown
     )
+
+
+def _named(hidden: str) -> tuple[str, str]:
+    """What is shown instead of a hidden character or an escape sequence, and its name."""
+    first = ord(hidden[0])
+    if len(hidden) > 1:
+        return f"ESC{hidden[1:]}", "escape sequence"
+    if first < 0x20:
+        return _CONTROLS.split()[first], "control character"
+    if first == 0x7F:
+        return "DEL", "control character"
+    shown = _SHORT.get(hidden, f"U+{first:04X}")
+    return shown, unicodedata.name(hidden, "control character").lower()

@@ -1,5 +1,8 @@
 """Which debates a filter lists, page by page, and which one comes next."""
 
+from itertools import pairwise
+from urllib.parse import parse_qsl
+
 import pytest
 
 from society.view import debates, search
@@ -103,7 +106,7 @@ def test_a_search_goes_on_without_repeating_itself(reader):
 def test_a_search_has_neighbours_too(reader):
     wanted = Filter(text="is plain-0")
     keys = [row.key for row in search.search(reader, wanted, 0).rows]
-    for one, other in zip(keys, keys[1:], strict=False):
+    for one, other in pairwise(keys):
         assert search.neighbour(reader, wanted, one, back=False) == other
         assert search.neighbour(reader, wanted, other, back=True) == one
     assert search.neighbour(reader, wanted, keys[0], back=True) is None
@@ -111,8 +114,6 @@ def test_a_search_has_neighbours_too(reader):
 
 def test_a_filter_survives_its_address():
     wanted = Filter(2, "eval", "star", "greedy", "gsm8k", "changed", "tied", 3, "a&b=c é\u202e")
-    from urllib.parse import parse_qsl
-
     assert Filter.parse(dict(parse_qsl(wanted.query()))) == wanted
 
 

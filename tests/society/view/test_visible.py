@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from society.view.visible import FOLD_AT, SHOWN_AT_MOST, fold, inline, visible
+from society.view.visible import FOLD_AT, SHOWN_AT_MOST, fold, inline, plain, visible
 
 HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2066-\u2069\ufeff]")
 
@@ -20,6 +20,7 @@ def test_nothing_is_markup_and_nothing_is_hidden(text):
     )
     assert "<" not in without_marks
     assert not HIDDEN.search(shown)
+    assert not HIDDEN.search(plain(text))
 
 
 @given(st.text(st.characters(categories=["L", "N", "P", "S"], include_characters=" \n\t")))
@@ -43,6 +44,7 @@ def test_ordinary_text_is_left_as_it_is(text):
 )
 def test_hidden_characters_are_named(text, marks):
     assert re.findall(r">([^<>]+)</span>", str(visible(text))) == marks
+    assert all(f"[{mark}]" in plain(text) for mark in marks)
 
 
 def test_emoji_and_persian_keep_their_joiners():
