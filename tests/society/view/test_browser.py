@@ -79,7 +79,7 @@ def test_from_the_runs_to_a_debate_a_dataset_row_and_a_model(watched):
     [
         ("Questions", "training", {"2 + 2?"}),
         ("Society", "iteration 1", {"2 + 2?", "What is turned-right?", "What is plain-00?"}),
-        ("Flipped", "vote turned right", {"2 + 2?", "What is turned-right?"}),
+        ("Flipped", "vote turned right", {"What is turned-right?"}),
         ("Flipped", "vote turned wrong", {"What is turned-wrong?"}),
         ("Vote", "tied vote", {"What is tied?"}),
         ("Vote", "no label", {"What is no-answer?"}),
@@ -88,7 +88,7 @@ def test_from_the_runs_to_a_debate_a_dataset_row_and_a_model(watched):
 )
 def test_every_filter_lists_what_it_says(watched, label, choice, expected):
     watched.go("/runs/sums/debates")
-    watched.page.get_by_label(label).select_option(label=choice)
+    watched.page.get_by_role("combobox", name=label, exact=True).select_option(label=choice)
     watched.page.get_by_role("button", name="Show").click()
     watched.page.locator(".condition").wait_for()
     assert set(watched.page.locator(".debates .question bdi").all_inner_texts()) == expected
