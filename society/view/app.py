@@ -162,19 +162,21 @@ class _Site:
         folder, query = self._folder(request), request.query_params
         wanted = Filter.parse(query)
         choices = await self._choices(folder)
-        more: dict[str, object] = {"page": None, "found": None, "count": None}
+        page: debates.Page | None = None
+        found: search.Found | None = None
+        count: int | None = None
         if wanted.text:
             start = whole(query, "from") or 0
-            more["found"] = await self.desk.ask(
+            found = await self.desk.ask(
                 folder.database, partial(search.search, wanted=wanted, start=start)
             )
         else:
             after, before = _place(query, "after"), _place(query, "before")
-            more["page"] = await self.desk.ask(
+            page = await self.desk.ask(
                 folder.database,
                 partial(debates.page, wanted=wanted, after=after, before=before),
             )
-            more["count"] = await self.desk.soon(
+            count = await self.desk.soon(
                 folder.database, ("count", wanted), partial(debates.count, wanted=wanted), _SOON_S
             )
         return _page(
@@ -182,7 +184,9 @@ class _Site:
             run=folder.name,
             wanted=wanted,
             choices=choices,
-            **more,
+            page=page,
+            found=found,
+            count=count,
         )
 
     async def debate(self, request: Request) -> Response:

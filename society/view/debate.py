@@ -201,8 +201,9 @@ def _said(reader: Reader, stage: Stage, question_id: str) -> list[Said]:
             *turn[:5],
             messages(turn[5]),
             *turn[6:],
-            *worth.get(turn[0], (None, None)),
-            tuple(uses[turn[0]]),
+            agrees=worth.get(turn[0], (None, None))[0],
+            correct=worth.get(turn[0], (None, None))[1],
+            uses=tuple(uses[turn[0]]),
             _revision(earlier.get((turn[1] - 1, turn[2])), turn[6])
             if turn[3] == "answer"
             else None,

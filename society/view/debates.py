@@ -224,8 +224,9 @@ def rows(reader: Reader, keys: list[Key]) -> tuple[Listed, ...]:
         Listed(
             key,
             *decided[key],
-            *asked.get(key.question_id, (None, None)),
-            tuple(agents[key.stage, key.question_id]),
+            question=asked.get(key.question_id, (None, None))[0],
+            gold=asked.get(key.question_id, (None, None))[1],
+            agents=tuple(agents[key.stage, key.question_id]),
         )
         for key in keys
         if key in decided
