@@ -204,7 +204,7 @@ def _said(reader: Reader, stage: Stage, question_id: str) -> list[Said]:
             agrees=worth.get(turn[0], (None, None))[0],
             correct=worth.get(turn[0], (None, None))[1],
             uses=tuple(uses[turn[0]]),
-            _revision(earlier.get((turn[1] - 1, turn[2])), turn[6])
+            revision=_revision(earlier.get((turn[1] - 1, turn[2])), turn[6])
             if turn[3] == "answer"
             else None,
         )
