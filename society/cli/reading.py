@@ -30,27 +30,48 @@ def status(name: Name, runs: Runs = RUNS) -> None:
 
 @app.command()
 def report(
-    name: Name,
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME...",
+            help="Names of the runs; those that differ only in their seed count as one.",
+            show_default=False,
+        ),
+    ],
     out: Annotated[
-        Path | None, typer.Option(help="Where to write it; default: report.html in the run.")
+        Path | None,
+        typer.Option(
+            help="Where to write it: a page (.html), or a folder for the page and all figures and "
+            "tables as files; default: report.html in the first run."
+        ),
     ] = None,
+    paper: Annotated[
+        bool, typer.Option("--paper/--no-paper", help="Quote the paper's numbers beside them.")
+    ] = True,
     runs: Runs = RUNS,
 ) -> None:
-    """Write a run's report: one HTML file."""
+    """Write the report of one or more runs: one page that needs no network."""
     from society.failures import reported
 
     with reported():
+        from contextlib import ExitStack
+
         from evals import report as reports
         from society import runs as folders
+        from society.config import ConfigError
         from store.ledger import Store
 
-        folder = folders.existing(runs, name)
-        store = Store.open(folder.database, read_only=True)
-        try:
-            reports.write(store, out or folder.report)
-        finally:
-            store.close()
-        typer.echo(str(out or folder.report))
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ConfigError(f"run {twice[0]!r} is named twice; name every run once")
+        found = [folders.existing(runs, name) for name in names]
+        target = out or found[0].report
+        with ExitStack() as opened:
+            stores = [
+                opened.enter_context(Store.open(folder.database, read_only=True))
+                for folder in found
+            ]
+            reports.write(stores, target, quote=paper)
+        typer.echo(str(target))
 
 
 @app.command()

@@ -149,5 +149,5 @@ def _carry_out(folder: RunFolder, experiment: Config, store: Store) -> None:
     finally:
         notices.remove()
     summary.show(store, sys.stdout)
-    reports.write(store, folder.report)
+    reports.write([store], folder.report)
     typer.echo(f"report: {folder.report}")

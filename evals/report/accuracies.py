@@ -1,0 +1,133 @@
+"""Accuracy and agreement of every arm, iteration, task, decoding and measure, over all seeds.
+
+A question counts once: with several seeds its value is the mean over the seeds that asked it, and
+the interval is over questions (`evals.intervals.rate`). How much one training differs from the
+next is not in that interval; the single seeds' values stand beside it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Literal
+
+from evals.intervals import Rate, rate
+from evals.metrics import Decoding
+from evals.report.experiments import Source
+from store.ledger import Store
+
+Quantity = Literal["single", "majority", "consensus", "agreement-first", "agreement-last"]
+"""An accuracy, or the share of an answer's supporters among the agents with a readable answer in
+the first or the last round (the paper's consensus diversity)."""
+
+_SINGLES = """
+    select if(q.zero_shot, q.task, null), t.arm, t.iteration, t.decoding, t.question_id,
+           avg(v.correct::int)
+    from turns t join verdicts v using (turn_id) join questions q using (question_id)
+    where t.split = 'eval' and t.kind = 'answer' and t.round = 1 and v.correct is not null
+    group by all
+"""
+_VOTES = """
+    select if(q.zero_shot, q.task, null), v.arm, v.iteration, v.decoding, v.question_id,
+           any_value(v.correct::int) filter (v.round = 1),
+           arg_max(v.correct::int, v.round),
+           any_value(v.votes / nullif(v.voters, 0)) filter (v.round = 1),
+           arg_max_null(v.votes / nullif(v.voters, 0), v.round)
+    from votes v join questions q using (question_id)
+    where v.split = 'eval'
+    group by all
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Which system on which task; `task` None is the runs' own."""
+
+    task: str | None
+    arm: str
+    iteration: int
+    decoding: Decoding
+    quantity: Quantity
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """One value with its interval over questions, and every seed's own; shares 0 to 1."""
+
+    key: Key
+    rate: Rate
+    seeds: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracies:
+    """All of them, by key."""
+
+    by_key: Mapping[Key, Accuracy]
+
+    def of(
+        self, arm: str, iteration: int, decoding: str, quantity: Quantity, task: str | None = None
+    ) -> Accuracy | None:
+        return self.by_key.get(Key(task, arm, iteration, decoding, quantity))  # type: ignore[arg-type]
+
+    def iterations(
+        self, arm: str, decoding: str, quantity: Quantity, task: str | None = None
+    ) -> list[Accuracy]:
+        """One arm's values by iteration."""
+        found = [
+            each
+            for key, each in self.by_key.items()
+            if (key.task, key.arm, key.decoding, key.quantity) == (task, arm, decoding, quantity)
+        ]
+        return sorted(found, key=lambda each: each.key.iteration)
+
+    def last(
+        self, arm: str, decoding: str, quantity: Quantity, task: str | None = None
+    ) -> Accuracy | None:
+        """After the last iteration that all seeds which have this arm have evaluated."""
+        found = self.iterations(arm, decoding, quantity, task)
+        runs = max((len(each.seeds) for each in found), default=0)
+        complete = [each for each in found if len(each.seeds) == runs]
+        return complete[-1] if complete else None
+
+    def decodings(self, task: str | None = None) -> list[Decoding]:
+        """Those that something was evaluated with; sampled first."""
+        found = {key.decoding for key in self.by_key if key.task == task}
+        return sorted(found, reverse=True)
+
+    def tasks(self) -> list[str]:
+        """The labels of the tasks evaluated zero-shot, sorted."""
+        return sorted({key.task for key in self.by_key if key.task is not None})
+
+
+def read(sources: Sequence[Source]) -> Accuracies:
+    """The values over all seeds of one experiment."""
+    found: defaultdict[Key, list[tuple[int, dict[str, float]]]] = defaultdict(list)
+    for source in sources:
+        for key, marks in _marks(source.store).items():
+            found[key].append((source.seed, marks))
+    return Accuracies({key: _pooled(key, seeds) for key, seeds in found.items()})
+
+
+def _pooled(key: Key, seeds: Sequence[tuple[int, dict[str, float]]]) -> Accuracy:
+    asked: defaultdict[str, list[float]] = defaultdict(list)
+    for _, marks in seeds:
+        for question, mark in marks.items():
+            asked[question].append(mark)
+    means = [fmean(marks) for _, marks in sorted(asked.items())]
+    own = tuple((seed, fmean(marks.values())) for seed, marks in seeds)
+    return Accuracy(key, rate(means), own)
+
+
+def _marks(store: Store) -> dict[Key, dict[str, float]]:
+    found: defaultdict[Key, dict[str, float]] = defaultdict(dict)
+    for task, arm, iteration, decoding, question, right in store.rows(_SINGLES):
+        found[Key(task, arm, iteration, decoding, "single")][question] = right
+    names: tuple[Quantity, ...] = ("majority", "consensus", "agreement-first", "agreement-last")
+    for task, arm, iteration, decoding, question, *values in store.rows(_VOTES):
+        for quantity, value in zip(names, values, strict=True):
+            if value is not None:
+                found[Key(task, arm, iteration, decoding, quantity)][question] = value
+    return dict(found)

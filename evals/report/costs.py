@@ -1,0 +1,128 @@
+"""What every stage of every arm has cost: calls, tokens, time, money.
+
+A turn or a job that has taken over another's outcome was not paid and does not count.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from store.ledger import Store
+
+_DEBATES = """
+    select t.arm, t.iteration, t.split, if(q.zero_shot, q.task, null), t.decoding,
+           count_if(t.kind = 'answer'), count_if(t.kind = 'summary'),
+           sum(t.prompt_tokens)::bigint, sum(t.completion_tokens)::bigint,
+           epoch(max(t.created_at) - min(t.created_at))
+    from turns t left join questions q using (question_id)
+    where t.shared_turn_id is null
+    group by all
+"""
+_JOBS = """
+    select arm, iteration, count(*), sum(trained_tokens)::bigint,
+           epoch(max(finished_at) - min(created_at))
+    from jobs
+    where status <> 'skipped' and finished_at is not null and shared_job_id is null
+    group by all
+"""
+_MONEY = """
+    select arm, iteration, stage = 'finetune', split,
+           if(task in (select task from questions where zero_shot), task, null), decoding,
+           sum(usd), count(*) - count(usd)
+    from spend group by all
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """One stage of one arm in one iteration, summed over the seeds.
+
+    `answers` and `summaries` are None for fine-tuning, where `jobs` counts. `new_tokens` are
+    completion tokens, or the tokens learnt. `seconds` is from the first to the last response, or
+    from submission to adoption. `usd` is None where a price or the tokens are unknown.
+    """
+
+    arm: str
+    iteration: int
+    stage: str
+    answers: int | None
+    summaries: int | None
+    jobs: int | None
+    prompt_tokens: int | None
+    new_tokens: int | None
+    seconds: float
+    usd: float | None
+
+
+def read(stores: Sequence[Store]) -> list[Cost]:
+    """By arm, iteration and stage, in the order in which a run goes through them."""
+    found: defaultdict[tuple[str, int, int, str], list[Cost]] = defaultdict(list)
+    for store in stores:
+        for order, cost in _of_run(store):
+            found[cost.arm, cost.iteration, order, cost.stage].append(cost)
+    return [summed(found[key]) for key in sorted(found)]
+
+
+def by_stage(costs: Sequence[Cost]) -> list[Cost]:
+    """The same, summed over the iterations; `iteration` is the last one."""
+    found: defaultdict[tuple[str, str], list[Cost]] = defaultdict(list)
+    for cost in costs:
+        found[cost.arm, cost.stage].append(cost)
+    return [summed(each) for each in found.values()]
+
+
+def summed(costs: Sequence[Cost]) -> Cost:
+    """Costs of the same arm and stage as one."""
+    return replace(
+        costs[-1],
+        answers=_sum([cost.answers for cost in costs]),
+        summaries=_sum([cost.summaries for cost in costs]),
+        jobs=_sum([cost.jobs for cost in costs]),
+        prompt_tokens=_sum([cost.prompt_tokens for cost in costs]),
+        new_tokens=_sum([cost.new_tokens for cost in costs]),
+        seconds=sum(cost.seconds for cost in costs),
+        usd=None
+        if any(cost.usd is None for cost in costs)
+        else sum(cost.usd or 0 for cost in costs),
+    )
+
+
+def _of_run(store: Store) -> list[tuple[int, Cost]]:
+    money = _money(store)
+    found = []
+    for arm, iteration, split, task, decoding, *counts, seconds in store.rows(_DEBATES):
+        answers, summaries, prompt, new = counts
+        if split == "train":
+            order, stage = 0, "training debate"
+        else:
+            order, stage = 2, f"{'evaluation' if task is None else f'zero-shot {task}'}, {decoding}"
+        usd = money.get((arm, iteration, stage))
+        cost = Cost(arm, iteration, stage, answers, summaries, None, prompt, new, seconds, usd)
+        found.append((order, cost))
+    for arm, iteration, jobs, tokens, seconds in store.rows(_JOBS):
+        usd = money.get((arm, iteration, "fine-tuning"))
+        cost = Cost(
+            arm, iteration, "fine-tuning", None, None, jobs, None, tokens, seconds or 0.0, usd
+        )
+        found.append((1, cost))
+    return found
+
+
+def _money(store: Store) -> dict[tuple[str, int, str], float | None]:
+    found: dict[tuple[str, int, str], float | None] = {}
+    for arm, iteration, tuning, split, task, decoding, usd, unknown in store.rows(_MONEY):
+        if tuning:
+            stage = "fine-tuning"
+        elif split == "train":
+            stage = "training debate"
+        else:
+            stage = f"{'evaluation' if task is None else f'zero-shot {task}'}, {decoding}"
+        found[arm, iteration, stage] = None if unknown else float(usd)
+    return found
+
+
+def _sum(values: Sequence[int | None]) -> int | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None

@@ -1,0 +1,109 @@
+"""The report's tables and figures as files: CSV, Markdown, LaTeX; SVG, PDF, PNG."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+
+from evals.report import figures as drawing
+from evals.report import page, tables
+from evals.report.cells import Cell, Table
+from evals.report.facts import Facts
+from evals.report.figures import looks
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"$<$",
+    ">": r"$>$",
+    "→": r"$\rightarrow$",
+    "−": "$-$",
+    "–": "--",
+    "≡": r"$\equiv$",
+    "×": r"$\times$",
+    "ŷ": r"$\hat{y}$",
+}
+
+
+def files(facts: Facts) -> dict[str, bytes]:
+    """Content by path within the report's folder. Equal facts give equal files."""
+    kinds: dict[str, Callable[[Table], str]] = {
+        "csv": as_csv,
+        "md": as_markdown,
+        "tex": as_latex,
+    }
+    found = {
+        f"tables/{name}.{kind}": write(table).encode()
+        for name, table in tables.build(facts).items()
+        for kind, write in kinds.items()
+    }
+    if page.can_draw():
+        from evals.report.figures import draw
+
+        marks = looks.assign(facts.arms)
+        for name, figure in drawing.build(facts).items():
+            for kind, content in draw.files(figure, marks).items():
+                found[f"figures/{name}.{kind}"] = content
+    return found
+
+
+def as_csv(table: Table) -> str:
+    """For programs: shares in %, intervals in columns of their own, nothing rounded for show."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([name for column in table.columns for name in column.names])
+    for row in table.rows:
+        writer.writerow([field for cell in row for field in cell.fields])
+    return file.getvalue()
+
+
+def as_markdown(table: Table) -> str:
+    """A table for people, in GitHub's Markdown, with its note."""
+    rows = [
+        [column.title for column in table.columns],
+        ["---" if column.text else "---:" for column in table.columns],
+        *([_together(cell) for cell in row] for row in table.rows),
+    ]
+    lines = ["| " + " | ".join(map(_markdown, row)) + " |" for row in rows]
+    return "\n".join([f"**{table.title}**", "", *lines, "", table.note, ""]).rstrip() + "\n"
+
+
+def as_latex(table: Table) -> str:
+    """A table environment for a paper; needs the package booktabs."""
+    alignment = "".join("l" if column.text else "r" for column in table.columns)
+    lines = [
+        r"\begin{table}",
+        rf"\caption{{{latex(table.title)}. {latex(table.note)}}}".replace(". }", ".}"),
+        rf"\label{{tab:{table.name}}}",
+        rf"\begin{{tabular}}{{{alignment}}}",
+        r"\toprule",
+        " & ".join(latex(column.title) for column in table.columns) + r" \\",
+        r"\midrule",
+        *(" & ".join(latex(_together(cell)) for cell in row) + r" \\" for row in table.rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def latex(text: str) -> str:
+    """Text that LaTeX sets as it stands, on one line."""
+    return "".join(_LATEX.get(letter, letter) for letter in " ".join(text.split()))
+
+
+def _together(cell: Cell) -> str:
+    return f"{cell.shown} ({cell.aside})" if cell.aside else cell.shown
+
+
+def _markdown(text: str) -> str:
+    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
