@@ -35,8 +35,8 @@ _ARMS = "select arm, position, kind, labels, settings from arms order by positio
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One arm. What a run has not told is None; `samples` and `matched_to` are set for the
-    compute-matched arms only."""
+    """One arm. What a run has not told is None. `train_agents` debate the training questions,
+    `agents` the others; `samples` and `matched_to` are set for the compute-matched arms only."""
 
     name: str
     position: int
@@ -50,6 +50,7 @@ class Arm:
     models: str | None
     data: str | None
     w: float | None
+    train_agents: int | None = None
     matched_to: str | None = None
     samples: float | None = None
 
@@ -99,6 +100,7 @@ def _arm(name: str, position: int, kind: str, labels: str | None, told: dict[str
         models=told.get("models"),
         data=told.get("data"),
         w=told.get("w"),
+        train_agents=told.get("train_agents"),
         matched_to=told.get("matched_to"),
         samples=told.get("samples"),
     )
@@ -121,4 +123,5 @@ def _only(config: dict[str, Any]) -> Arm:
         models="own",
         data="own",
         w=config.get("datasets", {}).get("w", 0.5) if critics else None,
+        train_agents=int(society["agents"]) if iterations else None,
     )

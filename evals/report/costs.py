@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from evals.metrics import rung_of
 from store.ledger import Store
 
 _DEBATES = """
@@ -97,7 +98,7 @@ def _of_run(store: Store) -> list[tuple[int, Cost]]:
         if split == "train":
             order, stage = 0, "training debate"
         else:
-            order, stage = 2, f"{'evaluation' if task is None else f'zero-shot {task}'}, {decoding}"
+            order, stage = 2, _evaluation(task, decoding)
         usd = money.get((arm, iteration, stage))
         cost = Cost(arm, iteration, stage, answers, summaries, None, prompt, new, seconds, usd)
         found.append((order, cost))
@@ -118,9 +119,16 @@ def _money(store: Store) -> dict[tuple[str, int, str], float | None]:
         elif split == "train":
             stage = "training debate"
         else:
-            stage = f"{'evaluation' if task is None else f'zero-shot {task}'}, {decoding}"
+            stage = _evaluation(task, decoding)
         found[arm, iteration, stage] = None if unknown else float(usd)
     return found
+
+
+def _evaluation(task: str | None, decoding: str) -> str:
+    if task is None:
+        return f"evaluation, {decoding}"
+    kind = "zero-shot" if rung_of(task) is None else "curriculum"
+    return f"{kind} {task}, {decoding}"
 
 
 def _sum(values: Sequence[int | None]) -> int | None:

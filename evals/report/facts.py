@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from evals import health
+from evals.health import Concern
 from evals.metrics import Decoding
 from evals.report import (
     accuracies,
@@ -25,7 +27,7 @@ from evals.report.arms import Arm
 from evals.report.costs import Cost
 from evals.report.diversities import Diversity
 from evals.report.examples import Example, choose
-from evals.report.experiments import Experiment
+from evals.report.experiments import Experiment, Source
 from evals.report.parity import Parity
 from evals.report.published import Published
 from evals.report.styled import Styled
@@ -42,7 +44,7 @@ class ExperimentFacts:
 
     `arms` are those with something evaluated, `waiting` the others. `leaked` counts the evaluation
     questions that are much like training questions and were allowed to be. `decoding` is that of
-    the votes, of `examples` too.
+    the votes, of `examples` too. `concerns` are what gets worse, run by run.
     """
 
     experiment: Experiment
@@ -54,6 +56,7 @@ class ExperimentFacts:
     verdicts: tuple[Verdicts, ...]
     diversities: tuple[Diversity, ...]
     labels: tuple[Labels, ...]
+    concerns: tuple[tuple[Source, Concern], ...]
     flips: tuple[Flips, ...]
     tunings: tuple[Tuning, ...]
     parity: Parity | None
@@ -99,7 +102,7 @@ class Facts:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The labels of all tasks evaluated zero-shot."""
+        """The labels of all that is evaluated apart: zero-shot tasks, rungs of a curriculum."""
         found = (task for each in self.experiments for task in each.accuracies.tasks())
         return tuple(dict.fromkeys(found))
 
@@ -140,6 +143,13 @@ def _experiment(experiment: Experiment) -> ExperimentFacts:
         verdicts=tuple(verdicts.read(experiment, values)),
         diversities=tuple(diversities.read(sources, values)),
         labels=tuple(training.labels(sources, experiment.arms)),
+        concerns=tuple(
+            (source, concern)
+            for arm in experiment.arms
+            if arm.trained
+            for source in sources
+            for concern in health.concerns(source.store, arm.name)
+        ),
         flips=tuple(training.flips(sources)),
         tunings=tuple(jobs),
         parity=parity.read(experiment, arms, jobs) if main in arms and len(arms) > 1 else None,

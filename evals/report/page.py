@@ -13,9 +13,10 @@ from importlib.util import find_spec
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from evals import metrics
 from evals.report import figures as drawing
 from evals.report import saying, tables
-from evals.report.cells import points
+from evals.report.cells import Table, points
 from evals.report.facts import ExperimentFacts, Facts
 from evals.report.figures import looks
 from evals.report.figures.looks import PALETTE, Look
@@ -53,20 +54,45 @@ def render(facts: Facts) -> str:
         "society": lambda number: "Untuned society" if number == 0 else f"Society {number}",
     }
     marks = looks.assign(facts.arms)
+    shown = tables.build(facts)
     symbols, swatches = _swatches(marks) if can_draw() else (Markup(""), {})
     style = environment.loader.get_source(environment, "style.css")[0]  # type: ignore[union-attr]
     return environment.get_template("page.html.jinja").render(
         facts=facts,
         figures=_figures(facts, marks) if can_draw() else {},
         no_figures=None if can_draw() else NO_FIGURES,
-        tables=tables.build(facts),
+        sections=_sections(facts, shown),
+        tables=shown,
         symbols=symbols,
         swatches=swatches,
         say=saying,
+        apart=metrics.apart,
         cards=_cards,
+        rung_of=metrics.rung_of,
         what=_what,
         style=Markup(style + _colours()),
     )
+
+
+def _sections(facts: Facts, shown: Mapping[str, Table]) -> list[tuple[str, str]]:
+    """The page's sections by id, in order."""
+    examples = any(experiment.examples for experiment in facts.experiments)
+    known = {
+        "answer": ("Answer", True),
+        "conditions": ("What was equal", any(name.startswith("conditions") for name in shown)),
+        "arms": ("Arms and tasks", "table-1" in shown),
+        "accuracy": ("Accuracy", "accuracy" in shown),
+        "diversity": ("Diversity", "diversity" in shown),
+        "zero-shot": ("Zero-shot", any(name.startswith("zero-shot") for name in shown)),
+        "labels": ("Pseudo-labels", "pseudo-labels" in shown),
+        "flips": ("What debate changes", "flips" in shown),
+        "styles": ("What improved", "style-changes" in shown),
+        "tuning": ("Fine-tuning", "tuning" in shown),
+        "costs": ("Costs", "costs" in shown),
+        "debates": ("Debates", examples),
+        "settings": ("Settings", True),
+    }
+    return [(name, title) for name, (title, there) in known.items() if there]
 
 
 def _figures(facts: Facts, marks: Mapping[str, Look]) -> dict[str, Shown]:

@@ -113,6 +113,7 @@ def _told(arms: Sequence[Arm]) -> list[tuple[str, list[Fact]]]:
 
     return [
         ("agents", [words(arm.agents) for arm in arms]),
+        ("agents in training debates", [words(arm.train_agents) for arm in arms]),
         ("rounds", [words(arm.rounds) for arm in arms]),
         ("others' responses", [words(arm.others if arm.rounds != 1 else None) for arm in arms]),
         ("iterations", [words(arm.iterations) for arm in arms]),

@@ -89,6 +89,16 @@ def survival(experiment: ExperimentFacts) -> list[str]:
     return [_survived(each) for each in found if each is not None]
 
 
+def worries(experiment: ExperimentFacts) -> list[str]:
+    """What gets worse in the society itself; the run is named where there are several."""
+    several = len(experiment.experiment.sources) > 1
+    return [
+        f"{source.name}: {concern.text}" if several else concern.text
+        for source, concern in experiment.concerns
+        if concern.arm == experiment.main.name
+    ]
+
+
 def _preferred(experiment: ExperimentFacts) -> Scale | None:
     scales = diversities.scales(experiment.diversities)
     for measure in ("embedding", "agreement"):

@@ -34,7 +34,7 @@ def report(
         list[str],
         typer.Argument(
             metavar="NAME...",
-            help="Names of the runs; those that differ only in their seed count as one.",
+            help="Names of runs or sweeps; runs that differ only in their seed count as one.",
             show_default=False,
         ),
     ],
@@ -42,7 +42,7 @@ def report(
         Path | None,
         typer.Option(
             help="Where to write it: a page (.html), or a folder for the page and all figures and "
-            "tables as files; default: report.html in the first run."
+            "tables as files; default: report.html in the folder of the first name."
         ),
     ] = None,
     paper: Annotated[
@@ -59,12 +59,14 @@ def report(
         from evals import report as reports
         from society import runs as folders
         from society.config import ConfigError
+        from society.sweeps import record
         from store.ledger import Store
 
-        if twice := sorted({name for name in names if names.count(name) > 1}):
+        found = [folder for name in names for folder in record.existing(runs, name)]
+        called = [folder.name for folder in found]
+        if twice := sorted({name for name in called if called.count(name) > 1}):
             raise ConfigError(f"run {twice[0]!r} is named twice; name every run once")
-        found = [folders.existing(runs, name) for name in names]
-        target = out or found[0].report
+        target = out or folders.folder(runs, names[0]).report
         with ExitStack() as opened:
             stores = [
                 opened.enter_context(Store.open(folder.database, read_only=True))

@@ -81,13 +81,13 @@ def _quantities(experiment: ExperimentFacts) -> list[tuple[Quantity, Decoding]]:
 
 
 def zero_shot(facts: Facts) -> Figure:
-    """The paper's Figure 5: accuracy on tasks that no arm was trained on."""
+    """The paper's Figure 5: accuracy on tasks that no arm is trained on."""
     panels = []
     for task in facts.tasks:
         decodings = [d for each in facts.experiments for d in each.accuracies.decodings(task)[:1]]
         for decoding in dict.fromkeys(decodings):
             panels += _side_by_side(facts, "consensus", decoding, task)
-    caption = "Accuracy of the vote on tasks that the arms were never trained on. " + ACCURACY_BANDS
+    caption = "Accuracy of the vote on tasks that no arm is trained on. " + ACCURACY_BANDS
     return Figure("figure-5-zero-shot", "Zero-shot accuracy", caption, tuple(panels))
 
 

@@ -15,10 +15,11 @@ _ARM = Column("arm", "arm", text=True)
 
 
 def tables(facts: Facts) -> list[Table]:
-    """Diversity, labels, flips, styles, and what fine-tuning did."""
+    """Diversity, labels, what gets worse, flips, styles, and what fine-tuning did."""
     return [
         _diversity(facts),
         _labels(facts),
+        _concerns(facts),
         _flips(facts),
         _style_changes(facts),
         _styles(facts),
@@ -99,6 +100,29 @@ def _labels(facts: Facts) -> Table:
         "training questions that got a label. Ties: share of tied votes."
     )
     return spanning(facts, "pseudo-labels", "Pseudo-labels", columns, rows, note)
+
+
+def _concerns(facts: Facts) -> Table:
+    columns = [
+        _ARM,
+        Column("run", "run", text=True),
+        Column("iteration", "iteration"),
+        Column("what", "kind", text=True),
+        Column("in words", "text", text=True),
+    ]
+
+    def rows(experiment: ExperimentFacts) -> Iterator[tuple[Cell, ...]]:
+        for source, each in experiment.concerns:
+            yield (
+                arm(each.arm), Text(source.name), Number(each.iteration), Text(each.kind),
+                Text(each.text),
+            )  # fmt: skip
+
+    note = (
+        "Against the best earlier iteration of the same arm and run; told where the change is at "
+        "least 5 points (10 for one_answer) and chance does it in less than 1 % of cases."
+    )
+    return spanning(facts, "concerns", "What gets worse", columns, rows, note)
 
 
 def _flips(facts: Facts) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from evals.metrics import apart
 from evals.report.cells import (
     Cell,
     Column,
@@ -34,7 +35,7 @@ def tables(facts: Facts) -> list[Table]:
         _table_one(facts),
         _published(facts),
         _accuracy(facts, None, "accuracy", "Accuracy by iteration"),
-        *(_accuracy(facts, t, f"zero-shot-{t}", f"Zero-shot: {t}") for t in facts.tasks),
+        *(_accuracy(facts, t, f"zero-shot-{t}", apart(t)) for t in facts.tasks),
     ]
 
 
@@ -145,7 +146,7 @@ def _table_one(facts: Facts) -> Table:
     columns = [Column("arm", "arm", text=True), Column("after", "iteration", text=True)]
     columns += [Column(f"{task}, vote", f"{task}_vote", interval=True) for task in own]
     columns += [Column(f"{task}, single agent", f"{task}_single", interval=True) for task in own]
-    columns += [Column(f"{task}, zero-shot vote", f"{task}_vote", interval=True) for task in unseen]
+    columns += [Column(f"{apart(task)}, vote", f"{task}_vote", interval=True) for task in unseen]
 
     def rows(experiment: ExperimentFacts) -> Iterator[tuple[Cell, ...]]:
         here = experiment.experiment.first.task

@@ -76,6 +76,7 @@ def test_no_two_elements_have_the_same_id_and_references_have_a_target(several: 
     ids = re.findall(r' id="([^"]+)"', several)
     assert len(ids) == len(set(ids))
     targets = re.findall(r'(?:href="#|url\(#)([^")]+)', several)
+    assert {"answer", "conditions", "zero-shot", "debates"} <= set(targets)
     assert targets
     assert set(targets) <= set(ids)
 
