@@ -1,27 +1,78 @@
-"""Tables, views and datasets as files that other tools read."""
+"""Relations, parts of a run and datasets as files that other tools read."""
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Literal
 
 import duckdb
 
-from store.errors import InvalidQuery, WriteFailed
+from store import debates
+from store.errors import InvalidQuery, StoreBroken, WriteFailed
 from store.ledger import Store
+from store.records import Dataset
+from store.selection import OF_MODELS, OF_TURNS, OF_VOTES, Selection
+from store.shapes import SHAPES, Shape
 
 Format = Literal["parquet", "jsonl", "csv"]
-_OPTIONS = {"parquet": "FORMAT parquet", "jsonl": "FORMAT json", "csv": "FORMAT csv, HEADER"}
+Part = Literal["questions", "turns", "verdicts", "votes", "debates", "models"]
+_OPTIONS = {
+    "parquet": "FORMAT parquet, COMPRESSION zstd",
+    "jsonl": "FORMAT json",
+    "csv": "FORMAT csv, HEADER",
+}
 _RELATIONS = "SELECT table_name FROM information_schema.tables ORDER BY table_name"
+_MODELS = """
+SELECT m.*, d.examples, d.sha256 AS dataset_sha256, j.status AS job_status, j.trained_tokens
+FROM (FROM models WHERE {where}) AS m
+LEFT JOIN datasets AS d USING (dataset_id)
+LEFT JOIN jobs AS j USING (job_id)
+ORDER BY m.created_at, m.model_id
+"""
+_PARTS = {
+    "questions": (
+        "SELECT * {shaped} FROM questions SEMI JOIN (FROM turns WHERE {where}) USING (question_id)",
+        OF_TURNS,
+    ),
+    "turns": ("SELECT * {shaped} FROM turns WHERE {where}", OF_TURNS),
+    "verdicts": ("FROM verdicts SEMI JOIN (FROM turns WHERE {where}) USING (turn_id)", OF_TURNS),
+    "votes": ("FROM votes WHERE {where}", OF_VOTES),
+    "models": (_MODELS, OF_MODELS),
+}
+_MESSAGES = "messages::STRUCT(role VARCHAR, content VARCHAR)[]"
+# What is nested becomes lists and structs in Parquet, values in JSONL, JSON text in CSV.
+_SHAPED = {
+    ("questions", "parquet"): "REPLACE (meta::VARCHAR AS meta)",
+    ("turns", "parquet"): f"REPLACE ({_MESSAGES} AS messages)",
+    ("examples", "csv"): "REPLACE (to_json(messages) AS messages)",
+}
+_EXAMPLES = f"""
+WITH learnt AS (
+    SELECT d.dataset_id, d.iteration, d.arm, d.agent, d.role, e.position, e.turn_id, e.question_id,
+        list_transform({_MESSAGES}, lambda m: {{{{
+            'role': m.role,
+            'content': m.content,
+            'weight': if(m.role = 'assistant', if(d.learn = 'all', 1, 0), NULL)
+        }}}}) || [{{{{'role': 'assistant', 'content': t.response, 'weight': 1}}}}] AS messages
+    FROM (FROM dataset_examples WHERE dataset_id = $dataset_id) AS e
+    JOIN datasets AS d USING (dataset_id)
+    JOIN turns AS t USING (turn_id)
+)
+
+SELECT * {{shaped}} FROM learnt ORDER BY position
+"""
 _CONVERSATIONS = """
 SELECT t.messages, t.response
 FROM (SELECT turn_id, position FROM dataset_examples WHERE dataset_id = ?) AS e
 JOIN turns AS t USING (turn_id)
 ORDER BY e.position
+"""
+_FOUND = """
+SELECT count(*) FROM turns
+SEMI JOIN (FROM dataset_examples WHERE dataset_id = ?) USING (turn_id)
 """
 
 
@@ -34,58 +85,92 @@ def export_relation(store: Store, relation: str, path: str | Path, format: Forma
     known = [str(name) for (name,) in store.rows(_RELATIONS)]
     if relation not in known:
         raise InvalidQuery(f"no table or view {relation!r}; there are {', '.join(known)}")
-    if format not in _OPTIONS:
-        raise InvalidQuery(f"no export format {format!r}; there are {', '.join(_OPTIONS)}")
-    # `relation` is one of the catalog's own names and `format` one of ours, so neither is a value.
-    sql = f'COPY (FROM "{relation}") TO $path ({_OPTIONS[format]})'
-    with _replacing(Path(path)) as part, closing(store.cursor()) as cursor:
-        try:
-            counted = cursor.execute(sql, {"path": str(part)}).fetchall()
-        except duckdb.IOException as error:
-            raise WriteFailed(f"cannot write {path}: {error}") from error
-    return int(counted[0][0])
+    # `relation` is one of the catalog's own names, so it is not a value.
+    return _copy(store, f'FROM "{relation}"', {}, Path(path), format)
 
 
-def export_dataset(store: Store, dataset_id: str, path: str | Path) -> int:
-    """Write a dataset as chat fine-tuning JSONL, replacing the file; returns the number of rows.
+def export_part(
+    store: Store, part: Part, path: str | Path, format: Format, selection: Selection
+) -> int:
+    """Write the selected rows of a part of the run; like `export_relation`.
 
-    One {"messages": [{"role", "content"}, ...]} per line; assistant messages carry "weight" 1 where
-    the loss falls on them, otherwise 0. Raises `InvalidQuery` for an unknown dataset.
+    "questions" are those that the selected turns answer; "models" come with their dataset and job;
+    "debates" are the complete ones, a row each, with all answers in a list. Raises `InvalidQuery`
+    also for a selection of votes or debates by agent or role.
     """
-    dataset = store.dataset(dataset_id)
-    if dataset is None:
-        raise InvalidQuery(f"no dataset {dataset_id!r}")
-    count = 0
-    with _replacing(Path(path)) as part:
-        try:
-            with part.open("w", encoding="utf-8", newline="\n") as file:
-                for messages, response in store.stream(_CONVERSATIONS, [dataset_id]):
-                    line = _chat(str(messages), str(response), learn_all=dataset.learn == "all")
-                    file.write(line + "\n")
-                    count += 1
-        except OSError as error:
-            raise WriteFailed(f"cannot write {path}: {error}") from error
+    if part == "debates":
+        where, params = selection.where(OF_VOTES)
+        options = _options(format)
+        with _replacing(Path(path)) as target, closing(store.cursor()) as cursor:
+            return debates.write(cursor, where, params, target, options, flat=format == "csv")
+    sql, columns = _PARTS[part]
+    where, params = selection.where(columns)
+    query = sql.format(where=where, shaped=_SHAPED.get((part, format), ""))
+    return _copy(store, query, params, Path(path), format)
+
+
+def export_examples(store: Store, dataset_id: str, path: str | Path, format: Format) -> int:
+    """Write a dataset's rows, each with the turn behind it; like `export_relation`.
+
+    `messages` is the whole conversation, the learnt response last: a list of role, content and
+    weight, 1 where the loss falls, 0 on other assistant messages, NULL elsewhere.
+    """
+    _whole(store, dataset_id)
+    query = _EXAMPLES.format(shaped=_SHAPED.get(("examples", format), ""))
+    return _copy(store, query, {"dataset_id": dataset_id}, Path(path), format)
+
+
+def export_dataset(store: Store, dataset_id: str, path: str | Path, shape: Shape = "chat") -> int:
+    """Write a dataset as JSONL in a shape that trainers read, replacing the file; returns the rows.
+
+    The shapes are in `store.shapes`. Raises `InvalidQuery` for an unknown dataset, `StoreBroken`
+    where turns of it are missing.
+    """
+    learn_all = _whole(store, dataset_id).learn == "all"
+    line, count = SHAPES[shape], 0
+    with _replacing(Path(path)) as part, part.open("w", encoding="utf-8", newline="\n") as file:
+        for messages, response in store.stream(_CONVERSATIONS, [dataset_id]):
+            file.write(line(str(messages), str(response), learn_all=learn_all) + "\n")
+            count += 1
     return count
 
 
-def _chat(messages: str, response: str, *, learn_all: bool) -> str:
-    turns: list[dict[str, object]] = []
-    for message in json.loads(messages):
-        turn: dict[str, object] = {"role": message["role"], "content": message["content"]}
-        if message["role"] == "assistant":
-            turn["weight"] = int(learn_all)
-        turns.append(turn)
-    turns.append({"role": "assistant", "content": response, "weight": 1})
-    return json.dumps({"messages": turns}, ensure_ascii=False)
+def _whole(store: Store, dataset_id: str) -> Dataset:
+    dataset = store.dataset(dataset_id)
+    if dataset is None:
+        raise InvalidQuery(f"no dataset {dataset_id!r}")
+    [(found,)] = store.rows(_FOUND, [dataset_id])
+    if found != dataset.examples:
+        raise StoreBroken(
+            f"dataset {dataset_id} has {dataset.examples} rows and {found} of their turns are "
+            f"stored in {store.path}; restore the file from a copy"
+        )
+    return dataset
+
+
+def _options(format: Format) -> str:
+    if format not in _OPTIONS:
+        raise InvalidQuery(f"no export format {format!r}; there are {', '.join(_OPTIONS)}")
+    return _OPTIONS[format]
+
+
+def _copy(
+    store: Store, query: str, params: Mapping[str, object], path: Path, format: Format
+) -> int:
+    sql = f"COPY ({query}) TO $path ({_options(format)})"
+    with _replacing(path) as part, closing(store.cursor()) as cursor:
+        counted = cursor.execute(sql, {**params, "path": str(part)}).fetchall()
+    return int(counted[0][0])
 
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
+    """A file to write to, which takes the place of `path` once it is complete."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield part
         os.replace(part, path)
-    except FileNotFoundError as error:
+    except (OSError, duckdb.IOException, duckdb.OutOfMemoryException) as error:
         raise WriteFailed(f"cannot write {path}: {error}") from error
     finally:
         part.unlink(missing_ok=True)

@@ -14,11 +14,13 @@ from society.cli import reading  # isort: skip
 from society.cli import querying  # isort: skip
 from society.cli import diversity  # isort: skip
 from society.cli import viewing  # isort: skip
+from society.cli import exporting  # isort: skip
 from society.cli.app import app
 
 __all__ = [
     "app",
     "diversity",
+    "exporting",
     "main",
     "preparing",
     "querying",

@@ -35,14 +35,13 @@ def write_script(path: Path, *, iterations: int) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-@pytest.fixture
-def experiment(tmp_path) -> Path:
+def write_experiment(folder: Path) -> Path:
     """The path of a TOML file for a scripted experiment of two iterations."""
-    write_script(tmp_path / "script.jsonl", iterations=3)
-    path = tmp_path / "scripted.toml"
+    write_script(folder / "script.jsonl", iterations=3)
+    path = folder / "scripted.toml"
     path.write_text(
         f"""
-        model = "scripted:{tmp_path / "script.jsonl"}"
+        model = "scripted:{folder / "script.jsonl"}"
         iterations = 2
         [task]
         name = "arithmetic"
@@ -55,3 +54,15 @@ def experiment(tmp_path) -> Path:
         """
     )
     return path
+
+
+@pytest.fixture
+def experiment(tmp_path) -> Path:
+    """`write_experiment` in this test's own folder."""
+    return write_experiment(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def scripted():
+    """`write_experiment`, for tests that share a run."""
+    return write_experiment

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import csv
 import json
+from contextlib import closing
 
 import duckdb
 import pytest
 
-from store.errors import InvalidQuery, WriteFailed
-from store.export import export_dataset, export_relation
-from store.records import Dataset, DatasetExample, messages_json
+from store import debates
+from store.errors import InvalidQuery, StoreBroken, WriteFailed
+from store.export import export_dataset, export_examples, export_part, export_relation
+from store.records import Dataset, DatasetExample, Model, Question, Verdict, Vote, messages_json
+from store.selection import Selection
 
 TEXT = 'é 😀 "quoted",\nnext\x00 line'
 
@@ -57,30 +60,189 @@ def test_a_missing_folder_is_named(store, tmp_path):
         export_relation(store, "turns", tmp_path / "nowhere" / "x.csv", "csv")
 
 
+CONVERSATION = [
+    {"role": "system", "content": "s"},
+    {"role": "user", "content": TEXT},
+    {"role": "assistant", "content": "first"},
+    {"role": "user", "content": "others"},
+]
+
+
+@pytest.fixture
+def dataset(store, make_turn):
+    """Makes a critic's dataset "d" of three rows, the last turn first."""
+
+    def make(learn="final"):
+        messages = messages_json(CONVERSATION)
+        turns = [
+            make_turn(f"q{n}", round=2, messages=messages, response=f"final {n}") for n in range(3)
+        ]
+        examples = [
+            DatasetExample("d", turn.turn_id, turn.question_id, 2 - n)
+            for n, turn in enumerate(turns)
+        ]
+        store.write(*turns, Dataset("d", 1, "multiagent", 1, "critic", 3, "ff", learn, 0))
+        store.write(*examples)
+        return turns
+
+    return make
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+
+
 @pytest.mark.parametrize(("learn", "weight"), [("final", 0), ("all", 1)])
-def test_a_dataset_as_chat_fine_tuning_lines(store, make_turn, tmp_path, learn, weight):
-    conversation = [
-        {"role": "system", "content": "s"},
-        {"role": "user", "content": TEXT},
-        {"role": "assistant", "content": "first"},
-        {"role": "user", "content": "others"},
-    ]
-    turns = [
-        make_turn(f"q{n}", round=2, messages=messages_json(conversation), response=f"final {n}")
-        for n in range(3)
-    ]
-    dataset = Dataset("d", 1, "multiagent", 1, "critic", 3, "ff", learn, 0)
-    examples = [
-        DatasetExample("d", turn.turn_id, turn.question_id, 2 - n) for n, turn in enumerate(turns)
-    ]
-    store.write(*turns, dataset, *examples)
+def test_a_dataset_as_chat_fine_tuning_lines(store, dataset, tmp_path, learn, weight):
+    dataset(learn)
     target = tmp_path / "d.jsonl"
     assert export_dataset(store, "d", target) == 3
-    lines = [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]
+    lines = lines_of(target)
     assert [line["messages"][-1]["content"] for line in lines] == ["final 2", "final 1", "final 0"]
     assert lines[0]["messages"] == [
-        *conversation[:2],
+        *CONVERSATION[:2],
         {"role": "assistant", "content": "first", "weight": weight},
-        conversation[3],
+        CONVERSATION[3],
         {"role": "assistant", "content": "final 2", "weight": 1},
     ]
+
+
+def test_a_dataset_as_sharegpt_lines(store, dataset, tmp_path):
+    dataset()
+    assert export_dataset(store, "d", tmp_path / "d.jsonl", "sharegpt") == 3
+    assert lines_of(tmp_path / "d.jsonl")[0] == {
+        "conversations": [
+            {"from": "system", "value": "s"},
+            {"from": "human", "value": TEXT},
+            {"from": "gpt", "value": "first"},
+            {"from": "human", "value": "others"},
+            {"from": "gpt", "value": "final 2"},
+        ]
+    }
+
+
+@pytest.mark.parametrize("format", ["parquet", "jsonl", "csv"])
+def test_a_datasets_rows_say_what_is_learnt_and_where_it_comes_from(
+    store, dataset, tmp_path, format
+):
+    turns = dataset()
+    target = tmp_path / f"d.{format}"
+    assert export_examples(store, "d", target, format) == 3
+    read = {"parquet": duckdb.read_parquet, "jsonl": duckdb.read_json, "csv": duckdb.read_csv}
+    found = read[format](str(target))
+    assert found.columns == [
+        *("dataset_id", "iteration", "arm", "agent", "role"),
+        *("position", "turn_id", "question_id", "messages"),
+    ]
+    rows = found.fetchall()
+    assert [row[5:8] for row in rows] == [
+        (place, turn.turn_id, turn.question_id) for place, turn in enumerate(reversed(turns))
+    ]
+    messages = json.loads(rows[0][-1]) if format == "csv" else rows[0][-1]
+    assert messages == [
+        *({**message, "weight": None} for message in CONVERSATION[:2]),
+        {"role": "assistant", "content": "first", "weight": 0},
+        {**CONVERSATION[3], "weight": None},
+        {"role": "assistant", "content": "final 2", "weight": 1},
+    ]
+
+
+def test_a_dataset_whose_turns_are_gone_is_not_exported_in_part(store, dataset, tmp_path):
+    [turn, *_] = dataset()
+    store.transact(
+        lambda connection: connection.execute("DELETE FROM turns WHERE turn_id = ?", [turn.turn_id])
+    )
+    for write in (export_dataset, lambda *a: export_examples(*a, "parquet")):
+        with pytest.raises(StoreBroken, match="has 3 rows and 2 of their turns"):
+            write(store, "d", tmp_path / "d")
+    assert list(tmp_path.glob("d*")) == []
+
+
+@pytest.fixture
+def debated(store, make_turn):
+    """Two debates of two agents and two rounds, one of them held out, and one that is not over."""
+    turns = [
+        make_turn(q, agent=agent, round=round, split=split, iteration=iteration)
+        for q, split, iteration in [("q1", "train", 1), ("q2", "eval", 0), ("q3", "train", 1)]
+        for agent in (2, 1)
+        for round in (2, 1)
+    ]
+    summary = make_turn("q1", agent=1, round=2, kind="summary", answer=None)
+    store.write(
+        *(Question(q, "sums", s, f"{q}?", "4") for q, s in [("q1", "train"), ("q2", "eval")]),
+        *turns,
+        summary,
+        *(Verdict(turn.turn_id, True, True) for turn in turns if turn.question_id != "q3"),
+        *(
+            Vote(iteration, split, "multiagent", "sampled", q, round, "4", round, 2, False, True)
+            for q, split, iteration in [("q1", "train", 1), ("q2", "eval", 0)]
+            for round in (1, 2)
+        ),
+        Model("base", "embedded:"),
+        Model("m", "embedded:", "base", "x", arm="multiagent", iteration=1, agent=1, role="critic"),
+    )
+    return turns
+
+
+@pytest.mark.parametrize("format", ["parquet", "jsonl", "csv"])
+def test_debates_are_rows_with_all_their_answers(store, debated, tmp_path, format):
+    target = tmp_path / f"d.{format}"
+    assert export_part(store, "debates", target, format, Selection()) == 2
+    read = {"parquet": duckdb.read_parquet, "jsonl": duckdb.read_json, "csv": duckdb.read_csv}
+    found = read[format](str(target))
+    [row] = found.filter("question_id = 'q2'").fetchall()
+    facts = dict(zip(found.columns, row, strict=True))
+    turns = json.loads(facts["turns"]) if format == "csv" else facts["turns"]
+    assert [(turn["round"], turn["agent"]) for turn in turns] == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    assert turns[0]["response"] == "q2: \\boxed{4}"
+    assert turns[0]["agrees"] is True
+    assert (facts["split"], facts["task"], facts["question"]) == ("eval", "sums", "q2?")
+    assert (facts["rounds"], facts["votes"], facts["voters"]) == (2, 2, 2)
+    left = {path.name for path in tmp_path.iterdir()} - {"run.duckdb", "run.duckdb.wal"}
+    assert left == {target.name}
+
+
+def test_debates_are_put_together_in_stretches(store, debated, tmp_path):
+    with closing(store.cursor()) as cursor:
+        path = tmp_path / "d.parquet"
+        assert debates.write(cursor, "true", {}, path, "FORMAT parquet", flat=False, at_once=1) == 2
+    found = duckdb.read_parquet(str(tmp_path / "d.parquet"))
+    assert found.project("question_id, len(turns)").fetchall() == [("q1", 4), ("q2", 4)]
+
+
+@pytest.mark.parametrize(
+    ("part", "selection", "rows"),
+    [
+        ("turns", Selection(), 13),
+        ("turns", Selection(split="train", agent=2), 4),
+        ("turns", Selection(role="generator"), 6),
+        ("turns", Selection(role="critic", iteration=1), 4),
+        ("turns", Selection(role="summarizer"), 1),
+        ("turns", Selection(arm="other"), 0),
+        ("verdicts", Selection(iteration=0), 4),
+        ("votes", Selection(split="train"), 2),
+        ("debates", Selection(iteration=0), 1),
+        ("debates", Selection(arm="other"), 0),
+        ("questions", Selection(split="eval"), 1),
+        ("models", Selection(), 2),
+        ("models", Selection(agent=1, role="critic"), 2),
+        ("models", Selection(agent=2), 1),
+    ],
+)
+def test_a_part_of_the_run_is_selected(store, debated, tmp_path, part, selection, rows):
+    target = tmp_path / "part.parquet"
+    assert export_part(store, part, target, "parquet", selection) == rows
+    assert len(duckdb.read_parquet(str(target)).fetchall()) == rows
+
+
+@pytest.mark.parametrize("part", ["votes", "debates"])
+def test_one_agents_debates_are_refused(store, debated, tmp_path, part):
+    with pytest.raises(InvalidQuery, match="agent = 2 selects none"):
+        export_part(store, part, tmp_path / "x", "csv", Selection(agent=2))
+
+
+def test_a_value_that_is_not_there_is_named_with_those_that_are(store, debated):
+    Selection("multiagent", 1, "train", 2, "critic").check(store)
+    for selection in (Selection(arm="x"), Selection(iteration=4), Selection(agent=7)):
+        with pytest.raises(InvalidQuery, match=r"in this run; there: (multiagent|0, 1|1, 2)$"):
+            selection.check(store)

@@ -1,0 +1,149 @@
+"""A run as files for other tools: rows, training data in trainers' shapes, a dataset with a card.
+
+Everything is written beside its destination first and moved there when all of it is complete.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from society.config import ConfigError
+from society.exporting.card import Config, card
+from society.exporting.pieces import SUFFIXES, Kind, Output, Piece, pieces
+from store.errors import InvalidQuery, WriteFailed
+from store.ledger import Store
+from store.selection import Selection
+
+__all__ = ["Exported", "File", "Kind", "Output", "export"]
+
+# DuckDB sorts and joins on disk beyond this, so that a run of any size can be exported.
+MEMORY = "2GB"
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One file that was written; `rows` is None for the card."""
+
+    path: Path
+    rows: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """The files, and what the reader must know about them."""
+
+    files: tuple[File, ...]
+    notes: tuple[str, ...]
+
+
+def export(
+    database: Path,
+    out: Path,
+    kinds: Sequence[Kind],
+    output: Output,
+    selection: Selection,
+    *,
+    force: bool = False,
+) -> Exported:
+    """Write the selected part of a run into the folder `out`, or into one file of that name.
+
+    `kinds` may be empty: all that the output has. Raises `ConfigError` where `out` does not fit or
+    holds such files already (unless `force`), `InvalidQuery` where nothing is selected, and
+    `WriteFailed`; nothing of the export is there then.
+    """
+    with Store.open(database, read_only=True, memory_limit=MEMORY) as store:
+        selection.check(store)
+        planned, notes = pieces(store, kinds, output, selection)
+        if not planned:
+            raise InvalidQuery("nothing is selected: this run has no such dataset")
+        # The base model belongs to every selection and makes none of them.
+        only_models = all(piece.kind == "models" for piece in planned)
+        root, planned = _placed(out, planned, output)
+        names = [piece.path for piece in planned] + (["README.md"] if output == "hf" else [])
+        _require_free(root, names, force)
+        with _staged(root) as stage:
+            files = _write(store, planned, stage, keep_empty=output != "hf")
+            if not any(file.rows for piece, file in files if piece.kind != "models" or only_models):
+                raise InvalidQuery("nothing is selected: no row of this run fits")
+            written = [File(root / piece.path, file.rows) for piece, file in files]
+            if output == "hf":
+                configs = _configs(files, stage)
+                (stage / "README.md").write_text(card(store, configs), encoding="utf-8")
+                written.append(File(root / "README.md", None))
+        return Exported(tuple(written), tuple(notes))
+
+
+def _placed(out: Path, planned: list[Piece], output: Output) -> tuple[Path, list[Piece]]:
+    """The folder to write into; `out` may name the file itself where there is only one."""
+    if out.suffix not in SUFFIXES.values() or out.is_dir():
+        return out, planned
+    suffix = SUFFIXES[output]
+    if output == "hf" or len(planned) > 1:
+        raise ConfigError(
+            f"--out {out} is one file and this makes {len(planned)}; name a folder, or select less"
+        )
+    if out.suffix != suffix:
+        raise ConfigError(f"--out {out} does not end in {suffix}, as --format {output} does")
+    return out.parent, [planned[0].renamed(out.name)]
+
+
+def _require_free(root: Path, names: Sequence[str], force: bool) -> None:
+    if root.exists() and not root.is_dir():
+        raise ConfigError(f"--out {root} is a file; name a folder")
+    there = [name for name in names if (root / name).exists()]
+    if there and not force:
+        more = f" and {len(there) - 1} more" if len(there) > 1 else ""
+        raise ConfigError(
+            f"{root / there[0]}{more} exist(s); choose another --out, or overwrite with --force"
+        )
+
+
+@contextmanager
+def _staged(root: Path) -> Iterator[Path]:
+    """A folder beside `root`, whose files move there in the end."""
+    stage = root.parent / f".{root.name}.{os.getpid()}.part"
+    try:
+        stage.mkdir(parents=True)
+        yield stage
+        if root.exists():
+            for file in sorted(path for path in stage.rglob("*") if path.is_file()):
+                target = root / file.relative_to(stage)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(file, target)
+        else:
+            os.replace(stage, root)
+    except OSError as error:
+        if isinstance(error, WriteFailed):
+            raise
+        raise WriteFailed(f"cannot write to {root}: {error}") from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _write(
+    store: Store, planned: Sequence[Piece], stage: Path, *, keep_empty: bool
+) -> list[tuple[Piece, File]]:
+    written = []
+    for piece in planned:
+        path = stage / piece.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = piece.write(store, path)
+        if rows or keep_empty:
+            written.append((piece, File(path, rows)))
+        else:
+            path.unlink()
+    return written
+
+
+def _configs(files: Sequence[tuple[Piece, File]], stage: Path) -> list[Config]:
+    found: dict[str, Config] = {}
+    for piece, file in files:
+        config = found.setdefault(piece.config, Config(piece.config, piece.kind))
+        size = (stage / piece.path).stat().st_size
+        config.add(piece.split, piece.path, file.rows or 0, size)
+    return list(found.values())

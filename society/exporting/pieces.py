@@ -1,0 +1,129 @@
+"""Which files an export consists of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args
+from urllib.parse import quote
+
+from store import export
+from store.errors import InvalidQuery
+from store.export import Format, Part
+from store.ledger import Store
+from store.records import Dataset, Split
+from store.selection import OF_VOTES, Selection
+
+Kind = Literal["questions", "turns", "verdicts", "votes", "debates", "datasets", "models"]
+Output = Literal["parquet", "jsonl", "csv", "chat", "sharegpt", "hf"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+SUFFIXES: dict[Output, str] = {
+    "parquet": ".parquet",
+    "jsonl": ".jsonl",
+    "csv": ".csv",
+    "chat": ".jsonl",
+    "sharegpt": ".jsonl",
+    "hf": ".parquet",
+}
+_OF_ALL_AGENTS = ("votes", "debates")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One file: its path within the export, and how it is written (returns the rows).
+
+    `config` and `split` are what the dataset card calls it.
+    """
+
+    path: str
+    write: Callable[[Store, Path], int]
+    kind: Kind
+    config: str
+    split: str
+
+    def renamed(self, path: str) -> Piece:
+        """The same under another path."""
+        return replace(self, path=path)
+
+
+def pieces(
+    store: Store, kinds: Sequence[Kind], output: Output, selection: Selection
+) -> tuple[list[Piece], list[str]]:
+    """The files of an export, and notes for the reader. Nothing is written yet.
+
+    Raises `InvalidQuery` where an output has no such kind, or a kind no such selection.
+    """
+    shaped = output in ("chat", "sharegpt")
+    wrong = [kind for kind in kinds if shaped and kind != "datasets"]
+    if wrong:
+        raise InvalidQuery(
+            f"--format {output} is a shape of training data; take --what datasets instead of "
+            f"{wrong[0]}, or another format"
+        )
+    notes: list[str] = []
+    wanted = kinds or (("datasets",) if shaped else _all(selection, notes))
+    found: list[Piece] = []
+    for kind in dict.fromkeys(wanted):
+        if kind == "datasets":
+            found += _datasets(store, output, selection, notes)
+        elif output == "hf" and kind != "models":
+            splits: tuple[Split, ...] = ("train", "eval")
+            found += [
+                _part(kind, "parquet", replace(selection, split=split), split)
+                for split in splits
+                if selection.split in (None, split)
+            ]
+        else:
+            format: Format = "parquet" if output == "hf" else output  # type: ignore[assignment]
+            found.append(_part(kind, format, selection))
+    return found, notes
+
+
+def _all(selection: Selection, notes: list[str]) -> tuple[Kind, ...]:
+    if selection.agent is None and selection.role is None:
+        return KINDS
+    notes.append("votes and debates are of all agents and were left out")
+    return tuple(kind for kind in KINDS if kind not in _OF_ALL_AGENTS)
+
+
+def _part(part: Part, format: Format, selection: Selection, split: Split | None = None) -> Piece:
+    if part in _OF_ALL_AGENTS:
+        selection.where(OF_VOTES)
+    path = f"{part}.{format}" if split is None else f"{part}/{split}.{format}"
+
+    def write(store: Store, path: Path) -> int:
+        return export.export_part(store, part, path, format, selection)
+
+    return Piece(path, write, part, part, split or "train")
+
+
+def _datasets(store: Store, output: Output, selection: Selection, notes: list[str]) -> list[Piece]:
+    if selection.split == "eval":
+        return []
+    there = [d for d in store.datasets(selection.iteration, selection.arm) if _fits(d, selection)]
+    if empty := [dataset.dataset_id for dataset in there if not dataset.examples]:
+        notes.append(f"left out, since empty: {', '.join(empty)}")
+    full = [dataset for dataset in there if dataset.examples]
+    if output == "sharegpt" and any(d.role == "critic" and d.learn == "final" for d in full):
+        notes.append(
+            "these critics learn their last answer only, which this shape cannot say: have your "
+            "trainer put the loss on the last turn, or take --format chat"
+        )
+    return [_dataset(dataset, output) for dataset in full]
+
+
+def _fits(dataset: Dataset, selection: Selection) -> bool:
+    return selection.agent in (None, dataset.agent) and selection.role in (None, dataset.role)
+
+
+def _dataset(dataset: Dataset, output: Output) -> Piece:
+    name = quote(dataset.dataset_id, safe="")
+
+    def write(store: Store, path: Path) -> int:
+        if output == "chat" or output == "sharegpt":
+            return export.export_dataset(store, dataset.dataset_id, path, output)
+        format: Format = "parquet" if output == "hf" else output
+        return export.export_examples(store, dataset.dataset_id, path, format)
+
+    return Piece(f"datasets/{name}{SUFFIXES[output]}", write, "datasets", name, "train")
