@@ -11,11 +11,12 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from statistics import fmean
 
 import duckdb
 
+from finetune.custom import Chosen, Selection, select
 from finetune.errors import DatasetChanged
 from finetune.mixture import Mixture, mix
 from store.ledger import Store
@@ -26,16 +27,39 @@ SHARED_AGENT = 0
 Owner = tuple[int, AgentRole]
 Side = tuple[int, str, str]
 
-_LEARNABLE = """
-CREATE OR REPLACE TEMP TABLE learnable AS
-WITH examples AS (
+_BUILT_IN: Mapping[AgentRole, str] = {
+    "generator": """
     SELECT agent, 'generator' AS role, 'all' AS side, question_id, turn_id, sha256
     FROM generation_examples
     WHERE iteration = $iteration AND arm = $arm
-    UNION ALL
-    SELECT agent, 'critic', change, question_id, turn_id, sha256
+    """,
+    "critic": """
+    SELECT agent, 'critic' AS role, change AS side, question_id, turn_id, sha256
     FROM critic_examples
     WHERE iteration = $iteration AND arm = $arm
+    """,
+}
+_SELECTED = """
+    SELECT s.agent, s.role, s.side, t.question_id, turn_id, t.sha256
+    FROM selected AS s
+    JOIN turns AS t USING (turn_id)
+"""
+
+_SELECTED_TABLE = """
+CREATE OR REPLACE TEMP TABLE selected (
+    role VARCHAR, agent INTEGER, side VARCHAR, turn_id BIGINT
+)
+"""
+_SELECTED_ROWS = """
+INSERT INTO selected
+SELECT $role, unnest($agents::INTEGER[]), unnest($sides::VARCHAR[]), unnest($turns::BIGINT[])
+"""
+_ROWS_AT_ONCE = 50_000
+
+_LEARNABLE = """
+CREATE OR REPLACE TEMP TABLE learnable AS
+WITH examples AS (
+{examples}
 ),
 
 taken_over AS (
@@ -123,6 +147,7 @@ class DatasetRules:
     are taken where not all are; `critic_loss` "all" puts the loss on every assistant turn of a
     critic's conversation, not only on the last. `max_examples` bounds each dataset. `matched` gives
     a pooled dataset only as many rows as one agent's own would have, the mean over the agents.
+    `selections` are the user's own, by role, in place of the built-in views.
     """
 
     w: float = 0.5
@@ -130,6 +155,7 @@ class DatasetRules:
     max_examples: int | None = None
     seed: int = 0
     matched: bool = False
+    selections: Mapping[AgentRole, Selection] = field(default_factory=dict)
 
 
 def dataset_id(iteration: int, arm: str, agent: int, role: str) -> str:
@@ -152,7 +178,7 @@ def build_all(
     They come from the debates of one iteration of one arm. Agent `SHARED_AGENT` (0) pools what all
     agents learnt, for a model they share; it cannot be asked for together with single agents.
     Building again returns what is stored. Raises `DatasetChanged` where a stored dataset would come
-    out differently.
+    out differently, and `SelectionRefused` as `custom.select` does.
     """
     if not owners:
         return {}
@@ -160,10 +186,12 @@ def build_all(
     if len(shared) > 1:
         raise ValueError("a pooled dataset (agent 0) and single agents' cannot be built together")
     built: dict[Owner, Dataset] = {}
+    asked = sorted({role for _, role in owners} & rules.selections.keys())
+    chosen = {r: select(store, iteration, arm, rules.selections[r], r) for r in asked}
 
     def work(connection: duckdb.DuckDBPyConnection) -> None:
         own = 0 if True in shared else 1
-        connection.execute(_LEARNABLE, {"iteration": iteration, "arm": arm, "own": own})
+        _find(connection, iteration, arm, own, chosen)
         counts = connection.execute(_AVAILABLE).fetchall()
         available = {(agent, role, side): count for agent, role, side, count in counts}
         if not own:
@@ -185,10 +213,35 @@ def build_all(
             built[dataset.agent, dataset.role] = stored or complete
         connection.execute(_KEEP_ROWS)
         insert(connection, fresh)
-        connection.execute("DROP TABLE learnable; DROP TABLE quotas; DROP TABLE chosen")
+        for table in ("selected", "learnable", "quotas", "chosen"):
+            connection.execute(f"DROP TABLE {table}")
 
     store.transact(work)
     return built
+
+
+def _find(
+    connection: duckdb.DuckDBPyConnection,
+    iteration: int,
+    arm: str,
+    own: int,
+    chosen: Mapping[AgentRole, Sequence[Chosen]],
+) -> None:
+    """Fill `learnable` from the built-in views, and from `chosen` for the roles that it has."""
+    connection.execute(_SELECTED_TABLE)
+    for role, rows in chosen.items():
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            part = rows[start : start + _ROWS_AT_ONCE]
+            columns = {
+                "agents": [row.agent for row in part],
+                "sides": [row.side for row in part],
+                "turns": [row.turn_id for row in part],
+            }
+            connection.execute(_SELECTED_ROWS, {"role": role, **columns})
+    views = [sql for role, sql in _BUILT_IN.items() if role not in chosen]
+    given: dict[str, object] = {"iteration": iteration, "arm": arm, "own": own}
+    sql = _LEARNABLE.format(examples="UNION ALL".join([*views, _SELECTED]))
+    connection.execute(sql, given)
 
 
 def _pooled(available: Mapping[Side, int]) -> dict[Side, int]:
@@ -242,15 +295,23 @@ def _plan(
     examples, mixture = _size(rules, role, agent, available)
     if mixture is None:
         note = None if examples else "no learnable answer"
-        return replace(dataset, examples=examples, note=note)
+        return replace(dataset, examples=examples, note=_noted(rules, role, note))
     return replace(
         dataset,
         examples=examples,
         corrected=mixture.corrected,
         kept=mixture.kept,
         w=rules.w,
-        note=mixture.note,
+        note=_noted(rules, role, mixture.note),
     )
+
+
+def _noted(rules: DatasetRules, role: AgentRole, note: str | None) -> str | None:
+    selection = rules.selections.get(role)
+    if selection is None:
+        return note
+    chosen = f"rows chosen by {selection.name} (SHA-256 {selection.sha256[:12]})"
+    return f"{chosen}; {note}" if note else chosen
 
 
 def _choose(

@@ -4,6 +4,7 @@ FinetuneError
 ├── DatasetChanged    a stored dataset would come out differently now
 ├── DatasetDamaged    a stored dataset refers to turns that are missing or changed
 ├── SubmissionUnknown a submission whose outcome nobody can tell; never sent again blindly
+├── SelectionRefused  the user's own selection of training rows cannot be used (also a ValueError)
 ├── JobChanged        a stored job was described differently
 └── TuningFailed      one or more jobs failed, all others were seen through
 """
@@ -25,6 +26,10 @@ class DatasetDamaged(FinetuneError):
 
 class SubmissionUnknown(FinetuneError):
     """The provider cannot say whether a job exists; sending it again could pay twice."""
+
+
+class SelectionRefused(FinetuneError, ValueError):
+    """Says what is wrong with the user's SQL, or which row of it must not be trained on."""
 
 
 class JobChanged(FinetuneError):

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, ValidationInfo, model_validator
 
 from evals.diversity import encoders
+from finetune.custom import check
 from providers import registry, served
 from providers.errors import ProviderError
 from providers.pricing import PriceOverride, Prices
@@ -39,6 +40,7 @@ from society.sections import (
     TrainSection,
     ZeroShotSection,
 )
+from society.selections import difference
 
 
 class ConfigError(ValueError):
@@ -90,6 +92,10 @@ class Config(Section):
                 f"{', '.join(self.addresses)}"
             )
         self.questions.require()
+        if self.datasets.critic and not any("critic" in arm.tuned for arm in self.all_arms):
+            raise ValueError("datasets.critic chooses rows, and no critic is trained; remove it")
+        for role, selection in self.datasets.selections.items():
+            check(selection, role)
         if any(arm.labels == "gold" for arm in self.all_arms) and not self._has_gold:
             raise ValueError(
                 f"the arm star learns from gold answers, and the training questions of "
@@ -240,10 +246,16 @@ def differences(stored: str, current: str) -> list[str]:
     old, new = _flat(json.loads(stored)), _flat(json.loads(current))
     absent = "(absent)"
     return [
-        f"{key}: stored {old.get(key, absent)!r}, now {new.get(key, absent)!r}"
+        _difference(key, old.get(key, absent), new.get(key, absent))
         for key in sorted(old.keys() | new.keys())
         if old.get(key, absent) != new.get(key, absent)
     ]
+
+
+def _difference(key: str, old: Any, new: Any) -> str:
+    if isinstance(old, str) and isinstance(new, str) and "\n" in old + new:
+        return f"{key}:\n{difference(old, new)}"
+    return f"{key}: stored {old!r}, now {new!r}"
 
 
 def _read(source: str) -> tuple[str, str]:

@@ -12,8 +12,11 @@ from pydantic import (
     model_serializer,
 )
 
+from finetune.custom import Selection
 from providers.base import Hyperparameters
 from providers.served import Serving
+from society.selections import SelectionFile
+from store.records import AgentRole
 
 
 class Section(BaseModel):
@@ -136,11 +139,25 @@ class ConsensusSection(Section):
 
 
 class DatasetsSection(Section):
-    """`w` is the fraction of critic examples that corrected themselves."""
+    """`w` is the fraction of critic examples that corrected themselves.
+
+    `generation` and `critic` name files with the user's own selection, see docs/datasets.md.
+    """
 
     w: Share = 0.5
     critic_loss: Literal["final", "all"] = "final"
     max_examples: Count | None = None
+    generation: SelectionFile | None = None
+    critic: SelectionFile | None = None
+
+    @property
+    def selections(self) -> dict[AgentRole, Selection]:
+        """The user's own selections, by the role whose rows they choose."""
+        files: dict[AgentRole, SelectionFile | None] = {
+            "generator": self.generation,
+            "critic": self.critic,
+        }
+        return {role: file.selection for role, file in files.items() if file is not None}
 
 
 class FinetuneSection(Section):

@@ -31,6 +31,7 @@ def selection(config: Config, arm: Arm) -> DatasetRules:
         max_examples=section.max_examples,
         seed=config.seed,
         matched=arm.data == "matched",
+        selections=section.selections,
     )
 
 

@@ -1,0 +1,207 @@
+"""The user's own selection of training rows, in place of a built-in view.
+
+A selection is one SELECT that gives the columns of `generation_examples` or `critic_examples`. It
+runs where gold answers do not exist (`store.goldless`), and every row that it gives is checked
+against the turn it names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import duckdb
+
+from finetune.errors import SelectionRefused
+from store import goldless
+from store.ledger import Store
+from store.records import AgentRole
+
+_VIEWS: dict[AgentRole, str] = {
+    "generator": "generation_examples",
+    "critic": "critic_examples",
+}
+# Texts are never taken from a selection: what is learnt is the turn itself, byte for byte.
+_TEXTS = ("messages", "response")
+_ROWS = """
+CREATE TEMP TABLE {table} AS
+SELECT {columns} FROM selected WHERE iteration = $iteration AND arm = $arm
+"""
+_DIFFERING = """
+SELECT count(*) FROM (
+    (FROM selected_rows EXCEPT ALL FROM selected_again)
+    UNION ALL (FROM selected_again EXCEPT ALL FROM selected_rows)
+)
+"""
+_UNPLACED = "SELECT count(*) FROM selected WHERE iteration IS NULL OR arm IS NULL"
+_FAULTS: dict[AgentRole, str] = {
+    "generator": """
+    WHEN t.round <> 1 THEN 'turn ' || r.turn_id || ' is a later answer, which a critic gives'
+    """,
+    "critic": """
+    WHEN t.round = 1 THEN 'turn ' || r.turn_id || ' is a first answer, which a generator gives'
+    WHEN r.change IS NULL OR r.change NOT IN ('corrected', 'kept')
+        THEN 'change is ' || coalesce(r.change, 'NULL') || ', not corrected or kept'
+    WHEN f.turn_id IS NULL THEN 'first_turn_id is not the agent''s first answer in that debate'
+    """,
+}
+_FIRST = """
+LEFT JOIN turns AS f
+    ON f.turn_id = r.first_turn_id AND f.round = 1 AND f.kind = 'answer'
+    AND f.iteration = t.iteration AND f.agent = t.agent AND f.question_id = t.question_id
+"""
+_CHECKED = """
+SELECT r.agent, r.question_id, r.turn_id, CASE
+    WHEN r.agent IS NULL OR r.question_id IS NULL OR r.turn_id IS NULL OR r.sha256 IS NULL
+        THEN 'agent, question_id, turn_id or sha256 is NULL'
+    WHEN t.turn_id IS NULL
+        THEN 'turn ' || r.turn_id || ' is no sampled turn on a training question of this arm'
+    WHEN t.kind <> 'answer' THEN 'turn ' || r.turn_id || ' is a ' || t.kind
+    WHEN t.iteration <> r.iteration THEN 'turn ' || r.turn_id || ' is of iteration ' || t.iteration
+    WHEN t.agent <> r.agent THEN 'turn ' || r.turn_id || ' is agent ' || t.agent || '''s'
+    WHEN t.question_id <> r.question_id
+        THEN 'turn ' || r.turn_id || ' answers question ' || t.question_id
+    WHEN t.finish_reason = 'error' THEN 'turn ' || r.turn_id || ' has no response'
+    WHEN t.sha256 <> r.sha256 THEN 'sha256 is not that of turn ' || r.turn_id
+    {more}
+    WHEN count(*) OVER (PARTITION BY r.agent, r.question_id) > 1
+        THEN 'there is another row of this agent and question'
+END AS fault
+FROM selected_rows AS r
+LEFT JOIN turns AS t ON t.turn_id = r.turn_id
+{first}
+QUALIFY fault IS NOT NULL
+ORDER BY r.agent, r.question_id, r.turn_id
+"""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A user's SELECT for one role; `name` is what the user calls it, the name of its file."""
+
+    name: str
+    sql: str
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 (hex) of the text."""
+        return hashlib.sha256(self.sql.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """One row that was selected: the turn that `agent` may learn, and its side of the mixture."""
+
+    agent: int
+    side: str
+    turn_id: int
+
+
+def check(selection: Selection, role: AgentRole) -> None:
+    """Raise `SelectionRefused` unless it is one SELECT with the built-in view's columns and types.
+
+    It runs on empty tables, so that nothing has to be stored or spent for it.
+    """
+    with goldless.empty() as connection:
+        _define(connection, selection, role)
+
+
+def select(
+    store: Store, iteration: int, arm: str, selection: Selection, role: AgentRole
+) -> list[Chosen]:
+    """The rows of one iteration and arm, each checked against its turn; blocks.
+
+    Raises `SelectionRefused` for a selection that fails or gives other rows the second time, and
+    for a row whose turn is not the agent's own sampled answer to a training question, which it
+    names.
+    """
+    with goldless.visible(store, iteration, arm) as connection:
+        columns = _define(connection, selection, role)
+        try:
+            _run(connection, selection, columns, iteration, arm)
+            _check_rows(connection, selection, role)
+        except duckdb.Error as error:
+            raise SelectionRefused(f"{selection.name} fails: {error}") from error
+        side = "change" if role == "critic" else "'all'"
+        found = connection.execute(f"SELECT agent, {side}, turn_id FROM selected_rows").fetchall()
+    return [Chosen(*row) for row in found]
+
+
+def _define(
+    connection: duckdb.DuckDBPyConnection, selection: Selection, role: AgentRole
+) -> list[str]:
+    """Make a view `selected` of the selection; the names of its columns without texts."""
+    try:
+        statements = connection.extract_statements(selection.sql)
+        if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
+            raise SelectionRefused(f"{selection.name} must be one SELECT and nothing else")
+        connection.execute(f"CREATE TEMP VIEW selected AS {selection.sql}")
+        given = _columns(connection, "selected")
+    except duckdb.Error as error:
+        raise SelectionRefused(
+            f"{selection.name} cannot be used: {error}\nIt may read questions, turns, votes, "
+            f"verdicts, {' and '.join(goldless.VIEWS)}; none of them has gold or correct, and "
+            "no file can be read"
+        ) from error
+    wanted = _columns(connection, _VIEWS[role])
+    if given != wanted:
+        raise SelectionRefused(_difference(selection, role, given, wanted))
+    return [name for name in wanted if name not in _TEXTS]
+
+
+def _columns(connection: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:
+    found = connection.execute(f"DESCRIBE {relation}").fetchall()
+    return {str(name): str(kind) for name, kind, *_ in found}
+
+
+def _difference(
+    selection: Selection, role: AgentRole, given: dict[str, str], wanted: dict[str, str]
+) -> str:
+    faults = [f"{name} ({kind}) is missing" for name, kind in wanted.items() if name not in given]
+    faults += [f"{name} is one too many" for name in given if name not in wanted]
+    faults += [
+        f"{name} is {given[name]} and has to be {kind}"
+        for name, kind in wanted.items()
+        if name in given and given[name] != kind
+    ]
+    return (
+        f"{selection.name} does not give the columns of {_VIEWS[role]}: {'; '.join(faults)}\n"
+        f"The simplest selection is: SELECT * FROM {_VIEWS[role]} WHERE …"
+    )
+
+
+def _run(
+    connection: duckdb.DuckDBPyConnection,
+    selection: Selection,
+    columns: Sequence[str],
+    iteration: int,
+    arm: str,
+) -> None:
+    [(unplaced,)] = connection.execute(_UNPLACED).fetchall()
+    if unplaced:
+        raise SelectionRefused(f"{selection.name}: {unplaced} row(s) without iteration or arm")
+    for table in ("selected_rows", "selected_again"):
+        sql = _ROWS.format(table=table, columns=", ".join(columns))
+        connection.execute(sql, {"iteration": iteration, "arm": arm})
+    [(differing,)] = connection.execute(_DIFFERING).fetchall()
+    if differing:
+        raise SelectionRefused(
+            f"{selection.name} gives other rows the second time ({differing} differ); leave out "
+            "random(), and LIMIT without ORDER BY"
+        )
+
+
+def _check_rows(
+    connection: duckdb.DuckDBPyConnection, selection: Selection, role: AgentRole
+) -> None:
+    first = _FIRST if role == "critic" else ""
+    sql = _CHECKED.format(more=_FAULTS[role], first=first)
+    faulty = connection.execute(sql).fetchmany(2)
+    if faulty:
+        agent, question_id, _, fault = faulty[0]
+        raise SelectionRefused(
+            f"{selection.name}: the row of agent {agent}, question {question_id!r}: {fault}"
+            + ("; other rows are wrong too" if len(faulty) > 1 else "")
+        )

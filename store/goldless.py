@@ -1,0 +1,93 @@
+"""What a selection of training data may see: a database of its own, which gold has never entered.
+
+It has the tables `questions`, `turns`, `votes` and `verdicts` without their columns `gold` and
+`correct`, and the views generation_examples and critic_examples. In it are the training debates of
+one arm up to one iteration, so that asking again later gives the same answer. No query in it
+reaches a file or the network.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import duckdb
+
+from store import schema
+from store.connection import connect
+from store.ledger import Store
+from store.packing import TABLES, Table, pack
+from store.records import Question, Row, Turn, Verdict, Vote
+
+GOLD = frozenset({"gold", "correct"})
+VIEWS = ("generation_examples", "critic_examples")
+_SEALED = {
+    "enable_external_access": "false",
+    "autoload_known_extensions": "false",
+    "allow_community_extensions": "false",
+    "lock_configuration": "true",
+}
+_AT_ONCE = 4096
+
+
+def _without_gold(record: type) -> Table:
+    table = TABLES[record]
+    columns = tuple(name for name in table.columns if name not in GOLD)
+    # The copies of the tables have no keys to replace rows by.
+    return replace(table, columns=columns, key=())
+
+
+_VISIBLE: Mapping[type, Table] = {
+    record: _without_gold(record) for record in (Question, Turn, Vote, Verdict)
+}
+
+
+@contextmanager
+def empty() -> Iterator[duckdb.DuckDBPyConnection]:
+    """The tables and views with nothing in them: what a query can be checked against."""
+    with closing(connect(Path(":memory:"), read_only=False, settings=_SEALED)) as connection:
+        _prepare(connection)
+        yield connection
+
+
+@contextmanager
+def visible(store: Store, iteration: int, arm: str) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The sampled training debates of `arm` up to `iteration`, copied beside the run's file.
+
+    The copy is gone afterwards. Blocks for about as long as storing those turns took.
+    """
+    with tempfile.TemporaryDirectory(prefix=".selection-", dir=store.path.parent) as folder:
+        file = Path(folder) / "visible.duckdb"
+        with closing(connect(file, read_only=False, settings=_SEALED)) as connection:
+            _prepare(connection)
+            _insert(connection, Question, store.questions("train"))
+            for each in range(1, iteration + 1):
+                _insert(connection, Turn, store.turns(each, "train", arm))
+                _insert(connection, Vote, store.votes(each, "train", arm))
+                _insert(connection, Verdict, store.verdicts(each, "train", arm).values())
+            yield connection
+
+
+def _prepare(connection: duckdb.DuckDBPyConnection) -> None:
+    for _, _, sql in schema.migrations():
+        connection.execute(sql)
+    visible = {table.name: table for table in _VISIBLE.values()}
+    for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall():
+        if name in visible:
+            columns = ", ".join(visible[name].columns)
+            connection.execute(f"CREATE OR REPLACE TABLE {name} AS SELECT {columns} FROM {name}")
+        else:
+            connection.execute(f'DROP TABLE "{name}"')
+    for view in VIEWS:
+        connection.execute(f"CREATE VIEW {view} AS {schema.view_sql(view)}")
+
+
+def _insert(connection: duckdb.DuckDBPyConnection, record: type, rows: Iterable[Row]) -> None:
+    waiting = iter(rows)
+    while batch := list(islice(waiting, _AT_ONCE)):
+        sql, params = pack(_VISIBLE[record], batch)
+        connection.execute(sql, params)
