@@ -18,7 +18,6 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, ValidationInfo, model_validator
 
 from evals.diversity import encoders
-from finetune.custom import check
 from providers import registry, served
 from providers.errors import ProviderError
 from providers.pricing import PriceOverride, Prices
@@ -94,8 +93,7 @@ class Config(Section):
         self.questions.require()
         if self.datasets.critic and not any("critic" in arm.tuned for arm in self.all_arms):
             raise ValueError("datasets.critic chooses rows, and no critic is trained; remove it")
-        for role, selection in self.datasets.selections.items():
-            check(selection, role)
+        self.datasets.require()
         if any(arm.labels == "gold" for arm in self.all_arms) and not self._has_gold:
             raise ValueError(
                 f"the arm star learns from gold answers, and the training questions of "

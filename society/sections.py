@@ -12,7 +12,8 @@ from pydantic import (
     model_serializer,
 )
 
-from finetune.custom import Selection
+from finetune.custom import Selection, check
+from finetune.errors import SelectionRefused
 from providers.base import Hyperparameters
 from providers.served import Serving
 from society.selections import SelectionFile
@@ -158,6 +159,15 @@ class DatasetsSection(Section):
             "critic": self.critic,
         }
         return {role: file.selection for role, file in files.items() if file is not None}
+
+    def require(self) -> None:
+        """Raise ValueError where a selection cannot be used."""
+        for role, selection in self.selections.items():
+            try:
+                check(selection, role)
+            except SelectionRefused as error:
+                key = "generation" if role == "generator" else "critic"
+                raise ValueError(f"datasets.{key}: {error}") from error
 
 
 class FinetuneSection(Section):

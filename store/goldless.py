@@ -8,6 +8,7 @@ reaches a file or the network.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -32,6 +33,7 @@ _SEALED = {
     "lock_configuration": "true",
 }
 _AT_ONCE = 4096
+_PREFIX = ".selection-"
 
 
 def _without_gold(record: type) -> Table:
@@ -60,7 +62,9 @@ def visible(store: Store, iteration: int, arm: str) -> Iterator[duckdb.DuckDBPyC
 
     The copy is gone afterwards. Blocks for about as long as storing those turns took.
     """
-    with tempfile.TemporaryDirectory(prefix=".selection-", dir=store.path.parent) as folder:
+    for left in store.path.parent.glob(f"{_PREFIX}*"):  # by a run that was killed here
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=store.path.parent) as folder:
         file = Path(folder) / "visible.duckdb"
         with closing(connect(file, read_only=False, settings=_SEALED)) as connection:
             _prepare(connection)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from finetune.custom import Selection, check, select
@@ -11,6 +14,11 @@ from store import goldless
 from store.ledger import Store
 from store.records import Question, Vote
 
+EXAMPLES = re.findall(
+    r"```sql\n(.*?)```",
+    (Path(__file__).parents[2] / "docs" / "datasets.md").read_text(encoding="utf-8"),
+    re.DOTALL,
+)
 SHORT = "SELECT * FROM generation_examples WHERE length(response) < 100"
 KEPT = "SELECT * FROM critic_examples WHERE change = 'kept'"
 OWNERS = [(agent, role) for role in ("generator", "critic") for agent in (1, 2)]
@@ -27,7 +35,11 @@ def debated(store, debate_rows):
         *debate_rows(marks),
         *debate_rows(marks, iteration=2),
         *debate_rows(marks, arm="other"),
-        *(Vote(1, "train", "multiagent", "sampled", q, 2, "4", 2, 2, False, True) for q in marks),
+        *(
+            Vote(1, "train", "multiagent", "sampled", q, round, "4", 2, 2, False, True)
+            for q in marks
+            for round in (1, 2)
+        ),
     )
     return store
 
@@ -53,6 +65,12 @@ def test_the_built_in_views_can_be_selected_from(debated):
     assert critics == built_in(debated, "critic_examples", "change")
     assert len(critics) == 4
     assert len(rows(debated, f"{KEPT};", "critic")) == 3
+
+
+def test_the_examples_of_the_docs_select_something(debated):
+    brief, reasons = EXAMPLES
+    assert len(rows(debated, brief)) == 3
+    assert [agent for agent, *_ in rows(debated, reasons, "critic")] == [1, 1, 2, 2]
 
 
 def test_gold_is_not_there_and_everything_else_is(store):
