@@ -204,9 +204,12 @@ EXPECTED = {
     ],
     "Which questions does no arm ever get right?": [("eval 3?", "1", "2", 4)],
     "Which agent dissents, and is it right to?": [
-        (1, 7, 0, 0, 0.0),
-        (2, 7, 2, 0, 28.6),
-        (3, 7, 3, 1, 42.9),
+        (1, 1, 7, 2, 1, 28.6),
+        (1, 2, 7, 3, 1, 42.9),
+        (1, 3, 7, 2, 1, 28.6),
+        (2, 1, 7, 0, 0, 0.0),
+        (2, 2, 7, 2, 0, 28.6),
+        (2, 3, 7, 3, 1, 42.9),
     ],
     "Which agents agree with each other?": [
         (1, 2, 6, 100.0),
