@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
+from typing import Literal
 
 from evals.intervals import wilson
 from evals.metrics import ARM, Decoding
@@ -18,13 +20,20 @@ from evals.tasks.base import Task
 from store.ledger import Store
 
 OTHER = "other"
+Answers = Literal["first", "last"]
+"""Those of round 1, by the generators, or those of the last round, by the critics."""
 
 _ANSWERS = """
-    select t.response, v.correct
-    from turns t join verdicts v using (turn_id)
-    where t.kind = 'answer' and t.round = 1 and v.correct is not null
-      and t.arm = ? and t.split = 'eval' and t.decoding = ? and t.iteration = ?
-      and t.question_id in (select question_id from questions where not zero_shot)
+    with answers as (
+        select t.iteration, t.question_id, t.round, t.response, v.correct
+        from turns t join verdicts v using (turn_id)
+        where t.kind = 'answer' and t.arm = $arm and t.split = 'eval' and t.decoding = $decoding
+          and ($iteration is null or t.iteration = $iteration)
+          and t.question_id in (select question_id from questions where not zero_shot)
+    )
+    select iteration, question_id, response, correct from answers
+    where round = if($last, (select max(round) from answers), 1)
+    order by iteration, question_id
 """
 
 
@@ -62,18 +71,73 @@ class StyleChange:
 
 
 def use(
-    store: Store, task: Task, decoding: Decoding, iteration: int, arm: str = ARM
+    store: Store,
+    task: Task,
+    decoding: Decoding,
+    iteration: int,
+    arm: str = ARM,
+    answers: Answers = "first",
 ) -> dict[str, StyleUse]:
-    """The styles of the agents' first answers to held-out questions; empty where none is known."""
-    marks: defaultdict[str, list[bool]] = defaultdict(list)
-    for response, correct in store.rows(_ANSWERS, [arm, decoding, iteration]):
-        marks[task.style(str(response)) or OTHER].append(bool(correct))
-    if set(marks) <= {OTHER}:
-        return {}
-    total = sum(map(len, marks.values()))
+    """The styles of one society's answers to held-out questions with known gold; empty where the
+    task knows no style of any."""
+    return _table(_read(store, task, decoding, iteration, arm, answers)).get(iteration, {})
+
+
+def by_iteration(
+    store: Store, task: Task, decoding: Decoding, arm: str = ARM, answers: Answers = "first"
+) -> dict[int, dict[str, StyleUse]]:
+    """`use` for every iteration in which an arm was evaluated and any style is known."""
+    return _table(_read(store, task, decoding, None, arm, answers))
+
+
+def distinct(
+    store: Store, task: Task, decoding: Decoding, arm: str = ARM, answers: Answers = "first"
+) -> dict[int, float]:
+    """By iteration the mean number of styles that the agents use on one question, from 1 (all
+    alike) to the number of agents; answers of no known style do not count."""
+    styles: defaultdict[int, defaultdict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for one in _read(store, task, decoding, None, arm, answers):
+        if one.style != OTHER:
+            styles[one.iteration][one.question_id].add(one.style)
+    return {k: fmean(map(len, by_question.values())) for k, by_question in styles.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    iteration: int
+    question_id: str
+    style: str
+    correct: bool | None
+
+
+def _read(
+    store: Store,
+    task: Task,
+    decoding: Decoding,
+    iteration: int | None,
+    arm: str,
+    answers: Answers,
+) -> list[_Answer]:
+    which = {"arm": arm, "decoding": decoding, "iteration": iteration, "last": answers == "last"}
+    return [
+        _Answer(k, question, task.style(str(response)) or OTHER, correct)
+        for k, question, response, correct in store.rows(_ANSWERS, which)
+    ]
+
+
+def _table(answers: Sequence[_Answer]) -> dict[int, dict[str, StyleUse]]:
+    marks: defaultdict[int, defaultdict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
+    for one in answers:
+        if one.correct is not None:
+            marks[one.iteration][one.style].append(one.correct)
     return {
-        style: StyleUse(style, len(found), sum(found), len(found) / total)
-        for style, found in sorted(marks.items())
+        iteration: {
+            style: StyleUse(style, len(right), sum(right), len(right) / total)
+            for style, right in sorted(found.items())
+        }
+        for iteration, found in sorted(marks.items())
+        if set(found) > {OTHER} or OTHER not in found
+        for total in [sum(map(len, found.values()))]
     }
 
 

@@ -90,6 +90,13 @@ class Config(Section):
                 f"providers.{unused[0]!r} is the address of no model here; the models are "
                 f"{', '.join(self.addresses)}"
             )
+        if self.diversity.measures and (
+            idle := set(self.diversity.decodings) - set(self.evaluation.decodings)
+        ):
+            raise ValueError(
+                f"diversity.decodings names {min(idle)!r}, which evaluation.decodings does not; "
+                "add it there, or remove it here"
+            )
         self.questions.require()
         if self.datasets.critic and not any("critic" in arm.tuned for arm in self.all_arms):
             raise ValueError("datasets.critic chooses rows, and no critic is trained; remove it")

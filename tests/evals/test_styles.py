@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -5,6 +7,7 @@ from hypothesis import strategies as st
 from evals import metrics, styles
 from evals.styles import OTHER, StyleUse
 from evals.tasks.arithmetic import STYLES, Arithmetic
+from store.records import Turn, Verdict
 
 counts = st.dictionaries(
     st.sampled_from(["pairs", "signs", "terse", OTHER]),
@@ -60,3 +63,26 @@ def test_a_run_without_known_styles_has_none(store_of) -> None:
     store = store_of(iterations=0, questions=5)
     assert styles.use(store, Plain(), "greedy", 0) == {}
     assert styles.change({}, {}) is None
+
+
+def test_styles_by_iteration_are_those_of_each_iteration(store_of) -> None:
+    store = store_of(iterations=2, questions=20)
+    found = styles.by_iteration(store, Arithmetic(), "sampled")
+    assert list(found) == [0, 1, 2]
+    for iteration, table in found.items():
+        assert table == styles.use(store, Arithmetic(), "sampled", iteration)
+    last = styles.by_iteration(store, Arithmetic(), "sampled", answers="last")
+    assert last != found
+    assert sum(use.answers for use in last[1].values()) == 3 * 20
+    assert styles.by_iteration(store, Arithmetic(), "sampled", "star") == {}
+
+
+def test_styles_of_another_arm_are_its_own(store_of, made_up_rows) -> None:
+    rows = list(made_up_rows(iterations=0, questions=10))
+    turns = [row for row in rows if isinstance(row, Turn) and row.kind == "answer"]
+    other = [replace(turn, arm="star", response="Quick total: 3, add 4") for turn in turns]
+    store = store_of([*rows, *other, *(Verdict(turn.turn_id, True, True) for turn in other)])
+    [(style, use)] = styles.use(store, Arithmetic(), "greedy", 0, "star").items()
+    assert (style, use.answers, use.accuracy) == (Arithmetic().style(other[0].response), 30, 1.0)
+    assert styles.distinct(store, Arithmetic(), "greedy", "star") == {0: 1.0}
+    assert 1 < styles.distinct(store, Arithmetic(), "greedy")[0] < 3
