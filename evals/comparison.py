@@ -5,11 +5,11 @@ both have answered, in one run or in several runs of other seeds. Every differen
 
 Three things are told about several runs, because none of them says all:
 
-- `pooled`: every question of every run is a unit of its own; the exact McNemar test belongs to it.
-  It knows nothing of how much training differs from seed to seed, and where the runs ask the same
-  questions it takes them for more than they are.
+- `pooled`: every question of every run is a unit of its own. It knows nothing of how much training
+  differs from seed to seed, and where the runs ask the same questions it takes them for more than
+  they are.
 - `by_question`: a unit is a question with its mean over the runs, so that a question asked in
-  several runs counts once. Also blind to the seeds.
+  several runs counts once. The p-value is that of this. Also blind to the seeds.
 - `seeds`: every run's own difference, their mean, range and t interval. With few runs it is wide;
   it is the one that speaks about training the same thing again.
 """
@@ -22,8 +22,15 @@ from dataclasses import dataclass, replace
 from math import sqrt
 from statistics import fmean, stdev
 
-from evals.intervals import PairedDifference, paired_right, paired_shares, t95
-from evals.metrics import Decoding, Measure, by_question
+from evals import metrics
+from evals.intervals import (
+    PairedDifference,
+    paired_p_value,
+    paired_right,
+    paired_shares,
+    t95,
+)
+from evals.metrics import Decoding, Measure
 from store.ledger import Store
 
 _EVALUATED = """
@@ -72,9 +79,10 @@ class Seeds:
 class Comparison:
     """A minus B. In every `PairedDifference` here `after` is A and `before` is B.
 
-    `task` is None for the runs' own task, else the label of one evaluated zero-shot. `p_holm` is
-    the p-value of `pooled` corrected for the number of comparisons it was made with (Holm 1979,
-    Scand. J. Statist. 6:65); None where it stands alone or has no p-value (measure `single`).
+    `task` is None for the runs' own task, else the label of one evaluated zero-shot. `p_value` is
+    that of `by_question`: exact McNemar where a question was asked once and is right or wrong, else
+    a normal approximation (`evals.intervals.paired_p_value`). `p_holm` is corrected for the number
+    of comparisons it was made with (Holm 1979, Scand. J. Statist. 6:65), None if it stands alone.
     """
 
     a: System
@@ -83,6 +91,7 @@ class Comparison:
     pooled: PairedDifference
     by_question: PairedDifference
     runs: tuple[RunDifference, ...]
+    p_value: float
     p_holm: float | None = None
 
     @property
@@ -97,12 +106,8 @@ class Comparison:
 
     @property
     def significant(self) -> bool:
-        """Whether chance alone would rarely do this: corrected p below 0.05 or, for a measure
-        without a test, a 95 % interval that leaves out zero."""
-        p = self.p_holm if self.p_holm is not None else self.pooled.p_value
-        if p is not None:
-            return p < 0.05
-        return not self.pooled.low <= 0 <= self.pooled.high
+        """Whether chance alone would rarely do this: p, corrected where it is, below 0.05."""
+        return (self.p_value if self.p_holm is None else self.p_holm) < 0.05
 
 
 def compare(
@@ -144,15 +149,12 @@ def compare(
     if not runs:
         return None
     means = [(fmean(x for x, _ in found), fmean(y for _, y in found)) for found in asked.values()]
-    whole = len(means) == len(pooled)
-    return Comparison(
-        a,
-        b,
-        task,
-        _difference(pooled, exact),
-        _difference(means, exact and whole),
-        tuple(runs),
-    )
+    once = len(means) == len(pooled)
+    by_question = _difference(means, exact and once)
+    p_value = by_question.p_value
+    if p_value is None:
+        p_value = paired_p_value([x for x, _ in means], [y for _, y in means])
+    return Comparison(a, b, task, _difference(pooled, exact), by_question, tuple(runs), p_value)
 
 
 def compare_all(
@@ -176,13 +178,9 @@ def compare_all(
 
 
 def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """The same comparisons, with `p_holm` over all of them that have a p-value."""
-    known = [p for each in comparisons if (p := each.pooled.p_value) is not None]
-    adjusted = iter(holm(known))
-    return [
-        each if each.pooled.p_value is None else replace(each, p_holm=next(adjusted))
-        for each in comparisons
-    ]
+    """The same comparisons, with `p_holm` over all of them."""
+    adjusted = holm([each.p_value for each in comparisons])
+    return [replace(each, p_holm=p) for each, p in zip(comparisons, adjusted, strict=True)]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -207,7 +205,9 @@ def last_iteration(
 
 
 def _answered(store: Store, system: System, task: str | None) -> dict[str, float]:
-    return by_question(store, system.measure, system.decoding, system.iteration, system.arm, task)
+    return metrics.by_question(
+        store, system.measure, system.decoding, system.iteration, system.arm, task
+    )
 
 
 def _difference(pairs: Sequence[tuple[float, float]], exact: bool) -> PairedDifference:

@@ -27,10 +27,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from math import erfc, log2, sqrt
-from statistics import fmean, variance
+from math import log2
+from statistics import fmean
 from typing import Literal
 
+from evals.intervals import paired_p_value, unpaired_p_value
 from evals.metrics import ARM, Decoding, by_question
 from store.ledger import Store
 
@@ -247,14 +248,9 @@ def _worse(known: Mapping[int, Values], up: bool, least: float) -> Iterator[tupl
 
 
 def _p_value(before: Values, after: Values) -> float:
-    """Two-sided, that the means differ by chance."""
     if before.keys() == after.keys():
-        changes = [after[q] - before[q] for q in before] + [1.0, -1.0]
-        error = sqrt(variance(changes) / len(changes))
-        return erfc(abs(fmean(changes)) / error / sqrt(2))
-    first, second = [*before.values(), 0.0, 1.0], [*after.values(), 0.0, 1.0]
-    error = sqrt(variance(first) / len(first) + variance(second) / len(second))
-    return erfc(abs(fmean(second) - fmean(first)) / error / sqrt(2))
+        return paired_p_value(list(before.values()), [after[question] for question in before])
+    return unpaired_p_value(list(before.values()), list(after.values()))
 
 
 def _passes(store: Store, arm: str, source: str) -> dict[int, _Pass]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import comb, sqrt
+from math import comb, erfc, sqrt
 from statistics import fmean, variance
 
 Z95 = 1.959963984540054
@@ -125,6 +125,31 @@ def mcnemar(gained: int, lost: int) -> float:
     total = gained + lost
     tail = sum(comb(total, k) for k in range(min(gained, lost) + 1))
     return min(1.0, 2 * tail / (1 << total))
+
+
+def paired_p_value(before: Sequence[float], after: Sequence[float]) -> float:
+    """Two-sided p-value that two means over the same questions, of values from 0 to 1, are alike.
+
+    Normal approximation with one change of +1 and one of -1 added, after the unpaired one of
+    Agresti & Caffo 2000. Raises ValueError for unequal lengths.
+    """
+    changes = [b - a for a, b in zip(before, after, strict=True)] + [1.0, -1.0]
+    return _normal(fmean(changes), variance(changes) / len(changes))
+
+
+def unpaired_p_value(before: Sequence[float], after: Sequence[float]) -> float:
+    """Two-sided p-value that two means over different questions, of values from 0 to 1, are alike.
+
+    Welch's test as a normal approximation, with one value 0 and one value 1 added to each side,
+    which keeps it honest in small samples (Agresti & Caffo 2000, The American Statistician 54:280).
+    """
+    first, second = [*before, 0.0, 1.0], [*after, 0.0, 1.0]
+    error = variance(first) / len(first) + variance(second) / len(second)
+    return _normal(fmean(second) - fmean(first), error)
+
+
+def _normal(mean: float, squared_error: float) -> float:
+    return erfc(abs(mean) / sqrt(2 * squared_error))
 
 
 def t95(freedom: int) -> float:

@@ -6,7 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from evals.intervals import mcnemar, paired_right, paired_shares, rate, t95, wilson
+from evals.intervals import (
+    mcnemar,
+    paired_p_value,
+    paired_right,
+    paired_shares,
+    rate,
+    t95,
+    unpaired_p_value,
+    wilson,
+)
 
 
 @given(st.integers(1, 2000), st.floats(0, 1))
@@ -92,6 +101,26 @@ def test_paired_shares_agree_with_the_normal_interval() -> None:
 @pytest.mark.parametrize("freedom", [*range(1, 32), 60, 200])
 def test_students_t_agrees_with_scipy(freedom: int) -> None:
     assert t95(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), abs=5e-4)
+
+
+def test_p_values_of_large_samples_agree_with_scipy() -> None:
+    draw = np.random.default_rng(2)
+    before, after = draw.integers(0, 4, 3000) / 3, draw.integers(0, 4, 3000) ** 0.97 / 3
+    paired = stats.ttest_rel(after, before).pvalue
+    assert paired_p_value(list(before), list(after)) == pytest.approx(paired, rel=0.05)
+    unpaired = stats.ttest_ind(after, before, equal_var=False).pvalue
+    assert unpaired_p_value(list(before), list(after)) == pytest.approx(unpaired, rel=0.05)
+
+
+def test_p_values_are_rarely_small_by_chance_in_small_samples() -> None:
+    draw = np.random.default_rng(3)
+    paired = unpaired = 0
+    for _ in range(1000):
+        before, after = (list((draw.random(12) < 0.85).astype(float)) for _ in range(2))
+        paired += paired_p_value(before, after) < 0.05
+        unpaired += unpaired_p_value(before, after) < 0.05
+    assert paired <= 60
+    assert unpaired <= 60
 
 
 def test_what_cannot_be_compared_is_refused() -> None:

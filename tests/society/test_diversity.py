@@ -18,8 +18,9 @@ from society.events import Note, StageStarted
 from store.ledger import Store
 
 SMALL = (
-    "iterations=1", "society.agents=2", "train.questions=5", "evaluation.questions=4", "sampling.max_tokens=48",
-    "sampling.summary_max_tokens=32", "finetune.learning_rate=2e-2", 'arms=["multiagent","base"]',
+    "iterations=1", "society.agents=2", "train.questions=5", "evaluation.questions=4",
+    "sampling.max_tokens=48", "sampling.summary_max_tokens=32", "finetune.learning_rate=2e-2",
+    'arms=["multiagent","base"]',
 )  # fmt: skip
 
 
