@@ -86,6 +86,16 @@ def main(arms: Sequence[Arm]) -> Arm:
     return arms[0]
 
 
+def untuned(arms: Sequence[Arm]) -> Arm | None:
+    """The arm that is the main one before any tuning, where the run has it as an arm of its own."""
+    society = main(arms)
+    for arm in arms:
+        alike = (arm.agents, arm.rounds, arm.others)
+        if arm.kind == "debate" and alike == (society.agents, society.rounds, society.others):
+            return arm
+    return None
+
+
 def _arm(name: str, position: int, kind: str, labels: str | None, told: dict[str, Any]) -> Arm:
     return Arm(
         name,

@@ -33,6 +33,9 @@ _LATEX = {
     "ŷ": r"$\hat{y}$",
 }
 
+# What would end a cell, or begin an element: labels may hold what models have said.
+_MARKDOWN = str.maketrans({"\\": r"\\", "|": r"\|", "<": r"\<"})
+
 
 def files(facts: Facts) -> dict[str, bytes]:
     """Content by path within the report's folder. Equal facts give equal files."""
@@ -106,4 +109,4 @@ def _together(cell: Cell) -> str:
 
 
 def _markdown(text: str) -> str:
-    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
+    return " ".join(text.split()).translate(_MARKDOWN)

@@ -89,7 +89,9 @@ class Facts:
 
     @property
     def title(self) -> str:
-        return ", ".join(experiment.label for experiment in self.experiments)
+        labels = [experiment.label for experiment in self.experiments]
+        more = f" and {len(labels) - 3} more" if len(labels) > 4 else ""
+        return ", ".join(labels[:3] if more else labels) + more
 
     @property
     def arms(self) -> tuple[Arm, ...]:
@@ -152,7 +154,9 @@ def _experiment(experiment: Experiment) -> ExperimentFacts:
         ),
         flips=tuple(training.flips(sources)),
         tunings=tuple(jobs),
-        parity=parity.read(experiment, arms, jobs) if main in arms and len(arms) > 1 else None,
+        parity=(
+            parity.read(experiment, arms, jobs, shown) if main in arms and len(arms) > 1 else None
+        ),
         styles=tuple(styled.read(experiment, arms, values)),
         costs=tuple(costs.read(experiment.stores)),
         examples=tuple(

@@ -14,8 +14,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from evals import metrics
+from evals.report import arms, saying, tables
 from evals.report import figures as drawing
-from evals.report import saying, tables
 from evals.report.cells import Table, points
 from evals.report.facts import ExperimentFacts, Facts
 from evals.report.figures import looks
@@ -135,12 +135,13 @@ def _colours() -> str:
 def _cards(experiment: ExperimentFacts) -> list[tuple[str, Verdict]]:
     """The society against the untuned one, by every measure."""
     names = {"single": "Single agent", "majority": "Round-1 majority", "consensus": "Consensus"}
-    untuned = {arm.name for arm in experiment.arms if arm.kind == "debate"}
+    twin = arms.untuned(experiment.experiment.arms)
     return [
         (f"{names[each.measure]}, {each.decoding}", verdict)
         for each in experiment.verdicts
         for verdict in each.verdicts
-        if each.task is None and (verdict.untuned or verdict.other in untuned)
+        if each.task is None
+        and (verdict.untuned or (twin is not None and verdict.other == twin.name))
     ]
 
 

@@ -30,7 +30,7 @@ _EVALUATED = """
            sum(t.prompt_tokens) / count(distinct (t.iteration, t.question_id)),
            sum(t.completion_tokens) / count(distinct (t.iteration, t.question_id))
     from turns t join questions q using (question_id)
-    where t.split = 'eval' and t.decoding = 'sampled' and not q.zero_shot
+    where t.split = 'eval' and t.decoding = ? and not q.zero_shot
     group by t.arm
 """
 
@@ -69,11 +69,13 @@ class Parity:
     properties: tuple[Property, ...]
 
 
-def read(experiment: Experiment, arms: Sequence[Arm], tunings: Sequence[Tuning]) -> Parity:
-    """The arms given, against the experiment's main one."""
+def read(
+    experiment: Experiment, arms: Sequence[Arm], tunings: Sequence[Tuning], decoding: str
+) -> Parity:
+    """The arms given, against the experiment's main one; calls and tokens in one decoding."""
     main = experiment.main.name
-    trained_on = _means(experiment.stores, _TRAINED_ON)
-    evaluated = _means(experiment.stores, _EVALUATED)
+    trained_on = _means(experiment.stores, _TRAINED_ON, [])
+    evaluated = _means(experiment.stores, _EVALUATED, [decoding])
     found = [("labels from", [_labels(arm) for arm in arms])]
     found += _told(arms)
     found += _learnt(arms, tunings)
@@ -151,10 +153,10 @@ def _mean(values: Sequence[int]) -> Fact:
     return Fact(count=fmean(values)) if values else Fact()
 
 
-def _means(stores: Sequence[Store], query: str) -> dict[str, list[float]]:
+def _means(stores: Sequence[Store], query: str, params: Sequence[object]) -> dict[str, list[float]]:
     found: dict[str, list[list[float]]] = {}
     for store in stores:
-        for arm, *values in store.rows(query):
+        for arm, *values in store.rows(query, params):
             found.setdefault(str(arm), []).append([float(value or 0) for value in values])
     return {
         arm: [fmean(column) for column in zip(*rows, strict=True)] for arm, rows in found.items()

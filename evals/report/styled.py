@@ -30,8 +30,14 @@ class Styled:
 
 
 def read(experiment: Experiment, arms: Sequence[Arm], accuracies: Accuracies) -> list[Styled]:
-    """Of the arms that have changed; empty where the task knows no styles."""
-    task = tasks.load(experiment.first.task, dict(experiment.first.task_options))
+    """Of the arms that have changed; empty where the task knows no styles, or is not here."""
+    try:
+        task = tasks.load(experiment.first.task, dict(experiment.first.task_options))
+    except ValueError:
+        # A module or a file of the user's own; the run stands without it.
+        return []
+    if not _known(experiment, task, accuracies):
+        return []
     found = []
     for arm in arms:
         for decoding in accuracies.decodings():
@@ -45,6 +51,16 @@ def read(experiment: Experiment, arms: Sequence[Arm], accuracies: Accuracies) ->
                 if (change := styles.change(before, after)) is not None:
                     found.append(Styled(arm.name, decoding, first, last, change))
     return found
+
+
+def _known(experiment: Experiment, task: Task, accuracies: Accuracies) -> bool:
+    """Whether the task tells a style in any of the main arm's first answers."""
+    main, source = experiment.main.name, experiment.first
+    return any(
+        styles.use(source.store, task, each.key.decoding, each.key.iteration, main)
+        for decoding in accuracies.decodings()[:1]
+        for each in accuracies.iterations(main, decoding, "single")[:1]
+    )
 
 
 def _use(

@@ -8,6 +8,7 @@ from typing import Literal
 
 from evals.comparison import Comparison, compare, corrected
 from evals.metrics import Decoding, Measure
+from evals.report import arms
 from evals.report.accuracies import Accuracies
 from evals.report.experiments import Experiment
 
@@ -74,9 +75,9 @@ def _verdicts(
         return Verdicts(measure, decoding, task, ())
     last = found.key.iteration
     against: list[tuple[str, int]] = []
-    debated = any(arm.kind == "debate" for arm in experiment.arms)
-    untuned = accuracies.of(society, 0, decoding, measure, task)
-    if last > 0 and untuned is not None and not debated:
+    twin = arms.untuned(experiment.arms)
+    before = accuracies.of(society, 0, decoding, measure, task)
+    if last > 0 and before is not None and twin is None:
         against.append((society, 0))
     for arm in experiment.arms:
         at = accuracies.last(arm.name, decoding, measure, task)

@@ -36,7 +36,8 @@ def _parity(experiment: ExperimentFacts, name: str) -> Table | None:
     note = (
         f"= : as in {parity.main}; counts within {100 * NEAR:.0f} % of it are taken as equal. "
         "Counts are means per model, iteration and seed; calls and tokens are those of an "
-        "evaluation question, sampled, as the arm needs them. –: does not apply or is not told."
+        f"evaluation question, {experiment.decoding}, as the arm needs them. –: does not apply or "
+        "is not told."
     )
     return Table(name, "What was equal between the arms", tuple(columns), tuple(rows), note)
 

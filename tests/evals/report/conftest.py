@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from evals import report
 from evals.tasks.arithmetic import Arithmetic
 from providers.embedded import corpus
 from society.voting import agrees, vote
@@ -121,8 +122,10 @@ def rows_of(
     spoken: str | None = None,
     finished: bool = True,
     changed: dict[str, object] | None = None,
+    diverse: bool = True,
 ) -> Iterator[records.Row]:
-    """All rows of one run. `spoken` is added to every response, `changed` to the config."""
+    """All rows of one run. `spoken` is added to every response, `changed` to the config; `diverse`
+    runs have measured diversity."""
     rng = random.Random(seed)
     config = CONFIG | {"iterations": iterations, "seed": seed} | (changed or {})
     yield records.Run(
@@ -147,11 +150,11 @@ def rows_of(
         yield from _arm(
             rng, recipe, iterations if recipe.trained else 0,
             [(q.question_id, q) for q in asked["train"]],
-            [(q.question_id, q) for q in asked["eval"]], unseen, spoken,
+            [(q.question_id, q) for q in asked["eval"]], unseen, spoken, diverse,
         )  # fmt: skip
 
 
-def _arm(rng, recipe, iterations, train, own, unseen, spoken):
+def _arm(rng, recipe, iterations, train, own, unseen, spoken, diverse):
     for iteration in range(iterations + 1):
         if iteration:
             yield from _debates(rng, recipe, iteration, "train", "sampled", train, spoken)
@@ -159,7 +162,8 @@ def _arm(rng, recipe, iterations, train, own, unseen, spoken):
         for decoding in ("sampled", "greedy"):
             asked = [*own, *(unseen if decoding == "sampled" else ())]
             yield from _debates(rng, recipe, iteration, "eval", decoding, asked, spoken)
-        yield from _diversity(rng, recipe, iteration)
+        if diverse:
+            yield from _diversity(rng, recipe, iteration)
 
 
 def _debates(rng, recipe, iteration, split, decoding, asked, spoken):
@@ -277,3 +281,11 @@ def three_seeds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Store
     yield opened
     for store in opened:
         store.close()
+
+
+@pytest.fixture(scope="session")
+def seeds_page(three_seeds, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Their page."""
+    out = tmp_path_factory.mktemp("seeds") / "report.html"
+    report.write(three_seeds, out)
+    return out

@@ -8,20 +8,11 @@ from typing import Any
 
 import pytest
 
-from evals import report
-
 CHROMIUM = Path("/usr/bin/chromium")
 
 if not CHROMIUM.exists():
     pytest.skip("no chromium on this machine", allow_module_level=True)
 sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
-
-@pytest.fixture(scope="module")
-def path(three_seeds, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("page") / "report.html"
-    report.write(three_seeds[:2], out)
-    return out
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +27,9 @@ def browser() -> Iterator[Any]:
 
 @pytest.mark.parametrize("width", [1100, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_opens_quietly_and_fits(path: Path, browser: Any, scheme: str, width: int) -> None:
+def test_the_page_opens_quietly_and_fits(
+    seeds_page: Path, browser: Any, scheme: str, width: int
+) -> None:
     page = browser.new_page(
         viewport={"width": width, "height": 900}, color_scheme=scheme, java_script_enabled=True
     )
@@ -45,8 +38,8 @@ def test_the_page_opens_quietly_and_fits(path: Path, browser: Any, scheme: str, 
     page.on("request", lambda request: asked.append(request.url))
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
-    page.goto(path.as_uri())
-    assert asked == [path.as_uri()]
+    page.goto(seeds_page.as_uri())
+    assert asked == [seeds_page.as_uri()]
     assert said == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     drawn = page.locator("svg.chart")
@@ -67,9 +60,9 @@ def test_the_page_opens_quietly_and_fits(path: Path, browser: Any, scheme: str, 
     page.close()
 
 
-def test_marks_of_arms_are_drawn(path: Path, browser: Any) -> None:
+def test_marks_of_arms_are_drawn(seeds_page: Path, browser: Any) -> None:
     page = browser.new_page()
-    page.goto(path.as_uri())
+    page.goto(seeds_page.as_uri())
     marks = page.locator("svg.swatch")
     assert marks.count() > 20
     box = marks.first.bounding_box()

@@ -20,7 +20,7 @@ TABLE = Table(
     "small",
     "A small | table",
     (Column("arm", "arm", text=True), Column("right, %", "right", interval=True)),
-    ((Text("a_b & c|d\\\n$x$ 5 %"), Percent(0.5, 0.25, 0.75)), (Text("–"), Percent(None))),
+    ((Text("a_b & c|d\\\n$x$ 5 %"), Percent(0.5, 0.25, 0.75)), (Text("<b>–"), Percent(None))),
     "Its note.",
 )
 
@@ -82,7 +82,7 @@ def test_csv_has_intervals_in_columns_of_their_own() -> None:
     assert rows == [
         ["arm", "right", "right_low", "right_high"],
         ["a_b & c|d\\\n$x$ 5 %", "50", "25", "75"],
-        ["–", "", "", ""],
+        ["<b>–", "", "", ""],
     ]
 
 
@@ -100,7 +100,7 @@ def test_markdown_keeps_cells_in_their_place() -> None:
         "| arm | right, % |",
         "| --- | ---: |",
         "| a_b & c\\|d\\\\ $x$ 5 % | 50.0 (25.0–75.0) |",
-        "| – | – |",
+        "| \\<b>– | – |",
         "",
         "Its note.",
     ]

@@ -98,6 +98,16 @@ def test_an_untuned_debate_takes_the_place_of_the_untuned_society(society_store)
     assert [each.other for each in experiment.verdicts[0].verdicts] == ["debate"]
 
 
+def test_a_task_that_is_no_longer_there_costs_the_styles_only(society_store) -> None:
+    store = society_store(
+        kinds=("multiagent",), questions=4, iterations=1,
+        changed={"task": {"name": "gone_with_the_wind:Task"}},
+    )  # fmt: skip
+    [experiment] = facts.read([store]).experiments
+    assert experiment.styles == ()
+    assert experiment.verdicts
+
+
 def test_what_was_equal_is_measured(found) -> None:
     assert found.parity is not None
     properties = {each.name: each for each in found.parity.properties}
