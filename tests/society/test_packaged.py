@@ -30,7 +30,8 @@ LOCAL = {
     "paper-mistral": "mistralai/Mistral-7B-Instruct-v0.2",
     "paper-llama3": "meta-llama/Meta-Llama-3-8B-Instruct",
 }
-PAPERS = (*LOCAL, "paper-openai")
+MODELS = {name: f"local:{model}" for name, model in LOCAL.items()}
+MODELS["paper-openai"] = "openai:gpt-4.1-mini-2025-04-14"
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -145,10 +146,10 @@ def doctor(
 
 
 def test_they_are_packaged():
-    assert set(PAPERS) <= set(experiments.packaged())
+    assert set(MODELS) <= set(experiments.packaged())
 
 
-@pytest.mark.parametrize("name", PAPERS)
+@pytest.mark.parametrize("name", MODELS)
 def test_they_are_the_papers_experiment(name):
     table, _ = experiments.read_table(name)
     assert table["task"] == {"name": "math", "levels": [1, 2, 3]}
@@ -157,18 +158,21 @@ def test_they_are_the_papers_experiment(name):
     assert table["train"]["questions"] == table["evaluation"]["questions"] == 500
     sampling = {key: table["sampling"][key] for key in ("temperature", "top_p", "max_tokens")}
     assert sampling == {"temperature": 1.0, "top_p": 0.9, "max_tokens": 2048}
+    assert table["model"] == MODELS[name]
     assert {"multiagent", "majority-ft", "star", "debate", "majority", "base"} <= set(table["arms"])
 
 
-@pytest.mark.parametrize("name", LOCAL)
+@pytest.mark.parametrize("name", ["paper-mistral", "paper-llama3"])
 def test_an_open_model_lacks_nothing_but_its_weights(name, files, tmp_path):
-    model = LOCAL[name]
-    assert experiments.read_table(name)[0]["model"] == f"local:{model}"
     with hub(files) as endpoint:
         assert doctor(name, endpoint, tmp_path) == (0, [])
-        # From here on the questions are in the cache, and a copy of a model is on this disk.
-        there = f'model="local:{MODEL_DIR}"'
-        assert doctor(name, None, tmp_path, "--set", there) == (0, [])
+
+
+def test_with_questions_in_the_cache_and_a_copy_of_the_weights_nothing_is_asked(files, tmp_path):
+    with hub(files) as endpoint:
+        assert doctor("paper-phi3", endpoint, tmp_path) == (0, [])
+    there = f'model="local:{MODEL_DIR}"'
+    assert doctor("paper-phi3", None, tmp_path, "--set", there) == (0, [])
 
 
 def test_a_gated_model_says_where_to_ask(files, tmp_path):
@@ -189,7 +193,7 @@ def test_openai_lacks_nothing_but_the_key(files, tmp_path):
         status, [error] = doctor("paper-openai", endpoint, tmp_path)
         assert status == 2
         assert "the environment variable OPENAI_API_KEY is not set" in error
-        model = experiments.read_table("paper-openai")[0]["model"].rpartition(":")[2]
+        model = MODELS["paper-openai"].removeprefix("openai:")
         with openai_stand_in(base=model) as server:
             price = "input_usd = 1.0, output_usd = 1.0, training_usd = 1.0"
             price += ", tuned_input_usd = 1.0, tuned_output_usd = 1.0"
