@@ -130,6 +130,8 @@ def check(run: RunFolder, config: Config) -> None:
         return
     try:
         with Store.open(run.database, read_only=True) as store:
+            if store.live:
+                raise StoreLocked(f"run {run.name!r} is going on in another process")
             stored = store.run()
     except StoreOutdated:
         # What an earlier version has stored is compared once it is brought up to date.

@@ -47,7 +47,7 @@ def run(
 
         source = Source(config, settings or ())
         if source.several():
-            sweeping.carry_out(context, source, name, None, allow_overlap, runs)
+            sweeping.carry_out(context, source, name, None, allow_overlap, live, runs)
             return
         experiment = experiments.load(config, settings or ())
         folder = folders.folder(runs, Path(config).stem if name is None else name)

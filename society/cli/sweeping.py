@@ -45,6 +45,9 @@ def sweep(
     allow_overlap: Annotated[
         bool, typer.Option("--allow-overlap", help="As in run, for every run of the sweep.")
     ] = False,
+    live: Annotated[
+        bool, typer.Option("--live/--no-live", help="As in run, for every run of the sweep.")
+    ] = True,
     runs: Runs = RUNS,
 ) -> None:
     """Run an experiment over a grid or list of settings and over seeds, or go on with that."""
@@ -54,7 +57,7 @@ def sweep(
         from society.sweeps.axes import Options, Source
 
         source = Source(config, settings or (), Options(grid or (), listed, seeds))
-        carry_out(context, source, name, jobs, allow_overlap, runs)
+        carry_out(context, source, name, jobs, allow_overlap, live, runs)
 
 
 def carry_out(
@@ -63,6 +66,7 @@ def carry_out(
     name: str | None,
     jobs: int | None,
     allow_overlap: bool,
+    live: bool,
     runs: Path,
 ) -> None:
     """Run the sweep that `source` describes."""
@@ -72,7 +76,8 @@ def carry_out(
     found = definition.load(source, runs, chosen)
     left = execution.prepare(found, source.experiment, allow_overlap, sys.stderr)
     context.resumable = True
-    failed = execution.run(found, left, jobs, allow_overlap, sys.stderr)
+    more = ["--allow-overlap"] * allow_overlap + ["--no-live"] * (not live)
+    failed = execution.run(found, left, jobs, more, sys.stderr)
     execution.conclude(found, sys.stdout)
     if failed:
         count = f"{len(failed)} of {len(found.members)} runs failed"

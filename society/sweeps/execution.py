@@ -27,9 +27,10 @@ def prepare(sweep: Sweep, source: str, allow_overlap: bool, stream: TextIO) -> l
 
 
 def run(
-    sweep: Sweep, left: Sequence[Member], jobs: int | None, allow_overlap: bool, stream: TextIO
+    sweep: Sweep, left: Sequence[Member], jobs: int | None, options: Sequence[str], stream: TextIO
 ) -> list[Running]:
-    """Run the members in `left`; returns those that failed, each of them told on `stream`."""
+    """Run the members in `left`, each by `society run` with `options`; returns those that failed,
+    each of them told on `stream`."""
     done = len(sweep.members) - len(left)
     already = f", {done} of them done before" if done else ""
     stream.write(f"sweep {sweep.folder.name}: {len(sweep.members)} runs{already}")
@@ -40,7 +41,7 @@ def run(
         folder = member.folder
         return [
             *("run", str(folder.config), "--name", folder.name, "--runs", str(folder.path.parent)),
-            *(["--allow-overlap"] if allow_overlap else []),
+            *options,
         ]
 
     members = [Running(member) for member in left]

@@ -184,13 +184,17 @@ def test_a_member_that_fails_stops_no_other_and_is_run_again(society, home):
 
 
 @pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL])
-def test_stopping_a_sweep_stops_its_members(home, kill):
+def test_stopping_a_sweep_stops_its_members(society, home, kill):
     slow = FILE.format(seeds="seeds = [0, 1, 2]", questions=3000)
     (home / "words.toml").write_text(slow.replace(':Words"', ':Words"\nword = "slow"'))
     command = [sys.executable, "-m", "society", "sweep", "words.toml", "--jobs", "2"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     notices = [Path(f"runs/words.seed-{seed}/progress.json") for seed in (0, 1)]
     _wait_until(lambda: all(notice.exists() for notice in notices))
+    if kill == signal.SIGINT:
+        status, _, err = society("sweep", "words.toml")
+        assert status == 2
+        assert "run 'words.seed-0' is going on in another process" in err
     process.send_signal(kill)
     _, err = process.communicate()
     if kill == signal.SIGINT:
