@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -178,9 +179,8 @@ def interrupt(cursors: Iterable[duckdb.DuckDBPyConnection]) -> None:
 
 def translate(error: duckdb.Error) -> Exception:
     """What an answer from the server means: `ServerGone`, `InvalidQuery`, or DuckDB's own error."""
-    text = (
-        str(error).split("\n\nLINE 1: FROM quack_query(")[0].removeprefix("Invalid Input Error: ")
-    )
+    text = re.split(r"\n\nLINE \d: FROM quack_query\(", str(error))[0]
+    text = text.removeprefix("Invalid Input Error: ")
     if any(sign in text for sign in _GONE):
         return ServerGone(text)
     if "Authorization failed" in text:

@@ -68,8 +68,10 @@ def society(tmp_path, monkeypatch, capfd):
     make_run(tmp_path / "runs/one", 1)
     make_run(tmp_path / "runs/two-b", 2)
 
-    def call(*arguments: object, given: str | None = None) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["society", "sql", *map(str, arguments)])
+    def call(
+        *arguments: object, command: str = "sql", given: str | None = None
+    ) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["society", command, *map(str, arguments)])
         if given is not None:
             monkeypatch.setattr(sys, "stdin", io.StringIO(given))
         with pytest.raises(SystemExit) as end:
@@ -219,3 +221,22 @@ def test_a_snapshot_where_the_run_is_not_served(society):
         assert "a snapshot of it" in err
     _, out, err = society("two-b", "SELECT 1", "--snapshot", "--format", "csv")
     assert (numbers(out), err) == ([["1"]], "")
+
+
+@needs_quack
+def test_status_of_a_run_that_is_going_on(society, tmp_path):
+    config = '{"model": "embedded:", "task": {"name": "arithmetic"}}'
+    with Store.open(tmp_path / "runs/one/run.duckdb") as store:
+        store.write(Run("one", config, "0" * 64, 0, "{}", utc_now(), None))
+    with going_on("one"):
+        status, out, err = society("one", command="status")
+        assert status == 0, err
+        assert out.startswith("run one: running\n")
+        assert "debate" in out
+        assert "go on with" not in out
+        (tmp_path / "runs/one/progress.json").write_text(
+            '{"process": 42, "line": "iteration 1/3", "updated_at": "2026-01-01T00:00:00Z"}'
+        )
+        assert society("one", command="status")[1].startswith("run one: running, process 42\n")
+    (tmp_path / "runs/one/progress.json").unlink()
+    assert "stopped before its end" in society("one", command="status")[1]

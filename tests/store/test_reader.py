@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 
+import duckdb
 import pytest
 
 from store import quack, serving
@@ -177,6 +178,35 @@ def test_a_store_opened_for_reading_asks_the_run(filled, make_turn):
             text=True,
         )
     assert done.stdout.splitlines() == ["True 5001 None", "[(1,)]"], done.stderr
+
+
+def test_a_query_can_be_stopped_from_another_thread(filled):
+    with open_reader(filled) as reader:
+        asked = threading.Event()
+
+        def stop():
+            asked.wait()
+            while thread.is_alive():
+                reader.interrupt()
+                time.sleep(0.02)
+
+        stopping = threading.Thread(target=stop)
+        ended = []
+
+        def ask():
+            asked.set()
+            try:
+                reader.rows("SELECT count(*) FROM turns a, turns b, turns c, turns d")
+            except duckdb.InterruptException as error:
+                ended.append(error)
+
+        thread = threading.Thread(target=ask)
+        stopping.start()
+        thread.start()
+        thread.join()
+        stopping.join()
+        assert len(ended) == 1
+        assert reader.rows(COUNT) == [(5000,)]
 
 
 def test_many_threads_share_a_reader(filled):
