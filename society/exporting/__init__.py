@@ -8,21 +8,23 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from society.config import ConfigError
 from society.exporting.card import Config, card
 from society.exporting.pieces import SUFFIXES, Kind, Output, Piece, pieces
-from store.errors import InvalidQuery, WriteFailed
+from store.errors import InvalidQuery, StoreLocked, WriteFailed
 from store.ledger import Store
 from store.selection import Selection
+from store.snapshots import snapshot
 
 __all__ = ["Exported", "File", "Kind", "Output", "export"]
 
 # DuckDB sorts and joins on disk beyond this, so that a run of any size can be exported.
 MEMORY = "2GB"
+_PATIENCE_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +55,11 @@ def export(
     """Write the selected part of a run into the folder `out`, or into one file of that name.
 
     `kinds` may be empty: all that the output has. Raises `ConfigError` where `out` does not fit or
-    holds such files already (unless `force`), `InvalidQuery` where nothing is selected, and
-    `WriteFailed`; nothing of the export is there then.
+    holds such files already (unless `force`), `InvalidQuery` where nothing is selected,
+    `StoreLocked` where another process holds the file and makes no snapshot, and `WriteFailed`;
+    nothing of the export is there then.
     """
-    with Store.open(database, read_only=True, memory_limit=MEMORY) as store:
+    with _opened(database) as store:
         selection.check(store)
         planned, notes = pieces(store, kinds, output, selection)
         if not planned:
@@ -76,6 +79,22 @@ def export(
                 (stage / "README.md").write_text(card(store, configs), encoding="utf-8")
                 written.append(File(root / "README.md", None))
         return Exported(tuple(written), tuple(notes))
+
+
+@contextmanager
+def _opened(database: Path) -> Iterator[Store]:
+    """The run's file, or a snapshot of it where a run is writing to it."""
+    with ExitStack() as stack:
+        try:
+            store = stack.enter_context(Store.open(database, read_only=True, memory_limit=MEMORY))
+            locked = store.live
+        except StoreLocked:
+            locked = True
+        if locked:
+            stack.close()
+            copy = stack.enter_context(snapshot(database, _PATIENCE_S))
+            store = stack.enter_context(Store.open(copy, read_only=True, memory_limit=MEMORY))
+        yield store
 
 
 def _placed(out: Path, planned: list[Piece], output: Output) -> tuple[Path, list[Piece]]:

@@ -28,6 +28,16 @@ print(json.dumps({
 """
 
 
+HOLD = """
+import sys
+from store.ledger import Store
+from store.snapshots import granted
+with Store.open(sys.argv[1]) as store, granted(store):
+    print("open", flush=True)
+    sys.stdin.read()
+"""
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, scripted):
     """A folder with the runs of a scripted experiment of two iterations."""
@@ -208,3 +218,16 @@ def test_a_place_that_cannot_be_written_is_named(export, tmp_path):
     status, output = export("--out", "file/out")
     assert status == 1
     assert "cannot write to file/out" in output
+
+
+def test_a_run_that_is_going_on_is_exported_from_a_snapshot(export, tmp_path):
+    database = tmp_path / "runs/small/run.duckdb"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(database)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as running:
+        assert running.stdout.readline() == b"open\n"
+        status, output = export("--what", "votes", "--out", "votes.parquet")
+        running.stdin.close()
+    assert status == 0, output
+    assert duckdb.read_parquet(str(tmp_path / "votes.parquet")).count("*").fetchone() == (52,)
+    assert list(database.parent.glob(".snapshot*")) == []

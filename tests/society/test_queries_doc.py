@@ -1,4 +1,4 @@
-"""Every query of docs/queries.md on a run of two arms where everything happens that it asks for."""
+"""Every query of docs/queries.md, on a run of two arms in which all happens that it asks for."""
 
 from __future__ import annotations
 
