@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
 from typing import TextIO
 
+from evals import report as reports
 from society import runs as folders
 from society.live import printable
+from society.runs import RunFolder
 from society.sweeps import checks, display, record, results
 from society.sweeps.definition import Member, Sweep
 from society.sweeps.processes import Running, carry_out, default_jobs
+from store.errors import StoreError
+from store.ledger import Store
 
 
 def prepare(sweep: Sweep, source: str, allow_overlap: bool, stream: TextIO) -> list[Member]:
@@ -56,7 +61,21 @@ def run(
 
 
 def conclude(sweep: Sweep, stream: TextIO) -> None:
-    """Print the results of all runs there are, also of those that an earlier start asked for."""
+    """Print the results of all runs there are, also of those that an earlier start asked for, and
+    write one report over them."""
     known = record.read(sweep.folder)
-    if known is not None:
-        results.show(known, sweep.folder.path.parent, stream)
+    if known is None:
+        return
+    runs = sweep.folder.path.parent
+    results.show(known, runs, stream)
+    with ExitStack() as opened:
+        stores = [store for store in _readable(known.folders(runs), opened) if store.run()]
+        if stores:
+            reports.write(stores, sweep.folder.report)
+            stream.write(f"report: {sweep.folder.report}\n")
+
+
+def _readable(members: Sequence[RunFolder], opened: ExitStack) -> Iterator[Store]:
+    for member in members:
+        with suppress(StoreError):
+            yield opened.enter_context(Store.open(member.database, read_only=True))

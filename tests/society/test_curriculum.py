@@ -215,7 +215,7 @@ def test_a_run_climbs_and_every_society_takes_every_exam(climbing, tmp_path):
             "USING (dataset_id) GROUP BY iteration ORDER BY iteration"
         ) == [(1, TRAIN, True), (2, TRAIN, True)]
         summary.show(store, table)
-        report.write(store, folder.report)
+        report.write([store], folder.report)
     assert "Curriculum, rung 2: arithmetic@2" in table.getvalue()
     assert "arithmetic@2" in folder.report.read_text(encoding="utf-8")
 

@@ -108,7 +108,7 @@ def test_a_sweep_from_its_start_to_more_seeds(society, home):
     status, out, err = society("sweep", "words.toml", "--grid", "consensus.ties=drop,first")
     assert status == 0, err
     assert "sweep words: 2 runs; 1 at a time" in err
-    assert "ties-drop.seed-0: untuned society · evaluate sampled: 8 turns in 0 s" in err
+    assert "ties-drop.seed-0: untuned society · evaluate sampled: 8 turns" in err
     assert err.index("ties-drop.seed-0: finished") < err.index("ties-first.seed-0: started")
     lines = [line.split() for line in out.splitlines()]
     assert ["ties-drop", *ARM, "1", *RATES] in lines
@@ -128,6 +128,7 @@ def test_a_sweep_from_its_start_to_more_seeds(society, home):
     # What the first start has asked for is still part of the sweep.
     assert ["ties-drop", *ARM, "2", *RATES] in lines
     assert any(line[:1] == ["ties-first"] for line in lines)
+    assert out.endswith("report: runs/words/report.html\n")
 
     questions = []
     for seed in (0, 4):
@@ -150,6 +151,11 @@ def test_a_sweep_from_its_start_to_more_seeds(society, home):
     status, out, _ = society("cancel", "words")
     assert status == 0
     assert "run words.ties-drop.seed-4:\nno fine-tuning job" in out
+    page = (home / "runs/words/report.html").read_text(encoding="utf-8")
+    assert "words.ties-drop.seed-4" in page
+    assert "words.ties-first.seed-0" in page
+    status, out, _ = society("report", "words", "--out", "page.html")
+    assert (status, out) == (0, "page.html\n")
     assert society("run", "words.toml")[0] == 2
 
 
