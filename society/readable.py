@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from society.runs import RunFolder
 from store.errors import LiveUnavailable
@@ -25,10 +27,11 @@ def readable(
         if live:
             try:
                 address = stack.enter_context(serving.served(store))
-            except LiveUnavailable as error:
+            except (LiveUnavailable, OSError) as error:
                 tell(f"readable in snapshots only while it runs: {error}")
             else:
-                where = "" if folder.path.parent.name == "runs" else f" --runs {folder.path.parent}"
+                runs = folder.path.parent
+                where = "" if runs == Path("runs") else f" --runs {shlex.quote(str(runs))}"
                 tell(f"read it while it runs: society sql {folder.name}{where}")
                 tell(f"or in the duckdb shell: {serving.in_the_shell(store.path, address)}")
         yield

@@ -71,7 +71,8 @@ def snapshot(database: Path, patience_s: float = _PATIENCE_S) -> Iterator[Path]:
 def granted(store: Store) -> Iterator[None]:
     """Answer requests for snapshots of `store` while the block runs."""
     for left in store.path.parent.glob(".snapshot-*"):
-        left.unlink(missing_ok=True)
+        with suppress(OSError):
+            left.unlink()
     ended = threading.Event()
     desk = threading.Thread(target=_answer, args=(store, ended), name="snapshots", daemon=True)
     desk.start()
