@@ -260,9 +260,9 @@ def serve() -> Callable[..., object]:
     return served
 
 
-@pytest.fixture(scope="session")
-def hostile() -> str:
-    return HOSTILE
+@pytest.fixture(scope="session", name="write_sums")
+def sums_writer() -> Callable[[Path], None]:
+    return write_sums
 
 
 @pytest.fixture(scope="session")

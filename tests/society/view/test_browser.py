@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from store.ledger import Store
+
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium; install it")
@@ -154,6 +156,23 @@ def test_a_script_that_got_in_would_not_run(watched):
     assert watched.page.evaluate("window.hacked") is None
     assert all("Content Security Policy" in trouble for trouble in watched.troubles)
     assert watched.troubles
+
+
+def test_a_page_follows_its_run_by_itself(browser, tmp_path, serve, write_sums, make_debate):
+    path = tmp_path / "going" / "run.duckdb"
+    path.parent.mkdir()
+    write_sums(path)
+    with serve(tmp_path) as site:
+        watched = Watched(browser, site)
+        watched.go("/runs/going")
+        row = watched.page.locator("#progress + .wide tr", has_text="iteration 1")
+        row.filter(has_text="2 of 60").wait_for()
+        with Store.open(path) as store:
+            gold, rounds = "4", [["4", "4", "4"]]
+            store.write(*make_debate((1, "eval", "multiagent", "sampled"), "tied", gold, rounds))
+        row.filter(has_text="3 of 60").wait_for(timeout=120_000)
+        watched.check()
+        watched.context.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -7,7 +7,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from society.status import Notice
+from store import quack, serving
 from store.ledger import Store
+from store.records import utc_now
 from store.schema import migrations
 
 STAGE = "iteration=0&split=eval&arm=multiagent&decoding=sampled"
@@ -173,7 +176,7 @@ def test_hostile_text_is_text_on_every_page(site):
             continue
         assert status == 200, path
         if headers["content-type"].startswith("text/plain"):
-            assert headers["content-security-policy"] == "sandbox"
+            assert path.endswith("/state") or headers["content-security-policy"] == "sandbox"
             continue
         markup = Markup(text)
         scripts = [attrs for tag, attrs in markup.tags if tag == "script"]
@@ -198,3 +201,35 @@ def test_a_huge_response_is_cut_and_whole_at_its_own_address(site):
     assert text == "<b>word</b> and more\n" * 30_000
     assert headers["content-type"].startswith("text/plain")
     assert headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.skipif(quack.unavailable() is not None, reason=f"{quack.unavailable()}")
+def test_a_run_that_goes_on_is_shown_and_followed(tmp_path, make_debate, write_sums, serve):
+    path = tmp_path / "going" / "run.duckdb"
+    path.parent.mkdir()
+    write_sums(path)
+    with serve(tmp_path) as site, Store.open(path) as store, serving.served(store):
+        status, text, _ = site.get("/runs/going")
+        assert (status, "going running" in words(text)) == (200, True)
+        assert "going running" in words(site.get("/")[1])
+        before = site.get("/runs/going/state")[1]
+        assert f'data-state="{before}"' in site.get("/runs/going")[1]
+        store.write(*make_debate((2, "eval", "multiagent", "sampled"), "tied", "4", [["4", "4"]]))
+        assert site.get("/runs/going/state")[1] != before
+        _, text, _ = site.get("/runs/going/debates?iteration=2")
+        assert "What is tied?" in words(text)
+        assert site.get("/runs/going/debates?text=tied&flip=changed")[0] == 200
+        assert site.get("/runs/going/agents")[0] == 200
+        assert site.get("/runs/going/models")[0] == 200
+
+
+def test_a_run_in_use_that_does_not_answer_tells_what_it_says_of_itself(tmp_path, serve):
+    path = tmp_path / "busy" / "run.duckdb"
+    path.parent.mkdir()
+    with Store.open(path), serve(tmp_path) as site:
+        notice = Notice(process=1, line="iteration 1/2 · debate: 3/9", updated_at=utc_now())
+        (path.parent / "progress.json").write_text(notice.model_dump_json())
+        assert "busy running iteration 1/2 · debate: 3/9" in words(site.get("/")[1])
+        status, text, _ = site.get("/runs/busy")
+        assert status == 503
+        assert "It says of itself: iteration 1/2 · debate: 3/9" in words(text)
