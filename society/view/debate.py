@@ -198,15 +198,16 @@ def _said(reader: Reader, stage: Stage, question_id: str) -> list[Said]:
     earlier = {(turn[1], turn[2]): turn[6] for turn in turns if turn[3] == "answer"}
     return [
         Said(
-            *turn[:5],
-            messages(turn[5]),
-            *turn[6:],
-            agrees=worth.get(turn[0], (None, None))[0],
-            correct=worth.get(turn[0], (None, None))[1],
-            uses=tuple(uses[turn[0]]),
-            revision=_revision(earlier.get((turn[1] - 1, turn[2])), turn[6])
-            if turn[3] == "answer"
-            else None,
+            *debates.joined(
+                *turn[:5],
+                messages(turn[5]),
+                *turn[6:],
+                *worth.get(turn[0], (None, None)),
+                tuple(uses[turn[0]]),
+                _revision(earlier.get((turn[1] - 1, turn[2])), turn[6])
+                if turn[3] == "answer"
+                else None,
+            )
         )
         for turn in turns
     ]

@@ -12,6 +12,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from society.view.filters import BadAddress, Filter, Stage
 from store.reader import Reader
@@ -222,11 +223,12 @@ def rows(reader: Reader, keys: list[Key]) -> tuple[Listed, ...]:
     agents = _agents(reader, ids)
     return tuple(
         Listed(
-            key,
-            *decided[key],
-            question=asked.get(key.question_id, (None, None))[0],
-            gold=asked.get(key.question_id, (None, None))[1],
-            agents=tuple(agents[key.stage, key.question_id]),
+            *joined(
+                key,
+                *decided[key],
+                *asked.get(key.question_id, (None, None)),
+                tuple(agents[key.stage, key.question_id]),
+            )
         )
         for key in keys
         if key in decided
@@ -322,6 +324,11 @@ def _agents(reader: Reader, ids: Sequence[str]) -> dict[tuple[Stage, str], list[
             )
         )
     return agents
+
+
+def joined(*values: Any) -> tuple[Any, ...]:
+    """The fields of one record, from the columns of several queries."""
+    return values
 
 
 def verdicts(reader: Reader, turn_ids: Sequence[int]) -> dict[int, tuple[bool | None, bool | None]]:

@@ -176,13 +176,15 @@ def examples(reader: Reader, dataset_id: str, start: int) -> list[Example]:
     unknown = (None, None)
     return [
         Example(
-            position,
-            turn_id,
-            question_id,
-            texts.get(question_id),
-            *(said[turn_id][6:] if turn_id in said else (None, "", 1)),
-            first_agrees=worth.get(begun.get(turn_id) or -1, unknown)[0],
-            correct=worth.get(turn_id, unknown)[1],
+            *debates.joined(
+                position,
+                turn_id,
+                question_id,
+                texts.get(question_id),
+                *(said[turn_id][6:] if turn_id in said else (None, "", 1)),
+                worth.get(begun.get(turn_id) or -1, unknown)[0],
+                worth.get(turn_id, unknown)[1],
+            )
         )
         for position, turn_id, question_id in rows
     ]
@@ -203,7 +205,7 @@ def models(reader: Reader, parent_id: str | None = None) -> list[ModelEntry]:
         [parent_id],
     )
     losses = _losses(reader, [row[8] for row in found if row[8] is not None])
-    return [ModelEntry(*row, losses=losses.get(row[8], ())) for row in found]
+    return [ModelEntry(*debates.joined(*row, losses.get(row[8], ()))) for row in found]
 
 
 def model(reader: Reader, model_id: str) -> ModelFacts:
@@ -219,13 +221,15 @@ def model(reader: Reader, model_id: str) -> ModelFacts:
     made_of = datasets(reader, dataset_id) if dataset_id is not None else []
     steps, points = _points(reader, job_id)
     return ModelFacts(
-        *facts,
-        dataset=made_of[0] if made_of else None,
-        job=_job(reader, job_id),
-        steps=steps,
-        points=points,
-        children=tuple(models(reader, model_id)),
-        spoke=tuple(_spoke(reader, model_id)),
+        *debates.joined(
+            *facts,
+            made_of[0] if made_of else None,
+            _job(reader, job_id),
+            steps,
+            points,
+            tuple(models(reader, model_id)),
+            tuple(_spoke(reader, model_id)),
+        )
     )
 
 
