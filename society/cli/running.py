@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from society.cli import sweeping
 from society.cli.app import RUNS, Experiment, Name, RunName, Runs, Settings, app
 
 if TYPE_CHECKING:
@@ -42,6 +41,7 @@ def run(
         from society import config as experiments
         from society import doctor, leakage
         from society import runs as folders
+        from society.cli import sweeping
         from society.readable import readable
         from society.sweeps.axes import Source
 
