@@ -117,7 +117,7 @@ class Config(Section):
                     "batches; remove it"
                 )
             if "embedding" in self.diversity.measures:
-                encoders.check(self.diversity.encoder)
+                self._check_encoder()
             if self.serving is not None:
                 served.check(self.serving.as_serving(), self.finetune.method)
         except ProviderError as error:
@@ -128,6 +128,12 @@ class Config(Section):
                 f"are {', '.join(self.addresses)}"
             )
         return self
+
+    def _check_encoder(self) -> None:
+        try:
+            encoders.check(self.diversity.encoder)
+        except encoders.EncoderUnavailable as error:
+            raise ValueError(f"diversity.encoder: {error}") from error
 
     @property
     def questions(self) -> Questions:

@@ -23,10 +23,10 @@ Progress = Callable[[int], None]
 """Called with the steps done; a text embedded, or a request answered, is a step."""
 
 _STORED = """
-    select role, measure
+    select role, measure, value is not null
     from diversity
     where iteration = ? and arm = ? and split = ? and task = ? and decoding = ?
-      and (measure <> 'embedding' or encoder = ?) and value is not null and responses = 'all'
+      and (measure <> 'embedding' or encoder = ?) and responses = 'all'
 """
 _NO_SCORE = (
     "the provider gives no log-probabilities of a given text; use a local model, or a vLLM server "
@@ -70,12 +70,14 @@ class Measurement:
         self._wanted = wanted
         self._responses = read(store, place, wanted.questions)
         where = (place.iteration, place.arm, place.split, place.task, place.decoding)
-        stored = set() if again else set(store.rows(_STORED, [*where, wanted.encoder]))
+        stored = [] if again else store.rows(_STORED, [*where, wanted.encoder])
+        # What a provider could not tell may be had by now; somebody to compare with may not.
+        done = {(role, measure) for role, measure, known in stored if known or self._alone(role)}
         self.todo: tuple[tuple[AgentRole, DiversityMeasure], ...] = tuple(
             (role, measure)
             for role in self._responses
             for measure in wanted.measures
-            if (role, measure) not in stored
+            if (role, measure) not in done
         )
         self._memory = memory
         self._known = Likelihoods(providers, memory)
@@ -228,12 +230,14 @@ class Measurement:
                 note="; ".join(notes) or None,
             )
 
+    def _alone(self, role: AgentRole) -> bool:
+        return len({response.agent for response in self._responses.get(role, ())}) == 1
+
     def _nobody(self, role: AgentRole, responses: Responses) -> str:
         """Why there is no pair."""
-        spoken = self._responses[role]
-        if not spoken:
+        if not self._responses[role]:
             return "no agent has said anything"
-        if len({response.agent for response in spoken}) == 1:
+        if self._alone(role):
             return "there is one agent only, and nobody to compare it with"
         if responses == "agreeing":
             return "no question has responses enough that agree with the label"

@@ -115,7 +115,7 @@ def test_a_wrong_section_is_refused_before_anything_starts():
     with pytest.raises(ConfigError, match=r"diversity\.measures.*'spread'"):
         experiments.load("demo", ['diversity.measures=["spread"]'])
     wrong = ['diversity.measures=["embedding"]', 'diversity.encoder="./gone"']
-    with pytest.raises(ConfigError, match=r"no encoder './gone'"):
+    with pytest.raises(ConfigError, match=r"diversity\.encoder: there is no encoder './gone'"):
         experiments.load("demo", wrong)
     experiments.load("demo", ['diversity.encoder="./gone"'])
     with pytest.raises(ConfigError, match=r"diversity\.decodings.*'greedy'.*evaluation\.decodings"):

@@ -239,6 +239,13 @@ async def test_one_agent_has_nobody_to_differ_from(debated):
     assert found["generator", "kl_base", "all"].value == 0.5
 
 
+async def test_one_agent_is_not_looked_at_twice(debated):
+    store, provider = debated([own("told:", 1)]), Told()
+    await measured(store, provider)
+    later = Measurement(store, {"told:": provider}, PLACE, Wanted(ALL), Memory())
+    assert later.todo == ()
+
+
 async def test_what_is_stored_is_not_computed_again(debated):
     store, provider = debated([own("told:")]), Told(compare=True)
     await measured(store, provider, measures=("kl",))
