@@ -1,8 +1,8 @@
 """Questions to a run's database from a web server: off the event loop, within a time limit.
 
 A `Desk` remembers expensive answers until the run's files have changed. While a run writes they
-change all the time; then an answer is kept for as long as computing it took, times `_PATIENCE`, so
-that watching a large run costs it little.
+change all the time; then an answer is kept `_PATIENCE` times as long as computing it took, but no
+longer than `_STALE_AFTER_S`, so that watching a large run costs it little.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from store.reader import Reader, open_reader
 T = TypeVar("T")
 Work = Callable[[Reader], T]
 FileState = tuple[tuple[int, int], ...]
-_PATIENCE = 10.0
+_PATIENCE = 5.0
+_STALE_AFTER_S = 30.0
 _REMEMBERED = 256
 
 
@@ -39,7 +40,8 @@ class _Remembered:
     at: float
 
     def good_for(self, state: FileState) -> bool:
-        return self.state == state or time.monotonic() - self.at < self.cost_s * _PATIENCE
+        kept_s = min(self.cost_s * _PATIENCE, _STALE_AFTER_S)
+        return self.state == state or time.monotonic() - self.at < kept_s
 
 
 def file_state(database: Path) -> FileState:
@@ -107,9 +109,16 @@ class Desk:
         return task.result() if done else None
 
     def version(self, database: Path) -> str:
-        """Changes when the run's files do, and when an answer that was awaited is there."""
-        here = [entry.at for (path, _), entry in self._answers.items() if path == database]
-        return f"{hash((file_state(database), max(here, default=0.0))) & 0xFFFF_FFFF_FFFF:x}"
+        """Changes when there is something new to see.
+
+        That is when the run's files change, when an answer that was awaited is there, and when one
+        that was kept though the files had changed is no longer good enough.
+        """
+        state = file_state(database)
+        here = [entry for (path, _), entry in self._answers.items() if path == database]
+        newest = max((entry.at for entry in here), default=0.0)
+        outdated = sum(not entry.good_for(state) for entry in here)
+        return f"{hash((state, newest, outdated)) & 0xFFFF_FFFF_FFFF:x}"
 
     def close(self) -> None:
         """Wait for nothing any more."""

@@ -52,6 +52,23 @@ async def test_an_answer_is_remembered_until_the_file_changes(database, desk):
         await asyncio.sleep(0.05)
 
 
+async def test_an_answer_that_is_kept_too_long_shows_in_the_version(database, desk):
+    def work(reader):
+        time.sleep(0.3)
+        return models(reader)
+
+    await desk.remembered(database, "models", work)
+    with Store.open(database) as store:
+        store.write(Model("two", "x"))
+    version = desk.version(database)
+    kept = await desk.remembered(database, "models", work)
+    deadline = time.monotonic() + 60
+    while kept == ["one"] and desk.version(database) == version:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+    assert await desk.remembered(database, "models", work) == ["one", "two"]
+
+
 async def test_many_who_ask_the_same_ask_once(database, desk):
     asked = []
 
