@@ -19,21 +19,18 @@ from pathlib import Path
 import duckdb
 
 from store import schema
-from store.connection import connect
+from store.connection import connect, seal
 from store.ledger import Store
 from store.packing import TABLES, Table, pack
 from store.records import Question, Row, Turn, Verdict, Vote
 
 GOLD = frozenset({"gold", "correct"})
 VIEWS = ("generation_examples", "critic_examples")
-_SEALED = {
-    "enable_external_access": "false",
-    "autoload_known_extensions": "false",
-    "allow_community_extensions": "false",
-    "lock_configuration": "true",
-}
 _AT_ONCE = 4096
 _PREFIX = ".selection-"
+_DEBATED = """
+SELECT DISTINCT question_id FROM turns WHERE split = 'train' AND arm = ? AND iteration <= ?
+"""
 
 
 def _without_gold(record: type) -> Table:
@@ -51,7 +48,7 @@ _VISIBLE: Mapping[type, Table] = {
 @contextmanager
 def empty() -> Iterator[duckdb.DuckDBPyConnection]:
     """The tables and views with nothing in them: what a query can be checked against."""
-    with closing(connect(Path(":memory:"), read_only=False, settings=_SEALED)) as connection:
+    with closing(connect(Path(":memory:"), read_only=False)) as connection:
         _prepare(connection)
         yield connection
 
@@ -66,9 +63,11 @@ def visible(store: Store, iteration: int, arm: str) -> Iterator[duckdb.DuckDBPyC
         shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=store.path.parent) as folder:
         file = Path(folder) / "visible.duckdb"
-        with closing(connect(file, read_only=False, settings=_SEALED)) as connection:
+        with closing(connect(file, read_only=False)) as connection:
             _prepare(connection)
-            _insert(connection, Question, store.questions("train"))
+            debated = {name for (name,) in store.rows(_DEBATED, [arm, iteration])}
+            questions = [q for q in store.questions("train") if q.question_id in debated]
+            _insert(connection, Question, questions)
             for each in range(1, iteration + 1):
                 _insert(connection, Turn, store.turns(each, "train", arm))
                 _insert(connection, Vote, store.votes(each, "train", arm))
@@ -88,6 +87,7 @@ def _prepare(connection: duckdb.DuckDBPyConnection) -> None:
             connection.execute(f'DROP TABLE "{name}"')
     for view in VIEWS:
         connection.execute(f"CREATE VIEW {view} AS {schema.view_sql(view)}")
+    seal(connection)
 
 
 def _insert(connection: duckdb.DuckDBPyConnection, record: type, rows: Iterable[Row]) -> None:

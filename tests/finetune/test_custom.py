@@ -31,6 +31,7 @@ def debated(store, debate_rows):
     marks = {"q1": [(True, True), (False, True)], "q2": [(True, True), (True, True)]}
     store.write(
         *(Question(q, "sums", "train", f"{q}?", "4", position=n) for n, q in enumerate(marks)),
+        Question("q9", "sums", "train", "for later?", "4", position=9),
         Question("e1", "sums", "eval", "e1?", "4"),
         *debate_rows(marks),
         *debate_rows(marks, iteration=2),
