@@ -171,7 +171,8 @@ def test_a_page_follows_its_run_by_itself(browser, tmp_path, serve, write_sums, 
             gold, rounds = "4", [["4", "4", "4"]]
             store.write(*make_debate((1, "eval", "multiagent", "sampled"), "tied", gold, rounds))
         row.filter(has_text="3 of 60").wait_for(timeout=120_000)
-        watched.check()
+        # While somebody writes without answering, the page is told so and asks again.
+        assert all("503" in trouble for trouble in watched.troubles)
         watched.context.close()
 
 
