@@ -4,7 +4,8 @@
 
 Each is asked the way `society sql` asks it, twice, and the better time counts: the first may have
 to read the file. The processor time, of all cores together, stands beside it, since on a busy
-machine it says more. The ratio is to one plain count over all turns.
+machine it says more, and a goal is met when either time meets it. The ratio is to one plain count
+over all turns.
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ def main() -> int:
     for title, sql in found:
         if options.only in title:
             seconds, cpu, rows = _best(path, sql)
-            slow += seconds > GOAL_S
-            mark = "slow" if seconds > GOAL_S else ""
+            is_slow = min(seconds, cpu) > GOAL_S
+            slow += is_slow
+            mark = "slow" if is_slow else ""
             print(
                 f"{seconds:6.2f} s {cpu:6.2f} s CPU {seconds / plain:6.1f} x "
                 f"{rows:4d} rows  {title} {mark}".rstrip()

@@ -23,7 +23,7 @@ STAGES = ((1, "train"), (2, "train"), (0, "eval"), (1, "eval"), (2, "eval"))
 
 _QUESTIONS = """
 INSERT INTO questions
-SELECT concat_ws('-', split, iteration, q), 'arithmetic', split,
+SELECT concat_ws(':', split, iteration, md5(q::VARCHAR)[:12]), 'arithmetic', split,
     'What is ' || q || ' + 7 * 3 - 2?', '0', iteration, q, NULL, false
 FROM range($questions) AS numbers (q),
     (VALUES (1, 'train'), (2, 'train'), (NULL, 'eval')) AS made (iteration, split)
@@ -37,14 +37,16 @@ INSERT INTO turns (turn_id, iteration, arm, split, decoding, question_id, agent,
 WITH drawn AS (
     SELECT q, agent, round, hash(q, agent, round, $iteration, $split) >> 1 AS turn_id,
         hash(q, agent, round, $iteration, $split, 'luck') % 100 AS luck,
-        concat_ws('-', $split, if($split = 'train', $iteration, NULL), q) AS question_id
+        concat_ws(':', $split, if($split = 'train', $iteration, NULL), md5(q::VARCHAR)[:12])
+            AS question_id
     FROM range($first, $last) AS questions (q), unnest([1, 2, 3]) AS agents (agent),
         unnest([1, 2]) AS rounds (round)
 )
 SELECT turn_id, $iteration, 'multiagent', $split, 'sampled', question_id, agent, round, 'answer',
     'model-' || agent,
     '[{"role": "user", "content": "' || repeat('What is ' || q || ' + 7 * 3 - 2? ', 25) || '"}]',
-    repeat('Step ' || luck || ': multiply ' || (turn_id % 1000) || ' first. ', 12),
+    list_aggregate(list_transform(range(12), lambda step: 'Step ' || step || ': multiply '
+        || (hash(turn_id, step) % 100000) || ' by ' || q || ' first.'), 'string_agg', ' '),
     CASE WHEN luck < 2 THEN NULL WHEN luck < if(round = 1, 20, 12) THEN (luck % 6 + 1)::VARCHAR
         ELSE '0' END,
     if(luck < 2, 'length', 'stop'), 300, 120, 12.5,
@@ -147,8 +149,11 @@ _FINAL = (*_MAJORITY, _DATASETS, _EXAMPLES, _JOBS, _MODELS, _POINTS)
 
 
 def database(debates: int, *, fresh: bool = False) -> Path:
-    """The file of such a run, made where it is not there yet or a `fresh` one is asked for."""
-    path = RESULTS / f"run-of-{debates}" / "run.duckdb"
+    """The file of such a run, made where it is not there yet or a `fresh` one is asked for.
+
+    It lies in a folder of runs, `debates-N`, as the run `run`.
+    """
+    path = RESULTS / f"debates-{debates}" / "run" / "run.duckdb"
     if fresh or not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
