@@ -49,6 +49,8 @@ def _listening(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        # From here on nobody is refused: whoever opens the address at once waits for the server.
+        listener.listen(128)
     except (OSError, OverflowError) as error:
         listener.close()
         raise ConfigError(
