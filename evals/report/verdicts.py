@@ -25,8 +25,8 @@ class Verdict:
 
     @property
     def outcome(self) -> Outcome:
-        """Better or worse only where the corrected test says so, where there is one, and the
-        interval in which every question counts once leaves out zero."""
+        """Better or worse only where the corrected test says so and the interval in which every
+        question counts once leaves out zero."""
         change = self.comparison.by_question
         clear = self.comparison.significant and not change.low <= 0 <= change.high
         if not clear:
@@ -34,10 +34,10 @@ class Verdict:
         return "better" if change.difference > 0 else "worse"
 
     @property
-    def p_value(self) -> float | None:
-        """Exact McNemar, with Holm's correction where several arms are compared."""
+    def p_value(self) -> float:
+        """That of the comparison, with Holm's correction where several arms are compared."""
         holm = self.comparison.p_holm
-        return holm if holm is not None else self.comparison.pooled.p_value
+        return holm if holm is not None else self.comparison.p_value
 
 
 @dataclass(frozen=True, slots=True)

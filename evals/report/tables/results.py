@@ -81,8 +81,9 @@ def _summary(facts: Facts) -> Table:
     note = (
         "The society after its last iteration minus the other after its own last, on the same "
         "questions, in percentage points with 95 % intervals over questions. p: exact McNemar on "
-        "the votes, Holm's correction over the arms. Better or worse is said where p is below 0.05 "
-        "and the interval leaves out zero."
+        "the votes, with several seeds the test of the questions' mean differences; Holm's "
+        "correction over the arms. Better or worse is said where p is below 0.05 and the interval "
+        "leaves out zero."
     )
     return spanning(facts, "summary", "The society against the others", columns, rows, note)
 
@@ -111,9 +112,10 @@ def _verdicts(facts: Facts) -> Table:
     ]
     note = (
         "The society minus the other on the same questions. With several seeds a question counts "
-        "once, with its mean over the seeds; gained, lost and p (exact McNemar, Holm's correction "
-        "over the arms of a measure) count every seed's questions. Intervals: 95 %, Newcombe's, or "
-        "the normal one over questions where a question can be right in part."
+        "once, with its mean over the seeds; gained and lost count every seed's questions. p: exact "
+        "McNemar, or the test of the questions' mean differences where a question can be right in "
+        "part or there are several seeds; Holm's correction over the arms of a measure. Intervals: "
+        "95 %, Newcombe's, or the normal one over questions where a question can be right in part."
     )
     return spanning(facts, "comparisons", "Every comparison", columns, _verdict_rows, note)
 
