@@ -94,11 +94,11 @@ def test_stages_status_summary_and_report_name_the_task(tmp_path, transfer):
     shown = io.StringIO()
     status.show(folder, shown)
     lines = [line.split() for line in shown.getvalue().split("\n") if "zero-shot" in line]
-    assert lines[0][2:5] == ["harder", "sampled", "5"]
+    assert lines[0][2:6] == ["harder", "sampled", "multiagent", "5"]
     with Store.open(folder.database, read_only=True) as store:
         table = io.StringIO()
         summary.show(store, table)
-        report.write(store, folder.report)
+        report.write([store], folder.report)
     assert "Zero-shot: harder" in table.getvalue()
     page = folder.report.read_text(encoding="utf-8")
     assert page.startswith("<!doctype html>")

@@ -113,9 +113,10 @@ def _verdicts(facts: Facts) -> Table:
     note = (
         "The society minus the other on the same questions. With several seeds a question counts "
         "once, with its mean over the seeds; gained and lost count every seed's questions. p: "
-        "exact McNemar, or the test of the questions' mean differences where a question can be right in "
-        "part or there are several seeds; Holm's correction over the arms of a measure. Intervals: "
-        "95 %, Newcombe's, or the normal one over questions where a question can be right in part."
+        "exact McNemar, or the test of the questions' mean differences where a question can be "
+        "right in part or there are several seeds; Holm's correction over the arms of a measure. "
+        "Intervals: 95 %, Newcombe's, or the normal one over questions where a question can be "
+        "right in part."
     )
     return spanning(facts, "comparisons", "Every comparison", columns, _verdict_rows, note)
 
