@@ -27,9 +27,7 @@ Seeds = Annotated[
 ]
 Jobs = Annotated[
     int | None,
-    typer.Option(
-        "--jobs", min=1, help="Runs at a time; default: one per core for embedded:, else 1."
-    ),
+    typer.Option("--jobs", min=1, help="Runs at a time; default: cores + 1 for embedded:, else 1."),
 ]
 
 

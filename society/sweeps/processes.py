@@ -61,14 +61,18 @@ class Running:
 
 
 def default_jobs(members: Sequence[Member]) -> int:
-    """How many at a time: one per core for the built-in model, which keeps to one; else one."""
+    """How many at a time: one more than there are cores for the built-in model, which keeps to one
+    of them; else one.
+
+    With three runs on two cores none is left to go on alone beside an idle core.
+    """
     if any(address != "embedded:" for m in members for address in m.config.addresses):
         return 1
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:
         cores = os.cpu_count() or 1
-    return max(1, min(cores, len(members)))
+    return min(cores + 1, len(members))
 
 
 async def carry_out(

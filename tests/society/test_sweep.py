@@ -290,13 +290,13 @@ def test_cost_is_the_sum_and_the_cap_holds_for_each_run(society, home):
     assert float(rows[2][-2]) == pytest.approx(3 * expected)
 
 
-def test_as_many_at_a_time_as_cores_for_the_built_in_model_only(home):
+def test_one_more_at_a_time_than_cores_for_the_built_in_model_only(home):
     def jobs(*overrides: str) -> int:
         source = Source("words.toml", overrides, Options(seeds="0,1,2,3,4,5,6,7"))
         return processes.default_jobs(load(source, home / "runs", "words").members)
 
     assert jobs() == 1
-    assert jobs('model="embedded:"') == min(8, len(os.sched_getaffinity(0)))
+    assert jobs('model="embedded:"') == min(8, len(os.sched_getaffinity(0)) + 1)
     assert jobs('model="embedded:"', 'society.models=["embedded:", "scripted:script.jsonl"]') == 1
 
 
