@@ -11,6 +11,14 @@ from evals.report.figures.panels import title
 from evals.report.figures.specification import Figure, Line, Panel, Point
 
 _ROLES = {"generator": "first answers", "critic": "last answers"}
+_NAMES = {"nll": "NLL under others", "kl": "KL between agents", "kl_base": "KL from the base"}
+# What has room beside an axis.
+_SHORT = {
+    "embedding": "1 − cosine",
+    "nll": "nats per token",
+    "kl": "nats per token",
+    "kl_base": "nats per token",
+}
 
 
 def by_iteration(facts: Facts) -> Figure:
@@ -106,13 +114,15 @@ def _point(each: Diversity) -> Point:
 
 
 def _name(scale: Scale) -> str:
-    parts = [scale.measure, _ROLES.get(scale.role, scale.role)]
+    parts = [_NAMES.get(scale.measure, scale.measure), _ROLES.get(scale.role, scale.role)]
     if scale.responses != "all":
         parts.append(scale.responses)
-    return ", ".join(parts) + (f" ({scale.encoder})" if scale.encoder else "")
+    return ", ".join(parts)
 
 
 def _unit(scale: Scale, *, short: bool = True) -> str:
     if scale.measure == "agreement":
         return "agreement, %" if short else "agreement (share)"
-    return scale.unit
+    unit = _SHORT.get(scale.measure, scale.unit) if short else scale.unit
+    told = scale.encoder not in ("", "exact")
+    return f"{unit} ({scale.encoder})" if told else unit

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
 Looks = Mapping[str, Look]
+_TITLE = 38
 _PANEL_INCHES = (4.3, 2.9)
 _STYLE: dict[str, Any] = {
     "axes.axisbelow": True,
@@ -142,7 +143,9 @@ def _draw(axes: Axes, panel: Panel, looks: Looks) -> None:
         "progress": drawing_on.progress,
         "differences": drawing_on.differences,
     }
-    axes.set_title(panel.title)
+    # A panel is about `_TITLE` characters wide; a longer title is set smaller, not cut.
+    heading = axes.set_title(panel.title)
+    heading.set_fontsize(float(heading.get_fontsize()) * min(1.0, _TITLE / len(panel.title or " ")))
     axes.set_xlabel(panel.x_label)
     axes.set_ylabel(panel.y_label)
     kinds[panel.kind](axes, panel, looks)
