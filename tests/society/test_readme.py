@@ -97,8 +97,16 @@ def test_your_own_task(workplace):
     shutil.rmtree(workplace / "runs/own-task")
 
 
+def test_the_papers_comparison(workplace):
+    [command] = [c for c in commands() if "paper-embedded" in c]
+    few = ("iterations=0", "evaluation.questions=2", "zero_shot=[]", "diversity.measures=[]")
+    told = society(command, workplace, *(f"--set={pair}" for pair in (*few, "seeds=[0, 1]")))
+    assert "compute-matched-tokens" in told
+    assert (workplace / "runs/paper-embedded/report.html").exists()
+
+
 def test_no_command_is_left_untested():
-    tested = [c for c in commands() if " demo" in c or "my-experiment" in c]
+    tested = [c for c in commands() if " demo" in c or "my-experiment" in c or "paper-" in c]
     assert commands() == tested
 
 
