@@ -45,7 +45,12 @@ class Fit:
     """
 
     def __init__(
-        self, model: nn.Module, spec: FinetuneSpec, sequences: list[Encoded], device: torch.device
+        self,
+        model: nn.Module,
+        spec: FinetuneSpec,
+        sequences: list[Encoded],
+        device: torch.device,
+        bf16: bool | None,
     ) -> None:
         self.points: list[TrainingPoint] = []
         self.trained_tokens = 0
@@ -74,7 +79,7 @@ class Fit:
         if self._attention == "eager" and _may_use_sdpa(self._causal):
             # Eager attention suits decoding; here it would keep every layer's T x T weights.
             self._causal.set_attn_implementation("sdpa")
-        self._loss = SummedLoss(model, device, bf16=native_bf16(device))
+        self._loss = SummedLoss(model, device, bf16=native_bf16(device) if bf16 is None else bf16)
         self.steps = hyperparameters.epochs * steps_per_epoch(
             len(sequences), hyperparameters.batch_size
         )

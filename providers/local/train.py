@@ -42,6 +42,7 @@ def finetune(
     on_point: Callable[[TrainingPoint, float], None],
     stop: threading.Event,
     checkpoint_seconds: float = 300.0,
+    bf16: bool | None = None,
 ) -> Trained:
     """Train the parameters of `model` that require a gradient and write the result to `out`.
 
@@ -54,6 +55,8 @@ def finetune(
     gets each step and the progress (0 to 1); after a resume, the steps of before come first. The
     same spec gives the same weights, resumed or not, bit for bit on one CPU; dropout draws from
     torch's global generator, which no other thread may use meanwhile.
+
+    `bf16` says whether products are computed in bfloat16; None: where `device` does so natively.
 
     An artifact already at `out` with the spec's digest is returned without training. Every
     `checkpoint_seconds`, and when `stop` is set, a checkpoint is written beside `out`.
@@ -73,7 +76,7 @@ def finetune(
     sequences = _encode(model, tokenizer, spec)
     training = model.training
     model.train()
-    fit = Fit(model, spec, sequences, torch.device(device))
+    fit = Fit(model, spec, sequences, torch.device(device), bf16)
     try:
         _run(fit, spec, out, on_point, stop, checkpoint_seconds)
         with _writing(spec):

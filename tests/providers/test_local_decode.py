@@ -20,10 +20,12 @@ QUESTIONS = (
 
 
 def answers(base: Path, workdir: Path, requests: list[Request], **settings) -> list[str]:
-    """The texts a provider gives when all requests are waiting at once."""
+    """The texts a provider gives, in the precision in which `generated` works, when all requests
+    are waiting at once."""
 
     async def main() -> list[str]:
-        provider = connect(str(base), {"threads": 1, **settings}, workdir)
+        exact = {"threads": 1, "dtype": "float32"}
+        provider = connect(str(base), {**exact, **settings}, workdir)
         try:
             done = await asyncio.gather(*(provider.complete(request) for request in requests))
         finally:
