@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from math import ceil
 from textwrap import shorten
 
 from evals import health
@@ -28,6 +27,7 @@ from providers.base import ModelRef, Sampling
 from society import costs
 from society.agents import AgentRole, Society
 from society.arms import Arm, reference
+from society.compute_matched import in_order, samples_for_tokens
 from society.config import Config
 from society.connections import Connections
 from society.debate import Debate, Rules
@@ -39,15 +39,6 @@ from society.sharing import Shared
 from society.tuning import plan, selection, tuned_roles
 from store.ledger import Store
 from store.records import Dataset, Decoding, Model, Question, Turn
-
-_TOKENS = """
-SELECT
-    sum(prompt_tokens + completion_tokens) / count(DISTINCT question_id),
-    avg(prompt_tokens + completion_tokens) FILTER (WHERE round = 1)
-FROM turns
-WHERE arm = ? AND iteration = 0 AND split = 'eval' AND decoding = 'sampled'
-    AND question_id IN (SELECT question_id FROM questions WHERE NOT zero_shot)
-"""
 
 # A model that took over another job's outcome is that job's.
 _TUNED = """
@@ -379,21 +370,6 @@ class _Experiment:
             base = provider.base
             if self.store.model(base.model_id) is None:
                 self.store.write(Model(model_id=base.model_id, provider=base.address))
-
-
-def in_order(arms: Sequence[Arm]) -> list[Arm]:
-    """The arms as they are evaluated first: what others are matched to comes before them."""
-    return sorted(arms, key=lambda arm: arm.matched_to == "tokens")
-
-
-def samples_for_tokens(store: Store, arm: str) -> int:
-    """How many single answers cost as many tokens as one debate of the untuned society.
-
-    Prompt and response tokens together, means over the sampled evaluation of the run's own task,
-    rounded up.
-    """
-    [(debate, sample)] = store.rows(_TOKENS, [arm])
-    return max(1, ceil(float(debate) / float(sample)))
 
 
 def _named(arm: str, agent: int, role: AgentRole) -> str:
