@@ -134,7 +134,7 @@ def _label(names: Sequence[str]) -> str:
         return names[0]
     alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
     shared = "".join(letters[0] for letters in alike)
-    return re.sub(r"[-._ ]+(seeds?|s)?[-._= ]*$", "", shared) or names[0]
+    return re.sub(r"[-._ ]+((seeds?|s)[-._= ]*\d*)?$", "", shared) or names[0]
 
 
 def _flat(value: object, prefix: str = "") -> list[tuple[str, str]]:

@@ -269,3 +269,9 @@ def test_comparable_panels_share_their_axis(three_seeds, society_store) -> None:
     for one, two in product(consensus, consensus):
         if "ablations" not in one.title + two.title:
             assert one.limits == two.limits
+
+
+def test_seeds_that_begin_with_the_same_digit_leave_the_experiments_name(society_store) -> None:
+    few = {"iterations": 1, "questions": 2, "kinds": ("multiagent",), "diverse": False}
+    stores = [society_store(seed=seed, name=f"sums.seed-{seed}", **few) for seed in (11, 12)]
+    assert facts.read(stores).title == "sums"
