@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from evals.metrics import ARM
 from store.ledger import Store
 from store.records import Run
 
@@ -12,7 +13,6 @@ _EVALUATED = """
     group by votes.arm, position, labels
     order by $trained_first and labels is null and position is not null, position, votes.arm
 """
-MULTIAGENT = "multiagent"
 
 
 class NothingStored(ValueError):
@@ -35,4 +35,4 @@ def evaluated_arms(store: Store) -> list[str]:
 def main_arm(store: Store) -> str:
     """The arm that is meant where one is: the first that is trained, else the first there is."""
     found = store.rows(_EVALUATED, {"trained_first": True})
-    return str(found[0][0]) if found else MULTIAGENT
+    return str(found[0][0]) if found else ARM

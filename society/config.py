@@ -21,6 +21,7 @@ from evals.diversity import encoders
 from providers import registry, served
 from providers.errors import ProviderError
 from providers.pricing import PriceOverride, Prices
+from society.agents import base_address
 from society.arms import Arm, arms
 from society.questions import Questions
 from society.sections import (
@@ -157,10 +158,8 @@ class Config(Section):
         return next((arm for arm in self.all_arms if arm.iterations), self.all_arms[0])
 
     def base_address(self, agent: int) -> str:
-        """The address of the base that agent `agent` (from 1) of any arm has; agents beyond those
-        of the society, and what all share (0), have the first agent's."""
-        known = 1 <= agent <= len(self.agent_models)
-        return self.agent_models[agent - 1 if known else 0]
+        """The address of an agent's base, in any arm; see `society.agents.base_address`."""
+        return base_address(self.agent_models, agent)
 
     @property
     def _has_gold(self) -> bool:

@@ -13,7 +13,7 @@ from providers import registry, served
 from providers.base import ModelRef, Provider
 from providers.batching import Batching, Gathered
 from providers.errors import Unsupported
-from society.agents import Society
+from society.agents import Society, base_address
 from society.batches import StoredBatches
 from society.config import Config
 from store.ledger import Store
@@ -91,8 +91,7 @@ class Connections(Mapping[str, Provider]):
 
     def base_of(self, agent: int) -> ModelRef:
         """The untuned model of agent `agent` (from 1); of 0, what all agents share."""
-        known = 1 <= agent <= len(self._agents)
-        return self[self._agents[agent - 1 if known else 0]].base
+        return self[base_address(self._agents, agent)].base
 
     async def serve(self, models: Sequence[ModelRef]) -> None:
         """Make exactly these tuned models answerable, each at its own provider."""

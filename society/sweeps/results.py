@@ -15,16 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from evals.metrics import MEASURES, Decoding, Measure, apart, table, zero_shot_tasks
+from evals.reading import evaluated_arms
 from society import runs as folders
 from society.live import printable
 from society.sweeps.record import SweepRecord
 from store.errors import StoreError
 from store.ledger import Store
-
-_ARMS = """
-    select arm from votes left join arms using (arm)
-    where split = 'eval' group by arm, arms.position order by arms.position, arm
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +91,7 @@ def show(record: SweepRecord, runs: Path, stream: TextIO) -> None:
 def _of_run(
     store: Store,
 ) -> Iterator[tuple[tuple[str | None, str, Decoding], dict[int, dict[Measure, float]]]]:
-    for (arm,) in store.rows(_ARMS):
+    for arm in evaluated_arms(store):
         for task in (None, *zero_shot_tasks(store)):
             by_decoding: defaultdict[Decoding, dict[int, dict[Measure, float]]] = defaultdict(dict)
             for row in table(store, arm, task):
