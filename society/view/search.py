@@ -16,13 +16,17 @@ from society.view.debates import Key, Listed
 from society.view.filters import Filter, Stage
 from store.reader import Reader
 
+# Rows of `turns` and, of them, turns that match: what one step looks at, at least.
 _STRETCH = 200_000
+_MATCHES = 10 * debates.PAGE
 _BUDGET_S = 1.0
 _STAGE = "iteration, split, arm, decoding, question_id"
 _MATCH = """
     (contains(lower(response), $text) OR question_id IN (
         SELECT question_id FROM questions WHERE contains(lower(question), $text)))
 """
+
+_Debate = tuple[Stage, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +49,13 @@ def search(reader: Reader, wanted: Filter, start: int) -> Found:
     found: dict[Key, int] = {}
     until = time.monotonic() + _BUDGET_S
     at = start
-    for first, last in _stretches(start, total, back=False):
-        for key, row in _in_stretch(reader, wanted, first, last):
-            found.setdefault(key, row)
-        at = last
+    for matches, reached in _steps(reader, wanted, start, back=False):
+        found |= matches
+        at = reached
         if len(found) > debates.PAGE or time.monotonic() > until:
             break
+    else:
+        at = total
     keys = sorted(found, key=lambda key: found[key])[: debates.PAGE]
     if len(found) > debates.PAGE:
         at = found[keys[-1]] + 1
@@ -60,16 +65,14 @@ def search(reader: Reader, wanted: Filter, start: int) -> Found:
 
 def neighbour(reader: Reader, wanted: Filter, key: Key, *, back: bool) -> Key | None:
     """The match stored next after `key`, or before it; None if there is none within the time."""
-    total = _count(reader)
     here = _first_match(reader, wanted, key)
     if here is None:
         return None
     until = time.monotonic() + 3 * _BUDGET_S
-    for first, last in _stretches(here if back else here + 1, total, back=back):
-        found = {k: row for k, row in _in_stretch(reader, wanted, first, last) if k != key}
-        if found:
+    for matches, _ in _steps(reader, wanted, here if back else here + 1, back=back):
+        if matches:
             nearest = max if back else min
-            return nearest(found, key=lambda k: found[k])
+            return nearest(matches, key=lambda key: matches[key])
         if time.monotonic() > until:
             return None
     return None
@@ -80,44 +83,73 @@ def _count(reader: Reader) -> int:
     return int(total)
 
 
-def _stretches(start: int, total: int, *, back: bool) -> Iterator[tuple[int, int]]:
-    """Ranges of rows from `start` on, or before it, longer ones where a range took little time."""
-    size = _STRETCH
-    while (start > 0) if back else (start < total):
-        first, last = (max(0, start - size), start) if back else (start, start + size)
+def _steps(
+    reader: Reader, wanted: Filter, start: int, *, back: bool
+) -> Iterator[tuple[dict[Key, int], int]]:
+    """The debates first matched from row `start` on, or before it, each with the row of its match.
+
+    With every step comes the row that it has reached. A step that took little time makes the next
+    one longer, in rows and in matches: either may be rare.
+    """
+    low, high = _bounds(reader, wanted)
+    start = min(start, high) if back else max(start, low)
+    factor = 1
+    while (start > low) if back else (start < high):
         begun = time.monotonic()
-        yield first, last
+        size = factor * _STRETCH
+        first, last = (max(low, start - size), start) if back else (start, min(high, start + size))
+        rows = _matches(reader, wanted, first, last, factor * _MATCHES, back=back)
+        if len(rows) == factor * _MATCHES:
+            first, last = (rows[-1][1], last) if back else (first, rows[-1][1] + 1)
         start = first if back else last
-        if time.monotonic() - begun < _BUDGET_S / 5:
-            size *= 2
-        else:
-            size = max(_STRETCH, size // 2)
+        yield _first_matched(reader, wanted, rows, first), start
+        quick = time.monotonic() - begun < _BUDGET_S / 5
+        factor = 2 * factor if quick else max(1, factor // 2)
 
 
-def _in_stretch(reader: Reader, wanted: Filter, first: int, last: int) -> list[tuple[Key, int]]:
-    """The debates whose first match is in these rows, each with its row."""
+def _matches(
+    reader: Reader, wanted: Filter, first: int, last: int, limit: int, *, back: bool
+) -> list[tuple[_Debate, int]]:
+    """Turns that match in these rows, in order or, `back`, from the last on: debate and row."""
     condition, values = _scope(wanted)
-    matches = reader.rows(
-        f"SELECT {_STAGE}, min(rowid) FROM turns WHERE rowid >= $first AND rowid < $last "
-        f"AND {condition} AND {_MATCH} GROUP BY ALL",
-        values | {"first": first, "last": last, "text": wanted.text.lower()},
+    found = reader.rows(
+        f"SELECT {_STAGE}, rowid FROM turns WHERE rowid >= $first AND rowid < $last "
+        f"AND {condition} AND {_MATCH} ORDER BY rowid {'DESC' if back else ''} LIMIT $limit",
+        values | {"first": first, "last": last, "text": wanted.text.lower(), "limit": limit},
     )
-    rows = {(Stage(*match[:4]), match[4]): match[5] for match in matches}
-    if not rows:
-        return []
+    return [((Stage(*match[:4]), match[4]), match[5]) for match in found]
+
+
+def _first_matched(
+    reader: Reader, wanted: Filter, matches: list[tuple[_Debate, int]], first: int
+) -> dict[Key, int]:
+    """Those of the matches' debates that the filter wants and that match nowhere before `first`."""
+    if not matches:
+        return {}
+    rows: dict[_Debate, int] = {}
+    for debate, row in matches:
+        rows[debate] = min(row, rows.get(debate, row))
     among = sorted({question_id for _, question_id in rows})
     earlier = set() if first == 0 else _matched_before(reader, wanted, first, among)
     keys = debates.matching(reader, wanted, None, None, back=False, among=among)
-    return [
-        (key, rows[key.stage, key.question_id])
-        for key in keys
-        if (key.stage, key.question_id) in rows and (key.stage, key.question_id) not in earlier
-    ]
+    found = {key: (key.stage, key.question_id) for key in keys}
+    return {
+        key: rows[debate]
+        for key, debate in found.items()
+        if debate in rows and debate not in earlier
+    }
 
 
-def _matched_before(
-    reader: Reader, wanted: Filter, first: int, among: list[str]
-) -> set[tuple[Stage, str]]:
+def _bounds(reader: Reader, wanted: Filter) -> tuple[int, int]:
+    """From which row to before which one the filter's stages are stored."""
+    condition, values = _scope(wanted)
+    ((low, high),) = reader.rows(
+        f"SELECT min(rowid), max(rowid) FROM turns WHERE {condition}", values
+    )
+    return (0, 0) if low is None else (int(low), int(high) + 1)
+
+
+def _matched_before(reader: Reader, wanted: Filter, first: int, among: list[str]) -> set[_Debate]:
     condition, values = _scope(wanted)
     found = reader.rows(
         f"SELECT DISTINCT {_STAGE} FROM turns WHERE rowid < $first AND {condition} "

@@ -44,6 +44,11 @@ class Watched:
     def go(self, path):
         return self.page.goto(self.site.url + path)
 
+    def press(self, key):
+        """Press a key of the page's, once its script, which is deferred, listens for it."""
+        self.page.wait_for_load_state()
+        self.page.keyboard.press(key)
+
     def check(self):
         """Nothing was loaded from elsewhere, nothing went wrong, nothing of a model's ran."""
         assert {urlsplit(url).netloc for url in self.requests} == {f"127.0.0.1:{self.site.port}"}
@@ -100,28 +105,28 @@ def test_every_filter_lists_what_it_says(watched, label, choice, expected):
 def test_keys_search_walk_and_leaf_through(watched):
     page = watched.page
     watched.go("/runs/sums/debates?iteration=0&split=eval&flip=changed")
-    page.keyboard.press("/")
+    watched.press("/")
     page.keyboard.type("turned")
-    page.keyboard.press("Enter")
+    watched.press("Enter")
     page.get_by_text("2 debates found").wait_for()
-    page.keyboard.press("j")
-    page.keyboard.press("j")
-    page.keyboard.press("k")
-    page.keyboard.press("Enter")
+    watched.press("j")
+    watched.press("j")
+    watched.press("k")
+    watched.press("Enter")
     page.get_by_role("heading", name="What is turned-right?").wait_for()
-    page.keyboard.press("d")
+    watched.press("d")
     page.locator("details.changes[open] ins").first.wait_for()
-    page.keyboard.press("ArrowRight")
+    watched.press("ArrowRight")
     page.get_by_role("heading", name="What is turned-wrong?").wait_for()
-    page.keyboard.press("ArrowRight")
+    watched.press("ArrowRight")
     page.get_by_text("This is the last debate of the list.").wait_for()
-    page.keyboard.press("ArrowLeft")
+    watched.press("ArrowLeft")
     page.get_by_role("heading", name="What is turned-right?").wait_for()
-    page.keyboard.press("?")
+    watched.press("?")
     page.get_by_role("dialog").wait_for()
-    page.keyboard.press("Escape")
+    watched.press("Escape")
     page.get_by_role("dialog").wait_for(state="hidden")
-    page.keyboard.press("u")
+    watched.press("u")
     page.get_by_text("2 debates found").wait_for()
     watched.check()
 

@@ -8,7 +8,9 @@ import pytest
 from society.view import debates, search
 from society.view.debates import Key
 from society.view.filters import BadAddress, Filter
+from store.ledger import Store
 from store.reader import open_reader
+from store.records import Question
 
 UNTUNED = {"iteration": 0, "split": "eval", "arm": "multiagent", "decoding": "sampled"}
 
@@ -110,6 +112,49 @@ def test_a_search_has_neighbours_too(reader):
         assert search.neighbour(reader, wanted, one, back=False) == other
         assert search.neighbour(reader, wanted, other, back=True) == one
     assert search.neighbour(reader, wanted, keys[0], back=True) is None
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory, make_debate):
+    """Two evaluations of 200 debates each, far more matches than a search looks at in one step."""
+    path = tmp_path_factory.mktemp("many") / "run.duckdb"
+    right, turned = [["4", "4", "4"]] * 2, [["5", "5", "4"], ["4", "4", "4"]]
+    rows = []
+    for iteration in (0, 1):
+        for n in range(200):
+            stage = (iteration, "eval", "multiagent", "sampled")
+            rounds = turned if n in (3, 190) else right
+            rows += make_debate(stage, f"q{n:03}", "4", rounds)
+    asked = [
+        Question(f"q{n:03}", "sums", "eval", f"What is {n}?", "4", None, n) for n in range(200)
+    ]
+    with Store.open(path) as store:
+        store.write(*asked, *rows)
+    with open_reader(path) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("wanted", [{}, {"iteration": 0}, {"iteration": 1}])
+def test_a_search_of_many_steps_finds_everything_once_and_in_order(many, wanted):
+    found, start = [], 0
+    while start is not None:
+        part = search.search(many, Filter(**wanted, text="thinks about it"), start)
+        assert len(part.rows) in (0, debates.PAGE)
+        found += [(row.key.stage.iteration, row.key.question_id) for row in part.rows]
+        start = part.go_on
+    iterations = [wanted["iteration"]] if wanted else [0, 1]
+    assert found == [(iteration, f"q{n:03}") for iteration in iterations for n in range(200)]
+
+
+def test_a_search_finds_what_is_many_matches_away(many):
+    wanted = Filter(iteration=1, flip="changed", text="thinks about it")
+    part = search.search(many, wanted, 0)
+    keys = [row.key for row in part.rows]
+    assert ([key.question_id for key in keys], part.go_on) == (["q003", "q190"], None)
+    assert search.neighbour(many, wanted, keys[0], back=False) == keys[1]
+    assert search.neighbour(many, wanted, keys[1], back=True) == keys[0]
+    assert search.neighbour(many, wanted, keys[1], back=False) is None
+    assert search.neighbour(many, wanted, keys[0], back=True) is None
 
 
 def test_a_filter_survives_its_address():
