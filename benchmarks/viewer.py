@@ -4,8 +4,9 @@
 
 Takes the run of N debates that `population.py` makes, and asks for every page over HTTP, twice: the
 first time the viewer remembers nothing, the second time what it has computed. Wall-clock time and,
-for busy machines, CPU time; the ratio is the first against the second. Then the metric views, with
-two threads as everything here.
+for busy machines, CPU time; the ratio is the first against the second. A page leaves out, and shows
+a little later, what takes long; `whole` is the time until it shows everything. Then the metric
+views, with two threads as everything here.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from store.ledger import Store
 # A busy machine stretches wall-clock time; a goal is met when either time meets it.
 PAGE_GOAL_S = 2.0
 VIEW_GOAL_S = 5.0
+# What a page says where a part of it is still being computed.
+_PENDING = ("Being counted …", "computing …", ">\nDebates")
 
 
 def main() -> int:
@@ -52,15 +55,21 @@ def main() -> int:
 
 def measure_pages(folder: Path, question: str) -> bool:
     """Every page twice, over HTTP."""
-    print(f"{'page':<46} {'first':>8} {'CPU':>7} {'again':>8} {'ratio':>7}")
+    print(f"{'page':<46} {'first':>8} {'CPU':>7} {'whole':>8} {'again':>8} {'ratio':>7}")
     good = True
     with _served(folder) as url:
         for name, path in _pages(question):
-            first, cpu = _timed(url + path)
-            again, _ = _timed(url + path)
+            started = time.perf_counter()
+            first, cpu, shown = _timed(url + path)
+            while any(said in shown for said in _PENDING):
+                time.sleep(0.1)
+                _, _, shown = _timed(url + path)
+            whole = time.perf_counter() - started
+            again, _, _ = _timed(url + path)
             good &= min(first, cpu) <= PAGE_GOAL_S
             print(
-                f"{name:<46} {first:>6.2f} s {cpu:>5.2f} s {again:>6.2f} s {first / again:>6.1f}x"
+                f"{name:<46} {first:>6.2f} s {cpu:>5.2f} s {whole:>6.2f} s {again:>6.2f} s "
+                f"{first / again:>6.1f}x"
             )
     print(f"goal {PAGE_GOAL_S:.0f} s a page\n")
     return good
@@ -112,12 +121,12 @@ def _pages(question: str) -> list[tuple[str, str]]:
     ]
 
 
-def _timed(address: str) -> tuple[float, float]:
-    """Wall-clock and CPU seconds until a page has been read."""
+def _timed(address: str) -> tuple[float, float, str]:
+    """Wall-clock and CPU seconds until a page has been read; the page."""
     started, cpu = time.perf_counter(), time.process_time()
     with urllib.request.urlopen(address, timeout=300) as answer:
-        answer.read()
-    return time.perf_counter() - started, time.process_time() - cpu
+        shown = answer.read().decode()
+    return time.perf_counter() - started, time.process_time() - cpu, shown
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -31,7 +32,8 @@ from society.view.pages import address, stage_query
 from store.errors import StoreError, StoreLocked
 from store.reader import Reader
 
-_SOON_S = 0.5
+# After how long a page is shown without its parts that go through all turns.
+_PATIENCE_S = 1.2
 
 
 def create(library: Library, access: Access, desk: Desk | None = None) -> ASGIApp:
@@ -115,14 +117,14 @@ class _Site:
         return PlainTextResponse(self.desk.version(self._folder(request).database))
 
     async def run(self, request: Request) -> Response:
-        folder = self._folder(request)
+        folder, until = self._folder(request), time.monotonic() + _PATIENCE_S
         state = self.desk.version(folder.database)
         found = await self.desk.remembered(folder.database, "overview", overview.overview)
         if found is None:
             raise NotFound(f"{folder.name} holds no run yet")
         singles, spent = await asyncio.gather(
-            self.desk.soon(folder.database, "singles", overview.singles, _SOON_S),
-            self.desk.soon(folder.database, "spent", overview.spent, _SOON_S),
+            self.desk.soon(folder.database, "singles", overview.singles, until),
+            self.desk.soon(folder.database, "spent", overview.spent, until),
         )
         models = await self.desk.remembered(folder.database, "models", lineage.models)
         return _page(
@@ -140,13 +142,16 @@ class _Site:
 
     async def agents(self, request: Request) -> Response:
         folder, wanted = self._folder(request), Filter.parse(request.query_params)
+        until = time.monotonic() + _PATIENCE_S
         arms = (await self._choices(folder)).arms or ("multiagent",)
         arm = wanted.arm or ("multiagent" if "multiagent" in arms else arms[0])
         split, decoding = wanted.split or "eval", wanted.decoding or "sampled"
-        found = await self.desk.remembered(
+        state = self.desk.version(folder.database)
+        found = await self.desk.soon(
             folder.database,
             ("agents", arm, split, decoding),
             partial(overview.agents, arm=arm, split=split, decoding=decoding),
+            until,
         )
         return _page(
             "agents.html.jinja",
@@ -156,11 +161,12 @@ class _Site:
             arm=arm,
             split=split,
             decoding=decoding,
+            state=state,
         )
 
     async def debates(self, request: Request) -> Response:
         folder, query = self._folder(request), request.query_params
-        wanted = Filter.parse(query)
+        wanted, until = Filter.parse(query), time.monotonic() + _PATIENCE_S
         choices = await self._choices(folder)
         page: debates.Page | None = None
         found: search.Found | None = None
@@ -177,7 +183,7 @@ class _Site:
                 partial(debates.page, wanted=wanted, after=after, before=before),
             )
             count = await self.desk.soon(
-                folder.database, ("count", wanted), partial(debates.count, wanted=wanted), _SOON_S
+                folder.database, ("count", wanted), partial(debates.count, wanted=wanted), until
             )
         return _page(
             "debates.html.jinja",

@@ -98,14 +98,15 @@ class Desk:
         task = self._started(database, name, work)
         return task if not isinstance(task, asyncio.Task) else await asyncio.shield(task)
 
-    async def soon(
-        self, database: Path, name: Hashable, work: Work[T], within_s: float
-    ) -> T | None:
-        """Like `remembered`, or None if there is no answer yet; the question stays asked then."""
+    async def soon(self, database: Path, name: Hashable, work: Work[T], until: float) -> T | None:
+        """Like `remembered`, or None if `time.monotonic()` comes to `until` without an answer.
+
+        The question stays asked then.
+        """
         task = self._started(database, name, work)
         if not isinstance(task, asyncio.Task):
             return task
-        done, _ = await asyncio.wait({task}, timeout=within_s)
+        done, _ = await asyncio.wait({task}, timeout=max(0.0, until - time.monotonic()))
         return task.result() if done else None
 
     def version(self, database: Path) -> str:

@@ -161,11 +161,18 @@ def page(reader: Reader, wanted: Filter, after: Key | None, before: Key | None) 
 
 def count(reader: Reader, wanted: Filter) -> int:
     """How many debates there are like this."""
-    if wanted.flip == "changed":
-        return len(matching(reader, wanted, None, None, back=False))
     condition, values = where(wanted)
-    ((number,),) = reader.rows(f"SELECT count(*) FROM {DEBATES} WHERE {condition}", values)
-    return int(number)
+    if wanted.flip != "changed":
+        ((number,),) = reader.rows(f"SELECT count(*) FROM {DEBATES} WHERE {condition}", values)
+        return int(number)
+    ((certain, doubtful),) = reader.rows(
+        f"SELECT count_if(certain), list(key) FILTER (NOT certain) FROM (SELECT "
+        f"({_KEY}) AS key, {_SURELY_CHANGED} AS certain FROM {DEBATES} WHERE {condition})",
+        values,
+    )
+    return int(certain) + len(
+        _really_changed(reader, [(_key(row), False) for row in doubtful or ()])
+    )
 
 
 def neighbour(reader: Reader, wanted: Filter, key: Key, *, back: bool) -> Key | None:
@@ -213,7 +220,7 @@ def rows(reader: Reader, keys: list[Key]) -> tuple[Listed, ...]:
         )
     }
     decided = {
-        Key(Stage(*row[:4]), row[4], row[5]): row[6:]
+        _key(row): row[6:]
         for row in reader.rows(
             f"{_AMONG} SELECT {_KEY}, task, rounds, first_answer, answer, votes, voters, tie, "
             f"first_correct, correct FROM {DEBATES}",
@@ -243,8 +250,42 @@ def _keys(
     back: bool,
     among: Sequence[str] | None,
 ) -> list[tuple[Key, bool]]:
-    """The keys, and whether it is certain that a vote with two labels has changed."""
+    """The keys, and whether it is certain that a vote with two labels has changed.
+
+    The order begins with the iteration, so that a page is mostly full after one or two of them;
+    where little is found, ever more are looked at together.
+    """
+    if limit is None or wanted.iteration is not None:
+        return _keys_within(reader, wanted, start, limit, back, among)
+    iterations = [row[0] for row in reader.rows("SELECT DISTINCT iteration FROM votes ORDER BY 1")]
+    if back:
+        iterations.reverse()
+    if start is not None:
+        here = start.stage.iteration
+        iterations = [i for i in iterations if (i <= here if back else i >= here)]
+    found: list[tuple[Key, bool]] = []
+    together = 1
+    while iterations and len(found) < limit:
+        step, iterations = iterations[:together], iterations[together:]
+        between = (min(step), max(step))
+        found += _keys_within(reader, wanted, start, limit - len(found), back, among, between)
+        together *= 2
+    return found
+
+
+def _keys_within(
+    reader: Reader,
+    wanted: Filter,
+    start: Key | None,
+    limit: int | None,
+    back: bool,
+    among: Sequence[str] | None,
+    iterations: tuple[int, int] | None = None,
+) -> list[tuple[Key, bool]]:
     condition, values = where(wanted)
+    if iterations is not None:
+        condition += " AND iteration BETWEEN $first_iteration AND $last_iteration"
+        values["first_iteration"], values["last_iteration"] = iterations
     if start is not None:
         sign = "<" if back else ">"
         condition += (
@@ -263,7 +304,11 @@ def _keys(
         f"FROM {DEBATES} WHERE {condition} {order}",
         values,
     )
-    return [(Key(Stage(*row[:4]), row[4], row[5]), row[6]) for row in found]
+    return [(_key(row), row[6]) for row in found]
+
+
+def _key(row: Sequence[Any]) -> Key:
+    return Key(Stage(*row[:4]), row[4], row[5])
 
 
 def _really_changed(reader: Reader, candidates: Sequence[tuple[Key, bool]]) -> list[Key]:

@@ -242,10 +242,14 @@ def _texts(reader: Reader, questions: Sequence[str]) -> dict[str, str]:
 
 
 def _learnt(reader: Reader, turn_ids: Sequence[int]) -> dict[int, tuple[Any, ...]]:
-    """Whose conversation a turn is part of; then answer, beginning of the response, round."""
+    """Whose conversation a turn is part of; then answer, beginning of the response, round.
+
+    In two steps, which read no responses but these.
+    """
     found = reader.rows(
         "SELECT turn_id, iteration, split, arm, decoding, question_id, agent, answer, "
-        "left(response, 600), round FROM turns WHERE turn_id IN (SELECT unnest($ids))",
+        "left(response, 600), round FROM turns "
+        "WHERE rowid IN (SELECT rowid FROM turns WHERE turn_id IN (SELECT unnest($ids)))",
         {"ids": list(turn_ids)},
     )
     return {turn_id: tuple(rest) for turn_id, *rest in found}

@@ -255,9 +255,9 @@ _SPENT = """
     FROM spend GROUP BY stage ORDER BY stage
 """
 _STAGES = f"""
-    SELECT {_OF_STAGE}, task, count_if(round = 1)
+    SELECT {_OF_STAGE}, task, count(*)
     FROM votes LEFT JOIN (SELECT question_id, task FROM questions) USING (question_id)
-    GROUP BY ALL ORDER BY arm, iteration, split DESC, decoding DESC, task
+    WHERE round = 1 GROUP BY ALL ORDER BY arm, iteration, split DESC, decoding DESC, task
 """
 
 

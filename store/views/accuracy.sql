@@ -28,27 +28,30 @@ all_agents AS (
     GROUP BY ALL
 ),
 
-vote_marks AS NOT MATERIALIZED (
-    SELECT iteration, arm, split, task, decoding, round, correct,
-        max(round) OVER (PARTITION BY iteration, arm, split, decoding, question_id) AS last_round
+last_votes AS NOT MATERIALIZED (
+    SELECT iteration, arm, split, decoding, question_id,
+        max(round) AS round, arg_max(correct, round) AS correct
     FROM votes
-    LEFT JOIN (SELECT question_id, task FROM questions) USING (question_id)
     WHERE correct IS NOT NULL
+    GROUP BY ALL
+),
+
+vote_marks AS NOT MATERIALIZED (
+    SELECT 'majority' AS measure, iteration, arm, split, decoding, question_id, round, correct
+    FROM votes
+    WHERE round = 1 AND correct IS NOT NULL
+    UNION ALL
+    SELECT 'consensus' AS measure, iteration, arm, split, decoding, question_id, round, correct
+    FROM last_votes
 ),
 
 votes_counted AS (
-    SELECT iteration, arm, split, task, decoding, 'majority' AS measure, NULL::INTEGER AS agent,
-        round, count_if(correct) AS correct, count(*) AS total, count(*) AS questions
-    FROM vote_marks
-    WHERE round = 1
-    GROUP BY ALL
-    UNION ALL
-    SELECT iteration, arm, split, task, decoding, 'consensus' AS measure, NULL::INTEGER AS agent,
+    SELECT iteration, arm, split, task, decoding, measure, NULL::INTEGER AS agent,
         max(round) AS round,
         count_if(correct) AS correct, count(*) AS total, count(*) AS questions
     FROM vote_marks
-    WHERE round = last_round
-    GROUP BY iteration, arm, split, task, decoding
+    LEFT JOIN (SELECT question_id, task FROM questions) USING (question_id)
+    GROUP BY iteration, arm, split, task, decoding, measure
 ),
 
 counted AS (

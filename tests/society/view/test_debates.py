@@ -157,6 +157,44 @@ def test_a_search_finds_what_is_many_matches_away(many):
     assert search.neighbour(many, wanted, keys[0], back=True) is None
 
 
+@pytest.fixture(scope="module")
+def spread(tmp_path_factory, make_debate):
+    """20 iterations of seven debates; in one of the last, one vote turns right."""
+    path = tmp_path_factory.mktemp("spread") / "run.duckdb"
+    right, turned = [["4", "4", "4"]] * 2, [["5", "5", "4"], ["4", "4", "4"]]
+    rows = []
+    for iteration in range(20):
+        for n in range(7):
+            stage = (iteration, "eval", "multiagent", "sampled")
+            rounds = turned if (iteration, n) == (17, 4) else right
+            rows += make_debate(stage, f"q{n}", "4", rounds)
+    with Store.open(path) as store:
+        store.write(*rows)
+    with open_reader(path) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("flip", [None, "changed", "wrong_to_right", "right_to_wrong"])
+def test_pages_over_many_iterations_are_in_order_and_complete(spread, flip):
+    wanted = Filter(flip=flip)
+    keys, after = [], None
+    while True:
+        page = debates.page(spread, wanted, after, None)
+        keys += [row.key for row in page.rows]
+        if not page.later:
+            break
+        after = keys[-1]
+    every = debates.matching(spread, wanted, None, None, back=False)
+    assert keys == every
+    assert (
+        debates.count(spread, wanted) == len(every) == {None: 140, "right_to_wrong": 0}.get(flip, 1)
+    )
+    back, before = list(page.rows), page.rows[0].key if page.rows else None
+    while before is not None and (page := debates.page(spread, wanted, None, before)).rows:
+        back, before = [*page.rows, *back], page.rows[0].key
+    assert [row.key for row in back] == keys
+
+
 def test_a_filter_survives_its_address():
     wanted = Filter(2, "eval", "star", "greedy", "gsm8k", "changed", "tied", 3, "a&b=c é\u202e")
     assert Filter.parse(dict(parse_qsl(wanted.query()))) == wanted

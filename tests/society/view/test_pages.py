@@ -1,13 +1,20 @@
 """The pages over real HTTP: what they say, where they lead, what they say when they cannot."""
 
+import asyncio
 import html
 import re
+import threading
 from html.parser import HTMLParser
 from urllib.parse import parse_qs, urlsplit
 
+import httpx
 import pytest
 
 from society.status import Notice
+from society.view.access import Access
+from society.view.app import create
+from society.view.asking import Desk
+from society.view.catalogue import Library
 from store import quack, serving
 from store.ledger import Store
 from store.records import utc_now
@@ -122,6 +129,26 @@ def test_a_model_knows_where_it_comes_from_and_what_came_of_it(site):
 def test_agents_are_told_apart(site):
     _, text, _ = site.get("/runs/sums/agents")
     assert "2 60 91.5 89.8 1.7 3.4 3.4" in words(text)
+
+
+async def test_a_page_does_not_wait_for_what_takes_long(runs):
+    desk = Desk(threads=1)
+    app = httpx.ASGITransport(create(Library(runs), Access("127.0.0.1", 8000), desk))
+    async with httpx.AsyncClient(transport=app, base_url="http://127.0.0.1:8000") as client:
+        await client.get("/runs/sums/debates")
+        free = threading.Event()
+        busy = asyncio.create_task(
+            desk.ask(runs / "sums" / "run.duckdb", lambda reader: free.wait(30))
+        )
+        early = (await client.get("/runs/sums/agents")).text
+        free.set()
+        await busy
+        late = (await client.get("/runs/sums/agents")).text
+        state = (await client.get("/runs/sums/state")).text
+    desk.close()
+    assert "Being counted …" in words(early)
+    assert f'data-state="{state}"' not in early
+    assert "2 60 91.5 89.8 1.7 3.4 3.4" in words(late)
 
 
 @pytest.mark.parametrize(
