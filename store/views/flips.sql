@@ -4,30 +4,32 @@
 -- Columns: conversations, wrong_to_right, right_to_wrong, stayed_right, stayed_wrong (counts);
 --   wrong_to_right_rate (share 0..1 of the conversations that began wrong), right_to_wrong_rate
 --   (share 0..1 of those that began right); NULL where none began so.
-WITH answers AS NOT MATERIALIZED (
-    SELECT iteration, arm, split, decoding, agent, question_id, round, v.correct
+WITH conversations AS (
+    SELECT iteration, arm, split, decoding, agent, question_id,
+        arg_min(v.correct, round) AS first, arg_max(v.correct, round) AS final
     FROM turns
     JOIN verdicts AS v USING (turn_id)
     WHERE kind = 'answer' AND v.correct IS NOT NULL
-),
-
-last_rounds AS (
-    SELECT iteration, arm, split, decoding, question_id, max(round) AS round
-    FROM answers
     GROUP BY ALL
     HAVING max(round) >= 2
 ),
 
-final_answers AS (
-    SELECT * FROM answers
-    SEMI JOIN last_rounds USING (iteration, arm, split, decoding, question_id, round)
-),
-
-conversations AS (
-    SELECT iteration, arm, split, task, decoding, agent, f.correct AS first, l.correct AS final
-    FROM (SELECT * FROM answers WHERE round = 1) AS f
-    JOIN final_answers AS l USING (iteration, arm, split, decoding, agent, question_id)
+counted AS (
+    SELECT
+        iteration,
+        arm,
+        split,
+        task,
+        decoding,
+        agent,
+        count(*) AS conversations,
+        count_if(NOT first AND final) AS wrong_to_right,
+        count_if(first AND NOT final) AS right_to_wrong,
+        count_if(first AND final) AS stayed_right,
+        count_if(NOT first AND NOT final) AS stayed_wrong
+    FROM conversations
     LEFT JOIN (SELECT question_id, task FROM questions) USING (question_id)
+    GROUP BY ALL
 )
 
 SELECT
@@ -37,13 +39,13 @@ SELECT
     task,
     decoding,
     agent,
-    count(*) AS conversations,
-    count_if(NOT first AND final) AS wrong_to_right,
-    count_if(first AND NOT final) AS right_to_wrong,
-    count_if(first AND final) AS stayed_right,
-    count_if(NOT first AND NOT final) AS stayed_wrong,
-    avg(final::DOUBLE) FILTER (WHERE NOT first) AS wrong_to_right_rate,
-    avg((NOT final)::DOUBLE) FILTER (WHERE first) AS right_to_wrong_rate
-FROM conversations
+    sum(conversations)::BIGINT AS conversations,
+    sum(wrong_to_right)::BIGINT AS wrong_to_right,
+    sum(right_to_wrong)::BIGINT AS right_to_wrong,
+    sum(stayed_right)::BIGINT AS stayed_right,
+    sum(stayed_wrong)::BIGINT AS stayed_wrong,
+    sum(wrong_to_right) / nullif(sum(wrong_to_right + stayed_wrong), 0) AS wrong_to_right_rate,
+    sum(right_to_wrong) / nullif(sum(right_to_wrong + stayed_right), 0) AS right_to_wrong_rate
+FROM counted
 GROUP BY GROUPING SETS (
     (iteration, arm, split, task, decoding, agent), (iteration, arm, split, task, decoding))
