@@ -161,7 +161,7 @@ async def test_scores_equal_a_direct_computation(llama, adapters, precise):
                 range(len(prompt) - 1, len(prompt + answer) - 1), answer
             ]
             assert score.token_ids == tuple(answer)
-            assert score.logprobs == pytest.approx(expected.tolist(), abs=1e-5)
+            assert score.logprobs == pytest.approx(expected.tolist(), abs=1e-4)
 
 
 async def test_a_cancelled_request_leaves_and_the_others_stay(provider, ask):
