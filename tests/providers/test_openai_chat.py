@@ -62,11 +62,17 @@ async def test_a_request_is_sent_as_it_was_asked_and_its_answer_comes_back():
 
 
 async def test_a_tuned_model_is_asked_by_its_own_id():
-    async with ChatServer(lambda asked: says(asked.body["model"])) as server:
+    described = Reply({"id": "m", "object": "model", "created": 1, "owned_by": "org"})
+
+    def script(asked):
+        return described if asked.method == "GET" else says(asked.body["model"])
+
+    async with ChatServer(script) as server:
         provider = connect(server)
         assert (await asks(provider, artifact="ft:m:org::id")).text == "ft:m:org::id"
         await provider.serve((ModelRef("tuned", provider.base.address, "ft:m:org::id"),))
         await provider.close()
+    assert [asked.path.rsplit("/", 1)[-1] for asked in server.asked[1:]] == ["m", "ft:m:org::id"]
 
 
 def test_the_seed_depends_on_seed_and_key_only_and_fits_every_server():
