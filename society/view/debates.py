@@ -10,7 +10,7 @@ import base64
 import binascii
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ PAGE = 50
 DEBATES = f"({view_sql('debates')}\n) AS d"
 # In front of a query over `DEBATES`: of some questions only, which is pushed down to the votes.
 _AMONG = "WITH votes AS (FROM main.votes WHERE question_id IN (SELECT unnest($among))) "
+_EVERY_ITERATION = (0, 2**31 - 1)
 _KEY = "iteration, split, arm, decoding, coalesce(position, -1), question_id"
 _BACK = (
     "iteration DESC, split DESC, arm DESC, decoding DESC, coalesce(position, -1) DESC, "
@@ -250,42 +251,9 @@ def _keys(
     back: bool,
     among: Sequence[str] | None,
 ) -> list[tuple[Key, bool]]:
-    """The keys, and whether it is certain that a vote with two labels has changed.
-
-    The order begins with the iteration, so that a page is mostly full after one or two of them;
-    where little is found, ever more are looked at together.
-    """
-    if limit is None or wanted.iteration is not None:
-        return _keys_within(reader, wanted, start, limit, back, among)
-    iterations = [row[0] for row in reader.rows("SELECT DISTINCT iteration FROM votes ORDER BY 1")]
-    if back:
-        iterations.reverse()
-    if start is not None:
-        here = start.stage.iteration
-        iterations = [i for i in iterations if (i <= here if back else i >= here)]
-    found: list[tuple[Key, bool]] = []
-    together = 1
-    while iterations and len(found) < limit:
-        step, iterations = iterations[:together], iterations[together:]
-        between = (min(step), max(step))
-        found += _keys_within(reader, wanted, start, limit - len(found), back, among, between)
-        together *= 2
-    return found
-
-
-def _keys_within(
-    reader: Reader,
-    wanted: Filter,
-    start: Key | None,
-    limit: int | None,
-    back: bool,
-    among: Sequence[str] | None,
-    iterations: tuple[int, int] | None = None,
-) -> list[tuple[Key, bool]]:
+    """The keys, and whether it is certain that a vote with two labels has changed."""
     condition, values = where(wanted)
-    if iterations is not None:
-        condition += " AND iteration BETWEEN $first_iteration AND $last_iteration"
-        values["first_iteration"], values["last_iteration"] = iterations
+    condition += " AND iteration BETWEEN $first_iteration AND $last_iteration"
     if start is not None:
         sign = "<" if back else ">"
         condition += (
@@ -295,16 +263,51 @@ def _keys_within(
         values |= start.values
     if among is not None:
         values["among"] = list(among)
-    order = f"ORDER BY {_BACK if back else _KEY}"
-    if limit is not None:
-        order += " LIMIT $limit"
-        values["limit"] = limit
-    found = reader.rows(
+    query = (
         f"{'' if among is None else _AMONG} SELECT {_KEY}, {_SURELY_CHANGED} "
-        f"FROM {DEBATES} WHERE {condition} {order}",
-        values,
+        f"FROM {DEBATES} WHERE {condition} ORDER BY {_BACK if back else _KEY}"
     )
-    return [(_key(row), row[6]) for row in found]
+    if limit is None:
+        return _found(reader, query, values, _EVERY_ITERATION)
+    found: list[tuple[Key, bool]] = []
+    for iterations in _iterations(reader, wanted, start, back):
+        values["limit"] = limit - len(found)
+        found += _found(reader, query + " LIMIT $limit", values, iterations)
+        if len(found) == limit:
+            break
+    return found
+
+
+def _found(
+    reader: Reader, query: str, values: dict[str, object], iterations: tuple[int, int]
+) -> list[tuple[Key, bool]]:
+    first, last = iterations
+    rows = reader.rows(query, values | {"first_iteration": first, "last_iteration": last})
+    return [(_key(row), row[6]) for row in rows]
+
+
+def _iterations(
+    reader: Reader, wanted: Filter, start: Key | None, back: bool
+) -> Iterator[tuple[int, int]]:
+    """Which iterations to look at one after the other, each time from the first to the last.
+
+    The order begins with the iteration, so that a page is mostly full after one or two of them;
+    where little is found, ever more are looked at together.
+    """
+    if wanted.iteration is not None:
+        yield wanted.iteration, wanted.iteration
+        return
+    left = [row[0] for row in reader.rows("SELECT DISTINCT iteration FROM votes ORDER BY 1")]
+    if back:
+        left.reverse()
+    if start is not None:
+        here = start.stage.iteration
+        left = [i for i in left if (i <= here if back else i >= here)]
+    together = 1
+    while left:
+        step, left = left[:together], left[together:]
+        yield min(step), max(step)
+        together *= 2
 
 
 def _key(row: Sequence[Any]) -> Key:

@@ -48,7 +48,6 @@ def search(reader: Reader, wanted: Filter, start: int) -> Found:
     total = _count(reader)
     found: dict[Key, int] = {}
     until = time.monotonic() + _BUDGET_S
-    at = start
     for matches, reached in _steps(reader, wanted, start, back=False):
         found |= matches
         at = reached

@@ -28,21 +28,16 @@ all_agents AS (
     GROUP BY ALL
 ),
 
-last_votes AS NOT MATERIALIZED (
-    SELECT iteration, arm, split, decoding, question_id,
-        max(round) AS round, arg_max(correct, round) AS correct
-    FROM votes
-    WHERE correct IS NOT NULL
-    GROUP BY ALL
-),
-
 vote_marks AS NOT MATERIALIZED (
     SELECT 'majority' AS measure, iteration, arm, split, decoding, question_id, round, correct
     FROM votes
     WHERE round = 1 AND correct IS NOT NULL
     UNION ALL
-    SELECT 'consensus' AS measure, iteration, arm, split, decoding, question_id, round, correct
-    FROM last_votes
+    SELECT 'consensus' AS measure, iteration, arm, split, decoding, question_id,
+        max(round) AS round, arg_max(correct, round) AS correct
+    FROM votes
+    WHERE correct IS NOT NULL
+    GROUP BY ALL
 ),
 
 votes_counted AS (

@@ -1,6 +1,6 @@
 """Which debates a filter lists, page by page, and which one comes next."""
 
-from itertools import pairwise
+from itertools import pairwise, product
 from urllib.parse import parse_qsl
 
 import pytest
@@ -115,22 +115,31 @@ def test_a_search_has_neighbours_too(reader):
 
 
 @pytest.fixture(scope="module")
-def many(tmp_path_factory, make_debate):
-    """Two evaluations of 200 debates each, far more matches than a search looks at in one step."""
-    path = tmp_path_factory.mktemp("many") / "run.duckdb"
-    right, turned = [["4", "4", "4"]] * 2, [["5", "5", "4"], ["4", "4", "4"]]
-    rows = []
-    for iteration in (0, 1):
-        for n in range(200):
+def evaluated(tmp_path_factory, make_debate):
+    """Writes a run of so many iterations of so many debates; the votes of `turned` turn right."""
+
+    def write(iterations, number, turned):
+        path = tmp_path_factory.mktemp("evaluated") / "run.duckdb"
+        asked = [
+            Question(f"q{n:03}", "sums", "eval", f"What is {n}?", "4", None, n)
+            for n in range(number)
+        ]
+        rows = []
+        for iteration, n in product(range(iterations), range(number)):
+            first = ["5", "5", "4"] if (iteration, n) in turned else ["4", "4", "4"]
             stage = (iteration, "eval", "multiagent", "sampled")
-            rounds = turned if n in (3, 190) else right
-            rows += make_debate(stage, f"q{n:03}", "4", rounds)
-    asked = [
-        Question(f"q{n:03}", "sums", "eval", f"What is {n}?", "4", None, n) for n in range(200)
-    ]
-    with Store.open(path) as store:
-        store.write(*asked, *rows)
-    with open_reader(path) as opened:
+            rows += make_debate(stage, asked[n].question_id, "4", [first, ["4", "4", "4"]])
+        with Store.open(path) as store:
+            store.write(*asked, *rows)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def many(evaluated):
+    """Two evaluations of 200 debates each, far more matches than a search looks at in one step."""
+    with open_reader(evaluated(2, 200, {(0, 3), (0, 190), (1, 3), (1, 190)})) as opened:
         yield opened
 
 
@@ -158,19 +167,9 @@ def test_a_search_finds_what_is_many_matches_away(many):
 
 
 @pytest.fixture(scope="module")
-def spread(tmp_path_factory, make_debate):
+def spread(evaluated):
     """20 iterations of seven debates; in one of the last, one vote turns right."""
-    path = tmp_path_factory.mktemp("spread") / "run.duckdb"
-    right, turned = [["4", "4", "4"]] * 2, [["5", "5", "4"], ["4", "4", "4"]]
-    rows = []
-    for iteration in range(20):
-        for n in range(7):
-            stage = (iteration, "eval", "multiagent", "sampled")
-            rounds = turned if (iteration, n) == (17, 4) else right
-            rows += make_debate(stage, f"q{n}", "4", rounds)
-    with Store.open(path) as store:
-        store.write(*rows)
-    with open_reader(path) as opened:
+    with open_reader(evaluated(20, 7, {(17, 4)})) as opened:
         yield opened
 
 
