@@ -7,7 +7,7 @@ SOURCES := society providers finetune evals store
 # Many tests start Python anew; without its cache each of them would compile everything again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-long lint bench clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -26,6 +26,9 @@ lint: $(READY)
 
 test: lint
 	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
+
+test-long: $(READY)
+	$(BIN)/pytest -n 2 --dist load -m long
 
 bench: $(READY)
 	for bench in benchmarks/*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done

@@ -122,7 +122,7 @@ def test_an_answer_that_a_run_breaks_off_is_asked_for_again(filled):
         time.sleep(0.7)
         broken = None
         with Store.open(filled) as store, serving.served(store):
-            rows = reader.stream("SELECT response FROM turns, range(40)")
+            rows = reader.stream("SELECT response FROM turns, range(2000)")
             next(rows)
             broken = rows
         with pytest.raises(StoreLocked, match="ended while it was read"):
