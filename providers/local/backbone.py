@@ -15,6 +15,7 @@ import torch
 from providers.base import Hyperparameters
 from providers.errors import InvalidSettings, ModelNotFound, OutOfMemory, Unsupported
 from providers.local.adapters import AdapterBank
+from providers.local.conversation import pin_date
 from providers.local.factory import Source
 from providers.local.settings import LocalSettings
 
@@ -41,6 +42,8 @@ class Backbone:
                 f"the model {source.name!r} has no chat template, so it cannot hold a "
                 f"conversation; use an instruct model"
             )
+        with _translated(source):
+            pin_date(self.tokenizer, settings.template_date)
         self.dtype = self.model.dtype
         self.model.requires_grad_(False).eval()
         self.bank = AdapterBank(self.model)

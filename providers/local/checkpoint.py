@@ -8,17 +8,33 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import pickle
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 from providers.base import FinetuneSpec, TrainingPoint
 
 MANIFEST = "manifest.json"
+_log = logging.getLogger(__name__)
+
+# What torch, zipfile and pickle say of a file that is cut off, overwritten or of another kind.
+_DAMAGED = (
+    RuntimeError,
+    EOFError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    pickle.UnpicklingError,
+)
 
 
 @dataclass(frozen=True)
@@ -115,6 +131,7 @@ def clean(out: Path) -> None:
     shutil.rmtree(_sibling(out, "partial"), ignore_errors=True)
     _sibling(out, "checkpoint").unlink(missing_ok=True)
     _sibling(out, "checkpoint.partial").unlink(missing_ok=True)
+    _sibling(out, "checkpoint.damaged").unlink(missing_ok=True)
 
 
 def save_checkpoint(out: Path, checkpoint: Checkpoint) -> None:
@@ -127,6 +144,7 @@ def save_checkpoint(out: Path, checkpoint: Checkpoint) -> None:
     fields["points"] = [
         (point.step, point.loss, point.learning_rate) for point in checkpoint.points
     ]
+    fields["sha256"] = _content_sha256(fields)
     with partial.open("wb") as stream:
         torch.save(fields, stream)
     _sync(partial)
@@ -135,17 +153,77 @@ def save_checkpoint(out: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(out: Path, digest: str) -> Checkpoint | None:
-    """The last checkpoint towards `out`, tensors on the CPU; None if absent or of another spec."""
-    import torch
+    """The last checkpoint towards `out`, tensors on the CPU; None if absent or of another spec.
+
+    A file that is damaged is renamed to `.OUT.checkpoint.damaged`, with a warning that names it,
+    and None comes back: the fit begins anew, for its dataset is stored elsewhere.
+    """
+    from providers.local.memory import ran_out
 
     path = _sibling(out, "checkpoint")
-    if not path.exists():
+    try:
+        fields = _read_checkpoint(path)
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    fields = torch.load(path, map_location="cpu", weights_only=True)
+    except _DAMAGED as error:
+        if ran_out(error):
+            raise
+        aside = _sibling(out, "checkpoint.damaged")
+        path.replace(aside)
+        _log.warning(
+            "the checkpoint %s cannot be used (%s); it is set aside as %s, and the training "
+            "begins anew",
+            path,
+            " ".join(str(error).split())[:200] or type(error).__name__,
+            aside.name,
+        )
+        return None
     if fields["digest"] != digest:
         return None
-    points = tuple(TrainingPoint(*point) for point in fields.pop("points"))
-    return Checkpoint(points=points, **fields)
+    return Checkpoint(**fields)
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    """The fields of the checkpoint at `path`. Raises one of `_DAMAGED` unless it is whole."""
+    import torch
+
+    with path.open("rb") as stream:
+        if not is_zipfile(stream):
+            raise ValueError("it is cut off, or was never one")
+        stream.seek(0)
+        fields = torch.load(stream, map_location="cpu", weights_only=True)
+    known = {*Checkpoint.__dataclass_fields__, "sha256"}
+    if not isinstance(fields, dict) or fields.keys() != known:
+        raise ValueError(f"it does not hold {', '.join(sorted(known))}")
+    stored = fields.pop("sha256")
+    if stored != _content_sha256(fields):
+        raise ValueError("its content is not what was written")
+    return fields | {"points": tuple(TrainingPoint(*point) for point in fields["points"])}
+
+
+def _content_sha256(fields: Mapping[str, Any]) -> str:
+    """SHA-256 over a checkpoint's values. torch reads a tensor with flipped bits as it is."""
+    import torch
+
+    digest = hashlib.sha256()
+
+    def add(value: object) -> None:
+        if isinstance(value, Mapping):
+            for key, inner in value.items():
+                digest.update(repr(key).encode())
+                add(inner)
+        elif isinstance(value, list | tuple):
+            for inner in value:
+                add(inner)
+        elif isinstance(value, torch.Tensor):
+            digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
+            flat = value.detach().cpu().contiguous().flatten()
+            digest.update(flat.view(torch.uint8).numpy().data)
+        else:
+            digest.update(repr(value).encode())
+
+    add(fields)
+    return digest.hexdigest()
 
 
 def weights_sha256(folder: Path) -> str:

@@ -7,12 +7,18 @@ rewrite earlier turns or open an answer differently from how they show a finishe
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
+from functools import partial
 from typing import Any
 
 from providers.base import Example, Message
 from providers.errors import BadRequest, InvalidTrainingData
+
+# "-d" is the day without a leading zero, as templates write it on Linux and macOS.
+_DIRECTIVES = (*"aAbBcCdDeFgGhHIjmMnprRsStTuUVwWxXyYzZ", *(f"-{letter}" for letter in "dmHIMSjy"))
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,31 @@ class Encoded:
 
     token_ids: list[int]
     learnt: list[bool]
+
+
+def pin_date(tokenizer: Any, day: date) -> None:
+    """Let the chat template of `tokenizer` see `day`, at noon UTC, as the present.
+
+    Templates of Llama 3, Mistral Small, SmolLM3 and others call `strftime_now`, so that a prompt,
+    and with it every answer, would change at midnight. transformers passes nothing but plain data
+    into a template, so the function is shadowed by a macro in front of it.
+    """
+    template = tokenizer.get_chat_template()
+    if "strftime_now" in template:
+        tokenizer.apply_chat_template = partial(
+            tokenizer.apply_chat_template, chat_template=_date_macro(day) + template
+        )
+
+
+def _date_macro(day: date) -> str:
+    """A Jinja macro `strftime_now(format)` that writes `day` for every directive of strftime."""
+    noon = datetime.combine(day, time(12), UTC)
+    written = {"s": str(int(noon.timestamp()))}
+    for directive in _DIRECTIVES:
+        written.setdefault(directive, noon.strftime(f"%{directive}"))
+    steps = [("%%", "\0"), *((f"%{key}", value) for key, value in written.items()), ("\0", "%")]
+    replaced = "".join(f" | replace({json.dumps(a)}, {json.dumps(b)})" for a, b in steps)
+    return f"{{%- macro strftime_now(format) -%}}{{{{ format{replaced} }}}}{{%- endmacro -%}}"
 
 
 def encode_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[int]:

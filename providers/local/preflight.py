@@ -38,7 +38,7 @@ def examine(
     if folder is None:
         return Examination((found,), CAPABILITIES, None)
     weights = _weight_bytes(folder, source.gguf_file)
-    findings = [found, *_memory(weights, options)]
+    findings = [found, *_memory(weights, options), *_date(folder, options)]
     size = _artifact_bytes(folder, weights, hyperparameters) if need.finetune else 0
     return Examination(tuple(findings), CAPABILITIES, size)
 
@@ -111,6 +111,16 @@ def _memory(weights: int, options: LocalSettings) -> list[Finding]:
             "take a smaller model or a machine with more memory",
         )
     ]
+
+
+def _date(folder: Path, options: LocalSettings) -> list[Finding]:
+    """Which day a chat template writes that asks for today's."""
+    files = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
+    texts = (path.read_text("utf-8", "replace") for f in files if (path := folder / f).is_file())
+    if not any("strftime_now" in text for text in texts):
+        return []
+    text = f"the chat template writes a date, which is always {options.template_date} here"
+    return [Finding("ok", f"{text} ([provider] template_date)")]
 
 
 def _accelerator() -> bool:

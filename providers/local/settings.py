@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import date
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -30,6 +31,8 @@ class LocalSettings(BaseModel):
     gguf_file: name of the .gguf file inside a folder or hub repository.
     revision: branch, tag or commit of a hub repository.
     full_models: how many fully fine-tuned models stay in memory beside the base.
+    template_date: the day that chat templates write where they ask for today's. It does not follow
+        the calendar, so that the same experiment sends the same prompts on every day.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -43,6 +46,7 @@ class LocalSettings(BaseModel):
     gguf_file: str | None = Field(None, pattern=r"\.gguf$")
     revision: str | None = Field(None, min_length=1)
     full_models: int = Field(3, ge=1)
+    template_date: date = date(2026, 1, 1)
 
     @classmethod
     def read(cls, settings: Mapping[str, object]) -> LocalSettings:

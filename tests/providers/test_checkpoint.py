@@ -1,5 +1,6 @@
 """Artifacts appear whole or not at all; a broken-off fit ends as if it had never been broken."""
 
+import io
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from providers.errors import TrainingFailed
 from providers.local.checkpoint import MANIFEST, finished, publish, weights_sha256
@@ -103,6 +105,58 @@ def test_a_checkpoint_of_another_spec_is_not_resumed(tmp_path, unbroken):
     trained = fit(model(), other, tmp_path / "a")
     assert len(trained.points) == 10
     assert trained.points == unbroken.points
+    assert names(tmp_path) == ["a"]
+
+
+def cut_off(content):
+    return content[: len(content) // 2]
+
+
+def emptied(content):
+    return b""
+
+
+def overwritten(content):
+    return b"not a checkpoint at all"
+
+
+def flipped_in_a_tensor(content):
+    """One bit of a weight: torch reads such a file without a word."""
+    fields = torch.load(io.BytesIO(content), weights_only=True)
+    largest = max(fields["weights"].values(), key=torch.numel)
+    place = content.index(largest.numpy().tobytes())
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+def of_another_kind(content):
+    buffer = io.BytesIO()
+    torch.save([1, 2, 3], buffer)
+    return buffer.getvalue()
+
+
+def lacking_a_field(content):
+    fields = torch.load(io.BytesIO(content), weights_only=True)
+    del fields["optimizer"]
+    buffer = io.BytesIO()
+    torch.save(fields, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [cut_off, emptied, overwritten, flipped_in_a_tensor, of_another_kind, lacking_a_field],
+)
+def test_a_damaged_checkpoint_is_named_and_set_aside(tmp_path, unbroken, damage, caplog):
+    stop_after(3, tmp_path / "a")
+    checkpoint = tmp_path / ".a.checkpoint"
+    damaged = damage(checkpoint.read_bytes())
+    checkpoint.write_bytes(damaged)
+    stop_after(1, tmp_path / "a")
+    assert (tmp_path / ".a.checkpoint.damaged").read_bytes() == damaged
+    assert str(checkpoint) in caplog.text
+    assert ".a.checkpoint.damaged" in caplog.text
+    trained = fit(model(), SPEC, tmp_path / "a")
+    assert weights(trained) == weights(unbroken)
     assert names(tmp_path) == ["a"]
 
 

@@ -1,10 +1,12 @@
 """Training examples start with the prompt of inference and teach the answer and its end."""
 
+from datetime import UTC, date, datetime
+
 import pytest
 
 from providers.base import Example, Message
 from providers.errors import BadRequest, InvalidTrainingData
-from providers.local.conversation import encode_example, encode_prompt
+from providers.local.conversation import encode_example, encode_prompt, pin_date
 from tests.providers.training_fixtures import (
     CHATML,
     LLAMA3,
@@ -104,3 +106,62 @@ def test_what_the_template_refuses():
         encode_prompt(tokenizer, DEBATE[:1])
     with pytest.raises(InvalidTrainingData, match="roles must alternate"):
         encode_example(tokenizer, Example(DEBATE, (3,)))
+
+
+def dated(template, day=date(2031, 3, 9)):
+    """The text of a one-message prompt under a template that writes the date."""
+    tokenizer = make_tokenizer(template + CHATML)
+    pin_date(tokenizer, day)
+    return tokenizer.decode(encode_prompt(tokenizer, (Message("user", "hi"),)))
+
+
+@pytest.mark.parametrize(
+    "form", ["%d %b %Y", "%B %d, %Y", "%Y-%m-%d", "%-d/%-m/%y", "%A %H:%M:%S %p", "100%% %j %U %s"]
+)
+def test_a_template_sees_the_pinned_day_in_every_form(form):
+    expected = datetime(2031, 3, 9, 12, tzinfo=UTC).strftime(form.replace("%s", "1930824000"))
+    assert dated(f"{{{{ strftime_now('{form}') }}}}|").startswith(expected + "|")
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        # As Llama 3.2 writes it: the function only where there is one.
+        (
+            "{% if not date_string is defined %}{% if strftime_now is defined %}"
+            "{% set date_string = strftime_now('%d %b %Y') %}{% else %}"
+            "{% set date_string = '26 Jul 2024' %}{% endif %}{% endif %}"
+            "Today Date: {{ date_string }}\n",
+            "Today Date: 09 Mar 2031\n",
+        ),
+        # As Mistral Small writes it: a computed text, taken apart again.
+        (
+            "{% set today = strftime_now('%Y-%m-%d') %}{{ today }}, "
+            "the year {{ today.split('-')[0] }}.",
+            "2031-03-09, the year 2031.",
+        ),
+        # As gpt-oss writes it: inside a macro.
+        (
+            "{%- macro system() -%}Current date: {{ strftime_now('%Y-%m-%d') }}{%- endmacro -%}"
+            "{{- system() }}.",
+            "Current date: 2031-03-09.",
+        ),
+    ],
+)
+def test_templates_of_known_families_write_the_pinned_day(template, text):
+    assert dated(template).startswith(text)
+
+
+def test_a_training_prompt_has_the_day_of_the_prompt_that_was_sent():
+    tokenizer = make_tokenizer("{{ strftime_now('%c') }} " + CHATML)
+    pin_date(tokenizer, date(2026, 1, 1))
+    encoded = encode_example(tokenizer, Example(DEBATE, (3,)))
+    prompt = encode_prompt(tokenizer, DEBATE[:3])
+    assert encoded.token_ids[: len(prompt)] == prompt
+    assert "2026" in tokenizer.decode(prompt)
+
+
+def test_a_template_without_a_date_is_left_as_it_is():
+    tokenizer = make_tokenizer(CHATML)
+    pin_date(tokenizer, date(2026, 1, 1))
+    assert "apply_chat_template" not in vars(tokenizer)

@@ -1,15 +1,20 @@
 """What is refused before anything is loaded."""
 
 import json
+import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import pytest
 
 from providers import registry
+from providers.base import Hyperparameters
 from providers.errors import InvalidSettings, ModelNotFound
 from providers.local.factory import check, locate
+from providers.local.preflight import examine
 from providers.local.settings import LocalSettings
+from providers.preflight import Need
 
 
 def folder_with(folder, **files):
@@ -129,3 +134,17 @@ def test_the_built_in_model_stands_alone():
     with pytest.raises(InvalidSettings, match="embedded"):
         registry.check("embedded:other", {})
     registry.check("embedded:", {})
+
+
+@pytest.mark.parametrize(
+    ("settings", "day"), [({}, "2026-01-01"), ({"template_date": "2024-07-26"}, "2024-07-26")]
+)
+def test_the_examination_says_which_day_a_template_writes(llama, tmp_path, settings, day):
+    folder = tmp_path / "model"
+    shutil.copytree(llama, folder)
+    need = Need(finetune=False, ends_at=datetime.now(UTC))
+    plain = examine(f"local:{folder}", settings, need, Hyperparameters())
+    assert not any("date" in found.text for found in plain.findings)
+    (folder / "chat_template.jinja").write_text("{{ strftime_now('%d') }}{{ messages }}")
+    told = examine(f"local:{folder}", settings, need, Hyperparameters())
+    assert any(f"always {day}" in found.text for found in told.findings)
