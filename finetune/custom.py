@@ -47,6 +47,8 @@ _FAULTS: dict[AgentRole, str] = {
     WHEN f.turn_id IS NULL THEN 'first_turn_id is not the agent''s first answer in that debate'
     """,
 }
+# White space of every alphabet, as the view `critic_examples` has it.
+_BLANK = r"[\s\v\x1c-\x1f\x85\p{Z}]*"
 _FIRST = """
 LEFT JOIN turns AS f
     ON f.turn_id = r.first_turn_id AND f.round = 1 AND f.kind = 'answer'
@@ -63,7 +65,8 @@ SELECT r.agent, r.question_id, r.turn_id, CASE
     WHEN t.agent <> r.agent THEN 'turn ' || r.turn_id || ' is agent ' || t.agent || '''s'
     WHEN t.question_id <> r.question_id
         THEN 'turn ' || r.turn_id || ' answers question ' || t.question_id
-    WHEN t.finish_reason = 'error' THEN 'turn ' || r.turn_id || ' has no response'
+    WHEN t.finish_reason = 'error' OR regexp_full_match(t.response, '{blank}')
+        THEN 'turn ' || r.turn_id || ' has no response'
     WHEN t.sha256 <> r.sha256 THEN 'sha256 is not that of turn ' || r.turn_id
     {more}
     WHEN count(*) OVER (PARTITION BY r.agent, r.question_id) > 1
@@ -197,7 +200,7 @@ def _check_rows(
     connection: duckdb.DuckDBPyConnection, selection: Selection, role: AgentRole
 ) -> None:
     first = _FIRST if role == "critic" else ""
-    sql = _CHECKED.format(more=_FAULTS[role], first=first)
+    sql = _CHECKED.format(more=_FAULTS[role], first=first, blank=_BLANK)
     faulty = connection.execute(sql).fetchmany(2)
     if faulty:
         agent, question_id, _, fault = faulty[0]

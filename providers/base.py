@@ -72,13 +72,17 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """The answer to a `Request`. `finish_reason` "length" means truncated at `max_tokens`."""
+    """The answer to a `Request`. `finish_reason` "length" means truncated at `max_tokens`.
+
+    `error` says why there is no text, where there is none and the provider knows.
+    """
 
     text: str
     finish_reason: FinishReason
     prompt_tokens: int
     completion_tokens: int
     latency_ms: float
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,9 @@
     ├── RequestError          fatal for this one call, the run goes on
     │   ├── BadRequest        (also a ValueError)
     │   ├── ContextOverflow   (also a ValueError)
-    │   └── ContentFiltered
+    │   ├── ContentFiltered
+    │   ├── UnusableAnswer    the answer came and holds no text in a form that is known
+    │   └── RequestFailed     failed again and again, while other requests are answered
     ├── JobError              fatal for this one fine-tuning job
     │   ├── InvalidTrainingData (also a ValueError)
     │   └── TrainingFailed
@@ -71,6 +73,14 @@ class ContextOverflow(RequestError, ValueError):
 
 class ContentFiltered(RequestError):
     """The provider refuses to answer this content."""
+
+
+class UnusableAnswer(RequestError):
+    """The server answered in a form that is not known; asking again would bring the same."""
+
+
+class RequestFailed(RequestError):
+    """This request fails whenever it is sent, although the server answers others."""
 
 
 class JobError(ProviderError):

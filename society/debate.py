@@ -22,13 +22,12 @@ from providers.base import Completion, Message, ModelRef, Provider, Request, Sam
 from providers.errors import RequestError
 from society import prompts
 from society.agents import Society
-from society.outcome import Scope, outcome, readable, tally
+from society.outcome import Scope, outcome, readable, shown, tally, why_empty
 from society.sharing import Shared, taken_over
 from society.voting import Tally
 from store.records import Labels, Row, Turn, messages_json, storable, utc_now
 
 Kind = Literal["answer", "summary"]
-NO_RESPONSE = "(no response)"
 
 
 class Recorder(Protocol):
@@ -142,10 +141,10 @@ class Debate:
             messages: tuple[Message, ...] = (Message("user", self._task.prompt(question.text)),)
         else:
             own = earlier[agent - 1]
-            others = [t.response or NO_RESPONSE for t in earlier if t.agent != agent]
+            others = [shown(t.response) for t in earlier if t.agent != agent]
             messages = (
                 *(Message(**m) for m in json.loads(own.messages)),
-                Message("assistant", own.response),
+                Message("assistant", shown(own.response)),
                 Message("user", await self._shown(question, agent, number, others)),
             )
         return await self._turn(question, agent, number, "answer", model, messages)
@@ -158,7 +157,7 @@ class Debate:
         asked = (Message("user", prompts.summarize(others)),)
         summarizer = self._society.summarizer
         summary = await self._turn(question, agent, number, "summary", summarizer, asked)
-        return prompts.summarized(summary.response or NO_RESPONSE, self._task.answer_form)
+        return prompts.summarized(shown(summary.response), self._task.answer_form)
 
     async def _turn(
         self,
@@ -211,9 +210,10 @@ class Debate:
         return await asking[key]
 
     async def _asked(self, turn: Turn, request: Request) -> Turn:
-        completion, error = await self._complete(request)
+        completion = await self._complete(request)
         # The answer is read from what is stored, so reading it again later gives the same.
         response = storable(completion.text)
+        error = completion.error or why_empty(response, completion.finish_reason)
         answers = turn.kind == "answer"
         return replace(
             turn,
@@ -227,12 +227,12 @@ class Debate:
             created_at=utc_now(),
         )
 
-    async def _complete(self, request: Request) -> tuple[Completion, str | None]:
+    async def _complete(self, request: Request) -> Completion:
         # An answer the provider can never give is part of the record: it casts no vote.
         try:
-            return await self._providers[request.model.address].complete(request), None
+            return await self._providers[request.model.address].complete(request)
         except RequestError as error:
-            return Completion("", "error", 0, 0, 0.0), str(error)
+            return Completion("", "error", 0, 0, 0.0, str(error))
 
     def _noise_key(self, turn: Turn) -> str:
         # The arm is left out, so arms that ask the same thing get the same answer; evaluation

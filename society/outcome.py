@@ -24,9 +24,33 @@ class Scope:
     decoding: Literal["sampled", "greedy"]
 
 
+NO_RESPONSE = "(no response)"
+"""What stands in a conversation for an answer without a text, which several servers refuse."""
+
+
 def readable(task: Task, text: str, finish_reason: str) -> str | None:
     """The final answer of a response; a truncated one has not stated its final answer."""
-    return task.extract(text) if finish_reason == "stop" else None
+    return task.extract(text) if finish_reason == "stop" and text.strip() else None
+
+
+def shown(response: str) -> str:
+    """A response as it stands in later prompts, those of the others and of the agent itself."""
+    return response if response.strip() else NO_RESPONSE
+
+
+def why_empty(response: str, finish_reason: str) -> str | None:
+    """Why a response has no text, as far as its end tells; None where it has one."""
+    if response.strip():
+        return None
+    return _WHY_EMPTY.get(finish_reason, f"no text came back (finish_reason {finish_reason!r})")
+
+
+_WHY_EMPTY = {
+    "stop": "the model ended its answer without a text",
+    "length": "all tokens are used up without a text; raise sampling.max_tokens",
+    "filtered": "the answer was withheld by a content filter",
+    "refused": "the model refused to answer, without a text",
+}
 
 
 def tally(task: Task, turns: Sequence[Turn], number: int) -> Tally:

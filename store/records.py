@@ -101,9 +101,9 @@ class Turn:
 
     `messages` is the conversation as sent (JSON list), `response` the text that came back, `answer`
     the parsed answer or None; a truncated response (finish_reason "length") has no answer.
-    `latency_ms` in milliseconds; `error` says why there is no response
-    where `finish_reason` is "error". `shared_turn_id` is the turn whose response this one has taken
-    over, because it asked the same. `turn_id` and `sha256` follow from the other fields.
+    `latency_ms` in milliseconds; `error` says why the response has no text. `shared_turn_id` is the
+    turn whose response this one has taken over, because it asked the same. `turn_id` and `sha256`
+    follow from the other fields.
     """
 
     iteration: int

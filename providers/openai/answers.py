@@ -1,79 +1,72 @@
-"""Reading a chat completion: what came back, checked and brought into our terms."""
+"""Reading a chat completion: what came back, checked and brought into our terms.
+
+Servers agree on `choices[0].message.content` and on little else; what each of them does otherwise
+is listed where it is read.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from providers.base import FinishReason
-from providers.errors import RetryableError
+from providers.base import FinishReason, Sampling
+from providers.errors import RetryableError, UnusableAnswer
+from providers.openai.bodies import read_body
+from providers.openai.endings import Ending, read_ending
 
-_REASONS: Mapping[str, FinishReason] = {
-    "stop": "stop",
-    "eos": "stop",
-    "eos_token": "stop",
-    "end_turn": "stop",
-    "stop_sequence": "stop",
-    "length": "length",
-    "max_tokens": "length",
-    "max_output_tokens": "length",
-    "model_length": "length",
-    "content_filter": "filtered",
-    "refusal": "refused",
-}
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thoughts", "reasoning_details")
+_THOUGHT_PARTS = {"thinking", "redacted_thinking", "reasoning", "reasoning_text", "thought"}
+_TEXT_KEYS = ("text", "output_text", "content", "value", "parts")
+_PROMPT_TOKENS = ("prompt_tokens", "input_tokens", "prompt_token_count")
+_COMPLETION_TOKENS = ("completion_tokens", "output_tokens", "generated_tokens")
+_MOST_TOKENS = 2**31 - 1
+_DEEPEST = 8
+# What an `error` beside a good answer may hold without meaning one.
+_NO_ERROR = {"", "0", "200", "ok", "success", "none", "null", "false"}
 
 
-class _Foreign(BaseModel):
+class _TokenLogprob(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class _Part(_Foreign):
-    type: str = "text"
-    text: str | None = None
-
-
-class _Message(_Foreign):
-    content: str | list[_Part] | None = None
-    refusal: str | None = None
-
-
-class _Choice(_Foreign):
-    message: _Message
-    finish_reason: str | None = None
-
-
-class _Usage(_Foreign):
-    prompt_tokens: int = 0
-    completion_tokens: int | None = 0
-
-
-class _Body(_Foreign):
-    choices: list[_Choice] | None = None
-    usage: _Usage | None = None
-    error: Any = None
-
-
-class _TokenLogprob(_Foreign):
     logprob: float
 
 
-class _ScoredBody(_Foreign):
+class _Scored(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
     prompt_logprobs: list[dict[int, _TokenLogprob] | None] | None = None
-    error: Any = None
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model said. The token counts are None where the server does not tell them."""
+    """What a model said. The token counts are None where the server does not tell them.
+
+    `ending` is what the server says about the answer's end; `error` why there is no text.
+    """
 
     text: str
     finish_reason: FinishReason
     prompt_tokens: int | None
     completion_tokens: int | None
+    ending: Ending
+    error: str | None = None
+
+    def within(self, sampling: Sampling) -> Answer:
+        """The answer, as truncated where all its tokens are used up and its end is not told."""
+        used_up = (self.completion_tokens or 0) >= sampling.max_tokens
+        if self.ending.kind != "unknown" or not used_up or self.finish_reason == "refused":
+            return self
+        return Answer(
+            self.text,
+            "length",
+            self.prompt_tokens,
+            self.completion_tokens,
+            Ending("length", self.ending.word),
+            self.error,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,42 +85,49 @@ class ErrorInside(Exception):
         self.body = body
 
 
-Body = TypeVar("Body", _Body, _ScoredBody)
+def read_answer(content: bytes, charset: str | None = None) -> Answer:
+    """A chat completion with one choice.
 
-
-def read_answer(content: bytes) -> Answer:
-    """A chat completion with one choice. Raises `RetryableError` for anything else, `ErrorInside`.
-
-    A truncated, filtered, refused or empty answer is read as what it is.
+    A truncated, filtered, refused or empty answer is read as what it is. Raises `ErrorInside`;
+    `RetryableError` where the answer is cut, no JSON or broken off by the server; `UnusableAnswer`
+    where it is of another form.
     """
-    body = _parsed(_Body, content)
-    if not body.choices:
-        raise RetryableError("the server's answer has no choices")
-    choice = body.choices[0]
-    message, told = choice.message, choice.finish_reason
-    text = message.content
-    if isinstance(text, list):
-        text = "".join(part.text or "" for part in text if part.type in ("text", "output_text"))
-    reason = _REASONS.get(told, "error") if told is not None else "stop"
-    if told == "abort":
-        raise RetryableError("the server broke the answer off")
-    if message.refusal:
-        reason, text = "refused", text or message.refusal
-    usage = body.usage
-    return Answer(
-        text or "",
-        reason,
-        None if usage is None else usage.prompt_tokens,
-        None if usage is None else usage.completion_tokens or 0,
-    )
+    body = read_body(content, charset)
+    choice = _choice(body)
+    message = choice.get("message") or choice.get("delta") or {}
+    if not isinstance(message, Mapping):
+        message = {"content": message}
+    ending = read_ending(_told_ending(choice))
+    if ending.kind == "broken":
+        raise RetryableError(f"the server broke the answer off (finish_reason {ending.word!r})")
+    text = _text(message.get("content"))
+    if not text and choice.get("text"):
+        text = _text(choice["text"])
+    refusal = _text(message.get("refusal"))
+    usage = body.get("usage")
+    counts = _counts(usage if isinstance(usage, Mapping) else {})
+    if refusal:
+        text = text or refusal
+        return Answer(text, "refused", *counts, ending)
+    has_text = bool(text.strip())
+    error = None if has_text else _why_empty(ending, choice, message, usage)
+    return Answer(text, ending.reason(has_text), *counts, ending, error)
 
 
-def read_prompt_score(content: bytes) -> PromptScore | None:
+def read_prompt_score(content: bytes, charset: str | None = None) -> PromptScore | None:
     """The prompt's log-probabilities as vLLM gives them, None where the server gave none.
 
-    Raises `RetryableError` for what is no answer at all, `ErrorInside`.
+    Raises like `read_answer`.
     """
-    scored = _parsed(_ScoredBody, content).prompt_logprobs
+    body = read_body(content, charset)
+    if error := _error_in(body):
+        raise ErrorInside(error)
+    try:
+        scored = _Scored.model_validate(body).prompt_logprobs
+    except ValidationError as error:
+        raise UnusableAnswer(
+            f"the server's prompt_logprobs are not usable ({str(error).splitlines()[0]})"
+        ) from None
     if not scored:
         return None
     ids, logprobs = [], []
@@ -141,23 +141,163 @@ def read_prompt_score(content: bytes) -> PromptScore | None:
     return PromptScore(tuple(ids), tuple(logprobs))
 
 
-def _parsed(model: type[Body], content: bytes) -> Body:
-    try:
-        body = _validated(model, content)
-    except (ValidationError, ValueError) as error:
-        told = content[:200].decode("utf-8", "replace")
-        lines = str(error).splitlines()
-        problem = lines[0] if lines else ""
-        raise RetryableError(f"the server's answer is not usable ({problem}): {told!r}") from None
-    if body.error:
-        raise ErrorInside(body.error)
-    return body
+def _choice(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The first choice; raises for an error in its place, beside it or in it."""
+    choices = body.get("choices")
+    if isinstance(choices, Mapping):
+        choices = [choices]
+    error = _error_in(body)
+    if not choices:
+        if error or "choices" not in body:
+            raise ErrorInside(error) if error else _unknown_form(body)
+        raise RetryableError("the server's answer has no choices")
+    if not isinstance(choices, Sequence) or not isinstance(choices[0], Mapping):
+        raise UnusableAnswer(
+            f"the server's answer is not usable: choices is {_shown(choices)}, no list of objects"
+        )
+    first: Mapping[str, Any] = choices[0]
+    if error := error or _error_of(first.get("error")):
+        raise ErrorInside(error)
+    return first
 
 
-def _validated(model: type[Body], content: bytes) -> Body:
-    try:
-        return model.model_validate_json(content)
-    except ValidationError:
-        # Python reads half a surrogate pair where the strict reader does not; a model may say one.
-        whole = json.dumps(json.loads(content), ensure_ascii=False)
-        return model.model_validate_json(whole.encode("utf-8", "replace"))
+def _unknown_form(body: Mapping[str, Any]) -> Exception:
+    """Some gateways send an error with status 200 and without the word: {"code", "message"}."""
+    if any(isinstance(body.get(name), str) for name in ("message", "detail", "msg")):
+        return ErrorInside(body)
+    return UnusableAnswer(
+        f"the server's answer is not usable: it has no choices, but {_keys(body)}; check that the "
+        "URL in the model address is that of an OpenAI-compatible API, which usually ends in /v1"
+    )
+
+
+def _error_in(body: Mapping[str, Any]) -> object:
+    """The error that a body describes, None where it describes none."""
+    told = _error_of(body.get("error")) or _error_of(body.get("errors"))
+    status = body.get("base_resp")  # MiniMax
+    if told is None and isinstance(status, Mapping) and status.get("status_code"):
+        return {"code": status["status_code"], "message": status.get("status_msg")}
+    return told
+
+
+def _error_of(told: object) -> object:
+    if isinstance(told, Mapping):
+        return told if any(_error_of(value) is not None for value in told.values()) else None
+    if isinstance(told, list):
+        return next((error for error in map(_error_of, told) if error is not None), None)
+    return None if told is None or str(told).strip().lower() in _NO_ERROR else told
+
+
+def _told_ending(choice: Mapping[str, Any]) -> object:
+    for name in ("finish_reason", "finishReason", "stop_reason", "done_reason"):
+        # vLLM writes the id of the last token into stop_reason.
+        if choice.get(name) is not None and not isinstance(choice[name], int):
+            return choice[name]
+    return choice.get("finish_reason")
+
+
+def _text(content: object, depth: int = 0) -> str:
+    """The text in a message's content: a text, parts of text, or parts that hold such.
+
+    Thoughts, images and calls of tools are no text. Raises `UnusableAnswer` for anything else.
+    """
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        # Half a surrogate pair, which a model may say, is no text that can be kept.
+        return content.encode("utf-8", "replace").decode() if not content.isascii() else content
+    if isinstance(content, int | float) and not isinstance(content, bool):
+        return json.dumps(content)
+    if isinstance(content, list) and depth < _DEEPEST:
+        return "".join(_text(part, depth + 1) for part in content)
+    if isinstance(content, Mapping) and depth < _DEEPEST:
+        if str(content.get("type", "")).lower() in _THOUGHT_PARTS or content.get("thought") is True:
+            return ""
+        for key in _TEXT_KEYS:
+            if key in content:
+                return _text(content[key], depth + 1)
+        if "type" in content or not content:
+            return ""
+    raise UnusableAnswer(
+        f"the model's answer is not usable: its content is {_shown(content)}, no text and no list "
+        "of parts with text"
+    )
+
+
+def _counts(usage: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Tokens of prompt and answer, each None where it is not told or makes no sense."""
+    prompt = _first_count(usage, _PROMPT_TOKENS)
+    completion = _first_count(usage, _COMPLETION_TOKENS)
+    total = _count(usage.get("total_tokens"))
+    if total is not None and prompt is not None and completion is None and total > prompt:
+        completion = total - prompt
+    if total is not None and completion is not None and prompt is None and total > completion:
+        prompt = total - completion
+    return prompt, completion
+
+
+def _first_count(usage: Mapping[str, Any], names: Sequence[str]) -> int | None:
+    return next((n for n in (_count(usage.get(name)) for name in names) if n is not None), None)
+
+
+def _count(told: object) -> int | None:
+    if isinstance(told, str):
+        try:
+            told = float(told)
+        except ValueError:
+            return None
+    if isinstance(told, bool) or not isinstance(told, int | float):
+        return None
+    if not math.isfinite(told) or not 0 <= told <= _MOST_TOKENS:
+        return None
+    return math.ceil(told)
+
+
+def _why_empty(
+    ending: Ending, choice: Mapping[str, Any], message: Mapping[str, Any], usage: object
+) -> str:
+    place = next((name for name in _THOUGHTS if message.get(name)), None)
+    thought = place or ("content" if _has_thoughts(message.get("content")) else None)
+    if ending.kind == "length":
+        used = _counts(usage)[1] if isinstance(usage, Mapping) else None
+        spent = f"all its {used} tokens" if used else "all its tokens"
+        if thought or _reasoning_tokens(usage):
+            return (
+                f"the model spent {spent} on reasoning and did not come to an answer; raise "
+                "sampling.max_tokens, or switch its reasoning off"
+            )
+        return f"the model spent {spent} and wrote no text; raise sampling.max_tokens"
+    if ending.kind in ("filtered", "refused"):
+        return f"the server withheld the answer (finish_reason {ending.word!r})"
+    if ending.kind == "tool" or message.get("tool_calls") or message.get("function_call"):
+        return "the model called a tool instead of answering; none was offered to it"
+    if thought:
+        return (
+            f"the whole answer is in {place or 'the parts that hold thoughts'} and content is "
+            "empty; switch off the server's reasoning parser, or the model's reasoning"
+        )
+    if ending.kind == "unknown":
+        end = f"finish_reason {ending.word!r}, which is not known" if ending.word else "nothing"
+        return f"the answer is empty, and about its end the server says {end}"
+    return f"the model ended its answer without a text (finish_reason {ending.word!r})"
+
+
+def _has_thoughts(content: object) -> bool:
+    parts = content if isinstance(content, list) else [content]
+    kinds = (part.get("type") for part in parts if isinstance(part, Mapping))
+    return any(str(kind).lower() in _THOUGHT_PARTS for kind in kinds)
+
+
+def _reasoning_tokens(usage: object) -> bool:
+    details = usage.get("completion_tokens_details") if isinstance(usage, Mapping) else None
+    return isinstance(details, Mapping) and bool(_count(details.get("reasoning_tokens")))
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, Mapping):
+        return f"an object with {_keys(value)}"
+    return repr(value)[:100]
+
+
+def _keys(value: Mapping[str, Any]) -> str:
+    return f"the keys {', '.join(map(repr, list(value)[:8]))}" if value else "no keys"

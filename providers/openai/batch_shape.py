@@ -10,7 +10,7 @@ from providers.errors import ProviderError
 from providers.openai.answers import ErrorInside, read_answer
 from providers.openai.chat import Chat
 from providers.openai.client import Connection
-from providers.openai.failures import judged, said
+from providers.openai.failures import judged, said, status_inside
 
 
 class BatchChat:
@@ -36,9 +36,9 @@ class BatchChat:
     def completion(self, body: object, request: Request) -> Completion:
         """The answer; its `latency_ms` is 0, since a batch has no latency of single answers."""
         try:
-            answer = read_answer(json.dumps(body).encode())
+            answer = read_answer(json.dumps(body).encode()).within(request.sampling)
         except ErrorInside as error:
-            failure = self.refusal(500, error.body)
+            failure = self.refusal(status_inside(error.body), error.body)
         else:
             return Completion(
                 self._connection.secrets.removed(answer.text),
@@ -46,6 +46,7 @@ class BatchChat:
                 answer.prompt_tokens or 0,
                 answer.completion_tokens or 0,
                 0.0,
+                answer.error,
             )
         raise failure
 

@@ -13,20 +13,30 @@ from openai import APIStatusError
 from openai._types import RequestOptions
 
 from providers.base import Completion, Message, Request, Sampling
-from providers.errors import BadRequest, InvalidSettings, ProviderError, RetryableError
+from providers.errors import (
+    BadRequest,
+    InvalidSettings,
+    ProviderError,
+    RetryableError,
+    UnusableAnswer,
+)
 from providers.limits import Limiter
 from providers.openai.answers import Answer, ErrorInside, read_answer
 from providers.openai.client import Connection
-from providers.openai.failures import Refusal, judged, refusal, said, translate
+from providers.openai.failures import Refusal, judged, refusal, said, status_inside, translate
 from providers.openai.hints import quotas
 from providers.openai.parameters import Parameters, expected, learnt, refuses_parameters
 from providers.openai.settings import OpenAISettings
 
 T = TypeVar("T")
+Read = Callable[[bytes, str | None], T]
+"""Makes something of a response's body and the charset that its header declares."""
 
 _log = logging.getLogger(__name__)
 # That many refusals without a single answer are not the questions' fault.
 _REFUSALS_AT_MOST = 20
+# A server that writes something else every time must not fill the screen.
+_NOTES_AT_MOST = 50
 _CHARACTERS_PER_TOKEN = 4
 _TOKENS_PER_MESSAGE = 8
 # Keeps the package from drawing a random key for every call; none is sent.
@@ -59,15 +69,22 @@ class Chat:
 
         `latency_ms` is that of the attempt that succeeded. A server that counts no tokens gives 0.
         """
-        answer, latency_ms = await self.ask(
+        found, latency_ms = await self.ask(
             model, request.messages, request.sampling, request.key, read_answer
         )
+        answer = found.within(request.sampling)
+        if answer.ending.kind == "unknown" and answer.ending.word and answer.error is None:
+            self._note(
+                f"answers of {model} end with finish_reason {answer.ending.word!r}, which is not "
+                "known; they are taken as complete"
+            )
         return Completion(
             self._connection.secrets.removed(answer.text),
             answer.finish_reason,
             self._counted(answer, answer.prompt_tokens),
             self._counted(answer, answer.completion_tokens),
             latency_ms,
+            answer.error,
         )
 
     async def ask(
@@ -76,7 +93,7 @@ class Chat:
         messages: Sequence[Message],
         sampling: Sampling,
         key: str,
-        read: Callable[[bytes], T],
+        read: Read[T],
         extra: Mapping[str, object] | None = None,
     ) -> tuple[T, float]:
         """What `read` makes of the response's body, and the milliseconds it took.
@@ -99,7 +116,7 @@ class Chat:
         messages: list[Any],
         sampling: Sampling,
         key: str,
-        read: Callable[[bytes], T],
+        read: Read[T],
         extra: Mapping[str, object] | None,
     ) -> tuple[T, float]:
         """One attempt, in which the server may refuse parameters that are then done without."""
@@ -126,7 +143,7 @@ class Chat:
         self,
         model: str,
         body: Mapping[str, object],
-        read: Callable[[bytes], T],
+        read: Read[T],
     ) -> tuple[T] | Refusal:
         # Errors are raised outside the handlers: no chain may lead to an unscrubbed message.
         secrets = self._connection.secrets
@@ -140,14 +157,14 @@ class Chat:
                 )
             headers = response.headers
             self._hear(headers)
-            return (read(response.content),)
+            return (read(response.content, response.charset_encoding),)
         except APIStatusError as error:
             self._hear(error.response.headers)
             return refusal(error, secrets)
         except ErrorInside as error:
             return _inside(error, headers, self._connection)
-        except RetryableError as error:
-            failure: ProviderError = RetryableError(secrets.scrubbed(str(error)))
+        except (RetryableError, UnusableAnswer) as error:
+            failure: ProviderError = type(error)(secrets.scrubbed(str(error)))
         except Exception as error:
             translated = translate(error, secrets, model)
             if translated is None:
@@ -180,14 +197,11 @@ class Chat:
 
     def _note(self, text: str) -> None:
         """Tell the user, once."""
-        if text not in self._noted:
+        if text not in self._noted and len(self._noted) < _NOTES_AT_MOST:
             self._noted.add(text)
             _log.warning("%s: %s", self._connection.address.text, text)
 
 
 def _inside(error: ErrorInside, headers: Mapping[str, str], connection: Connection) -> Refusal:
-    """An error that came with status 200, as some gateways send them; its code may be a status."""
-    body = error.body if isinstance(error.body, Mapping) else {}
-    code = str(body.get("code", ""))
-    status = int(code) if code.isdigit() and 400 <= int(code) < 600 else 500
-    return said(status, error.body, headers, connection.secrets)
+    """An error that came with status 200, as some gateways send them."""
+    return said(status_inside(error.body), error.body, headers, connection.secrets)

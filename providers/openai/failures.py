@@ -53,6 +53,14 @@ _TOO_LONG = re.compile(
 )
 _TOO_LARGE_FOR_QUOTA = re.compile(r"request too large", re.IGNORECASE)
 _NAMES_A_MODEL = re.compile(r"\b(model|deployment)\b", re.IGNORECASE)
+_STATUS_WORDS = (
+    (re.compile(r"rate.?limit|too.?many|throttl|resource.?exhausted"), 429),
+    (re.compile(r"overload|unavailable|capacity"), 503),
+    (re.compile(r"authentication|unauthori|invalid.api.key"), 401),
+    (re.compile(r"permission|forbidden|moderation"), 403),
+    (re.compile(r"not.?found"), 404),
+    (re.compile(r"invalid.?(request|argument|parameter|prompt)|bad.?request|context.?length"), 400),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +123,18 @@ def said(status: int, body: object, headers: Mapping[str, str], secrets: Secrets
         message=_short(secrets, _text_of(message)),
         retry_after_s=retry_after_s(headers),
     )
+
+
+def status_inside(body: object) -> int:
+    """The status that an error means which came with status 200; its code may be one itself."""
+    fields = body if isinstance(body, Mapping) else {}
+    for name in ("code", "status", "status_code"):
+        code = str(fields.get(name, ""))
+        if code.isdigit() and 400 <= int(code) < 600:
+            return int(code)
+    words = f"{fields.get('code', '')} {fields.get('type', '')} {fields.get('status', '')}".lower()
+    found = (status for pattern, status in _STATUS_WORDS if pattern.search(words))
+    return next(found, 500)
 
 
 def judged(told: Refusal, model: str) -> ProviderError:

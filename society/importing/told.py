@@ -7,10 +7,9 @@ from collections.abc import Iterable
 
 from evals.tasks.base import Task, TaskQuestion
 from society import prompts
-from society.debate import NO_RESPONSE
 from society.importing.debates import ToldDebate
 from society.importing.spoken import Spoken
-from society.outcome import outcome, readable, tally
+from society.outcome import outcome, readable, shown, tally, why_empty
 from store.records import Row, Turn, messages_json
 
 NAMELESS = "imported"
@@ -36,7 +35,7 @@ def rows(
     for number in range(1, rounds + 1):
         earlier = [t for t in turns if t.round == number - 1 and t.kind == "answer"]
         for agent in range(1, agents + 1):
-            others = [t.response or NO_RESPONSE for t in earlier if t.agent != agent]
+            others = [shown(t.response) for t in earlier if t.agent != agent]
             summary = debate.spoken.get((agent, number, "summary"))
             if summary is not None:
                 asked = _conversation("user", prompts.summarize(others))
@@ -45,8 +44,8 @@ def rows(
             if number == 1:
                 sent = _conversation("user", task.prompt(question.text))
             elif told.messages is None:
-                shown = _shown(summary, others, task.answer_form, summarized=summarized)
-                sent = _continued(earlier[agent - 1], shown)
+                asked = _shown(summary, others, task.answer_form, summarized=summarized)
+                sent = _continued(earlier[agent - 1], asked)
             else:
                 sent = told.messages
             turns.append(_turn(debate, told, sent, task))
@@ -76,23 +75,23 @@ def _turn(debate: ToldDebate, told: Spoken, sent: str, task: Task) -> Turn:
         prompt_tokens=told.prompt_tokens,
         completion_tokens=told.completion_tokens,
         latency_ms=told.latency_ms,
-        error=told.error,
+        error=told.error or why_empty(told.response, told.finish_reason),
     )
 
 
 def _shown(
     summary: Spoken | None, others: Iterable[str], answer_form: str, *, summarized: bool
 ) -> str:
-    shown = list(others)
-    if summary is not None and summarized and shown:
-        return prompts.summarized(summary.response or NO_RESPONSE, answer_form)
-    return prompts.quoted(shown, answer_form)
+    quoted = list(others)
+    if summary is not None and summarized and quoted:
+        return prompts.summarized(shown(summary.response), answer_form)
+    return prompts.quoted(quoted, answer_form)
 
 
-def _continued(own: Turn, shown: str) -> str:
+def _continued(own: Turn, asked: str) -> str:
     said = [
-        {"role": "assistant", "content": own.response},
-        {"role": "user", "content": shown},
+        {"role": "assistant", "content": shown(own.response)},
+        {"role": "user", "content": asked},
     ]
     return messages_json([*json.loads(own.messages), *said])
 

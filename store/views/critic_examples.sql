@@ -1,6 +1,7 @@
 -- critic_examples: what a critic may learn.
 -- Grain: one row per conversation that ends at ŷ: the agent's answer in the debate's last round M,
---   M >= 2, with y_{M,n} ≡ ŷ.
+--   M >= 2, with y_{M,n} ≡ ŷ. A conversation is left out where one of the agent's own answers has no
+--   text: a placeholder stands for it in the prompt, and nobody corrected anything.
 -- Columns: iteration, arm, agent (from 1), question_id, change ('corrected': y_{1,n} ≢ ŷ, C−;
 --   'kept': y_{1,n} ≡ ŷ, C+), turn_id (the final turn), first_turn_id (its round-1 answer),
 --   messages (JSON, the conversation as sent in round M), response, sha256 (of the two).
@@ -32,6 +33,12 @@ first_answers AS (
     FROM answers
     JOIN verdicts USING (turn_id)
     WHERE round = 1 AND agrees IS NOT NULL
+),
+
+silent AS (
+    SELECT DISTINCT iteration, arm, agent, question_id
+    FROM answers
+    WHERE regexp_full_match(response, '[\s\v\x1c-\x1f\x85\p{Z}]*')
 )
 
 SELECT
@@ -47,3 +54,4 @@ SELECT
     l.sha256
 FROM final_answers AS l
 JOIN first_answers AS f USING (iteration, arm, agent, question_id)
+ANTI JOIN silent USING (iteration, arm, agent, question_id)

@@ -93,7 +93,7 @@ def test_the_seed_depends_on_seed_and_key_only_and_fits_every_server():
         (says(None, refusal="I won't."), "I won't.", "refused"),
         (says("done", "eos_token"), "done", "stop"),
         (says("done", None), "done", "stop"),
-        (says("odd", "something_new"), "odd", "error"),
+        (says("odd", "something_new"), "odd", "stop"),
         (says([{"type": "thinking"}, {"type": "text", "text": "said"}]), "said", "stop"),
     ],
 )

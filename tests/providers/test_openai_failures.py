@@ -23,6 +23,7 @@ from providers.errors import (
     RetryableError,
     TimedOut,
     Unsupported,
+    UnusableAnswer,
 )
 from providers.openai.hints import duration_s, quotas, retry_after_s
 from tests.providers.chat_server import ChatServer, Reply, fails, says
@@ -89,7 +90,7 @@ async def ask(server, **settings):
         (Reply(raw=b"{"), RetryableError, "not usable"),
         (Reply(raw=b"<html>", headers={"content-type": "text/html"}), RetryableError, "not usable"),
         (Reply({"choices": []}), RetryableError, "no choices"),
-        (Reply([1]), RetryableError, "not usable"),
+        (Reply([1]), UnusableAnswer, "not usable"),
         (says("half of it", "abort"), RetryableError, "broke the answer off"),
         (Reply({"x": "y" * 99}, fault="truncated"), ConnectionLost, "connection"),
         (Reply(fault="reset"), ConnectionLost, "connection"),

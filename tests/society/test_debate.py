@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections import Counter
+from dataclasses import asdict
 
 import pytest
 
@@ -175,6 +176,36 @@ async def test_a_truncated_response_casts_no_vote(store):
     assert store.rows(
         "SELECT DISTINCT agrees FROM verdicts JOIN turns USING (turn_id) WHERE agent = 3"
     ) == [(False,)]
+
+
+@pytest.mark.parametrize("silence", ["", " \n", "\u00a0"])
+@pytest.mark.parametrize("others", ["quoted", "summarized"])
+async def test_an_answer_without_text_is_shown_as_one_to_everybody_and_has_a_reason(
+    store, silence, others
+):
+    question = TASK.questions("train", 0, 1)[0]
+
+    def script(request):
+        if request.key.endswith(("a1/r1/answer", "a2/r2/summary")):
+            return Completion(silence, "length", 5, 64, 1.0)
+        return says(request)
+
+    provider, _ = await debate(store, script, [question], rounds=3, others=others)
+    asked = {request.key.split("/", 2)[2]: request for request in provider.requests}
+    for key in ("a1/r2/answer", "a1/r3/answer"):
+        assert asked[key].messages[1] == Message("assistant", "(no response)")
+    shown = asked["a2/r2/answer"].messages[-1].content
+    assert "(no response)" in shown
+    assert all(m.content.strip() for request in provider.requests for m in request.messages)
+    assert store.rows(
+        "SELECT response, answer, error LIKE '%raise sampling.max_tokens%' FROM turns "
+        "WHERE agent = 1 AND round = 1 AND kind = 'answer'"
+    ) == [(silence, None, True)]
+    assert store.rows("SELECT count(*) FROM critic_examples WHERE agent = 1") == [(0,)]
+    learnt = store.rows("SELECT messages, response FROM critic_examples")
+    sent = {json.dumps([asdict(m) for m in r.messages], ensure_ascii=False) for r in asked.values()}
+    assert len(learnt) == 2
+    assert all(messages in sent for messages, _ in learnt)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import duckdb
 import pytest
@@ -258,3 +258,21 @@ def test_gold_changes_no_dataset(store, make_turn):
     )
     after = found_generation(store, "multiagent") + found_critic(store, "multiagent")
     assert sorted(after, key=str) == sorted(before, key=str)
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\n\t ", "\u00a0\u2003", "\x0b\x1c\x85"])
+@pytest.mark.parametrize("silent_round", [1, 2])
+def test_a_conversation_with_an_answer_without_text_is_not_learnt(
+    tmp_path, make_turn, blank, silent_round
+):
+    debate = Debate((("7", "7", "8"), ("7", "7", "7"), ("7", "7", "7")))
+    rows = [
+        replace(row, response=blank, answer=None)
+        if isinstance(row, Turn) and (row.agent, row.round, row.kind) == (3, silent_round, "answer")
+        else row
+        for row in rows_of([debate], "multiagent", make_turn)
+    ]
+    with Store.open(tmp_path / "run.duckdb") as store:
+        store.write(*rows)
+        learnt = store.rows("SELECT agent, change FROM critic_examples ORDER BY agent")
+    assert learnt == [(1, "kept"), (2, "kept")]
