@@ -251,7 +251,7 @@ class Tuner:
         for model in self._store.models(job.iteration, job.arm):
             if model.job_id == job.job_id:
                 self._tell(job)
-                return ModelRef(model.model_id, model.provider, model.artifact)
+                return ModelRef(model.model_id, model.provider, model.artifact, model.sha256)
         raise JobChanged(f"job {job.job_id} is stored as succeeded without its model")
 
     async def _failed(

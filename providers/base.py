@@ -48,11 +48,19 @@ class ModelRef:
     `address` is what `registry.connect` takes ("embedded:", "local:PATH", "openai:NAME") and names
     the provider and the base model. `artifact` is None for the bare base, otherwise what the
     provider needs to find the tuned weights again: an adapter folder or a tuned-model id.
+    `sha256` is that of the weights, where they are files and it is known; a provider that loads
+    them refuses others. It is no part of what the model is called.
     """
 
     model_id: str
     address: str
     artifact: str | None = None
+    sha256: str | None = field(default=None, compare=False)
+
+    @property
+    def identity(self) -> dict[str, str | None]:
+        """What the model is called, for digests and records."""
+        return {"model_id": self.model_id, "address": self.address, "artifact": self.artifact}
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +174,7 @@ class FinetuneSpec:
         """SHA-256 over everything that decides the result; equal digests mean the same job."""
         facts: dict[str, object] = {
             "name": self.name,
-            "start": asdict(self.start),
+            "start": self.start.identity,
             "dataset": self.dataset_sha256,
             "hyperparameters": asdict(self.hyperparameters),
             "seed": self.seed,

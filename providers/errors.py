@@ -22,6 +22,7 @@
         ├── BudgetReached     the user's own cap, `budget_usd`
         ├── Unsupported       the provider cannot do this at all
         ├── ModelNotFound     (also a FileNotFoundError)
+        ├── ModelDamaged      a tuned model's files are not those that were trained
         ├── InvalidSettings   (also a ValueError)
         └── OutOfMemory       (also a MemoryError)
 
@@ -121,6 +122,10 @@ class Unsupported(RunError):
 
 class ModelNotFound(RunError, FileNotFoundError):
     """No model at this address."""
+
+
+class ModelDamaged(RunError):
+    """The files of a tuned model are missing or changed since they were trained."""
 
 
 class InvalidSettings(RunError, ValueError):

@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, Protocol, runtime_checkable
 
 from providers import registry
+from providers.artifact import verify
 from providers.base import (
     Capabilities,
     Completion,
@@ -210,7 +211,8 @@ class Served:
     async def serve(self, models: Sequence[ModelRef]) -> None:
         """Load what is missing and unload what an earlier call, also of another process, left."""
         wanted = dict.fromkeys(model.artifact for model in models if model.artifact is not None)
-        digests = {artifact: await self._digest(artifact) for artifact in wanted}
+        hashes = {model.artifact: model.sha256 for model in models}
+        digests = {artifact: await self._digest(artifact, hashes[artifact]) for artifact in wanted}
         async with self._gate.changing():
             self._names = {}
             kept: dict[str, str] = {}
@@ -263,12 +265,13 @@ class Served:
             # vLLM cannot remove what its cache has dropped already. The name is never asked again.
             return
 
-    async def _digest(self, artifact: str) -> str:
+    async def _digest(self, artifact: str, sha256: str | None) -> str:
         folder = self._workdir / artifact
+        await asyncio.to_thread(verify, folder, sha256)
         if not (folder / "adapter_config.json").is_file():
             raise ModelNotFound(
-                f"there is no LoRA adapter in {str(folder)!r}; was the run folder moved without "
-                'it, or cleaned? A server can load adapters only: finetune.method = "lora"'
+                f"there is no LoRA adapter in {str(folder)!r}, and a server can load adapters "
+                'only: finetune.method = "lora"'
             )
         return await asyncio.to_thread(_fingerprint, folder)
 

@@ -113,7 +113,7 @@ async def _at(
             canceller = _Canceller(provider, store, config, folder.name, waits)
             try:
                 tell(f"{_title(job)}: {await canceller.cancel(job)}")
-            except (ProviderError, _Unrecognised) as error:
+            except (ProviderError, Unrecognized) as error:
                 failures += 1
                 tell(f"{_title(job)}: not cancelled: {error}")
     finally:
@@ -121,7 +121,7 @@ async def _at(
     return failures
 
 
-class _Unrecognised(Exception):
+class Unrecognized(Exception):
     """A job whose description cannot be put together again, so that nobody can look for it."""
 
 
@@ -186,7 +186,10 @@ class _Canceller:
 
 
 def description(store: Store, config: Config, run: str, job: Job) -> FinetuneSpec:
-    """The job as it was described when it was to be submitted, to look for it at its provider."""
+    """The job as it was described when it was to be submitted.
+
+    Raises `Unrecognized` where the run's settings and data do not give it any more.
+    """
     dataset = store.dataset(job.dataset_id)
     if dataset is not None:
         described = plan(config, run, dataset, _start(store, config, job))
@@ -194,9 +197,9 @@ def description(store: Store, config: Config, run: str, job: Job) -> FinetuneSpe
             spec = described.spec(store, attempt)
             if spec.name == job.job_id and spec.digest == job.digest:
                 return spec
-    raise _Unrecognised(
-        f"the run does not tell any more how {job.job_id} was described; look for it at the "
-        "provider and cancel it there"
+    raise Unrecognized(
+        f"the run's settings and data do not give job {job.job_id} any more; look for it in "
+        "the provider's own list"
     )
 
 

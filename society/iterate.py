@@ -42,7 +42,7 @@ from store.records import Dataset, Decoding, Model, Question, Turn
 
 # A model that took over another job's outcome is that job's.
 _TUNED = """
-SELECT j.agent, j.role, m.model_id, m.provider, m.artifact
+SELECT j.agent, j.role, m.model_id, m.provider, m.artifact, m.sha256
 FROM jobs AS j
 JOIN models AS m ON m.job_id = coalesce(j.shared_job_id, j.job_id)
 WHERE j.iteration = ? AND j.arm = ? AND j.status = 'succeeded'

@@ -19,8 +19,8 @@ _DEBATED = """
     group by question_id
 """
 _SPOKEN = r"""
-    select t.question_id, t.agent, t.model_id, m.provider, m.artifact, t.messages, t.response,
-           coalesce(v.agrees, false)
+    select t.question_id, t.agent, t.model_id, m.provider, m.artifact, m.sha256, t.messages,
+           t.response, coalesce(v.agrees, false)
     from turns t
     join (select unnest($questions::varchar[]) as question_id) using (question_id)
     join models m using (model_id)
@@ -97,10 +97,10 @@ def _said(
         Response(
             question,
             agent,
-            ModelRef(model_id, address, artifact),
+            ModelRef(model_id, address, artifact, weights),
             tuple(Message(m["role"], m["content"]) for m in json.loads(messages)),
             text,
             agrees,
         )
-        for question, agent, model_id, address, artifact, messages, text, agrees in rows
+        for question, agent, model_id, address, artifact, weights, messages, text, agrees in rows
     ]

@@ -6,9 +6,9 @@ import threading
 from concurrent.futures import CancelledError
 from pathlib import Path
 
+from providers.artifact import Trained, finished
 from providers.base import FinetuneSpec, JobHandle, JobState, JobStatus, ModelRef, TrainingPoint
 from providers.errors import ProviderError
-from providers.local.checkpoint import Trained, finished
 from providers.local.engine import Engine
 from providers.local.models import Models
 from providers.local.train import TrainingStopped, finetune
@@ -85,7 +85,7 @@ class Jobs:
             status="succeeded",
             raw_status="succeeded",
             progress=1.0,
-            model=ModelRef(handle.name, self._address, handle.job_id),
+            model=ModelRef(handle.name, self._address, handle.job_id, trained.sha256),
             artifact_sha256=trained.sha256,
             points=trained.points,
             trained_tokens=trained.trained_tokens,

@@ -6,7 +6,8 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
 
-from providers.errors import ModelNotFound
+from providers.artifact import verify
+from providers.base import ModelRef
 from providers.local import memory
 from providers.local.backbone import Backbone, is_adapter
 from providers.local.factory import Source
@@ -26,6 +27,7 @@ class Models:
         self._workdir = workdir
         self._base: Backbone | None = None
         self._full: OrderedDict[str, Backbone] = OrderedDict()
+        self._hashes: dict[str, str] = {}
 
     @property
     def base(self) -> Backbone:
@@ -33,14 +35,16 @@ class Models:
             self._base = Backbone(self._source, self._settings)
         return self._base
 
+    def expect(self, models: Iterable[ModelRef]) -> None:
+        """Take these models' artifacts from now on only with the weights they are known to have."""
+        for model in models:
+            if model.artifact is not None and model.sha256 is not None:
+                self._hashes[model.artifact] = model.sha256
+
     def folder(self, artifact: str) -> Path:
-        """Where an artifact lies; raises `ModelNotFound` where nothing does."""
+        """Where an artifact lies, checked to be as it was trained: `providers.artifact.verify`."""
         folder = self._workdir / artifact
-        if not folder.is_dir():
-            raise ModelNotFound(
-                f"the tuned model {artifact!r} is not in {str(self._workdir)!r}; "
-                f"was the run folder moved without it, or cleaned?"
-            )
+        verify(folder, self._hashes.get(artifact))
         return folder
 
     def find(self, artifact: str | None) -> tuple[Backbone, str | None]:

@@ -64,6 +64,7 @@ class LocalProvider:
         return await asyncio.wrap_future(self._engine.compare(artifacts, messages, text))
 
     async def submit(self, spec: FinetuneSpec) -> JobHandle:
+        self._models.expect([spec.start])
         return await asyncio.to_thread(self._jobs.submit, spec)
 
     async def find(self, spec: FinetuneSpec) -> JobHandle | None:
@@ -76,6 +77,7 @@ class LocalProvider:
         self._jobs.cancel(handle)
 
     async def serve(self, models: Sequence[ModelRef]) -> None:
+        self._models.expect(models)
         artifacts = [model.artifact for model in models if model.artifact is not None]
         await asyncio.wrap_future(self._engine.run(lambda: self._models.keep(artifacts)))
 

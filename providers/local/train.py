@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,17 +14,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from providers.artifact import Trained, finished, publish, set_aside
 from providers.base import FinetuneSpec, TrainingPoint
 from providers.errors import InvalidSettings, InvalidTrainingData, TrainingFailed, Unsupported
-from providers.local.checkpoint import (
-    Trained,
-    finished,
-    load_checkpoint,
-    publish,
-    save_checkpoint,
-)
+from providers.local.checkpoint import clean, load_checkpoint, save_checkpoint
 from providers.local.conversation import Encoded, encode_example
 from providers.local.fit import Fit
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["Trained", "TrainingStopped", "finetune", "finished"]
 
@@ -58,20 +56,17 @@ def finetune(
 
     `bf16` says whether products are computed in bfloat16; None: where `device` does so natively.
 
-    An artifact already at `out` with the spec's digest is returned without training. Every
+    An artifact already at `out` with the spec's digest is returned without training; anything else
+    there is set aside in the end. Every
     `checkpoint_seconds`, and when `stop` is set, a checkpoint is written beside `out`.
 
     Raises `InvalidTrainingData` and, for hyperparameters this trainer cannot honour, `Unsupported`
     or `InvalidSettings` before anything is trained; `TrainingStopped`; `TrainingFailed` (loss not
-    finite, nothing learnt, `out` taken by something else, disk full); `OutOfMemory` if a single
+    finite, nothing learnt, disk full); `OutOfMemory` if a single
     example does not fit.
     """
     if done := finished(out, spec.digest):
         return done
-    if out.exists():
-        raise TrainingFailed(
-            f"{out} exists and is not the whole artifact of {spec.name!r}; remove it to train again"
-        )
     _check(spec)
     sequences = _encode(model, tokenizer, spec)
     training = model.training
@@ -80,16 +75,28 @@ def finetune(
     try:
         _run(fit, spec, out, on_point, stop, checkpoint_seconds)
         with _writing(spec):
-            return publish(
+            _make_room(out, spec)
+            trained = publish(
                 out,
                 spec,
                 lambda folder: _write(model, tokenizer, spec, folder),
                 tuple(fit.points),
                 fit.trained_tokens,
             )
+            clean(out)
+        return trained
     finally:
         fit.close()
         model.train(training)
+
+
+def _make_room(out: Path, spec: FinetuneSpec) -> None:
+    """Set aside what is in the artifact's place and is not its whole self."""
+    if out.exists() or out.is_symlink():
+        aside = set_aside(out)
+        _log.warning(
+            "%s was not the whole artifact of %r; it is set aside as %s", out, spec.name, aside.name
+        )
 
 
 def _run(

@@ -32,6 +32,12 @@ def run(
     live: Annotated[
         bool, typer.Option("--live/--no-live", help="Let others read the run while it goes on.")
     ] = True,
+    retrain: Annotated[
+        bool,
+        typer.Option(
+            "--retrain", help="First train again the models whose files are missing or changed."
+        ),
+    ] = False,
     runs: Runs = RUNS,
 ) -> None:
     """Run an experiment, or go on with it where it stopped; all of them, if it has seeds."""
@@ -47,6 +53,11 @@ def run(
 
         source = Source(config, settings or ())
         if source.several():
+            if retrain:
+                raise experiments.ConfigError(
+                    f"{config} makes several runs, and --retrain is for one; give the config.toml "
+                    "of the run's own folder, and its name with --name"
+                )
             sweeping.carry_out(context, source, name, None, allow_overlap, live, runs)
             return
         experiment = experiments.load(config, settings or ())
@@ -59,7 +70,7 @@ def run(
         try:
             store.write(*allowed)
             with readable(folder, store, partial(typer.echo, err=True), live=live):
-                _carry_out(folder, experiment, store)
+                _carry_out(folder, experiment, store, retrain=retrain)
         finally:
             store.close()
 
@@ -135,17 +146,23 @@ def import_transcripts(
         overview.show(imported, sys.stdout)
 
 
-def _carry_out(folder: RunFolder, experiment: Config, store: Store) -> None:
+def _carry_out(
+    folder: RunFolder, experiment: Config, store: Store, *, retrain: bool = False
+) -> None:
     import asyncio
 
     from evals import report as reports
     from society import iterate, live, summary
+    from society.retrain import retrain as train_again
     from society.status import Noticeboard, notice_of, together
 
     notices = Noticeboard(notice_of(folder), experiment.iterations)
     try:
         with live.watch(sys.stderr, experiment.iterations) as observer:
-            asyncio.run(iterate.run(folder, experiment, store, together(observer, notices)))
+            listeners = together(observer, notices)
+            if retrain:
+                asyncio.run(train_again(folder, experiment, store, listeners))
+            asyncio.run(iterate.run(folder, experiment, store, listeners))
     finally:
         notices.remove()
     summary.show(store, sys.stdout)

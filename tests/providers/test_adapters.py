@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ from providers.base import Message, ModelRef, Request, Sampling
 from providers.errors import (
     AuthenticationFailed,
     InvalidSettings,
+    ModelDamaged,
     ModelNotFound,
     RetryableError,
     Unsupported,
@@ -168,10 +170,23 @@ async def test_a_model_that_is_not_served_is_not_asked_for(folders):
         provider = pair(server, folders)
         with pytest.raises(ModelNotFound, match="serve it first"):
             await provider.complete(request(tuned("a0")))
-        with pytest.raises(ModelNotFound, match="no LoRA adapter"):
+        with pytest.raises(ModelNotFound, match="'missing' is not in"):
             await provider.serve([tuned("missing")])
         await provider.close()
     assert server.chats == []
+
+
+async def test_an_adapter_that_is_not_as_it_was_trained_is_not_loaded(folders):
+    manifest = {"name": "a0", "sha256": "0" * 64, "files": {"adapter_config.json": "0" * 64}}
+    (folders / "a0" / "manifest.json").write_text(json.dumps(manifest))
+    with AdapterServer() as server:
+        provider = pair(server, folders)
+        with pytest.raises(ModelDamaged, match=r"adapter_config\.json has changed"):
+            await provider.serve([tuned("a1"), tuned("a0")])
+        with pytest.raises(ModelDamaged, match="cannot be read"):
+            await provider.serve([replace(tuned("a2"), sha256="1" * 64)])
+        await provider.close()
+    assert server.loads == []
 
 
 async def test_a_server_without_runtime_loading_is_told_how_to_be_started(folders):

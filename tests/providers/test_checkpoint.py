@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from providers.artifact import MANIFEST, finished, publish, weights_sha256
 from providers.errors import TrainingFailed
-from providers.local.checkpoint import MANIFEST, finished, publish, weights_sha256
 from providers.local.train import TrainingStopped
 from tests.providers.training_fixtures import (
     fit,
@@ -194,10 +194,20 @@ def test_what_is_not_finished(tmp_path, unbroken):
     assert finished(out, SPEC.digest) is None
     (out / "adapter_model.safetensors").write_bytes(weights(unbroken)[:-1])
     assert finished(out, SPEC.digest) is None
-    with pytest.raises(TrainingFailed, match="remove it to train again"):
-        fit(model(), SPEC, out)
+    (out / "adapter_config.json").write_bytes(
+        (unbroken.artifact / "adapter_config.json").read_bytes()
+    )
     (out / "adapter_model.safetensors").write_bytes(weights(unbroken))
     assert finished(out, SPEC.digest) is not None
+
+
+def test_what_is_in_the_place_of_an_artifact_is_set_aside(tmp_path, unbroken, caplog):
+    out = tmp_path / "a"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    assert weights(fit(model(), SPEC, out)) == weights(unbroken)
+    assert (tmp_path / ".a.damaged" / "notes.txt").read_text() == "mine"
+    assert str(out) in caplog.text
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path):

@@ -1,0 +1,194 @@
+"""Trained models on disk: folders that appear whole or not at all, checked when they are used.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from providers.base import FinetuneSpec, TrainingPoint
+from providers.errors import ModelDamaged, ModelNotFound
+
+MANIFEST = "manifest.json"
+_REMEDY = (
+    "put the folder back from a copy, or have its training done again: society run … --retrain"
+)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished fit.
+
+    `sha256` is over the names and bytes of the artifact's weight files. `trained_tokens` counts
+    the tokens of all sequences gone through, prompts included and padding not, over all epochs.
+    """
+
+    artifact: Path
+    sha256: str
+    points: tuple[TrainingPoint, ...]
+    trained_tokens: int
+
+
+def finished(out: Path, digest: str) -> Trained | None:
+    """The artifact at `out` if it is whole and was made by the spec with this digest, else None."""
+    try:
+        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+        if manifest["digest"] != digest or _faults(out, manifest):
+            return None
+        points = tuple(TrainingPoint(*point) for point in manifest["points"])
+        return Trained(out, manifest["sha256"], points, manifest["trained_tokens"])
+    except (OSError, KeyError, TypeError, ValueError):
+        return None
+
+
+def verify(folder: Path, sha256: str | None = None) -> None:
+    """Raise unless the artifact at `folder` is what its training wrote.
+
+    Every file is compared with the manifest's hash, and the whole with `sha256`, the run's own
+    record, where that is given. A folder without a manifest, which no training of ours wrote, is
+    taken as it is unless there is such a record. Raises `ModelNotFound` where there is no folder,
+    `ModelDamaged` naming what is missing or changed.
+    """
+    if not folder.is_dir():
+        raise ModelNotFound(
+            f"the tuned model {folder.name!r} is not in {str(folder.parent)!r}; was the run folder "
+            f"moved without it, or cleaned? Otherwise {_REMEDY}"
+        )
+    if sha256 is None and not (folder / MANIFEST).exists():
+        return
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if manifest["name"] != folder.name:
+            faults = [f"it holds the model {manifest['name']!r}"]
+        else:
+            faults = _faults(folder, manifest)
+        if not faults and sha256 not in (None, manifest["sha256"]):
+            faults = ["its weights are not those that this run has trained and stored"]
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        faults = [f"{MANIFEST} cannot be read ({error})"]
+    if faults:
+        raise ModelDamaged(
+            f"the tuned model in {str(folder)!r} is not as it was trained: {'; '.join(faults)}; "
+            f"{_REMEDY}"
+        )
+
+
+def publish(
+    out: Path,
+    spec: FinetuneSpec,
+    write: Callable[[Path], None],
+    points: tuple[TrainingPoint, ...],
+    trained_tokens: int,
+) -> Trained:
+    """Let `write` fill a temporary sibling of `out`, add the manifest and rename it to `out`.
+
+    Everything is on disk before the rename, so `out` is never seen half-written. Raises `OSError`
+    when the disk refuses; `out` does not exist then.
+    """
+    partial = sibling(out, "partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        write(partial)
+        sha256 = weights_sha256(partial)
+        manifest = {
+            "digest": spec.digest,
+            "sha256": sha256,
+            "files": _file_hashes(partial),
+            "name": spec.name,
+            "base": spec.start.address,
+            "start": spec.start.identity,
+            "dataset_sha256": spec.dataset_sha256,
+            "examples": len(spec.examples),
+            "hyperparameters": asdict(spec.hyperparameters),
+            "seed": spec.seed,
+            "metadata": dict(spec.metadata),
+            "trained_tokens": trained_tokens,
+            "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
+            "points": [[point.step, point.loss, point.learning_rate] for point in points],
+        }
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        for path in sorted(partial.rglob("*")):
+            sync(path)
+        sync(partial)
+        partial.rename(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    sync(out.parent)
+    return Trained(out, sha256, points, trained_tokens)
+
+
+def set_aside(out: Path) -> Path:
+    """Rename what is at `out` to a sibling, in place of what was set aside before."""
+    aside = sibling(out, "damaged")
+    if aside.is_dir() and not aside.is_symlink():
+        shutil.rmtree(aside)
+    out.replace(aside)
+    return aside
+
+
+def weights_sha256(folder: Path) -> str:
+    """SHA-256 over the names and bytes of the folder's safetensors files, in order of name."""
+    digest = hashlib.sha256()
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no *.safetensors file")
+    for path in files:
+        digest.update(path.name.encode() + b"\0")
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def sibling(out: Path, suffix: str) -> Path:
+    """The hidden file or folder beside the artifact `out` that serves to make it."""
+    return out.with_name(f".{out.name}.{suffix}")
+
+
+def sync(path: Path) -> None:
+    """Have the file's bytes, or the folder's entries, on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        # Some network file systems cannot sync a folder.
+        if not path.is_dir():
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _faults(folder: Path, manifest: Mapping[str, object]) -> list[str]:
+    """What of an artifact is not as its manifest says; empty where all is."""
+    known = manifest.get("files")
+    if not isinstance(known, Mapping):
+        # Manifests of before November 2026 have a hash of the weights only.
+        changed = manifest["sha256"] != weights_sha256(folder)
+        return ["its weights have changed"] if changed else []
+    found = _file_hashes(folder)
+    missing = sorted(known.keys() - found.keys())
+    changed_files = sorted(name for name in known.keys() & found if known[name] != found[name])
+    return [
+        *(f"{name} is missing" for name in missing),
+        *(f"{name} has changed" for name in changed_files),
+    ]
+
+
+def _file_hashes(folder: Path) -> dict[str, str]:
+    hashes = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != MANIFEST:
+            with path.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            hashes[path.relative_to(folder).as_posix()] = digest
+    return hashes
