@@ -326,6 +326,17 @@ def comparing(provider: Provider) -> Comparing:
     return provider
 
 
+@runtime_checkable
+class Hurried(Protocol):
+    """A provider that can be asked by somebody who waits at a terminal."""
+
+    def hurried(self, give_up_after_s: float) -> Provider:
+        """A connection of its own that gives a call up after so many seconds, and is to be closed.
+
+        `self` stays as it is.
+        """
+
+
 class ProviderFactory(Protocol):
     """What a provider package registers: a cheap check and the connection itself.
 

@@ -20,6 +20,7 @@
         ├── AuthenticationFailed
         ├── QuotaExhausted
         ├── BudgetReached     the user's own cap, `budget_usd`
+        ├── Halted            the user stops the run
         ├── Unsupported       the provider cannot do this at all
         ├── ModelNotFound     (also a FileNotFoundError)
         ├── ModelDamaged      a tuned model's files are not those that were trained
@@ -114,6 +115,10 @@ class QuotaExhausted(RunError):
 
 class BudgetReached(RunError):
     """Going on could cost more than the user allows; nothing was sent that could."""
+
+
+class Halted(RunError):
+    """The run is being stopped; nothing was sent any more."""
 
 
 class Unsupported(RunError):

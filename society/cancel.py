@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+import json
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evals import reading
 from providers import registry
-from providers.base import FinetuneSpec, JobHandle, JobState, ModelRef, Provider
+from providers.base import FinetuneSpec, Hurried, JobHandle, JobState, ModelRef, Provider
 from providers.batching import Batching
 from providers.errors import JobError, ProviderError
 from providers.examination import trains_in_process
@@ -30,17 +32,32 @@ from store.records import Job, utc_now
 
 _OPEN = ("intent", "submitted", "running")
 _REASON = "cancelled by `society cancel`"
+_IN_PROCESS = "trained in the process of the run itself, which has ended"
 _MOST_ATTEMPTS = 100
+
+# What was asked of a provider in batches, and how much of that has been stored.
+_ANSWERED = """
+SELECT count(*) FROM turns JOIN models USING (model_id)
+WHERE provider = ? AND split = 'eval' AND shared_turn_id IS NULL
+"""
 
 Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """How long a server has to end a job it was asked to cancel: looks, and seconds in between."""
+    """How long a server has to end a job it was asked to cancel: looks, and seconds in between.
+
+    A call that fails is tried again for `call_s`. All jobs together are given up after `total_s`,
+    or `each_s` for every one where that is more; meanwhile something is told every `told_every_s`.
+    """
 
     looks: int = 5
     pause_s: float = 1.0
+    call_s: float = 20.0
+    total_s: float = 60.0
+    each_s: float = 2.0
+    told_every_s: float = 5.0
 
 
 async def cancel(folder: RunFolder, store: Store, tell: Tell, waits: Waits | None = None) -> int:
@@ -57,14 +74,27 @@ async def cancel(folder: RunFolder, store: Store, tell: Tell, waits: Waits | Non
         return 0
     for job in jobs:
         by_address.setdefault(address_of(config, job), []).append(job)
-    failures = 0
-    for address, found in by_address.items():
-        if trains_in_process(address):
-            for job in found:
-                tell(f"{_title(job)}: trained in the process of the run itself, which has ended")
-            continue
-        failures += await _at(folder, config, store, address, found, tell, waits or Waits())
-    return failures
+    failures, providers = 0, []
+    waits = waits or Waits()
+    work: dict[asyncio.Task[str], str] = {}
+    try:
+        for address, found in by_address.items():
+            if trains_in_process(address):
+                for job in found:
+                    tell(f"{_title(job)}: {_IN_PROCESS}")
+                continue
+            try:
+                provider = _connected(folder, config, address, waits)
+            except ProviderError as error:
+                tell(f"{address}: {error}")
+                failures += len(found) or 1
+                continue
+            providers.append(provider)
+            work |= _started(provider, folder, config, store, found, waits)
+        return failures + await _ended(work, tell, waits)
+    finally:
+        for provider in providers:
+            await provider.close()
 
 
 def open_jobs(store: Store) -> list[Job]:
@@ -72,17 +102,55 @@ def open_jobs(store: Store) -> list[Job]:
     return [job for job in store.jobs() if job.status in _OPEN]
 
 
-def running_elsewhere(database: Path) -> int:
-    """How many jobs of a stopped run go on at a provider; 0 where the database cannot be read."""
+def going_on(database: Path) -> list[str]:
+    """What of a stopped run is known to be at a provider, in words: jobs and batches."""
     try:
         with Store.open(database, read_only=True) as store:
             run = store.run()
             if run is None:
-                return 0
+                return []
             config = Config.from_json(run.config)
-            return sum(not trains_in_process(address_of(config, job)) for job in open_jobs(store))
+            counts = {
+                "fine-tuning job(s)": len(_created(store, config)),
+                "batch(es)": sum(_open_batches(store, address) for address in config.addresses),
+            }
+    except StoreError:
+        return []
+    return [f"{count} {what}" for what, count in counts.items() if count]
+
+
+def running_elsewhere(database: Path) -> int:
+    """How many jobs of a stopped run go on at a provider; 0 where the database cannot be read.
+
+    One that was only meant to be created does not: resuming looks for it before creating it.
+    """
+    try:
+        with Store.open(database, read_only=True) as store:
+            run = store.run()
+            return 0 if run is None else len(_created(store, Config.from_json(run.config)))
     except StoreError:
         return 0
+
+
+def _created(store: Store, config: Config) -> list[Job]:
+    return [
+        job
+        for job in open_jobs(store)
+        if job.provider_job_id is not None and not trains_in_process(address_of(config, job))
+    ]
+
+
+def _open_batches(store: Store, address: str) -> int:
+    """How many of the newest batches have answers that are not stored."""
+    created = [batch for batch in store.batches(address) if batch.batch_id is not None]
+    asked = [set(json.loads(batch.custom_ids)) for batch in reversed(created)]
+    [(answered,)] = store.rows(_ANSWERED, [address])
+    missing, count = len(set().union(*asked)) - answered, 0
+    for ids in asked:
+        if missing <= 0:
+            break
+        missing, count = missing - len(ids), count + 1
+    return count
 
 
 def address_of(config: Config, job: Job) -> str:
@@ -90,35 +158,65 @@ def address_of(config: Config, job: Job) -> str:
     return config.agent_models[job.agent - 1] if job.agent else config.model
 
 
-async def _at(
+def _connected(folder: RunFolder, config: Config, address: str, waits: Waits) -> Provider:
+    provider = registry.connect(address, config.settings_of(address), folder.models)
+    # Nothing has been sent over the first one, so there is nothing to close.
+    return provider.hurried(waits.call_s) if isinstance(provider, Hurried) else provider
+
+
+def _started(
+    provider: Provider,
     folder: RunFolder,
     config: Config,
     store: Store,
-    address: str,
     jobs: Sequence[Job],
-    tell: Tell,
     waits: Waits,
-) -> int:
+) -> dict[asyncio.Task[str], str]:
+    """One task for each job, and one for all batches, with what it is about."""
+    address = provider.base.address
+    canceller = _Canceller(provider, store, config, folder.name, waits)
+    work: list[tuple[str, Awaitable[str]]] = [(_title(job), canceller.cancel(job)) for job in jobs]
+    if isinstance(provider, Batching) and store.batches(address):
+        work.append((address, canceller.cancel_batches(provider)))
+    return {asyncio.ensure_future(_told(doing)): what for what, doing in work}
+
+
+async def _told(doing: Awaitable[str]) -> str:
     try:
-        provider = registry.connect(address, config.settings_of(address), folder.models)
-    except ProviderError as error:
-        tell(f"{address}: {error}")
-        return len(jobs)
-    failures = 0
+        return await doing
+    except (ProviderError, Unrecognized) as error:
+        raise _NotCancelled(str(error)) from error
+
+
+async def _ended(work: Mapping[asyncio.Task[str], str], tell: Tell, waits: Waits) -> int:
+    """Tell what becomes of every task, for as long as `waits` allows; returns how many failed."""
+    until = time.monotonic() + max(waits.total_s, waits.each_s * len(work))
+    pending, failures = set(work), 0
     try:
-        if isinstance(provider, Batching) and store.batches(address):
-            ended = await provider.batches(StoredBatches(store, address)).cancel()
-            tell(f"{address}: {ended} batch(es) cancelled")
-        for job in jobs:
-            canceller = _Canceller(provider, store, config, folder.name, waits)
-            try:
-                tell(f"{_title(job)}: {await canceller.cancel(job)}")
-            except (ProviderError, Unrecognized) as error:
-                failures += 1
-                tell(f"{_title(job)}: not cancelled: {error}")
+        while pending and (left := until - time.monotonic()) > 0:
+            done, pending = await asyncio.wait(
+                pending, timeout=min(left, waits.told_every_s), return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in (task for task in work if task in done):
+                error = task.exception()
+                if error is not None and not isinstance(error, _NotCancelled):
+                    raise error
+                failures += error is not None
+                what = task.result() if error is None else f"not cancelled: {error}"
+                tell(f"{work[task]}: {what}")
+            if pending and not done:
+                tell(f"waiting for the server: {len(pending)} of {len(work)} left, {left:.0f} s")
     finally:
-        await provider.close()
-    return failures
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+    for task in (task for task in work if task in pending):
+        tell(f"{work[task]}: not cancelled: the server has not answered; try again later")
+    return failures + len(pending)
+
+
+class _NotCancelled(Exception):
+    """Why something goes on."""
 
 
 class Unrecognized(Exception):
@@ -134,6 +232,11 @@ class _Canceller:
         self._config = config
         self._run = run
         self._waits = waits
+
+    async def cancel_batches(self, provider: Batching) -> str:
+        """What became of all batches."""
+        records = StoredBatches(self._store, self._provider.base.address)
+        return f"{await provider.batches(records).cancel()} batch(es) cancelled"
 
     async def cancel(self, job: Job) -> str:
         """What became of the job."""

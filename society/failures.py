@@ -1,7 +1,7 @@
 """From an error to one message and an exit status.
 
 2 is wrong use or a wrong config (nothing was started, or the run's file cannot be used), 1 is a
-run that stopped and can be resumed, 130 is Ctrl-C.
+run that stopped and can be resumed, 130 is Ctrl-C, SIGTERM or SIGHUP.
 """
 
 from __future__ import annotations
@@ -87,15 +87,15 @@ def _tell_what_goes_on(context: Context) -> None:
     """Remote jobs outlive a run, and cost: say so, and how to end them."""
     if not context.resumable or context.folder is None:
         return
-    from society.cancel import running_elsewhere
+    from society.cancel import going_on
     from society.runs import RunFolder
 
     folder = RunFolder(context.folder.name, context.folder)
-    jobs = running_elsewhere(folder.database)
-    if jobs:
+    found = going_on(folder.database)
+    if found:
         where = "" if folder.path.parent == Path("runs") else f" --runs {folder.path.parent}"
         typer.echo(
-            f"{jobs} fine-tuning job(s) go on at the provider, and resuming takes them up again; "
+            f"{' and '.join(found)} go on at the provider, and resuming takes them up again; "
             f"end them with: society cancel {shlex.join([folder.name])}{where}",
             err=True,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from providers.errors import ProviderError
 from providers.limits.patience import Sleep
@@ -20,6 +20,7 @@ class Breaker:
     def __init__(self, *, sleep: Sleep = asyncio.sleep) -> None:
         self._sleep = sleep
         self._error: ProviderError | None = None
+        self._also: Callable[[], Awaitable[None]] | None = None
         self._under_way = 0
         self._arrived = asyncio.Event()
         self._arrived.set()
@@ -34,11 +35,19 @@ class Breaker:
         """Have `act` called when the switch opens."""
         self._on_trip.append(act)
 
-    def trip(self, error: ProviderError) -> None:
-        """Stop everything because of `error`; the first error stays."""
+    @property
+    def under_way(self) -> int:
+        """How many calls have gone out and not ended."""
+        return self._under_way
+
+    def trip(self, error: ProviderError, also: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Stop everything because of `error`; the first error stays.
+
+        Whoever is stopped waits for `also` too, such as the calls to another account.
+        """
         if self._error is not None:
             return
-        self._error = error
+        self._error, self._also = error, also
         for act in self._on_trip:
             act()
         for nap in self._naps:
@@ -55,9 +64,15 @@ class Breaker:
         if self._under_way == 0:
             self._arrived.set()
 
+    async def arrived(self) -> None:
+        """Return once no call is on its way."""
+        await self._arrived.wait()
+
     async def stopped(self) -> ProviderError:
         """The error to raise, once all calls on their way have arrived."""
         await self._arrived.wait()
+        if self._also is not None:
+            await self._also()
         if self._error is None:
             raise AssertionError("the breaker has not been tripped")
         # Every caller raises its own copy: a raised exception collects tracebacks.

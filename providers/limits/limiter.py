@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
+from providers import halting
 from providers.errors import (
     Overloaded,
     ProviderError,
@@ -221,6 +222,7 @@ def shared(account: str, model: str, limits: Limits) -> Limiter:
     breaker = _breakers.get((loop, account))
     if breaker is None or breaker.tripped:
         breaker = _breakers[loop, account] = Breaker()
+        halting.of_this_loop().register(breaker)
     limiter = _limiters.get((loop, account, model))
     if limiter is None or limiter.breaker is not breaker:
         limiter = _limiters[loop, account, model] = Limiter(limits, breaker=breaker)

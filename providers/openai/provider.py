@@ -109,6 +109,16 @@ class OpenAIProvider:
         settings = self._settings.model_copy(update=brief)
         return await look(self._connected, self._address, settings, need)
 
+    def hurried(self, give_up_after_s: float) -> OpenAIProvider:
+        """See `providers.base.Hurried`."""
+        settings = self._settings.model_copy(
+            update={
+                name: min(give_up_after_s, getattr(self._settings, name))
+                for name in ("give_up_after_s", "timeout_s")
+            }
+        )
+        return OpenAIProvider(self._address, settings, self._base.address)
+
     def unsupported(self, hyperparameters: Hyperparameters) -> Sequence[str]:
         """See `providers.examination.Choosy`."""
         return unsupported(hyperparameters)

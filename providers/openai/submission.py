@@ -10,6 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from providers import halting
 from providers.errors import AmbiguousSubmission, BadRequest, RateLimited, RetryableError
 from providers.openai.calling import ATTEMPTS, Caller, NeverSent, identity, pause_s
 
@@ -39,7 +40,8 @@ async def create_once(caller: Caller, what: str, create: Callable[[], Awaitable[
     waited, attempts = 0.0, 0
     while True:
         try:
-            return await caller.once(checked)
+            async with halting.of_this_loop().passing():
+                return await caller.once(checked)
         except RateLimited as error:
             pause = pause_s(error, attempts, _LONGEST_TURN_PAUSE_S)
             if waited + pause > _TURN_S:

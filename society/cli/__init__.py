@@ -1,10 +1,12 @@
 """The command `society`.
 
-Exit status: 0 done, 1 failed, 2 wrong use or wrong config, 130 stopped with Ctrl-C.
+Exit status: 0 done, 1 failed, 2 wrong use or wrong config, 130 stopped by Ctrl-C or another signal.
 Whatever is heavy is imported inside the command that needs it, so that help is instant.
 """
 
 from __future__ import annotations
+
+from society import signals
 
 # Importing a module registers its commands; their order is that of the help.
 from society.cli import running  # isort: skip
@@ -33,4 +35,5 @@ __all__ = [
 
 def main() -> None:
     """Entry point of the command."""
-    app()
+    with signals.handled():
+        app()

@@ -54,9 +54,9 @@ def measure(
     from society.failures import reported
 
     with reported():
-        import asyncio
+        from functools import partial
 
-        from society import diversity
+        from society import diversity, stopping
         from society import runs as folders
         from store.ledger import Store
 
@@ -74,5 +74,6 @@ def measure(
             typer.echo(f"{done} of {total} societies measured", err=True)
 
         with Store.open(folder.database, create=False) as store:
-            rows = asyncio.run(diversity.measure_run(folder, store, choice, on_society))
+            work = diversity.measure_run(folder, store, choice, on_society)
+            rows = stopping.run(work, partial(typer.echo, err=True))
         diversity.show(rows, sys.stdout)

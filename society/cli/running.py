@@ -149,10 +149,9 @@ def import_transcripts(
 def _carry_out(
     folder: RunFolder, experiment: Config, store: Store, *, retrain: bool = False
 ) -> None:
-    import asyncio
-
     from evals import report as reports
-    from society import iterate, live, summary
+    from society import iterate, live, stopping, summary
+    from society.events import Note
     from society.retrain import retrain as train_again
     from society.status import Noticeboard, notice_of, together
 
@@ -160,9 +159,13 @@ def _carry_out(
     try:
         with live.watch(sys.stderr, experiment.iterations) as observer:
             listeners = together(observer, notices)
+
+            def tell(text: str) -> None:
+                listeners(Note(text))
+
             if retrain:
-                asyncio.run(train_again(folder, experiment, store, listeners))
-            asyncio.run(iterate.run(folder, experiment, store, listeners))
+                stopping.run(train_again(folder, experiment, store, listeners), tell)
+            stopping.run(iterate.run(folder, experiment, store, listeners), tell)
     finally:
         notices.remove()
     summary.show(store, sys.stdout)

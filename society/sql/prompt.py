@@ -16,6 +16,7 @@ from prompt_toolkit.lexers import PygmentsLexer
 from pygments.lexers.sql import SqlLexer
 
 from society.rows import Format, write
+from society.signals import Terminated
 from society.sql.completion import Catalog, Completions, catalog_of
 from society.sql.session import Session
 from store.answers import split
@@ -52,6 +53,8 @@ class Console:
                     self._query(statement)
         except StoreError as error:
             self._out.write(f"{error}\n")
+        except Terminated:
+            raise
         except KeyboardInterrupt:
             self._out.write("stopped\n")
         return True
@@ -112,6 +115,8 @@ def converse(session: Session, title: str, out: TextIO) -> None:
     while True:
         try:
             text = asked.prompt()
+        except Terminated:
+            raise
         except KeyboardInterrupt:
             continue
         except EOFError:

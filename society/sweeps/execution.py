@@ -9,6 +9,7 @@ from typing import TextIO
 
 from evals import report as reports
 from society import runs as folders
+from society import stopping
 from society.live import printable
 from society.runs import RunFolder
 from society.sweeps import checks, display, record, results
@@ -51,13 +52,19 @@ def run(
 
     members = [Running(member) for member in left]
     with display.watch(stream, members) as look:
-        asyncio.run(carry_out(members, at_a_time, arguments, look))
+        stopping.run_until_stopped(carry_out(members, at_a_time, arguments, look), _end)
     failed = [running for running in members if running.state != "finished"]
     for running in failed:
         why = running.error() if running.state == "failed" else "stopped"
         stream.write(f"{running.member.folder.name} failed: {printable(why)}\n")
         stream.write(f"  all it has told is in {running.log}\n")
     return failed
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    """Stop the members that run, each as Ctrl-C would, and wait for them."""
+    task.cancel()
+    await asyncio.wait({task})
 
 
 def conclude(sweep: Sweep, stream: TextIO) -> None:

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,8 @@ from society.sweeps.definition import Member
 
 State = Literal["waiting", "running", "finished", "failed", "stopped"]
 POLL_S = 0.2
+_AT_ONCE_S = 10.0
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(slots=True)
@@ -128,15 +131,29 @@ async def _run(running: Running, arguments: Sequence[str]) -> None:
     try:
         status = await process.wait()
     except asyncio.CancelledError:
-        assert process.stdin is not None
-        process.stdin.close()
-        await process.wait()
+        await _stop(process)
         running.state = "stopped"
         raise
     running.state, running.status = _state(status), status
 
 
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    """Stop a member in good order; being cancelled again ends it at once."""
+    assert process.stdin is not None
+    process.stdin.close()
+    try:
+        await process.wait()
+    except asyncio.CancelledError:
+        with suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(process.wait(), _AT_ONCE_S)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
 def _state(status: int) -> State:
     if status == 0:
         return "finished"
-    return "stopped" if status in (130, -signal.SIGINT) else "failed"
+    return "stopped" if status == 130 or -status in _STOPPING else "failed"

@@ -1,0 +1,148 @@
+"""What a command does on Ctrl-C, SIGTERM (`kill`, schedulers) and SIGHUP (a closed terminal).
+
+They all raise `KeyboardInterrupt`; inside `orderly` the first one begins a stop in good order, and
+only the second one raises. A SIGHUP that is ignored at the start (nohup) stays ignored. A SIGINT
+that is ignored at the start (`&` in a script) is not meant for this process where Ctrl-C in a
+terminal sends it; where another process sends it, it is.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+# `timeout`, a shell and systemd may send the same wish twice within a moment.
+_ECHO_S = 0.1
+_EXIT = 130
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP: also what goes on after Ctrl-C, such as a prompt, has to end."""
+
+
+class _Signals:
+    """What this process does when a signal comes."""
+
+    def __init__(self) -> None:
+        self._heard_at = float("-inf")
+        self._begin: Callable[[], None] | None = None
+        self._times = 0
+        self._terminals: list[int] = []
+
+    @contextmanager
+    def handled(self) -> Iterator[None]:
+        self._terminals = [number for number in (0, 1, 2) if _is_terminal(number)]
+        before: dict[signal.Signals, Any] = {}
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            ignored = signal.getsignal(number) is signal.SIG_IGN
+            if ignored and number != signal.SIGINT:
+                continue
+            before[number] = signal.signal(number, self._hear)
+            if ignored:
+                _hear_other_processes_only(number)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def orderly(self, begin: Callable[[], None]) -> Iterator[None]:
+        self._begin, self._times = begin, 0
+        try:
+            yield
+        finally:
+            self._begin = None
+
+    def begin(self) -> bool:
+        """Stop as by a signal, unless that has begun; False where nothing can be stopped so."""
+        begin = self._begin
+        if begin is None:
+            return False
+        if not self._times:
+            self._times = 1
+            begin()
+        return True
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if now - self._heard_at < _ECHO_S:
+            return
+        self._heard_at = now
+        if number == signal.SIGHUP:
+            self._leave_terminal()
+        if self._begin is not None:
+            self._times += 1
+            if self._times == 1:
+                self._begin()
+                return
+            if self._times > 2:
+                # Everything stored is committed, as after kill -9.
+                os._exit(_EXIT)
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+
+    def _leave_terminal(self) -> None:
+        """Write to nowhere: writing to a terminal that is gone fails."""
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for number in self._terminals:
+            os.dup2(nowhere, number)
+        os.close(nowhere)
+
+
+_signals = _Signals()
+
+
+@contextmanager
+def handled() -> Iterator[None]:
+    """Handle the signals in this way while the block runs; for the main thread of a command."""
+    with _signals.handled():
+        yield
+
+
+@contextmanager
+def orderly(begin: Callable[[], None]) -> Iterator[None]:
+    """Inside the block the first signal calls `begin` in the main thread, at any moment."""
+    with _signals.orderly(begin):
+        yield
+
+
+def stop_once() -> None:
+    """Stop this process as the first signal does; nothing happens where it is stopping already.
+
+    For another thread than the main one.
+    """
+    if not _signals.begin():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _is_terminal(number: int) -> bool:
+    try:
+        return os.isatty(number)
+    except OSError:
+        return False
+
+
+_listening = threading.Event()
+
+
+def _hear_other_processes_only(number: signal.Signals) -> None:
+    """Act on `number` where a process sends it, and not where a terminal does."""
+    if _listening.is_set() or not hasattr(signal, "sigwaitinfo"):
+        return
+    _listening.set()
+
+    def listen() -> None:
+        while True:
+            # The kernel's own signals have a positive code.
+            if signal.sigwaitinfo({number}).si_code <= 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    # Threads inherit the mask: from now on only the one that waits takes the signal.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    threading.Thread(target=listen, daemon=True, name="interrupts").start()
