@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from providers.base import (
     Capabilities,
@@ -138,11 +138,11 @@ def _read(target: str) -> dict[str, ScriptedLine]:
     if not path.is_file():
         raise ModelNotFound(f"no script file {target!r}; give scripted: the path of a .jsonl file")
     lines: dict[str, ScriptedLine] = {}
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig") as file:
         for number, text in enumerate(file, start=1):
             try:
                 line = ScriptedLine.model_validate(json.loads(text))
-            except (json.JSONDecodeError, ValidationError) as error:
+            except (ValueError, RecursionError) as error:
                 raise InvalidSettings(
                     f"{target}:{number} is not {{'key': …, 'text': …}}: {error}"
                 ) from error

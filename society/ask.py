@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import TextIO
 
-from rich.console import Console
 from rich.rule import Rule
 from rich.text import Text
 
@@ -17,9 +16,9 @@ from society.config import Config, ConfigError
 from society.connections import Connections
 from society.debate import Debate
 from society.iterate import rules, society_after
-from society.live import printable
 from society.outcome import Scope
 from society.runs import RunFolder
+from society.terminal import Screen, one_line, printable
 from society.voting import Tally
 from store.ledger import Store
 from store.records import Row, Turn
@@ -37,10 +36,11 @@ def show(folder: RunFolder, store: Store, text: str, stream: TextIO) -> None:
     if not text.strip():
         raise ConfigError(f"the question {text!r} is empty; ask something")
     config = Config.from_json(reading.run_of(store).config)
-    console = Console(file=stream, highlight=False)
+    console = Screen(stream)
     newest = newest_iteration(store, config)
     who = f"the society of iteration {newest}" if newest else "the untuned society"
-    console.print(Text(f"{who} of run {folder.name} debates: {printable(text)}", style="bold"))
+    title = f"{who} of run {one_line(folder.name)} debates: {printable(text)}"
+    console.print(Text(title, style="bold"))
     tally = asyncio.run(ask(folder, config, store, text, partial(_print, console)))
     console.print(Rule(style="dim"))
     if tally.answer is None:
@@ -56,10 +56,10 @@ def show(folder: RunFolder, store: Store, text: str, stream: TextIO) -> None:
     )
 
 
-def _print(console: Console, turn: Turn) -> None:
+def _print(console: Screen, turn: Turn) -> None:
     what = "summary for agent" if turn.kind == "summary" else "agent"
     title = f"round {turn.round} · {what} {turn.agent} · {turn.model_id}"
-    console.print(Rule(Text(title), align="left", style="dim"))
+    console.print(Rule(Text(one_line(title)), align="left", style="dim"))
     console.print(Text(printable(turn.response), style="dim" if turn.kind == "summary" else ""))
     if turn.error is not None:
         console.print(Text(f"(no response: {printable(turn.error)})", style="red"))

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, ValidationInfo, model_validator
 
 from evals.diversity import encoders
+from evals.tasks.sources.text import read_text
 from providers import registry, served
 from providers.errors import ProviderError
 from providers.pricing import PriceOverride, Prices
@@ -219,6 +220,8 @@ def read_table(source: str, overrides: Sequence[str] = ()) -> tuple[dict[str, An
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{origin} is not valid TOML: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{origin} is not valid TOML: it is too deeply nested") from error
     for override in overrides:
         _apply(table, override)
     return table, origin
@@ -277,9 +280,9 @@ def _read(source: str) -> tuple[str, str]:
             f"no experiment file {source!r}; pass a .toml file or one of: {', '.join(packaged())}"
         )
     try:
-        return path.read_text(encoding="utf-8"), str(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {source!r} as UTF-8 text: {error}") from error
+        return read_text(path), str(path)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _apply(table: dict[str, Any], override: str) -> None:
@@ -304,7 +307,7 @@ def toml_value(text: str) -> Any:
     """A value as TOML writes it; bare words are taken as text."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return text
 
 
@@ -314,7 +317,7 @@ def key_parts(key: str) -> list[str]:
         return key.strip().split(".")
     try:
         table: Any = tomllib.loads(f"{key} = 0")
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return [""]
     names = []
     while isinstance(table, dict):

@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
-from rich.console import Console
-
 from evals import diversity, reading
 from evals.diversity import EncoderUnavailable, Measurement, Memory, Place, Progress, Wanted
 from society import costs
@@ -143,7 +141,7 @@ async def measure_run(
 def show(rows: Sequence[Diversity], stream: TextIO) -> None:
     """Print what was measured, one line per row."""
     if not rows:
-        Console(file=stream, highlight=False).print("nothing was left to be measured")
+        stream.write("nothing was left to be measured\n")
         return
     write(_COLUMNS, [[getattr(row, name) for name in _COLUMNS] for row in rows], "table", stream)
 

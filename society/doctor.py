@@ -17,7 +17,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TextIO
 
-from rich.console import Console
 from rich.text import Text
 
 from providers import examination
@@ -26,8 +25,8 @@ from providers.preflight import Finding, Level, Need
 from society import config as experiments
 from society import leakage
 from society.config import Config, ConfigError
-from society.live import printable
 from society.runs import RunFolder
+from society.terminal import Screen, printable
 from society.tuning import all_tuned
 from store.errors import StoreError
 from store.ledger import Store
@@ -98,7 +97,7 @@ def before_run(config: Config, folder: RunFolder, stream: TextIO) -> None:
 
 def show(findings: Sequence[Finding], stream: TextIO) -> None:
     """Print findings with their remedies: in colours on a terminal, as plain text elsewhere."""
-    console = Console(file=stream, highlight=False, soft_wrap=True)
+    console = Screen(stream, soft_wrap=True)
     indent = " " * _WIDTH
     for found in findings:
         text = printable(found.text).replace("\n", f"\n{indent}")

@@ -7,9 +7,9 @@ run that stopped and can be resumed, 130 is Ctrl-C, SIGTERM or SIGHUP.
 from __future__ import annotations
 
 import errno
+import os
 import shlex
 import sys
-import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +19,9 @@ from pathlib import Path
 import typer
 
 from providers.errors import InvalidSettings, ModelNotFound, ProviderError
+from society.state import open_private, state_folder
+from society.streams import ERRORS, READER_LEFT, abandon
+from society.terminal import tell
 
 
 @dataclass(slots=True)
@@ -35,6 +38,7 @@ def reported() -> Iterator[Context]:
     context = Context()
     try:
         yield context
+        sys.stdout.flush()
     except (typer.Exit, typer.Abort):
         raise
     except KeyboardInterrupt:
@@ -42,13 +46,14 @@ def reported() -> Iterator[Context]:
         _tell_what_goes_on(context)
         _tell_how_to_resume(context)
         raise typer.Exit(130) from None
-    except BrokenPipeError:
-        raise
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and not context.resumable:
+            abandon(sys.stdout)
+            raise typer.Exit(READER_LEFT) from None
         status, message = outcome(error)
         if message is None:
             message = f"{type(error).__name__}: {error}\nthis is a fault in society; "
-            message += f"the traceback is in {_logged(error, context)}"
+            message += _logged(error, context)
         _say(message)
         if status == 1:
             _tell_what_goes_on(context)
@@ -80,7 +85,7 @@ def outcome(error: Exception) -> tuple[int, str | None]:
 
 
 def _say(message: str) -> None:
-    typer.echo(f"society: {message}", err=True)
+    tell(f"society: {message}")
 
 
 def _tell_what_goes_on(context: Context) -> None:
@@ -94,23 +99,27 @@ def _tell_what_goes_on(context: Context) -> None:
     found = going_on(folder.database)
     if found:
         where = "" if folder.path.parent == Path("runs") else f" --runs {folder.path.parent}"
-        typer.echo(
+        tell(
             f"{' and '.join(found)} go on at the provider, and resuming takes them up again; "
-            f"end them with: society cancel {shlex.join([folder.name])}{where}",
-            err=True,
+            f"end them with: society cancel {shlex.join([folder.name])}{where}"
         )
 
 
 def _tell_how_to_resume(context: Context) -> None:
     if context.resumable:
-        typer.echo(f"resume with: society {shlex.join(sys.argv[1:])}", err=True)
+        tell(f"resume with: society {shlex.join(sys.argv[1:])}")
 
 
-def _logged(error: Exception, context: Context) -> Path:
-    if context.folder is not None and context.folder.is_dir():
-        path = context.folder / "error.log"
-    else:
-        path = Path(tempfile.gettempdir()) / "society-error.log"
-    with path.open("a", encoding="utf-8") as log:
-        traceback.print_exception(error, file=log)
-    return path
+def _logged(error: Exception, context: Context) -> str:
+    """Write the traceback to the run's folder, else to the user's own, and say where it is."""
+    try:
+        if context.folder is not None and context.folder.is_dir():
+            path = context.folder / "error.log"
+        else:
+            path = state_folder(os.environ) / "error.log"
+        with os.fdopen(open_private(path), "a", encoding="utf-8", errors=ERRORS) as log:
+            traceback.print_exception(error, file=log)
+    except (OSError, RuntimeError) as failure:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        return f"it happened at {last.filename}:{last.lineno} (no traceback is kept: {failure})"
+    return f"the traceback is in {path}"

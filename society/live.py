@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TextIO
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from society.events import Event, Note, Observer, StageAdvanced, StageFinished, StageStarted
+from society.terminal import Screen, one_line, write_line
+from society.terminal import printable as printable
 
 Clock = Callable[[], float]
 
@@ -20,7 +21,7 @@ Clock = Callable[[], float]
 @contextmanager
 def watch(stream: TextIO, iterations: int) -> Iterator[Observer]:
     """The observer that suits `stream`; `iterations` is how many the run has in all."""
-    console = Console(file=stream, highlight=False)
+    console = Screen(stream)
     if not console.is_terminal:
         yield PlainLines(stream, iterations)
         return
@@ -102,8 +103,7 @@ class PlainLines:
             self._pace = None
 
     def _write(self, line: str) -> None:
-        self._stream.write(" ".join(printable(line).split()) + "\n")
-        self._stream.flush()
+        write_line(self._stream, one_line(line))
 
 
 class LiveDisplay:
@@ -172,8 +172,3 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def printable(text: str) -> str:
-    """The text without control characters, which a model's output could aim at the terminal."""
-    return "".join(c for c in text if c.isprintable() or c in "\n\t")

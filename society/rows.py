@@ -1,4 +1,4 @@
-"""Rows of a query as a table for people, or as CSV or JSON for programs."""
+"""Rows of a query as a table for people, as CSV for spreadsheets or as JSON for programs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from collections.abc import Sequence
 from typing import Literal, TextIO
 
 from rich import box
-from rich.console import Console
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from society.live import printable
+from evals.visible import HIDDEN
+from society.streams import is_unicode
+from society.terminal import Screen, plain
+from store import spreadsheet
 
 Format = Literal["table", "csv", "json"]
 
@@ -20,28 +23,49 @@ Format = Literal["table", "csv", "json"]
 def write(
     columns: Sequence[str], rows: Sequence[Sequence[object]], form: Format, stream: TextIO
 ) -> None:
-    """Write all rows. JSON is one list of objects; an absent value is empty, or null in JSON."""
+    """Write all rows. JSON is one list of objects; an absent value is empty, or null in JSON.
+
+    In CSV, text that a spreadsheet would take for a formula is quoted; on a terminal its hidden
+    characters are named. JSON always holds the exact values.
+    """
     if form == "csv":
-        out = csv.writer(stream, lineterminator="\n")
-        out.writerow(columns)
-        out.writerows(rows)
+        _csv(columns, rows, stream)
     elif form == "json":
-        objects = [dict(zip(columns, row, strict=True)) for row in rows]
-        json.dump(objects, stream, ensure_ascii=False, indent=1, default=str)
-        stream.write("\n")
+        _json(columns, rows, stream)
     else:
         _table(columns, rows, stream)
 
 
+def _csv(columns: Sequence[str], rows: Sequence[Sequence[object]], stream: TextIO) -> None:
+    shown = stream.isatty()
+
+    def cell(value: object) -> object:
+        if value is None or isinstance(value, (bool, int, float)):
+            return value
+        text = spreadsheet.cell(str(value))
+        return plain(str(text)) if shown else text
+
+    out = csv.writer(stream, lineterminator="\n")
+    out.writerow([cell(column) for column in columns])
+    out.writerows([cell(value) for value in row] for row in rows)
+
+
+def _json(columns: Sequence[str], rows: Sequence[Sequence[object]], stream: TextIO) -> None:
+    objects = [dict(zip(columns, row, strict=True)) for row in rows]
+    text = json.dumps(objects, ensure_ascii=not is_unicode(stream), indent=1, default=str)
+    # An escape is the same value, and no terminal obeys it.
+    stream.write(HIDDEN.sub(lambda found: json.dumps(found[0])[1:-1], text) + "\n")
+
+
 def _table(columns: Sequence[str], rows: Sequence[Sequence[object]], stream: TextIO) -> None:
-    console = Console(file=stream, highlight=False)
+    console = Screen(stream)
     if not console.is_terminal:
         # A pipe has no width; cutting cells to 80 columns would lose what was asked for.
         console.width = max(80, _width(columns, rows))
     table = Table(box=box.SIMPLE_HEAD)
     for number, column in enumerate(columns):
         numeric = any(isinstance(row[number], (int, float)) for row in rows)
-        table.add_column(Text(column), justify="right" if numeric else "left")
+        table.add_column(Text(plain(column)), justify="right" if numeric else "left")
     for row in rows:
         table.add_row(*(Text(_cell(value)) for value in row))
     console.print(table)
@@ -49,7 +73,11 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[object]], stream: Tex
 
 def _width(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> int:
     widest = [
-        max(len(column), *(len(line) for row in rows for line in _cell(row[i]).split("\n")), 0)
+        max(
+            cell_len(plain(column)),
+            *(cell_len(line) for row in rows for line in _cell(row[i]).split("\n")),
+            0,
+        )
         for i, column in enumerate(columns)
     ]
     return sum(widest) + 3 * len(widest) + 2
@@ -60,4 +88,4 @@ def _cell(value: object) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.6g}"
-    return printable(str(value))
+    return plain(str(value))

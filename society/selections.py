@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from evals.tasks.sources.text import read_text
 from finetune.custom import Selection
 
 
@@ -28,9 +29,9 @@ class SelectionFile(BaseModel):
         if not isinstance(given, str):
             return given
         try:
-            text = Path(given).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"cannot read {given!r} as UTF-8 text: {error}") from error
+            text = read_text(Path(given)).replace("\r\n", "\n")
+        except ValueError as error:
+            raise ValueError(f"cannot read {given!r}: {error}") from error
         name = Path(given).name
         return {"file": name, "text": text, "sha256": Selection(name, text).sha256}
 

@@ -7,6 +7,7 @@ notice beside it, `progress.json`.
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,6 +24,7 @@ from society.events import Event, Note, StageAdvanced, StageStarted
 from society.live import Pace, duration, title
 from society.rows import write
 from society.runs import RunFolder
+from society.terminal import one_line, write_line
 from store.errors import StoreLocked
 from store.ledger import Store
 
@@ -125,7 +127,7 @@ def show(folder: RunFolder, stream: TextIO) -> None:
         if not store.live:
             _show_end(folder, store, stream)
         elif notice is None:
-            stream.write(f"run {folder.name}: running\n")
+            write_line(stream, f"run {folder.name}: running")
         else:
             _show_notice(folder, notice, stream)
         _show_stored(store, stream)
@@ -142,18 +144,21 @@ def _notice(folder: RunFolder) -> Notice | None:
 
 def _show_notice(folder: RunFolder, notice: Notice, stream: TextIO) -> None:
     age = duration((datetime.now(UTC) - notice.updated_at).total_seconds())
-    stream.write(f"run {folder.name}: running, process {notice.process}\n")
-    stream.write(f"{notice.line}  ({age} ago)\n")
+    write_line(stream, f"run {folder.name}: running, process {notice.process}")
+    write_line(stream, f"{one_line(notice.line)}  ({age} ago)")
 
 
 def _show_end(folder: RunFolder, store: Store, stream: TextIO) -> None:
     run = reading.run_of(store)
     if run.finished_at is not None:
-        stream.write(f"run {folder.name}: finished {run.finished_at:%Y-%m-%d %H:%M} UTC\n")
+        write_line(stream, f"run {folder.name}: finished {run.finished_at:%Y-%m-%d %H:%M} UTC")
     else:
-        stream.write(f"run {folder.name}: stopped before its end; go on with\n  ")
-        stream.write(f"society run {folder.path / 'config.toml'} --name {folder.name}")
-        stream.write(f" --runs {folder.path.parent}\n")
+        write_line(stream, f"run {folder.name}: stopped before its end; go on with")
+        write_line(
+            stream,
+            f"  society run {shlex.quote(str(folder.path / 'config.toml'))} "
+            f"--name {shlex.quote(folder.name)} --runs {shlex.quote(str(folder.path.parent))}",
+        )
 
 
 def _show_stored(store: Store, stream: TextIO) -> None:

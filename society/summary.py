@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from typing import TextIO
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -23,7 +22,7 @@ from evals.metrics import (
     zero_shot_tasks,
 )
 from evals.reading import evaluated_arms, main_arm
-from society.live import printable
+from society.terminal import Screen, one_line
 from store.ledger import Store
 
 NAMES: dict[Measure, str] = {
@@ -38,25 +37,25 @@ def show(store: Store, stream: TextIO) -> None:
     several arms also where each has come to, and how far the main one is from the others."""
     arm = main_arm(store)
     rows = table(store, arm)
-    console = Console(file=stream, highlight=False)
+    console = Screen(stream)
     if not rows:
         console.print("no evaluation debate is complete yet")
         return
     others = [other for other in evaluated_arms(store) if other != arm]
-    whose = f" of {printable(arm)}" if others else ""
+    whose = f" of {one_line(arm)}" if others else ""
     title = f"Accuracy{whose} on held-out questions, % with 95 % interval"
     console.print(accuracy_table(rows, title))
     for line in changes(store, rows, arm):
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     if others:
         console.print(arms_table(store, [arm, *others]))
         for line in differences(store, arm, others):
-            console.print(line, markup=False, soft_wrap=True)
+            console.print(line, soft_wrap=True)
     for task in zero_shot_tasks(store):
         if unseen := table(store, arm, task):
-            console.print(accuracy_table(unseen, apart(printable(task))))
+            console.print(accuracy_table(unseen, apart(one_line(task))))
             for line in changes(store, unseen, arm, task):
-                console.print(line, markup=False, soft_wrap=True)
+                console.print(line, soft_wrap=True)
 
 
 def arms_table(store: Store, arms: Sequence[str]) -> Table:
@@ -76,7 +75,7 @@ def arms_table(store: Store, arms: Sequence[str]) -> Table:
         last = {row.decoding: row for row in rows if row.iteration == rows[-1].iteration}
         greedy, sampled = last.get("greedy"), last.get("sampled")
         drawn.add_row(
-            printable(arm),
+            one_line(arm),
             "untuned" if rows[-1].iteration == 0 else str(rows[-1].iteration),
             percent(greedy.single) if greedy else "",
             percent(sampled.single) if sampled else "",
@@ -96,8 +95,8 @@ def differences(store: Store, arm: str, others: Sequence[str]) -> list[str]:
     found = compare_all([store], arm, known, "consensus", decoding, last)
     if not found:
         return []
-    lines = [f"The vote of {printable(arm)} minus that of every other arm, sampled, paired:"]
-    lines += [f"  {printable(each.b.arm)}: {points(each.pooled)}" for each in found]
+    lines = [f"The vote of {one_line(arm)} minus that of every other arm, sampled, paired:"]
+    lines += [f"  {one_line(each.b.arm)}: {points(each.pooled)}" for each in found]
     return [*lines, "  Of one run; other seeds would differ. p is not corrected for several arms."]
 
 

@@ -17,6 +17,7 @@ from society.cli import querying  # isort: skip
 from society.cli import diversity  # isort: skip
 from society.cli import viewing  # isort: skip
 from society.cli import exporting  # isort: skip
+from society import streams  # isort: skip
 from society.cli.app import app
 
 __all__ = [
@@ -35,5 +36,5 @@ __all__ = [
 
 def main() -> None:
     """Entry point of the command."""
-    with signals.handled():
+    with streams.standard(), signals.handled():
         app()

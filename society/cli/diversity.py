@@ -58,6 +58,7 @@ def measure(
 
         from society import diversity, stopping
         from society import runs as folders
+        from society.terminal import tell
         from store.ledger import Store
 
         folder = folders.existing(runs, name)
@@ -71,7 +72,7 @@ def measure(
         )
 
         def on_society(done: int, total: int) -> None:
-            typer.echo(f"{done} of {total} societies measured", err=True)
+            tell(f"{done} of {total} societies measured")
 
         with Store.open(folder.database, create=False) as store:
             work = diversity.measure_run(folder, store, choice, on_society)

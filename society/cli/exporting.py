@@ -53,6 +53,7 @@ def export_run(
     with reported():
         from society import exporting
         from society import runs as folders
+        from society.terminal import say, tell
         from store.selection import Selection
 
         folder = folders.existing(runs, name)
@@ -66,6 +67,6 @@ def export_run(
         )
         for file in exported.files:
             rows = "" if file.rows is None else f"{file.rows:>10,} rows"
-            typer.echo(f"{rows:>15}  {file.path}")
+            say(f"{rows:>15}  {file.path}")
         for note in exported.notes:
-            typer.echo(f"note: {note}", err=True)
+            tell(f"note: {note}")

@@ -44,13 +44,14 @@ def sql(
         from society import runs as folders
         from society.sql import output as writing
         from society.sql.session import opened
+        from society.terminal import tell
         from store.answers import split
 
         target = writing.target(output, out)
         asked = [folders.existing(runs, each) for each in (name, *(others or ()))]
         with opened(
             asked,
-            lambda text: typer.echo(text, err=True),
+            tell,
             snapshots=snapshot,
             files=allow_files,
             may_write=target.part,

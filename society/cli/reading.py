@@ -60,6 +60,7 @@ def report(
         from society import runs as folders
         from society.config import ConfigError
         from society.sweeps import record
+        from society.terminal import say
         from store.ledger import Store
 
         found = [folder for name in names for folder in record.existing(runs, name)]
@@ -73,7 +74,7 @@ def report(
                 for folder in found
             ]
             reports.write(stores, target, quote=paper)
-        typer.echo(str(target))
+        say(str(target))
 
 
 @app.command()

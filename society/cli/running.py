@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -49,7 +48,9 @@ def run(
         from society import runs as folders
         from society.cli import sweeping
         from society.readable import readable
+        from society.streams import outlive_readers
         from society.sweeps.axes import Source
+        from society.terminal import tell
 
         source = Source(config, settings or ())
         if source.several():
@@ -65,11 +66,12 @@ def run(
         allowed = leakage.check(experiment, folder.database, allow=allow_overlap)
         doctor.before_run(experiment, folder, sys.stderr)
         context.resumable = True
+        outlive_readers()
         context.folder = folder.path
         store = folders.start(folder, experiment)
         try:
             store.write(*allowed)
-            with readable(folder, store, partial(typer.echo, err=True), live=live):
+            with readable(folder, store, tell, live=live):
                 _carry_out(folder, experiment, store, retrain=retrain)
         finally:
             store.close()
@@ -85,14 +87,15 @@ def cancel(name: Name, runs: Runs = RUNS) -> None:
 
         from society import cancel as cancelling
         from society.sweeps import record
+        from society.terminal import say
         from store.ledger import Store
 
         failures = 0
         for folder in record.existing(runs, name):
             if folder.name != name:
-                typer.echo(f"run {folder.name}:")
+                say(f"run {folder.name}:")
             with Store.open(folder.database, create=False) as store:
-                failures += asyncio.run(cancelling.cancel(folder, store, typer.echo))
+                failures += asyncio.run(cancelling.cancel(folder, store, say))
         if failures:
             raise typer.Exit(1)
 
@@ -154,6 +157,7 @@ def _carry_out(
     from society.events import Note
     from society.retrain import retrain as train_again
     from society.status import Noticeboard, notice_of, together
+    from society.terminal import say
 
     notices = Noticeboard(notice_of(folder), experiment.iterations)
     try:
@@ -170,4 +174,4 @@ def _carry_out(
         notices.remove()
     summary.show(store, sys.stdout)
     reports.write([store], folder.report)
-    typer.echo(f"report: {folder.report}")
+    say(f"report: {folder.report}")

@@ -68,16 +68,19 @@ def carry_out(
     runs: Path,
 ) -> None:
     """Run the sweep that `source` describes."""
+    from society.streams import outlive_readers
     from society.sweeps import definition, execution
+    from society.terminal import tell
 
     chosen = Path(source.experiment).stem if name is None else name
     found = definition.load(source, runs, chosen)
     left = execution.prepare(found, source.experiment, allow_overlap, sys.stderr)
     context.resumable = True
+    outlive_readers()
     more = ["--allow-overlap"] * allow_overlap + ["--no-live"] * (not live)
     failed = execution.run(found, left, jobs, more, sys.stderr)
     execution.conclude(found, sys.stdout)
     if failed:
         count = f"{len(failed)} of {len(found.members)} runs failed"
-        typer.echo(f"society: {count}; running again does only what is missing", err=True)
+        tell(f"society: {count}; running again does only what is missing")
         raise typer.Exit(1)

@@ -40,8 +40,9 @@ def view(
                 f"society view needs {' and '.join(missing)}; "
                 "install it with: pip install 'multiagent-finetuning[view]'"
             )
+        from society.terminal import say
         from society.view.catalogue import Library
         from society.view.serving import serve
 
         library = Library(runs, names or ())
-        serve(library, host, port, ask_token=token, say=typer.echo)
+        serve(library, host, port, ask_token=token, say=say)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TextIO
 
-from rich.console import Console
-
 from providers.pricing import Price
 from society.config import Config
 from society.costing import lengths
@@ -18,8 +16,8 @@ from society.costing.estimate import (
     Line,
 )
 from society.costing.lengths import Range
-from society.live import printable
 from society.rows import Format, write
+from society.terminal import Screen
 
 COLUMNS = (
     "stage",
@@ -45,9 +43,9 @@ def show(estimate: Estimate, config: Config, form: Format, stream: TextIO) -> No
         rows.append(_total(estimate))
     write(COLUMNS, rows, form, stream)
     if form == "table":
-        console = Console(file=stream, highlight=False)
+        console = Screen(stream, soft_wrap=True)
         for text in (*_outcome(estimate, config), *prices(estimate), *assumptions(config)):
-            console.print(printable(text), markup=False, soft_wrap=True)
+            console.print(text)
 
 
 def _row(line: Line) -> tuple[object, ...]:

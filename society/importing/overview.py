@@ -6,6 +6,7 @@ from typing import TextIO
 
 from society.importing import Imported
 from society.rows import write
+from society.terminal import one_line, write_line
 from store.ledger import Store
 
 _SHOWN = 5
@@ -55,12 +56,11 @@ _DATASET_COLUMNS = ("dataset", "examples", "corrected", "kept", "note")
 def show(imported: Imported, stream: TextIO) -> None:
     """Print what the new run holds and which debates were left out."""
     folder, society = imported.folder, imported.config.society
-    stream.write(
-        f"run {folder.name}: {society.agents} agents, {society.rounds} rounds\n"
-        + "".join(f"left out: {each}\n" for each in imported.left_out[:_SHOWN])
-    )
+    write_line(stream, f"run {folder.name}: {society.agents} agents, {society.rounds} rounds")
+    for each in imported.left_out[:_SHOWN]:
+        write_line(stream, f"left out: {one_line(each)}")
     if len(imported.left_out) > _SHOWN:
-        stream.write(f"left out: {len(imported.left_out) - _SHOWN} more\n")
+        write_line(stream, f"left out: {len(imported.left_out) - _SHOWN} more")
     store = Store.open(folder.database, read_only=True)
     try:
         write(_DEBATE_COLUMNS, store.rows(_DEBATES, {"rounds": society.rounds}), "table", stream)

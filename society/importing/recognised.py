@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from evals.tasks.sources.text import read_text
 from society.importing import contexts, lines
 from society.importing.spoken import Spoken, TranscriptError
 from society.outcome import Scope
@@ -40,16 +41,9 @@ def read(path: Path, split: Split, iteration: int | None) -> list[Spoken]:
 
 def _text(path: Path) -> str:
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise TranscriptError(str(path), [f"cannot be read: {error.strerror}"]) from error
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        number = content.count(b"\n", 0, error.start) + 1
-        raise TranscriptError(
-            str(path), [f"line {number}: not UTF-8 ({error.reason}); save the file as UTF-8"]
-        ) from error
+        text = read_text(path, "the file")
+    except ValueError as error:
+        raise TranscriptError(str(path), [str(error)]) from error
     if not text.strip():
         raise TranscriptError(str(path), [f"the file is empty; it needs {_FORMATS}"])
     return text

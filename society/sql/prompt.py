@@ -19,6 +19,8 @@ from society.rows import Format, write
 from society.signals import Terminated
 from society.sql.completion import Catalog, Completions, catalog_of
 from society.sql.session import Session
+from society.state import open_private, state_folder
+from society.terminal import write_line
 from store.answers import split
 from store.errors import InvalidQuery, StoreError
 
@@ -52,7 +54,7 @@ class Console:
                 if statement.strip():
                     self._query(statement)
         except StoreError as error:
-            self._out.write(f"{error}\n")
+            write_line(self._out, str(error))
         except Terminated:
             raise
         except KeyboardInterrupt:
@@ -89,7 +91,7 @@ class Console:
         write(("relation", "columns"), rows, "table", self._out)
         if catalog.runs:
             names = ", ".join(f'"{name}"' for name in catalog.runs)
-            self._out.write(f"of all runs at once; of one of them: {names}.RELATION\n")
+            write_line(self._out, f"of all runs at once; of one of them: {names}.RELATION")
 
     def _columns(self, name: str) -> None:
         columns = self.catalog.relations.get(name)
@@ -135,17 +137,13 @@ def finished(text: str) -> bool:
 
 def history_file(environment: Mapping[str, str], home: Callable[[], Path] = Path.home) -> Path:
     """Where queries are remembered: in the user's folder for state."""
-    state = environment.get("XDG_STATE_HOME")
-    folder = Path(state) if state else home() / ".local" / "state"
-    return folder / "society" / "sql_history"
+    return state_folder(environment, home) / "sql_history"
 
 
 def _history() -> History:
     try:
         path = history_file(os.environ)
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
-        path.chmod(0o600)
+        os.close(open_private(path))
     except (OSError, RuntimeError):
         return InMemoryHistory()
     return FileHistory(str(path))

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evals.tasks.sources.text import read_text
 from society import config as experiments
 from society.config import ConfigError
 from society.sweeps import naming
@@ -148,9 +149,9 @@ def _require_values(path: naming.Path, values: Sequence[object]) -> None:
 def _from_file(file: Path) -> tuple[Point, ...]:
     """One point a line: a JSON object of settings by their keys, and perhaps a `name`."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read --list {str(file)!r} as UTF-8 text: {error}") from error
+        lines = read_text(file).splitlines()
+    except ValueError as error:
+        raise ConfigError(f"--list: {error}") from error
     points: dict[str, Point] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -170,7 +171,7 @@ def _from_file(file: Path) -> tuple[Point, ...]:
 def _from_line(line: str, place: str) -> Point:
     try:
         found = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{place}: broken JSON: {error}") from error
     if not isinstance(found, dict):
         raise ConfigError(f'{place}: not a JSON object of settings, e.g. {{"society.agents": 5}}')

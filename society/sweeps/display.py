@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from society.live import printable
 from society.status import Notice, notice_of
 from society.sweeps.processes import Running, State
+from society.terminal import Screen, one_line, write_line
 
 _MARKS: dict[State, tuple[str, str]] = {
     "waiting": ("·", "dim"),
@@ -28,7 +27,7 @@ _MARGIN = 3
 @contextmanager
 def watch(stream: TextIO, members: Sequence[Running]) -> Iterator[Callable[[], None]]:
     """A function that shows how far the members are; to be called every now and then."""
-    console = Console(file=stream, highlight=False)
+    console = Screen(stream)
     if not console.is_terminal:
         yield PlainLines(stream, members)
         return
@@ -62,8 +61,7 @@ class PlainLines:
                 self._told[name] = state
 
     def _tell(self, name: str, line: str) -> None:
-        self._stream.write(f"{name}: {printable(line)}\n")
-        self._stream.flush()
+        write_line(self._stream, f"{name}: {line}")
 
 
 def overview(members: Sequence[Running], height: int) -> Table:
@@ -87,11 +85,11 @@ def overview(members: Sequence[Running], height: int) -> Table:
 
 def _line(running: Running) -> str:
     if running.state == "failed":
-        return printable(running.error().split("\n")[0])
+        return one_line(running.error().split("\n")[0])
     if running.state != "running":
         return running.state
     try:
         text = notice_of(running.member.folder).read_text(encoding="utf-8")
-        return printable(Notice.model_validate_json(text).line)
+        return one_line(Notice.model_validate_json(text).line)
     except (OSError, ValueError):
         return "starting"

@@ -10,11 +10,11 @@ from typing import TextIO
 from evals import report as reports
 from society import runs as folders
 from society import stopping
-from society.live import printable
 from society.runs import RunFolder
 from society.sweeps import checks, display, record, results
 from society.sweeps.definition import Member, Sweep
 from society.sweeps.processes import Running, carry_out, default_jobs
+from society.terminal import write_line
 from store.errors import StoreError
 from store.ledger import Store
 
@@ -39,9 +39,9 @@ def run(
     each of them told on `stream`."""
     done = len(sweep.members) - len(left)
     already = f", {done} of them done before" if done else ""
-    stream.write(f"sweep {sweep.folder.name}: {len(sweep.members)} runs{already}")
     at_a_time = jobs or default_jobs(left)
-    stream.write(f"; {at_a_time} at a time{checks.budget(sweep)}\n" if left else "\n")
+    how = f"; {at_a_time} at a time{checks.budget(sweep)}" if left else ""
+    write_line(stream, f"sweep {sweep.folder.name}: {len(sweep.members)} runs{already}{how}")
 
     def arguments(member: Member) -> list[str]:
         folder = member.folder
@@ -56,8 +56,8 @@ def run(
     failed = [running for running in members if running.state != "finished"]
     for running in failed:
         why = running.error() if running.state == "failed" else "stopped"
-        stream.write(f"{running.member.folder.name} failed: {printable(why)}\n")
-        stream.write(f"  all it has told is in {running.log}\n")
+        write_line(stream, f"{running.member.folder.name} failed: {why}")
+        write_line(stream, f"  all it has told is in {running.log}")
     return failed
 
 
@@ -79,7 +79,7 @@ def conclude(sweep: Sweep, stream: TextIO) -> None:
         stores = [store for store in _readable(known.folders(runs), opened) if store.run()]
         if stores:
             reports.write(stores, sweep.folder.report)
-            stream.write(f"report: {sweep.folder.report}\n")
+            write_line(stream, f"report: {sweep.folder.report}")
 
 
 def _readable(members: Sequence[RunFolder], opened: ExitStack) -> Iterator[Store]:

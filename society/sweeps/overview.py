@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TextIO
 
-from rich.console import Console
-
 from society import runs as folders
 from society.costing import lengths
 from society.costing.estimate import Estimate, estimate
 from society.costing.overview import assumptions, prices
-from society.live import printable
 from society.rows import Format, write
 from society.runs import RunFolder
 from society.status import Notice, notice_of
 from society.sweeps import checks, results
 from society.sweeps.definition import Sweep
 from society.sweeps.record import SweepRecord
+from society.terminal import Screen, write_line
 from store.errors import StoreError, StoreLocked, StoreMissing
 from store.ledger import Store
 
@@ -39,7 +37,7 @@ def show_status(folder: RunFolder, record: SweepRecord, stream: TextIO) -> None:
     runs = folder.path.parent
     states = [(member.run, _state(folders.folder(runs, member.run))) for member in record.members]
     finished = sum(state.startswith("finished") for _, state in states)
-    stream.write(f"sweep {folder.name}: {finished} of {len(states)} runs finished\n")
+    write_line(stream, f"sweep {folder.name}: {finished} of {len(states)} runs finished")
     write(("run", "state"), states, "table", stream)
     results.show(record, runs, stream)
 
@@ -84,12 +82,12 @@ def show_cost(
     write(_COST_COLUMNS, rows, form, stream)
     if form != "table":
         return
-    console = Console(file=stream, highlight=False)
+    console = Screen(stream, soft_wrap=True)
     unpriced = dict.fromkeys(a for found in estimates.values() for a in found.unpriced)
     text = _outcome(rows[-1], list(unpriced)) + checks.budget(sweep) + "."
     seen = list(dict.fromkeys(line for found in estimates.values() for line in prices(found)))
     for line in (text, *seen, *assumptions(points[0].config)):
-        console.print(printable(line), markup=False, soft_wrap=True)
+        console.print(line)
 
 
 def _row(point: str, found: Estimate, runs: int) -> tuple[object, ...]:

@@ -10,15 +10,14 @@ from statistics import fmean
 from typing import TextIO
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from evals.metrics import MEASURES, Decoding, Measure, apart, table, zero_shot_tasks
 from evals.reading import evaluated_arms
 from society import runs as folders
-from society.live import printable
 from society.sweeps.record import SweepRecord
+from society.terminal import Screen, one_line
 from store.errors import StoreError
 from store.ledger import Store
 
@@ -75,7 +74,7 @@ def results(record: SweepRecord, runs: Path) -> list[Result]:
 
 def show(record: SweepRecord, runs: Path, stream: TextIO) -> None:
     """Print one table for each task."""
-    console = Console(file=stream, highlight=False)
+    console = Screen(stream)
     if not console.is_terminal:
         console.width = 120
     rows = results(record, runs)
@@ -84,7 +83,7 @@ def show(record: SweepRecord, runs: Path, stream: TextIO) -> None:
         return
     for task in dict.fromkeys(row.task for row in rows):
         of_task = [row for row in rows if row.task == task]
-        about = "Held-out questions" if task is None else printable(apart(task))
+        about = "Held-out questions" if task is None else one_line(apart(task))
         console.print(_drawn(of_task, f"{about}: accuracy in %, mean over seeds, least to most"))
 
 
@@ -128,7 +127,7 @@ def _drawn(rows: Sequence[Result], title: str) -> Table:
         same = [a == b for a, b in zip(names, before, strict=False)] or [False] * len(names)
         kept = ["" if all(same[: n + 1]) else name for n, name in enumerate(names)]
         drawn.add_row(
-            *map(printable, kept),
+            *map(one_line, kept),
             "untuned" if row.iteration == 0 else str(row.iteration),
             str(row.seeds),
             *(_spread(row.rates[measure]) for measure in MEASURES),

@@ -12,11 +12,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from evals.intervals import Rate
+from evals.visible import plain
 from society.live import duration
 from society.view import chart
 from society.view.debates import Key
 from society.view.filters import FLIPS, VOTES, Filter, Stage
-from society.view.visible import fold, inline, plain, visible
+from society.view.visible import fold, inline, visible
 
 
 def render(template: str, **values: object) -> str:

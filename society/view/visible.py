@@ -1,48 +1,13 @@
-"""Text from models on a page: whatever could hide, move or reorder text is shown as a mark.
-
-Covered are control characters and ANSI escape sequences, the bidirectional formatting characters
-(Unicode Standard Annex 9; the attack: https://trojansource.codes), invisible spaces and joiners
-that no script needs, and tag characters. ZWJ and ZWNJ stay: emoji and Persian need them.
-"""
+"""Text from models on a page: what `evals.visible` names is shown as a mark."""
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-_SHORT = {
-    "\u00ad": "SHY",
-    "\u061c": "ALM",
-    "\u180e": "MVS",
-    "\u200b": "ZWSP",
-    "\u200e": "LRM",
-    "\u200f": "RLM",
-    "\u2028": "LSEP",
-    "\u2029": "PSEP",
-    "\u202a": "LRE",
-    "\u202b": "RLE",
-    "\u202c": "PDF",
-    "\u202d": "LRO",
-    "\u202e": "RLO",
-    "\u2060": "WJ",
-    "\u2066": "LRI",
-    "\u2067": "RLI",
-    "\u2068": "FSI",
-    "\u2069": "PDI",
-    "\ufeff": "BOM",
-}
-_CONTROLS = (
-    "NUL SOH STX ETX EOT ENQ ACK BEL BS TAB LF VT FF CR SO SI "
-    "DLE DC1 DC2 DC3 DC4 NAK SYN ETB CAN EM SUB ESC FS GS RS US"
-)
-_ANSI = "\x1b\\[[0-?]*[ -/]*[@-~]"
-_HIDDEN = re.compile(
-    f"{_ANSI}|[\x00-\x08\x0b-\x1f\x7f-\x9f{''.join(_SHORT)}"
-    "\u2061-\u2064\u206a-\u206f\ufff9-\ufffb\U000e0000-\U000e007f]"
-)
+from evals.visible import HIDDEN, named
+
 FOLD_AT = 2_400
 SHOWN_AT_MOST = 60_000
 
@@ -51,7 +16,7 @@ def visible(text: str) -> Markup:
     """`text` as markup, escaped, every hidden character replaced by a mark that names it."""
     parts: list[Markup] = []
     end = 0
-    for found in _HIDDEN.finditer(text):
+    for found in HIDDEN.finditer(text):
         parts += [escape(text[end : found.start()]), _mark(found[0])]
         end = found.end()
     return Markup("").join([*parts, escape(text[end:])])
@@ -82,26 +47,8 @@ def fold(text: str) -> Fold:
     return Fold(text[:at], text[at:SHOWN_AT_MOST], max(0, len(text) - SHOWN_AT_MOST))
 
 
-def plain(text: str) -> str:
-    """`text` with every hidden character named in brackets, for where there can be no markup."""
-    return _HIDDEN.sub(lambda found: f"[{_named(found[0])[0]}]", text)
-
-
 def _mark(hidden: str) -> Markup:
-    shown, name = _named(hidden)
+    shown, name = named(hidden)
     return Markup('<span class="hidden-character" title="U+{:04X} {}">{}</span>').format(
         ord(hidden[0]), name, shown
     )
-
-
-def _named(hidden: str) -> tuple[str, str]:
-    """What is shown instead of a hidden character or an escape sequence, and its name."""
-    first = ord(hidden[0])
-    if len(hidden) > 1:
-        return f"ESC{hidden[1:]}", "escape sequence"
-    if first < 0x20:
-        return _CONTROLS.split()[first], "control character"
-    if first == 0x7F:
-        return "DEL", "control character"
-    shown = _SHORT.get(hidden, f"U+{first:04X}")
-    return shown, unicodedata.name(hidden, "control character").lower()

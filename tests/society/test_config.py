@@ -82,7 +82,7 @@ def test_broken_toml_names_the_line(tmp_path: Path) -> None:
 def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
     path = tmp_path / "bytes.toml"
     path.write_bytes(b"\xff\xfe\x00")
-    assert "as UTF-8 text" in refused(str(path))
+    assert "is UTF-16 or UTF-32 text; save the file as UTF-8" in refused(str(path))
 
 
 def test_a_missing_file_lists_the_packaged_experiments() -> None:

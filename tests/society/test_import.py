@@ -272,7 +272,7 @@ def test_what_a_line_does_not_say_comes_from_the_command(tmp_path):
         ("[1, 2]", "neither of the two formats"),
         ('{"q": {"contexts": []}}', "neither of the two formats"),
         ("question,agent\n1,2\n", "neither of the two formats"),
-        (b'{"question": "caf\xe9"}\n', "line 1: not UTF-8"),
+        (b'{"question": "caf\xe9"}\n', "line 1: byte 0xe9 is not UTF-8"),
         ({"q": [[]]}, "question 1 ('q'): expected"),
         ({"q": []}, "question 1 ('q'): expected"),
         ({"q": [[conversation("q", 1)], True]}, "question 1 ('q'): expected"),

@@ -47,7 +47,7 @@ def test_the_untuned_society_is_called_so() -> None:
 
 def test_plain_lines_hold_no_control_codes() -> None:
     [line] = lines_of([Note("a model said \x1b[2J\nand\tmore\r")], [0])
-    assert line == "a model said [2J and more"
+    assert line == "a model said [ESC[2J] and more[CR]"
 
 
 def test_events_out_of_a_stage_are_no_error() -> None:
@@ -66,7 +66,7 @@ def test_live_display_draws_the_stage_and_keeps_what_is_finished() -> None:
         observe(StageFinished(5))
         assert not progress.tasks
     assert "iteration 2/3 · debate: 40 questions in 5 s" in screen.getvalue()
-    assert "[b]odd[2J" in screen.getvalue()
+    assert "[b]odd[ESC[2J]" in screen.getvalue()
 
 
 def test_a_stream_that_is_no_terminal_gets_plain_lines() -> None:

@@ -208,7 +208,10 @@ def test_a_wrong_list_is_named(load, listed, message):
 
 def test_a_list_that_is_no_json_or_not_there_is_named(experiment, tmp_path):
     (tmp_path / "broken.jsonl").write_text('{"a": 1}\n{"a"\n')
-    for file, message in (("broken.jsonl", "line 2: broken JSON"), ("none.jsonl", "cannot read")):
+    for file, message in (
+        ("broken.jsonl", "line 2: broken JSON"),
+        ("none.jsonl", "cannot be read"),
+    ):
         source = Source(str(experiment), (), Options(listed=tmp_path / file))
         with pytest.raises(ConfigError, match=message):
             definition.load(source, tmp_path, "small")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from evals.tasks.sources.rows import Row
+from evals.tasks.sources.text import read_text
 
 
 def read(path: Path, name: str | None = None) -> list[Row]:
@@ -34,7 +35,7 @@ def read(path: Path, name: str | None = None) -> list[Row]:
 
 def _json_lines(path: Path, name: str) -> Iterator[Row]:
     # Only "\n" ends a line: JSON strings may contain the other separators of Unicode.
-    for number, line in enumerate(_text(path, name).split("\n"), start=1):
+    for number, line in enumerate(read_text(path, name).split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -54,7 +55,7 @@ def _json_lines(path: Path, name: str) -> Iterator[Row]:
 
 def _json_list(path: Path, name: str) -> Iterator[Row]:
     try:
-        items = json.loads(_text(path, name), parse_constant=_no_constant)
+        items = json.loads(read_text(path, name), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise ValueError(
@@ -76,7 +77,7 @@ def _json_list(path: Path, name: str) -> Iterator[Row]:
 
 
 def _csv(path: Path, name: str) -> Iterator[Row]:
-    reader = csv.reader(io.StringIO(_text(path, name), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(read_text(path, name), newline=""), strict=True)
     header: list[str] | None = None
     line = 1
     try:
@@ -128,21 +129,6 @@ def _parquet(path: Path, name: str) -> Iterator[Row]:
         ) from error
     for number, record in enumerate(records, start=1):
         yield Row(name, "row", number, dict(zip(columns, record, strict=True)))
-
-
-def _text(path: Path, name: str) -> str:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{name} cannot be read: {error.strerror or error}") from error
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"{name}, line {line}: byte 0x{content[error.start]:02x} is not UTF-8; "
-            "save the file as UTF-8"
-        ) from None
 
 
 def _no_constant(word: str) -> NoReturn:

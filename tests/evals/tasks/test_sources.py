@@ -38,7 +38,11 @@ def test_a_unicode_line_separator_inside_a_string_ends_no_line(tmp_path):
         ("a.jsonl", b'{"q": ' + b"1" * 5000 + b"}", r"line 1: broken JSON: "),
         ("a.jsonl", b'{"q": 1}\n["q"]', r"line 2: list instead of an object"),
         ("a.jsonl", b'{"q": "ok"}\n{"q": "\xe4"}', r"line 2: byte 0xe4 is not UTF-8; save"),
-        ("a.jsonl", '{"q": "ü"}'.encode("utf-16"), r"line 1: byte 0xff is not UTF-8"),
+        (
+            "a.jsonl",
+            '{"q": "ü"}'.encode("utf-16"),
+            r"a.jsonl is UTF-16 or UTF-32 text; save",
+        ),
         ("a.jsonl", b" \n\n", r"has no rows"),
         ("a.json", b'{"q": 1}\n{"q": 2}', r"line 2: broken JSON: .*name it .jsonl"),
         ("a.json", b'{"q": 1}', r"dict instead of a list"),

@@ -1,0 +1,65 @@
+"""Text on its way to a terminal: all of it goes through here, and none of it is interpreted.
+
+Much of what is shown comes from models, servers and imported files. Hidden characters and escape
+sequences are named (`evals.visible`); Rich's markup and emoji codes stay the text they are.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any, TextIO
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
+
+from evals.visible import one_line, plain
+
+__all__ = ["Screen", "one_line", "plain", "printable", "say", "tell", "write_line"]
+
+printable = plain
+
+
+class Screen(Console):
+    """Rich's console on a stream, for text that nobody has vouched for."""
+
+    def __init__(self, stream: TextIO, *, soft_wrap: bool = False) -> None:
+        super().__init__(
+            file=stream, highlight=False, markup=False, emoji=False, soft_wrap=soft_wrap
+        )
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Text for a cell or a line, its hidden characters named before its width is measured."""
+        options |= {"markup": False, "emoji": False}
+        return super().render_str(plain(text), **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """What Rich draws; only Rich's own control codes are left to the terminal."""
+        for segment in super().render(renderable, options):
+            if segment.control:
+                yield segment
+            else:
+                yield Segment(plain(segment.text), segment.style)
+
+    def on_broken_pipe(self) -> None:
+        """Leave it to the command how it ends when nobody reads any more."""
+        raise
+
+
+def say(text: str) -> None:
+    """Print lines of text on stdout."""
+    write_line(sys.stdout, text)
+
+
+def tell(text: str) -> None:
+    """Print lines of text on stderr."""
+    write_line(sys.stderr, text)
+
+
+def write_line(stream: TextIO, text: str) -> None:
+    """Print lines of text on a stream, at once."""
+    stream.write(f"{plain(text)}\n")
+    stream.flush()
