@@ -204,7 +204,7 @@ def test_ask_shows_every_turn_and_the_consensus(society, ran: Path, tmp_path: Pa
     assert "the untuned society of run small debates: 3+4*5+6-7*8" in out
     for agent in (1, 2, 3):
         assert f"round 2 · agent {agent}" in out
-        assert f"agent {agent} says [31m\\boxed{{-27}}" in out
+        assert f"agent {agent} says [ESC[31m]\\boxed{{-27}}" in out
     assert "consensus -27  (3 of 3 agents)" in out
     assert "\x1b" not in out
     with Store.open(tmp_path / "runs/small/run.duckdb", read_only=True) as store:

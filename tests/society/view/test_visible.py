@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from society.view.visible import FOLD_AT, SHOWN_AT_MOST, fold, inline, plain, visible
+from evals.visible import one_line, plain
+from society.view.visible import FOLD_AT, SHOWN_AT_MOST, fold, inline, visible
 
 HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2066-\u2069\ufeff]")
 
@@ -23,7 +24,13 @@ def test_nothing_is_markup_and_nothing_is_hidden(text):
     assert not HIDDEN.search(plain(text))
 
 
-@given(st.text(st.characters(categories=["L", "N", "P", "S"], include_characters=" \n\t")))
+FILLERS = "\u115f\u1160\u3164\uffa0"
+ORDINARY = st.characters(
+    categories=["L", "N", "P", "S"], include_characters=" \n\t", exclude_characters=FILLERS
+)
+
+
+@given(st.text(ORDINARY))
 def test_ordinary_text_is_left_as_it_is(text):
     assert html.unescape(str(visible(text))) == text
 
@@ -40,6 +47,9 @@ def test_ordinary_text_is_left_as_it_is(text):
         ("\u200b\ufeff", ["ZWSP", "BOM"]),
         ("\U000e0041", ["U+E0041"]),
         ("a\r\nb", ["CR"]),
+        ("a\u3164b\u034f", ["U+3164", "CGJ"]),
+        ("\ud800", ["U+D800"]),
+        ("\U000e0100", ["U+E0100"]),
     ],
 )
 def test_hidden_characters_are_named(text, marks):
@@ -65,3 +75,9 @@ def test_a_long_text_is_folded_and_a_huge_one_cut():
 def test_an_inline_text_is_one_isolated_line():
     assert inline("a\n b", 40) == '<bdi class="said">a b</bdi>'
     assert "…" in inline("word " * 100, 40)
+
+
+def test_one_line_has_no_place_for_another():
+    assert one_line("run x: finished\nrun y:\u2028\x85 done") == (
+        "run x: finished run y:[LSEP][U+0085] done"
+    )
