@@ -18,7 +18,7 @@ from society.debate import Debate
 from society.iterate import rules, society_after
 from society.outcome import Scope
 from society.runs import RunFolder
-from society.terminal import Screen, one_line, printable
+from society.terminal import Screen, one_line, plain
 from society.voting import Tally
 from store.ledger import Store
 from store.records import Row, Turn
@@ -39,7 +39,7 @@ def show(folder: RunFolder, store: Store, text: str, stream: TextIO) -> None:
     console = Screen(stream)
     newest = newest_iteration(store, config)
     who = f"the society of iteration {newest}" if newest else "the untuned society"
-    title = f"{who} of run {one_line(folder.name)} debates: {printable(text)}"
+    title = f"{who} of run {one_line(folder.name)} debates: {plain(text)}"
     console.print(Text(title, style="bold"))
     tally = asyncio.run(ask(folder, config, store, text, partial(_print, console)))
     console.print(Rule(style="dim"))
@@ -50,7 +50,7 @@ def show(folder: RunFolder, store: Store, text: str, stream: TextIO) -> None:
     console.print(
         Text.assemble(
             ("consensus ", "bold"),
-            (printable(tally.answer), "bold green"),
+            (plain(tally.answer), "bold green"),
             f"  ({tally.votes} of {config.society.agents} agents{tie})",
         )
     )
@@ -60,9 +60,9 @@ def _print(console: Screen, turn: Turn) -> None:
     what = "summary for agent" if turn.kind == "summary" else "agent"
     title = f"round {turn.round} · {what} {turn.agent} · {turn.model_id}"
     console.print(Rule(Text(one_line(title)), align="left", style="dim"))
-    console.print(Text(printable(turn.response), style="dim" if turn.kind == "summary" else ""))
+    console.print(Text(plain(turn.response), style="dim" if turn.kind == "summary" else ""))
     if turn.error is not None:
-        console.print(Text(f"(no response: {printable(turn.error)})", style="red"))
+        console.print(Text(f"(no response: {plain(turn.error)})", style="red"))
 
 
 async def ask(

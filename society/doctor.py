@@ -26,7 +26,7 @@ from society import config as experiments
 from society import leakage
 from society.config import Config, ConfigError
 from society.runs import RunFolder
-from society.terminal import Screen, printable
+from society.terminal import Screen, plain
 from society.tuning import all_tuned
 from store.errors import StoreError
 from store.ledger import Store
@@ -100,10 +100,10 @@ def show(findings: Sequence[Finding], stream: TextIO) -> None:
     console = Screen(stream, soft_wrap=True)
     indent = " " * _WIDTH
     for found in findings:
-        text = printable(found.text).replace("\n", f"\n{indent}")
+        text = plain(found.text).replace("\n", f"\n{indent}")
         console.print(Text(f"{found.level:<{_WIDTH}}", _STYLES[found.level]) + Text(text))
         if found.remedy:
-            console.print(Text(f"{indent}→ {printable(found.remedy)}", "dim"))
+            console.print(Text(f"{indent}→ {plain(found.remedy)}", "dim"))
 
 
 def past_of(config: Config, folder: RunFolder) -> Past:

@@ -12,8 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from society.events import Event, Note, Observer, StageAdvanced, StageFinished, StageStarted
-from society.terminal import Screen, one_line, write_line
-from society.terminal import printable as printable
+from society.terminal import Screen, one_line, plain, write_line
 
 Clock = Callable[[], float]
 
@@ -133,14 +132,14 @@ class LiveDisplay:
         elif isinstance(event, StageAdvanced):
             self._pace.advance(event, self._clock())
             self._progress.update(
-                self._bar, completed=event.done, numbers=printable(self._pace.numbers)
+                self._bar, completed=event.done, numbers=plain(self._pace.numbers)
             )
         else:
             self._print(ending(self._pace.stage, event, self._iterations), "green")
             self._clear()
 
     def _print(self, line: str, style: str) -> None:
-        self._progress.console.print(Text(printable(line), style=style))
+        self._progress.console.print(Text(plain(line), style=style))
 
     def _clear(self) -> None:
         if self._bar is not None:

@@ -16,9 +16,7 @@ from rich.text import Text
 
 from evals.visible import one_line, plain
 
-__all__ = ["Screen", "one_line", "plain", "printable", "say", "tell", "write_line"]
-
-printable = plain
+__all__ = ["Screen", "one_line", "plain", "say", "tell", "write_line"]
 
 
 class Screen(Console):

@@ -54,8 +54,6 @@ def measure(
     from society.failures import reported
 
     with reported():
-        from functools import partial
-
         from society import diversity, stopping
         from society import runs as folders
         from society.terminal import tell
@@ -76,5 +74,5 @@ def measure(
 
         with Store.open(folder.database, create=False) as store:
             work = diversity.measure_run(folder, store, choice, on_society)
-            rows = stopping.run(work, partial(typer.echo, err=True))
+            rows = stopping.run(work, tell)
         diversity.show(rows, sys.stdout)
