@@ -7,6 +7,7 @@ FinetuneError
 ├── SelectionRefused  the user's own selection of training rows cannot be used (also a ValueError)
 ├── JobChanged        a stored job was described differently
 └── TuningFailed      one or more jobs failed, all others were seen through
+    └── TuningStopped what a job needs has run out (credit, disk, memory); its training did not fail
 """
 
 from __future__ import annotations
@@ -38,3 +39,7 @@ class JobChanged(FinetuneError):
 
 class TuningFailed(FinetuneError):
     """Names each failed job's agent and role, the provider's reason and the remedy."""
+
+
+class TuningStopped(TuningFailed):
+    """Names what has run out; never a reason to go on with the old model."""

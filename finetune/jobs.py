@@ -53,7 +53,8 @@ async def tune(
     ones from the provider. A plan with fewer examples than the provider's minimum keeps its start
     model. A failed job lets the others finish; then `TuningFailed` names every failure, and calling
     again makes a new attempt; with `on_failure` "keep" the old model stays instead, for good, and
-    is among `Tuned.kept`. A submission of unknown outcome always stops. Raises
+    is among `Tuned.kept`. A submission of unknown outcome always stops, and so does a job that had
+    no credit, disk or memory left. Raises
     `providers.errors.RunError` at once, `JobChanged` where a stored job was described differently.
     """
     used = {plan.start.address: providers[plan.start.address] for plan in plans}

@@ -89,7 +89,7 @@ class TuningPlan:
 class TuningProgress:
     """News of one job. `progress` runs from 0 to 1; `loss` is the latest, in nats per token.
 
-    Status "skipped": no job, the old model stays, for `reason`.
+    Status "skipped": no job, the old model stays, for `reason`. `note` is what else is to be said.
     """
 
     iteration: int
@@ -101,19 +101,24 @@ class TuningProgress:
     progress: float = 0.0
     loss: float | None = None
     reason: str | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Polling:
     """How often to ask. The wait grows from `first_s` to `longest_s` while nothing changes.
 
-    `patience` bounds passing errors in a row, and the looks after an ambiguous submission.
+    `patience` bounds passing errors in a row. After a submission of unknown outcome the job is
+    looked for that often at least, at last every `look_s`, and submitted `submissions` times at
+    most.
     """
 
     first_s: float = 0.1
     longest_s: float = 20.0
     growth: float = 1.05
     patience: int = 5
+    look_s: float = 5.0
+    submissions: int = 3
 
 
 @dataclass(frozen=True, slots=True)

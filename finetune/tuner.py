@@ -11,7 +11,13 @@ import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
-from finetune.errors import FinetuneError, JobChanged, SubmissionUnknown, TuningFailed
+from finetune.errors import (
+    FinetuneError,
+    JobChanged,
+    SubmissionUnknown,
+    TuningFailed,
+    TuningStopped,
+)
 from finetune.plans import Kept, OnFailure, Polling, TuningPlan, TuningProgress
 from providers.base import (
     Capabilities,
@@ -65,6 +71,8 @@ class Tuner:
         async with slots:
             try:
                 return await self._tune()
+            except TuningStopped as failure:
+                return failure
             except TuningFailed as failure:
                 if self._on_failure == "keep":
                     return await self._keep(given_up, str(failure))
@@ -111,12 +119,17 @@ class Tuner:
         spec, job, handle = await self._attempt()
         if job is not None and job.status == "succeeded":
             return self._adopted(job)
+        # An earlier process may have submitted it the moment before it ended.
+        doubtful = job is not None and job.status == "intent"
         if job is None or job.status in ("failed", "cancelled", "skipped"):
             job = self._described(spec, "intent")
         await self._save(job)
         self._tell(job)
+        handle = handle or await self._recorded(job, spec)
+        if handle is None and doubtful:
+            handle = await self._look_for(spec, self._provider.capabilities.listing_lag_s)
         if handle is None:
-            handle = await self._recorded(job, spec) or await self._submit(job, spec)
+            handle = await self._submit(job, spec)
         if job.provider_job_id != handle.job_id:
             job = replace(job, status="submitted", provider_job_id=handle.job_id)
             await self._save(job)
@@ -154,29 +167,41 @@ class Tuner:
         return None if state.status in ("failed", "cancelled") else handle
 
     async def _submit(self, job: Job, spec: FinetuneSpec) -> JobHandle:
-        try:
-            return await self._provider.submit(spec)
-        except AmbiguousSubmission as error:
-            return await self._look_for(job, spec, error)
-        except (JobError, RequestError) as error:
-            raise await self._failed(job, "rejected", str(error)) from error
+        """Submit the job; again only where it has settled that there is none.
 
-    async def _look_for(
-        self, job: Job, spec: FinetuneSpec, error: AmbiguousSubmission
-    ) -> JobHandle:
-        wait = self._polling.first_s
-        for _ in range(self._polling.patience):
-            handle = await self._provider.find(spec)
+        Raises `SubmissionUnknown` where that cannot be known, or fails time after time.
+        """
+        for _ in range(self._polling.submissions):
+            try:
+                return await self._provider.submit(spec)
+            except AmbiguousSubmission as error:
+                unknown = error
+            except (JobError, RequestError) as error:
+                raise await self._failed(job, "rejected", str(error)) from error
+            handle = await self._look_for(spec, unknown.settles_in_s or 0.0)
             if handle is not None:
                 return handle
-            await asyncio.sleep(wait)
-            wait = min(self._polling.longest_s, 2 * wait)
-        await self._save(replace(job, raw_status="ambiguous", error=str(error)))
+            if unknown.settles_in_s is None:
+                break
+        await self._save(replace(job, raw_status="ambiguous", error=str(unknown)))
         raise SubmissionUnknown(
-            f"{self._plan.title}: nobody knows whether job {spec.name} was created ({error}); look "
-            "for it at the provider; running again adopts it if it is there, and only otherwise "
-            "submits it"
-        ) from error
+            f"{self._plan.title}: nobody knows whether job {spec.name} was created ({unknown}); "
+            "look for it at the provider; running again adopts it if it is there, and only "
+            "otherwise submits it"
+        ) from unknown
+
+    async def _look_for(self, spec: FinetuneSpec, least_s: float) -> JobHandle | None:
+        """The job, where the provider comes to see it within `least_s` seconds."""
+        polling, waited, looks = self._polling, 0.0, 0
+        wait = polling.first_s
+        while True:
+            handle = await self._provider.find(spec)
+            looks += 1
+            if handle is not None or (looks >= polling.patience and waited >= least_s):
+                return handle
+            await asyncio.sleep(wait)
+            waited += wait
+            wait = min(polling.longest_s, polling.look_s, 2 * wait)
 
     async def _watch(self, job: Job, handle: JobHandle) -> ModelRef:
         least = self._provider.capabilities.poll_s
@@ -213,7 +238,9 @@ class Tuner:
         await self._store.append(*_points(job, state, known), *_checkpoints(job, state))
         if state.status != "succeeded":
             reason = state.error or f"the provider says {state.raw_status!r} and no more"
-            raise await self._failed(job, state.raw_status, reason, state.status)
+            raise await self._failed(
+                job, state.raw_status, reason, state.status, lacking=state.lacking
+            )
         if state.model is None:
             raise await self._failed(job, state.raw_status, "succeeded without naming a model")
         job = replace(
@@ -255,15 +282,27 @@ class Tuner:
         raise JobChanged(f"job {job.job_id} is stored as succeeded without its model")
 
     async def _failed(
-        self, job: Job, raw_status: str, reason: str, status: JobStatus = "failed"
+        self,
+        job: Job,
+        raw_status: str,
+        reason: str,
+        status: JobStatus = "failed",
+        *,
+        lacking: bool = False,
     ) -> TuningFailed:
         ended: StoredJobStatus = "cancelled" if status == "cancelled" else "failed"
         job = replace(job, status=ended, raw_status=raw_status, error=reason, finished_at=utc_now())
         await self._save(job)
         self._tell(job, reason=reason)
+        name = job.job_id
+        if job.provider_job_id not in (None, name):
+            name += f" ({job.provider_job_id} at the provider)"
+        told = f"{self._plan.title}: job {name} {ended}: {reason}; "
+        if lacking:
+            return TuningStopped(f"{told}then run again, finished jobs are not repeated")
         return TuningFailed(
-            f"{self._plan.title}: job {job.job_id} {ended}: {reason}; "
-            "remove the cause and run again, finished jobs are not repeated"
+            f"{told}remove the cause and run again, finished jobs are not repeated, or go on with "
+            'the old model: finetune.on_failure = "keep"'
         )
 
     def _described(self, spec: FinetuneSpec, status: StoredJobStatus) -> Job:
@@ -297,6 +336,7 @@ class Tuner:
                 progress=done if state is None else state.progress,
                 loss=state.points[-1].loss if state and state.points else None,
                 reason=reason,
+                note=state.note if state else None,
             )
         )
 

@@ -223,7 +223,9 @@ class JobState:
     """What is known about a job now. `raw_status` keeps the vendor's own word.
 
     `points` holds every point known so far, oldest first; a later state of the same connection
-    only adds to its end. `progress` runs from 0 to 1; `checkpoints` are by step.
+    only adds to its end. `progress` runs from 0 to 1; `checkpoints` are by step. `note` is what the
+    user should know of a job that goes on all the same. `lacking`: the job failed because credit,
+    disk or memory ran out, not in what it trained; the run cannot go on without them.
     """
 
     status: JobStatus
@@ -235,6 +237,8 @@ class JobState:
     trained_tokens: int | None = None
     error: str | None = None
     checkpoints: tuple[Checkpoint, ...] = ()
+    note: str | None = None
+    lacking: bool = False
 
     @property
     def done(self) -> bool:
@@ -248,7 +252,7 @@ class Capabilities:
     `poll_s`: least seconds between two questions about a job's state. `validation`: a job takes
     validation data along. `max_parallel_jobs`: more wait their turn here. `repeatable`: at
     temperature 0 a conversation gets the same answer every time and need be asked only once.
-    `compare`: it is `Comparing`.
+    `compare`: it is `Comparing`. `listing_lag_s`: for so many seconds `find` may not see a new job.
     """
 
     finetune: bool
@@ -260,6 +264,7 @@ class Capabilities:
     validation: bool = False
     repeatable: bool = False
     compare: bool = False
+    listing_lag_s: float = 0.0
 
 
 @runtime_checkable

@@ -15,7 +15,7 @@
     ├── JobError              fatal for this one fine-tuning job
     │   ├── InvalidTrainingData (also a ValueError)
     │   └── TrainingFailed
-    ├── AmbiguousSubmission   a submission whose outcome is unknown: look with `find`, never resend
+    ├── AmbiguousSubmission   a submission whose outcome is unknown: look before sending it again
     └── RunError              fatal for the run; it stops cleanly and can be resumed
         ├── AuthenticationFailed
         ├── QuotaExhausted
@@ -98,7 +98,15 @@ class TrainingFailed(JobError):
 
 
 class AmbiguousSubmission(ProviderError):
-    """A job may or may not have been created; `find` tells, a second submit could pay twice."""
+    """A job may or may not have been created; `find` tells, a second submit could pay twice.
+
+    `settles_in_s`: a job that was created is found within that many seconds, so one that is not
+    found by then can be submitted again. None where nobody can say so.
+    """
+
+    def __init__(self, message: str, *, settles_in_s: float | None = None) -> None:
+        super().__init__(message)
+        self.settles_in_s = settles_in_s
 
 
 class RunError(ProviderError):

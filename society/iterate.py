@@ -112,6 +112,7 @@ class _Experiment:
         self.arms = config.all_arms
         self.meter = Meter(store, config, connections)
         self.surrenders = 0
+        self.noted: set[str] = set()
 
     async def run(self) -> None:
         # How large a vote matched to tokens is, is known once those are.
@@ -288,6 +289,9 @@ class _Experiment:
         jobs: dict[str, float] = {}
 
         def on_progress(news: TuningProgress) -> None:
+            if news.note is not None and news.note not in self.noted:
+                self.noted.add(news.note)
+                self.observer(Note(news.note))
             jobs[news.job_id] = 1.0 if news.status == "succeeded" else news.progress
             loss = "" if news.loss is None else f", loss {news.loss:.3f}"
             parts = [f"{self._whose(news)}{loss}", costs.shown(self.connections)]

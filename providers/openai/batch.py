@@ -22,6 +22,7 @@ from providers.batching import BatchRecords
 from providers.errors import (
     Overloaded,
     ProviderError,
+    RequestFailed,
     RetryableError,
     RunError,
 )
@@ -37,9 +38,14 @@ from providers.openai.batch_file import (
     split,
 )
 from providers.openai.calling import Caller
+from providers.openai.settings import LISTING_LAG_S
 
 T = TypeVar("T")
 Answer = Completion | ProviderError
+
+_SILENCE = "the batch's files say nothing about it"
+_FEW = 3
+"""So many failing requests are no outage, also where there are no others."""
 
 
 class ChatShape(Protocol):
@@ -57,22 +63,28 @@ class ChatShape(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BatchPacing:
-    """How often to ask, in seconds; how many batches to try for what stays unanswered; limits."""
+    """How often to ask, in seconds; how many batches to try for what stays unanswered; limits; how
+    long a list may not show a new batch."""
 
     first_s: float = 1.0
     longest_s: float = 60.0
     rounds: int = 3
     max_requests: int = MAX_REQUESTS
     max_bytes: int = MAX_BYTES
+    lag_s: float = LISTING_LAG_S
 
 
 @dataclass
 class _Work:
-    """The requests of one call, and what is known about them."""
+    """The requests of one call, and what is known about them.
+
+    `reasons` are those of the last failures, and whether the server answered the request itself.
+    """
 
     lines: dict[str, Line]
     answers: dict[str, Answer] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
+    reasons: dict[str, tuple[str, bool]] = field(default_factory=dict)
     stop: RunError | None = None
 
     @property
@@ -91,17 +103,22 @@ class Batches:
         records: BatchRecords,
         pacing: BatchPacing | None = None,
     ) -> None:
+        self._scrubbed = caller.scrubbed
         self._shape = shape
         self._records = records
         self._pacing = pacing or BatchPacing()
-        self._account = AccountBatches(client, caller, self._pacing.first_s, self._pacing.longest_s)
+        self._account = AccountBatches(
+            client, caller, self._pacing.first_s, self._pacing.longest_s, self._pacing.lag_s
+        )
 
     async def complete_batch(self, requests: Sequence[Request]) -> dict[str, Answer]:
         """Answer all `requests`; the result is by `Request.key`, and has every one of them.
 
         Where a request can never succeed its error stands in place of the completion. Those that
-        expired or met a passing error go into a further batch. Answers of batches that an earlier,
-        interrupted call has made are used first. Being cancelled leaves the batches running.
+        expired or met a passing error go into a further batch; one that fails in every batch, while
+        most are answered, has a `RequestFailed` with the last reason. Answers of batches that an
+        earlier, interrupted call has made are used first. Being cancelled leaves the batches
+        running.
 
         Raises `AmbiguousSubmission` where nobody knows whether a batch exists (calling again looks
         for it), `BadRequest` or `RateLimited` for a batch that was refused as a whole, and
@@ -118,11 +135,21 @@ class Batches:
             rounds += any(await _all([self._answer(part, work) for part in parts]))
             if work.stop is not None:
                 raise work.stop
-        for line in work.open:
-            work.answers[line.custom_id] = Overloaded(
-                f"request {line.request.key} was not answered in {self._pacing.rounds} batches"
-            )
+        self._give_up(work)
         return {line.request.key: work.answers[line.custom_id] for line in lines}
+
+    def _give_up(self, work: _Work) -> None:
+        """Say of every request that is still open why it has no answer."""
+        lost = work.open
+        outage = len(lost) > max(_FEW, len(work.lines) // 2)
+        for line in lost:
+            reason, answered = work.reasons.get(line.custom_id, (_SILENCE, False))
+            text = (
+                f"request {line.request.key} was not answered in {self._pacing.rounds} batches; "
+                f"the last time: {reason}"
+            )
+            alone = answered and not outage
+            work.answers[line.custom_id] = RequestFailed(text) if alone else Overloaded(text)
 
     async def cancel(self) -> int:
         """Cancel every recorded batch that has not ended; returns how many."""
@@ -182,7 +209,10 @@ class Batches:
 
     def _take(self, answered: Answered, work: _Work, *, fresh: bool) -> None:
         line = work.lines[answered.custom_id]
-        if answered.passing or isinstance(work.answers.get(line.custom_id), Completion):
+        if isinstance(work.answers.get(line.custom_id), Completion):
+            return
+        if answered.passing:
+            work.reasons[line.custom_id] = self._reason(answered), bool(answered.status)
             return
         try:
             if answered.status != 200:
@@ -191,10 +221,17 @@ class Batches:
         except RunError as error:
             # In an old batch it is the reason of an old stop, which may be gone.
             work.stop = error if fresh else work.stop
-        except RetryableError:
-            return
+        except RetryableError as error:
+            work.reasons[line.custom_id] = str(error), True
         except ProviderError as error:
             work.answers[line.custom_id] = error
+
+    def _reason(self, answered: Answered) -> str:
+        """Why a request was not answered, in the server's words."""
+        if answered.status:
+            return str(self._shape.refusal(answered.status, answered.body))
+        told = self._scrubbed(answered.said)
+        return f"not answered in time ({told})" if told else "not answered in time"
 
 
 async def _all(works: Sequence[Coroutine[None, None, T]]) -> list[T]:

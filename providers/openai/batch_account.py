@@ -17,12 +17,13 @@ from providers.errors import AmbiguousSubmission, BadRequest, ProviderError, Rat
 from providers.openai.batch_file import ENDPOINT, BatchPart
 from providers.openai.calling import ATTEMPTS, Caller, identity, listed, pause_s, status_code
 from providers.openai.files import Files
-from providers.openai.submission import create_once
+from providers.openai.submission import SUBMISSIONS, create_once
 
 DIGEST_KEY = "digest"
 _ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 _NAME, _MARK = "society-batch-", 32
 _PAGE = 100
+_LOOK_S = 8.0
 
 
 class Index:
@@ -44,7 +45,7 @@ class AccountBatches:
     """What `Batches` does at the server."""
 
     def __init__(
-        self, client: AsyncOpenAI, caller: Caller, first_s: float, longest_s: float
+        self, client: AsyncOpenAI, caller: Caller, first_s: float, longest_s: float, lag_s: float
     ) -> None:
         if client.max_retries:
             raise ValueError("the client retries by itself; make it with max_retries=0")
@@ -52,20 +53,33 @@ class AccountBatches:
         self._caller = caller
         self._first_s = first_s
         self._longest_s = longest_s
+        self._lag_s = lag_s
         self._files = Files(client, caller)
 
     async def create(self, part: BatchPart, digest: str, records: BatchRecords) -> Batch:
         """A new batch, whose intent is recorded before anything is sent.
 
-        Raises `AmbiguousSubmission` where nobody knows whether there is one now.
+        It is created again only where it has settled that there is none. Raises
+        `AmbiguousSubmission` where nobody knows whether there is one now.
         """
         record = BatchRecord(digest, part.custom_ids)
-        await records.save(record)
+        # One that was intended before may have been created the moment before a process ended.
+        doubtful = any(r.digest == digest and r.batch_id is None for r in await records.all())
+        batch = await self._look_for(digest, self._lag_s) if doubtful else None
+        if batch is None:
+            await records.save(record)
+            batch = await self._created(digest, await self._input(part, digest))
+        await records.save(replace(record, batch_id=batch.id))
+        return batch
+
+    async def _input(self, part: BatchPart, digest: str) -> str:
+        """The id of the uploaded input file."""
         name = f"{_NAME}{digest[:_MARK]}.jsonl"
         with TemporaryDirectory(prefix="society-") as folder:
             local = await asyncio.to_thread(part.write, Path(folder) / name)
-            file_id = await self._files.ensure(local, name, "batch")
+            return await self._files.ensure(local, name, "batch")
 
+    async def _created(self, digest: str, file_id: str) -> Batch:
         async def create() -> Batch:
             return await self._client.batches.create(
                 input_file_id=file_id,
@@ -74,21 +88,29 @@ class AccountBatches:
                 metadata={DIGEST_KEY: digest},
             )
 
-        try:
-            batch = await create_once(self._caller, f"batch {digest[:_MARK]}", create)
-        except AmbiguousSubmission as error:
-            batch = await self._look_for(digest, error)
-        await records.save(replace(record, batch_id=batch.id))
-        return batch
-
-    async def _look_for(self, digest: str, unknown: AmbiguousSubmission) -> Batch:
-        """The batch whose creation had an unknown outcome; raises `unknown` where it is not."""
-        for attempt in range(ATTEMPTS):
-            batch = (await self.index()).get(digest)
+        what = f"batch {digest[:_MARK]}"
+        for _ in range(SUBMISSIONS):
+            try:
+                return await create_once(self._caller, what, create, self._lag_s)
+            except AmbiguousSubmission as error:
+                unknown = error
+            batch = await self._look_for(digest, unknown.settles_in_s or 0.0)
             if batch is not None:
                 return batch
-            await self._caller.sleep(pause_s(None, attempt))
+            if unknown.settles_in_s is None:
+                break
         raise unknown
+
+    async def _look_for(self, digest: str, least_s: float) -> Batch | None:
+        """The batch of this digest, where the server lists it within `least_s` seconds."""
+        waited, looks = 0.0, 0
+        while True:
+            batch = (await self.index()).get(digest)
+            if batch is not None or (looks >= ATTEMPTS and waited >= least_s):
+                return batch
+            pause = min(_LOOK_S, pause_s(None, looks))
+            await self._caller.sleep(pause)
+            waited, looks = waited + pause, looks + 1
 
     async def ended(self, batch: Batch) -> Batch:
         """The batch once it has ended, however that was; its state is asked for till then."""

@@ -110,17 +110,11 @@ class _Response(BaseModel):
     body: object = None
 
 
-class _Error(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
-    code: str | None = None
-    message: str | None = None
-
-
 class _Answer(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
     custom_id: str
     response: _Response | None = None
-    error: _Error | None = None
+    error: object = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +122,15 @@ class Answered:
     """What a batch says about one request.
 
     `status` 200: `body` is the completion. Another status is the server's refusal of this request,
-    with `body` as it came. `passing`: it was not answered for a reason that may be gone next time.
+    with `body` as it came. `passing`: it was not answered for a reason that may be gone next time;
+    `said` is that reason where there is no status.
     """
 
     custom_id: str
     status: int
     body: object
     passing: bool
+    said: str = ""
 
 
 def read_answers(path: Path, wanted: Callable[[str], bool]) -> Iterator[Answered]:
@@ -153,7 +149,12 @@ def read_answers(path: Path, wanted: Callable[[str], bool]) -> Iterator[Answered
             response = answer.response
             if response is None or not response.status_code:
                 # Expired and cancelled requests come with an error and without a response.
-                yield Answered(answer.custom_id, 0, answer.error, passing=True)
+                yield Answered(answer.custom_id, 0, None, passing=True, said=_said(answer.error))
             else:
                 status = response.status_code
                 yield Answered(answer.custom_id, status, response.body, status in _PASSING)
+
+
+def _said(error: object) -> str:
+    told = error.get("message") or error.get("code") if isinstance(error, dict) else error
+    return str(told or "")

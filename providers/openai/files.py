@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,8 +36,8 @@ class Readiness:
 class Files:
     """The files of one account.
 
-    A file's name stands for its content, so one of the same name and size is the same file, and
-    is used instead of a second upload.
+    A file's name, or a part of it, stands for its content, so one of the same name and size is the
+    same file, and is used instead of a second upload.
     """
 
     def __init__(
@@ -50,19 +50,29 @@ class Files:
         self._caller = caller
         self._readiness = readiness or Readiness()
 
-    async def ensure(self, local: LocalFile, name: str, purpose: Purpose) -> str:
+    async def ensure(
+        self, local: LocalFile, name: str, purpose: Purpose, part: str | None = None
+    ) -> str:
         """The id of the uploaded file, which is ready to be used; uploads it where it is missing.
 
-        Raises `InvalidTrainingData` where the server refuses it, and what the caller raises.
+        Any file whose name has `part`, which stands for the content alone, will do. Raises
+        `InvalidTrainingData` where the server refuses it, and what the caller raises.
         """
-        return await self._ready(await self._found_or_uploaded(local, name, purpose))
+
+        def is_it(file: FileObject) -> bool:
+            named = file.filename == name or bool(part and part in (file.filename or ""))
+            return named and file.bytes == local.bytes and _state(file) not in _REFUSED
+
+        return await self._ready(await self._found_or_uploaded(local, name, purpose, is_it))
 
     async def names(self, purpose: Purpose) -> dict[str, str]:
         """The name of every file by its id, whatever became of it."""
         return {file.id: file.filename async for file in self._all(purpose)}
 
-    async def _found_or_uploaded(self, local: LocalFile, name: str, purpose: Purpose) -> FileObject:
-        found = await self._find(name, local.bytes, purpose)
+    async def _found_or_uploaded(
+        self, local: LocalFile, name: str, purpose: Purpose, is_it: Callable[[FileObject], bool]
+    ) -> FileObject:
+        found = await self._find(is_it, purpose)
         for attempt in range(ATTEMPTS):
             if found is not None:
                 return found
@@ -72,15 +82,16 @@ class Files:
                 failure = error
             # An upload whose outcome is unknown may have arrived; only a look tells.
             await self._caller.sleep(pause_s(failure, attempt))
-            found = await self._find(name, local.bytes, purpose)
+            found = await self._find(is_it, purpose)
         if found is None:
             raise failure
         return found
 
-    async def _find(self, name: str, size: int, purpose: Purpose) -> FileObject | None:
+    async def _find(
+        self, is_it: Callable[[FileObject], bool], purpose: Purpose
+    ) -> FileObject | None:
         async for file in self._all(purpose):
-            same = (file.filename, file.bytes) == (name, size)
-            if same and _state(file) not in _REFUSED:
+            if is_it(file):
                 return file
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -27,7 +28,8 @@ class JobRequest:
     """What is sent to create a job, apart from the files' ids.
 
     `file_name` and `validation_name` are the names the files are uploaded under; like `suffix` they
-    occur for this very job only.
+    occur for this very job only. `content` and `validation_content` are the parts of them that
+    stand for the data alone.
     """
 
     model: str
@@ -37,6 +39,8 @@ class JobRequest:
     metadata: Mapping[str, str]
     file_name: str
     validation_name: str
+    content: str
+    validation_content: str
 
 
 def job_request(spec: FinetuneSpec, base: str) -> JobRequest:
@@ -53,16 +57,25 @@ def job_request(spec: FinetuneSpec, base: str) -> JobRequest:
     )
     if chosen.learning_rate_multiplier is not None:
         hyperparameters["learning_rate_multiplier"] = chosen.learning_rate_multiplier
-    stem = re.sub(r"[^A-Za-z0-9_.-]", "-", spec.name)
+    stem, mark = re.sub(r"[^A-Za-z0-9_.-]", "-", spec.name), spec.digest[:16]
+    content, measured = _content(spec, "training"), _content(spec, "validation")
     return JobRequest(
         model=spec.start.artifact or base,
         suffix=suffix(spec),
         seed=spec.seed % 2**31,
         hyperparameters=hyperparameters,
         metadata=_metadata(spec),
-        file_name=f"{stem}-{spec.digest[:16]}.jsonl",
-        validation_name=f"{stem}-{spec.digest[:16]}-validation.jsonl",
+        file_name=f"{stem}{content}{mark}.jsonl",
+        validation_name=f"{stem}{measured}{mark}-validation.jsonl",
+        content=content,
+        validation_content=measured,
     )
+
+
+def _content(spec: FinetuneSpec, kind: str) -> str:
+    """Names of files with this part and of one size have the same examples, whatever the job."""
+    data = f"{kind}\n{spec.dataset_sha256}\n{spec.validation_sha256}"
+    return f"-{hashlib.sha256(data.encode()).hexdigest()[:16]}-"
 
 
 def suffix(spec: FinetuneSpec) -> str:

@@ -7,11 +7,12 @@ others who speak it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypeVar
 
 from openai import AsyncOpenAI, omit
 from openai._types import Omit
@@ -25,30 +26,47 @@ from providers.errors import (
     InvalidTrainingData,
     ModelNotFound,
     ProviderError,
+    RetryableError,
     TrainingFailed,
     Unsupported,
 )
-from providers.openai.calling import Caller, Unreadable, identity, listed, pages, status_code
+from providers.openai.calling import (
+    Caller,
+    Unreadable,
+    identity,
+    listed,
+    pages,
+    pause_s,
+    status_code,
+)
 from providers.openai.files import Files, Readiness
 from providers.openai.job_request import DIGEST_KEY, JobRequest, job_request
 from providers.openai.job_state import job_state, status_of
+from providers.openai.settings import LISTING_LAG_S
 from providers.openai.submission import create_once
 from providers.openai.training_file import write_training_file
-from providers.openai.training_log import TrainingLog
+from providers.openai.training_log import TrainingLog, number
+
+T = TypeVar("T")
 
 _PAGE = 100
 _DATA_WORDS = ("training_file", "validation_file", "training file", "validation file", "example")
 _CLOSED_WORDS = ("not available", "no longer", "not allowed", "not enabled", "does not support")
 # A server that says "succeeded" and names no model for that many polls is not going to.
 _NAMELESS_POLLS = 20
+# What a job can do without is asked for that long, and that often at its end.
+_DISPENSABLE_S = 60.0
+_LAST_LOOKS = 3
+_LAST_LOOK_PAUSE_S = 4.0
 
 
 class Jobs:
     """The fine-tuning jobs of one account for one base model.
 
     `client` must not retry by itself (max_retries=0): that would create jobs twice. `base` is the
-    untuned model's name for the server, `address` that of the provider. The methods have exactly
-    the meaning they have in `providers.base.Provider`.
+    untuned model's name for the server, `address` that of the provider, and `lag_s` how long a list
+    may not show a new job. The methods have exactly the meaning they have in
+    `providers.base.Provider`.
     """
 
     def __init__(
@@ -59,6 +77,7 @@ class Jobs:
         base: str,
         address: str,
         readiness: Readiness | None = None,
+        lag_s: float = LISTING_LAG_S,
     ) -> None:
         if client.max_retries:
             raise ValueError("the client retries by itself; make it with max_retries=0")
@@ -66,30 +85,36 @@ class Jobs:
         self._caller = caller
         self._base = base
         self._address = address
+        self._lag_s = lag_s
         self._files = Files(client, caller, readiness)
         self._logs: dict[str, TrainingLog] = {}
         self._nameless: dict[str, int] = {}
+        self._missing: str | None = None
+        self._marked = False
 
     async def submit(self, spec: FinetuneSpec) -> JobHandle:
-        """Upload the data unless they are there, then create the job.
+        """Upload the data unless they are there, also for another job, then create the job.
 
         The caller has looked with `find` before. Raises `AmbiguousSubmission` where nobody knows
         whether there is a job now, `InvalidTrainingData`, `InvalidSettings`, `BadRequest`,
         `Unsupported` where the endpoint is closed, and other `RunError`s.
         """
         request = job_request(spec, self._base)
-        training = await self._upload(spec.examples, request.file_name)
+        # A job that is known by its file alone cannot share it.
+        content = request.content if self._marked else None
+        training = await self._upload(spec.examples, request.file_name, content)
         validation = None
         if spec.validation:
-            validation = await self._upload(spec.validation, request.validation_name)
+            content = request.validation_content if self._marked else None
+            validation = await self._upload(spec.validation, request.validation_name, content)
 
         async def create() -> FineTuningJob:
             return await self._create(request, training, validation)
 
         try:
-            job = await create_once(self._caller, f"job {spec.name}", create)
+            job = await create_once(self._caller, f"job {spec.name}", create, self._lag_s)
         except ProviderError as error:
-            raise _refusal(error, spec.name) from error
+            raise _refusal(error, spec.name, _files_of(training, validation)) from error
         return _handle(job, spec)
 
     async def find(self, spec: FinetuneSpec) -> JobHandle | None:
@@ -102,6 +127,7 @@ class Jobs:
         unmarked: list[FineTuningJob] = []
         async for job in self._all():
             metadata = job.metadata if isinstance(job.metadata, dict) else {}
+            self._marked |= DIGEST_KEY in metadata or _suffix_of(job) is not None
             if metadata.get(DIGEST_KEY) == spec.digest:
                 marked.append(job)
             elif not metadata:
@@ -123,8 +149,10 @@ class Jobs:
             await self._follow(handle.job_id, log, whole=ended)
         checkpoints = await self._checkpoints(handle.job_id) if status == "succeeded" else []
         state = job_state(job, log, checkpoints, name=handle.name, address=self._address)
+        state = replace(state, note=self._missing)
         if state.error is not None:
-            state = replace(state, error=self._caller.scrubbed(state.error))
+            error = f"{state.error} [{_files_of(job.training_file, job.validation_file)}]"
+            state = replace(state, error=self._caller.scrubbed(error))
         if status == "succeeded" and state.model is None:
             return self._nameless_state(handle, state)
         return state
@@ -144,11 +172,11 @@ class Jobs:
             if status_of(job.status) in ("queued", "running"):
                 raise
 
-    async def _upload(self, examples: Sequence[Example], name: str) -> str:
+    async def _upload(self, examples: Sequence[Example], name: str, content: str | None) -> str:
         with TemporaryDirectory(prefix="society-") as folder:
             path = Path(folder) / name
             local = await asyncio.to_thread(write_training_file, examples, path)
-            return await self._files.ensure(local, name, "fine-tune")
+            return await self._files.ensure(local, name, "fine-tune", content)
 
     async def _create(
         self, request: JobRequest, training: str, validation: str | None
@@ -211,12 +239,14 @@ class Jobs:
             return await self._client.fine_tuning.jobs.list_events(job_id, limit=_PAGE, after=after)
 
         fresh: list[FineTuningJobEvent] = []
-        with _missing_is_empty():
-            async for page in pages(self._caller.once, "job events", fetch):
-                known = any(log.knows(event) for event in page)
-                fresh += page
-                if known and not whole:
-                    break
+        with self._dispensable("events", last=whole):
+            async with asyncio.timeout(_DISPENSABLE_S):
+                way = self._briefly if whole else self._caller.once
+                async for page in pages(way, "job events", fetch):
+                    known = any(log.knows(event) for event in page)
+                    fresh += page
+                    if known and not whole:
+                        break
         log.take(fresh)
 
     async def _checkpoints(self, job_id: str) -> list[FineTuningJobCheckpoint]:
@@ -226,9 +256,43 @@ class Jobs:
             )
 
         found: list[FineTuningJobCheckpoint] = []
-        with _missing_is_empty():
-            found += [point async for point in listed(self._caller.once, "checkpoints", fetch)]
+        with self._dispensable("checkpoints", last=True):
+            async with asyncio.timeout(_DISPENSABLE_S):
+                async for page in pages(self._briefly, "checkpoints", fetch):
+                    found += page
         return found
+
+    async def _briefly(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Make a call again after passing failures, but not for long."""
+        for attempt in range(_LAST_LOOKS - 1):
+            try:
+                return await self._caller.once(call)
+            except Unreadable:
+                raise
+            except RetryableError as error:
+                await self._caller.sleep(min(_LAST_LOOK_PAUSE_S, pause_s(error, attempt)))
+        return await self._caller.once(call)
+
+    @contextmanager
+    def _dispensable(self, what: str, *, last: bool) -> Iterator[None]:
+        """For what a job can do without, and a server of this shape need not have.
+
+        Whatever comes instead, an absent list is no reason to give up a healthy job. What is wrong
+        with the key, or with the server, shows when it is asked for the job itself. `last`: it is
+        not asked for again, so that a passing failure is final too.
+        """
+        try:
+            yield
+        except (ProviderError, TimeoutError) as error:
+            passing = isinstance(error, RetryableError | TimeoutError)
+            final = last or not passing or isinstance(error, Unreadable)
+            if what == "events" and final and self._missing is None:
+                code = status_code(error)
+                reason = f"status {code}" if code else str(error) or "no answer in time"
+                self._missing = (
+                    f"the server gives no events of its fine-tuning jobs ({reason}), so there is "
+                    "no loss curve; the jobs themselves go on"
+                )
 
     def _nameless_state(self, handle: JobHandle, state: JobState) -> JobState:
         polls = self._nameless[handle.job_id] = self._nameless.get(handle.job_id, 0) + 1
@@ -239,20 +303,6 @@ class Jobs:
             f"{handle.job_id} there; running again asks again and makes no second job"
         )
         return replace(state, status="failed", error=reason)
-
-
-@contextmanager
-def _missing_is_empty() -> Iterator[None]:
-    """For what a server of this shape need not have: a missing endpoint means an empty list, and so
-    does one that streams its events instead.
-    """
-    try:
-        yield
-    except Unreadable:
-        return
-    except ProviderError as error:
-        if status_code(error) not in (404, 405, 501):
-            raise
 
 
 def _handle(job: FineTuningJob, spec: FinetuneSpec) -> JobHandle:
@@ -268,11 +318,16 @@ def _suffix_of(job: FineTuningJob) -> str | None:
 def _best(jobs: Sequence[FineTuningJob]) -> FineTuningJob:
     """Of several jobs for one spec the one to go on with: alive before failed, then the oldest."""
     rank = {"succeeded": 0, "running": 1, "queued": 1, "failed": 2, "cancelled": 3}
-    return min(jobs, key=lambda job: (rank[status_of(job.status)], job.created_at or 0))
+    return min(jobs, key=lambda job: (rank[status_of(job.status)], number(job.created_at) or 0.0))
 
 
-def _refusal(error: ProviderError, name: str) -> ProviderError:
-    """What a clean refusal of a new job means."""
+def _files_of(training: str, validation: str | None) -> str:
+    measured = f", validation file {validation}" if validation else ""
+    return f"training file {training}{measured}"
+
+
+def _refusal(error: ProviderError, name: str, files: str) -> ProviderError:
+    """What a clean refusal of a new job on these `files` means."""
     code, text = status_code(error), str(error)
     lowered = text.lower()
     if code in (404, 405, 501) and not isinstance(error, ModelNotFound):
@@ -286,5 +341,7 @@ def _refusal(error: ProviderError, name: str) -> ProviderError:
             "provider, or a local model, for the models that learn"
         )
     if isinstance(error, BadRequest) and any(words in lowered for words in _DATA_WORDS):
-        return InvalidTrainingData(f"job {name} was refused: {text}")
+        return InvalidTrainingData(f"job {name} was refused: {text} [{files}]")
+    if isinstance(error, BadRequest):
+        return BadRequest(f"job {name} was refused: {text} [{files}]")
     return error

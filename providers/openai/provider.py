@@ -68,6 +68,7 @@ class OpenAIProvider:
             max_parallel_jobs=self._settings.max_parallel_jobs,
             poll_s=self._settings.poll_s,
             validation=True,
+            listing_lag_s=self._settings.listing_lag_s,
         )
 
     async def complete(self, request: Request) -> Completion:
@@ -138,12 +139,16 @@ class OpenAIProvider:
 
     def batches(self, records: BatchRecords) -> BatchClient:
         """See `providers.batching.Batching`."""
-        from providers.openai.batch import Batches
+        from providers.openai.batch import Batches, BatchPacing
         from providers.openai.batch_shape import BatchChat
 
         chat, connection = self._talking(), self._connected()
         return Batches(
-            connection.client, self._caller(connection), BatchChat(connection, chat), records
+            connection.client,
+            self._caller(connection),
+            BatchChat(connection, chat),
+            records,
+            BatchPacing(lag_s=self._settings.listing_lag_s),
         )
 
     async def close(self) -> None:
@@ -173,6 +178,7 @@ class OpenAIProvider:
                 self._caller(connection),
                 base=self._address.model,
                 address=self._base.address,
+                lag_s=self._settings.listing_lag_s,
             )
         return self._jobs
 

@@ -13,6 +13,9 @@ from providers.limits import Limits, Patience
 from providers.openai.address import Address
 from providers.openai.secrets import FROM_ENVIRONMENT, Secrets
 
+LISTING_LAG_S = 20.0
+"""Seconds for which a server's list may not show what was created just now."""
+
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -53,7 +56,9 @@ class OpenAISettings(_Table):
         and what the server's refusals tell are wrong.
     score: "vllm" where the server is vLLM, which gives log-probabilities of a given text.
     finetune: whether the server has fine-tuning jobs; max_parallel_jobs: how many at a time;
-        poll_s: how long to wait at least before asking again how a job goes.
+        poll_s: how long to wait at least before asking again how a job goes; listing_lag_s: how
+        long the server's list of jobs may not show a new one, for which it is looked for before a
+        submission of unknown outcome is made again.
     """
 
     api_key_env: Annotated[str, Field(pattern=_VARIABLE)] | None = None
@@ -72,6 +77,7 @@ class OpenAISettings(_Table):
     finetune: bool = True
     max_parallel_jobs: Count = 6
     poll_s: Positive = 2.0
+    listing_lag_s: Annotated[float, Field(ge=0.0, le=3600.0)] = LISTING_LAG_S
 
     @field_validator("headers")
     @classmethod

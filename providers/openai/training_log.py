@@ -12,6 +12,7 @@ from providers.base import TrainingPoint
 
 _STEP = re.compile(r"\bstep (\d+)(?:\s*(?:/|of)\s*(\d+))?", re.IGNORECASE)
 _LOSS = re.compile(r"\b(?:train(?:ing)?[ _])?loss\b\s*[=:]?\s*(\d+(?:\.\d+)?(?:e[+-]?\d+)?)", re.I)
+MOST_STEPS = 2**31 - 1
 _CREATED = re.compile(r"model created: (\S+)")
 
 
@@ -24,7 +25,7 @@ class TrainingLog:
         self._last_step = 0
         self._total_steps = 0
         self._points: list[TrainingPoint] = []
-        self._complaint: tuple[int, str] | None = None
+        self._complaint: tuple[float, str] | None = None
         self.model: str | None = None
 
     @property
@@ -62,9 +63,9 @@ class TrainingLog:
         self._points += sorted(fresh, key=lambda point: point.step)
 
     def _read(self, event: FineTuningJobEvent) -> TrainingPoint | None:
-        message = event.message or ""
+        message = event.message if isinstance(event.message, str) else ""
         if event.level == "error" and message:
-            when = event.created_at or 0
+            when = number(event.created_at) or 0.0
             if self._complaint is None or when >= self._complaint[0]:
                 self._complaint = (when, message)
         created = _CREATED.search(message)
@@ -72,18 +73,18 @@ class TrainingLog:
             self.model = created[1]
         data = event.data if isinstance(event.data, Mapping) else {}
         named = _STEP.search(message)
-        step = _number(data.get("step"), named and named[1])
-        total = _number(data.get("total_steps"), named and named[2])
-        if total is not None:
+        step = number(data.get("step"), named and named[1])
+        total = number(data.get("total_steps"), named and named[2])
+        if total is not None and total <= MOST_STEPS:
             self._total_steps = max(self._total_steps, int(total))
-        if step is None:
+        if step is None or not 0 <= step <= MOST_STEPS:
             return None
         self._last_step = max(self._last_step, int(step))
         told = _LOSS.search(message)
-        loss = _number(data.get("train_loss"), data.get("training_loss"), told and told[1])
+        loss = number(data.get("train_loss"), data.get("training_loss"), told and told[1])
         if loss is None:
             return None
-        rate = _number(data.get("learning_rate"))
+        rate = number(data.get("learning_rate"))
         return TrainingPoint(int(step), loss, math.nan if rate is None else rate)
 
 
@@ -91,14 +92,14 @@ def _key(event: FineTuningJobEvent) -> str:
     return event.id or f"{event.created_at} {event.message}"
 
 
-def _number(*candidates: object) -> float | None:
+def number(*candidates: object) -> float | None:
     """The first candidate that is a finite number or the text of one."""
     for candidate in candidates:
         if isinstance(candidate, bool) or not isinstance(candidate, int | float | str):
             continue
         try:
             value = float(candidate)
-        except ValueError:
+        except (ValueError, OverflowError):
             continue
         if math.isfinite(value):
             return value

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from finetune.datasets import DatasetRules, build_all
-from finetune.errors import JobChanged, SubmissionUnknown
+from finetune.errors import JobChanged, SubmissionUnknown, TuningStopped
 from finetune.jobs import Kept, TuningFailed, TuningPlan, tune
 from providers.base import (
     Capabilities,
@@ -195,6 +195,67 @@ def test_an_unknown_outcome_stops_and_is_never_sent_again_blindly(store, plans):
     tuned = run(store, plans[:1], Connection(vendor))
     assert len(tuned) == 1
     assert vendor.submitted == []
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_what_settles_to_be_absent_is_submitted_again(store, plans, failures):
+    vendor = Vendor()
+    unknown: list[BaseException | None] = [AmbiguousSubmission("503", settles_in_s=0.01)]
+    tuned = run(store, plans[:1], Connection(vendor, trouble={"submit": unknown * failures}))
+    assert len(tuned) == len(vendor.submitted) == 1
+    assert [job.status for job in store.jobs()] == ["succeeded"]
+
+
+def test_submitting_again_and_again_ends(store, plans):
+    vendor = Vendor()
+    unknown: list[BaseException | None] = [AmbiguousSubmission("503", settles_in_s=0.01)] * 3
+    with pytest.raises(TuningFailed, match=r"nobody knows whether job demo.*503"):
+        run(store, plans[:1], Connection(vendor, trouble={"submit": unknown}))
+    assert vendor.submitted == []
+
+
+@pytest.mark.parametrize("seen_after", [1, 4])
+def test_a_lagging_list_makes_no_second_job(store, plans, seen_after):
+    lagging = replace(Connection(Vendor()).capabilities, listing_lag_s=0.01)
+
+    class Lagging(Connection):
+        looks = 0
+
+        async def find(self, spec: FinetuneSpec) -> JobHandle | None:
+            type(self).looks += bool(self.vendor.jobs)
+            return None if self.looks <= seen_after else await super().find(spec)
+
+    vendor = Vendor()
+    with pytest.raises(Crash):
+        run(store, plans[:1], Connection(vendor, trouble={"submitted": [Crash()]}))
+    assert [job.provider_job_id for job in store.jobs()] == [None]
+    tuned = run(store, plans[:1], Lagging(vendor, capabilities=lagging))
+    assert len(tuned) == len(vendor.submitted) == 1
+
+    vendor = Vendor()
+    unknown: list[BaseException | None] = [AmbiguousSubmission("503", settles_in_s=0.01)]
+    Lagging.looks = 0
+    run(store, [replace(plans[1], run="b")], Lagging(vendor, trouble={"submitted": unknown}))
+    assert len(vendor.submitted) == 1
+
+
+@pytest.mark.parametrize("on_failure", ["stop", "keep"])
+def test_what_has_run_out_stops_and_the_rerun_trains(store, plans, on_failure):
+    class Full(Connection):
+        async def poll(self, handle: JobHandle) -> JobState:
+            if handle.name.endswith(plans[0].dataset.sha256[:8]):
+                return JobState("failed", "failed", error="the disk is full", lacking=True)
+            return await super().poll(handle)
+
+    vendor = Vendor()
+    with pytest.raises(TuningFailed, match="disk is full; then run again") as error:
+        run(store, plans, Full(vendor), on_failure=on_failure)
+    assert isinstance(error.value.__cause__, TuningStopped)
+    assert "keep" not in str(error.value)
+    assert len(store.models(1)) == 3
+    again = run(store, plans, Full(vendor), on_failure=on_failure)
+    assert again.kept == ()
+    assert len(store.models(1)) == 4
 
 
 def test_a_failed_job_lets_the_others_finish_and_is_named(store, plans):

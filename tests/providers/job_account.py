@@ -50,7 +50,17 @@ class Account:
     def now(self, kind: str) -> None:
         """Fail here if the test wants it: told[kind] is a list of "drop", statuses or null."""
         wishes = self.told.get(kind) or []
-        wish = wishes.pop(0) if wishes else None
+        self.fail(wishes.pop(0) if wishes else None, kind)
+
+    def listed(self, items: dict[str, Json]) -> dict[str, Json]:
+        """What a list shows of `items`: nothing while it lags."""
+        if items and self.told.get("lag", 0) > 0:
+            self.told["lag"] -= 1
+            return {}
+        return items
+
+    def fail(self, wish: Any, kind: str) -> None:
+        """Fail as wished: "drop", a status, or a whole refusal; null does not."""
         if wish == "drop":
             raise Dropped
         if isinstance(wish, int):

@@ -13,6 +13,8 @@ What it can be told:
                            a list of failures at that moment, one per request: an HTTP status,
                            {"status", "message", "code"}, "drop" for a closed connection, or null
     slow                   {"POST /files": seconds}: do it, and answer that much later
+    refuse                 {pattern of "GET /path": a failure as above, or {"text"} of a 200}
+    lag                    so many lists of jobs or batches show nothing yet
     kill                   {"pid", "method", "path", "nth", "done"}: kill -9 that process when the
                            nth such request from now on has come, after (done) or without doing it
     closed                 no new jobs for this account
@@ -137,7 +139,9 @@ class Handler(BaseHTTPRequestHandler):
                 if victim is not None and not victim["done"]:
                     os.kill(victim["pid"], signal.SIGKILL)
                     raise Dropped
-                answer = self._answer(method, path, query, body)
+                answer = self._refused(method, path)
+                if answer is None:
+                    answer = self._answer(method, path, query, body)
                 if victim is not None:
                     os.kill(victim["pid"], signal.SIGKILL)
                 pause = (self.account.told.get("slow") or {}).get(f"{method} {path}", 0)
@@ -147,6 +151,15 @@ class Handler(BaseHTTPRequestHandler):
             self._send(refused.status, refused.body)
         except Dropped:
             self.close_connection = True
+
+    def _refused(self, method: str, path: str) -> bytes | None:
+        """What a wish answers such requests with instead."""
+        for pattern, wish in (self.account.told.get("refuse") or {}).items():
+            if re.fullmatch(pattern, f"{method} {path}"):
+                if isinstance(wish, dict) and "text" in wish:
+                    return str(wish["text"]).encode()
+                self.account.fail(wish, path)
+        return None
 
     def _victim(self, method: str, path: str) -> Json | None:
         """The process that is to be killed at this request."""
@@ -219,7 +232,7 @@ class Handler(BaseHTTPRequestHandler):
             case "POST", ["fine_tuning", "jobs"]:
                 return account.create_job(body)
             case "GET", ["fine_tuning", "jobs"]:
-                jobs = [account.job(job_id) for job_id in account.jobs]
+                jobs = [account.job(job_id) for job_id in account.listed(account.jobs)]
                 return page(jobs[::-1], query, most)
             case "GET", ["fine_tuning", "jobs", job_id]:
                 account.now("retrieve")
@@ -239,7 +252,7 @@ class Handler(BaseHTTPRequestHandler):
             case "POST", ["batches"]:
                 return account.create_batch(body)
             case "GET", ["batches"]:
-                batches = [account.batch(batch_id) for batch_id in account.batches]
+                batches = [account.batch(name) for name in account.listed(account.batches)]
                 return page(batches[::-1], query, most)
             case "GET", ["batches", batch_id]:
                 return account.batch(batch_id)

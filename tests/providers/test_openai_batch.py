@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -17,6 +17,7 @@ from providers.errors import (
     Overloaded,
     QuotaExhausted,
     RateLimited,
+    RequestFailed,
 )
 from providers.limits import Limiter, Limits
 from providers.openai.address import parse
@@ -154,10 +155,29 @@ async def test_what_can_never_succeed_is_said_and_not_sent_again(server):
         answers = await mine.complete_batch(requests(6))
     assert isinstance(answers.pop("question-3"), BadRequest)
     lost = answers.pop("question-4")
-    assert isinstance(lost, Overloaded)
-    assert "question-4 was not answered in 3 batches" in str(lost)
+    assert isinstance(lost, RequestFailed)
+    assert "question-4 was not answered in 3 batches; the last time: the server" in str(lost)
     assert right(answers)
     assert created(server) == 3
+
+
+@pytest.mark.parametrize(
+    ("wish", "count", "error", "reason"),
+    [
+        (500, 1, RequestFailed, "status 500"),
+        (503, 3, RequestFailed, "overloaded"),
+        (500, 6, Overloaded, "status 500"),
+        ("expired", 1, Overloaded, "expired before it was run"),
+    ],
+)
+async def test_a_failing_request_is_told_from_an_outage_and_has_its_reason(
+    server, wish, count, error, reason
+):
+    server.tell(line_errors={"What is": [wish] * 99})
+    async with batches(server) as mine:
+        answers = await mine.complete_batch(requests(count))
+    assert [type(answer) for answer in answers.values()] == [error] * count
+    assert all(reason in str(answer) for answer in answers.values())
 
 
 async def test_a_killed_process_finds_its_batch_again(server):
@@ -205,13 +225,45 @@ async def test_a_batch_of_unknown_outcome_is_looked_for_and_adopted(server, fail
     assert len(server.log("POST", "/files")) == 1
 
 
-async def test_a_batch_that_is_nowhere_to_be_found_stops_until_it_is_asked_for_again(server):
-    server.tell(create=[500])
+@pytest.mark.parametrize("failure", [500, 503, 504, "drop"])
+async def test_a_batch_that_was_not_created_is_created_again(server, failure):
+    server.tell(create=[failure])
+    async with batches(server) as mine:
+        assert right(await mine.complete_batch(requests(4)))
+    assert len(server.state()["batches"]) == 1
+    assert created(server) == 2
+
+
+async def test_a_batch_that_is_listed_late_is_not_created_again(server):
+    server.tell(created=["drop"], lag=4)
+    async with batches(server) as mine:
+        assert right(await mine.complete_batch(requests(4)))
+    assert created(server) == 1
+
+
+async def test_a_batch_that_was_intended_before_is_looked_for_while_the_list_lags(server):
+    records = Records()
+    async with batches(server, records) as mine:
+        await mine.complete_batch(requests(4))
+    [record] = records.kept.values()
+    records.kept[record.digest] = replace(record, batch_id=None)
+    server.tell(lag=4)
+    async with batches(server, records) as restarted:
+        assert right(await restarted.complete_batch(requests(4)))
+    assert created(server) == 1
+    assert [record.batch_id is None for record in records.kept.values()] == [False]
+
+
+async def test_a_batch_whose_creation_is_answered_unreadably_stops_until_it_is_asked_for_again(
+    server,
+):
+    server.tell(refuse={"POST /batches": {"text": "<html>ok</html>"}})
     records = Records()
     async with batches(server, records) as mine:
         with pytest.raises(AmbiguousSubmission):
             await mine.complete_batch(requests(4))
         assert [record.batch_id for record in records.kept.values()] == [None]
+        server.tell(refuse={})
         assert right(await mine.complete_batch(requests(4)))
     assert len(server.state()["batches"]) == 1
 

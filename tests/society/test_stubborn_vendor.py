@@ -1,0 +1,212 @@
+"""What goes wrong at a vendor of fine-tuning, and must neither stop a run nor pay twice."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from finetune.errors import TuningFailed
+from society import config as experiments
+from society import iterate, runs
+from society.events import Note
+from store.ledger import Store
+from tests.api_kill_and_resume import CONFIG
+from tests.providers.job_account import BASE
+from tests.providers.job_server import Server, serving
+
+SMALL = [
+    "iterations=1",
+    "evaluation.questions=2",
+    'evaluation.decodings=["sampled"]',
+    "datasets.w=0",
+    "provider.listing_lag_s=0.2",
+    'provider.api_key_env="A_KEY"',
+]
+JOBS = "/fine_tuning/jobs"
+FIRST = "a2-generator-it1-[0-9a-f]{8}-[0-9a-f]{8}$"
+"""The suffix of one agent's first attempt."""
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[Server]:
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture
+def server(process: Server) -> Server:
+    process.reset()
+    process.tell(job_s=0.05)
+    return process
+
+
+@pytest.fixture
+def experiment(tmp_path, server, monkeypatch):
+    """A function that runs the experiment; returns what it said on its way."""
+    monkeypatch.setenv("A_KEY", "sk-test-0123456789abcdef")
+    path = tmp_path / "api.toml"
+    path.write_text(CONFIG.format(url=server.url, base=BASE))
+
+    def run(*overrides: str) -> list[str]:
+        config = experiments.load(str(path), [*SMALL, *overrides])
+        folder = runs.folder(tmp_path / "runs", "run")
+        said: list[str] = []
+
+        def observe(event: object) -> None:
+            if isinstance(event, Note):
+                said.append(event.text)
+
+        with runs.start(folder, config) as store:
+            asyncio.run(iterate.run(folder, config, store, observe))
+        return said
+
+    run.database = tmp_path / "runs" / "run" / "run.duckdb"
+    return run
+
+
+def jobs_of(database: Path):
+    """The stored jobs that had enough to learn."""
+    with Store.open(database, read_only=True) as store:
+        return [job for job in store.jobs() if "examples" not in (job.error or "")]
+
+
+def owners(server: Server) -> Counter[tuple[str, ...]]:
+    jobs = server.state()["jobs"].values()
+    return Counter(tuple(job["metadata"][key] for key in ("agent", "role")) for job in jobs)
+
+
+@pytest.mark.parametrize("failure", [503, 504, 500, "drop"])
+def test_what_was_not_created_is_created_in_the_same_start(server, experiment, failure):
+    server.tell(create=[failure])
+    experiment()
+    tuned = [job for job in jobs_of(experiment.database) if job.status == "succeeded"]
+    assert tuned
+    assert len(server.state()["jobs"]) == len(tuned)
+    assert len(server.log("POST", JOBS)) == len(tuned) + 1
+    assert len(server.state()["files"]) == len(tuned)
+
+
+@pytest.mark.parametrize("failure", [502, "drop"])
+def test_what_was_created_is_found_though_the_list_lags(server, experiment, failure):
+    server.tell(created=[failure], lag=4)
+    experiment()
+    assert set(owners(server).values()) == {1}
+    assert len(server.log("POST", JOBS)) == len(server.state()["jobs"])
+
+
+def test_a_success_that_cannot_be_read_is_never_sent_again(server, experiment):
+    server.tell(refuse={f"POST {JOBS}": {"text": "<html>ok</html>"}})
+    with pytest.raises(TuningFailed, match="nobody knows whether job"):
+        experiment()
+    asked = len(server.log("POST", JOBS))
+    assert {job.status for job in jobs_of(experiment.database)} == {"intent"}
+    assert asked == len(jobs_of(experiment.database))
+    server.tell(refuse={})
+    experiment()
+    assert {job.status for job in jobs_of(experiment.database)} == {"succeeded"}
+
+
+def test_a_server_that_goes_on_failing_is_given_up_with_its_reason(server, experiment):
+    server.tell(create=[{"status": 503, "message": "out of nodes"}] * 50)
+    with pytest.raises(TuningFailed, match=r"nobody knows.*out of nodes"):
+        experiment()
+    stored = jobs_of(experiment.database)
+    assert len(server.log("POST", JOBS)) == 3 * len(stored)
+    server.tell(create=[])
+    experiment()
+    assert set(owners(server).values()) == {1}
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [403, 405, 500, {"text": '{"data": 3}'}],
+)
+def test_absent_events_and_checkpoints_do_not_stop_a_healthy_job(server, experiment, wish):
+    server.tell(refuse={f"GET {JOBS}/.*/(events|checkpoints)": wish})
+    said = experiment()
+    assert {job.status for job in jobs_of(experiment.database)} == {"succeeded"}
+    assert len([text for text in said if "no loss curve" in text]) == 1
+
+
+def test_oddly_typed_events_checkpoints_and_jobs_are_read_as_far_as_they_go(server, experiment):
+    step = {"step": "1e12", "train_loss": None, "total_steps": {}}
+    odd = [
+        {"id": "e1", "created_at": "2026-01-01T00:00:00Z", "level": "error", "message": None},
+        {"id": "e2", "created_at": None, "level": "error", "message": "queue", "data": [1]},
+        {"id": "e3", "message": 5, "data": step},
+        {"id": "e4", "message": "Step 2/4: training loss=0.25", "data": None},
+    ]
+    point = {"id": "c", "step_number": None, "fine_tuned_model_checkpoint": {"x": 1}}
+    server.tell(
+        refuse={
+            f"GET {JOBS}/.*/events": {"text": _listing(odd)},
+            f"GET {JOBS}/.*/checkpoints": {"text": _listing([point])},
+        }
+    )
+    said = experiment()
+    assert not [text for text in said if "no loss curve" in text]
+    with Store.open(experiment.database, read_only=True) as store:
+        assert set(store.rows("SELECT step, loss FROM training_points")) == {(2, 0.25)}
+        assert store.rows("SELECT count(*) FROM checkpoints") == [(0,)]
+
+
+def test_a_failure_names_the_vendors_job_and_file_and_the_rerun_uploads_nothing_again(
+    server, experiment
+):
+    reason = {"code": "invalid_training_file", "message": "Moderation", "param": None}
+    server.tell(fail={FIRST: reason})
+    with pytest.raises(TuningFailed) as error:
+        experiment()
+    [failed] = [job for job in jobs_of(experiment.database) if job.status == "failed"]
+    vendor = server.state()["jobs"][failed.provider_job_id]
+    for part in (vendor["id"], vendor["training_file"], 'finetune.on_failure = "keep"'):
+        assert part in str(error.value)
+    files = len(server.state()["files"])
+    experiment()
+    again = [j for j in server.state()["jobs"].values() if j["metadata"]["name"].endswith("-try2")]
+    assert [job["training_file"] for job in again] == [vendor["training_file"]]
+    assert len(server.state()["files"]) == files
+
+
+def test_a_server_that_tells_jobs_apart_by_their_files_gets_them_again(server, experiment):
+    server.tell(drop_metadata=True, drop_suffix=True, fail={FIRST: {"message": "lost"}})
+    with pytest.raises(TuningFailed, match="lost"):
+        experiment()
+    experiment()
+    files = [job["training_file"] for job in server.state()["jobs"].values()]
+    assert len(files) == len(set(files))
+
+
+@pytest.mark.parametrize("code", ["exceeded_quota", "insufficient_balance"])
+def test_an_account_without_credit_stops_though_failures_keep_the_old_model(
+    server, experiment, code
+):
+    server.tell(fail={FIRST: {"code": code, "message": "sorry", "param": None}})
+    with pytest.raises(TuningFailed, match="add credit to the account"):
+        experiment('finetune.on_failure="keep"')
+    experiment('finetune.on_failure="keep"')
+    with Store.open(experiment.database, read_only=True) as store:
+        assert store.rows("SELECT count(*) FROM jobs WHERE job_id LIKE '%-kept'") == [(0,)]
+        tuned = store.rows("SELECT agent FROM models WHERE role = 'generator' ORDER BY agent")
+    assert tuned == [(1,), (2,), (3,)]
+
+
+def test_a_question_that_fails_in_every_batch_is_stored_with_its_reason(server, experiment):
+    overrides = ["evaluation.batch=true", "iterations=0", "evaluation.questions=8"]
+    server.tell(line_errors={"3+7*6": [500] * 99})
+    experiment(*overrides)
+    with Store.open(experiment.database, read_only=True) as store:
+        failed = store.rows("SELECT DISTINCT question_id, error FROM turns WHERE error IS NOT NULL")
+        [(votes,)] = store.rows("SELECT count(DISTINCT question_id) FROM votes")
+    assert votes == 8
+    assert len({question for question, _ in failed}) == 1
+    assert all("not answered in 3 batches; the last time: the server" in e for _, e in failed)
+
+
+def _listing(items: list[dict[str, object]]) -> str:
+    return json.dumps({"object": "list", "data": items, "has_more": False})
