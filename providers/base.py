@@ -69,13 +69,15 @@ class Request:
 
     `key` names the request within the run. A provider that draws its own sampling noise draws
     it from (`sampling.seed`, `key`) and nothing else, so that neither batching nor order nor a
-    resume changes what is sampled.
+    resume changes what is sampled. `again`: it failed in an earlier start of the run, so that it
+    may fail once more and means nothing for others.
     """
 
     model: ModelRef
     messages: tuple[Message, ...]
     sampling: Sampling
     key: str
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

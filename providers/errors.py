@@ -6,6 +6,7 @@
     │   ├── Overloaded
     │   ├── TimedOut          (also a TimeoutError)
     │   └── ConnectionLost    (also a ConnectionError)
+    │       └── Unreachable   no connection could be made at all
     ├── RequestError          fatal for this one call, the run goes on
     │   ├── BadRequest        (also a ValueError)
     │   ├── ContextOverflow   (also a ValueError)
@@ -38,11 +39,16 @@ class ProviderError(Exception):
 
 
 class RetryableError(ProviderError):
-    """The call failed for a passing reason. `retry_after_s` is the server's hint, where given."""
+    """The call failed for a passing reason. `retry_after_s` is the server's hint, where given.
+
+    `given_up` tells what was tried where the call was made again until patience ended; it is None
+    where the call was stopped because of another one.
+    """
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.given_up: str | None = None
 
 
 class RateLimited(RetryableError):
@@ -59,6 +65,10 @@ class TimedOut(RetryableError, TimeoutError):
 
 class ConnectionLost(RetryableError, ConnectionError):
     """The connection could not be made or broke."""
+
+
+class Unreachable(ConnectionLost):
+    """No connection could be made, so it cannot be the request's fault."""
 
 
 class RequestError(ProviderError):

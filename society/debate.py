@@ -13,19 +13,27 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from dataclasses import asdict, dataclass, replace
 from typing import Literal, Protocol
 
 from evals.tasks.base import Task, TaskQuestion
-from providers.base import Completion, Message, ModelRef, Provider, Request, Sampling
-from providers.errors import RequestError
+from providers.base import Message, ModelRef, Provider, Request, Sampling
+from providers.errors import ContextOverflow, RequestError, RequestFailed, RetryableError
 from society import prompts
 from society.agents import Society
 from society.outcome import Scope, outcome, readable, shown, tally, why_empty
 from society.sharing import Shared, taken_over
 from society.voting import Tally
-from store.records import Labels, Row, Turn, messages_json, storable, utc_now
+from store.records import Failure, Labels, Row, Turn, messages_json, storable, utc_now
 
 Kind = Literal["answer", "summary"]
 
@@ -54,7 +62,8 @@ class Rules:
 class Debate:
     """Debates questions of one scope between one society, resuming from `known` turns.
 
-    What is in `shared` already is not asked again.
+    What is in `shared` already is not asked again. `again` are the ids of turns that failed in an
+    earlier start and are asked once more.
     """
 
     def __init__(
@@ -67,6 +76,7 @@ class Debate:
         rules: Rules,
         *,
         known: Iterable[Turn] = (),
+        again: Collection[int] = (),
         shared: Shared | None = None,
         on_turn: Callable[[Turn], None] = lambda turn: None,
     ) -> None:
@@ -77,6 +87,7 @@ class Debate:
         self._scope = scope
         self._rules = rules
         self._known = {turn.turn_id: turn for turn in known}
+        self._again = frozenset(again)
         self._shared = shared or Shared()
         self._asking: defaultdict[str, dict[bytes, asyncio.Future[Turn]]] = defaultdict(dict)
         self._on_turn = on_turn
@@ -190,8 +201,15 @@ class Debate:
         if (stored := self._known.get(turn.turn_id)) is not None:
             return stored
         sampling = self._rules.sampling if kind == "answer" else self._rules.summary_sampling
-        request = Request(model, messages, sampling, self._noise_key(turn))
-        turn = await self._spoken(turn, request)
+        again = turn.turn_id in self._again
+        request = Request(model, messages, sampling, self._noise_key(turn), again)
+        try:
+            turn = await self._spoken(turn, request)
+        except RetryableError as error:
+            # The run stops. What was asked in vain is asked with less patience the next time.
+            if error.given_up is not None:
+                await self._recorder.append(_failed(turn, error, again=again))
+            raise
         await self._recorder.append(turn)
         self._on_turn(turn)
         return turn
@@ -210,10 +228,14 @@ class Debate:
         return await asking[key]
 
     async def _asked(self, turn: Turn, request: Request) -> Turn:
-        completion = await self._complete(request)
+        # An answer the provider can never give is part of the record: it casts no vote.
+        try:
+            completion = await self._providers[request.model.address].complete(request)
+        except RequestError as error:
+            return _failed(turn, error, again=request.again)
         # The answer is read from what is stored, so reading it again later gives the same.
         response = storable(completion.text)
-        error = completion.error or why_empty(response, completion.finish_reason)
+        why = completion.error or why_empty(response, completion.finish_reason)
         answers = turn.kind == "answer"
         return replace(
             turn,
@@ -223,22 +245,26 @@ class Debate:
             prompt_tokens=completion.prompt_tokens,
             completion_tokens=completion.completion_tokens,
             latency_ms=completion.latency_ms,
-            error=None if error is None else storable(error),
+            error=None if why is None else storable(why),
             created_at=utc_now(),
         )
-
-    async def _complete(self, request: Request) -> Completion:
-        # An answer the provider can never give is part of the record: it casts no vote.
-        try:
-            return await self._providers[request.model.address].complete(request)
-        except RequestError as error:
-            return Completion("", "error", 0, 0, 0.0, str(error))
 
     def _noise_key(self, turn: Turn) -> str:
         # The arm is left out, so arms that ask the same thing get the same answer; evaluation
         # leaves out the iteration, so societies are compared under common random numbers.
         which = f"train{turn.iteration}" if turn.split == "train" else "eval"
         return f"{which}/{turn.question_id}/a{turn.agent}/r{turn.round}/{turn.kind}"
+
+
+def _failed(turn: Turn, error: RequestError | RetryableError, *, again: bool) -> Turn:
+    """`turn` as the record that its request failed."""
+    failure: Failure = "final" if again else "refused"
+    if isinstance(error, RequestFailed | RetryableError):
+        failure = "passing"
+    elif isinstance(error, ContextOverflow):
+        failure = "final"
+    told = getattr(error, "given_up", None) or str(error)
+    return replace(turn, error=storable(told), failure=failure, created_at=utc_now())
 
 
 async def _all(turns: Iterable[Coroutine[object, object, Turn]]) -> list[Turn]:

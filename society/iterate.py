@@ -34,6 +34,7 @@ from society.debate import Debate, Rules
 from society.diversity import Meter
 from society.events import Note, Observer, Stage, StageAdvanced, StageFinished, StageStarted
 from society.outcome import Scope
+from society.redo import take_back
 from society.runs import RunFolder
 from society.sharing import Shared
 from society.tuning import plan, selection, tuned_roles
@@ -204,6 +205,7 @@ class _Experiment:
         stage: Stage,
     ) -> None:
         stored = (scope.iteration, scope.split, scope.arm, scope.decoding)
+        again = take_back(self.store, scope)
         voted = {vote.question_id for vote in self.store.votes(*stored) if vote.round == arm.rounds}
         remaining = [q for q in questions if q.question_id not in voted]
         pending = {q.question_id for q in remaining}
@@ -225,6 +227,8 @@ class _Experiment:
             if not remaining:
                 return
             await self.connections.serve(society.tuned_models)
+            if again:
+                self.observer(Note(f"{len(again)} requests that failed are asked again"))
             debate = Debate(
                 society,
                 task,
@@ -233,6 +237,7 @@ class _Experiment:
                 scope,
                 self._rules(arm, scope, len(remaining)),
                 known=known,
+                again=again,
                 shared=self._shared(society, scope, pending),
                 on_turn=on_turn,
             )

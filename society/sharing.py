@@ -69,7 +69,8 @@ class Shared:
 
 
 def taken_over(turn: Turn, source: Turn) -> Turn:
-    """`turn` with the response of `source`, which it names as its origin."""
+    """`turn` with the response of `source`, which it names as its origin; a failure has none."""
+    origin = None if source.failure is not None else source.shared_turn_id or source.turn_id
     return replace(
         turn,
         response=source.response,
@@ -79,6 +80,7 @@ def taken_over(turn: Turn, source: Turn) -> Turn:
         completion_tokens=source.completion_tokens,
         latency_ms=source.latency_ms,
         error=source.error,
-        shared_turn_id=source.shared_turn_id or source.turn_id,
+        shared_turn_id=origin,
+        failure=source.failure,
         created_at=utc_now(),
     )

@@ -51,6 +51,10 @@ class Guard:
         for scope, key in claimed:
             self._known[scope].discard(key)
 
+    def forget(self) -> None:
+        """Rows were removed: read again what there is, when it is needed."""
+        self._known.clear()
+
     def _load(self, scope: Scope) -> set[Hashable]:
         known = self._known.get(scope)
         if known is None:

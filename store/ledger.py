@@ -43,6 +43,19 @@ R = TypeVar("R")
 _FETCH = 2048
 # Readers keep a file open for half a second after a query.
 _PATIENCE_S = 1.0
+# The debates that hold a failed turn, by what a stage and its questions are told by.
+_OF_THEIR_DEBATES = """
+(iteration, split, arm, decoding, question_id) IN (
+    SELECT (iteration, split, arm, decoding, question_id)
+    FROM turns
+    WHERE turn_id IN (SELECT unnest($turns::BIGINT[])) AND failure IS NOT NULL
+)
+"""
+_WITHDRAWALS = (
+    f"DELETE FROM votes WHERE {_OF_THEIR_DEBATES}",
+    f"DELETE FROM verdicts WHERE turn_id IN (SELECT turn_id FROM turns WHERE {_OF_THEIR_DEBATES})",
+    "DELETE FROM turns WHERE turn_id IN (SELECT unnest($turns::BIGINT[])) AND failure IS NOT NULL",
+)
 _STAGE = "iteration = ? AND split = ? AND arm = ? AND decoding = ?"
 
 
@@ -134,6 +147,18 @@ class Store:
         For set-based SQL. It must neither commit nor touch turns, votes or verdicts.
         """
         self._writing_thread().submit_work(work).result()
+
+    def withdraw(self, turn_ids: Sequence[int]) -> None:
+        """Remove turns whose request failed, and what their debates came to; blocks.
+
+        They can be asked again then. Nothing else is removed: a turn that holds an answer stays.
+        """
+
+        def work(connection: duckdb.DuckDBPyConnection) -> None:
+            for sql in _WITHDRAWALS:
+                connection.execute(sql, {"turns": list(turn_ids)})
+
+        self._writing_thread().submit_work(work, removes=True).result()
 
     def query(self, sql: str, params: Params | None = None) -> Query:
         """One reading query whose answer comes as `.rows`, `.arrow()`, `.pandas()`, `.polars()`.

@@ -20,6 +20,7 @@ TurnKind = Literal["answer", "summary"]
 AgentRole = Literal["generator", "critic"]
 Learn = Literal["final", "all"]
 Labels = Literal["final", "round1", "gold"]
+Failure = Literal["passing", "refused", "final"]
 DiversityMeasure = Literal["embedding", "nll", "kl", "kl_base"]
 StoredJobStatus = Literal[
     "intent", "submitted", "running", "succeeded", "failed", "cancelled", "skipped"
@@ -102,8 +103,9 @@ class Turn:
     `messages` is the conversation as sent (JSON list), `response` the text that came back, `answer`
     the parsed answer or None; a truncated response (finish_reason "length") has no answer.
     `latency_ms` in milliseconds; `error` says why the response has no text. `shared_turn_id` is the
-    turn whose response this one has taken over, because it asked the same. `turn_id` and `sha256`
-    follow from the other fields.
+    turn whose response this one has taken over, because it asked the same. `failure` is set where
+    the request failed and there never was an answer: "passing" is asked again whenever the run is
+    started again, "refused" once, "final" never. `turn_id` and `sha256` follow from the others.
     """
 
     iteration: int
@@ -124,6 +126,7 @@ class Turn:
     latency_ms: float
     error: str | None = None
     shared_turn_id: int | None = None
+    failure: Failure | None = None
     created_at: datetime = field(default_factory=utc_now)
     turn_id: int = field(init=False)
     sha256: str = field(init=False)

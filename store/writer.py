@@ -31,6 +31,7 @@ _BAD_VALUE = (
 class _Append:
     rows: Sequence[Row] = ()
     work: Work | None = None
+    removes: bool = False
     done: Future[None] = field(default_factory=Future)
     claimed: list[tuple[Scope, Hashable]] = field(default_factory=list)
 
@@ -52,9 +53,12 @@ class Writer:
         """Queue rows for one transaction; the future is done once they are committed."""
         return self._put(_Append(rows=rows))
 
-    def submit_work(self, work: Work) -> Future[None]:
-        """Queue `work` to run in a transaction of its own, on the writing thread."""
-        return self._put(_Append(work=work))
+    def submit_work(self, work: Work, *, removes: bool = False) -> Future[None]:
+        """Queue `work` to run in a transaction of its own, on the writing thread.
+
+        `removes`: it removes turns, votes or verdicts.
+        """
+        return self._put(_Append(work=work, removes=removes))
 
     def close(self) -> None:
         """Commit what is queued and stop; closing twice is fine."""
@@ -117,6 +121,8 @@ class Writer:
             for append in accepted:
                 append.done.set_exception(failure)
         else:
+            if any(append.removes for append in accepted):
+                self._guard.forget()
             for append in accepted:
                 append.done.set_result(None)
 

@@ -6,7 +6,8 @@ by `Limiter.observe`.
 """
 
 from providers.limits.bucket import Quota
+from providers.limits.evidence import Errand
 from providers.limits.limiter import Limiter, Limits, shared
 from providers.limits.patience import Patience, persistently
 
-__all__ = ["Limiter", "Limits", "Patience", "Quota", "persistently", "shared"]
+__all__ = ["Errand", "Limiter", "Limits", "Patience", "Quota", "persistently", "shared"]

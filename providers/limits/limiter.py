@@ -16,10 +16,13 @@ from providers.errors import (
     ProviderError,
     RateLimited,
     RequestError,
+    RequestFailed,
     RetryableError,
+    Unreachable,
 )
 from providers.limits.breaker import Breaker
 from providers.limits.bucket import Bucket, Quota
+from providers.limits.evidence import Errand, Evidence, Mark
 from providers.limits.patience import Clock, Draw, Patience, Sleep, persistently
 from providers.limits.slots import START, AdaptiveLimit, Slots
 
@@ -27,6 +30,7 @@ T = TypeVar("T")
 Kind = Literal["requests", "tokens"]
 
 _REFUSED_IN_A_ROW = 3
+_ANY = Errand()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +79,22 @@ class Limiter:
         }
         self._outstanding: dict[Kind, float] = {"requests": 0.0, "tokens": 0.0}
         self._heard: dict[Kind, Quota] = {}
+        self.evidence = Evidence()
         self._refusals = 0
         self._closed_until = clock()
 
-    async def call(self, work: Callable[[], Awaitable[T]], tokens: float = 0.0) -> T:
+    async def call(
+        self, work: Callable[[], Awaitable[T]], tokens: float = 0.0, errand: Errand = _ANY
+    ) -> T:
         """The result of `work`, called as often as its `RetryableError`s and patience allow.
 
-        `tokens` is the most that the call may use. Raises the `RequestError` of `work`; any other
+        `tokens` is the most that the call may use. Raises the `RequestError` of `work`, and
+        `RequestFailed` where patience ends and the call itself is at fault; any other
         `ProviderError` and a `RetryableError` that outlasted patience stop all calls of this
         limiter, those that wait included, which then raise the same error.
         """
-        journey = _Journey(self, work, {"requests": 1.0, "tokens": tokens})
+        journey = _Journey(self, work, {"requests": 1.0, "tokens": tokens}, errand)
+        given_up: str | None = None
         try:
             return await persistently(
                 journey.attempt,
@@ -97,12 +106,23 @@ class Limiter:
         except RequestError:
             raise
         except ProviderError as error:
+            if isinstance(error, RetryableError):
+                given_up = error.given_up
+                if self._blames_call(error, errand, journey.mark):
+                    raise RequestFailed(
+                        f"{given_up}, while the server answers others; it is asked again when the "
+                        "run is started again"
+                    ) from error
             self.breaker.trip(error)
         except _Stopped:
             pass
         finally:
             journey.end()
-        raise await self.breaker.stopped()
+        stopped = await self.breaker.stopped()
+        if isinstance(stopped, RetryableError):
+            # The others have not been asked in vain.
+            stopped.given_up = given_up
+        raise stopped
 
     def observe(self, kind: Kind, quota: Quota) -> None:
         """Follow a budget that the answer to the call being made tells; budgets of the user's own
@@ -110,6 +130,11 @@ class Limiter:
         """
         if kind not in self._fixed and quota.plausible:
             self._heard[kind] = quota
+
+    def _blames_call(self, error: RetryableError, errand: Errand, mark: Mark | None) -> bool:
+        if isinstance(error, RateLimited | Unreachable) or mark is None or self.breaker.tripped:
+            return False
+        return self.evidence.blames_call(errand, mark)
 
     async def _budgeted(self, cost: Mapping[Kind, float]) -> None:
         """Wait for the budgets. Raises `RateLimited` when that would outlast patience."""
@@ -138,8 +163,9 @@ class Limiter:
                 self._buckets[kind] = Bucket(quota.limit, 1.0, clock=self._clock)
             self._buckets[kind].observe(quota, self._outstanding[kind])
 
-    def _succeeded(self) -> None:
+    def _succeeded(self, errand: Errand) -> None:
         self._refusals = 0
+        self.evidence.answered(errand)
         self.slots.limit.succeeded()
 
     def _failed(self, error: RetryableError) -> None:
@@ -161,11 +187,17 @@ class _Journey(Generic[T]):
     """One call, from waiting for its slot to its last attempt."""
 
     def __init__(
-        self, limiter: Limiter, work: Callable[[], Awaitable[T]], cost: Mapping[Kind, float]
+        self,
+        limiter: Limiter,
+        work: Callable[[], Awaitable[T]],
+        cost: Mapping[Kind, float],
+        errand: Errand,
     ) -> None:
         self._limiter = limiter
         self._work = work
         self._cost = cost
+        self._errand = errand
+        self.mark: Mark | None = None
         self._has_slot = False
         self._tried = False
 
@@ -178,11 +210,13 @@ class _Journey(Generic[T]):
             result = await self._sent()
         except RetryableError as error:
             limiter._failed(error)
+            if self.mark is None:
+                self.mark = limiter.evidence.mark(self._errand)
             # A server that asks for less is given less: the call keeps its slot while it waits.
             if not isinstance(error, (RateLimited, Overloaded)):
                 self.end()
             raise
-        limiter._succeeded()
+        limiter._succeeded(self._errand)
         return result
 
     async def _sent(self) -> T:

@@ -119,10 +119,11 @@ class _Course:
     def given_up(self, error: RetryableError) -> RetryableError:
         told = copy.copy(error)
         hint = error.retry_after_s
+        tried = f"{self._attempts} attempt(s) in {self._elapsed():,.0f} s"
         asked = "" if hint is None else f" (the server asks to wait {hint:,.0f} s)"
+        told.given_up = f"{error}; given up after {tried}{asked}"
         told.args = (
-            f"{error}; given up after {self._attempts} attempt(s) in {self._elapsed():,.0f} s"
-            f"{asked}. Start again when the server is well: what is stored is kept",
+            f"{told.given_up}. Start again when the server is well: what is stored is kept",
         )
         return told
 

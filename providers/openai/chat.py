@@ -14,13 +14,14 @@ from openai._types import RequestOptions
 
 from providers.base import Completion, Message, Request, Sampling
 from providers.errors import (
+    AuthenticationFailed,
     BadRequest,
     InvalidSettings,
     ProviderError,
     RetryableError,
     UnusableAnswer,
 )
-from providers.limits import Limiter
+from providers.limits import Errand, Limiter
 from providers.openai.answers import Answer, ErrorInside, read_answer
 from providers.openai.client import Connection
 from providers.openai.failures import Refusal, judged, refusal, said, status_inside, translate
@@ -37,6 +38,8 @@ _log = logging.getLogger(__name__)
 _REFUSALS_AT_MOST = 20
 # A server that writes something else every time must not fill the screen.
 _NOTES_AT_MOST = 50
+_LONGEST_WAIT_S = 30.0
+_LOOK_EVERY_S = 0.05
 _CHARACTERS_PER_TOKEN = 4
 _TOKENS_PER_MESSAGE = 8
 # Keeps the package from drawing a random key for every call; none is sent.
@@ -54,6 +57,7 @@ class Chat:
         self._parameters: dict[str, Parameters] = {}
         self._answered = False
         self._refused = 0
+        self._forbidden = 0
         self._noted: set[str] = set()
 
     def parameters(self, model: str) -> Parameters:
@@ -70,7 +74,12 @@ class Chat:
         `latency_ms` is that of the attempt that succeeded. A server that counts no tokens gives 0.
         """
         found, latency_ms = await self.ask(
-            model, request.messages, request.sampling, request.key, read_answer
+            model,
+            request.messages,
+            request.sampling,
+            request.key,
+            read_answer,
+            again=request.again,
         )
         answer = found.within(request.sampling)
         if answer.ending.kind == "unknown" and answer.ending.word and answer.error is None:
@@ -95,24 +104,30 @@ class Chat:
         key: str,
         read: Read[T],
         extra: Mapping[str, object] | None = None,
+        *,
+        again: bool = False,
     ) -> tuple[T, float]:
         """What `read` makes of the response's body, and the milliseconds it took.
 
-        `extra` goes into the request's body as it is. Raises errors of `providers.errors`.
+        `extra` goes into the request's body as it is; `again` as in `Request`. Raises errors of
+        `providers.errors`.
         """
         written: list[Any] = [{"role": m.role, "content": m.content} for m in messages]
         tokens = sampling.max_tokens + sum(
             len(m.content) // _CHARACTERS_PER_TOKEN + _TOKENS_PER_MESSAGE for m in messages
         )
 
-        async def attempt() -> tuple[T, float]:
-            return await self._understood(model, written, sampling, key, read, extra)
+        subject = next((m.content for m in messages if m.role == "user"), "")
+        errand = Errand(model, subject, again)
 
-        return await self._limiter.call(attempt, tokens)
+        async def attempt() -> tuple[T, float]:
+            return await self._understood(errand, written, sampling, key, read, extra)
+
+        return await self._limiter.call(attempt, tokens, errand)
 
     async def _understood(
         self,
-        model: str,
+        errand: Errand,
         messages: list[Any],
         sampling: Sampling,
         key: str,
@@ -121,6 +136,7 @@ class Chat:
     ) -> tuple[T, float]:
         """One attempt, in which the server may refuse parameters that are then done without."""
         tried: set[Parameters] = set()
+        model = errand.model
         while True:
             parameters = self.parameters(model)
             values = parameters.values(sampling, key, model)
@@ -137,7 +153,7 @@ class Chat:
                     self._note(f"{model}: {note}")
                 self._parameters[model] = changed
             if self.parameters(model) in tried:
-                raise self._judged(outcome, model)
+                raise await self._judged(outcome, errand)
 
     async def _sent(
         self,
@@ -172,11 +188,15 @@ class Chat:
             failure = translated
         raise failure
 
-    def _judged(self, told: Refusal, model: str) -> ProviderError:
-        error = judged(told, model)
+    async def _judged(self, told: Refusal, errand: Errand) -> ProviderError:
+        error = judged(told, errand.model)
+        if told.status == 403 and isinstance(error, AuthenticationFailed):
+            if await self._forbids_others(errand):
+                return error
+            return BadRequest(f"the server forbids this request, and no other: {told.message}")
         if type(error) is not BadRequest:
             return error
-        self._refused += 1
+        self._refused += not errand.again
         hopeless = not self._answered and self._refused >= _REFUSALS_AT_MOST
         if hopeless or refuses_parameters(told):
             return InvalidSettings(
@@ -184,6 +204,26 @@ class Chat:
                 "parameters under [provider] and [sampling]"
             )
         return error
+
+    async def _forbids_others(self, errand: Errand) -> bool:
+        """Whether a status 403 is about the key: a firewall may forbid what one question holds.
+
+        While nothing was answered yet, the calls that are under way show it.
+        """
+        limiter, until = self._limiter, time.monotonic() + _LONGEST_WAIT_S
+        evidence = limiter.evidence
+        self._forbidden += 1
+        try:
+            while (
+                not evidence.has_answered(errand.model)
+                and self._forbidden < limiter.slots.taken
+                and not limiter.breaker.tripped
+                and time.monotonic() < until
+            ):
+                await limiter.breaker.pause(_LOOK_EVERY_S)
+        finally:
+            self._forbidden -= 1
+        return not evidence.blames_call(errand, evidence.mark(errand))
 
     def _hear(self, headers: Mapping[str, str]) -> None:
         for kind, quota in quotas(headers).items():

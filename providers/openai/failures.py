@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -30,6 +31,7 @@ from providers.errors import (
     RateLimited,
     RetryableError,
     TimedOut,
+    Unreachable,
     Unsupported,
 )
 from providers.openai.hints import retry_after_s
@@ -53,6 +55,12 @@ _TOO_LONG = re.compile(
 )
 _TOO_LARGE_FOR_QUOTA = re.compile(r"request too large", re.IGNORECASE)
 _NAMES_A_MODEL = re.compile(r"\b(model|deployment)\b", re.IGNORECASE)
+_NEVER_SENT = (aiohttp.ClientConnectorError, ConnectionRefusedError, socket.gaierror)
+_MODERATION = re.compile(
+    r"moderat|flagged|content.?(policy|filter)|safety|guardrail|prohibited content|usage polic"
+    r"|inappropriate|harmful",
+    re.IGNORECASE,
+)
 _STATUS_WORDS = (
     (re.compile(r"rate.?limit|too.?many|throttl|resource.?exhausted"), 429),
     (re.compile(r"overload|unavailable|capacity"), 503),
@@ -112,6 +120,7 @@ def said(status: int, body: object, headers: Mapping[str, str], secrets: Secrets
         message = told if isinstance(told, str) else json.dumps(told, default=str)
     elif not isinstance(message, str):
         message = json.dumps(message, default=str)
+    message += _upstream(fields.get("metadata"))
     inner = fields.get("innererror")
     deeper = inner.get("code") if isinstance(inner, Mapping) else None
     param = fields.get("param")
@@ -123,6 +132,17 @@ def said(status: int, body: object, headers: Mapping[str, str], secrets: Secrets
         message=_short(secrets, _text_of(message)),
         retry_after_s=retry_after_s(headers),
     )
+
+
+def _upstream(metadata: object) -> str:
+    """What a gateway adds: the words of the vendor behind it, or why it withholds a request."""
+    if not isinstance(metadata, Mapping):
+        return ""
+    parts = [metadata.get("raw"), metadata.get("reasons")]
+    told = [p if isinstance(p, str) else json.dumps(p, default=str) for p in parts if p]
+    if metadata.get("flagged_input"):
+        told.append("flagged by moderation")
+    return f" ({'; '.join(told)})" if told else ""
 
 
 def status_inside(body: object) -> int:
@@ -145,6 +165,8 @@ def judged(told: Refusal, model: str) -> ProviderError:
         return by_code
     hint = told.retry_after_s
     match told.status:
+        case 403 if is_moderation(told):
+            return ContentFiltered(f"the server refuses this content {where}")
         case 401 | 403:
             return AuthenticationFailed(
                 f"the server refuses the key {where}; check the key and what its account may use"
@@ -172,6 +194,11 @@ def judged(told: Refusal, model: str) -> ProviderError:
         case status if status >= 500:
             return RetryableError(f"the server failed {where}", retry_after_s=hint)
     return BadRequest(f"the server refuses the request {where}")
+
+
+def is_moderation(told: Refusal) -> bool:
+    """Whether a refusal is about what was asked, and not about who asks."""
+    return any(_MODERATION.search(text) for text in (told.code, told.type, told.message))
 
 
 def _by_code(told: Refusal, model: str, where: str) -> ProviderError | None:
@@ -228,6 +255,8 @@ def _unreached(error: BaseException, secrets: Secrets) -> ProviderError:
     # The transport files a connection that was reset under its timeouts; the cause tells them
     # apart. https://github.com/karpetrosyan/httpx-aiohttp
     reason = _short(secrets, str(error) or type(error).__name__)
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return Unreachable(f"the server did not take the connection in time ({reason})")
     if isinstance(error, (asyncio.TimeoutError, aiohttp.ServerTimeoutError)):
         return TimedOut(f"the server did not answer in time ({reason})")
     if isinstance(error, aiohttp.InvalidURL):
@@ -237,6 +266,8 @@ def _unreached(error: BaseException, secrets: Secrets) -> ProviderError:
             f"the server's certificate is not trusted ({reason}); check the URL, or make the "
             "certificate's authority known to this machine (SSL_CERT_FILE)"
         )
+    if isinstance(error, _NEVER_SENT):
+        return Unreachable(f"the connection to the server could not be made ({reason})")
     return ConnectionLost(f"the connection to the server broke ({reason})")
 
 

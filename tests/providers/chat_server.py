@@ -3,6 +3,7 @@
     async with ChatServer(script) as server:
         provider = connect(server.url, …)
 
+or, for code that has an event loop of its own, in a thread: ``with serving(script) as server: …``.
 As a program it answers everything alike after a pause, prints its port, and ends when its input
 does:
 
@@ -18,8 +19,9 @@ import random
 import socket
 import struct
 import sys
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -175,6 +177,30 @@ class ChatServer:
         content = await reader.readexactly(int(headers.get("content-length", 0)))
         body = json.loads(content) if content[:1] == b"{" else content
         return Asked(len(self.asked), method, path, headers, body)
+
+
+@contextmanager
+def serving(script: Script) -> Iterator[ChatServer]:
+    """A `ChatServer` in a thread of its own for the length of the `with` block."""
+    loop, server = asyncio.new_event_loop(), ChatServer(script)
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    asyncio.run_coroutine_threadsafe(server.__aenter__(), loop).result()
+    try:
+        yield server
+    finally:
+        asyncio.run_coroutine_threadsafe(_ended(server), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+async def _ended(server: ChatServer) -> None:
+    await server.__aexit__()
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 async def _send(reply: Reply, writer: asyncio.StreamWriter) -> bool:
