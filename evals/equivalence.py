@@ -239,7 +239,6 @@ def _start(
     descriptors = [life.fileno(), *(line.fileno() for line in lines)]
     path = [os.path.abspath(entry) for entry in sys.path]
     worker = Path(__file__).with_name("judge_worker.py")
-    root = str(worker.parent.parent)
     return subprocess.Popen(
         [
             *(sys.executable, "-P", str(worker), json.dumps(asdict(limits))),
@@ -250,7 +249,7 @@ def _start(
         stdout=subprocess.DEVNULL,
         stderr=errors,
         # The order of sets, and with it some verdicts, must not change from run to run.
-        env=os.environ | {"PYTHONHASHSEED": "0", "JUDGE_PATH": json.dumps([*path, root])},
+        env=os.environ | {"PYTHONHASHSEED": "0", "JUDGE_PATH": json.dumps(path)},
         start_new_session=True,
     )
 

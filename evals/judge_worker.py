@@ -20,6 +20,8 @@ import select
 import signal
 import sys
 from dataclasses import dataclass
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 
 PAIRS_PER_WORKER = 1000
 _RETIRED = 3
@@ -66,6 +68,16 @@ def main(arguments: list[str]) -> int:
             if status != _RETIRED:
                 _send(line, {"died": _reason(status)})
             workers[_fork(line, limits, inherited)] = line
+
+
+def _load_package() -> None:
+    """Import this very `evals`, by its place: the user may have a folder of that name."""
+    place = Path(__file__).with_name("__init__.py")
+    spec = spec_from_file_location("evals", place, submodule_search_locations=[str(place.parent)])
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules["evals"] = package = module_from_spec(spec)
+    spec.loader.exec_module(package)
 
 
 def _preload() -> None:
@@ -149,4 +161,5 @@ def _send(line: int, message: dict[str, object]) -> None:
 
 if __name__ == "__main__":
     sys.path[:] = json.loads(os.environ.pop("JUDGE_PATH"))
+    _load_package()
     raise SystemExit(main(sys.argv[1:]))

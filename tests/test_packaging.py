@@ -1,5 +1,6 @@
 """What is installed is complete: built as a wheel, unpacked elsewhere, used from there."""
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -68,10 +69,111 @@ def test_the_demo_config_is_valid_where_it_is_installed(unpacked, tmp_path):
     assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr
 
 
-def test_a_sibling_from_elsewhere_is_named_with_the_remedy(unpacked, tmp_path):
-    (tmp_path / "evals").mkdir()
-    (tmp_path / "evals" / "__init__.py").write_text("")
-    done = run(unpacked, tmp_path, f"sys.path.insert(0, {str(tmp_path)!r}); import society")
+# What a user may have beside a notebook, under the name of each sibling.
+SHADOWS = {
+    "package": ("{name}/__init__.py", "mine = True"),
+    "module": ("{name}.py", "mine = True"),
+    "data": ("{name}/results.csv", "1,2"),
+    "loose": ("{name}/tools.py", "mine = True"),
+}
+USE = (
+    "import society\n"
+    "from store.ledger import Store\n"
+    "from finetune.datasets import build_all\n"
+    "from evals.equivalence import Judge, Limits\n"
+    "from providers.registry import schemes\n"
+    "from society.config import load\n"
+    "print(load('demo').society.agents)\n"
+)
+
+
+@pytest.fixture
+def shadowed(tmp_path):
+    """A folder that has one of `SHADOWS` for every sibling."""
+
+    def make(kind: str) -> Path:
+        file, text = SHADOWS[kind]
+        for name in sorted(PACKAGES - {"society"}):
+            path = tmp_path / file.format(name=name)
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+        return tmp_path
+
+    return make
+
+
+@pytest.mark.parametrize("kind", SHADOWS)
+def test_a_users_own_folders_of_such_names_do_no_harm(unpacked, shadowed, kind):
+    folder = shadowed(kind)
+    done = run(unpacked, folder, f"sys.path.insert(0, '')\n{USE}")
+    assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr
+    warned = [line for line in done.stderr.splitlines() if "UserWarning" in line]
+    assert len(warned) == (4 if kind in ("package", "module") else 0), done.stderr
+    for name, line in zip(("providers", "store", "finetune", "evals"), warned, strict=False):
+        assert f"its own package {name!r}" in line
+        assert str(folder / name) in line
+
+
+@pytest.mark.parametrize("way", ["script", "notebook", "module"])
+def test_neither_do_they_however_python_was_started(unpacked, shadowed, way):
+    folder = shadowed("package")
+    code = {
+        "script": f"import runpy; runpy.run_path({str(folder / 'mine.py')!r}, run_name='__main__')",
+        "notebook": f"exec(compile({USE!r}, '<cell>', 'exec'), {{'__name__': '__main__'}})",
+        "module": "import runpy; sys.argv = ['-m']; runpy.run_module('mine', run_name='__main__')",
+    }[way]
+    (folder / "mine.py").write_text(USE)
+    done = run(unpacked, folder, f"sys.path.insert(0, {str(folder)!r})\n{code}")
+    assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr
+
+
+def test_processes_that_are_started_find_the_right_packages_too(unpacked, shadowed):
+    folder = shadowed("package")
+    code = (
+        "import society\n"
+        "from evals.equivalence import Judge\n"
+        "judge = Judge(workers=1)\n"
+        "print(judge.same('x+1', '1+x'))\n"
+        "judge.close()\n"
+    )
+    done = run(unpacked, folder, f"sys.path.insert(0, {str(folder)!r})\n{code}")
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+
+
+def test_the_command_says_nothing_of_folders_that_it_does_not_need(unpacked, shadowed):
+    folder = shadowed("package")
+    third_party = Path(pytest.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "society", "cost", "demo", "--format", "csv"],
+        cwd=folder,
+        env={"PYTHONPATH": f"{unpacked}:{third_party}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("stage,")
+
+
+def test_a_package_that_is_in_use_is_named_with_the_remedy(unpacked, shadowed):
+    folder = shadowed("package")
+    done = run(unpacked, folder, "sys.path.insert(0, '')\nimport evals\nimport society")
     assert done.returncode == 1
-    assert "package 'evals' comes from" in done.stderr
+    assert f"package 'evals' comes from {folder / 'evals'}" in done.stderr
+    assert f"needs its own from {unpacked / 'evals'}" in done.stderr
+    assert "import society first" in done.stderr
     assert "environment of its own" in done.stderr
+
+
+def test_a_folder_that_was_imported_and_holds_nothing_is_not_in_use(unpacked, shadowed):
+    code = f"sys.path.insert(0, '')\nsys.path.remove({str(unpacked)!r})\nimport evals\n"
+    code += f"sys.path.append({str(unpacked)!r})\n{USE}"
+    done = run(unpacked, shadowed("data"), code)
+    assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr
+
+
+def test_a_sibling_that_is_missing_is_named(unpacked, tmp_path):
+    shutil.copytree(unpacked / "society", tmp_path / "society")
+    done = run(tmp_path, tmp_path, "import society")
+    assert done.returncode == 1
+    assert "package 'providers' is missing" in done.stderr
