@@ -338,9 +338,8 @@ class Hurried(Protocol):
     """A provider that can be asked by somebody who waits at a terminal."""
 
     def hurried(self, give_up_after_s: float) -> Provider:
-        """A connection of its own that gives a call up after so many seconds, and is to be closed.
-
-        `self` stays as it is.
+        """A connection of its own that tries a failing call again for so many seconds only, and
+        waits for no model that is being made ready. It is to be closed; `self` stays as it is.
         """
 
 

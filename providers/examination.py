@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 from providers import registry
 from providers.base import Capabilities, Hyperparameters, Provider
 from providers.errors import ProviderError
-from providers.preflight import Finding, Need, Preflight
+from providers.preflight import Finding, Need, Preflight, checked
 from providers.served import ServesAdapters, Serving
 
 _IN_PROCESS = frozenset({"embedded", "local"})
@@ -62,6 +62,7 @@ def missing_packages(address: str) -> Finding | None:
         "error",
         f"needs packages that are not installed: {', '.join(absent)}",
         f"pip install 'multiagent-finetuning[{extra}]'",
+        "packages",
     )
 
 
@@ -88,7 +89,10 @@ async def examine(
         findings = await _asked(provider, need)
         if need.finetune and isinstance(provider, Choosy):
             refused = provider.unsupported(hyperparameters)
-            findings += [Finding("error", f"cannot train like that: {text}") for text in refused]
+            findings += [
+                Finding("error", f"cannot train like that: {text}", check="recipe")
+                for text in refused
+            ]
         return Examination(tuple(findings), provider.capabilities)
     finally:
         await provider.close()
@@ -106,7 +110,7 @@ async def examine_server(serving: Serving, workdir: Path, need: Need) -> Examina
     try:
         findings = await _asked(server, replace(need, finetune=False))
         if need.finetune and all(found.level != "error" for found in findings):
-            findings += await _adapter_findings(server, serving, workdir)
+            findings += checked("adapters", await _adapter_findings(server, serving, workdir))
         return Examination(tuple(findings), server.capabilities)
     finally:
         await server.close()
@@ -120,12 +124,14 @@ async def _asked(provider: Provider, need: Need) -> list[Finding]:
 
 def _capable(capabilities: Capabilities, need: Need) -> Iterable[Finding]:
     if need.sampling_seed and not capabilities.sampling_seed:
-        yield Finding("warning", "takes no sampling seed: a new run will give other transcripts")
+        text = "takes no sampling seed: a new run will give other transcripts"
+        yield Finding("warning", text, check="sampling")
     if need.score and not capabilities.score:
         yield Finding(
             "error",
             "gives no log-probabilities of a given text",
             "leave out what needs them, or use a local model",
+            "scores",
         )
 
 

@@ -25,6 +25,10 @@ from store.records import Row, Turn
 
 _NEWEST = "select coalesce(max(iteration), 0) from votes where split = 'eval' and arm = ?"
 
+# Somebody waits at a terminal: a server that is down is told of soon. All models of the newest
+# society have answered before, so one that is missing now is not on its way.
+_GIVE_UP_AFTER_S = 30.0
+
 
 def show(folder: RunFolder, store: Store, text: str, stream: TextIO) -> None:
     """Debate `text` with the newest society of a run's main arm; print every turn as it comes,
@@ -77,7 +81,7 @@ async def ask(
     Nothing is stored. Raises the provider's errors.
     """
     newest = newest_iteration(store, config)
-    connections = Connections.open(config, folder.models)
+    connections = Connections.open(config, folder.models).hurried(_GIVE_UP_AFTER_S)
     try:
         arm = config.main_arm
         society = society_after(store, connections.untuned(arm.agents), newest, arm.name)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from providers import registry, served
-from providers.base import ModelRef, Provider
+from providers.base import Hurried, ModelRef, Provider
 from providers.batching import Batching, Gathered
 from providers.errors import Unsupported
 from society.agents import Society, base_address
@@ -46,6 +46,14 @@ class Connections(Mapping[str, Provider]):
         """
         providers = {address: _connect(config, address, workdir) for address in config.addresses}
         return cls(providers, config.agent_models, config.model)
+
+    def hurried(self, give_up_after_s: float) -> Connections:
+        """The same for somebody who waits: a call that fails is given up after so many seconds."""
+        providers = dict(self)
+        for address, provider in self.items():
+            if isinstance(provider, Hurried):
+                providers[address] = provider.hurried(give_up_after_s)
+        return Connections(providers, self._agents, self.summarizer)
 
     def with_batches(self, store: Store) -> Connections:
         """The same, evaluating in batches wherever a provider has them.

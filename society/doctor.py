@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TextIO
@@ -21,7 +21,7 @@ from rich.text import Text
 
 from providers import examination
 from providers.examination import Examination
-from providers.preflight import Finding, Level, Need
+from providers.preflight import CHECKS, Finding, Level, Need
 from society import config as experiments
 from society import leakage
 from society.config import Config, ConfigError
@@ -52,24 +52,40 @@ class Past:
     finished: bool = False
 
 
+def chosen(names: Sequence[str]) -> frozenset[str]:
+    """The checks to leave out. Raises `ConfigError` for a name that none has."""
+    for name in names:
+        if name not in CHECKS:
+            there = ", ".join(CHECKS)
+            raise ConfigError(f"--skip {name!r}: there is no such check; there are: {there}")
+    return frozenset(names)
+
+
 def examine_file(
-    source: str, overrides: Sequence[str], folder: RunFolder, *, allow_overlap: bool = False
+    source: str,
+    overrides: Sequence[str],
+    folder: RunFolder,
+    *,
+    allow_overlap: bool = False,
+    skip: frozenset[str] = frozenset(),
 ) -> list[Finding]:
     """Everything about the experiment in `source` that would become the run in `folder`."""
     try:
         config = experiments.load(source, overrides)
     except ConfigError as error:
         return [Finding("error", str(error))]
-    return [*questions(config, folder, allow_overlap), *examine(config, folder)]
+    return [*questions(config, folder, allow_overlap), *examine(config, folder, skip=skip)]
 
 
-def examine(config: Config, folder: RunFolder, runs: int = 1) -> list[Finding]:
+def examine(
+    config: Config, folder: RunFolder, runs: int = 1, *, skip: frozenset[str] = frozenset()
+) -> list[Finding]:
     """Everything about an experiment's models and the machine, whose disk so many such `runs` will
-    share. Raises nothing of a provider's."""
+    share, but for the checks in `skip`. Raises nothing of a provider's."""
     past = past_of(config, folder)
-    examinations = asyncio.run(_models(config, folder, past))
+    examinations = asyncio.run(_models(config, folder, past, skip))
     findings = [
-        Finding(found.level, f"{address.removesuffix(':')}: {found.text}", found.remedy)
+        replace(found, text=f"{address.removesuffix(':')}: {found.text}")
         for address, examination in examinations
         for found in (
             *examination.findings,
@@ -77,22 +93,35 @@ def examine(config: Config, folder: RunFolder, runs: int = 1) -> list[Finding]:
             *_measurable(config, address, examination),
         )
     ]
-    return [*findings, *_disk(config, folder, past, [found for _, found in examinations], runs)]
+    findings += _disk(config, folder, past, [found for _, found in examinations], runs)
+    kept = [found for found in findings if found.check not in skip]
+    if skip:
+        kept.append(Finding("ok", f"left out, as you ask: {', '.join(sorted(skip))}"))
+    return kept
 
 
-def before_run(config: Config, folder: RunFolder, stream: TextIO) -> None:
+def before_run(
+    config: Config, folder: RunFolder, stream: TextIO, skip: frozenset[str] = frozenset()
+) -> None:
     """Print the warnings; raise `Unfit` for errors. A finished run is let through unseen."""
-    if past_of(config, folder).finished:
-        return
-    findings = examine(config, folder)
+    if not past_of(config, folder).finished:
+        require_fit(examine(config, folder, skip=skip), stream)
+
+
+def require_fit(findings: Sequence[Finding], stream: TextIO) -> None:
+    """Print the warnings; raise `Unfit` with all errors, and how to leave their checks out."""
     show([found for found in findings if found.level == "warning"], stream)
     errors = [found for found in findings if found.level == "error"]
-    if errors:
-        told = "\n".join(
-            f"  {found.text}" + (f"\n    → {found.remedy}" if found.remedy else "")
-            for found in errors
-        )
-        raise Unfit(f"nothing was started, {len(errors)} problem(s):\n{told}")
+    if not errors:
+        return
+    told = "\n".join(
+        f"  {_named(found)}" + (f"\n    → {found.remedy}" if found.remedy else "")
+        for found in errors
+    )
+    checks = sorted({found.check for found in errors if found.check})
+    if checks:
+        told += "\nwhat you know better can be left out: " + " ".join(f"--skip {c}" for c in checks)
+    raise Unfit(f"nothing was started, {len(errors)} problem(s):\n{told}")
 
 
 def show(findings: Sequence[Finding], stream: TextIO) -> None:
@@ -100,10 +129,15 @@ def show(findings: Sequence[Finding], stream: TextIO) -> None:
     console = Screen(stream, soft_wrap=True)
     indent = " " * _WIDTH
     for found in findings:
-        text = plain(found.text).replace("\n", f"\n{indent}")
+        text = plain(_named(found)).replace("\n", f"\n{indent}")
         console.print(Text(f"{found.level:<{_WIDTH}}", _STYLES[found.level]) + Text(text))
         if found.remedy:
             console.print(Text(f"{indent}→ {plain(found.remedy)}", "dim"))
+
+
+def _named(found: Finding) -> str:
+    """What was found, and by which check where that matters."""
+    return found.text if found.level == "ok" or not found.check else f"{found.text} [{found.check}]"
 
 
 def past_of(config: Config, folder: RunFolder) -> Past:
@@ -143,17 +177,20 @@ def questions(config: Config, folder: RunFolder, allow_overlap: bool) -> Iterato
         yield Finding("ok", "no evaluation question is trained on")
 
 
-async def _models(config: Config, folder: RunFolder, past: Past) -> list[tuple[str, Examination]]:
+async def _models(
+    config: Config, folder: RunFolder, past: Past, skip: frozenset[str]
+) -> list[tuple[str, Examination]]:
     async def one(address: str) -> tuple[str, Examination]:
         settings = config.settings_of(address)
-        need = _need(config, past, config.tunes(address))
+        need = _need(config, past, config.tunes(address), skip)
         how = config.finetune.hyperparameters("generator")
         return address, await examination.examine(address, settings, folder.models, need, how)
 
     async def server() -> list[tuple[str, Examination]]:
         if config.serving is None:
             return []
-        serving, need = config.serving.as_serving(), _need(config, past, config.tunes(config.model))
+        serving = config.serving.as_serving()
+        need = _need(config, past, config.tunes(config.model), skip)
         found = await examination.examine_server(serving, folder.models, need)
         return [(serving.address, found)]
 
@@ -163,12 +200,13 @@ async def _models(config: Config, folder: RunFolder, past: Past) -> list[tuple[s
     return [*models, *servers]
 
 
-def _need(config: Config, past: Past, tunes: bool) -> Need:
+def _need(config: Config, past: Past, tunes: bool, skip: frozenset[str]) -> Need:
     return Need(
         finetune=tunes and config.iterations > past.tuned,
         ends_at=ends_at(config, past, datetime.now(UTC)),
         adapters=all_tuned(config) if tunes else 0,
         sampling_seed=True,
+        skip=skip,
     )
 
 
@@ -181,7 +219,10 @@ def _capable(
     if not capabilities.finetune:
         if all(found.level != "error" for found in examination.findings):
             yield Finding(
-                "error", "cannot fine-tune", "set iterations = 0, or choose another model"
+                "error",
+                "cannot fine-tune",
+                "set iterations = 0, or choose another model",
+                "fine-tuning",
             )
         return
     minimum, questions = capabilities.min_examples, config.train.questions
@@ -193,6 +234,7 @@ def _capable(
             f"{questions} training questions in an iteration"
             + ("" if most == questions else f", and datasets.max_examples = {most}"),
             f"set train.questions = {2 * minimum} or more",
+            "examples",
         )
     elif most < 2 * minimum:
         yield Finding(
@@ -200,6 +242,7 @@ def _capable(
             f"a job takes at least {minimum} examples, and {most} is the most there can be: an "
             "agent with fewer keeps its old model",
             f"set train.questions = {4 * minimum} or more",
+            "examples",
         )
 
 
@@ -215,12 +258,14 @@ def _measurable(config: Config, address: str, examination: Examination) -> Itera
             f"gives no log-probabilities of a given text: diversity by {', '.join(asked)} will "
             "have no value",
             'set score = "vllm" in [provider] if the server is vLLM, or leave these measures out',
+            "diversity",
         )
     elif not capabilities.compare and {"kl", "kl_base"} & set(asked):
         yield Finding(
             "warning",
             "tells only the probabilities of given texts: divergences are estimated from sampled "
             "answers, and there are none of greedy ones",
+            check="diversity",
         )
 
 
@@ -260,12 +305,13 @@ def _disk(
         + (" (and models of a size that is not known)" if None in sizes else "")
         + (f", in {runs} runs like this one" if runs > 1 else "")
     )
+    remedy = "free some space, or put the run elsewhere with --runs"
     if free < models:
-        yield Finding("error", text, "free some space, or put the run elsewhere with --runs")
+        yield Finding("error", text, remedy, "disk")
     elif free < models + database:
-        yield Finding("warning", text, "free some space, or put the run elsewhere with --runs")
+        yield Finding("warning", text, remedy, "disk")
     else:
-        yield Finding("ok", text)
+        yield Finding("ok", text, check="disk")
 
 
 def _bytes_of(path: Path) -> int:

@@ -125,6 +125,7 @@ class _Course:
         told.args = (
             f"{told.given_up}. Start again when the server is well: what is stored is kept",
         )
+        told.__cause__ = error.__cause__
         return told
 
     def _elapsed(self) -> float:

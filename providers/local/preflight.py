@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def examine(
     except ProviderError as error:
         return Examination((Finding("error", str(error)),))
     folder, found = _folder(source)
+    found = replace(found, check="model")
     if folder is None:
         return Examination((found,), CAPABILITIES, None)
     weights = _weight_bytes(folder, source.gguf_file)
@@ -109,6 +111,7 @@ def _memory(weights: int, options: LocalSettings) -> list[Finding]:
             f"the weights take at least {weights / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory "
             "are free",
             "take a smaller model or a machine with more memory",
+            "memory",
         )
     ]
 

@@ -12,10 +12,16 @@ from openai import AsyncOpenAI
 from openai.types.fine_tuning import FineTuningJob
 
 from providers.base import Hyperparameters
-from providers.errors import ProviderError
-from providers.openai.calling import Caller
+from providers.errors import (
+    AuthenticationFailed,
+    ProviderError,
+    QuotaExhausted,
+    RetryableError,
+)
+from providers.openai.calling import Caller, Unreadable
 from providers.openai.job_request import unsupported
 from providers.openai.job_state import status_of
+from providers.openai.preflight_errors import lacks_scope
 from providers.preflight import Finding
 
 CLOSED_TO_NEWCOMERS = date(2026, 5, 7)
@@ -48,12 +54,14 @@ async def _endpoint(client: AsyncOpenAI, model: str, caller: Caller, today: date
 
     async def latest() -> list[FineTuningJob]:
         page = await client.fine_tuning.jobs.list(limit=20)
-        return list(page.data or [])
+        if not isinstance(page.data, list | None):
+            raise Unreadable("the server answered the list of fine-tuning jobs with something else")
+        return page.data or []
 
     try:
-        jobs = await caller.once(latest)
+        jobs = await caller.patiently(latest)
     except ProviderError as error:
-        return [Finding("error", f"the fine-tuning endpoint refuses: {error}", _ELSEWHERE)]
+        return [_refused(error)]
     findings = [Finding("ok", f"the fine-tuning endpoint answers ({len(jobs)} recent jobs)")]
     host = client.base_url.host
     if host == "openai.com" or host.endswith(".openai.com"):
@@ -64,6 +72,20 @@ async def _endpoint(client: AsyncOpenAI, model: str, caller: Caller, today: date
             Finding("warning", f"{running} fine-tuning jobs of this account are under way already")
         )
     return findings
+
+
+def _refused(error: ProviderError) -> Finding:
+    """What it means that the jobs of the account cannot be listed. A run has to list them: that is
+    how it never creates one twice."""
+    if isinstance(error, RetryableError) and not isinstance(error, Unreadable):
+        text = f"whether fine-tuning jobs can be created cannot be checked now: {error}"
+        return Finding("warning", text, "ask again with `society doctor` when the server is well")
+    if lacks_scope(error):
+        text = f"the key may not list fine-tuning jobs: {error}"
+        return Finding("error", text, "let the key read and write fine-tuning jobs")
+    if isinstance(error, (AuthenticationFailed, QuotaExhausted)):
+        return Finding("error", f"the fine-tuning endpoint refuses: {error}")
+    return Finding("error", f"the server has no fine-tuning endpoint: {error}", _ELSEWHERE)
 
 
 def _openai(model: str, jobs: list[FineTuningJob], today: date) -> list[Finding]:

@@ -122,6 +122,9 @@ class LoraServer:
             loaded = [card for card in cards if card.parent]
             response = await self._send("GET", self._administration("load_lora_adapter"))
         except ProviderError as error:
+            if isinstance(error, RetryableError):
+                text = f"adapters at {self._url} cannot be checked now: {error}"
+                return [Finding("warning", text, "start the server, or ask again when it is well")]
             return [Finding("error", f"adapters at {self._url}: {error}", self._remedy)]
         # The endpoint takes POST only, so it refuses the method if it is there at all.
         if response.status_code == 404:

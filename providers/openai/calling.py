@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
+import aiohttp
 from openai import APIStatusError, omit
 from openai._types import Omit
 from openai.pagination import AsyncCursorPage
@@ -22,6 +23,7 @@ Way = Callable[[Callable[[], Awaitable[tuple[list[T], bool]]]], Awaitable[tuple[
 
 ATTEMPTS = 6
 _LONGEST_PAUSE_S = 60.0
+_UNREACHED = (ConnectionRefusedError, socket.gaierror, aiohttp.ClientConnectorError)
 
 
 class Unreadable(Overloaded):
@@ -41,8 +43,10 @@ class Caller:
         model: str,
         patience: Patience | None = None,
         *,
+        timeout_s: float | None = None,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
+        self._timeout_s = timeout_s
         self._secrets = secrets
         self._model = model
         self._patience = patience or Patience()
@@ -51,7 +55,7 @@ class Caller:
     async def once(self, call: Callable[[], Awaitable[T]]) -> T:
         """Make the call, whatever comes of it."""
         try:
-            return await call()
+            return await asyncio.wait_for(call(), self._timeout_s)
         except Exception as error:
             if isinstance(error, ProviderError):
                 raise
@@ -151,12 +155,17 @@ def status_code(error: BaseException) -> int | None:
     return error.__cause__.status if isinstance(error.__cause__, AnsweredWith) else None
 
 
+def never_sent(error: BaseException) -> bool:
+    """Whether an error of a `Caller` says that there is nothing at the address."""
+    return isinstance(error.__cause__, NeverSent)
+
+
 def _cause(error: Exception) -> Exception | None:
     if isinstance(error, APIStatusError):
         return AnsweredWith(error.status_code)
     link: BaseException | None = error
     while link is not None:
-        if isinstance(link, ConnectionRefusedError | socket.gaierror):
+        if isinstance(link, _UNREACHED):
             return NeverSent("no connection")
         link = link.__cause__ or link.__context__
     return None

@@ -33,8 +33,9 @@ from providers.preflight import Finding, Need
 from providers.served import AdapterServer
 
 _MIN_EXAMPLES = 10
-_PREFLIGHT_ATTEMPTS = 3
+_PREFLIGHT_ATTEMPTS = 4
 _PREFLIGHT_S = 15.0
+_PREFLIGHT_CALL_S = 10.0
 
 
 class OpenAIProvider:
@@ -44,7 +45,15 @@ class OpenAIProvider:
     made, at the first call. All models of one base share its limits.
     """
 
-    def __init__(self, address: Address, settings: OpenAISettings, written: str) -> None:
+    def __init__(
+        self,
+        address: Address,
+        settings: OpenAISettings,
+        written: str,
+        *,
+        waits_for_models: bool = True,
+    ) -> None:
+        self._waits_for_models = waits_for_models
         self._address = address
         self._settings = settings
         self._base = ModelRef(written, written)
@@ -89,15 +98,21 @@ class OpenAIProvider:
         return await self._training().find(spec)
 
     async def poll(self, handle: JobHandle) -> JobState:
-        return await self._training().poll(handle)
+        state = await self._training().poll(handle)
+        if state.status == "succeeded" and state.model is not None and state.model.artifact:
+            self._waiting().made(state.model.artifact)
+        return state
 
     async def cancel(self, handle: JobHandle) -> None:
         await self._training().cancel(handle)
 
     async def serve(self, models: Sequence[ModelRef]) -> None:
-        """Wait until the server has made ready what it has tuned; see `readiness`."""
+        """Wait until the server has made ready what it has tuned; see `readiness`.
+
+        A hurried connection does not wait: the server's own refusal says what is missing.
+        """
         tuned = [model.artifact for model in models if model.artifact is not None]
-        if tuned:
+        if tuned and self._waits_for_models:
             await self._waiting().wait(tuned)
 
     async def preflight(self, need: Need) -> Sequence[Finding]:
@@ -106,19 +121,16 @@ class OpenAIProvider:
         brief = {
             "max_attempts": min(_PREFLIGHT_ATTEMPTS, self._settings.max_attempts),
             "give_up_after_s": min(_PREFLIGHT_S, self._settings.give_up_after_s),
+            "timeout_s": min(_PREFLIGHT_CALL_S, self._settings.timeout_s),
         }
         settings = self._settings.model_copy(update=brief)
         return await look(self._connected, self._address, settings, need)
 
     def hurried(self, give_up_after_s: float) -> OpenAIProvider:
         """See `providers.base.Hurried`."""
-        settings = self._settings.model_copy(
-            update={
-                name: min(give_up_after_s, getattr(self._settings, name))
-                for name in ("give_up_after_s", "timeout_s")
-            }
-        )
-        return OpenAIProvider(self._address, settings, self._base.address)
+        brief = min(give_up_after_s, self._settings.give_up_after_s)
+        settings = self._settings.model_copy(update={"give_up_after_s": brief})
+        return OpenAIProvider(self._address, settings, self._base.address, waits_for_models=False)
 
     def unsupported(self, hyperparameters: Hyperparameters) -> Sequence[str]:
         """See `providers.examination.Choosy`."""

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from providers.preflight import CHECKS
+
 app = typer.Typer(
     name="society",
     help="Multiagent finetuning: language models that debate, vote and learn from their votes.",
@@ -25,6 +27,12 @@ Experiment = Annotated[
 ]
 RunName = Annotated[
     str | None, typer.Option("--name", help="Name of the run; default: the experiment's.")
+]
+Skip = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--skip", metavar="CHECK", help=f"Leave out a check: {', '.join(CHECKS)}; repeatable."
+    ),
 ]
 Settings = Annotated[
     list[str] | None,

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from society.cli.app import RUNS, Experiment, RunName, Runs, Settings, app
+from society.cli.app import RUNS, Experiment, RunName, Runs, Settings, Skip, app
 from society.cli.sweeping import Grid, Listed, Seeds
 
 
@@ -24,6 +24,7 @@ def examine(
         bool,
         typer.Option("--allow-overlap", help="Take alike questions for allowed, as in run."),
     ] = False,
+    skip: Skip = None,
     runs: Runs = RUNS,
 ) -> None:
     """Look whether an experiment or sweep can run: keys, models, endings, disk. Spends nothing."""
@@ -35,13 +36,16 @@ def examine(
         from society.sweeps import checks
         from society.sweeps.axes import Options, Source
 
+        skipped = doctor.chosen(skip or ())
         chosen = Path(config).stem if name is None else name
         folder = folders.folder(runs, chosen)
         source = Source(config, settings or (), Options(grid or (), listed, seeds))
         if source.several():
-            found = checks.examine_file(source, runs, chosen, allow_overlap)
+            found = checks.examine_file(source, runs, chosen, allow_overlap, skipped)
         else:
-            found = doctor.examine_file(config, settings or (), folder, allow_overlap=allow_overlap)
+            found = doctor.examine_file(
+                config, settings or (), folder, allow_overlap=allow_overlap, skip=skipped
+            )
         doctor.show(found, sys.stdout)
         if any(finding.level == "error" for finding in found):
             raise typer.Exit(2)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from society.cli.app import RUNS, Experiment, Name, RunName, Runs, Settings, app
+from society.cli.app import RUNS, Experiment, Name, RunName, Runs, Settings, Skip, app
 
 if TYPE_CHECKING:
     from society.config import Config
@@ -37,6 +37,7 @@ def run(
             "--retrain", help="First train again the models whose files are missing or changed."
         ),
     ] = False,
+    skip: Skip = None,
     runs: Runs = RUNS,
 ) -> None:
     """Run an experiment, or go on with it where it stopped; all of them, if it has seeds."""
@@ -59,12 +60,12 @@ def run(
                     f"{config} makes several runs, and --retrain is for one; give the config.toml "
                     "of the run's own folder, and its name with --name"
                 )
-            sweeping.carry_out(context, source, name, None, allow_overlap, live, runs)
+            sweeping.carry_out(context, source, name, None, allow_overlap, live, skip or (), runs)
             return
         experiment = experiments.load(config, settings or ())
         folder = folders.folder(runs, Path(config).stem if name is None else name)
         allowed = leakage.check(experiment, folder.database, allow=allow_overlap)
-        doctor.before_run(experiment, folder, sys.stderr)
+        doctor.before_run(experiment, folder, sys.stderr, doctor.chosen(skip or ()))
         context.resumable = True
         outlive_readers()
         context.folder = folder.path

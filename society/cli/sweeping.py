@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from society.cli.app import RUNS, Experiment, RunName, Runs, Settings, app
+from society.cli.app import RUNS, Experiment, RunName, Runs, Settings, Skip, app
 
 if TYPE_CHECKING:
     from society.failures import Context
@@ -46,6 +47,7 @@ def sweep(
     live: Annotated[
         bool, typer.Option("--live/--no-live", help="As in run, for every run of the sweep.")
     ] = True,
+    skip: Skip = None,
     runs: Runs = RUNS,
 ) -> None:
     """Run an experiment over a grid or list of settings and over seeds, or go on with that."""
@@ -55,7 +57,7 @@ def sweep(
         from society.sweeps.axes import Options, Source
 
         source = Source(config, settings or (), Options(grid or (), listed, seeds))
-        carry_out(context, source, name, jobs, allow_overlap, live, runs)
+        carry_out(context, source, name, jobs, allow_overlap, live, skip or (), runs)
 
 
 def carry_out(
@@ -65,19 +67,24 @@ def carry_out(
     jobs: int | None,
     allow_overlap: bool,
     live: bool,
+    skip: Sequence[str],
     runs: Path,
 ) -> None:
     """Run the sweep that `source` describes."""
+    from society import doctor
     from society.streams import outlive_readers
     from society.sweeps import definition, execution
     from society.terminal import tell
 
     chosen = Path(source.experiment).stem if name is None else name
     found = definition.load(source, runs, chosen)
-    left = execution.prepare(found, source.experiment, allow_overlap, sys.stderr)
+    skipped = doctor.chosen(skip)
+    left = execution.prepare(found, source.experiment, allow_overlap, sys.stderr, skipped)
     context.resumable = True
+    context.folder = found.folder.path
     outlive_readers()
     more = ["--allow-overlap"] * allow_overlap + ["--no-live"] * (not live)
+    more += [f"--skip={name}" for name in skip]
     failed = execution.run(found, left, jobs, more, sys.stderr)
     execution.conclude(found, sys.stdout)
     if failed:

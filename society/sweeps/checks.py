@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
@@ -12,7 +13,6 @@ from providers.preflight import Finding
 from society import doctor, leakage
 from society import runs as folders
 from society.config import Config, ConfigError
-from society.doctor import Unfit
 from society.sweeps.axes import Source
 from society.sweeps.definition import Member, Sweep, load
 
@@ -20,7 +20,13 @@ _ASKED = ("task", "train", "evaluation", "zero_shot", "leakage", "iterations")
 """The keys that decide which questions a run asks, and whether two of them are alike."""
 
 
-def unfinished(sweep: Sweep, *, allow_overlap: bool, stream: TextIO) -> list[Member]:
+def unfinished(
+    sweep: Sweep,
+    *,
+    allow_overlap: bool,
+    stream: TextIO,
+    skip: frozenset[str] = frozenset(),
+) -> list[Member]:
     """The members that are still to be run. Warnings go to `stream`.
 
     Raises `ConfigError` (also as `LeakageFound` and `Unfit`) for whatever would stop one of them,
@@ -31,14 +37,13 @@ def unfinished(sweep: Sweep, *, allow_overlap: bool, stream: TextIO) -> list[Mem
         folders.check(member.folder, member.config)
     left = [m for m in sweep.members if not doctor.past_of(m.config, m.folder).finished]
     _check_leakage(left, allow=allow_overlap)
-    findings = _examined(left)
-    doctor.show([found for found in findings if found.level == "warning"], stream)
-    if errors := [found for found in findings if found.level == "error"]:
-        raise Unfit(f"nothing was started, {len(errors)} problem(s):\n{_told(errors)}")
+    doctor.require_fit(_examined(left, skip), stream)
     return left
 
 
-def examine_file(source: Source, runs: Path, name: str, allow: bool) -> list[Finding]:
+def examine_file(
+    source: Source, runs: Path, name: str, allow: bool, skip: frozenset[str] = frozenset()
+) -> list[Finding]:
     """What `society doctor` says about a sweep: each point once, whatever its seeds."""
     try:
         sweep = load(source, runs, name)
@@ -55,7 +60,7 @@ def examine_file(source: Source, runs: Path, name: str, allow: bool) -> list[Fin
         f"{budget(sweep)}",
     )
     questions = [(m, list(doctor.questions(m.config, m.folder, allow))) for m in points]
-    return [first, *_merged(questions), *_examined(sweep.members)]
+    return [first, *_merged(questions), *_examined(sweep.members, skip)]
 
 
 def budget(sweep: Sweep) -> str:
@@ -95,28 +100,23 @@ def _questions_key(config: Config) -> str:
     return json.dumps([found.get(key) for key in _ASKED], sort_keys=True)
 
 
-def _examined(members: Sequence[Member]) -> list[Finding]:
+def _examined(members: Sequence[Member], skip: frozenset[str]) -> list[Finding]:
     """Each point's models and machine, once; what all points share is told once."""
     points = {member.point.name: member for member in reversed(members)}
     left = len(members)
-    found = [(m, doctor.examine(m.config, m.folder, left)) for m in reversed(points.values())]
+    found = [
+        (m, doctor.examine(m.config, m.folder, left, skip=skip)) for m in reversed(points.values())
+    ]
     return _merged(found)
 
 
 def _merged(examined: Sequence[tuple[Member, Sequence[Finding]]]) -> list[Finding]:
-    where: defaultdict[tuple[str, str, str | None], list[str]] = defaultdict(list)
+    where: defaultdict[Finding, list[str]] = defaultdict(list)
     for member, findings in examined:
         for finding in findings:
-            where[finding.level, finding.text, finding.remedy].append(member.point.name)
+            where[finding].append(member.point.name)
     merged = []
-    for (level, text, remedy), points in where.items():
+    for finding, points in where.items():
         only = "" if len(points) == len(examined) else f"{', '.join(points)}: "
-        finding = Finding(level, f"{only}{text}", remedy)  # type: ignore[arg-type]
-        merged.append(finding)
+        merged.append(replace(finding, text=f"{only}{finding.text}"))
     return merged
-
-
-def _told(errors: Sequence[Finding]) -> str:
-    return "\n".join(
-        f"  {found.text}" + (f"\n    → {found.remedy}" if found.remedy else "") for found in errors
-    )

@@ -19,13 +19,19 @@ from store.errors import StoreError
 from store.ledger import Store
 
 
-def prepare(sweep: Sweep, source: str, allow_overlap: bool, stream: TextIO) -> list[Member]:
+def prepare(
+    sweep: Sweep,
+    source: str,
+    allow_overlap: bool,
+    stream: TextIO,
+    skip: frozenset[str] = frozenset(),
+) -> list[Member]:
     """Check everything, write down what the sweep is made of, and return what is left to be run.
 
     Raises what `checks.unfinished` raises, and nothing has been written then.
     """
     known = record.merged(record.read(sweep.folder), record.of(sweep, source))
-    left = checks.unfinished(sweep, allow_overlap=allow_overlap, stream=stream)
+    left = checks.unfinished(sweep, allow_overlap=allow_overlap, stream=stream, skip=skip)
     for member in left:
         folders.prepare(member.folder, member.config)
     record.write(sweep.folder, known)

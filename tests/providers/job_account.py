@@ -122,6 +122,9 @@ class Account:
             raise Refused(404, f"The model `{name}` does not exist", "model_not_found", "model")
         return {"id": name, "object": "model", "created": 1, "owned_by": "test"}
 
+    def ended_at(self) -> int:
+        return int(time.time() - self.told.get("ended_ago_s", 0))
+
     def job(self, job_id: str) -> Json:
         """The job as it is now: time alone carries it on."""
         if job_id not in self.jobs:
@@ -146,7 +149,7 @@ class Account:
         job |= {
             "status": status,
             "error": reason if status == "failed" else healthy,
-            "finished_at": int(time.time()) if ended else None,
+            "finished_at": self.ended_at() if ended else None,
             "fine_tuned_model": f"ft:{BASE}:org::{mark}" if succeeded else None,
             "trained_tokens": self._tokens(job) if succeeded else None,
             "estimated_finish": None,

@@ -17,6 +17,8 @@ What it can be told:
     lag                    so many lists of jobs or batches show nothing yet
     kill                   {"pid", "method", "path", "nth", "done"}: kill -9 that process when the
                            nth such request from now on has come, after (done) or without doing it
+    loading                how often tuned models are not there yet when they are asked for
+    ended_ago_s            how long ago jobs say that they have ended
     closed                 no new jobs for this account
     fail                   {pattern of a suffix: error}: that job fails
     drop_metadata, drop_suffix, status_while_running, file_status, no_events,

@@ -11,16 +11,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from finetune.errors import TuningFailed
+from providers.errors import ModelNotFound
 from society import config as experiments
 from society import iterate, runs
+from society.cli import app
 from store.ledger import Store
 from tests.api_kill_and_resume import CONFIG
 from tests.providers.job_account import BASE
 from tests.providers.job_server import Server, serving
 
 SCRIPT = Path(__file__).parents[1] / "api_kill_and_resume.py"
+EVALUATED = "iteration = 1 AND split = 'eval'"
 KEY = "sk-test-0123456789abcdef"
 
 
@@ -140,6 +144,43 @@ def test_a_model_that_is_still_being_loaded_is_waited_for(server, experiment):
     [(tuned,)] = rows(database, "SELECT count(*) FROM models WHERE artifact IS NOT NULL")
     assert len(looks) == 1 + tuned + 2
     assert rows(database, "SELECT count(*) FROM turns WHERE error IS NOT NULL") == [(0,)]
+
+
+def ask(folder: Path) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["ask", "run", "1+2*3+4-5*6", "--runs", str(folder)])
+    return done.exit_code, done.output
+
+
+def test_asking_a_society_whose_models_the_server_has_forgotten_ends_at_once(server, experiment):
+    folder = experiment("iterations=1").parent.parent
+    status, said = ask(folder)
+    assert status == 0, said
+    assert "consensus" in said
+
+    server.tell(loading=10**6)
+    looked = len(server.log("GET"))
+    status, said = ask(folder)
+    assert status == 2
+    assert "the server has no model 'ft:" in said
+    assert len(server.log("GET")) == looked
+
+
+def test_resuming_waits_for_no_model_that_was_tuned_long_ago(server, experiment, caplog):
+    server.tell(loading=2)
+    database = experiment("iterations=1", "evaluation.questions=2")
+    assert "waiting for the server to make ft:" in caplog.text
+    caplog.clear()
+    with Store.open(database) as store:
+        for table in ("votes", "verdicts", "turns"):
+            wanted = "turn_id IN (SELECT turn_id FROM turns WHERE {0})"
+            which = wanted if table == "verdicts" else "{0}"
+            sql = f"DELETE FROM {table} WHERE {which.format(EVALUATED)}"
+            store.transact(lambda connection, sql=sql: connection.execute(sql))
+    server.tell(loading=10**6, ended_ago_s=3600)
+    with pytest.raises(ModelNotFound, match="the server has no model 'ft:"):
+        experiment("iterations=1", "evaluation.questions=2")
+    assert "the server does not have ft:" in caplog.text
+    assert "waiting for" not in caplog.text
 
 
 @pytest.mark.timeout(900)

@@ -1,6 +1,7 @@
 """Remote jobs outlive Ctrl-C, and `society cancel` ends them."""
 
 import asyncio
+import dataclasses
 import os
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from tests.providers.job_server import Server, serving
 
 BASE = "gpt-4o-mini"
 JOBS = 4
+DOWN = "http://127.0.0.1:9/v1"
 
 
 @pytest.fixture(autouse=True)
@@ -135,6 +137,39 @@ def test_a_server_that_refuses_leaves_the_job_as_it_is(server):
     assert done.exit_code == 1
     assert done.output.count("not cancelled") == JOBS
     assert "cancelled" not in stored()
+
+
+async def test_a_server_that_is_down_is_given_up_for_all_jobs_together(server):
+    path = write_experiment(server)
+    interrupted(path, server)
+    folder = runs.folder(Path("runs"), "small")
+    config = experiments.load(str(path)).model_copy(update={"model": f"openai+{DOWN}:{BASE}"})
+    told: list[str] = []
+    waits = cancel.Waits(call_s=3.0, told_every_s=0.5)
+    with Store.open(folder.database) as store:
+        run = store.run()
+        assert run is not None
+        store.write(dataclasses.replace(run, config=config.to_json()))
+        assert await cancel.cancel(folder, store, told.append, waits) == JOBS
+    assert [line for line in told if line.startswith(f"waiting for the server: {JOBS} of {JOBS}")]
+    assert len([line for line in told if "not cancelled: the connection" in line]) == JOBS
+    assert "cancelled" not in stored()
+
+
+async def test_a_server_that_does_not_answer_is_given_up_for_all_jobs_together(server):
+    path = write_experiment(server)
+    interrupted(path, server)
+    server.tell(slow={f"GET /fine_tuning/jobs/{job}": 3600 for job in server.state()["jobs"]})
+    folder = runs.folder(Path("runs"), "small")
+    told: list[str] = []
+    with Store.open(folder.database) as store:
+        waits = cancel.Waits(total_s=2.0, each_s=0.0, told_every_s=0.5)
+        assert await cancel.cancel(folder, store, told.append, waits) == JOBS
+    assert len([line for line in told if "the server has not answered" in line]) == JOBS
+    server.tell(slow={})
+    done = await asyncio.to_thread(CliRunner().invoke, app, ["cancel", "small"])
+    assert done.exit_code == 0, done.output
+    assert statuses(server) == {"cancelled": JOBS}
 
 
 def test_nothing_is_asked_of_a_local_model(tmp_path):

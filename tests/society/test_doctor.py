@@ -123,7 +123,7 @@ def test_looking_at_a_server_spends_nothing():
         status, said = society("doctor", "demo", *remote(server.url))
         asked = {(entry["method"], entry["path"]) for entry in server.log()}
     assert status == 0, said
-    assert asked == {("GET", "/models"), ("GET", "/fine_tuning/jobs")}
+    assert asked == {("GET", "/models"), ("GET", f"/models/{BASE}"), ("GET", "/fine_tuning/jobs")}
 
 
 def test_a_recipe_that_the_vendor_does_not_take_is_refused_before_anything_is_spent():
