@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
 from providers import halting
+from providers.attempts import FREE, UNCOUNTED, Attempts
 from providers.errors import (
     Overloaded,
     ProviderError,
@@ -25,6 +26,7 @@ from providers.limits.bucket import Bucket, Quota
 from providers.limits.evidence import Errand, Evidence, Mark
 from providers.limits.patience import Clock, Draw, Patience, Sleep, persistently
 from providers.limits.slots import START, AdaptiveLimit, Slots
+from providers.limits.window import Use, Window
 
 T = TypeVar("T")
 Kind = Literal["requests", "tokens"]
@@ -44,11 +46,25 @@ class Limits:
     max_concurrent: int = 512
     patience: Patience = field(default_factory=Patience)
 
+    @property
+    def budgets(self) -> dict[Kind, float]:
+        """The budgets per minute that are set."""
+        both: dict[Kind, float | None] = {
+            "requests": self.requests_per_minute,
+            "tokens": self.tokens_per_minute,
+        }
+        return {kind: budget for kind, budget in both.items() if budget is not None}
+
+    def windows(self, clock: Clock = time.monotonic) -> dict[Kind, Window]:
+        """What keeps the budgets, with nothing sent so far."""
+        return {kind: Window(budget, clock=clock) for kind, budget in self.budgets.items()}
+
 
 class Limiter:
     """Slots, budgets, retries and the breaker around calls to one model with one key.
 
-    For one event loop. `clock`, `sleep` and `draw` (uniform in 0..1) are for tests.
+    For one event loop. What an earlier limiter has sent counts in its `windows`. `clock`, `sleep`
+    and `draw` (uniform in 0..1) are for tests.
     """
 
     def __init__(
@@ -56,6 +72,7 @@ class Limiter:
         limits: Limits,
         *,
         breaker: Breaker | None = None,
+        windows: Mapping[Kind, Window] | None = None,
         clock: Clock = time.monotonic,
         sleep: Sleep = asyncio.sleep,
         draw: Draw = random.random,
@@ -67,15 +84,10 @@ class Limiter:
         most = limits.max_concurrent
         self.slots = Slots(AdaptiveLimit(most, start=START, clock=clock))
         self.breaker.on_trip(self.slots.dismiss)
-        budgets: dict[Kind, float | None] = {
-            "requests": limits.requests_per_minute,
-            "tokens": limits.tokens_per_minute,
-        }
-        self._fixed = {kind for kind, budget in budgets.items() if budget is not None}
+        # The bucket spreads a minute's requests over it, the window sees that no minute has more.
+        self._windows = limits.windows(clock) if windows is None else windows
         self._buckets = {
-            kind: Bucket.per_minute(budget, clock=clock)
-            for kind, budget in budgets.items()
-            if budget is not None
+            kind: Bucket.per_minute(budget, clock=clock) for kind, budget in limits.budgets.items()
         }
         self._outstanding: dict[Kind, float] = {"requests": 0.0, "tokens": 0.0}
         self._heard: dict[Kind, Quota] = {}
@@ -84,16 +96,23 @@ class Limiter:
         self._closed_until = clock()
 
     async def call(
-        self, work: Callable[[], Awaitable[T]], tokens: float = 0.0, errand: Errand = _ANY
+        self,
+        work: Callable[[], Awaitable[T]],
+        tokens: float = 0.0,
+        errand: Errand = _ANY,
+        attempts: Attempts = UNCOUNTED,
     ) -> T:
         """The result of `work`, called as often as its `RetryableError`s and patience allow.
 
-        `tokens` is the most that the call may use. Raises the `RequestError` of `work`, and
+        `tokens` is the most that the call may use. `attempts` is told before each attempt; what
+        came of one that was sent, `work` tells it. Raises the `RequestError` of `work`, and
         `RequestFailed` where patience ends and the call itself is at fault; any other
         `ProviderError` and a `RetryableError` that outlasted patience stop all calls of this
         limiter, those that wait included, which then raise the same error.
         """
-        journey = _Journey(self, work, {"requests": 1.0, "tokens": tokens}, errand)
+        attempts.enlist()
+        cost: dict[Kind, float] = {"requests": 1.0, "tokens": tokens}
+        journey = _Journey(self, work, cost, errand, attempts)
         given_up: str | None = None
         try:
             return await persistently(
@@ -128,7 +147,7 @@ class Limiter:
         """Follow a budget that the answer to the call being made tells; budgets of the user's own
         stay as they are.
         """
-        if kind not in self._fixed and quota.plausible:
+        if kind not in self._windows and quota.plausible:
             self._heard[kind] = quota
 
     def _blames_call(self, error: RetryableError, errand: Errand, mark: Mark | None) -> bool:
@@ -141,16 +160,31 @@ class Limiter:
         wait_s = self._closed_until - self._clock()
         for kind, bucket in self._buckets.items():
             wait_s = max(wait_s, bucket.reserve(cost[kind]))
+        wait_s = max(wait_s, self._full_s(cost))
         if wait_s > self._patience.give_up_after_s:
             raise RateLimited(
                 f"the budget per minute is used up for {wait_s:,.0f} s", retry_after_s=wait_s
             )
-        if wait_s > 0:
+        while wait_s > 0 and not self.breaker.tripped:
             await self.breaker.pause(wait_s)
+            wait_s = self._full_s(cost)
+
+    def _full_s(self, cost: Mapping[Kind, float]) -> float:
+        waits = (window.wait_s(cost[kind]) for kind, window in self._windows.items())
+        return max(waits, default=0.0)
 
     def _reserve(self, cost: Mapping[Kind, float]) -> None:
         for kind, amount in cost.items():
             self._outstanding[kind] += amount
+
+    def _departs(self, cost: Mapping[Kind, float]) -> Mapping[Kind, Use]:
+        self.breaker.depart()
+        return {kind: window.send(cost[kind]) for kind, window in self._windows.items()}
+
+    def _arrives(self, uses: Mapping[Kind, Use]) -> None:
+        for kind, use in uses.items():
+            self._windows[kind].answered(use)
+        self.breaker.arrive()
 
     def _settle(self, cost: Mapping[Kind, float], *, sent: bool) -> None:
         for kind, amount in cost.items():
@@ -192,11 +226,13 @@ class _Journey(Generic[T]):
         work: Callable[[], Awaitable[T]],
         cost: Mapping[Kind, float],
         errand: Errand,
+        attempts: Attempts,
     ) -> None:
         self._limiter = limiter
         self._work = work
         self._cost = cost
         self._errand = errand
+        self._attempts = attempts
         self.mark: Mark | None = None
         self._has_slot = False
         self._tried = False
@@ -220,20 +256,25 @@ class _Journey(Generic[T]):
         return result
 
     async def _sent(self) -> T:
-        limiter, sent = self._limiter, False
+        limiter, departed, sent = self._limiter, False, False
+        # Before the budgets per minute: whoever waits for money must not wait with a turn.
+        await self._attempts.reserve()
         limiter._reserve(self._cost)
         try:
             await limiter._budgeted(self._cost)
             if limiter.breaker.tripped:
                 raise _Stopped
-            sent = True
-            limiter.breaker.depart()
+            uses, departed = limiter._departs(self._cost), True
             try:
+                await self._attempts.depart()
+                sent = True
                 return await self._work()
             finally:
-                limiter.breaker.arrive()
+                limiter._arrives(uses)
         finally:
-            limiter._settle(self._cost, sent=sent)
+            limiter._settle(self._cost, sent=departed)
+            if not sent:
+                self._attempts.failed(FREE)
 
     def end(self) -> None:
         if self._has_slot:
@@ -245,12 +286,15 @@ _breakers: weakref.WeakValueDictionary[tuple[int, str], Breaker] = weakref.WeakV
 _limiters: weakref.WeakValueDictionary[tuple[int, str, str], Limiter] = (
     weakref.WeakValueDictionary()
 )
+# Small, and kept for good: what was sent a moment ago counts for whoever comes next.
+_windows: dict[tuple[str, str, Kind, float], Window] = {}
 
 
 def shared(account: str, model: str, limits: Limits) -> Limiter:
     """The limiter for `model` with the key behind `account`, the same for all who ask meanwhile.
 
-    All models of an account stop together. After a stop, asking again gives a fresh start.
+    All models of an account stop together. After a stop, asking again gives a fresh start, in which
+    the budgets of the user go on from where they were.
     """
     loop = id(asyncio.get_running_loop())
     breaker = _breakers.get((loop, account))
@@ -259,5 +303,12 @@ def shared(account: str, model: str, limits: Limits) -> Limiter:
         halting.of_this_loop().register(breaker)
     limiter = _limiters.get((loop, account, model))
     if limiter is None or limiter.breaker is not breaker:
-        limiter = _limiters[loop, account, model] = Limiter(limits, breaker=breaker)
+        windows = {
+            kind: _windows.setdefault((account, model, kind, budget), fresh)
+            for (kind, budget), fresh in zip(
+                limits.budgets.items(), limits.windows().values(), strict=True
+            )
+        }
+        limiter = Limiter(limits, breaker=breaker, windows=windows)
+        _limiters[loop, account, model] = limiter
     return limiter
