@@ -27,6 +27,13 @@ FREE = Usage(0, 0)
 class Attempts(Protocol):
     """Counts the attempts of one call. Each is reserved, departs, and is answered or failed."""
 
+    @property
+    def is_reserved(self) -> bool:
+        """Whether the next attempt need not wait for money."""
+
+    def enlist(self) -> None:
+        """Every attempt of this call will be told."""
+
     async def reserve(self) -> None:
         """Returns once the next attempt may be paid; raises `BudgetReached` where it never may."""
 
@@ -40,7 +47,14 @@ class Attempts(Protocol):
         """The attempt brought none. `usage` is what it was billed, None: nobody knows."""
 
 
-class _Uncounted:
+class Uncounted:
+    """Nobody counts."""
+
+    is_reserved = True
+
+    def enlist(self) -> None:
+        return
+
     async def reserve(self) -> None:
         return
 
@@ -54,7 +68,7 @@ class _Uncounted:
         return
 
 
-UNCOUNTED: Attempts = _Uncounted()
+UNCOUNTED: Attempts = Uncounted()
 
 current: ContextVar[Attempts] = ContextVar("attempts", default=UNCOUNTED)
 """Who counts the attempts of the call that is being made."""

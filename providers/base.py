@@ -84,7 +84,8 @@ class Request:
 class Completion:
     """The answer to a `Request`. `finish_reason` "length" means truncated at `max_tokens`.
 
-    `error` says why there is no text, where there is none and the provider knows.
+    `error` says why there is no text, where there is none and the provider knows. `estimated`: the
+    server has not told its tokens; these are as many as they can be at most.
     """
 
     text: str
@@ -93,6 +94,7 @@ class Completion:
     completion_tokens: int
     latency_ms: float
     error: str | None = None
+    estimated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import chain
-from typing import TypeVar
 
+from providers.accounts import PERHAPS_BILLED, Account
+from providers.attempts import Usage
 from providers.base import (
     Capabilities,
     Completion,
@@ -22,32 +24,16 @@ from providers.base import (
     comparing,
 )
 from providers.budget import Budget
+from providers.charges import Charges, NoCharges
 from providers.errors import (
     AmbiguousSubmission,
-    ConnectionLost,
     JobError,
-    TimedOut,
 )
 from providers.preflight import Finding, Need, Preflight
 from providers.pricing import Price, Prices
+from providers.tokens import most_prompt_tokens, most_written_tokens
 
-R = TypeVar("R")
 JobTokens = Callable[[FinetuneSpec], int]
-
-# A tokenizer that can write any text needs at most one token per byte of UTF-8. Chat templates add
-# a few tokens per message, and some put a system prompt of their own before the conversation.
-TOKENS_PER_MESSAGE = 16
-TOKENS_PER_PROMPT = 128
-
-# The server may have done the work although its answer never arrived.
-_PERHAPS_BILLED = (TimedOut, ConnectionLost, asyncio.CancelledError)
-
-
-def most_prompt_tokens(messages: Iterable[Message]) -> int:
-    """At least as many tokens as any tokenizer and chat template make of a conversation."""
-    return TOKENS_PER_PROMPT + sum(
-        TOKENS_PER_MESSAGE + utf8_bytes(message.content) for message in messages
-    )
 
 
 def most_trained_tokens(spec: FinetuneSpec) -> int:
@@ -60,23 +46,19 @@ def most_trained_tokens(spec: FinetuneSpec) -> int:
     return once * spec.hyperparameters.epochs
 
 
-def utf8_bytes(text: str) -> int:
-    """Length of `text` in bytes, also where it holds what no UTF-8 file can."""
-    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
-
-
 def call_usd(price: Price, prompt_tokens: int, completion_tokens: int) -> float:
     """What one answer costs. Cached prompt tokens are not known, so all count in full."""
     return (prompt_tokens * price.input_usd + completion_tokens * price.output_usd) / 1e6
 
 
 class Metered:
-    """Passes everything on to `provider`, within `budget`.
+    """Passes everything on to `provider`, within `budget`; `charges` keeps what was paid.
 
     `complete`, `score` and `submit` raise `BudgetReached` before anything is sent that could
-    exceed the cap. With a cap, a model without a known price raises `InvalidSettings`; without
-    one it is used and counted in `Budget.unpriced_calls`. `job_tokens` bounds what a job is billed
-    for; it is called in another thread. `batched` answers cost the price's `batch_factor`.
+    exceed the cap; every attempt of a provider that tells them (`providers.attempts`) is asked for
+    and counted on its own. With a cap, a model without a known price raises `InvalidSettings`;
+    without one it is used and counted in `Budget.unpriced_calls`. `job_tokens` bounds what a job is
+    billed for; it is called in another thread. `batched` answers cost the price's `batch_factor`.
     """
 
     def __init__(
@@ -87,11 +69,13 @@ class Metered:
         job_tokens: JobTokens = most_trained_tokens,
         *,
         batched: bool = False,
+        charges: Charges | None = None,
     ) -> None:
         self._batched = batched
         self._provider = provider
         self._prices = prices
         self._job_tokens = job_tokens
+        self._charges = charges or NoCharges()
         self.budget = budget
 
     @property
@@ -103,50 +87,47 @@ class Metered:
         return self._provider.capabilities
 
     async def complete(self, request: Request) -> Completion:
-        price = self._price(request.model)
-        if price is None:
-            return await self._provider.complete(request)
-        share = (price.batch_factor or 1.0) if self._batched else 1.0
-        most = 0.0
-        if self.budget.cap_usd is not None:
-            prompt = most_prompt_tokens(request.messages)
-            most = share * call_usd(price, prompt, request.sampling.max_tokens)
-
-        def cost(answer: Completion) -> float:
-            # A server that tells no usage still bills for it.
-            prompt = answer.prompt_tokens or most_prompt_tokens(request.messages)
-            written = answer.completion_tokens or utf8_bytes(answer.text)
-            return share * call_usd(price, prompt, written)
-
-        return await self._paid(most, lambda: self._provider.complete(request), cost)
+        prompt, model = most_prompt_tokens(request.messages), request.model
+        most = Usage(prompt, request.sampling.max_tokens, estimated=True)
+        price = self._price(model)
+        account = self._account(model, price, most)
+        async with account.counting():
+            answer = await self._provider.complete(request)
+            if price is None or not price.is_free:
+                answer = _with_tokens(answer, request)
+            account.ends(Usage(answer.prompt_tokens, answer.completion_tokens, answer.estimated))
+        return answer
 
     async def score(self, model: ModelRef, messages: Sequence[Message], text: str) -> Score:
-        price = self._price(model)
-        if price is None:
-            return await self._provider.score(model, messages, text)
         whole = (*messages, Message("assistant", text))
-        most = call_usd(price, most_prompt_tokens(whole), 1)
-        return await self._paid(
-            most, lambda: self._provider.score(model, messages, text), lambda _: most
-        )
+        most = Usage(most_prompt_tokens(whole), 1, estimated=True)
+        account = self._account(model, self._price(model), most)
+        async with account.counting():
+            score = await self._provider.score(model, messages, text)
+            account.ends(most)
+        return score
 
     async def divergences(
         self, p: ModelRef, others: Sequence[ModelRef], messages: Sequence[Message], text: str
     ) -> Sequence[Divergence]:
-        def call() -> Awaitable[Sequence[Divergence]]:
-            return comparing(self._provider).divergences(p, others, messages, text)
-
-        prices = [self._price(model) for model in (p, *others)]
+        models = (p, *others)
+        prices = [self._price(model) for model in models]
+        # All in one, at the price of the dearest: they are computed together.
+        dearest = max(range(len(models)), key=lambda i: _input_usd(prices[i]))
         tokens = most_prompt_tokens((*messages, Message("assistant", text)))
-        most = sum(call_usd(price, tokens, 0) for price in prices if price is not None)
-        return await self._paid(most, call, lambda _: most)
+        most = Usage(len(models) * tokens, 0, estimated=True)
+        account = self._account(models[dearest], prices[dearest], most)
+        async with account.counting():
+            found = await comparing(self._provider).divergences(p, others, messages, text)
+            account.ends(most)
+        return found
 
     async def submit(self, spec: FinetuneSpec) -> JobHandle:
         most = await self._most_of(spec)
         await self.budget.reserve_job(spec.name, most)
         try:
             handle = await self._provider.submit(spec)
-        except (AmbiguousSubmission, *_PERHAPS_BILLED):
+        except (AmbiguousSubmission, *PERHAPS_BILLED):
             self.budget.submitted(spec.name, most, certain=False)
             raise
         except BaseException:
@@ -178,6 +159,7 @@ class Metered:
         await self._provider.serve(models)
 
     async def close(self) -> None:
+        self._charges.tidy()
         await self._provider.close()
 
     def _price(self, model: ModelRef) -> Price | None:
@@ -188,20 +170,17 @@ class Metered:
             self.budget.unpriced_calls += 1
         return price
 
-    async def _paid(
-        self, most: float, call: Callable[[], Awaitable[R]], cost: Callable[[R], float]
-    ) -> R:
-        await self.budget.reserve(most)
-        spent = 0.0
-        try:
-            answer = await call()
-            spent = cost(answer)
-        except _PERHAPS_BILLED:
-            spent = most
-            raise
-        finally:
-            self.budget.settle(most, spent)
-        return answer
+    def _account(self, model: ModelRef, price: Price | None, most: Usage) -> Account:
+        if price is None:
+            return Account(self.budget, self._charges, model, most, lambda usage: 0.0)
+        share = (price.batch_factor or 1.0) if self._batched else 1.0
+
+        def usd(usage: Usage) -> float:
+            return share * call_usd(price, usage.prompt_tokens, usage.completion_tokens)
+
+        # What costs nothing need not be kept. A batch is kept as such, and found again.
+        charges = NoCharges() if self._batched or price.is_free else self._charges
+        return Account(self.budget, charges, model, most, usd, found_again=self._batched)
 
     def _training_usd(self, address: str) -> float | None:
         price = self._prices.at(address, tuned=False)
@@ -242,8 +221,28 @@ def meter(
     job_tokens: JobTokens = most_trained_tokens,
     *,
     batched: bool = False,
+    charges: Charges | None = None,
 ) -> Metered:
     """`provider` within `budget`; a `Preflight` stays one. `batched`: its answers cost as much as
     in a batch."""
     kind = MeteredPreflight if isinstance(provider, Preflight) else Metered
-    return kind(provider, prices, budget, job_tokens, batched=batched)
+    return kind(provider, prices, budget, job_tokens, batched=batched, charges=charges)
+
+
+def _with_tokens(answer: Completion, request: Request) -> Completion:
+    """The answer with a bound for the tokens that nobody has told."""
+    told = answer.prompt_tokens > 0 and (answer.completion_tokens > 0 or not answer.text)
+    if told or answer.finish_reason == "error":
+        return answer
+    truncated = answer.finish_reason == "length"
+    written = most_written_tokens(answer.text, request.sampling.max_tokens, truncated=truncated)
+    return replace(
+        answer,
+        prompt_tokens=max(0, answer.prompt_tokens) or most_prompt_tokens(request.messages),
+        completion_tokens=max(0, answer.completion_tokens) or written,
+        estimated=True,
+    )
+
+
+def _input_usd(price: Price | None) -> float:
+    return 0.0 if price is None else price.input_usd

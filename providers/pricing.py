@@ -54,6 +54,11 @@ class Price:
     read_on: date | None = None
     source: str = ""
 
+    @property
+    def is_free(self) -> bool:
+        """Whether asking costs nothing."""
+        return self.input_usd == self.output_usd == 0.0
+
 
 class PriceOverride(BaseModel):
     """One table `[prices."MODEL"]` of an experiment file, in USD per million tokens.

@@ -7,14 +7,10 @@ from collections.abc import Iterable, Sequence
 from providers import pricing
 from providers.base import FinetuneSpec
 from providers.budget import Budget
-from providers.metering import (
-    TOKENS_PER_MESSAGE,
-    TOKENS_PER_PROMPT,
-    Metered,
-    meter,
-    most_trained_tokens,
-)
+from providers.metering import Metered, meter, most_trained_tokens
 from providers.pricing import Prices
+from providers.tokens import TOKENS_PER_MESSAGE, TOKENS_PER_PROMPT
+from society.charges import StoredCharges
 from society.config import Config
 from society.connections import Connections
 from store.ledger import Store
@@ -52,17 +48,21 @@ WHERE trained_tokens IS NULL
 """
 
 
-def metered(connections: Connections, config: Config, store: Store) -> Connections:
+def metered(
+    connections: Connections, config: Config, store: Store, *, in_passing: bool = False
+) -> Connections:
     """The same connections under one budget: `config.budget_usd`, less what the run has spent.
 
-    Stores the prices the run pays. Every provider of the result is a `providers.metering.Metered`,
-    whose `budget` they share. Raises `InvalidSettings` where there is a cap and a price is unknown.
+    Stores the prices the run pays, and what it pays that is no turn; `in_passing`, all of it. Every
+    provider of the result is a `providers.metering.Metered`, whose `budget` they share. Raises
+    `InvalidSettings` where there is a cap and a price is unknown.
     """
     prices = remembered(store, config)
     if config.budget_usd is not None:
         for address in config.addresses:
             prices.require(address, finetune=config.tunes(address))
     budget = opened(store, config, prices)
+    charges = StoredCharges(store, in_passing=in_passing)
 
     def job_tokens(spec: FinetuneSpec) -> int:
         name = spec.metadata.get("dataset", "")
@@ -72,11 +72,11 @@ def metered(connections: Connections, config: Config, store: Store) -> Connectio
         return once * spec.hyperparameters.epochs
 
     providers = {
-        address: meter(provider, prices, budget, job_tokens)
+        address: meter(provider, prices, budget, job_tokens, charges=charges)
         for address, provider in connections.items()
     }
     evaluating = {
-        address: meter(provider, prices, budget, job_tokens, batched=True)
+        address: meter(provider, prices, budget, job_tokens, batched=True, charges=charges)
         for address, provider in connections.evaluating.items()
         if address in connections.batched
     }
@@ -124,8 +124,10 @@ def remembered(store: Store, config: Config) -> Prices:
 def opened(store: Store, config: Config, prices: Prices) -> Budget:
     """The budget of a run that is started or resumed: what the store knows to be spent, is.
 
-    A job that may still cost something counts with the most it can cost.
+    A job that may still cost something counts with the most it can cost, and so does what was under
+    way when an earlier process ended.
     """
+    store.lose_charges()
     [(spent,)] = store.rows(_SPENT)
     paid = [name for (name,) in store.rows(_PAID_JOBS)]
     unknown = store.rows(_OPEN_JOBS)

@@ -30,6 +30,7 @@ from providers.base import Message, ModelRef, Provider, Request, Sampling
 from providers.errors import ContextOverflow, RequestError, RequestFailed, RetryableError
 from society import prompts
 from society.agents import Society
+from society.charges import made_for, turn_of
 from society.outcome import Scope, outcome, readable, shown, tally, why_empty
 from society.sharing import Shared, taken_over
 from society.voting import Tally
@@ -230,7 +231,8 @@ class Debate:
     async def _asked(self, turn: Turn, request: Request) -> Turn:
         # An answer the provider can never give is part of the record: it casts no vote.
         try:
-            completion = await self._providers[request.model.address].complete(request)
+            with made_for(turn_of(turn)):
+                completion = await self._providers[request.model.address].complete(request)
         except RequestError as error:
             return _failed(turn, error, again=request.again)
         # The answer is read from what is stored, so reading it again later gives the same.
@@ -244,6 +246,7 @@ class Debate:
             finish_reason=completion.finish_reason,
             prompt_tokens=completion.prompt_tokens,
             completion_tokens=completion.completion_tokens,
+            tokens_estimated=completion.estimated,
             latency_ms=completion.latency_ms,
             error=None if why is None else storable(why),
             created_at=utc_now(),

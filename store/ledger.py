@@ -136,6 +136,11 @@ class Store:
         if rows:
             await asyncio.wrap_future(self._writing_thread().submit(rows))
 
+    def put(self, *rows: Row) -> None:
+        """Store rows in their turn and wait for nothing; a failure shows at the next `append`."""
+        if rows:
+            self._writing_thread().submit(rows)
+
     def write(self, *rows: Row) -> None:
         """`append` for callers outside an event loop; blocks until committed."""
         if rows:
@@ -159,6 +164,14 @@ class Store:
                 connection.execute(sql, {"turns": list(turn_ids)})
 
         self._writing_thread().submit_work(work, removes=True).result()
+
+    def forget_charges(self) -> None:
+        """Drop the record of attempts whose answers are stored turns by now; waits for nothing."""
+        self._writing_thread().submit_work(_forget_charges)
+
+    def lose_charges(self) -> None:
+        """Take attempts that an earlier process has left under way as lost; blocks."""
+        self.transact(_lose_charges)
 
     def query(self, sql: str, params: Params | None = None) -> Query:
         """One reading query whose answer comes as `.rows`, `.arrow()`, `.pandas()`, `.polars()`.
@@ -356,6 +369,17 @@ class Store:
         if self._writer is None:
             raise StoreError(f"{self.path} was opened read-only")
         return self._writer
+
+
+def _forget_charges(connection: duckdb.DuckDBPyConnection) -> None:
+    connection.execute(
+        "DELETE FROM charges WHERE state = 'sent' AND turn_id IN (SELECT turn_id FROM turns)"
+    )
+
+
+def _lose_charges(connection: duckdb.DuckDBPyConnection) -> None:
+    _forget_charges(connection)
+    connection.execute("UPDATE charges SET state = 'lost' WHERE state = 'sent'")
 
 
 def _connect(file: Path, read_only: bool, memory_limit: str | None) -> duckdb.DuckDBPyConnection:

@@ -18,11 +18,13 @@ from store.errors import InvalidRecord
 from store.records import (
     Arm,
     Batch,
+    Charge,
     Checkpoint,
     Dataset,
     DatasetExample,
     Diversity,
     Job,
+    Likelihood,
     Model,
     Overlap,
     Price,
@@ -41,7 +43,7 @@ _COLUMNS_OF = {
     "BIGINT": "turn_id shared_turn_id position examples seed corrected kept max_examples "
     "trained_tokens pairs",
     "INTEGER": "iteration agent round prompt_tokens completion_tokens votes voters step questions",
-    "BOOLEAN": "tie correct agrees exact zero_shot tuned",
+    "BOOLEAN": "tie correct agrees exact zero_shot tuned tokens_estimated",
     "DOUBLE": "latency_ms w loss learning_rate similarity input_usd output_usd cached_input_usd "
     "training_usd batch_factor value low high",
     "DATE": "read_on",
@@ -116,6 +118,8 @@ TABLES: Mapping[type, Table] = {
     Price: _table(Price, "prices", "provider", "tuned"),
     Checkpoint: _table(Checkpoint, "checkpoints", "job_id", "step"),
     Batch: _table(Batch, "batches", "digest"),
+    Charge: _table(Charge, "charges", "charge_id"),
+    Likelihood: _table(Likelihood, "likelihoods", "model_id", "other_id", "sha256"),
     TrainingPoint: _table(TrainingPoint, "training_points", "job_id", "step"),
 }
 

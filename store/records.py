@@ -22,6 +22,8 @@ Learn = Literal["final", "all"]
 Labels = Literal["final", "round1", "gold"]
 Failure = Literal["passing", "refused", "final"]
 DiversityMeasure = Literal["embedding", "nll", "kl", "kl_base"]
+ChargeState = Literal["sent", "answered", "failed", "lost"]
+ChargedStage = Literal["debate", "evaluate", "diversity", "ask"]
 StoredJobStatus = Literal[
     "intent", "submitted", "running", "succeeded", "failed", "cancelled", "skipped"
 ]
@@ -103,7 +105,8 @@ class Turn:
     `messages` is the conversation as sent (JSON list), `response` the text that came back, `answer`
     the parsed answer or None; a truncated response (finish_reason "length") has no answer.
     `latency_ms` in milliseconds; `error` says why the response has no text. `shared_turn_id` is the
-    turn whose response this one has taken over, because it asked the same. `failure` is set where
+    turn whose response this one has taken over, because it asked the same. `tokens_estimated`: the
+    provider has not told the tokens, and these are as many as they can be. `failure` is set where
     the request failed and there never was an answer: "passing" is asked again whenever the run is
     started again, "refused" once, "final" never. `turn_id` and `sha256` follow from the others.
     """
@@ -126,6 +129,7 @@ class Turn:
     latency_ms: float
     error: str | None = None
     shared_turn_id: int | None = None
+    tokens_estimated: bool | None = False
     failure: Failure | None = None
     created_at: datetime = field(default_factory=utc_now)
     turn_id: int = field(init=False)
@@ -393,9 +397,55 @@ class Batch:
     created_at: datetime = field(default_factory=utc_now)
 
 
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """One attempt that was paid, or may have been, and that is no stored turn.
+
+    `state`: "sent" while it is under way (and of no account once `turn_id` is stored), "answered"
+    where the answer is not kept as a turn, "failed", or "lost" where the process ended meanwhile.
+    `tokens_estimated`: the tokens are as many as they can be, since nobody has told them.
+    """
+
+    charge_id: str
+    state: ChargeState
+    stage: ChargedStage
+    model_id: str
+    prompt_tokens: int
+    completion_tokens: int
+    tokens_estimated: bool
+    iteration: int | None = None
+    arm: str | None = None
+    split: str | None = None
+    decoding: str | None = None
+    question_id: str | None = None
+    agent: int | None = None
+    role: str | None = None
+    turn_id: int | None = None
+    created_at: datetime = field(default_factory=utc_now)
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """What is known about one text (`sha256` of a turn: conversation and response) under a model.
+
+    `other_id` empty: `value` is the text's mean log-probability per token, in nats, and
+    `tokens_sha256` stands for the tokens it was cut into. Else it is the model that `model_id` is
+    compared with, and `value` the divergence from it along the text, nats per token.
+    """
+
+    model_id: str
+    other_id: str
+    sha256: str
+    value: float
+    tokens_sha256: str | None = None
+    created_at: datetime = field(default_factory=utc_now)
+
+
 Row = (
     Arm
     | Batch
+    | Charge
+    | Likelihood
     | Checkpoint
     | Question
     | Turn

@@ -29,11 +29,14 @@ _JOBS = """
     group by all
 """
 _MONEY = """
-    select arm, iteration, stage = 'finetune', split,
+    select arm, iteration, stage, split,
            if(task in (select task from questions where zero_shot), task, null), decoding,
+           sum(calls)::bigint, sum(prompt_tokens)::bigint, sum(completion_tokens)::bigint,
            sum(usd), count(*) - count(usd)
-    from spend group by all
+    from spend where arm is not null group by all
 """
+_ASIDE = {"diversity": "likelihoods", "ask": "questions asked in passing"}
+"""Stages that leave no turns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,37 +94,43 @@ def summed(costs: Sequence[Cost]) -> Cost:
 
 
 def _of_run(store: Store) -> list[tuple[int, Cost]]:
-    money = _money(store)
+    spent = _spent(store)
+    money = {key: cost.usd for key, cost in spent.items()}
     found = []
     for arm, iteration, split, task, decoding, *counts, seconds in store.rows(_DEBATES):
         answers, summaries, prompt, new = counts
-        if split == "train":
-            order, stage = 0, "training debate"
-        else:
-            order, stage = 2, _evaluation(task, decoding)
+        stage = _debate(split, task, decoding)
         usd = money.get((arm, iteration, stage))
         cost = Cost(arm, iteration, stage, answers, summaries, None, prompt, new, seconds, usd)
-        found.append((order, cost))
+        found.append((0 if split == "train" else 2, cost))
     for arm, iteration, jobs, tokens, seconds in store.rows(_JOBS):
         usd = money.get((arm, iteration, "fine-tuning"))
         cost = Cost(
             arm, iteration, "fine-tuning", None, None, jobs, None, tokens, seconds or 0.0, usd
         )
         found.append((1, cost))
+    found += [(3, cost) for cost in spent.values() if cost.stage in _ASIDE.values()]
     return found
 
 
-def _money(store: Store) -> dict[tuple[str, int, str], float | None]:
-    found: dict[tuple[str, int, str], float | None] = {}
-    for arm, iteration, tuning, split, task, decoding, usd, unknown in store.rows(_MONEY):
-        if tuning:
+def _spent(store: Store) -> dict[tuple[str, int, str], Cost]:
+    """What the view `spend` knows, by arm, iteration and stage: failed attempts count."""
+    found: dict[tuple[str, int, str], Cost] = {}
+    for arm, iteration, kind, split, task, decoding, *numbers, usd, unknown in store.rows(_MONEY):
+        if kind == "finetune":
             stage = "fine-tuning"
-        elif split == "train":
-            stage = "training debate"
         else:
-            stage = _evaluation(task, decoding)
-        found[arm, iteration, stage] = None if unknown else float(usd)
+            stage = _ASIDE.get(kind) or _debate(split, task, decoding)
+        calls, prompt, new = numbers
+        cost = Cost(arm, iteration, stage, calls, None, None, prompt, new, 0.0, None)
+        cost = replace(cost, usd=None if unknown else float(usd))
+        key = arm, iteration, stage
+        found[key] = summed([found[key], cost]) if key in found else cost
     return found
+
+
+def _debate(split: str, task: str | None, decoding: str) -> str:
+    return "training debate" if split == "train" else _evaluation(task, decoding)
 
 
 def _evaluation(task: str | None, decoding: str) -> str:

@@ -239,6 +239,10 @@ class _Journey(Generic[T]):
 
     async def attempt(self) -> T:
         limiter = self._limiter
+        if not self._attempts.is_reserved:
+            # Whoever waits for money waits for others, which may need its place for their own.
+            self.end()
+            await self._attempts.reserve()
         if not self._has_slot:
             self._has_slot = await limiter.slots.take(first=self._tried)
         self._tried = True
@@ -257,8 +261,6 @@ class _Journey(Generic[T]):
 
     async def _sent(self) -> T:
         limiter, departed, sent = self._limiter, False, False
-        # Before the budgets per minute: whoever waits for money must not wait with a turn.
-        await self._attempts.reserve()
         limiter._reserve(self._cost)
         try:
             await limiter._budgeted(self._cost)

@@ -105,13 +105,13 @@ def read_answer(content: bytes, charset: str | None = None) -> Answer:
         text = _text(choice["text"])
     refusal = _text(message.get("refusal"))
     usage = body.get("usage")
-    counts = _counts(usage if isinstance(usage, Mapping) else {})
+    tokens = counts(usage if isinstance(usage, Mapping) else {})
     if refusal:
         text = text or refusal
-        return Answer(text, "refused", *counts, ending)
+        return Answer(text, "refused", *tokens, ending)
     has_text = bool(text.strip())
     error = None if has_text else _why_empty(ending, choice, message, usage)
-    return Answer(text, ending.reason(has_text), *counts, ending, error)
+    return Answer(text, ending.reason(has_text), *tokens, ending, error)
 
 
 def read_prompt_score(content: bytes, charset: str | None = None) -> PromptScore | None:
@@ -224,13 +224,17 @@ def _text(content: object, depth: int = 0) -> str:
     )
 
 
-def _counts(usage: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    """Tokens of prompt and answer, each None where it is not told or makes no sense."""
+def counts(usage: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Tokens of prompt and answer, each None where it is not told or makes no sense.
+
+    Some vendors leave a model's thoughts out of its answer's tokens, and bill them: so the total
+    counts.
+    """
     prompt = _first_count(usage, _PROMPT_TOKENS)
     completion = _first_count(usage, _COMPLETION_TOKENS)
     total = _count(usage.get("total_tokens"))
-    if total is not None and prompt is not None and completion is None and total > prompt:
-        completion = total - prompt
+    if total is not None and prompt is not None and total > prompt:
+        completion = max(completion or 0, total - prompt)
     if total is not None and completion is not None and prompt is None and total > completion:
         prompt = total - completion
     return prompt, completion
@@ -259,7 +263,7 @@ def _why_empty(
     place = next((name for name in _THOUGHTS if message.get(name)), None)
     thought = place or ("content" if _has_thoughts(message.get("content")) else None)
     if ending.kind == "length":
-        used = _counts(usage)[1] if isinstance(usage, Mapping) else None
+        used = counts(usage)[1] if isinstance(usage, Mapping) else None
         spent = f"all its {used} tokens" if used else "all its tokens"
         if thought or _reasoning_tokens(usage):
             return (

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from providers.base import Completion, Request
 from providers.errors import ProviderError
-from providers.openai.answers import ErrorInside, read_answer
+from providers.openai.answers import ErrorInside
 from providers.openai.chat import Chat
 from providers.openai.client import Connection
 from providers.openai.failures import judged, said, status_inside
@@ -36,18 +36,9 @@ class BatchChat:
     def completion(self, body: object, request: Request) -> Completion:
         """The answer; its `latency_ms` is 0, since a batch has no latency of single answers."""
         try:
-            answer = read_answer(json.dumps(body).encode()).within(request.sampling)
+            return self._chat.completion(json.dumps(body).encode(), request)
         except ErrorInside as error:
             failure = self.refusal(status_inside(error.body), error.body)
-        else:
-            return Completion(
-                self._connection.secrets.removed(answer.text),
-                answer.finish_reason,
-                answer.prompt_tokens or 0,
-                answer.completion_tokens or 0,
-                0.0,
-                answer.error,
-            )
         raise failure
 
     def refusal(self, status: int, body: object) -> ProviderError:

@@ -12,6 +12,8 @@ import httpx2
 from openai import APIStatusError
 from openai._types import RequestOptions
 
+from providers import attempts
+from providers.attempts import Usage
 from providers.base import Completion, Message, Request, Sampling
 from providers.errors import (
     AuthenticationFailed,
@@ -23,6 +25,12 @@ from providers.errors import (
 )
 from providers.limits import Errand, Limiter
 from providers.openai.answers import Answer, ErrorInside, read_answer
+from providers.openai.billing import (
+    billed_for_failure,
+    billed_for_status,
+    usage_of,
+    usage_told,
+)
 from providers.openai.client import Connection
 from providers.openai.failures import Refusal, judged, refusal, said, status_inside, translate
 from providers.openai.hints import quotas
@@ -30,8 +38,8 @@ from providers.openai.parameters import Parameters, expected, learnt, refuses_pa
 from providers.openai.settings import OpenAISettings
 
 T = TypeVar("T")
-Read = Callable[[bytes, str | None], T]
-"""Makes something of a response's body and the charset that its header declares."""
+Read = Callable[[bytes, str | None], tuple[T, Usage]]
+"""What a response's body says, in the charset that its header declares, and what it was billed."""
 
 _log = logging.getLogger(__name__)
 # That many refusals without a single answer are not the questions' fault.
@@ -44,6 +52,10 @@ _CHARACTERS_PER_TOKEN = 4
 _TOKENS_PER_MESSAGE = 8
 # Keeps the package from drawing a random key for every call; none is sent.
 _OPTIONS: RequestOptions = {"idempotency_key": "none"}
+
+
+class _DoWithout(Exception):
+    """The server refuses a parameter, and the next request leaves it out."""
 
 
 class Chat:
@@ -71,29 +83,44 @@ class Chat:
     async def complete(self, request: Request, model: str) -> Completion:
         """The answer of `model`, the server's name for `request.model`.
 
-        `latency_ms` is that of the attempt that succeeded. A server that counts no tokens gives 0.
+        `latency_ms` is that of the attempt that succeeded.
         """
-        found, latency_ms = await self.ask(
-            model,
-            request.messages,
-            request.sampling,
-            request.key,
-            read_answer,
-            again=request.again,
+        messages, sampling = request.messages, request.sampling
+
+        def read(content: bytes, charset: str | None) -> tuple[Answer, Usage]:
+            answer = read_answer(content, charset).within(sampling)
+            return answer, usage_of(answer, content, messages, sampling)
+
+        answer, usage, latency_ms = await self.ask(
+            model, messages, sampling, request.key, read, again=request.again
         )
-        answer = found.within(request.sampling)
         if answer.ending.kind == "unknown" and answer.ending.word and answer.error is None:
             self._note(
                 f"answers of {model} end with finish_reason {answer.ending.word!r}, which is not "
                 "known; they are taken as complete"
             )
+        return self._completion(answer, usage, latency_ms)
+
+    def completion(self, body: bytes, request: Request) -> Completion:
+        """The answer in a body that came another way; its latency is 0."""
+        answer = read_answer(body).within(request.sampling)
+        usage = usage_of(answer, body, request.messages, request.sampling)
+        return self._completion(answer, usage, 0.0)
+
+    def _completion(self, answer: Answer, usage: Usage, latency_ms: float) -> Completion:
+        if usage.estimated:
+            self._note(
+                "the server does not tell how many tokens it used; they are stored as the most "
+                "that they can be, and marked as estimated"
+            )
         return Completion(
             self._connection.secrets.removed(answer.text),
             answer.finish_reason,
-            self._counted(answer, answer.prompt_tokens),
-            self._counted(answer, answer.completion_tokens),
+            usage.prompt_tokens,
+            usage.completion_tokens,
             latency_ms,
             answer.error,
+            usage.estimated,
         )
 
     async def ask(
@@ -106,7 +133,7 @@ class Chat:
         extra: Mapping[str, object] | None = None,
         *,
         again: bool = False,
-    ) -> tuple[T, float]:
+    ) -> tuple[T, Usage, float]:
         """What `read` makes of the response's body, and the milliseconds it took.
 
         `extra` goes into the request's body as it is; `again` as in `Request`. Raises errors of
@@ -119,11 +146,17 @@ class Chat:
 
         subject = next((m.content for m in messages if m.role == "user"), "")
         errand = Errand(model, subject, again)
+        tried: set[Parameters] = set()
 
-        async def attempt() -> tuple[T, float]:
-            return await self._understood(errand, written, sampling, key, read, extra)
+        async def attempt() -> tuple[T, Usage, float]:
+            return await self._understood(errand, written, sampling, key, read, extra, tried)
 
-        return await self._limiter.call(attempt, tokens, errand)
+        while True:
+            try:
+                return await self._limiter.call(attempt, tokens, errand, attempts.current.get())
+            except _DoWithout:
+                # One more request like others, which waits for its turn.
+                continue
 
     async def _understood(
         self,
@@ -133,37 +166,38 @@ class Chat:
         key: str,
         read: Read[T],
         extra: Mapping[str, object] | None,
-    ) -> tuple[T, float]:
-        """One attempt, in which the server may refuse parameters that are then done without."""
-        tried: set[Parameters] = set()
+        tried: set[Parameters],
+    ) -> tuple[T, Usage, float]:
+        """One attempt; raises `_DoWithout` where the server refuses what can be done without."""
         model = errand.model
-        while True:
-            parameters = self.parameters(model)
-            values = parameters.values(sampling, key, model)
-            tried.add(parameters)
-            began = time.perf_counter()
-            body = {"model": model, "messages": messages, **values, **(extra or {})}
-            outcome = await self._sent(model, body, read)
-            if not isinstance(outcome, Refusal):
-                self._answered = True
-                return outcome[0], (time.perf_counter() - began) * 1000.0
-            if self.parameters(model) == parameters:
-                changed, note = learnt(parameters, outcome, values)
-                if note:
-                    self._note(f"{model}: {note}")
-                self._parameters[model] = changed
-            if self.parameters(model) in tried:
-                raise await self._judged(outcome, errand)
+        parameters = self.parameters(model)
+        values = parameters.values(sampling, key, model)
+        tried.add(parameters)
+        began = time.perf_counter()
+        body = {"model": model, "messages": messages, **values, **(extra or {})}
+        outcome = await self._sent(model, body, read)
+        if not isinstance(outcome, Refusal):
+            self._answered = True
+            return *outcome, (time.perf_counter() - began) * 1000.0
+        if self.parameters(model) == parameters:
+            changed, note = learnt(parameters, outcome, values)
+            if note:
+                self._note(f"{model}: {note}")
+            self._parameters[model] = changed
+        if self.parameters(model) in tried:
+            raise await self._judged(outcome, errand)
+        raise _DoWithout
 
     async def _sent(
         self,
         model: str,
         body: Mapping[str, object],
         read: Read[T],
-    ) -> tuple[T] | Refusal:
+    ) -> tuple[T, Usage] | Refusal:
         # Errors are raised outside the handlers: no chain may lead to an unscrubbed message.
-        secrets = self._connection.secrets
+        secrets, counted = self._connection.secrets, attempts.current.get()
         headers: Mapping[str, str] = {}
+        content = b""
         try:
             async with asyncio.timeout(self._settings.timeout_s):
                 # Not `chat.completions.create`: taking the messages through its types and the
@@ -171,21 +205,31 @@ class Chat:
                 response = await self._connection.client.post(
                     self._url, cast_to=httpx2.Response, body=body, options=_OPTIONS
                 )
-            headers = response.headers
+            headers, content = response.headers, response.content
             self._hear(headers)
-            return (read(response.content, response.charset_encoding),)
+            found, usage = read(content, response.charset_encoding)
+            counted.answered(usage)
+            return found, usage
         except APIStatusError as error:
+            counted.failed(billed_for_status(error.status_code, error.body))
             self._hear(error.response.headers)
             return refusal(error, secrets)
         except ErrorInside as error:
-            return _inside(error, headers, self._connection)
+            told = _inside(error, headers, self._connection)
+            counted.failed(usage_told(content) or billed_for_status(told.status, error.body))
+            return told
         except (RetryableError, UnusableAnswer) as error:
+            counted.failed(usage_told(content))
             failure: ProviderError = type(error)(secrets.scrubbed(str(error)))
         except Exception as error:
+            counted.failed(usage_told(content) if content else billed_for_failure(error))
             translated = translate(error, secrets, model)
             if translated is None:
                 raise
             failure = translated
+        except BaseException:
+            counted.failed()
+            raise
         raise failure
 
     async def _judged(self, told: Refusal, errand: Errand) -> ProviderError:
@@ -228,12 +272,6 @@ class Chat:
     def _hear(self, headers: Mapping[str, str]) -> None:
         for kind, quota in quotas(headers).items():
             self._limiter.observe(kind, quota)
-
-    def _counted(self, answer: Answer, tokens: int | None) -> int:
-        if tokens is None:
-            self._note("the server does not tell how many tokens it used; they are stored as 0")
-            return 0
-        return tokens
 
     def _note(self, text: str) -> None:
         """Tell the user, once."""

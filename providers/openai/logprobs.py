@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from providers.attempts import Usage
 from providers.base import Message, Sampling, Score
 from providers.errors import Unsupported
 from providers.openai.answers import PromptScore, read_prompt_score
+from providers.openai.billing import usage_told
 from providers.openai.chat import Chat
+from providers.tokens import most_prompt_tokens
 
 _ONE_TOKEN = Sampling(temperature=1.0, top_p=1.0, max_tokens=1)
 _OWN_TOKENS_ONLY: dict[str, object] = {"prompt_logprobs": 0}
@@ -39,7 +42,11 @@ async def score(chat: Chat, model: str, messages: Sequence[Message], text: str) 
 async def _prompt(
     chat: Chat, model: str, messages: Sequence[Message], extra: dict[str, object]
 ) -> PromptScore:
-    found, _ = await chat.ask(model, messages, _ONE_TOKEN, "score", read_prompt_score, extra)
+    def read(content: bytes, charset: str | None) -> tuple[PromptScore | None, Usage]:
+        bound = Usage(most_prompt_tokens(messages), _ONE_TOKEN.max_tokens, estimated=True)
+        return read_prompt_score(content, charset), usage_told(content) or bound
+
+    found, _, _ = await chat.ask(model, messages, _ONE_TOKEN, "score", read, extra)
     if found is None:
         raise Unsupported(
             f"the server of {model} gives no prompt_logprobs, so it is no vLLM; remove score from "

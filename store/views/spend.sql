@@ -1,14 +1,18 @@
--- spend: what the run has paid, from stored turns and jobs and the prices the run was started with.
+-- spend: what the run has paid, from stored turns, jobs and charges and the run's own prices.
 -- Grain: one row per iteration, arm, split, task, decoding, stage, agent, role and model_id.
--- stage: 'debate' (training questions), 'evaluate' (held-out ones), 'finetune' (jobs).
+-- stage: 'debate' (training questions), 'evaluate' (held-out ones), 'finetune' (jobs), 'diversity'
+--   (likelihoods), 'ask' (`society ask`).
 -- role: 'generator' (round 1), 'critic' (later rounds), 'summarizer'; of a job, whose model it tunes.
--- Columns: calls (answers asked for, or jobs the provider has taken), prompt_tokens,
---   completion_tokens, trained_tokens (NULL while the provider has not told), usd (NULL where the
---   price or the tokens are unknown). A job's split is 'train'; task and decoding are NULL, and
---   model_id is NULL until it has made a model.
--- What an arm has taken over from another was not paid again: the arm that asked first bears it.
--- Evaluation answers of a run with `evaluation.batch` count at the price's batch_factor. Turns do not
---   say whether a vendor's cache applied: usd does not count it.
+-- Columns: calls (answers asked for, or jobs the provider has taken), failed (attempts that brought
+--   no answer), estimated (of both, those whose tokens nobody has told: they count with the most that
+--   they can have), prompt_tokens, completion_tokens, trained_tokens (NULL while the provider has not
+--   told), usd (NULL where the price or the tokens are unknown). A job's split is 'train'; its task
+--   and decoding are NULL, and model_id is NULL until it has made a model. Likelihoods have neither
+--   task, agent nor role, questions asked in passing neither split nor task.
+-- What was on its way when a run was killed, or is on its way now, counts as failed. What an arm has
+--   taken over from another was not paid again: the arm that asked first bears it. Evaluation answers
+--   of a run with `evaluation.batch` count at the price's batch_factor. Turns do not say whether a
+--   vendor's cache applied: usd does not count it.
 WITH asked AS (
     SELECT model_id, input_usd, output_usd, batch_factor
     FROM models
@@ -20,7 +24,7 @@ batched AS (
     SELECT bool_or((config ->> '$.evaluation.batch')::BOOLEAN) AS evaluation FROM runs
 ),
 
-answers AS (
+spoken AS (
     SELECT
         iteration,
         arm,
@@ -33,11 +37,60 @@ answers AS (
             AS role,
         model_id,
         count(*) AS calls,
-        sum(prompt_tokens)::BIGINT AS prompt_tokens,
-        sum(completion_tokens)::BIGINT AS completion_tokens
+        0 AS failed,
+        count_if(tokens_estimated) AS estimated,
+        sum(prompt_tokens) AS prompt_tokens,
+        sum(completion_tokens) AS completion_tokens
     FROM turns
     LEFT JOIN (SELECT question_id, task FROM questions) USING (question_id)
     WHERE shared_turn_id IS NULL
+    GROUP BY ALL
+),
+
+-- An attempt whose answer is a stored turn is that turn.
+unspoken AS (
+    SELECT * FROM charges
+    WHERE state <> 'sent' OR turn_id IS NULL OR turn_id NOT IN (SELECT turn_id FROM turns)
+),
+
+charged AS (
+    SELECT
+        iteration,
+        arm,
+        split,
+        task,
+        decoding,
+        stage,
+        agent,
+        role,
+        model_id,
+        count_if(state = 'answered') AS calls,
+        count_if(state <> 'answered') AS failed,
+        count_if(tokens_estimated) AS estimated,
+        sum(prompt_tokens) AS prompt_tokens,
+        sum(completion_tokens) AS completion_tokens
+    FROM unspoken
+    LEFT JOIN (SELECT question_id, task FROM questions) USING (question_id)
+    GROUP BY ALL
+),
+
+answers AS (
+    SELECT
+        iteration,
+        arm,
+        split,
+        task,
+        decoding,
+        stage,
+        agent,
+        role,
+        model_id,
+        sum(calls)::BIGINT AS calls,
+        sum(failed)::BIGINT AS failed,
+        sum(estimated)::BIGINT AS estimated,
+        sum(prompt_tokens)::BIGINT AS prompt_tokens,
+        sum(completion_tokens)::BIGINT AS completion_tokens
+    FROM (FROM spoken UNION ALL BY NAME FROM charged)
     GROUP BY ALL
 ),
 
@@ -76,6 +129,8 @@ SELECT
     role,
     model_id,
     calls,
+    failed,
+    estimated,
     prompt_tokens,
     completion_tokens,
     0::BIGINT AS trained_tokens,
@@ -95,6 +150,8 @@ SELECT
     role,
     model_id,
     calls,
+    0::BIGINT AS failed,
+    0::BIGINT AS estimated,
     0::BIGINT AS prompt_tokens,
     0::BIGINT AS completion_tokens,
     trained_tokens,

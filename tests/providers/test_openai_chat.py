@@ -102,15 +102,39 @@ async def test_an_answer_is_taken_as_what_it_is(reply, text, reason):
     assert (completion.text, completion.finish_reason) == (text, reason)
 
 
-async def test_an_answer_without_token_counts_counts_nothing_and_says_so_once(caplog):
-    reply = Reply({"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}]})
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": 0, "completion_tokens": 0}])
+async def test_an_answer_without_token_counts_is_counted_in_full_and_that_is_said_once(
+    caplog, usage
+):
+    choices = [{"message": {"content": "é, xy"}, "finish_reason": "stop"}]
+    reply = Reply({"choices": choices, "usage": usage})
     async with ChatServer(lambda asked: reply) as server:
         provider = connect(server)
         with caplog.at_level(logging.WARNING):
             completions = [await asks(provider) for _ in range(3)]
         await provider.close()
-    assert [c.prompt_tokens + c.completion_tokens for c in completions] == [0, 0, 0]
-    assert len([r for r in caplog.records if "stored as 0" in r.message]) == 1
+    for completion in completions:
+        assert completion.estimated
+        assert completion.prompt_tokens >= len("Hi")
+        assert len("é, xy".encode()) <= completion.completion_tokens <= GREEDY.max_tokens
+    assert len([r for r in caplog.records if "marked as estimated" in r.message]) == 1
+
+
+@pytest.mark.parametrize(
+    ("message", "reason", "least"),
+    [
+        ({"content": "four"}, "length", GREEDY.max_tokens),
+        ({"content": ""}, "stop", GREEDY.max_tokens),
+        ({"content": "4", "reasoning_content": "two and two " * 3}, "stop", 36),
+    ],
+)
+async def test_tokens_that_nobody_tells_are_bounded_by_what_the_model_may_have_written(
+    message, reason, least
+):
+    reply = Reply({"choices": [{"message": message, "finish_reason": reason}]})
+    completion = await answer_to(reply)
+    assert completion.estimated
+    assert least <= completion.completion_tokens <= GREEDY.max_tokens
 
 
 async def test_half_a_surrogate_pair_in_an_answer_does_not_lose_the_answer():

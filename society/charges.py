@@ -1,0 +1,125 @@
+"""What is paid for, kept in the run's store from before it is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from uuid import uuid4
+
+from providers import charges
+from providers.attempts import Usage
+from providers.base import ModelRef
+from store.ledger import Store
+from store.records import Charge, ChargedStage, ChargeState, Turn
+
+_TIDY_EVERY = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Purpose:
+    """What calls are made for. `turn_id` is that of the turn that the answer becomes."""
+
+    stage: ChargedStage
+    iteration: int | None = None
+    arm: str | None = None
+    split: str | None = None
+    decoding: str | None = None
+    question_id: str | None = None
+    agent: int | None = None
+    role: str | None = None
+    turn_id: int | None = None
+
+
+_IN_PASSING = Purpose("ask")
+_purpose: ContextVar[Purpose] = ContextVar("purpose", default=_IN_PASSING)
+
+
+@contextmanager
+def made_for(purpose: Purpose) -> Iterator[None]:
+    """What is asked inside is asked for `purpose`."""
+    token = _purpose.set(purpose)
+    try:
+        yield
+    finally:
+        _purpose.reset(token)
+
+
+def turn_of(turn: Turn) -> Purpose:
+    """The purpose of a call whose answer is to be `turn`."""
+    first = "generator" if turn.round == 1 else "critic"
+    return Purpose(
+        stage="debate" if turn.split == "train" else "evaluate",
+        iteration=turn.iteration,
+        arm=turn.arm,
+        split=turn.split,
+        decoding=turn.decoding,
+        question_id=turn.question_id,
+        agent=turn.agent,
+        role="summarizer" if turn.kind == "summary" else first,
+        turn_id=turn.turn_id,
+    )
+
+
+class StoredCharges:
+    """Implements `providers.charges.Charges` in a run's store.
+
+    `in_passing`: the turns of the debates that are held are not stored.
+    """
+
+    def __init__(self, store: Store, *, in_passing: bool = False) -> None:
+        self._store = store
+        self._in_passing = in_passing
+        self._opened = 0
+
+    def open(self, model: ModelRef) -> charges.Charge:
+        purpose = _purpose.get()
+        if self._in_passing:
+            purpose = replace(purpose, stage="ask", split=None, question_id=None, turn_id=None)
+        self._opened += 1
+        if self._opened % _TIDY_EVERY == 0:
+            self.tidy()
+        return _StoredCharge(self._store, purpose, model.model_id)
+
+    def tidy(self) -> None:
+        self._store.forget_charges()
+
+
+class _StoredCharge:
+    def __init__(self, store: Store, purpose: Purpose, model_id: str) -> None:
+        self._store = store
+        self._purpose = purpose
+        self._model_id = model_id
+        self._charge_id = uuid4().hex
+
+    async def send(self, most: Usage) -> None:
+        await self._store.append(self._row("sent", most))
+
+    def answered(self, usage: Usage) -> None:
+        # A turn is stored in place of the charge, in its own time.
+        if self._purpose.turn_id is None:
+            self._store.put(self._row("answered", usage))
+
+    def failed(self, usage: Usage) -> None:
+        self._store.put(self._row("failed", usage))
+
+    def _row(self, state: ChargeState, usage: Usage) -> Charge:
+        purpose = self._purpose
+        return Charge(
+            charge_id=self._charge_id,
+            state=state,
+            stage=purpose.stage,
+            model_id=self._model_id,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            tokens_estimated=usage.estimated,
+            iteration=purpose.iteration,
+            arm=purpose.arm,
+            split=purpose.split,
+            decoding=purpose.decoding,
+            question_id=purpose.question_id,
+            agent=purpose.agent,
+            role=purpose.role,
+            turn_id=purpose.turn_id,
+        )
