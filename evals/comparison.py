@@ -33,6 +33,7 @@ from evals.intervals import (
 from evals.metrics import Decoding, Measure
 from store.ledger import Store
 
+_ALIKE = 1e-9
 _EVALUATED = """
     select distinct iteration from votes
     where arm = $arm and split = 'eval' and decoding = $decoding and correct is not null
@@ -64,7 +65,8 @@ class RunDifference:
 class Seeds:
     """The runs' differences as a sample of their own, in shares of 1.
 
-    `low` and `high` are the 95 % t interval of the mean; None with a single run. `smallest` and
+    `low` and `high` are the 95 % t interval of the mean; None with a single run, and where all runs
+    differ by the same, which does not tell how much the next one would. `smallest` and
     `largest` are the range.
     """
 
@@ -99,7 +101,7 @@ class Comparison:
         found = [run.change.difference for run in self.runs]
         mean = fmean(found)
         low = high = None
-        if len(found) > 1:
+        if len(found) > 1 and max(found) - min(found) > _ALIKE:
             half = t95(len(found) - 1) * stdev(found) / sqrt(len(found))
             low, high = max(-1.0, mean - half), min(1.0, mean + half)
         return Seeds(mean, min(found), max(found), low, high)

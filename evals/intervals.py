@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import comb, erfc, sqrt
+from math import comb, erfc, inf, sqrt
 from statistics import fmean, variance
 
 Z95 = 1.959963984540054
@@ -58,35 +58,47 @@ def wilson(share: float, total: float) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def rate(right: Sequence[float]) -> Rate:
+def rate(right: Sequence[float], answers: int | None = None) -> Rate:
     """The mean over questions of a right-or-wrong value, or of the share of agents that are right.
 
     Agents that answer the same question are not independent. The interval is Wilson's with the
     effective number of answers p(1-p) / variance of the mean over questions (Korn & Graubard
-    1998, Survey Methodology 24), never fewer than the questions; for plain
-    right-or-wrong values it is Wilson's own. Raises ValueError for no questions.
+    1998, Survey Methodology 24), never fewer than the questions nor more than the `answers`, where
+    their number is given; for plain right-or-wrong values it is Wilson's own. The view `accuracy`
+    computes the same in SQL. Raises ValueError for no questions.
     """
     if not right:
         raise ValueError("a rate needs at least one question")
-    share, total = fmean(right), len(right)
-    effective = float(total)
-    if any(value not in (0.0, 1.0) for value in right) and total > 1:
-        effective = share * (1 - share) / (variance(right) / total or 1.0)
-        effective = max(float(total), effective)
-    return Rate(share, *wilson(share, effective), total)
+    share = fmean(right)
+    return Rate(share, *wilson(share, _effective(right, share, answers)), len(right))
+
+
+def _effective(right: Sequence[float], share: float, answers: int | None) -> float:
+    """The number of independent answers that would tell as much; see `rate`."""
+    questions = float(len(right))
+    if len(right) < 2 or all(value in (0.0, 1.0) for value in right):
+        return questions
+    most = inf if answers is None else max(questions, float(answers))
+    if (spread := variance(right)) == 0:
+        return questions if answers is None else most
+    return min(most, max(questions, share * (1 - share) * questions / spread))
 
 
 def paired_shares(before: Sequence[float], after: Sequence[float]) -> PairedDifference:
     """The difference of two means over the same questions, in the same order.
 
     The interval is the normal one over the questions' own differences, which keeps every question's
-    agents together. Raises ValueError for unequal lengths or fewer than two questions.
+    agents together. Where hardly a question has changed, or all have alike, that would be far too
+    narrow: it is at least as wide as that of questions that change alike, one change of +1 and one
+    of -1 added (as in `paired_p_value`). Raises ValueError for unequal lengths or fewer than two
+    questions.
     """
     changes = [b - a for a, b in zip(before, after, strict=True)]
     if len(changes) < 2:
         raise ValueError(f"a paired difference needs at least two questions, got {len(changes)}")
     mean = fmean(changes)
-    half = Z95 * sqrt(variance(changes) / len(changes))
+    alike = [*([mean] * len(changes)), 1.0, -1.0]
+    half = Z95 * max(sqrt(variance(each) / len(each)) for each in (changes, alike))
     low, high = max(-1.0, mean - half), min(1.0, mean + half)
     return PairedDifference(fmean(before), fmean(after), mean, low, high, len(changes))
 
@@ -146,6 +158,17 @@ def unpaired_p_value(before: Sequence[float], after: Sequence[float]) -> float:
     first, second = [*before, 0.0, 1.0], [*after, 0.0, 1.0]
     error = variance(first) / len(first) + variance(second) / len(second)
     return _normal(fmean(second) - fmean(first), error)
+
+
+def signed(number: float, places: int = 1) -> str:
+    """A number with its sign, and without one where it rounds to zero."""
+    text = f"{number:+.{places}f}"
+    return text[1:] if float(text) == 0 else text
+
+
+def points(share: float) -> str:
+    """A difference of two shares in percentage points."""
+    return signed(100 * share)
 
 
 def _normal(mean: float, squared_error: float) -> float:

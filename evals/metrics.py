@@ -6,6 +6,7 @@ questions whose gold answer is known. Iteration 0 is the untuned society.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -26,7 +27,7 @@ _OF_TASK = """
         select question_id from questions where if($task is null, not zero_shot, task = $task))
 """
 _SINGLE = f"""
-    select question_id, avg(v.correct::int)
+    select question_id, avg(v.correct::int), count(*)
     from turns t join verdicts v using (turn_id)
     where {_OF_TASK} and t.kind = 'answer' and t.round = 1 and v.correct is not null
       and t.arm = $arm and t.split = 'eval' and t.decoding = $decoding
@@ -34,7 +35,7 @@ _SINGLE = f"""
     group by question_id order by question_id
 """
 _VOTE = f"""
-    select question_id, correct::int::double
+    select question_id, correct::int::double, 1
     from votes
     where {_OF_TASK} and correct is not null
       and arm = $arm and split = 'eval' and decoding = $decoding and iteration = $iteration
@@ -48,8 +49,10 @@ _CONSENSUS_RATE = """
     order by round desc limit 1
 """
 _LABELS = """
-    select iteration, questions, labelled, label_accuracy, coverage, tie_rate
-    from pseudo_labels where arm = ? order by iteration
+    select p.iteration, p.questions, labelled, p.known, p.label_accuracy, p.coverage,
+           coalesce(p.tie_rate, 0), coalesce(below_quorum, 0), unparsed, truncated
+    from pseudo_labels p left join label_health h using (iteration, arm)
+    where arm = ? order by iteration
 """
 _EVALUATED = f"""
     select distinct iteration, decoding
@@ -62,16 +65,22 @@ _ZERO_SHOT = "select task from questions where zero_shot group by task order by 
 class Labels:
     """The pseudo-labels that iteration `iteration` learnt from, on its training questions.
 
-    `accuracy` compares the labels with gold, which nothing else does; None where gold is unknown
-    or nothing was labelled. `coverage` is the share of questions with a label, `ties` the share
-    whose last vote was a tie.
+    `accuracy` compares the labels with gold, where that is known, which nothing else does; None
+    where gold is unknown or nothing was labelled. `coverage` is the share of questions with a
+    label, `ties` the share whose vote was a tie, `below_quorum` the share with too few voters.
+    `unparsed` is the share of the answers of that vote that could not be read, `truncated` of those
+    cut at the token limit; None where the labels are gold.
     """
 
     iteration: int
     questions: int
+    labelled: int
     accuracy: Rate | None
     coverage: float
     ties: float
+    below_quorum: float
+    unparsed: float | None
+    truncated: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,17 +143,8 @@ def by_question(
     task: str | None = None,
 ) -> dict[str, float]:
     """By evaluation question: 1 right, 0 wrong; for `single` the share of agents right."""
-    which: dict[str, object] = {
-        "arm": arm,
-        "decoding": decoding,
-        "iteration": iteration,
-        "task": task,
-    }
-    if measure == "single":
-        rows = store.rows(_SINGLE, which)
-    else:
-        rows = store.rows(_VOTE, which | {"round": 1 if measure == "majority" else None})
-    return {str(question): float(right) for question, right in rows}
+    marks = _marks(store, measure, decoding, iteration, arm, task)
+    return {question: right for question, right, _ in marks}
 
 
 def comparison(
@@ -176,12 +176,37 @@ def label_health(store: Store, arm: str = ARM) -> list[Labels]:
         Labels(
             iteration,
             questions,
-            None if share is None else Rate(share, *wilson(share, labelled), labelled),
+            labelled,
+            None if share is None else Rate(share, *wilson(share, known), known),
             coverage,
             ties,
+            below_quorum / questions,
+            *read,
         )
-        for iteration, questions, labelled, share, coverage, ties in store.rows(_LABELS, [arm])
+        for iteration, questions, labelled, known, share, coverage, ties, below_quorum, *read in (
+            store.rows(_LABELS, [arm])
+        )
     ]
+
+
+def _marks(
+    store: Store,
+    measure: Measure,
+    decoding: Decoding,
+    iteration: int,
+    arm: str,
+    task: str | None,
+) -> list[tuple[str, float, int]]:
+    """Every evaluation question with known gold: the share that is right, of so many answers."""
+    which: dict[str, object] = {
+        "arm": arm,
+        "decoding": decoding,
+        "iteration": iteration,
+        "task": task,
+    }
+    if measure == "single":
+        return store.rows(_SINGLE, which)
+    return store.rows(_VOTE, which | {"round": 1 if measure == "majority" else None})
 
 
 def _row(
@@ -193,10 +218,13 @@ def _row(
     task: str | None,
 ) -> Row:
     single, majority, consensus = (
-        rate(list(by_question(store, measure, decoding, iteration, arm, task).values()))
-        for measure in MEASURES
+        _rate(_marks(store, measure, decoding, iteration, arm, task)) for measure in MEASURES
     )
     which = {"arm": arm, "decoding": decoding, "iteration": iteration, "task": task}
     shares = store.rows(_CONSENSUS_RATE, which)
     agreement = shares[0][0] if shares else None
     return Row(iteration, decoding, single, majority, consensus, agreement, labels)
+
+
+def _rate(marks: Sequence[tuple[str, float, int]]) -> Rate:
+    return rate([right for _, right, _ in marks], sum(answers for *_, answers in marks))

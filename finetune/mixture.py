@@ -9,7 +9,8 @@ from math import floor
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """Row counts of the two sides; `note` says where the asked fraction could not be had."""
+    """Row counts of the two sides; `note` says where the asked fraction could not be had, or what
+    it costs."""
 
     corrected: int
     kept: int
@@ -23,7 +24,8 @@ def mix(corrected: int, kept: int, w: float, limit: int | None = None) -> Mixtur
     n = floor(min(corrected / w, kept / (1 - w))), a side with weight 0 setting no bound, and at
     most `limit`; of these floor(w·n + 1/2) are corrected and the rest kept. `w` counts as the
     decimal it is written as. Neither side ever fills the other's shortage; only where one side is
-    empty altogether is the other used alone.
+    empty altogether is the other used alone. Where that leaves out more than a third of what could
+    be learnt, the note says so.
     """
     if not 0 <= w <= 1:
         raise ValueError(f"w must lie in 0..1, not {w}")
@@ -45,7 +47,21 @@ def mix(corrected: int, kept: int, w: float, limit: int | None = None) -> Mixtur
         bounds.append(kept / (1 - share))
     total = _capped(floor(min(bounds)), limit)
     taken = floor(share * total + Fraction(1, 2))
-    return Mixture(taken, total - taken)
+    possible = _capped(corrected + kept, limit)
+    starved = _starved(total, corrected, kept, w) if 3 * total < 2 * possible else None
+    return Mixture(taken, total - taken, starved)
+
+
+def _starved(total: int, corrected: int, kept: int, w: float) -> str:
+    found = {"corrected": corrected, "kept": kept}
+    wanted = {"corrected": w, "kept": 1 - w}
+    few = min((side for side in found if wanted[side] > 0), key=lambda s: found[s] / wanted[s])
+    change = "lower" if few == "corrected" else "raise"
+    return (
+        f"learns from only {total} of {corrected + kept} conversations ({corrected} corrected, "
+        f"{kept} kept): there are too few {few} ones for w = {w} to take more; {change} "
+        "datasets.w (0 takes all kept ones, 1 all corrected ones)"
+    )
 
 
 def _capped(count: int, limit: int | None) -> int:

@@ -11,7 +11,7 @@ from store.ledger import Store
 _TOKENS = """
 SELECT
     sum(prompt_tokens + completion_tokens) / count(DISTINCT question_id),
-    avg(prompt_tokens + completion_tokens) FILTER (WHERE round = 1)
+    avg(prompt_tokens + completion_tokens) FILTER (WHERE round = 1 AND finish_reason <> 'error')
 FROM turns
 WHERE arm = ? AND iteration = 0 AND split = 'eval' AND decoding = 'sampled'
     AND question_id IN (SELECT question_id FROM questions WHERE NOT zero_shot)
@@ -23,11 +23,11 @@ def in_order(arms: Sequence[Arm]) -> list[Arm]:
     return sorted(arms, key=lambda arm: arm.matched_to == "tokens")
 
 
-def samples_for_tokens(store: Store, arm: str) -> int:
+def samples_for_tokens(store: Store, arm: str) -> int | None:
     """How many single answers cost as many tokens as one debate of the untuned society.
 
     Prompt and response tokens together, means over the sampled evaluation of the run's own task,
-    rounded up.
+    rounded up. None where no answer tells its tokens.
     """
     [(debate, sample)] = store.rows(_TOKENS, [arm])
-    return max(1, ceil(float(debate) / float(sample)))
+    return max(1, ceil(float(debate) / float(sample))) if debate and sample else None

@@ -103,6 +103,8 @@ class Config(Section):
         if self.datasets.critic and not any("critic" in arm.tuned for arm in self.all_arms):
             raise ValueError("datasets.critic chooses rows, and no critic is trained; remove it")
         self.datasets.require()
+        self._require_reachable_quorum()
+        self._require_samples()
         if any(arm.labels == "gold" for arm in self.all_arms) and not self._has_gold:
             raise ValueError(
                 f"the arm star learns from gold answers, and the training questions of "
@@ -130,6 +132,25 @@ class Config(Section):
                 f"are {', '.join(self.addresses)}"
             )
         return self
+
+    def _require_samples(self) -> None:
+        for arm in self.all_arms:
+            if not arm.decodings(self.evaluation.decodings):
+                raise ValueError(
+                    f"the arm {arm.name!r} is a vote over samples, and evaluation.decodings = "
+                    f"{list(self.evaluation.decodings)} draws none: many greedy answers of one "
+                    'model are one answer; add "sampled" there, or leave the arm out'
+                )
+
+    def _require_reachable_quorum(self) -> None:
+        quorum = self.consensus.quorum or 1
+        for arm in self.all_arms:
+            if arm.labels not in (None, "gold") and quorum > arm.train_agents:
+                raise ValueError(
+                    f"consensus.quorum = {quorum} leaves the arm {arm.name!r} without any label: "
+                    f"{arm.train_agents} agent(s) answer its training questions; set "
+                    f"{arm.train_agents} or less, or leave it out for more than half of the agents"
+                )
 
     def _check_encoder(self) -> None:
         try:
@@ -194,7 +215,14 @@ class Config(Section):
 
     @classmethod
     def from_json(cls, text: str) -> Config:
-        """The config a run has stored, without asking whether its model is still there."""
+        """The config a run has stored, without asking whether its model is still there.
+
+        A run from before there was a quorum has been taking labels from a single voter.
+        """
+        stored = json.loads(text)
+        if "quorum" not in stored.get("consensus", {}):
+            stored["consensus"] = {**stored.get("consensus", {}), "quorum": 1}
+            text = json.dumps(stored)
         return cls.model_validate_json(text, context=STORED)
 
     def to_json(self) -> str:

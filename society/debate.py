@@ -33,7 +33,7 @@ from society.agents import Society
 from society.charges import made_for, turn_of
 from society.outcome import Scope, outcome, readable, shown, tally, why_empty
 from society.sharing import Shared, taken_over
-from society.voting import Tally
+from society.voting import Tally, lot
 from store.records import Failure, Labels, Row, Turn, messages_json, storable, utc_now
 
 Kind = Literal["answer", "summary"]
@@ -49,13 +49,16 @@ class Recorder(Protocol):
 @dataclass(frozen=True, slots=True)
 class Rules:
     """How one debate goes. `summary_sampling` is used by the summarizer only; `label` says what
-    training answers are held against."""
+    training answers are held against, `quorum` how many voters a training label takes; `seed`
+    decides ties in evaluation."""
 
     rounds: int
     others: Literal["summarized", "quoted"]
     sampling: Sampling
     summary_sampling: Sampling
     drop_ties: bool
+    quorum: int = 1
+    seed: int = 0
     label: Labels = "final"
     questions_in_flight: int = 1024
 
@@ -129,7 +132,16 @@ class Debate:
                 self._answer(question, agent.number, number, earlier)
                 for agent in self._society.agents
             )
-            tallies.append(await asyncio.to_thread(tally, self._task, turns, number))
+            tallies.append(
+                await asyncio.to_thread(
+                    tally,
+                    self._task,
+                    self._scope,
+                    turns,
+                    number,
+                    lot(self._rules.seed, question.question_id),
+                )
+            )
         # Comparing answers may take a worker process a second; other debates go on meanwhile.
         rows = await asyncio.to_thread(
             outcome,
@@ -139,6 +151,7 @@ class Debate:
             turns,
             tallies,
             drop_ties=self._rules.drop_ties,
+            quorum=self._rules.quorum,
             label=self._rules.label,
         )
         self._asking.pop(question.question_id, None)

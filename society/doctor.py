@@ -25,7 +25,7 @@ from providers.preflight import CHECKS, Finding, Level, Need
 from society import config as experiments
 from society import leakage
 from society.config import Config, ConfigError
-from society.runs import RunFolder
+from society.runs import RunFolder, as_started
 from society.terminal import Screen, plain
 from society.tuning import all_tuned
 from store.errors import StoreError
@@ -150,6 +150,7 @@ def past_of(config: Config, folder: RunFolder) -> Past:
     except StoreError:
         # Opening it for writing will say what is wrong with it.
         return Past()
+    config = as_started(config, run)
     each = all_tuned(config)
     over = [job.iteration for job in jobs if job.status in ("succeeded", "skipped")]
     tuned = sum(over.count(k) >= each for k in range(1, config.iterations + 1))

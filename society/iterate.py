@@ -33,9 +33,9 @@ from society.connections import Connections
 from society.debate import Debate, Rules
 from society.diversity import Meter
 from society.events import Note, Observer, Stage, StageAdvanced, StageFinished, StageStarted
-from society.outcome import Scope
+from society.outcome import Scope, majority
 from society.redo import take_back
-from society.runs import RunFolder
+from society.runs import RunFolder, as_started
 from society.sharing import Shared
 from society.tuning import plan, selection, tuned_roles
 from store.ledger import Store
@@ -56,6 +56,7 @@ async def run(folder: RunFolder, config: Config, store: Store, observer: Observe
     Raises `providers.errors.RunError`, `finetune.jobs.TuningFailed` or `store.errors.StoreError`
     when it has to stop; everything stored until then stays, and calling again resumes.
     """
+    config = as_started(config, store.run())
     connections = Connections.open(config, folder.models)
     if config.evaluation.batch:
         connections = connections.with_batches(store)
@@ -91,6 +92,8 @@ def rules(config: Config, arm: Arm, decoding: Decoding) -> Rules:
         sampling=sampling,
         summary_sampling=replace(sampling, max_tokens=section.summary_max_tokens),
         drop_ties=config.consensus.ties == "drop",
+        quorum=config.consensus.quorum or majority(arm.train_agents),
+        seed=config.seed,
         label=arm.labels or "final",
     )
 
@@ -143,7 +146,15 @@ class _Experiment:
             return arm
         model = reference(self.arms, self.config.society)
         assert model is not None
-        sized = replace(arm, agents=samples_for_tokens(self.store, model.name))
+        samples = samples_for_tokens(self.store, model.name)
+        if samples is None:
+            self.observer(
+                Note(
+                    f"{arm.name}: no answer of {model.name} tells its tokens; as many samples are "
+                    f"taken as it makes calls, {arm.agents}"
+                )
+            )
+        sized = arm if samples is None else replace(arm, agents=samples)
         self.store.write(sized.record())
         return sized
 

@@ -53,10 +53,18 @@ _WHY_EMPTY = {
 }
 
 
-def tally(task: Task, turns: Sequence[Turn], number: int) -> Tally:
-    """The vote of round `number` over a debate's answers, given in the order of the agents."""
+def majority(agents: int) -> int:
+    """More than half of the agents: how many must answer for a label, unless the user says."""
+    return agents // 2 + 1
+
+
+def tally(task: Task, scope: Scope, turns: Sequence[Turn], number: int, lot: str) -> Tally:
+    """The vote of round `number` over a debate's answers, given in the order of the agents.
+
+    `lot` decides ties in evaluation; in training, where a tie counts at all, the first one wins.
+    """
     answers = [t.answer for t in turns if t.round == number and t.kind == "answer"]
-    return vote(answers, task.equivalent)
+    return vote(answers, task.equivalent, lot if scope.split == "eval" else None)
 
 
 def outcome(
@@ -67,18 +75,23 @@ def outcome(
     tallies: Sequence[Tally],
     *,
     drop_ties: bool,
+    quorum: int = 1,
     label: Labels = "final",
 ) -> list[Row]:
     """A verdict per answer turn, then a vote per round; `tallies` are those of rounds 1, 2, ….
 
-    `drop_ties` leaves a tied vote of a training debate without a label. `label` says what the
+    `drop_ties` leaves a tied vote of a training debate without a label, `quorum` one in which
+    fewer agents have a readable answer. `label` says what the
     answers of a training debate are held against: the vote of the last round or of the first, or
     the gold answer (STaR, the only arm that may learn from it).
     """
     if scope.split == "eval":
         label = "final"
-    drop_ties = drop_ties and scope.split == "train"
-    labels = [None if drop_ties and each.tie else each.answer for each in tallies]
+    training = scope.split == "train"
+    labels = [
+        None if training and ((drop_ties and each.tie) or each.voters < quorum) else each.answer
+        for each in tallies
+    ]
     votes: list[Row] = [
         Vote(
             iteration=scope.iteration,
@@ -92,6 +105,7 @@ def outcome(
             voters=each.voters,
             tie=each.tie,
             correct=_correct(task, label, question.gold),
+            quorum=quorum if training else None,
         )
         for number, (each, label) in enumerate(zip(tallies, labels, strict=True), start=1)
     ]

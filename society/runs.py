@@ -108,6 +108,7 @@ def start(run: RunFolder, config: Config) -> Store:
     store = Store.open(run.database)
     try:
         stored = store.run()
+        config = as_started(config, stored)
         if stored is not None:
             _require_same(run, stored, config)
         store.write(_row(run, config, stored))
@@ -140,7 +141,18 @@ def check(run: RunFolder, config: Config) -> None:
         _require_same(run, stored, config)
 
 
+def as_started(config: Config, stored: Run | None) -> Config:
+    """`config` with the quorum that the run was started with, where it names none of its own, so
+    that a run has one rule throughout."""
+    if stored is None or "quorum" in config.consensus.model_fields_set:
+        return config
+    quorum = Config.from_json(stored.config).consensus.quorum
+    consensus = config.consensus.model_copy(update={"quorum": quorum})
+    return config.model_copy(update={"consensus": consensus})
+
+
 def _require_same(run: RunFolder, stored: Run, config: Config) -> None:
+    config = as_started(config, stored)
     before = Config.from_json(stored.config)
     changed = differences(_lasting(before, config).to_json(), _lasting(config, config).to_json())
     if config.iterations < before.iterations:

@@ -134,9 +134,14 @@ class EvaluationSection(Section):
 
 
 class ConsensusSection(Section):
-    """What a tie means in training: `drop` leaves the question out, `first` takes the first."""
+    """When a vote in training is a label.
+
+    `ties`: `drop` leaves a tied question out, `first` takes the answer of the lowest agent number.
+    `quorum` is how many agents must have a readable answer, by default more than half of them.
+    """
 
     ties: Literal["drop", "first"] = "drop"
+    quorum: Count | None = None
 
 
 class DatasetsSection(Section):

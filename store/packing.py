@@ -42,7 +42,8 @@ R = TypeVar("R")
 _COLUMNS_OF = {
     "BIGINT": "turn_id shared_turn_id position examples seed corrected kept max_examples "
     "trained_tokens pairs",
-    "INTEGER": "iteration agent round prompt_tokens completion_tokens votes voters step questions",
+    "INTEGER": "iteration agent round prompt_tokens completion_tokens votes voters quorum step "
+    "questions",
     "BOOLEAN": "tie correct agrees exact zero_shot tuned tokens_estimated",
     "DOUBLE": "latency_ms w loss learning_rate similarity input_usd output_usd cached_input_usd "
     "training_usd batch_factor value low high",

@@ -158,10 +158,11 @@ class Turn:
 class Vote:
     """The majority vote of one debate in one round.
 
-    `answer` is the label: the plurality class as its first supporter wrote it, None where there is
-    none (no parsed answer, or a tie that is dropped). `votes` counts the plurality class's
-    supporters, also in a tie; `voters` the parsed answers. `correct` compares the label with gold:
-    None only where gold is unknown, False where there is gold and no label.
+    `answer` is the label: the plurality class in its most frequent wording, None where there is
+    none (no parsed answer, a tie that is dropped, or fewer voters than the quorum). `votes` counts
+    the plurality class's supporters, also in a tie; `voters` the parsed answers. `correct` compares
+    the label with gold: None only where gold is unknown, False where there is gold and no label.
+    `quorum` is how many voters a label takes in training; None where none was asked for.
     """
 
     iteration: int
@@ -175,6 +176,7 @@ class Vote:
     voters: int
     tie: bool
     correct: bool | None = None
+    quorum: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,13 +24,14 @@ the first or the last round (the paper's consensus diversity)."""
 
 _SINGLES = """
     select if(q.zero_shot, q.task, null), t.arm, t.iteration, t.decoding, t.question_id,
-           avg(v.correct::int)
+           avg(v.correct::int), count(*)
     from turns t join verdicts v using (turn_id) join questions q using (question_id)
     where t.split = 'eval' and t.kind = 'answer' and t.round = 1 and v.correct is not null
     group by all
 """
 _VOTES = """
     select if(q.zero_shot, q.task, null), v.arm, v.iteration, v.decoding, v.question_id,
+           any_value(v.voters) filter (v.round = 1), arg_max(v.voters, v.round),
            any_value(v.correct::int) filter (v.round = 1),
            arg_max(v.correct::int, v.round),
            any_value(v.votes / nullif(v.voters, 0)) filter (v.round = 1),
@@ -39,6 +40,10 @@ _VOTES = """
     where v.split = 'eval'
     group by all
 """
+
+
+Marks = dict[str, tuple[float, int]]
+"""By question: a share 0 to 1, and of how many answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,30 +109,32 @@ class Accuracies:
 
 def read(sources: Sequence[Source]) -> Accuracies:
     """The values over all seeds of one experiment."""
-    found: defaultdict[Key, list[tuple[int, dict[str, float]]]] = defaultdict(list)
+    found: defaultdict[Key, list[tuple[int, Marks]]] = defaultdict(list)
     for source in sources:
         for key, marks in _marks(source.store).items():
             found[key].append((source.seed, marks))
     return Accuracies({key: _pooled(key, seeds) for key, seeds in found.items()})
 
 
-def _pooled(key: Key, seeds: Sequence[tuple[int, dict[str, float]]]) -> Accuracy:
+def _pooled(key: Key, seeds: Sequence[tuple[int, Marks]]) -> Accuracy:
     asked: defaultdict[str, list[float]] = defaultdict(list)
+    answers = 0
     for _, marks in seeds:
-        for question, mark in marks.items():
+        for question, (mark, of) in marks.items():
             asked[question].append(mark)
+            answers += of
     means = [fmean(marks) for _, marks in sorted(asked.items())]
-    own = tuple((seed, fmean(marks.values())) for seed, marks in seeds)
-    return Accuracy(key, rate(means), own)
+    own = tuple((seed, fmean(mark for mark, _ in marks.values())) for seed, marks in seeds)
+    return Accuracy(key, rate(means, answers), own)
 
 
-def _marks(store: Store) -> dict[Key, dict[str, float]]:
-    found: defaultdict[Key, dict[str, float]] = defaultdict(dict)
-    for task, arm, iteration, decoding, question, right in store.rows(_SINGLES):
-        found[Key(task, arm, iteration, decoding, "single")][question] = right
+def _marks(store: Store) -> dict[Key, Marks]:
+    found: defaultdict[Key, Marks] = defaultdict(dict)
+    for task, arm, iteration, decoding, question, right, answers in store.rows(_SINGLES):
+        found[Key(task, arm, iteration, decoding, "single")][question] = right, answers
     names: tuple[Quantity, ...] = ("majority", "consensus", "agreement-first", "agreement-last")
-    for task, arm, iteration, decoding, question, *values in store.rows(_VOTES):
-        for quantity, value in zip(names, values, strict=True):
+    for task, arm, iteration, decoding, question, first, last, *values in store.rows(_VOTES):
+        for quantity, value, of in zip(names, values, (1, 1, first, last), strict=True):
             if value is not None:
-                found[Key(task, arm, iteration, decoding, quantity)][question] = value
+                found[Key(task, arm, iteration, decoding, quantity)][question] = value, of
     return dict(found)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from evals import intervals
 from evals.intervals import PairedDifference
 from evals.intervals import Rate as Interval
+
+_ZERO = re.compile(r"-0(\.0*)?")
 
 
 class Cell(Protocol):
@@ -144,7 +148,8 @@ class Measured:
     def aside(self) -> str:
         if self.low is None or self.high is None:
             return ""
-        return minus(f"{self.low:.{self.places}f}–{self.high:.{self.places}f}")
+        low, high = (minus(f"{end:.{self.places}f}") for end in (self.low, self.high))
+        return f"{low}–{high}"
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -239,13 +244,13 @@ class Table:
 
 
 def points(share: float) -> str:
-    """A difference of shares in percentage points with its sign."""
-    return minus(f"{100 * share:+.1f}")
+    """A difference of shares in percentage points with its sign, a real minus."""
+    return minus(intervals.points(share))
 
 
 def minus(number: str) -> str:
-    """The number with a real minus sign."""
-    return number.replace("-", "−")
+    """The number with a real minus sign, and without one where it has rounded to zero."""
+    return number.removeprefix("-") if _ZERO.fullmatch(number) else number.replace("-", "−")
 
 
 def seeds(values: Sequence[tuple[int, float]], *, change: bool = False) -> str:

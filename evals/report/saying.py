@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from evals.intervals import PairedDifference
+from evals.intervals import PairedDifference, signed
 from evals.report import diversities, verdicts
-from evals.report.cells import PValue, points
+from evals.report.cells import PValue, minus, points
 from evals.report.diversities import Scale, Survival
 from evals.report.facts import ExperimentFacts
 from evals.report.verdicts import Outcome, Verdict
@@ -116,7 +116,7 @@ def _survived(each: Survival) -> str:
         words = ("more", "less")
         moved = words[after < before] if each.apart else "as much as before, as far as this shows"
         return f"{each.arm}: {what} {moved} ({change}, first answers)."
-    share = f", {100 * (after / before - 1):+.0f} %".replace("-", "−") if before else ""
+    share = f", {minus(signed(100 * (after / before - 1), 0))} %" if before else ""
     moved = (
         ("has fallen", "has risen")[after > before]
         if each.apart

@@ -21,6 +21,7 @@ from society.importing.experiment import Source
 from society.importing.questions import Questions
 from society.importing.spoken import TranscriptError
 from society.importing.told import NAMELESS, rows
+from society.outcome import majority
 from society.runs import RunFolder
 from society.tuning import selection, tuned_roles
 from store.ledger import Store
@@ -103,6 +104,8 @@ class _Content:
                 (told.agents, told.rounds),
                 summarized=config.society.others == "summarized",
                 drop_ties=config.consensus.ties == "drop",
+                quorum=config.consensus.quorum or majority(told.agents),
+                seed=config.seed,
             )
 
 

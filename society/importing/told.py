@@ -10,6 +10,7 @@ from society import prompts
 from society.importing.debates import ToldDebate
 from society.importing.spoken import Spoken
 from society.outcome import outcome, readable, shown, tally, why_empty
+from society.voting import lot
 from store.records import Row, Turn, messages_json
 
 NAMELESS = "imported"
@@ -24,6 +25,8 @@ def rows(
     *,
     summarized: bool,
     drop_ties: bool,
+    quorum: int,
+    seed: int,
 ) -> list[Row]:
     """The turns, verdicts and votes of a complete debate of `size` (agents, rounds).
 
@@ -49,8 +52,13 @@ def rows(
             else:
                 sent = told.messages
             turns.append(_turn(debate, told, sent, task))
-    tallies = [tally(task, turns, number) for number in range(1, rounds + 1)]
-    return [*turns, *outcome(task, debate.scope, question, turns, tallies, drop_ties=drop_ties)]
+    drawn = lot(seed, question.question_id)
+    numbers = range(1, rounds + 1)
+    tallies = [tally(task, debate.scope, turns, number, drawn) for number in numbers]
+    decided = outcome(
+        task, debate.scope, question, turns, tallies, drop_ties=drop_ties, quorum=quorum
+    )
+    return [*turns, *decided]
 
 
 def _turn(debate: ToldDebate, told: Spoken, sent: str, task: Task) -> Turn:

@@ -4,10 +4,13 @@
 -- measure: 'single' (an agent's own answers; agent NULL = all agents together), 'majority'
 --   (round-1 vote), 'consensus' (vote of the last round). No answer and no consensus are wrong.
 -- Columns: correct, total (answers, or votes), questions (distinct ones), accuracy (share 0..1),
---   standard_error (share), ci_low and ci_high (Wilson, share). Error and interval count questions,
---   not answers, because agents' answers to one question are not independent.
+--   standard_error (share), ci_low and ci_high (Wilson, share). Error and interval are clustered by
+--   question, because agents' answers to one question are not independent: their n is the effective
+--   number of answers p(1-p) / variance of the mean over questions (Korn & Graubard 1998), never
+--   fewer than the questions nor more than the answers. `evals.intervals.rate` computes the same.
 WITH marks AS NOT MATERIALIZED (
-    SELECT iteration, arm, split, task, decoding, 'single' AS measure, agent, round, v.correct
+    SELECT iteration, arm, split, task, decoding, 'single' AS measure, agent, round, question_id,
+        v.correct
     FROM turns
     JOIN verdicts AS v USING (turn_id)
     LEFT JOIN (SELECT question_id, task FROM questions) USING (question_id)
@@ -16,15 +19,24 @@ WITH marks AS NOT MATERIALIZED (
 
 single_agents AS (
     SELECT iteration, arm, split, task, decoding, measure, agent, round,
-        count_if(correct) AS correct, count(*) AS total, count(*) AS questions
+        count_if(correct) AS correct, count(*) AS total, count(*) AS questions,
+        NULL::DOUBLE AS variance
+    FROM marks
+    GROUP BY ALL
+),
+
+by_question AS (
+    SELECT iteration, arm, split, task, decoding, measure, round, question_id,
+        count_if(correct) AS correct, count(*) AS total
     FROM marks
     GROUP BY ALL
 ),
 
 all_agents AS (
     SELECT iteration, arm, split, task, decoding, measure, NULL::INTEGER AS agent, round,
-        sum(correct)::BIGINT AS correct, sum(total)::BIGINT AS total, max(questions) AS questions
-    FROM single_agents
+        sum(correct)::BIGINT AS correct, sum(total)::BIGINT AS total, count(*) AS questions,
+        var_samp(correct / total) AS variance
+    FROM by_question
     GROUP BY ALL
 ),
 
@@ -43,7 +55,8 @@ vote_marks AS NOT MATERIALIZED (
 votes_counted AS (
     SELECT iteration, arm, split, task, decoding, measure, NULL::INTEGER AS agent,
         max(round) AS round,
-        count_if(correct) AS correct, count(*) AS total, count(*) AS questions
+        count_if(correct) AS correct, count(*) AS total, count(*) AS questions,
+        NULL::DOUBLE AS variance
     FROM vote_marks
     LEFT JOIN (SELECT question_id, task FROM questions) USING (question_id)
     GROUP BY iteration, arm, split, task, decoding, measure
@@ -56,7 +69,13 @@ counted AS (
 ),
 
 rates AS (
-    SELECT *, correct / total AS p, questions::DOUBLE AS n, 1.959963984540054 AS z FROM counted
+    SELECT *, correct / total AS p, 1.959963984540054 AS z,
+        CASE
+            WHEN variance IS NULL OR correct IN (0, total) THEN questions::DOUBLE
+            WHEN variance = 0 THEN total::DOUBLE
+            ELSE least(total, greatest(questions, p * (1 - p) * questions / variance))
+        END AS n
+    FROM counted
 )
 
 SELECT

@@ -2,12 +2,34 @@
 -- Grain: one row per iteration, arm, split, task, decoding, round and agent; agent NULL = all agents
 --   together. Only answers to questions with a label ŷ.
 -- Columns: answers, dissenting (answers that do not agree with ŷ, also unparsed ones), dissent_rate
---   (share 0..1), right_dissents (dissenting answers equal to gold), right_rate (share of the
---   dissenting answers with known gold that equal it; NULL without any).
-WITH marked AS NOT MATERIALIZED (
-    SELECT iteration, arm, split, task, decoding, round, agent, v.agrees, v.correct
+--   (share 0..1; NULL without any answer), right_dissents (dissenting answers equal to gold),
+--   right_rate (share of the dissenting answers with known gold that equal it; NULL without any):
+--   all over votes without a tie. tied_answers and tied_dissenting count the same where the vote
+--   behind ŷ was tied, and a lot has decided which answer is ŷ.
+WITH ends AS (
+    SELECT iteration, arm, split, decoding, question_id,
+        arg_min(tie, round) AS first_tie, arg_max(tie, round) AS last_tie
+    FROM votes
+    GROUP BY ALL
+),
+
+tied_votes AS (
+    SELECT iteration, arm, split, decoding, question_id, true AS tied
+    FROM ends
+    LEFT JOIN (SELECT arm, labels FROM arms) USING (arm)
+    WHERE CASE
+        WHEN split = 'eval' OR labels IS NULL OR labels = 'final' THEN last_tie
+        WHEN labels = 'round1' THEN first_tie
+        ELSE false
+    END
+),
+
+marked AS NOT MATERIALIZED (
+    SELECT iteration, arm, split, task, decoding, round, agent, v.agrees, v.correct,
+        coalesce(tied, false) AS tied
     FROM turns
     JOIN verdicts AS v USING (turn_id)
+    LEFT JOIN tied_votes USING (iteration, arm, split, decoding, question_id)
     LEFT JOIN (SELECT question_id, task FROM questions) USING (question_id)
     WHERE kind = 'answer' AND v.agrees IS NOT NULL
 )
@@ -20,11 +42,13 @@ SELECT
     decoding,
     round,
     agent,
-    count(*) AS answers,
-    count_if(NOT agrees) AS dissenting,
-    avg((NOT agrees)::DOUBLE) AS dissent_rate,
-    count_if(NOT agrees AND correct) AS right_dissents,
-    avg(correct::DOUBLE) FILTER (WHERE NOT agrees) AS right_rate
+    count_if(NOT tied) AS answers,
+    count_if(NOT tied AND NOT agrees) AS dissenting,
+    avg((NOT agrees)::DOUBLE) FILTER (WHERE NOT tied) AS dissent_rate,
+    count_if(NOT tied AND NOT agrees AND correct) AS right_dissents,
+    avg(correct::DOUBLE) FILTER (WHERE NOT tied AND NOT agrees) AS right_rate,
+    count_if(tied) AS tied_answers,
+    count_if(tied AND NOT agrees) AS tied_dissenting
 FROM marked
 GROUP BY GROUPING SETS (
     (iteration, arm, split, task, decoding, round, agent),

@@ -1,7 +1,7 @@
 -- label_health: whether the labels a society makes for itself are getting worse or running dry.
 -- Grain: one row per iteration and arm that makes labels of its own, over the sampled debates on
 --   training questions, in the round that the labels come from.
--- Columns: questions, coverage, tie_rate, label_accuracy (as in pseudo_labels); agreement (mean share
+-- Columns: questions, coverage, tie_rate, known, label_accuracy (as in pseudo_labels); agreement (mean share
 --   0..1 of parsed answers that equal the plurality answer), unanimous (share of the questions with
 --   a parsed answer where all parsed answers agree), unparsed and truncated (shares of all answers),
 --   top_share (share of the labels that are worded as the most common one, over all questions),
@@ -57,8 +57,8 @@ readings AS (
 ),
 
 joined AS (
-    SELECT iteration, arm, questions, coverage, tie_rate, label_accuracy, agreement, unanimous,
-        unparsed, truncated, top_share, entropy_bits
+    SELECT iteration, arm, questions, coverage, tie_rate, known, label_accuracy, agreement,
+        unanimous, unparsed, truncated, top_share, entropy_bits
     FROM pseudo_labels
     JOIN agreed USING (iteration, arm)
     LEFT JOIN readings USING (iteration, arm)

@@ -11,6 +11,7 @@ from evals.intervals import (
     paired_p_value,
     paired_right,
     paired_shares,
+    points,
     rate,
     t95,
     unpaired_p_value,
@@ -96,6 +97,43 @@ def test_paired_shares_agree_with_the_normal_interval() -> None:
     )
     assert (change.low, change.high) == pytest.approx(expected)
     assert change.p_value is None
+
+
+@pytest.mark.parametrize("change", [0.0, 1 / 3, -1.0])
+@pytest.mark.parametrize("questions", [2, 9, 300])
+def test_an_interval_has_a_width_where_all_questions_change_alike(change, questions) -> None:
+    before = [max(0.0, -change)] * questions
+    found = paired_shares(before, [b + change for b in before])
+    assert found.difference == pytest.approx(change)
+    assert found.low <= found.difference <= found.high
+    assert found.high - found.low > 1 / questions
+    hardly = paired_shares(before, [*(b + change for b in before[1:]), before[0]])
+    assert hardly.high - hardly.low > 1 / questions
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
+def test_no_paired_interval_is_of_zero_width(pairs) -> None:
+    change = paired_right([a for a, _ in pairs], [b for _, b in pairs])
+    assert change.high - change.low > 1 / len(pairs)
+    if len(pairs) > 1:
+        shares = paired_shares([float(a) for a, _ in pairs], [float(b) for _, b in pairs])
+        assert shares.high - shares.low > 1 / len(pairs)
+
+
+def test_answers_count_at_most_once_each() -> None:
+    alike = rate([2 / 3] * 99 + [1.0], answers=300)
+    assert (alike.low, alike.high) == pytest.approx(wilson(alike.value, 300))
+    assert rate([2 / 3] * 50, answers=150) == rate([2 / 3] * 50, answers=150)
+    assert (rate([2 / 3] * 50, answers=150).low) == pytest.approx(wilson(2 / 3, 150)[0])
+    spread = rate([0.0, 1.0] * 20, answers=120)
+    assert (spread.low, spread.high) == pytest.approx(wilson(0.5, 40))
+
+
+@pytest.mark.parametrize(
+    ("share", "told"), [(-0.0004, "0.0"), (0.0004, "0.0"), (-0.0006, "-0.1"), (0.0456, "+4.6")]
+)
+def test_points_have_no_sign_where_they_round_to_zero(share, told) -> None:
+    assert points(share) == told
 
 
 @pytest.mark.parametrize("freedom", [*range(1, 32), 60, 200])

@@ -1,4 +1,5 @@
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 
@@ -113,7 +114,7 @@ def test_unknown_gold_counts_nowhere(store_of, recorded) -> None:
     unknown = store_of(
         Verdict(row.turn_id, row.agrees, None)
         if isinstance(row, Verdict)
-        else Vote(*(getattr(row, name) for name in Vote.__slots__[:-1]), correct=None)
+        else replace(row, correct=None)
         if isinstance(row, Vote)
         else row
         for row in recorded

@@ -46,6 +46,27 @@ def test_an_empty_side_is_told_and_nothing_else():
     assert "no learnable" in str(mix(0, 0, 0.5).note)
 
 
+@pytest.mark.parametrize(
+    ("corrected", "kept", "w", "limit", "said"),
+    [
+        (1, 400, 0.5, None, ("only 2 of 401", "too few corrected", "lower datasets.w")),
+        (400, 1, 0.5, None, ("only 2 of 401", "too few kept", "raise datasets.w")),
+        (3, 90, 0.9, None, ("only 3 of 93", "too few corrected", "lower datasets.w")),
+        (300, 2, 0.0, None, ("only 2 of 302", "too few kept", "raise datasets.w")),
+        (2, 300, 1.0, None, ("only 2 of 302", "too few corrected", "lower datasets.w")),
+        (1, 400, 0.5, 10, ("only 2 of 401",)),
+        (1, 400, 0.5, 2, ()),
+        (9, 9, 0.3, None, ()),
+        (200, 400, 0.5, None, ()),
+        (1, 1, 0.5, None, ()),
+    ],
+)
+def test_what_a_fraction_costs_is_said_with_the_setting_to_change(corrected, kept, w, limit, said):
+    note = mix(corrected, kept, w, limit).note
+    assert (note is None) == (not said)
+    assert all(part in str(note) for part in said)
+
+
 @given(COUNTS.filter(bool), COUNTS.filter(bool), SHARES)
 def test_the_largest_sample_with_the_fraction(corrected, kept, w):
     mixture = mix(corrected, kept, w)

@@ -9,8 +9,10 @@ import pytest
 from society import config as experiments
 from society import iterate, runs
 from society.arms import KINDS
+from society.compute_matched import samples_for_tokens
 from society.config import ConfigError
 from store.ledger import Store
+from store.records import Question, Turn
 
 ALL = ", ".join(f'"{kind}"' for kind in KINDS)
 
@@ -377,3 +379,28 @@ def test_a_run_of_several_arms_goes_on_from_wherever_it_was_stopped(tmp_path):
             for run in (folder, whole)
         )
         assert sorted(ours) == sorted(theirs), query
+
+
+@pytest.mark.parametrize("kind", ["compute-matched-calls", "compute-matched-tokens"])
+def test_a_vote_over_samples_needs_sampled_answers(tmp_path, kind):
+    _write_experiment(tmp_path, ["multiagent", kind])
+    with pytest.raises(ConfigError, match=f"'{kind}'.*\\['greedy'\\].*add \"sampled\"") as told:
+        load(tmp_path / "arms.toml", 'evaluation.decodings=["greedy"]')
+    assert "leave the arm out" in str(told.value)
+
+
+@pytest.mark.parametrize(("tokens", "failed", "samples"), [(0, 0, None), (10, 0, 4), (10, 2, 4)])
+def test_samples_are_counted_only_where_answers_tell_their_tokens(
+    tmp_path, tokens, failed, samples
+):
+    def turn(agent, number, spent, reason):
+        return Turn(
+            0, "eval", "debate", "sampled", "q", agent, number, "answer", "m", "[]", "7", "7",
+            reason, spent, 0, 1.0,
+        )  # fmt: skip
+
+    answers = [turn(a, r, tokens, "stop") for a in (1, 2) for r in (1, 2)]
+    gone = [turn(3 + n, 1, 0, "error") for n in range(failed)]
+    with Store.open(tmp_path / "run.duckdb") as store:
+        store.write(Question("q", "t", "eval", "?"), *answers, *gone)
+        assert samples_for_tokens(store, "debate") == samples

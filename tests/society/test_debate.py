@@ -46,6 +46,11 @@ def says(request: Request) -> str:
     return f"{request.model.model_id} of {request.key}: \\boxed{{7}}"
 
 
+def everyone_differs(request: Request) -> str:
+    """Every agent answers with its own number."""
+    return f"\\boxed{{{request.model.model_id[-1]}}}"
+
+
 async def debate(store, script, questions, *, split="train", known=(), **changes):
     provider = ScriptedProvider(script)
     engine = Debate(
@@ -209,22 +214,68 @@ async def test_an_answer_without_text_is_shown_as_one_to_everybody_and_has_a_rea
 
 
 @pytest.mark.parametrize(
-    ("split", "drop", "agrees"),
-    [("train", True, None), ("train", False, True), ("eval", True, True)],
+    ("drop", "agrees"),
+    [(True, None), (False, True)],
 )
-async def test_a_tie_is_left_out_of_training_unless_told_otherwise(store, split, drop, agrees):
-    question = TASK.questions(split, 0, 1)[0]
-
-    def everyone_differs(request):
-        return f"\\boxed{{{request.model.model_id[-1]}}}"
-
-    await debate(store, everyone_differs, [question], split=split, drop_ties=drop)
+async def test_a_tie_is_left_out_of_training_unless_told_otherwise(store, drop, agrees):
+    question = TASK.questions("train", 0, 1)[0]
+    await debate(store, everyone_differs, [question], drop_ties=drop)
     assert store.rows("SELECT DISTINCT answer, votes, tie FROM votes") == [
         (None if agrees is None else "1", 1, True)
     ]
     assert store.rows(
         "SELECT DISTINCT agrees FROM verdicts JOIN turns USING (turn_id) WHERE agent = 1"
     ) == [(agrees,)]
+
+
+async def test_ties_of_an_evaluation_favor_no_agent_and_follow_from_the_seed(store, tmp_path):
+    questions = TASK.questions("eval", 0, 60)
+    await debate(store, everyone_differs, questions, split="eval", seed=1)
+    won = Counter(store.rows("SELECT answer, tie FROM votes WHERE round = 2"))
+    assert set(won) == {("1", True), ("2", True), ("3", True)}
+    assert min(won.values()) > 8
+    dissents = store.rows(
+        "SELECT agent, answers, tied_answers, tied_dissenting FROM dissent "
+        "WHERE round = 2 AND agent IS NOT NULL ORDER BY agent"
+    )
+    assert dissents == [(n, 0, 60, 60 - won[str(n), True]) for n in (1, 2, 3)]
+    decided = "SELECT question_id, round, answer FROM votes ORDER BY ALL"
+    for seed, same in ((1, True), (2, False)):
+        with Store.open(tmp_path / f"seed{seed}.duckdb") as other:
+            await debate(other, everyone_differs, questions, split="eval", seed=seed)
+            assert (other.rows(decided) == store.rows(decided)) is same
+
+
+@pytest.mark.parametrize(
+    ("split", "quorum", "readable", "labelled"),
+    [
+        ("train", 2, 1, False),
+        ("train", 2, 2, True),
+        ("train", 1, 1, True),
+        ("train", 3, 2, False),
+        ("train", 2, 0, False),
+        ("eval", 3, 1, True),
+    ],
+)
+async def test_too_few_voters_make_no_label(store, split, quorum, readable, labelled):
+    question = TASK.questions(split, 0, 1)[0]
+
+    def script(request):
+        cut = int(request.model.model_id[-1]) > readable
+        return Completion("I add", "length", 5, 5, 1.0) if cut else says(request)
+
+    await debate(store, script, [question], split=split, quorum=quorum)
+    asked = quorum if split == "train" else None
+    label = "7" if labelled else None
+    assert store.rows("SELECT DISTINCT answer, votes, voters, tie, quorum FROM votes") == [
+        (label, readable, readable, False, asked)
+    ]
+    agreeing = {agrees for (agrees,) in store.rows("SELECT DISTINCT agrees FROM verdicts")}
+    assert (agreeing == {None}) is not labelled
+    learnable = 2 * readable if labelled and split == "train" else 0
+    [(generators,)] = store.rows("SELECT count(*) FROM generation_examples")
+    [(critics,)] = store.rows("SELECT count(*) FROM critic_examples")
+    assert generators + critics == learnable
 
 
 async def test_no_question_waits_for_another(store):

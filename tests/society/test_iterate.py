@@ -1,6 +1,7 @@
 """The outer loop through the scripted provider and a real database."""
 
 import asyncio
+import json
 from collections import Counter
 
 import pytest
@@ -50,6 +51,38 @@ def test_two_iterations_from_the_untuned_society_to_the_last_evaluation(tmp_path
     ]
     [(finished,)] = rows(folder, "SELECT finished_at FROM runs")
     assert finished is not None
+
+
+def test_a_label_takes_more_than_half_of_the_agents_unless_the_file_says_otherwise(
+    tmp_path, experiment
+):
+    script = tmp_path / "script.jsonl"
+    lines = [json.loads(line) for line in script.read_text().splitlines()]
+    for line in lines:
+        last = line["key"].startswith("train") and line["key"].endswith("r2/answer")
+        if last and "/a1/" not in line["key"]:
+            line |= {"text": "so I add", "finish_reason": "length"}
+    script.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    folder, _ = start(tmp_path, experiment, "iterations=1", name="majority")
+    labels = "SELECT DISTINCT labelled, below_quorum, coverage FROM pseudo_labels"
+    assert rows(folder, labels) == [(0, 4, 0.0)]
+    assert rows(folder, "SELECT DISTINCT quorum FROM votes WHERE split = 'train'") == [(2,)]
+    assert rows(folder, "SELECT count(*) FROM dataset_examples") == [(0,)]
+    folder, _ = start(tmp_path, experiment, "iterations=1", "consensus.quorum=1", name="single")
+    assert rows(folder, labels) == [(4, 0, 1.0)]
+
+
+def test_a_quorum_that_cannot_be_reached_is_refused(experiment):
+    with pytest.raises(ConfigError, match=r"consensus\.quorum = 4 leaves the arm 'multiagent'"):
+        experiments.load(str(experiment), ["consensus.quorum=4"])
+    with pytest.raises(ConfigError, match=r"arm 'pair' without any label: 2 agent"):
+        experiments.load(
+            str(experiment),
+            [
+                'arms=["multiagent", {name = "pair", like = "multiagent", agents = 2}]',
+                "consensus.quorum=3",
+            ],
+        )
 
 
 def test_each_model_descends_from_the_same_agents_model_of_the_iteration_before(

@@ -1,5 +1,8 @@
 """Which settings may change between two starts of one run."""
 
+import json
+from dataclasses import replace
+
 import pytest
 
 from society import config as experiments
@@ -55,6 +58,32 @@ def test_patience_money_and_keys_may_change(resumed, override):
 def test_what_decides_the_answers_may_not(resumed, override, named):
     with pytest.raises(ConfigError, match=named):
         resumed(override)
+
+
+def test_a_run_keeps_the_quorum_it_was_started_with(resumed):
+    with pytest.raises(ConfigError, match=r"consensus\.quorum: stored None, now 3"):
+        resumed("consensus.quorum=3")
+
+
+@pytest.mark.parametrize("quorum", [None, 2])
+def test_a_run_from_before_there_was_a_quorum_goes_on_without_one(tmp_path, quorum):
+    path = tmp_path / "remote.toml"
+    path.write_text(REMOTE)
+    folder = runs.folder(tmp_path / "runs", "run")
+    given = [] if quorum is None else [f"consensus.quorum={quorum}"]
+    with runs.start(folder, experiments.load(str(path))) as store:
+        first = store.run()
+        config = json.loads(first.config)
+        del config["consensus"]["quorum"]
+        store.write(replace(first, config=json.dumps(config)))
+    if quorum is not None:
+        with pytest.raises(ConfigError, match=r"consensus\.quorum: stored 1, now 2"):
+            runs.start(folder, experiments.load(str(path), given))
+        return
+    for _ in range(2):
+        with runs.start(folder, experiments.load(str(path))) as store:
+            assert json.loads(store.run().config)["consensus"]["quorum"] == 1
+    assert "quorum = 1" in folder.config.read_text()
 
 
 def test_a_served_model_may_move_to_another_server(resumed, tmp_path):

@@ -1,3 +1,4 @@
+from collections import Counter
 from fractions import Fraction
 from itertools import permutations
 
@@ -6,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evals.answers import kind
-from society.voting import agrees, vote
+from society.voting import agrees, lot, vote
 
 
 def same_number(a: str, b: str) -> bool:
@@ -45,6 +46,29 @@ def test_a_tie_is_said_and_goes_to_the_lowest_agent(answers, winner):
     tally = vote(answers, same_number)
     assert tally.tie
     assert tally.answer == winner
+
+
+@given(st.permutations(["3", "1/2", "7", "0.5", "6/2", None]), st.integers(0, 9), st.text())
+def test_a_tie_by_lot_does_not_depend_on_the_order_of_the_agents(order, seed, question):
+    first = vote(["1/2", "0.5", "3", "6/2", "7", None], same_number, lot(seed, question))
+    other = vote(order, same_number, lot(seed, question))
+    assert first.tie
+    assert first.votes == 2
+    assert (first.answer, first.members) == (other.answer, other.members)
+
+
+def test_a_lot_favors_no_agent_and_no_answer():
+    winners = Counter(
+        vote(["5", "80", "9"], same_number, lot(0, f"q{n}")).answer for n in range(600)
+    )
+    assert all(150 < winners[answer] < 250 for answer in ("5", "80", "9"))
+    again = [vote(["5", "9"], same_number, lot(seed, "q")).answer for seed in range(40)]
+    assert len(set(again)) == 2
+
+
+def test_a_lot_decides_nothing_but_ties():
+    assert vote(["2", "1", "1"], same_number, lot(0, "q")).answer == "1"
+    assert vote([None, None], same_number, lot(0, "q")).answer is None
 
 
 ANSWERS = st.lists(st.sampled_from(["1", "2/2", "1.0", "2", "4/2", "3", None]), max_size=6)

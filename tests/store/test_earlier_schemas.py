@@ -24,6 +24,11 @@ RELEASED = 4
 # The newest version that is in use; later ones may have gaps.
 RELEASED = 5
 FIXTURES = Path(__file__).parent / "fixtures"
+# What means something else since: intervals are clustered by question, tied votes counted apart.
+REDEFINED = {
+    "accuracy": {"standard_error", "ci_low", "ci_high"},
+    "dissent": {"answers", "dissenting", "dissent_rate", "right_dissents", "right_rate"},
+}
 VERSIONS = sorted(path.name.removesuffix(".duckdb.gz") for path in FIXTURES.glob("*.duckdb.gz"))
 
 
@@ -57,9 +62,15 @@ def test_an_earlier_database_answers_as_it_did(earlier, path):
     expected = json.loads((FIXTURES / f"{earlier}.json").read_text(encoding="utf-8"))
     with Store.open(path) as store:
         for relation, then in expected.items():
-            columns = ", ".join(then["columns"])
-            now = store.rows(f"SELECT {columns} FROM {relation} ORDER BY ALL")
-            assert json.loads(json.dumps(now, default=str)) == then["rows"], relation
+            kept = [c for c in then["columns"] if c not in REDEFINED.get(relation, ())]
+            places = [then["columns"].index(column) for column in kept]
+            said = [[row[place] for place in places] for row in then["rows"]]
+            now = store.rows(f"SELECT {', '.join(kept)} FROM {relation}")
+            assert _in_order(json.loads(json.dumps(now, default=str))) == _in_order(said), relation
+
+
+def _in_order(rows: list[list[object]]) -> list[list[object]]:
+    return sorted(rows, key=json.dumps)
 
 
 def test_an_earlier_database_takes_new_rows_after_the_migration(earlier, path, make_turn):

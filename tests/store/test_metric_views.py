@@ -55,12 +55,14 @@ def test_accuracy_counts_what_has_no_answer_as_wrong(debated):
 def test_intervals_are_wilsons_over_questions(debated):
     for _, agent, _, correct, total, questions, accuracy, error, low, high in debated.rows(COLUMNS):
         assert accuracy == correct / total
-        assert error == pytest.approx((accuracy * (1 - accuracy) / questions) ** 0.5)
         if total == questions:
+            assert error == pytest.approx((accuracy * (1 - accuracy) / questions) ** 0.5)
             wilson = binomtest(correct, total).proportion_ci(0.95, method="wilson")
             assert (low, high) == pytest.approx((wilson.low, wilson.high), abs=1e-9)
         else:
             assert agent is None
+            assert (accuracy * (1 - accuracy) / total) ** 0.5 <= error
+            assert error <= (accuracy * (1 - accuracy) / questions) ** 0.5
 
 
 @pytest.mark.parametrize(("correct", "total"), [(0, 7), (7, 7), (1, 300), (163, 300)])
@@ -120,8 +122,21 @@ def test_pseudo_labels_of_training_debates(store):
         Vote(*STAGE, "q5", 2, "4", 1, 2, True, True),
     )
     assert store.rows("SELECT * FROM pseudo_labels") == [
-        (1, "multiagent", 4, 3, 0.75, 2, 0.5, 1, 0.5)
+        (1, "multiagent", 4, 3, 0.75, 2, 0.5, 0, 2, 1, 0.5)
     ]
+
+
+def test_too_few_voters_are_counted_apart_from_ties(store):
+    stage = (1, "train", "multiagent", "sampled")
+    store.write(
+        Vote(*stage, "q1", 2, "4", 2, 2, False, True, quorum=2),
+        Vote(*stage, "q2", 2, None, 1, 1, False, False, quorum=2),
+        Vote(*stage, "q3", 2, None, 0, 0, False, False, quorum=2),
+        Vote(*stage, "q4", 2, None, 1, 2, True, None, quorum=2),
+        Vote(*stage, "q5", 2, "9", 1, 1, False, None),
+    )
+    found = "labelled, tied, below_quorum, known, label_accuracy"
+    assert store.rows(f"SELECT {found} FROM pseudo_labels") == [(2, 1, 2, 1, 1.0)]
 
 
 def two_rounds(arm, *, first_right):
@@ -205,12 +220,74 @@ def test_dissent_counts_answers_that_are_not_the_societys(debated):
         "FROM dissent ORDER BY round, agent NULLS FIRST"
     )
     assert found == [
-        (1, None, 8, 3, 3 / 8, 1, pytest.approx(1 / 3)),
-        (1, 1, 4, 1, 0.25, 0, 0.0),
-        (1, 2, 4, 2, 0.5, 1, 0.5),
-        (2, None, 8, 2, 0.25, 0, 0.0),
-        (2, 1, 4, 0, 0.0, 0, None),
-        (2, 2, 4, 2, 0.5, 0, 0.0),
+        (1, None, 6, 2, pytest.approx(1 / 3), 0, 0.0),
+        (1, 1, 3, 1, pytest.approx(1 / 3), 0, 0.0),
+        (1, 2, 3, 1, pytest.approx(1 / 3), 0, 0.0),
+        (2, None, 6, 1, pytest.approx(1 / 6), 0, 0.0),
+        (2, 1, 3, 0, 0.0, 0, None),
+        (2, 2, 3, 1, pytest.approx(1 / 3), 0, 0.0),
+    ]
+    tied = debated.rows(
+        "SELECT round, agent, tied_answers, tied_dissenting FROM dissent "
+        "ORDER BY round, agent NULLS FIRST"
+    )
+    assert tied == [
+        (number, *rest) for number in (1, 2) for rest in [(None, 2, 1), (1, 1, 0), (2, 1, 1)]
+    ]
+
+
+def test_a_tie_in_the_round_the_labels_come_from_is_what_counts(store, make_turn):
+    rows: list[object] = []
+    for arm in ("multiagent", "round1-labels", "star"):
+        for agent in (1, 2):
+            turn = make_turn("q1", agent, 1, split="train", arm=arm)
+            rows += [turn, Verdict(turn.turn_id, agent == 1, None)]
+        stage = (1, "train", arm, "sampled", "q1")
+        rows += [Vote(*stage, 1, "4", 1, 2, True), Vote(*stage, 2, "4", 2, 2, False)]
+    store.write(
+        *rows,
+        Arm("multiagent", 0, "multiagent", "final", "{}"),
+        Arm("round1-labels", 1, "round1-labels", "round1", "{}"),
+        Arm("star", 2, "star", "gold", "{}"),
+    )
+    found = "arm, answers, dissenting, dissent_rate, tied_answers, tied_dissenting"
+    assert store.rows(f"SELECT {found} FROM dissent WHERE agent IS NULL ORDER BY arm") == [
+        ("multiagent", 2, 1, 0.5, 0, 0),
+        ("round1-labels", 0, 0, None, 2, 1),
+        ("star", 2, 1, 0.5, 0, 0),
+    ]
+
+
+def test_readings_tell_the_cut_from_the_unreadable(store, make_turn):
+    store.write(
+        make_turn("q1", 1, answer="4"),
+        make_turn("q1", 2, answer=None),
+        make_turn("q1", 3, answer=None, finish_reason="length"),
+        make_turn("q2", 1, answer=None, finish_reason="error"),
+        make_turn("q2", 1, kind="summary", answer=None),
+    )
+    found = "agent, answers, unparsed, truncated, failed, unparsed_rate, truncated_rate"
+    assert store.rows(f"SELECT {found} FROM readings ORDER BY agent NULLS FIRST") == [
+        (None, 4, 3, 1, 1, 0.75, 0.25),
+        (1, 2, 1, 0, 1, 0.5, 0.0),
+        (2, 1, 1, 0, 0, 1.0, 0.0),
+        (3, 1, 1, 1, 0, 1.0, 1.0),
+    ]
+
+
+def test_label_flips_need_no_gold(store, make_turn):
+    rows: list[object] = []
+    for agent, (first, last) in enumerate([(False, True), (True, False), (True, True)], start=1):
+        for number, agrees in ((1, first), (2, last)):
+            turn = make_turn("q1", agent, number, split="eval")
+            rows += [turn, Verdict(turn.turn_id, agrees, None)]
+    store.write(*rows)
+    found = "agent, conversations, to_label, from_label, with_label, without_label, to_label_rate"
+    assert store.rows(f"SELECT {found} FROM label_flips ORDER BY agent NULLS FIRST") == [
+        (None, 3, 1, 1, 1, 0, pytest.approx(1 / 3)),
+        (1, 1, 1, 0, 0, 0, 1.0),
+        (2, 1, 0, 1, 0, 0, 0.0),
+        (3, 1, 0, 0, 1, 0, 0.0),
     ]
 
 

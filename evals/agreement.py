@@ -1,0 +1,105 @@
+"""What is known of evaluation debates without gold: do the agents agree, and can they be read?
+
+Only complete debates count (those with votes). What is said here stands beside every accuracy, and
+is all there is where no gold answer is known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from evals.metrics import ARM, DECODINGS, Decoding
+from store.ledger import Store
+
+_DECIDED = """
+    with asked as (
+        select question_id from questions where if($task is null, not zero_shot, task = $task)
+    ),
+
+    decided as (
+        select iteration, decoding, question_id, max(round) as rounds,
+               arg_min(votes / nullif(voters, 0), round) as first_share,
+               arg_max(struct_pack(share := votes / nullif(voters, 0), tie, answer, correct), round)
+                   as final
+        from votes semi join asked using (question_id)
+        where arm = $arm and split = 'eval'
+        group by all
+    ),
+
+    spoken as (
+        select iteration, decoding, question_id, round, rounds, agent, turn_id,
+               answer is null as unparsed, finish_reason = 'length' as truncated
+        from turns join decided using (iteration, decoding, question_id)
+        where arm = $arm and split = 'eval' and kind = 'answer'
+    ),
+
+    turned as (
+        select iteration, decoding, question_id, agent,
+               arg_min(agrees, round) as first, arg_max(agrees, round) as final
+        from spoken join verdicts using (turn_id)
+        where rounds > 1 and agrees is not null
+        group by all
+    ),
+
+    voted as (
+        select iteration, decoding, count(*) as questions, count(final.correct) as known,
+               avg(first_share) filter (rounds > 1) as first, avg(final.share) as last,
+               avg((final.answer is not null)::double) as coverage,
+               avg(final.tie::double) as ties
+        from decided group by all
+    ),
+
+    readings as (
+        select iteration, decoding, avg(unparsed::double) as unparsed,
+               avg(truncated::double) as truncated
+        from spoken group by all
+    ),
+
+    flips as (
+        select iteration, decoding, avg((not first and final)::double) as to_label,
+               avg((first and not final)::double) as from_label
+        from turned group by all
+    )
+
+    select iteration, decoding, questions, known, first, last, coverage, ties,
+           coalesce(unparsed, 0), coalesce(truncated, 0), to_label, from_label
+    from voted
+    left join readings using (iteration, decoding)
+    left join flips using (iteration, decoding)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """The complete debates of one society under one decoding; shares 0 to 1.
+
+    `known` counts the questions with gold. `first` and `last` are the mean share of the agents'
+    readable answers in round 1 and in the last round that equal the plurality answer; None where
+    nothing can be read, `first` also in debates of one round. `coverage` is the share of questions
+    with an answer of the vote, `ties` the share whose last vote was tied, `unparsed` the share of
+    all answers that could not be read, `truncated` of those cut at the token limit. `to_label` and
+    `from_label` are the shares of the agents' own answers that turned to the vote's last answer, or
+    away from it, between round 1 and the last round.
+    """
+
+    iteration: int
+    decoding: Decoding
+    questions: int
+    known: int
+    first: float | None
+    last: float | None
+    coverage: float
+    ties: float
+    unparsed: float
+    truncated: float
+    to_label: float | None
+    from_label: float | None
+
+
+def agreements(store: Store, arm: str = ARM, task: str | None = None) -> list[Agreement]:
+    """One for every evaluated society and decoding, in order, whether gold is known or not.
+
+    `task` is the label of a task evaluated zero-shot; by default the run's own task is meant.
+    """
+    found = [Agreement(*row) for row in store.rows(_DECIDED, {"arm": arm, "task": task})]
+    return sorted(found, key=lambda each: (each.iteration, DECODINGS.index(each.decoding)))

@@ -1,0 +1,54 @@
+"""What fine-tuning has come to, iteration by iteration: models, examples, losses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from evals.metrics import ARM
+from store.ledger import Store
+from store.records import AgentRole
+
+# A job that took over another's model has the losses of that one.
+_TUNED = """
+    with losses as (
+        select job_id, arg_min(loss, step) as first, arg_max(loss, step) as last
+        from training_points group by job_id
+    ),
+
+    newest as (
+        select *, row_number() over (
+            partition by iteration, agent, role order by created_at desc, job_id desc) as age
+        from jobs where arm = $arm
+    )
+
+    select j.iteration, j.role, count(*), count_if(status = 'succeeded'), avg(d.examples),
+           avg(first) filter (status = 'succeeded'), avg(last) filter (status = 'succeeded')
+    from newest j
+    join datasets d using (dataset_id)
+    left join losses l on l.job_id = coalesce(j.shared_job_id, j.job_id)
+    where age = 1
+    group by j.iteration, j.role
+    order by j.iteration, j.role desc
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """The models of one role in one iteration: `models` were to be tuned, `done` of them are.
+
+    `examples` is the mean over the models; `first_loss` and `last_loss` are means over the jobs, of
+    their first and last optimizer step, in nats per learnt token; None where none is told.
+    """
+
+    iteration: int
+    role: AgentRole
+    models: int
+    done: int
+    examples: float
+    first_loss: float | None
+    last_loss: float | None
+
+
+def tuned(store: Store, arm: str = ARM) -> list[Tuned]:
+    """By iteration, generators before critics; of several attempts at one model the last counts."""
+    return [Tuned(*row) for row in store.rows(_TUNED, {"arm": arm})]
