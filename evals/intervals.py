@@ -160,15 +160,9 @@ def unpaired_p_value(before: Sequence[float], after: Sequence[float]) -> float:
     return _normal(fmean(second) - fmean(first), error)
 
 
-def signed(number: float, places: int = 1) -> str:
-    """A number with its sign, and without one where it rounds to zero."""
-    text = f"{number:+.{places}f}"
-    return text[1:] if float(text) == 0 else text
-
-
 def points(share: float) -> str:
-    """A difference of two shares in percentage points."""
-    return signed(100 * share)
+    """A difference of two shares in percentage points; what rounds to zero is +0.0."""
+    return f"{100 * share:+z.1f}"
 
 
 def _normal(mean: float, squared_error: float) -> float:

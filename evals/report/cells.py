@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,8 +9,6 @@ from typing import Protocol
 from evals import intervals
 from evals.intervals import PairedDifference
 from evals.intervals import Rate as Interval
-
-_ZERO = re.compile(r"-0(\.0*)?")
 
 
 class Cell(Protocol):
@@ -54,7 +51,7 @@ class Number:
 
     @property
     def shown(self) -> str:
-        return "–" if self.value is None else minus(f"{self.value:,.{self.places}f}")
+        return "–" if self.value is None else minus(f"{self.value:z,.{self.places}f}")
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -142,14 +139,13 @@ class Measured:
 
     @property
     def shown(self) -> str:
-        return "–" if self.value is None else minus(f"{self.value:.{self.places}f}")
+        return "–" if self.value is None else minus(f"{self.value:z.{self.places}f}")
 
     @property
     def aside(self) -> str:
         if self.low is None or self.high is None:
             return ""
-        low, high = (minus(f"{end:.{self.places}f}") for end in (self.low, self.high))
-        return f"{low}–{high}"
+        return minus(f"{self.low:z.{self.places}f}–{self.high:z.{self.places}f}")
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -249,8 +245,8 @@ def points(share: float) -> str:
 
 
 def minus(number: str) -> str:
-    """The number with a real minus sign, and without one where it has rounded to zero."""
-    return number.removeprefix("-") if _ZERO.fullmatch(number) else number.replace("-", "−")
+    """The number with a real minus sign."""
+    return number.replace("-", "−")
 
 
 def seeds(values: Sequence[tuple[int, float]], *, change: bool = False) -> str:

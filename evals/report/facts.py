@@ -21,6 +21,7 @@ from evals.report import (
     styled,
     training,
     verdicts,
+    votings,
 )
 from evals.report.accuracies import Accuracies
 from evals.report.arms import Arm
@@ -33,6 +34,7 @@ from evals.report.published import Published
 from evals.report.styled import Styled
 from evals.report.training import Flips, Labels, Tuning
 from evals.report.verdicts import Verdicts
+from evals.report.votings import Voting
 from store.ledger import Store
 
 _ALLOWED = "select count(distinct eval_question_id) from allowed_overlaps"
@@ -53,6 +55,7 @@ class ExperimentFacts:
     leaked: int
     decoding: Decoding
     accuracies: Accuracies
+    votings: tuple[Voting, ...]
     verdicts: tuple[Verdicts, ...]
     diversities: tuple[Diversity, ...]
     labels: tuple[Labels, ...]
@@ -76,7 +79,28 @@ class ExperimentFacts:
     def last(self) -> int:
         """The society's last evaluated iteration."""
         found = self.accuracies.last(self.main.name, self.decoding, "consensus")
-        return found.key.iteration if found else 0
+        if found is not None:
+            return found.key.iteration
+        return max((each.iteration for each in self.main_votings), default=0)
+
+    @property
+    def main_votings(self) -> list[Voting]:
+        """How the society votes on the runs' own questions, by decoding and iteration."""
+        return [v for v in self.votings if (v.task, v.arm) == (None, self.main.name)]
+
+    def voting(
+        self, arm: str, iteration: int, decoding: str, task: str | None = None
+    ) -> Voting | None:
+        """What is known without gold of one society on one task."""
+        for each in self.votings:
+            if (each.arm, each.iteration, each.decoding, each.task) == (
+                arm,
+                iteration,
+                decoding,
+                task,
+            ):
+                return each
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +158,12 @@ def _experiment(experiment: Experiment) -> ExperimentFacts:
     jobs = training.tunings(sources)
     shown: Decoding = (values.decodings() or ["sampled"])[0]
     main = experiment.main
-    iterations = [each.key.iteration for each in values.iterations(main.name, shown, "consensus")]
+    voted = votings.read(sources, arms)
+    iterations = [
+        each.iteration
+        for each in voted
+        if (each.task, each.arm, each.decoding) == (None, main.name, shown)
+    ]
     return ExperimentFacts(
         experiment=experiment,
         arms=arms,
@@ -142,6 +171,7 @@ def _experiment(experiment: Experiment) -> ExperimentFacts:
         leaked=max(int(store.rows(_ALLOWED)[0][0]) for store in experiment.stores),
         decoding=shown,
         accuracies=values,
+        votings=tuple(voted),
         verdicts=tuple(verdicts.read(experiment, values)),
         diversities=tuple(diversities.read(sources, values)),
         labels=tuple(training.labels(sources, experiment.arms)),

@@ -82,6 +82,7 @@ def _sections(facts: Facts, shown: Mapping[str, Table]) -> list[tuple[str, str]]
         "conditions": ("What was equal", any(name.startswith("conditions") for name in shown)),
         "arms": ("Arms and tasks", "table-1" in shown),
         "accuracy": ("Accuracy", "accuracy" in shown),
+        "votes": ("Votes", "votes" in shown),
         "diversity": ("Diversity", "diversity" in shown),
         "zero-shot": ("Zero-shot", any(name.startswith("zero-shot") for name in shown)),
         "labels": ("Pseudo-labels", "pseudo-labels" in shown),

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from evals.intervals import PairedDifference, signed
+from evals.intervals import PairedDifference
 from evals.report import diversities, verdicts
 from evals.report.cells import PValue, minus, points
 from evals.report.diversities import Scale, Survival
 from evals.report.facts import ExperimentFacts
 from evals.report.verdicts import Outcome, Verdict
+
+MANY_UNREAD = 0.05
+"""From which share of unreadable answers on the reader is told at the top."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,28 @@ def opening(experiment: ExperimentFacts) -> str | None:
         f"{after}, the vote of {society} is right on {100 * rate.value:.1f} % of the held-out "
         f"questions (95 % interval {100 * rate.low:.1f} to {100 * rate.high:.1f}; {size})."
     )
+
+
+def without_gold(experiment: ExperimentFacts) -> str | None:
+    """What is known where no evaluation question has gold; None before anything was evaluated."""
+    shown = [v for v in experiment.main_votings if v.decoding == experiment.decoding]
+    if not shown:
+        return None
+    first, last = shown[0], shown[-1]
+    text = (
+        f"Accuracy needs gold answers, and none of the {last.questions} evaluation questions has "
+        "one. "
+    )
+    if last.last is not None:
+        after = f"after iteration {last.iteration}" if last.iteration else "untuned"
+        text += (
+            f"What is known without: {after}, {100 * last.last:.1f} % of the readable last answers "
+            f"of {experiment.main.name} are those of the vote"
+        )
+        if first.iteration != last.iteration and first.last is not None:
+            text += f", {100 * first.last:.1f} % were before any tuning"
+        text += f"; {100 * last.ties:.1f} % of the votes are tied. "
+    return text + "More agreement is not more accuracy: the agents may share an error."
 
 
 def findings(experiment: ExperimentFacts) -> list[Finding]:
@@ -116,7 +141,7 @@ def _survived(each: Survival) -> str:
         words = ("more", "less")
         moved = words[after < before] if each.apart else "as much as before, as far as this shows"
         return f"{each.arm}: {what} {moved} ({change}, first answers)."
-    share = f", {minus(signed(100 * (after / before - 1), 0))} %" if before else ""
+    share = f", {minus(f'{100 * (after / before - 1):+z.0f}')} %" if before else ""
     moved = (
         ("has fallen", "has risen")[after > before]
         if each.apart
@@ -163,6 +188,8 @@ def notices(experiment: ExperimentFacts) -> Iterator[str]:
     if unfinished:
         runs = ", ".join(unfinished)
         yield f"Not finished: {runs}. The page shows what is complete so far."
+    yield from _gold_known(experiment)
+    yield from _unread(experiment)
     if experiment.waiting:
         yield f"Nothing evaluated yet: {', '.join(experiment.waiting)}."
     seeds = [source.seed for source in sources]
@@ -172,4 +199,35 @@ def notices(experiment: ExperimentFacts) -> Iterator[str]:
         yield (
             f"{runs} have the same settings and the same seed: where a model is deterministic they "
             "are copies, and count more than they should."
+        )
+
+
+def _gold_known(experiment: ExperimentFacts) -> Iterator[str]:
+    most = max(experiment.main_votings, key=lambda each: each.questions, default=None)
+    if most is not None and 0 < most.known < most.questions:
+        yield (
+            f"{most.known} of the {most.questions} evaluation questions have gold: accuracies are "
+            "over those."
+        )
+
+
+def _unread(experiment: ExperimentFacts) -> Iterator[str]:
+    worst = max(experiment.main_votings, key=lambda each: each.unparsed, default=None)
+    if worst is not None and worst.unparsed >= MANY_UNREAD:
+        after = f"iteration {worst.iteration}" if worst.iteration else "the untuned society"
+        yield (
+            f"In {100 * worst.unparsed:.1f} % of the {worst.decoding} answers of {after} to "
+            "evaluation questions no answer could be read; "
+            f"{100 * worst.truncated:.1f} % were cut at the token limit (sampling.max_tokens). "
+            "They count as wrong and cast no vote."
+        )
+    labels = [each for each in experiment.labels if each.arm == experiment.main.name]
+    cut = max(labels, key=lambda each: each.unparsed or 0.0, default=None)
+    if cut is not None and (cut.unparsed or 0.0) >= MANY_UNREAD:
+        yield (
+            f"In {100 * (cut.unparsed or 0.0):.1f} % of the answers that the labels of iteration "
+            f"{cut.iteration} come from no answer could be read; "
+            f"{100 * (cut.truncated or 0.0):.1f} % were cut at the token limit. "
+            f"{100 * cut.below_quorum:.1f} % of the training questions have too few voters for a "
+            "label (consensus.quorum)."
         )

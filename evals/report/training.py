@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -36,8 +36,9 @@ _FLIPS = """
 class Labels:
     """The labels of one iteration's training questions against gold, which nothing else does.
 
-    The interval of `accuracy` is Wilson's with the mean number of labels of a seed, as seeds share
-    their questions; None where gold is unknown or nothing was labelled. Shares 0 to 1.
+    The interval of `accuracy` is Wilson's with the mean number of labels with gold of a seed, as
+    seeds share their questions; None where gold is unknown or nothing was labelled. The others are
+    those of `evals.metrics.Labels`. Shares 0 to 1.
     """
 
     arm: str
@@ -46,6 +47,9 @@ class Labels:
     accuracy: Rate | None
     coverage: float
     ties: float
+    below_quorum: float
+    unparsed: float | None
+    truncated: float | None
     seeds: tuple[tuple[int, float], ...]
 
 
@@ -143,6 +147,11 @@ def loss_curve(jobs: Sequence[Tuning], points: int = 24) -> list[tuple[float, fl
     return [(place, fmean(_read_off(curve, place) for curve in curves)) for place in places]
 
 
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
 def _read_off(curve: Sequence[float], place: float) -> float:
     at = place * (len(curve) - 1)
     left = min(int(at), len(curve) - 1)
@@ -166,5 +175,8 @@ def _labels(arm: str, iteration: int, seeds: Sequence[tuple[int, metrics.Labels]
         accuracy,
         fmean(each.coverage for _, each in seeds),
         fmean(each.ties for _, each in seeds),
+        fmean(each.below_quorum for _, each in seeds),
+        _mean(each.unparsed for _, each in seeds),
+        _mean(each.truncated for _, each in seeds),
         tuple((seed, rate.value) for seed, rate in known),
     )

@@ -122,8 +122,9 @@ class _Site:
         found = await self.desk.remembered(folder.database, "overview", overview.overview)
         if found is None:
             raise NotFound(f"{folder.name} holds no run yet")
-        singles, spent = await asyncio.gather(
+        singles, readings, spent = await asyncio.gather(
             self.desk.soon(folder.database, "singles", overview.singles, until),
+            self.desk.soon(folder.database, "readings", overview.readings, until),
             self.desk.soon(folder.database, "spent", overview.spent, until),
         )
         models = await self.desk.remembered(folder.database, "models", lineage.models)
@@ -133,6 +134,7 @@ class _Site:
             found=found,
             notice=catalogue.notice(folder) if found.live else None,
             singles=singles,
+            readings=readings,
             spent=spent,
             models=[model for model in models if model.losses],
             figures=figures(found, singles),

@@ -36,6 +36,16 @@ class Last:
 
 
 @dataclass(frozen=True, slots=True)
+class Agreed:
+    """The same society where no gold is known: how many of its readable answers agree, 0 to 1."""
+
+    arm: str
+    iteration: int
+    decoding: str
+    share: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class RunEntry:
     """One run. `note` says what a running process is doing, or why a run cannot be read."""
 
@@ -48,6 +58,7 @@ class RunEntry:
     iterations: int | None = None
     arms: tuple[str, ...] = ()
     last: Last | None = None
+    agreed: Agreed | None = None
     note: str | None = None
 
 
@@ -92,6 +103,8 @@ def entry(reader: Reader, folder: RunFolder) -> RunEntry:
     settings = json.loads(config)
     arms = [row[0] for row in reader.rows("SELECT arm FROM arms ORDER BY position, arm")]
     arms = arms or ["multiagent"]
+    main = "multiagent" if "multiagent" in arms else arms[0]
+    last = _last(reader, main)
     state: State = "running" if reader.live else "stopped" if finished_at is None else "finished"
     return RunEntry(
         folder.name,
@@ -102,7 +115,8 @@ def entry(reader: Reader, folder: RunFolder) -> RunEntry:
         settings.get("model"),
         settings.get("iterations"),
         tuple(arms),
-        _last(reader, "multiagent" if "multiagent" in arms else arms[0]),
+        last,
+        None if last else _agreed(reader, main),
         notice(folder) if state == "running" else None,
     )
 
@@ -137,6 +151,19 @@ def notice(folder: RunFolder) -> str | None:
         return None
     age = (datetime.now(UTC) - said.updated_at).total_seconds()
     return said.line if age < 10 else f"{said.line} ({duration(age)} ago)"
+
+
+def _agreed(reader: Reader, arm: str) -> Agreed | None:
+    found = reader.rows(
+        """
+        SELECT iteration, decoding, mean_share
+        FROM consensus SEMI JOIN (SELECT task FROM questions WHERE NOT zero_shot) USING (task)
+        WHERE arm = $arm AND split = 'eval'
+        ORDER BY iteration DESC, decoding = 'greedy', round DESC LIMIT 1
+        """,
+        {"arm": arm},
+    )
+    return Agreed(arm, *found[0]) if found else None
 
 
 def _last(reader: Reader, arm: str) -> Last | None:

@@ -89,11 +89,13 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """One agent's way through a debate: first and last answer, and what they were worth."""
+    """One agent's way through a debate: first and last answer, and what they were worth. An answer
+    that is None could not be read; `cut` says that the last one ended at the token limit."""
 
     agent: int
     first_answer: str | None
     answer: str | None
+    cut: bool
     first_agrees: bool | None
     first_correct: bool | None
     agrees: bool | None
@@ -354,7 +356,7 @@ def _agents(reader: Reader, ids: Sequence[str]) -> dict[tuple[Stage, str], list[
         """
         SELECT iteration, split, arm, decoding, question_id, agent,
             arg_min(struct_pack(turn_id, answer), round),
-            arg_max(struct_pack(turn_id, answer), round)
+            arg_max(struct_pack(turn_id, answer, finish_reason), round)
         FROM turns WHERE kind = 'answer' AND question_id IN (SELECT unnest($ids))
         GROUP BY ALL ORDER BY agent
         """,
@@ -367,6 +369,7 @@ def _agents(reader: Reader, ids: Sequence[str]) -> dict[tuple[Stage, str], list[
                 agent,
                 first["answer"],
                 last["answer"],
+                last["finish_reason"] == "length",
                 *worth.get(first["turn_id"], (None, None)),
                 *worth.get(last["turn_id"], (None, None)),
             )

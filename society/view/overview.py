@@ -15,6 +15,7 @@ from store.reader import Reader
 from store.schema import view_sql
 
 _ACCURACY = f"({view_sql('accuracy')}) AS a"
+_READINGS = f"({view_sql('readings')}) AS r"
 _CONVERSATIONS = f"({view_sql('conversations')}) AS c"
 
 
@@ -66,14 +67,43 @@ class Accuracy:
 
 
 @dataclass(frozen=True, slots=True)
+class Voting:
+    """How the agents vote in one stage, as far as it is known without gold; shares 0 to 1.
+
+    `known` counts the questions with gold; `first` and `last` are the mean shares of the readable
+    answers that equal the plurality answer, in round 1 and in the last round.
+    """
+
+    stage: Stage
+    task: str | None
+    questions: int
+    known: int
+    first: float | None
+    last: float | None
+    coverage: float
+    ties: float
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """Shares 0 to 1 of all answers of one stage: those that cannot be read, those that are cut."""
+
+    unparsed: float
+    truncated: float
+
+
+@dataclass(frozen=True, slots=True)
 class Labels:
-    """The pseudo-labels of one training pass."""
+    """The pseudo-labels of one training pass; `below_quorum` counts questions with too few voters,
+    `known` the labels whose question has gold."""
 
     iteration: int
     arm: str
     questions: int
     coverage: float
     tie_rate: float
+    below_quorum: int | None
+    known: int | None
     accuracy: float | None
 
 
@@ -122,18 +152,24 @@ class Overview:
     arms: tuple[ArmFacts, ...]
     progress: tuple[Progress, ...]
     accuracies: tuple[Accuracy, ...]
+    votings: tuple[Voting, ...]
     labels: tuple[Labels, ...]
     trainings: tuple[Training, ...]
     diversity: tuple[Diverse, ...]
     live: bool
+
+    def voting(self, stage: Stage, task: str | None) -> Voting | None:
+        """How the agents vote in this stage."""
+        return next((v for v in self.votings if (v.stage, v.task) == (stage, task)), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Agents:
     """What one agent did in one stage: accuracies, what debating changed, dissent.
 
-    `known` counts its debates with gold, `labelled` those with a label; `to_right` and `to_wrong`
-    are None in debates of one round.
+    `known` counts its debates with gold, `labelled` those with a label that no lot has decided;
+    `to_right` and `to_wrong` are None in debates of one round. `unread` counts the debates in which
+    its last answer cannot be read.
     """
 
     stage: Stage
@@ -147,6 +183,7 @@ class Agents:
     to_wrong: int | None
     labelled: int
     dissents: int
+    unread: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +208,7 @@ def overview(reader: Reader) -> Overview | None:
         tuple(_arms(reader)),
         tuple(_progress(reader)),
         tuple(_accuracies(reader)),
+        tuple(Voting(Stage(*row[:4]), *row[4:]) for row in reader.rows(_VOTINGS)),
         tuple(Labels(*row) for row in reader.rows(_LABELS)),
         tuple(Training(*row) for row in reader.rows(_TRAININGS)),
         tuple(Diverse(*row) for row in reader.rows(_DIVERSITY)),
@@ -188,6 +226,15 @@ def singles(reader: Reader) -> dict[tuple[Stage, str | None], Rate]:
         "WHERE measure = 'single' AND agent IS NULL AND round = 1 AND split = 'eval'"
     )
     return {(Stage(*row[:4]), row[4]): Rate(*row[5:]) for row in found}
+
+
+def readings(reader: Reader) -> dict[tuple[Stage, str | None], Readings]:
+    """How many answers cannot be read and are cut, by stage and task. Goes through all turns."""
+    found = reader.rows(
+        f"SELECT {_OF_STAGE}, task, sum(unparsed) / sum(answers), sum(truncated) / sum(answers) "
+        f"FROM {_READINGS} WHERE agent IS NULL GROUP BY ALL"
+    )
+    return {(Stage(*row[:4]), row[4]): Readings(*row[5:]) for row in found}
 
 
 def spent(reader: Reader) -> list[Spent]:
@@ -208,7 +255,8 @@ def agents(reader: Reader, arm: str | None, split: str, decoding: str) -> list[A
             count_if(first_correct), count_if(correct),
             if(max(rounds) < 2, NULL, count_if(correct AND NOT first_correct)),
             if(max(rounds) < 2, NULL, count_if(first_correct AND NOT correct)),
-            count(agrees), count_if(NOT agrees)
+            count(agrees) FILTER (NOT tied), count_if(NOT agrees AND NOT tied),
+            count_if(answer IS NULL)
         FROM {_CONVERSATIONS} WHERE {condition}
         GROUP BY ALL ORDER BY arm, task, iteration, agent
         """,
@@ -237,8 +285,23 @@ def choices(reader: Reader) -> Choices:
 
 _OF_STAGE = "iteration, split, arm, decoding"
 _LABELS = """
-    SELECT iteration, arm, questions, coverage, tie_rate, label_accuracy FROM pseudo_labels
-    ORDER BY arm, iteration
+    SELECT iteration, arm, questions, coverage, tie_rate, below_quorum::BIGINT, known,
+        label_accuracy
+    FROM pseudo_labels ORDER BY arm, iteration
+"""
+_VOTINGS = f"""
+    WITH decided AS (
+        SELECT {_OF_STAGE}, question_id,
+            arg_min(votes / nullif(voters, 0), round) FILTER (round = 1) AS first_share,
+            arg_max(struct_pack(share := votes / nullif(voters, 0), tie, answer, correct), round)
+                AS final
+        FROM votes WHERE split = 'eval' GROUP BY ALL
+    )
+
+    SELECT {_OF_STAGE}, task, count(*), count(final.correct), avg(first_share), avg(final.share),
+        avg((final.answer IS NOT NULL)::DOUBLE), avg(final.tie::DOUBLE)
+    FROM decided LEFT JOIN (SELECT question_id, task FROM questions) USING (question_id)
+    GROUP BY ALL ORDER BY arm, task, decoding DESC, iteration
 """
 _TRAININGS = """
     SELECT iteration, arm, count(*), count_if(status IN ('succeeded', 'skipped')),

@@ -130,9 +130,10 @@ def test_answers_count_at_most_once_each() -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "told"), [(-0.0004, "0.0"), (0.0004, "0.0"), (-0.0006, "-0.1"), (0.0456, "+4.6")]
+    ("share", "told"),
+    [(-0.0004, "+0.0"), (-0.0, "+0.0"), (0.0004, "+0.0"), (-0.0006, "-0.1"), (0.0456, "+4.6")],
 )
-def test_points_have_no_sign_where_they_round_to_zero(share, told) -> None:
+def test_points_have_no_minus_where_they_round_to_zero(share, told) -> None:
     assert points(share) == told
 
 

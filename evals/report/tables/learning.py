@@ -85,6 +85,9 @@ def _labels(facts: Facts) -> Table:
         Column("by seed", "by_seed", text=True),
         Column("coverage", "coverage"),
         Column("ties", "ties"),
+        Column("too few voters", "below_quorum"),
+        Column("unread", "unparsed"),
+        Column("cut", "truncated"),
     ]
 
     def rows(experiment: ExperimentFacts) -> Iterator[tuple[Cell, ...]]:
@@ -92,12 +95,19 @@ def _labels(facts: Facts) -> Table:
             yield (
                 arm(each.arm), Number(each.iteration), Number(each.questions),
                 Percent.of(each.accuracy), Text(seeds(each.seeds) or "–"),
-                Percent(each.coverage, interval=False), Percent(each.ties, interval=False),
+                *(
+                    Percent(share, interval=False)
+                    for share in (
+                        each.coverage, each.ties, each.below_quorum, each.unparsed, each.truncated,
+                    )
+                ),
             )  # fmt: skip
 
     note = (
-        "In %. Labels right: of the labels, with the 95 % Wilson interval. Coverage: share of the "
-        "training questions that got a label. Ties: share of tied votes."
+        "In %. Labels right: of the labels whose question has gold, with the 95 % Wilson interval. "
+        "Coverage: share of the training questions that got a label. Ties: share of tied votes. "
+        "Too few voters: share with fewer readable answers than a label takes (consensus.quorum). "
+        "Unread: answers of these votes in which none could be read; cut: at the token limit."
     )
     return spanning(facts, "pseudo-labels", "Pseudo-labels", columns, rows, note)
 

@@ -22,8 +22,14 @@ from evals.report.published import CITATION, MODELS
 from evals.report.saying import name
 from evals.report.tables.rows import arm, society, spanning
 from evals.report.verdicts import Verdict, primary
+from evals.report.votings import Voting
 
 MEASURES = {"single": "single agent", "consensus": "vote", "majority": "round-1 vote"}
+_READINGS = (
+    "Tied: share of last votes without a single winner; the tied answer that comes first in a hash "
+    "of seed, question and answer counts as the vote's. Unread: share of all answers in which none "
+    "could be read, which count as wrong and cast no vote; cut: at the token limit."
+)
 OUTCOMES = {"better": "better", "worse": "worse", "unclear": "no difference shown"}
 
 
@@ -36,6 +42,7 @@ def tables(facts: Facts) -> list[Table]:
         _published(facts),
         _accuracy(facts, None, "accuracy", "Accuracy by iteration"),
         *(_accuracy(facts, t, f"zero-shot-{t}", apart(t)) for t in facts.tasks),
+        _votes(facts),
     ]
 
 
@@ -201,6 +208,9 @@ def _accuracy(facts: Facts, task: str | None, name: str, title: str) -> Table:
         Column("consensus", "consensus", interval=True),
         Column("consensus by seed", "consensus_by_seed", text=True),
         Column("agreement", "agreement", interval=True),
+        Column("tied", "tied"),
+        Column("unread", "unparsed"),
+        Column("cut", "truncated"),
         Column("questions", "questions"),
     ]
 
@@ -219,12 +229,56 @@ def _accuracy(facts: Facts, task: str | None, name: str, title: str) -> Table:
                     )
                     yield (
                         arm(each.name), society(i), Text(decoding), single, majority, consensus,
-                        Text(seeds(vote.seeds) or "–"), agreement, Number(vote.rate.total),
+                        Text(seeds(vote.seeds) or "–"), agreement,
+                        *_readings(experiment.voting(each.name, i, decoding, task)),
+                        Number(vote.rate.total),
                     )  # fmt: skip
 
     note = (
         "Accuracy in % with its 95 % interval over questions (Wilson; where a question can be "
         "right in part, with the effective number of independent answers). Agreement: mean share "
-        "of the agents' last readable answers that equal the plurality answer."
+        f"of the agents' last readable answers that equal the plurality answer. {_READINGS}"
     )
     return spanning(facts, name, title, columns, rows, note)
+
+
+def _readings(voting: Voting | None) -> Iterator[Cell]:
+    shares = (voting.ties, voting.unparsed, voting.truncated) if voting else (None,) * 3
+    return (Percent(share, interval=False) for share in shares)
+
+
+def _votes(facts: Facts) -> Table:
+    columns = [
+        Column("task", "task", text=True),
+        Column("arm", "arm", text=True),
+        Column("after", "iteration", text=True),
+        Column("decoding", "decoding", text=True),
+        Column("questions", "questions"),
+        Column("with gold", "known"),
+        Column("agree, round 1", "agreement_first"),
+        Column("agree, last round", "agreement_last"),
+        Column("turned to the vote", "to_label"),
+        Column("turned away", "from_label"),
+        Column("no answer", "no_answer"),
+        Column("tied", "tied"),
+        Column("unread", "unparsed"),
+        Column("cut", "truncated"),
+    ]
+
+    def rows(experiment: ExperimentFacts) -> Iterator[tuple[Cell, ...]]:
+        for each in experiment.votings:
+            shares = (each.first, each.last, each.to_label, each.from_label, 1 - each.coverage)
+            yield (
+                Text(each.task or experiment.experiment.first.task), arm(each.arm),
+                society(each.iteration), Text(each.decoding), Number(each.questions),
+                Number(each.known), *(Percent(share, interval=False) for share in shares),
+                *_readings(each),
+            )  # fmt: skip
+
+    note = (
+        "In %, means over the seeds; none of it needs gold. Agree: mean share of the readable "
+        "answers that have the plurality answer. Turned: an agent's own answer came to that of the "
+        "last vote between round 1 and the last round, or left it. No answer: share of the "
+        f"questions on which no agent has a readable one. {_READINGS}"
+    )
+    return spanning(facts, "votes", "How the agents vote", columns, rows, note)

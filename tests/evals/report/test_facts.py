@@ -3,6 +3,7 @@ from itertools import product
 
 import pytest
 
+from evals import metrics
 from evals.report import arms, experiments, facts, figures, saying, tables
 from evals.report.accuracies import Key
 from evals.report.experiments import SameRun
@@ -78,6 +79,23 @@ def test_the_society_is_compared_with_every_arm_at_its_last_iteration(found) -> 
         assert each.p_value >= each.comparison.p_value
     assert {each.measure for each in found.verdicts} == {"consensus", "single"}
     assert {each.task for each in found.verdicts} == {None, "harder"}
+
+
+def test_a_single_agents_interval_is_that_of_the_view_and_the_summary(three_seeds) -> None:
+    store = three_seeds[0]
+    [experiment] = facts.read([store]).experiments
+    for row in metrics.table(store):
+        for measure in metrics.MEASURES:
+            found = experiment.accuracies.of("multiagent", row.iteration, row.decoding, measure)
+            [(low, high, value)] = store.rows(
+                "select ci_low, ci_high, accuracy from accuracy where arm = 'multiagent' "
+                "and split = 'eval' and agent is null and task = 'arithmetic' and measure = ? "
+                "and iteration = ? and decoding = ? order by round limit 1",
+                [measure, row.iteration, row.decoding],
+            )
+            rate = row.rate(measure)
+            assert (rate.low, rate.high, rate.value) == pytest.approx((low, high, value))
+            assert (found.rate.low, found.rate.high) == pytest.approx((low, high))
 
 
 def test_better_is_said_only_where_test_and_interval_agree(found) -> None:

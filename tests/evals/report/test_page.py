@@ -190,3 +190,8 @@ def test_gold_that_nobody_knows_leaves_no_accuracy_and_breaks_nothing(
     text = parsed((tmp_path / "blind.html").read_text()).text
     assert "Diversity by iteration" in text or "Did diversity survive?" in text
     assert "is right on" not in text
+    assert "none of the 6 evaluation questions has one" in text
+    assert "after iteration 1," in text
+    assert "1 iteration." in text
+    assert "How the agents vote" in text
+    assert "No evaluation debate is complete yet" not in text

@@ -2,6 +2,7 @@
 
 import asyncio
 import html
+import json
 import re
 import threading
 from html.parser import HTMLParser
@@ -17,7 +18,7 @@ from society.view.asking import Desk
 from society.view.catalogue import Library
 from store import quack, serving
 from store.ledger import Store
-from store.records import utc_now
+from store.records import Question, Run, utc_now
 from store.schema import migrations
 
 STAGE = "iteration=0&split=eval&arm=multiagent&decoding=sampled"
@@ -128,7 +129,37 @@ def test_a_model_knows_where_it_comes_from_and_what_came_of_it(site):
 
 def test_agents_are_told_apart(site):
     _, text, _ = site.get("/runs/sums/agents")
-    assert "2 60 91.5 89.8 1.7 3.4 3.4" in words(text)
+    assert "2 60 91.5 89.8 1.7 3.4 1.7 1.7" in words(text)
+
+
+def test_what_could_not_be_read_is_told_from_what_is_wrong(site):
+    _, text, _ = site.get("/runs/sums/debate?question=no-answer&iteration=0&split=eval"
+                          "&arm=multiagent&decoding=sampled")  # fmt: skip
+    assert text.count('title="cut at the token limit"') == 6
+    assert not re.search(r"Agent \d+ (✗|wrong)", words(text))
+    _, listed, _ = site.get("/runs/sums/debates?vote=none")
+    assert listed.count('title="cut at the token limit"') >= 3
+    _, page, _ = site.get("/runs/sums")
+    # Every question has an answer of three agents in two rounds; seven of them are cut.
+    assert re.search(r"tied unread cut .* 1\.7 % 1\.9 % 1\.9 %", words(page))
+    assert "59 of 60 evaluation questions have gold" in words(page)
+
+
+def test_a_run_without_gold_shows_what_is_known(tmp_path, serve, make_debate):
+    path = tmp_path / "blind" / "run.duckdb"
+    path.parent.mkdir()
+    stage = (0, "eval", "multiagent", "sampled")
+    rounds = {"q1": [["4", "5", "4"], ["4", "4", "4"]], "q2": [["7", None, "8"], ["7", "8", None]]}
+    with Store.open(path) as store:
+        store.write(Run("blind", json.dumps({"society": {}}), "0" * 64, 3, "{}"))
+        for question_id, said in rounds.items():
+            store.write(Question(question_id, "own", "eval", "?"))
+            store.write(*make_debate(stage, question_id, None, said))
+    with serve(tmp_path) as blind:
+        page = words(blind.get("/runs/blind")[1])
+        assert "none of the 2 evaluation questions has one" in page
+        assert "untuned sampled 2 58.3 % 75.0 % 0.0 % 50.0 % 16.7 % 16.7 %" in page
+        assert "no gold 75.0 % agree, untuned, sampled" in words(blind.get("/")[1])
 
 
 async def test_a_page_does_not_wait_for_what_takes_long(runs):
@@ -148,7 +179,7 @@ async def test_a_page_does_not_wait_for_what_takes_long(runs):
     desk.close()
     assert "Being counted …" in words(early)
     assert f'data-state="{state}"' not in early
-    assert "2 60 91.5 89.8 1.7 3.4 3.4" in words(late)
+    assert "2 60 91.5 89.8 1.7 3.4 1.7 1.7" in words(late)
 
 
 @pytest.mark.parametrize(
