@@ -62,9 +62,7 @@ def show(store: Store, stream: TextIO) -> None:
     _show_learning(console, store, arm)
 
 
-def _show_evaluation(
-    console: Screen, store: Store, arm: str, task: str | None, where: str
-) -> None:
+def _show_evaluation(console: Screen, store: Store, arm: str, task: str | None, where: str) -> None:
     voting = agreements(store, arm, task)
     if not voting:
         if task is None:
