@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -14,6 +12,7 @@ import duckdb
 
 from store.binding import Params
 from store.errors import InvalidQuery, PackageMissing
+from store.statements import RELATIONS, Reading, read_only, unknown
 
 if TYPE_CHECKING:
     import pandas
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     import pyarrow
 
 T = TypeVar("T")
-_READING = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +33,11 @@ class QueryResult:
 
 class Queried(Protocol):
     """Something that executes a query and hands the cursor on."""
+
+    @property
+    def files(self) -> bool:
+        """Whether queries may read the files that they name."""
+        ...
 
     def fetch(
         self,
@@ -56,7 +59,7 @@ class Query:
     def __init__(self, database: Queried, sql: str, params: Params | None = None) -> None:
         """Raises `InvalidQuery` for anything but a single statement that reads."""
         self._database = database
-        self._sql = single(sql)
+        self._reading = read_only(sql, files=database.files)
         self._params = params
 
     @property
@@ -85,7 +88,21 @@ class Query:
 
     def _take(self, take: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
         with explained():
-            return self._database.fetch(take, self._sql, self._params)
+            if not self._database.files:
+                require_relations(self._database, self._reading)
+            return self._database.fetch(take, self._reading.sql, self._params)
+
+
+def require_relations(database: Queried, reading: Reading) -> None:
+    """Raise `InvalidQuery` where a name in FROM is no relation: DuckDB would look for a file."""
+    if not unknown(reading.tables, ()):
+        return
+    relations = database.fetch(lambda cursor: cursor.fetchall(), RELATIONS)
+    if beyond := unknown(reading.tables, relations):
+        raise InvalidQuery(
+            f"no table or view {', '.join(sorted(beyond))} here, and a query may not read files; "
+            "allow it with --allow-files"
+        )
 
 
 @contextmanager
@@ -95,51 +112,6 @@ def explained() -> Iterator[None]:
         yield
     except duckdb.Error as error:
         raise InvalidQuery(_explained(error)) from error
-
-
-def single(sql: str) -> str:
-    """`sql` without what follows its first statement; raises `InvalidQuery` unless that reads."""
-    try:
-        with closing(_parser().cursor()) as parser:
-            statements = parser.extract_statements(sql)
-    except duckdb.Error as error:
-        raise InvalidQuery(str(error)) from error
-    kinds = [statement.type for statement in statements]
-    if len(kinds) == 2 and not any(statement.query for statement in statements):
-        raise InvalidQuery("PIVOT needs its values named: PIVOT … ON column IN (…)")
-    if len(kinds) != 1:
-        raise InvalidQuery(f"one query at a time, not {len(kinds)}")
-    if _first_word(sql) == "pragma":  # DuckDB takes some of them for a SELECT
-        raise InvalidQuery("only queries that read are allowed, not PRAGMA; use SELECT")
-    if kinds[0] not in _READING:
-        raise InvalidQuery(f"only queries that read are allowed, not {kinds[0].name}; use SELECT")
-    return split(sql)[0]
-
-
-def into_parquet(sql: str) -> str:
-    """The statement that writes the answer to a query to the file `$path`; raises like `single`."""
-    return f"COPY (\n{single(sql)}\n) TO $path (FORMAT parquet, USE_TMP_FILE false)"
-
-
-def split(text: str) -> list[str]:
-    """The statements of `text`, without their semicolons; what follows the last one comes last."""
-    encoded = text.encode()
-    ends = [at for at, _ in duckdb.tokenize(text) if encoded[at : at + 1] == b";"]
-    pieces, start = [], 0
-    for end in ends:
-        pieces.append(encoded[start:end].decode())
-        start = end + 1
-    return [*pieces, encoded[start:].decode()]
-
-
-def _first_word(sql: str) -> str:
-    start = duckdb.tokenize(sql)[0][0]
-    return re.split(r"\W", sql.encode()[start:].decode(), maxsplit=1)[0].lower()
-
-
-@cache
-def _parser() -> duckdb.DuckDBPyConnection:
-    return duckdb.connect(":memory:", config={"autoinstall_known_extensions": "false"})
 
 
 def _result(cursor: duckdb.DuckDBPyConnection, limit: int | None) -> QueryResult:

@@ -21,6 +21,7 @@ def connect(
     """A bare connection with this project's settings; DuckDB's errors become the store's."""
     config: dict[str, str | bool | int | float | list[str]] = {
         "autoinstall_known_extensions": "false",
+        "autoload_known_extensions": "false",
         "python_enable_replacements": "false",
         **(settings or {}),
     }

@@ -173,6 +173,11 @@ class Store:
         """Take attempts that an earlier process has left under way as lost; blocks."""
         self.transact(_lose_charges)
 
+    @property
+    def files(self) -> bool:
+        """Queries that somebody has typed read no files."""
+        return False
+
     def query(self, sql: str, params: Params | None = None) -> Query:
         """One reading query whose answer comes as `.rows`, `.arrow()`, `.pandas()`, `.polars()`.
 

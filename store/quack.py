@@ -19,9 +19,9 @@ from weakref import WeakSet
 
 import duckdb
 
-from store.answers import into_parquet, single
 from store.binding import Params, bind
 from store.errors import InvalidQuery, LiveUnavailable
+from store.statements import into_parquet, single
 
 _EXTENSIONS = ("httpfs", "quack")
 _ASK = "FROM quack_query($uri, $sql, token := $token)"

@@ -19,11 +19,12 @@ from weakref import WeakSet
 import duckdb
 
 from store import quack, schema
-from store.answers import Query, explained, into_parquet
+from store.answers import Query, explained
 from store.binding import Params
 from store.connection import connect, seal, translate
 from store.errors import LiveUnavailable, StoreClosed, StoreLocked, StoreMissing
 from store.quack import ServerGone
+from store.statements import into_parquet
 
 T = TypeVar("T")
 _FETCH = 2048
@@ -86,6 +87,11 @@ class Reader:
         self._uses = 0
         self._rest: threading.Timer | None = None
         self._closed = False
+
+    @property
+    def files(self) -> bool:
+        """Whether queries that somebody has typed may read the files that they name."""
+        return self._access.files
 
     @property
     def live(self) -> bool:
@@ -246,6 +252,7 @@ class _File:
 
     def __init__(self, path: Path, access: Access) -> None:
         self._connection = connect(path, read_only=True)
+        self._files = access.files
         self._cursors: WeakSet[duckdb.DuckDBPyConnection] = WeakSet()
         try:
             if access.sealed:
@@ -268,7 +275,7 @@ class _File:
             raise
 
     def write_parquet(self, sql: str, path: Path) -> duckdb.DuckDBPyConnection:
-        return self.execute(into_parquet(sql), {"path": str(path)})
+        return self.execute(into_parquet(sql, files=self._files), {"path": str(path)})
 
     def interrupt(self) -> None:
         quack.interrupt(self._cursors)

@@ -7,6 +7,7 @@ from importlib.resources import files
 
 import duckdb
 
+from store.definitions import require_harmless
 from store.errors import StoreBroken, StoreNewer, StoreOutdated
 
 VIEWS = (
@@ -103,6 +104,7 @@ def check(connection: duckdb.DuckDBPyConnection, path: str, *, read_only: bool =
             f"{path} was written before there was a view {missing[0]}; "
             "open it once for writing, which brings it up to date"
         )
+    require_harmless(connection, path)
     return found
 
 

@@ -10,10 +10,11 @@ from typing import Any, Self, TypeVar
 import duckdb
 
 from store import schema
-from store.answers import Query, explained, into_parquet
+from store.answers import Query, explained
 from store.binding import Params, literal
 from store.connection import connect, seal, translate
 from store.errors import InvalidQuery
+from store.statements import into_parquet
 
 T = TypeVar("T")
 _RELATIONS = (
@@ -34,6 +35,7 @@ class Together:
 
         Raises what `Store.open` raises for a file that cannot be read.
         """
+        self.files = files
         self._connection = duckdb.connect(
             ":memory:",
             config={
@@ -72,7 +74,7 @@ class Together:
     def write_parquet(self, sql: str, path: Path) -> int:
         """Write the answer to a query to the file that may be written; gives the rows' number."""
         with explained():
-            [(written,)] = self.rows(into_parquet(sql), {"path": str(path)})
+            [(written,)] = self.rows(into_parquet(sql, files=self.files), {"path": str(path)})
         return int(written)
 
     def close(self) -> None:

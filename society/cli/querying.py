@@ -45,7 +45,7 @@ def sql(
         from society.sql import output as writing
         from society.sql.session import opened
         from society.terminal import tell
-        from store.answers import split
+        from store.statements import split
 
         target = writing.target(output, out)
         asked = [folders.existing(runs, each) for each in (name, *(others or ()))]

@@ -21,8 +21,8 @@ from society.sql.completion import Catalog, Completions, catalog_of
 from society.sql.session import Session
 from society.state import open_private, state_folder
 from society.terminal import write_line
-from store.answers import split
 from store.errors import InvalidQuery, StoreError
+from store.statements import split
 
 SHOWN_ROWS = 1000
 COMMANDS: Mapping[str, str] = {

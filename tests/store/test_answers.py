@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from store.answers import single, split
 from store.errors import InvalidQuery, PackageMissing
 from store.ledger import Store
+from store.statements import single, split
 
 SQL = "SELECT agent, response FROM turns WHERE agent >= ? ORDER BY agent"
 

@@ -1,0 +1,352 @@
+"""Which statements only read: decided on the parsed statement, before anything executes it.
+
+DuckDB's own parser decides, in an empty database that reaches no file and whose settings are
+locked. What may be executed is a closed list: one SELECT (also written FROM, WITH, VALUES, TABLE,
+PIVOT, DESCRIBE, SHOW, SUMMARIZE), or EXPLAIN of one, that calls functions of DuckDB which do
+nothing but compute or look up. Every way of asking a run goes through here: `Store.query`, `society
+sql`, and the process of a run that answers its readers.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Set
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cache
+
+import duckdb
+
+from store.errors import InvalidQuery
+
+MAX_CHARACTERS = 1_000_000
+# DuckDB's binder takes time with the cube of the depth, and doubles it with each subquery inside
+# another one's expression: 900 nested calls are minutes, 24 nested subqueries ten seconds.
+MAX_DEPTH = 100
+MAX_SUBQUERY_DEPTH = 12
+
+# Functions in FROM that read nothing but the database itself.
+TABLE_FUNCTIONS = frozenset(
+    {
+        "duckdb_columns",
+        "duckdb_constraints",
+        "duckdb_databases",
+        "duckdb_functions",
+        "duckdb_indexes",
+        "duckdb_keywords",
+        "duckdb_schemas",
+        "duckdb_tables",
+        "duckdb_types",
+        "duckdb_views",
+        "generate_series",
+        "generate_subscripts",
+        "histogram",
+        "histogram_values",
+        "json_each",
+        "json_tree",
+        "pragma_show",
+        "pragma_table_info",
+        "range",
+        "regexp_split_to_table",
+        "repeat",
+        "repeat_row",
+        "summary",
+        "unnest",
+    }
+)
+# Functions in FROM that read the files they are given: where a user has allowed files.
+FILE_FUNCTIONS = frozenset(
+    {
+        "glob",
+        "parquet_bloom_probe",
+        "parquet_file_metadata",
+        "parquet_full_metadata",
+        "parquet_kv_metadata",
+        "parquet_metadata",
+        "parquet_scan",
+        "parquet_schema",
+        "read_blob",
+        "read_csv",
+        "read_csv_auto",
+        "read_duckdb",
+        "read_json",
+        "read_json_auto",
+        "read_json_objects",
+        "read_json_objects_auto",
+        "read_ndjson",
+        "read_ndjson_auto",
+        "read_ndjson_objects",
+        "read_parquet",
+        "read_text",
+        "sniff_csv",
+    }
+)
+# Scalar functions that change something, hold the process up, or look outside the database.
+ACTING_FUNCTIONS = frozenset(
+    {
+        "currval",
+        "getenv",
+        "getvariable",
+        "json_serialize_plan",
+        "nextval",
+        "pg_sleep",
+        "setseed",
+        "sleep_ms",
+        "write_log",
+    }
+)
+_READING = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
+# Text of a JSON string as DuckDB writes it: a quote inside has a backslash before it, so that no
+# name and no value in a query can look like a key.
+_TEXT = r'"((?:[^"\\]|\\.)*)"'
+_FUNCTION = re.compile(rf'[{{,]"function_name":{_TEXT}')
+_TABLE = re.compile(
+    rf'[{{,]"schema_name":{_TEXT},"table_name":{_TEXT},"column_name_alias":'
+    rf'\[(?:{_TEXT}(?:,{_TEXT})*)?\],"catalog_name":{_TEXT}'
+)
+_PARSED = '{"error":false'
+_BASE_TABLE = '"type":"BASE_TABLE"'
+_SUBQUERY = '"class":"SUBQUERY"'
+# Every table and view as (database, schema, name), as `unknown` wants them.
+RELATIONS = """
+SELECT lower(database_name), lower(schema_name), lower(table_name) FROM duckdb_tables()
+UNION ALL
+SELECT lower(database_name), lower(schema_name), lower(view_name) FROM duckdb_views()
+"""
+_KNOWN = """
+SELECT lower(function_name), bool_or(function_type IN ('scalar', 'aggregate', 'macro'))
+FROM duckdb_functions() GROUP BY ALL
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One statement that only reads, without what follows it.
+
+    `tables` are the names in it as (catalog, schema, table), "" where it gives none.
+    """
+
+    sql: str
+    functions: frozenset[str]
+    tables: frozenset[tuple[str, str, str]]
+
+
+def single(sql: str, *, files: bool = False) -> str:
+    """`sql` without what follows its first statement; raises `InvalidQuery` unless that reads."""
+    return read_only(sql, files=files).sql
+
+
+def read_only(sql: str, *, files: bool = False) -> Reading:
+    """Parse `sql` and require that it only reads; `files` lets it call functions that read files.
+
+    Raises `InvalidQuery` for anything but one statement that reads.
+    """
+    reading = parse(sql)
+    _require_reading(reading.functions, files)
+    return reading
+
+
+def parse(sql: str) -> Reading:
+    """Parse a SELECT or EXPLAIN of one, whatever it calls; raises `InvalidQuery`."""
+    _require_size(sql)
+    kind = _kind(sql)
+    statement = split(sql)[0]
+    tree = _tree(_explained_part(statement) if kind == duckdb.StatementType.EXPLAIN else statement)
+    _require_flat(tree)
+    functions = frozenset(_unquoted(found[1]).lower() for found in _FUNCTION.finditer(tree))
+    return Reading(statement, functions, _tables(tree))
+
+
+def acting(functions: Set[str]) -> Set[str]:
+    """Those of DuckDB's functions that do more than compute, or look outside the database."""
+    return {name for name in functions if name in _known_functions()} - _reading_functions()
+
+
+def unknown(
+    tables: Set[tuple[str, str, str]], relations: Iterable[tuple[str, str, str]]
+) -> Set[str]:
+    """The names that are none of `relations` (from `RELATIONS`), and may be files therefore."""
+    known = list(relations)
+    found = set()
+    for table in tables:
+        shown = ".".join(part for part in table if part)
+        catalog, schema, name = (part.lower() for part in table)
+        if "." in shown and not any(
+            name == relation and (catalog, schema) in {(database, of), ("", of), ("", database)}
+            for database, of, relation in known
+        ):
+            found.add(shown)
+    return found
+
+
+def into_parquet(sql: str, *, files: bool = False) -> str:
+    """The statement that writes the answer to a query to the file `$path`; raises like `single`."""
+    return f"COPY (\n{single(sql, files=files)}\n) TO $path (FORMAT parquet, USE_TMP_FILE false)"
+
+
+def split(text: str) -> list[str]:
+    """The statements of `text`, without their semicolons; what follows the last one comes last."""
+    encoded = text.encode()
+    ends = [at for at, _ in duckdb.tokenize(text) if encoded[at : at + 1] == b";"]
+    pieces, start = [], 0
+    for end in ends:
+        pieces.append(encoded[start:end].decode())
+        start = end + 1
+    return [*pieces, encoded[start:].decode()]
+
+
+def _require_size(sql: str) -> None:
+    if len(sql) > MAX_CHARACTERS:
+        raise InvalidQuery(
+            f"the query has {len(sql):,} characters; at most {MAX_CHARACTERS:,} are read: "
+            "join with a file (--allow-files), or ask in parts"
+        )
+    if "\0" in sql:
+        raise InvalidQuery("the query holds a NUL character; write chr(0) for one in a text")
+    try:
+        sql.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidQuery(f"the query is no Unicode text: {error}") from error
+
+
+def _kind(sql: str) -> duckdb.StatementType:
+    try:
+        with closing(_parser().cursor()) as parser:
+            statements = parser.extract_statements(sql)
+    except duckdb.Error as error:
+        if "expression depth" in str(error):
+            raise InvalidQuery(
+                f"the query is nested more than {MAX_DEPTH} levels deep; "
+                "name its parts with WITH, or join with a list of values"
+            ) from error
+        raise InvalidQuery(str(error)) from error
+    if len(statements) == 2 and not any(statement.query for statement in statements):
+        raise InvalidQuery("PIVOT needs its values named: PIVOT … ON column IN (…)")
+    if len(statements) != 1:
+        raise InvalidQuery(f"one query at a time, not {len(statements)}")
+    kind = statements[0].type
+    if kind not in _READING:
+        raise _not_reading(kind.name)
+    return kind
+
+
+def _explained_part(statement: str) -> str:
+    """What an EXPLAIN explains, without EXPLAIN itself and its options."""
+    text = statement.encode()
+    words = [at for at, kind in duckdb.tokenize(statement) if kind != duckdb.token_type.comment]
+    after = words[1]
+    if _word(text, after) == "analyze":
+        after = words[2]
+    elif text[after : after + 1] == b"(" and not _selects(text[after:].decode()):
+        closed = next(at for at in words if text[at : at + 1] == b")")
+        after = words[words.index(closed) + 1]
+    return text[after:].decode()
+
+
+def _selects(statement: str) -> bool:
+    return _serialized(statement).startswith(_PARSED)
+
+
+def _word(text: bytes, start: int) -> str:
+    return re.split(r"\W", text[start:].decode(), maxsplit=1)[0].lower()
+
+
+def _serialized(statement: str) -> str:
+    with closing(_parser().cursor()) as parser:
+        found = parser.execute("SELECT json_serialize_sql(?::VARCHAR)", [statement]).fetchone()
+    assert found is not None
+    return str(found[0])
+
+
+def _tree(statement: str) -> str:
+    """The parsed SELECT as DuckDB's JSON; raises `InvalidQuery` for another kind of statement."""
+    tree = _serialized(statement)
+    if tree.startswith(_PARSED):
+        return tree
+    reason = str(json.loads(tree).get("error_message", tree))
+    if reason.startswith("Only SELECT"):
+        raise _not_reading(_word(statement.encode(), duckdb.tokenize(statement)[0][0]).upper())
+    raise InvalidQuery(reason)
+
+
+def _not_reading(kind: str) -> InvalidQuery:
+    return InvalidQuery(f"only queries that read are allowed, not {kind}; use SELECT")
+
+
+def _require_reading(functions: Set[str], files: bool) -> None:
+    allowed = _reading_functions() | (FILE_FUNCTIONS if files else frozenset())
+    for name in sorted(functions - allowed):
+        if name in FILE_FUNCTIONS:
+            raise InvalidQuery(
+                f"{name} reads files, which a query may not; allow it with --allow-files"
+            )
+        if name in _known_functions():
+            raise InvalidQuery(f"{name} does more than read the run, so a query may not call it")
+        close = difflib.get_close_matches(name, sorted(allowed), 1)
+        meant = f"; did you mean {close[0]}?" if close else ""
+        raise InvalidQuery(f"there is no function {name} that a query may call{meant}")
+
+
+def _require_flat(tree: str) -> None:
+    if tree.count(_SUBQUERY) <= MAX_SUBQUERY_DEPTH:
+        return
+    deepest, inside = 0, []
+    for token in re.finditer(rf"{_SUBQUERY}|{_TEXT}|[{{}}]", tree):
+        if token[0] == "{":
+            inside.append(False)
+        elif token[0] == "}":
+            inside.pop()
+        elif token[0] == _SUBQUERY:
+            inside[-1] = True
+            deepest = max(deepest, sum(inside))
+    if deepest > MAX_SUBQUERY_DEPTH:
+        raise InvalidQuery(
+            f"{deepest} subqueries are nested; at most {MAX_SUBQUERY_DEPTH} are read: "
+            "name them with WITH"
+        )
+
+
+def _tables(tree: str) -> frozenset[tuple[str, str, str]]:
+    found = [match.group(1, 2, 5) for match in _TABLE.finditer(tree)]
+    if len(found) != tree.count(_BASE_TABLE):
+        raise InvalidQuery("a table in the query cannot be told from its text")
+    return frozenset(
+        (_unquoted(catalog), _unquoted(schema), _unquoted(table))
+        for schema, table, catalog in found
+    )
+
+
+def _unquoted(text: str) -> str:
+    return str(json.loads(f'"{text}"', strict=False)) if "\\" in text else text
+
+
+@cache
+def _parser() -> duckdb.DuckDBPyConnection:
+    return duckdb.connect(
+        ":memory:",
+        config={
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+            "allow_community_extensions": "false",
+            "python_enable_replacements": "false",
+            "enable_external_access": "false",
+            "max_expression_depth": str(MAX_DEPTH),
+            "lock_configuration": "true",
+        },
+    )
+
+
+@cache
+def _known_functions() -> dict[str, bool]:
+    """DuckDB's functions, and whether each can stand in an expression."""
+    with closing(_parser().cursor()) as parser:
+        return dict(parser.execute(_KNOWN).fetchall())
+
+
+@cache
+def _reading_functions() -> frozenset[str]:
+    computing = (name for name, scalar in _known_functions().items() if scalar)
+    usable = (name for name in computing if not name.startswith("__internal"))
+    return TABLE_FUNCTIONS | (frozenset(usable) - ACTING_FUNCTIONS)
