@@ -18,7 +18,7 @@ def readable(
 ) -> Iterator[None]:
     """Serve `store` to readers while the block runs; `tell` gets a few lines on how to ask.
 
-    Without DuckDB's Quack, or without `live`, there are snapshots only. The run goes on either way.
+    Where that is impossible, and without `live`, there are snapshots only. The run goes on.
     """
     from store import serving, snapshots
 
@@ -33,5 +33,5 @@ def readable(
                 runs = folder.path.parent
                 where = "" if runs == Path("runs") else f" --runs {shlex.quote(str(runs))}"
                 tell(f"read it while it runs: society sql {folder.name}{where}")
-                tell(f"or in the duckdb shell: {serving.in_the_shell(store.path, address)}")
+                tell(f"or with other tools, as CSV: {serving.by_curl(address)}")
         yield

@@ -6,7 +6,7 @@ StoreError
 ├── StoreNewer        written by a newer version of this software
 ├── StoreOutdated     written by an older version and opened read-only
 ├── StoreLocked       another process, or another Store of this one, is writing to it
-│   └── LiveUnavailable   and cannot be asked, since DuckDB's extension Quack is not installed
+│   └── LiveUnavailable   a run that is going on cannot be read, for want of a Unix socket
 ├── StoreClosed       used after `close`
 ├── WriteFailed       the disk refused; nothing of the append was stored (also an OSError)
 ├── DuplicateRecord   a turn, vote or verdict that is stored already
@@ -43,7 +43,7 @@ class StoreLocked(StoreError):
 
 
 class LiveUnavailable(StoreLocked):
-    """A run that is going on cannot be read: DuckDB's extension Quack cannot be loaded."""
+    """A run cannot let itself be read while it is going on."""
 
 
 class StoreClosed(StoreError):

@@ -18,7 +18,6 @@ from store.binding import Params
 from store.connection import connect, translate
 from store.errors import StoreClosed, StoreError, StoreLocked, StoreMissing
 from store.packing import TABLES, unpack
-from store.quack import address_file
 from store.reader import Reader, open_reader
 from store.records import (
     Batch,
@@ -37,6 +36,7 @@ from store.records import (
     Verdict,
     Vote,
 )
+from store.remote import address_file
 from store.writer import Work, Writer
 
 R = TypeVar("R")

@@ -18,12 +18,12 @@ from weakref import WeakSet
 
 import duckdb
 
-from store import quack, schema
+from store import remote, schema
 from store.answers import Query, explained
 from store.binding import Params
 from store.connection import connect, seal, translate
-from store.errors import LiveUnavailable, StoreClosed, StoreLocked, StoreMissing
-from store.quack import ServerGone
+from store.errors import StoreClosed, StoreLocked, StoreMissing
+from store.remote import ServerGone
 from store.statements import into_parquet
 
 T = TypeVar("T")
@@ -68,10 +68,6 @@ class Source(Protocol):
 _Ask = Callable[[Source], duckdb.DuckDBPyConnection]
 
 
-class _Ended(StoreLocked):
-    """The process that answered has ended in the middle of an answer."""
-
-
 class Reader:
     """Queries over one run's database. Safe to use from many threads; writes nothing.
 
@@ -97,7 +93,7 @@ class Reader:
     def live(self) -> bool:
         """Whether the latest query was answered by a process that writes to the database."""
         with self._lock:
-            return isinstance(self._source, quack.Client)
+            return isinstance(self._source, remote.Client)
 
     def rows(self, sql: str, params: Params | None = None) -> list[tuple[Any, ...]]:
         """All rows of a query. Values belong into `params`."""
@@ -108,9 +104,9 @@ class Reader:
         return Query(self, sql, params)
 
     def stream(self, sql: str, params: Params | None = None) -> Iterator[tuple[Any, ...]]:
-        """Like `rows`, a few thousand at a time; raises `StoreLocked` if a run ends meanwhile."""
+        """Like `rows`, a few thousand at a time."""
         with self._answer(lambda source: source.execute(sql, params)) as cursor:
-            while batch := _fetched(lambda: cursor.fetchmany(_FETCH), self.path):
+            while batch := cursor.fetchmany(_FETCH):
                 yield from batch
 
     def fetch(
@@ -119,7 +115,7 @@ class Reader:
         sql: str,
         params: Params | None = None,
     ) -> T:
-        """What `take` makes of the cursor that has executed a query; asked again if a run ends.
+        """What `take` makes of the cursor that has executed a query.
 
         Raises what `open_reader` raises, `InvalidQuery` and DuckDB's own errors.
         """
@@ -155,12 +151,8 @@ class Reader:
         self.close()
 
     def _fetch(self, take: Callable[[duckdb.DuckDBPyConnection], T], ask: _Ask) -> T:
-        try:
-            with self._answer(ask) as cursor:
-                return _fetched(lambda: take(cursor), self.path)
-        except _Ended:
-            with self._answer(ask) as cursor:
-                return _fetched(lambda: take(cursor), self.path)
+        with self._answer(ask) as cursor:
+            return take(cursor)
 
     @contextmanager
     def _answer(self, ask: _Ask) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -236,7 +228,7 @@ def open_reader(
     """Read the database of a run; `sealed` for queries that somebody has typed (see `Access`).
 
     Raises `StoreMissing`, `StoreBroken`, `StoreNewer`, `StoreOutdated`, or, where a process writes
-    to the file and cannot be asked, `StoreLocked` (`LiveUnavailable` without the extension).
+    to the file and cannot be asked, `StoreLocked`.
     """
     reader = Reader(Path(database).resolve(), Access(sealed, files, may_write))
     try:
@@ -278,7 +270,7 @@ class _File:
         return self.execute(into_parquet(sql, files=self._files), {"path": str(path)})
 
     def interrupt(self) -> None:
-        quack.interrupt(self._cursors)
+        remote.interrupt(self._cursors)
 
     def close(self) -> None:
         self._connection.close()
@@ -292,36 +284,23 @@ def _open(path: Path, access: Access) -> Source:
             raise StoreMissing(f"no database at {path}")
         try:
             return _File(path, access)
-        except StoreLocked as error:
-            client = _client(path, error)
+        except StoreLocked:
+            client = _client(path)
             if client is not None:
                 return client
-            if not quack.address_file(path).exists() or time.monotonic() > until:
+            if not remote.address_file(path).exists() or time.monotonic() > until:
                 raise
         time.sleep(0.05)
 
 
-def _client(path: Path, locked: StoreLocked) -> quack.Client | None:
+def _client(path: Path) -> remote.Client | None:
     """A client of the process that has the file, None if that does not answer."""
-    address = quack.read_address(path)
+    address = remote.read_address(path)
     if address is None:
         return None
-    try:
-        client = quack.Client(address)
-    except LiveUnavailable as error:
-        raise LiveUnavailable(f"{locked}\n{error}, or ask for a snapshot (--snapshot)") from None
+    client = remote.Client(address)
     try:
         client.execute("SELECT 1").close()
     except ServerGone:
-        client.close()
         return None
     return client
-
-
-def _fetched(take: Callable[[], T], path: Path) -> T:
-    try:
-        return take()
-    except duckdb.Error as error:
-        if isinstance(quack.translate(error), ServerGone):
-            raise _Ended(f"the run that has {path} ended while it was read") from error
-        raise

@@ -1,128 +1,302 @@
-"""A run that is going on answers its readers: DuckDB's Quack server in the writing process.
+"""A run that is going on answers its readers: a small server in the process that writes.
 
-It listens on 127.0.0.1 only, wants a token that is made anew for every start of the run, and
-answers queries that read, one statement at a time: its authorization function parses every
-statement and lets nothing but a SELECT over the run's own relations through. What is read is what
-has been committed, and a debate's last turn, votes and verdicts are one commit.
+It listens on a Unix socket that only this user can open (`store.remote`), takes one query a
+connection, lets nothing but a single statement that reads through (`store.statements`), and gives a
+query up when its reader has gone. What is read is what has been committed, and a debate's last
+turn, votes and verdicts are one commit.
 """
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
+import re
 import secrets
+import select
+import shutil
 import socket
+import socketserver
+import struct
+import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
-from store import quack
-from store.binding import literal
-from store.errors import LiveUnavailable
+from store import remote
+from store.answers import require_relations
+from store.errors import InvalidQuery, LiveUnavailable, StoreClosed
 from store.ledger import Store
-from store.quack import Address
+from store.remote import Address
+from store.statements import MAX_CHARACTERS, read_only
 
-# Functions in FROM that read nothing but the database itself; all others are refused, among them
-# those that read files, run text as SQL, checkpoint, or stop this very server.
-READING_FUNCTIONS = (
-    "duckdb_columns",
-    "duckdb_constraints",
-    "duckdb_functions",
-    "duckdb_indexes",
-    "duckdb_schemas",
-    "duckdb_tables",
-    "duckdb_types",
-    "duckdb_views",
-    "generate_series",
-    "generate_subscripts",
-    "json_each",
-    "json_tree",
-    "pragma_show",
-    "pragma_table_info",
-    "range",
-    "repeat",
-    "summary",
-    "unnest",
-)
-# `EXPLAIN` of a SELECT reads; DuckDB's serializer takes the SELECT only.
-_EXPLAIN = r"^\s*explain(\s+analyze)?\s+"
-# Quack calls it by name on a connection of its own, so it lives in a database beside the run's.
-_POLICY = f"""
-CREATE OR REPLACE MACRO serving.main.reads_only(session, statement) AS (
-    SELECT coalesce(
-        (parsed ->> '$.error') = 'false'
-            AND json_array_length(parsed, '$.statements') = 1
-            AND list_has_all(
-                [{", ".join(f"'{name}'" for name in READING_FUNCTIONS)}],
-                list_transform(parsed ->> '$..function.function_name', lambda name: lower(name))
-            )
-            AND len(parsed ->> '$..function.function_name')
-                = len(list_filter(parsed ->> '$..type', lambda kind: kind = 'TABLE_FUNCTION')),
-        false)
-    FROM (
-        SELECT json_serialize_sql(
-            regexp_replace(statement::VARCHAR, '{_EXPLAIN}', '', 'i')::VARCHAR
-        ) AS parsed
-    )
-)
-"""
+READERS = 64
+AT_ONCE = 8
+_REQUEST_S = 10.0
+_ANSWER_S = 60.0
+_ENDING_S = 10.0
+_WATCH_S = 0.2
+# A character has up to four bytes.
+_MAX_BODY = 4 * MAX_CHARACTERS
+# The system cuts longer names of sockets off.
+_MAX_SOCKET_NAME = 100
+# Parquet has no such types, or none as exact; they travel as text.
+_AS_TEXT = re.compile(r"\b(U?HUGEINT|INTERVAL|TIME WITH TIME ZONE)\b")
 
 
 @contextmanager
 def served(store: Store) -> Iterator[Address]:
-    """Let other processes read `store` while the block runs.
+    """Let other processes of this user read `store` while the block runs.
 
     From here on the store's own DuckDB reaches no file but its database. Raises `LiveUnavailable`
-    where the extension is missing or the server does not start.
+    where the system has no Unix sockets or the server does not start.
     """
-    with closing(store.cursor()) as connection, closing(_reserved_port()) as port:
-        uri = f"quack:127.0.0.1:{port.getsockname()[1]}"
-        address = Address(uri, secrets.token_hex(32), os.getpid())
-        _start(connection, address)
-        try:
-            quack.write_address(store.path, address)
-            yield address
-        finally:
-            quack.address_file(store.path).unlink(missing_ok=True)
-            with suppress(duckdb.Error):
-                connection.execute("CALL quack_stop($uri)", {"uri": uri})
-
-
-def in_the_shell(database: Path, address: Address) -> str:
-    """How to ask with DuckDB's own shell, which reads the token from the file of the run."""
-    return (
-        "INSTALL quack; LOAD quack; "
-        f"SET VARIABLE token = (SELECT token FROM {literal(str(quack.address_file(database)))}); "
-        f"FROM quack_query('{address.uri}', 'FROM progress', token := getvariable('token'));"
-    )
-
-
-def _start(connection: duckdb.DuckDBPyConnection, address: Address) -> None:
-    quack.load(connection)
+    if not hasattr(socket, "AF_UNIX"):
+        raise LiveUnavailable("this system has no Unix sockets")
+    home = _home(store.path)
     try:
-        connection.execute("ATTACH IF NOT EXISTS ':memory:' AS serving")
-        connection.execute(_POLICY)
-        connection.execute(
-            "SET GLOBAL quack_authorization_function = 'serving.main.reads_only'",
-        )
-        connection.execute("SET GLOBAL enable_external_access = false")
-        connection.execute(
-            "CALL quack_serve($uri, token := $token)",
-            {"uri": address.uri, "token": address.token},
-        )
-    except duckdb.Error as error:
+        with _listening(store, home) as server:
+            address = Address(str(server.server_address), os.getpid())
+            remote.write_address(store.path, address)
+            try:
+                yield address
+            finally:
+                remote.address_file(store.path).unlink(missing_ok=True)
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def by_curl(address: Address) -> str:
+    """How to ask with a tool that knows nothing of this software."""
+    return f"curl --unix-socket {address.socket} --data 'FROM progress' http://run/csv"
+
+
+def _home(database: Path) -> Path:
+    """The folder of the socket and of answers under way; what a killed run left there goes."""
+    home = database.with_name(".live")
+    try:
+        shutil.rmtree(home, ignore_errors=True)
+        home.mkdir(mode=0o700)
+    except OSError as error:
         raise LiveUnavailable(f"the run cannot be read while it is going on: {error}") from error
+    return home
 
 
-def _reserved_port() -> socket.socket:
-    """A socket that holds a free port, without listening.
+@contextmanager
+def _listening(store: Store, home: Path) -> Iterator[_Server]:
+    with _socket_place(home) as place:
+        try:
+            _shut_in(store, home)
+            server = _Server(place, store, home)
+        except (OSError, duckdb.Error) as error:
+            raise LiveUnavailable(
+                f"the run cannot be read while it is going on: {error}"
+            ) from error
+        try:
+            yield server
+        finally:
+            server.stop()
 
-    Quack shares its port with whoever asks for the same, so two runs must never pick one; the
-    system gives nobody else a port that is held.
-    """
-    held = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    if hasattr(socket, "SO_REUSEPORT"):
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    held.bind(("127.0.0.1", 0))
-    return held
+
+@contextmanager
+def _socket_place(home: Path) -> Iterator[Path]:
+    """Where the socket goes: beside the database, unless that path is too long for one."""
+    if len(os.fsencode(home / "sql")) <= _MAX_SOCKET_NAME:
+        yield home / "sql"
+        return
+    with tempfile.TemporaryDirectory(prefix="society-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder) / "sql"
+
+
+def _shut_in(store: Store, home: Path) -> None:
+    with closing(store.cursor()) as connection:
+        if connection.execute("SELECT current_setting('enable_external_access')").fetchone() == (
+            True,
+        ):
+            connection.execute("SET GLOBAL allowed_directories = ?", [[str(home)]])
+            connection.execute("SET GLOBAL enable_external_access = false")
+
+
+class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    """Accepts connections of this user, at most `READERS` at a time, each in a thread."""
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = READERS
+
+    def __init__(self, place: Path, store: Store, home: Path) -> None:
+        super().__init__(str(place), _Handler)
+        place.chmod(0o600)
+        self._store = store
+        self._home = home
+        self._readers = threading.BoundedSemaphore(READERS)
+        self._turns = threading.BoundedSemaphore(AT_ONCE)
+        self._computing: dict[socket.socket, duckdb.DuckDBPyConnection] = {}
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        for name, work in (("sql-server", self.serve_forever), ("sql-watch", self._watch)):
+            threading.Thread(target=work, name=name, daemon=True).start()
+
+    @property
+    def ending(self) -> bool:
+        """Whether the run is ending, so that errors are not the query's."""
+        return self._stopping.is_set()
+
+    def stop(self) -> None:
+        """Accept nobody any more, give up what is being computed, and wait for the threads."""
+        self._stopping.set()
+        self.shutdown()
+        self.server_close()
+        self._give_up(list(self._computing))
+        for _ in range(READERS):
+            if not self._readers.acquire(timeout=_ENDING_S):
+                break
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Whether a connection gets a thread; others get an answer at once."""
+        if not _own(request):
+            return False
+        if self._readers.acquire(blocking=False):
+            return True
+        with suppress(OSError):
+            request.sendall(b"HTTP/1.0 503 Busy\r\n\r\ntoo many readers at once\n")
+        return False
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._readers.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A reader that breaks off is none of the run's business."""
+
+    @contextmanager
+    def answer(self, sql: str, asked: socket.socket, *, csv: bool) -> Iterator[tuple[bytes, Path]]:
+        """The columns as a line of JSON, and the file of the rows; `csv` for a CSV file.
+
+        Raises `InvalidQuery` and DuckDB's errors.
+        """
+        reading = read_only(sql)
+        require_relations(self._store, reading)
+        path = self._home / secrets.token_hex(8)
+        try:
+            with (
+                self._turns,
+                closing(self._store.cursor()) as cursor,
+                self._watched(asked, cursor),
+            ):
+                columns = _write(cursor, reading.sql, path, csv=csv)
+            yield json.dumps(columns).encode() + b"\n", path
+        finally:
+            path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _watched(self, asked: socket.socket, cursor: duckdb.DuckDBPyConnection) -> Iterator[None]:
+        with self._lock:
+            if self._stopping.is_set():
+                raise StoreClosed("the run is ending")
+            self._computing[asked] = cursor
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._computing[asked]
+
+    def _watch(self) -> None:
+        """Give up the queries whose readers have gone."""
+        while not self._stopping.wait(_WATCH_S):
+            self._give_up([asked for asked in list(self._computing) if _gone(asked)])
+
+    def _give_up(self, readers: list[socket.socket]) -> None:
+        with self._lock:
+            remote.interrupt([self._computing[each] for each in readers if each in self._computing])
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One query, and its answer."""
+
+    server: _Server
+    timeout = _REQUEST_S
+
+    def do_POST(self) -> None:
+        """`/answer` for `store.remote`, `/csv` for anybody else."""
+        if self.path not in ("/answer", "/csv"):
+            self._say(http.client.NOT_FOUND, "LookupError", "there are /answer and /csv")
+            return
+        length = self.headers.get("Content-Length", "")
+        if not length.isdecimal() or int(length) > _MAX_BODY:
+            wanted = f"send the query as the body, of at most {_MAX_BODY:,} bytes"
+            self._say(http.client.REQUEST_ENTITY_TOO_LARGE, "InvalidQuery", wanted)
+            return
+        try:
+            sql = self.rfile.read(int(length)).decode("utf-8")
+            with self.server.answer(sql, self.connection, csv=self.path == "/csv") as answer:
+                self._send(*answer)
+        except (InvalidQuery, UnicodeDecodeError, duckdb.Error) as error:
+            if self.server.ending:
+                self._say(http.client.SERVICE_UNAVAILABLE, "StoreClosed", "the run is ending")
+            else:
+                self._say(http.client.BAD_REQUEST, type(error).__name__, str(error))
+        except StoreClosed as error:
+            self._say(http.client.SERVICE_UNAVAILABLE, "StoreClosed", str(error))
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing: the terminal is the run's."""
+
+    def _send(self, columns: bytes, rows: Path) -> None:
+        self.connection.settimeout(_ANSWER_S)
+        head = b"" if self.path == "/csv" else columns
+        with rows.open("rb") as file:
+            self.send_response(http.client.OK)
+            self.send_header("Content-Length", str(len(head) + os.fstat(file.fileno()).st_size))
+            self.end_headers()
+            self.wfile.write(head)
+            shutil.copyfileobj(file, self.wfile, 1 << 20)
+
+    def _say(self, status: int, kind: str, text: str) -> None:
+        said = json.dumps({"kind": kind, "text": text}).encode() + b"\n"
+        with suppress(OSError):
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(said)))
+            self.end_headers()
+            self.wfile.write(said)
+
+
+def _write(
+    cursor: duckdb.DuckDBPyConnection, sql: str, path: Path, *, csv: bool
+) -> list[tuple[str, str]]:
+    """Write the answer to a query; gives the columns' names and types."""
+    answer = cursor.sql(sql)
+    columns = [(name, str(kind)) for name, kind in zip(answer.columns, answer.types, strict=True)]
+    if csv:
+        answer.write_csv(str(path), header=True)
+        return columns
+    kept = [_AS_TEXT.sub("VARCHAR", kind) for _, kind in columns]
+    if kept != [kind for _, kind in columns]:
+        answer = answer.project(
+            ", ".join(f"#{place}::{kind} AS c{place}" for place, kind in enumerate(kept, start=1))
+        )
+    answer.write_parquet(str(path))
+    return columns
+
+
+def _own(connection: socket.socket) -> bool:
+    """Whether this user or root asks; a system that does not say still guards the folder."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return True
+    found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return struct.unpack("3i", found)[1] in (0, os.getuid())
+
+
+def _gone(connection: socket.socket) -> bool:
+    try:
+        readable, _, _ = select.select([connection], [], [], 0)
+        return bool(readable) and connection.recv(1, socket.MSG_PEEK) == b""
+    except (OSError, ValueError):
+        return True

@@ -12,7 +12,6 @@ import duckdb
 import pytest
 
 from society import cli
-from store import quack
 from store.ledger import Store
 from store.records import Question, Run, Turn, messages_json, utc_now
 
@@ -28,7 +27,6 @@ with Store.open(folder.database) as store:
         print("open", flush=True)
         sys.stdin.read()
 """
-needs_quack = pytest.mark.skipif(quack.unavailable() is not None, reason=str(quack.unavailable()))
 
 
 def make_run(folder: Path, turns: int) -> None:
@@ -186,7 +184,6 @@ def test_queries_from_a_pipe(society):
     assert "one query at a time" in society("one", "--out", "x.csv", given="SELECT 1; SELECT 2")[2]
 
 
-@needs_quack
 def test_a_run_that_is_going_on_answers(society, tmp_path):
     with going_on("two-b"):
         _, out, err = society("two-b", "SELECT max(agent) FROM turns", "--format", "csv")
@@ -223,7 +220,6 @@ def test_a_snapshot_where_the_run_is_not_served(society):
     assert (numbers(out), err) == ([["1"]], "")
 
 
-@needs_quack
 def test_status_of_a_run_that_is_going_on(society, tmp_path):
     config = '{"model": "embedded:", "task": {"name": "arithmetic"}}'
     with Store.open(tmp_path / "runs/one/run.duckdb") as store:

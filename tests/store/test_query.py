@@ -6,7 +6,7 @@ from contextlib import suppress
 import duckdb
 import pytest
 
-from store import quack, serving
+from store import serving
 from store.errors import InvalidQuery, StoreMissing
 from store.ledger import Store
 from store.query import query
@@ -107,10 +107,6 @@ REFUSED = [
 REFUSED_LIVE = [
     "FROM checkpoint()",
     "FROM force_checkpoint()",
-    "FROM quack_stop('quack:127.0.0.1:1')",
-    "FROM quack_serve('quack:127.0.0.1:1', token := 'another-token')",
-    "FROM quack_query('quack:127.0.0.1:1', 'DROP TABLE turns')",
-    "FROM quack_active_connections()",
     "FROM duckdb_secrets()",
     "FROM duckdb_settings()",
     "FROM enable_logging()",
@@ -131,8 +127,6 @@ def file(tmp_path_factory, make_turn):
 @pytest.fixture(scope="module")
 def running(tmp_path_factory, make_turn):
     """The database of a run that is going on."""
-    if (reason := quack.unavailable()) is not None:
-        pytest.skip(reason)
     path = tmp_path_factory.mktemp("running") / "run.duckdb"
     with Store.open(path) as store, serving.served(store):
         store.write(make_turn(), make_turn(round=2))

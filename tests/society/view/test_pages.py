@@ -16,7 +16,7 @@ from society.view.access import Access
 from society.view.app import create
 from society.view.asking import Desk
 from society.view.catalogue import Library
-from store import quack, serving
+from store import serving
 from store.ledger import Store
 from store.records import Question, Run, utc_now
 from store.schema import migrations
@@ -261,7 +261,6 @@ def test_a_huge_response_is_cut_and_whole_at_its_own_address(site):
     assert headers["x-content-type-options"] == "nosniff"
 
 
-@pytest.mark.skipif(quack.unavailable() is not None, reason=f"{quack.unavailable()}")
 def test_a_run_that_goes_on_is_shown_and_followed(tmp_path, make_debate, write_sums, serve):
     path = tmp_path / "going" / "run.duckdb"
     path.parent.mkdir()
