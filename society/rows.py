@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Sequence
 from typing import Literal, TextIO
 
@@ -26,7 +27,8 @@ def write(
     """Write all rows. JSON is one list of objects; an absent value is empty, or null in JSON.
 
     In CSV, text that a spreadsheet would take for a formula is quoted; on a terminal its hidden
-    characters are named. JSON always holds the exact values.
+    characters are named. JSON always holds the exact values, and null for NaN and
+    infinity, which it cannot hold.
     """
     if form == "csv":
         _csv(columns, rows, stream)
@@ -51,10 +53,36 @@ def _csv(columns: Sequence[str], rows: Sequence[Sequence[object]], stream: TextI
 
 
 def _json(columns: Sequence[str], rows: Sequence[Sequence[object]], stream: TextIO) -> None:
-    objects = [dict(zip(columns, row, strict=True)) for row in rows]
-    text = json.dumps(objects, ensure_ascii=not is_unicode(stream), indent=1, default=str)
+    names = _distinct(columns)
+    objects = [dict(zip(names, map(_standard, row), strict=True)) for row in rows]
+    text = json.dumps(
+        objects, ensure_ascii=not is_unicode(stream), indent=1, default=str, allow_nan=False
+    )
     # An escape is the same value, and no terminal obeys it.
     stream.write(HIDDEN.sub(lambda found: json.dumps(found[0])[1:-1], text) + "\n")
+
+
+def _standard(value: object) -> object:
+    """A value as JSON has it (RFC 8259): there is neither NaN nor infinity, and keys are text."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(_standard(key)): _standard(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_standard(each) for each in value]
+    return value
+
+
+def _distinct(columns: Sequence[str]) -> list[str]:
+    """The names, with a number behind one that is there already: a JSON object holds each once."""
+    names: list[str] = []
+    for column in columns:
+        name, number = column, 0
+        while name in names:
+            number += 1
+            name = f"{column}_{number}"
+        names.append(name)
+    return names
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[object]], stream: TextIO) -> None:

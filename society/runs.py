@@ -68,6 +68,11 @@ def folder(runs: Path, name: str) -> RunFolder:
             f"run name {name!r} is not usable: take up to 64 letters, digits, '.', '_' and '-', "
             "starting with a letter or digit, and no path"
         )
+    if "?" in str(runs.resolve()):
+        raise ConfigError(
+            f"{runs.resolve()} cannot hold runs: DuckDB ends a path at '?'; rename that folder, or "
+            "name another one with --runs"
+        )
     return RunFolder(name, runs / name)
 
 

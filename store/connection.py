@@ -19,6 +19,11 @@ def connect(
     settings: Mapping[str, str] | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """A bare connection with this project's settings; DuckDB's errors become the store's."""
+    if "?" in str(file):
+        raise StoreError(
+            f"{file} cannot hold a database: DuckDB ends a path at '?'; rename the folder, or keep "
+            "the run in another one (--runs)"
+        )
     config: dict[str, str | bool | int | float | list[str]] = {
         "autoinstall_known_extensions": "false",
         "autoload_known_extensions": "false",
@@ -34,7 +39,13 @@ def connect(
     try:
         return duckdb.connect(str(file), read_only=read_only, config=config)
     except duckdb.Error as error:
-        raise translate(error, file) from error
+        failure = translate(error, file)
+        if read_only and "is in use by" in str(failure):
+            failure = StoreLocked(
+                f"{failure}; or ask a copy, which the run makes in a moment: "
+                "society sql NAME --snapshot"
+            )
+        raise failure from error
 
 
 def seal(

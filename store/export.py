@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from store import debates
 from store.errors import InvalidQuery, StoreBroken, WriteFailed
 from store.ledger import Store
 from store.records import Dataset
+from store.replacing import part_of
 from store.selection import OF_MODELS, OF_TURNS, OF_VOTES, Selection
 from store.shapes import SHAPES, Shape
 
@@ -24,6 +26,9 @@ _OPTIONS = {
     "jsonl": "FORMAT json",
     "csv": "FORMAT csv, HEADER",
 }
+_NOT_FINITE = re.compile(rb"NaN|Infinity")
+# A string, which stays as it is, or a value that is not finite.
+_VALUE = re.compile(rb'("(?:[^"\\]|\\.)*")|-?(?:NaN|Infinity)')
 _RELATIONS = "SELECT table_name FROM information_schema.tables ORDER BY table_name"
 _MODELS = """
 SELECT m.*, d.examples, d.sha256 AS dataset_sha256, j.status AS job_status, j.trained_tokens
@@ -102,7 +107,10 @@ def export_part(
         where, params = selection.where(OF_VOTES)
         options = _options(format)
         with _replacing(Path(path)) as target, closing(store.cursor()) as cursor:
-            return debates.write(cursor, where, params, target, options, flat=format == "csv")
+            count = debates.write(cursor, where, params, target, options, flat=format == "csv")
+            if format == "jsonl":
+                _standardize(target)
+            return count
     sql, columns = _PARTS[part]
     where, params = selection.where(columns)
     query = sql.format(where=where, shaped=_SHAPED.get((part, format), ""))
@@ -160,13 +168,30 @@ def _copy(
     sql = f"COPY ({query}) TO $path ({_options(format)})"
     with _replacing(path) as part, closing(store.cursor()) as cursor:
         counted = cursor.execute(sql, {**params, "path": str(part)}).fetchall()
+        if format == "jsonl":
+            _standardize(part)
     return int(counted[0][0])
+
+
+def _standardize(lines: Path) -> None:
+    """Put null where DuckDB has written NaN or infinity, which JSON does not have (RFC 8259)."""
+    with lines.open("rb") as file:
+        if not any(_NOT_FINITE.search(line) for line in file):
+            return
+    better = lines.with_name(f"{lines.name}.json")
+    try:
+        with lines.open("rb") as file, better.open("wb") as out:
+            for line in file:
+                out.write(_VALUE.sub(lambda found: found[1] or b"null", line))
+        os.replace(better, lines)
+    finally:
+        better.unlink(missing_ok=True)
 
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
     """A file to write to, which takes the place of `path` once it is complete."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = part_of(path)
     try:
         yield part
         os.replace(part, path)

@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import select
+import shlex
 import shutil
 import socket
 import socketserver
@@ -73,7 +74,7 @@ def served(store: Store) -> Iterator[Address]:
 
 def by_curl(address: Address) -> str:
     """How to ask with a tool that knows nothing of this software."""
-    return f"curl --unix-socket {address.socket} --data 'FROM progress' http://run/csv"
+    return f"curl --unix-socket {shlex.quote(address.socket)} --data 'FROM progress' http://run/csv"
 
 
 def _home(database: Path) -> Path:

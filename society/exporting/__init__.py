@@ -17,6 +17,7 @@ from society.exporting.card import Config, card
 from society.exporting.pieces import SUFFIXES, Kind, Output, Piece, pieces
 from store.errors import InvalidQuery, StoreLocked, WriteFailed
 from store.ledger import Store
+from store.replacing import part_of
 from store.selection import Selection
 from store.snapshots import snapshot
 
@@ -125,7 +126,7 @@ def _require_free(root: Path, names: Sequence[str], force: bool) -> None:
 @contextmanager
 def _staged(root: Path) -> Iterator[Path]:
     """A folder beside `root`, whose files move there in the end."""
-    stage = root.parent / f".{root.name}.{os.getpid()}.part"
+    stage = part_of(root)
     try:
         stage.mkdir(parents=True)
         yield stage

@@ -13,6 +13,7 @@ from society.config import ConfigError
 from society.rows import write
 from society.sql.session import Session
 from store.errors import WriteFailed
+from store.replacing import part_of
 
 Form = Literal["table", "csv", "json", "parquet"]
 _ENDINGS: dict[str, Form] = {".csv": "csv", ".json": "json", ".parquet": "parquet"}
@@ -30,7 +31,7 @@ class Target:
         """The file while it is being written; it gets its name when it is whole."""
         if self.file is None:
             return None
-        return self.file.absolute().with_name(f".{self.file.name}.{os.getpid()}.part")
+        return part_of(self.file.absolute())
 
     def answer(self, session: Session, sql: str, shown: TextIO) -> None:
         """Ask, and write the answer; an older file stays if that fails."""

@@ -12,6 +12,7 @@ import duckdb
 import pytest
 
 from society import cli
+from store.errors import StoreError
 from store.ledger import Store
 from store.records import Question, Run, Turn, messages_json, utc_now
 
@@ -20,6 +21,7 @@ import sys
 from pathlib import Path
 from society.readable import readable
 from society.runs import RunFolder
+from store.errors import StoreError
 from store.ledger import Store
 folder = RunFolder(sys.argv[1], Path("runs") / sys.argv[1])
 with Store.open(folder.database) as store:
@@ -211,6 +213,7 @@ def test_a_snapshot_where_the_run_is_not_served(society):
         status, _, err = society("two-b", "SELECT 1")
         assert status == 2
         assert "is in use by process" in err
+        assert "society sql NAME --snapshot" in err
         _, out, err = society(
             "two-b", "SELECT max(agent) FROM turns", "--snapshot", "--format", "csv"
         )
@@ -236,3 +239,53 @@ def test_status_of_a_run_that_is_going_on(society, tmp_path):
         assert society("one", command="status")[1].startswith("run one: running, process 42\n")
     (tmp_path / "runs/one/progress.json").unlink()
     assert "stopped before its end" in society("one", command="status")[1]
+
+
+@pytest.mark.parametrize(
+    ("sql", "value"),
+    [
+        ("SELECT 'nan'::DOUBLE AS a", None),
+        ("SELECT '-inf'::FLOAT AS a", None),
+        ("SELECT [1.5, 'inf'::DOUBLE, NULL] AS a", [1.5, None, None]),
+        (
+            "SELECT {'x': 'nan'::DOUBLE, 'y': [{'z': 'inf'::DOUBLE}]} AS a",
+            {"x": None, "y": [{"z": None}]},
+        ),
+        ("SELECT MAP {DATE '2026-01-02': 'nan'::DOUBLE} AS a", {"2026-01-02": None}),
+        ("SELECT 'NaN' AS a", "NaN"),
+        ("SELECT sum(1e308::DOUBLE * i) AS a FROM range(9) t(i)", None),
+    ],
+)
+def test_json_is_what_every_reader_of_json_reads(society, tmp_path, sql, value):
+    def refuse(word):
+        raise AssertionError(word)
+
+    assert society("one", sql, "--out", "found.json")[0] == 0
+    written = (tmp_path / "found.json").read_text(encoding="utf-8")
+    shown = society("one", sql, "--format", "json")[1]
+    for text in (written, shown):
+        assert json.loads(text, parse_constant=refuse) == [{"a": value}]
+
+
+def test_json_keeps_two_columns_of_one_name(society):
+    _, out, _ = society("one", "SELECT 1 AS a, 2 AS a_1, 3 AS a", "--format", "json")
+    assert json.loads(out) == [{"a": 1, "a_1": 2, "a_2": 3}]
+
+
+@pytest.mark.parametrize("name", ["why?", "runs?/deep"])
+def test_a_folder_that_duckdb_cannot_write_in_is_named(society, tmp_path, name):
+    place = tmp_path / name
+    place.mkdir(parents=True)
+    (tmp_path / "x.toml").write_text(
+        'model = "embedded:"\n[task]\nname = "arithmetic"\n', encoding="utf-8"
+    )
+    for command in (["run", "x.toml"], ["status", "one"], ["sql", "one", "SELECT 1"]):
+        status, _, err = society(*command[1:], "--runs", str(place), command=command[0])
+        assert status == 2
+        assert "DuckDB ends a path at '?'; rename that folder" in err
+    assert not list(place.iterdir())
+    with pytest.raises(StoreError, match="ends a path at"):
+        Store.open(place / "run.duckdb")
+    status, _, err = society("one", "--out", str(place / "export"), command="export")
+    assert status == 0, err
+    assert (place / "export").is_dir()

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from contextlib import closing
 
 import duckdb
@@ -246,3 +249,42 @@ def test_a_value_that_is_not_there_is_named_with_those_that_are(store, debated):
     for selection in (Selection(arm="x"), Selection(iteration=4), Selection(agent=7)):
         with pytest.raises(InvalidQuery, match=r"in this run; there: (multiagent|0, 1|1, 2)$"):
             selection.check(store)
+
+
+def test_jsonl_is_json_also_where_a_number_is_none(store, tmp_path):
+    def define(connection):
+        connection.execute(
+            "CREATE VIEW odd AS SELECT 'nan'::DOUBLE AS a, '-inf'::FLOAT AS b, [1.5, 'inf'::DOUBLE] "
+            "AS c, {'x': ['nan'::DOUBLE]} AS d, 'a \"NaN\": Infinity, \\' AS text"
+        )
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    store.transact(define)
+    target = tmp_path / "odd.jsonl"
+    assert export_relation(store, "odd", target, "jsonl") == 1
+    assert json.loads(target.read_text(encoding="utf-8"), parse_constant=refuse) == {
+        "a": None,
+        "b": None,
+        "c": [1.5, None],
+        "d": {"x": [None]},
+        "text": 'a "NaN": Infinity, \\',
+    }
+    assert [entry.name for entry in tmp_path.glob("*odd*")] == ["odd.jsonl"]
+
+
+def test_parts_that_killed_exports_left_are_removed(store, tmp_path):
+    gone = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
+    ).stdout.strip()
+    other = tmp_path / f".other.csv.{gone}.part"
+    running = tmp_path / f".turns.csv.{os.getppid()}.part"
+    left = [tmp_path / f".turns.csv.{gone}.part", tmp_path / f".turns.csv.{gone}.part.json"]
+    for path in (other, running, *left):
+        path.touch()
+    folder = tmp_path / f".turns.csv.{gone}.part.d"
+    folder.mkdir()
+    (folder / "0.parquet").touch()
+    export_relation(store, "turns", tmp_path / "turns.csv", "csv")
+    assert {path.name for path in tmp_path.glob(".*")} == {other.name, running.name}
