@@ -254,8 +254,9 @@ def test_a_value_that_is_not_there_is_named_with_those_that_are(store, debated):
 def test_jsonl_is_json_also_where_a_number_is_none(store, tmp_path):
     def define(connection):
         connection.execute(
-            "CREATE VIEW odd AS SELECT 'nan'::DOUBLE AS a, '-inf'::FLOAT AS b, [1.5, 'inf'::DOUBLE] "
-            "AS c, {'x': ['nan'::DOUBLE]} AS d, 'a \"NaN\": Infinity, \\' AS text"
+            "CREATE VIEW odd AS SELECT 'nan'::DOUBLE AS a, '-inf'::FLOAT AS b, "
+            "[1.5, 'inf'::DOUBLE] AS c, {'x': ['nan'::DOUBLE]} AS d, "
+            "'a \"NaN\": Infinity, \\' AS text"
         )
 
     def refuse(word):
