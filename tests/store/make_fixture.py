@@ -1,6 +1,8 @@
-"""Write the fixture of a schema version: `schemaN.duckdb.gz`, and `schemaN.json` with its answers.
+"""Write the fixtures of a schema version: `schemaN.duckdb.gz`, and `schemaN.json` with its answers.
 
     python tests/store/make_fixture.py [--out FOLDER]
+
+`schemaN-half.duckdb.gz` is the same run, killed when its first fine-tuning began.
 
 It runs the scripted experiment of tests/society/conftest.py with the software that is imported, so
 an earlier version is made in a checkout of its time: PYTHONPATH=CHECKOUT python …/make_fixture.py
@@ -13,6 +15,7 @@ import gzip
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -52,25 +55,43 @@ def main() -> int:
         # Without a time in the header, the same database gives the same file.
         content = gzip.compress(database.read_bytes(), mtime=0)
         (out / f"{name}.duckdb.gz").write_bytes(content)
-    print(out / f"{name}.duckdb.gz", out / f"{name}.json", sep="\n")
+    with tempfile.TemporaryDirectory() as folder:
+        content = gzip.compress(run(Path(folder), name, whole=False).read_bytes(), mtime=0)
+        (out / f"{name}-half.duckdb.gz").write_bytes(content)
+    print(*(out / f"{name}{end}" for end in (".duckdb.gz", ".json", "-half.duckdb.gz")), sep="\n")
     return 0
 
 
-def run(folder: Path, name: str) -> Path:
-    """The database of the finished experiment; the paths in it are relative."""
+def run(folder: Path, name: str, *, whole: bool = True) -> Path:
+    """The database of the experiment; the paths in it are relative.
+
+    Unless it is to be `whole`, the run is killed when its first fine-tuning begins.
+    """
     scripted = _scripted()
     scripted.write_script(folder / "script.jsonl", iterations=2)
     sizes = {"agents": scripted.AGENTS, "train": scripted.TRAIN, "held_out": scripted.EVAL}
     (folder / f"{name}.toml").write_text(EXPERIMENT.format(**sizes), encoding="utf-8")
     command = "from society import cli; cli.main()"
-    subprocess.run(
+    database = folder / "runs" / name / "run.duckdb"
+    with subprocess.Popen(
         [sys.executable, "-c", command, "run", f"{name}.toml"],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(_root())},
-        check=True,
         stdout=subprocess.DEVNULL,
-    )
-    return folder / "runs" / name / "run.duckdb"
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if not whole and line.startswith("iteration 1/2 · finetune"):
+                process.kill()
+                break
+        process.stderr.read()
+    if process.returncode != (0 if whole else -signal.SIGKILL):
+        raise RuntimeError(f"the run ended with {process.returncode}")
+    # What the killed run left in the log moves into the file.
+    Store.open(database).close()
+    return database
 
 
 def answers(database: Path) -> str:
