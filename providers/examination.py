@@ -8,22 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from providers import registry
+from providers import extras, registry
 from providers.base import Capabilities, Hyperparameters, Provider
 from providers.errors import ProviderError
 from providers.preflight import Finding, Need, Preflight, checked
 from providers.served import ServesAdapters, Serving
 
 _IN_PROCESS = frozenset({"embedded", "local"})
-_PACKAGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "embedded": ("local", ("torch", "transformers", "peft", "safetensors", "psutil")),
-    "local": ("local", ("torch", "transformers", "peft", "safetensors", "psutil")),
-    "openai": ("api", ("openai", "aiohttp", "httpx2", "tenacity")),
-}
+_EXTRAS: Mapping[str, str] = {"embedded": "local", "local": "local", "openai": "api"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +49,13 @@ def trains_in_process(address: str) -> bool:
 
 def missing_packages(address: str) -> Finding | None:
     """What has to be installed before a model at `address` can be used, None where all is there."""
-    extra, names = _PACKAGES.get(_scheme(address), ("", ()))
-    absent = [name for name in names if find_spec(name) is None]
-    if not absent:
+    extra = _EXTRAS.get(_scheme(address))
+    if extra is None or not (absent := extras.missing(extra)):
         return None
     return Finding(
         "error",
         f"needs packages that are not installed: {', '.join(absent)}",
-        f"pip install 'multiagent-finetuning[{extra}]'",
+        extras.install(extra),
         "packages",
     )
 

@@ -19,6 +19,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import cast
 
+from providers import extras
 from providers.base import Provider, ProviderFactory
 from providers.errors import InvalidSettings
 
@@ -37,13 +38,15 @@ _ADDRESS = re.compile(r"(?P<scheme>[a-z][a-z0-9_]*)(?P<target>[:+].*)", re.DOTAL
 def check(address: str, settings: Mapping[str, object]) -> None:
     """Raise `InvalidSettings` or `ModelNotFound` for a wrong address, loading no model."""
     factory, target = _resolve(address)
-    factory.check(target, settings)
+    with extras.named():
+        factory.check(target, settings)
 
 
 def connect(address: str, settings: Mapping[str, object], workdir: Path) -> Provider:
     """Open the provider behind `address`; see the module's list of addresses."""
     factory, target = _resolve(address)
-    return factory.connect(target, settings, workdir)
+    with extras.named():
+        return factory.connect(target, settings, workdir)
 
 
 def deciding(address: str, settings: Mapping[str, object]) -> Mapping[str, object]:
@@ -77,7 +80,8 @@ def _resolve(address: str) -> tuple[ProviderFactory, str]:
         )
     scheme, target = match["scheme"], match["target"].removeprefix(":")
     if scheme in _BUILT_IN:
-        return cast(ProviderFactory, importlib.import_module(_BUILT_IN[scheme])), target
+        with extras.named():
+            return cast(ProviderFactory, importlib.import_module(_BUILT_IN[scheme])), target
     for point in entry_points(group=ENTRY_POINT_GROUP):
         if point.name == scheme:
             return cast(ProviderFactory, point.load()), target

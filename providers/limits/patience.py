@@ -7,11 +7,12 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
-
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
+from typing import TYPE_CHECKING, TypeVar
 
 from providers.errors import RetryableError
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
 
 T = TypeVar("T")
 Clock = Callable[[], float]
@@ -62,6 +63,9 @@ async def persistently(
         return await attempt()
     except RetryableError as error:
         first = error
+    # Settings name `Patience` where no call is made, also where tenacity is not installed.
+    from tenacity import AsyncRetrying, retry_if_exception_type
+
     course = _Course(patience, clock, draw)
     # Most calls succeed at once, and need none of this; the failure is replayed as the first try.
     retrying = AsyncRetrying(

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from providers import extras
 from providers.base import Provider
 from providers.errors import InvalidSettings, ModelNotFound
 from providers.local.settings import LocalSettings
@@ -135,7 +136,8 @@ def _check_gguf(path: Path) -> None:
         from gguf import GGUFReader
     except ModuleNotFoundError:
         raise InvalidSettings(
-            f"reading {str(path)!r} needs the package gguf; install it with `pip install gguf`"
+            f"reading {str(path)!r} needs the package gguf, which is not installed; "
+            f"install it with `{extras.install('gguf')}`"
         ) from None
     try:
         fields = GGUFReader(path).fields

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from providers import extras
 from providers.base import Provider
-from providers.errors import InvalidSettings
 from providers.openai.address import parse
 from providers.openai.settings import OpenAISettings
 
@@ -19,7 +19,7 @@ def check(target: str, settings: Mapping[str, object]) -> None:
     the connection is made.
     """
     OpenAISettings.read(settings, parse(target))
-    _require_packages()
+    extras.require("api", "models behind an API")
 
 
 def connect(target: str, settings: Mapping[str, object], workdir: Path) -> Provider:
@@ -35,14 +35,3 @@ def connect(target: str, settings: Mapping[str, object], workdir: Path) -> Provi
 def deciding(settings: Mapping[str, object]) -> Mapping[str, object]:
     """The settings that decide what is answered; keys, limits and patience do not."""
     return {name: settings[name] for name in _DECIDING if name in settings}
-
-
-def _require_packages() -> None:
-    from importlib.util import find_spec
-
-    missing = [name for name in ("openai", "aiohttp", "tenacity") if find_spec(name) is None]
-    if missing:
-        raise InvalidSettings(
-            f"models behind an API need the packages {', '.join(missing)}; install them with "
-            "`pip install 'multiagent-finetuning[api]'`"
-        )

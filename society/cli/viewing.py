@@ -30,16 +30,9 @@ def view(
     from society.failures import reported
 
     with reported():
-        from importlib.util import find_spec
+        from providers import extras
 
-        from society.config import ConfigError
-
-        missing = [name for name in ("starlette", "uvicorn") if find_spec(name) is None]
-        if missing:
-            raise ConfigError(
-                f"society view needs {' and '.join(missing)}; "
-                "install it with: pip install 'multiagent-finetuning[view]'"
-            )
+        extras.require("view", "the pages of society view")
         from society.terminal import say
         from society.view.catalogue import Library
         from society.view.serving import serve
