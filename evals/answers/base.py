@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from evals.answers.reading import Reading
+
 
 class AnswerKind(Protocol):
     """The rules for one kind of answer; every task has one.
@@ -22,6 +24,9 @@ class AnswerKind(Protocol):
 
     def read(self, response: str) -> str | None:
         """The last answer a response states, tidied, or None. Never raises."""
+
+    def explain(self, response: str) -> Reading:
+        """What `read` gives, and the rule by which; never raises."""
 
     def gold(self, text: str) -> str:
         """The answer in a question's gold field: a bare answer or a worked solution.

@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 
 from pydantic import Field
 
+from evals.answers.choosing import Choosing, choosing
 from evals.answers.options import Options, checked
-from evals.answers.stated import LONGEST, bare, statements
+from evals.answers.reading import CONTRADICTION, RULES, Reading, read_first
+from evals.answers.retraction import is_taken_back
+from evals.answers.stated import LONGEST, Statement, bare, statements
 
 _TYPESET = re.compile(r"\\(?:text(?:bf|it|rm)?|math(?:bf|it|rm)|mbox|bf|rm)\b|[{}$*`]|\\[()\[\], ]")
 _NAMED = r"(?:(?:the\s)?(?:answer|option|choice|letter)\s*[:=]?\s*)?"
@@ -25,12 +28,44 @@ _CLAUSE = re.compile(
     re.DOTALL,
 )
 _ANOTHER = re.compile(r"\s*(?:,|/|&|\band\b|\bor\b|\bnor\b)\s*(?:[(\[][A-Za-z][)\]]|[A-Z](?!\w))")
-_CHOSEN = re.compile(
-    r"\b(?i:option|choice|choose|select|pick|go\swith)\s[(\[]?(?P<named>[A-Z])(?![\w'’])"
-    r"|(?<!\w)[(\[](?P<closed>[A-Z])[)\]]"
-    r"|(?<![\w'’])(?P<judged>[A-Z])\s(?i:is\s(?:the\s)?(?:only\s)?(?:correct|right|best|true))\b"
+_ITEM = re.compile(
+    r"(?:(?:option|choice)\s)?[(\[]?(?P<letter>[A-Z])(?:[).:\]]|(?=\s[✗✘❌✓✔✅]))", re.IGNORECASE
 )
-_ITEM = re.compile(r"[(\[]?(?P<letter>[A-Z])[).:\]]")
+_BULLET = re.compile(r"(?:[-•>–]|\d{1,2}[.)])\s+(?=\S)")
+_IS = (
+    r"(?:is|was|are|isn['’]t|can(?:not|['’]t)\sbe|must\sbe|can\sbe|should\sbe|has\sbeen|would\sbe)"
+)
+_DENIED = re.compile(rf"[\s,;]*(?:(?:which|that|this|it|but)\s){{0,3}}{_IS}\b", re.IGNORECASE)
+_SAYS = re.compile(
+    rf"\s(?:{_IS}|(?:states?|says?|claims?|describes?|refers?|implies|suggests?|has|does|doesn['’]t"
+    r"|seems?|looks?|contradicts?|violates?|fails?|ignores?|confuses?|would|could|might|may)\b)"
+)
+_LETTER = re.compile(
+    r"\W*(?:(?:the\s)?(?:answer|option|choice|letter)\W+)?[A-Z](?!\w)[)\]}*]*"
+    r"(?=[.!,;]?\s(?:wait|no|but|that|this|which|actually|hmm|oh|hold|oops|sorry|scratch|I)\b)",
+    re.IGNORECASE,
+)
+_VERDICT = re.compile(
+    r"[\s.,:;()\]\[–—-]*(?:(?:text|this|it|option|choice|answer|statement|the)\s){0,3}"
+    r"(?:is\s|was\s|would\sbe\s|['’]s\s)?(?:(?:\w+ly|also|the)\s){0,2}"
+    r"(?:(?P<no>(?:not|isn['’]t)\s(?:the\s)?(?:correct|right|true|valid|it\b|answer|supported)"
+    r"|(?:incorrect|wrong|false)(?!\s(?:that|to|for)\b)|✗|✘|❌|no\b(?!\s\w)|eliminated|ruled\sout)"
+    r"|(?P<yes>correct|right|true|✓|✔|✅|best|yes\b))",
+    re.IGNORECASE,
+)
+_VERDICT_ANYWHERE = re.compile(
+    r"(?P<no>\b(?:incorrect|wrong|false|not\s(?:the\s)?(?:correct|right|true)|isn['’]t\s(?:the\s)?"
+    r"(?:correct|right|true)|eliminated?|ruled?\sout)\b|✗|✘|❌)"
+    r"|(?P<yes>(?<!not\s)\b(?:correct|true|right\s(?:answer|choice|option))\b|✓|✔|✅)",
+    re.IGNORECASE,
+)
+_TRUTH = re.compile(r"\b(?:true|false|yes|no)\b", re.IGNORECASE)
+_CORRECTS = re.compile(
+    r"\b(?:wait|actually|no|correction|sorry|oops|mistake|instead|rather|on\ssecond\sthought"
+    r"|however|reconsider)",
+    re.IGNORECASE,
+)
+_MOST_LINES = 60
 
 
 class ChoiceOptions(Options):
@@ -53,14 +88,17 @@ class Choice:
     form: str = r"Put the letter of the right choice in \boxed{}."
 
     def read(self, response: str) -> str | None:
-        """The last letter stated, else the one that the last line gives as the answer.
+        """See `explain`."""
+        return self.explain(response).answer
 
-        "The answer is A good idea", "A and B" and letters beyond the choices state none.
+    def explain(self, response: str) -> Reading:
+        """The last letter stated, else the one that the last line chooses, else the only one of a
+        list of choices that is judged right where all others are judged wrong.
+
+        "The answer is A good idea", "A and B", "B is incorrect" and letters beyond the choices
+        state none; nor does a letter that is ruled out after it was stated.
         """
-        for statement in reversed(statements(response)):
-            if letter := self._known(_stated(statement.text)):
-                return letter
-        return self._known(_concluded(response))
+        return read_first(response, self._stated, self._concluded)
 
     def gold(self, text: str) -> str:
         """A letter, bare or in parentheses, or the last one that a worked solution states."""
@@ -75,6 +113,31 @@ class Choice:
     def same(self, a: str, b: str) -> bool:
         """The same letter; case and parentheses do not count."""
         return (_alone(a) or a.strip()) == (_alone(b) or b.strip())
+
+    def _stated(self, part: str) -> Reading | None:
+        for statement in reversed(statements(part)):
+            letter = self._known(_letter(statement))
+            if letter is None:
+                continue
+            end = _end_of_letter(part, statement)
+            if is_taken_back(part, end):
+                continue
+            later = _after(part, end)
+            other = self._known(later.letter)
+            if other is not None and other != letter:
+                corrects = _CORRECTS.search(part, end) is not None
+                return Reading(other, "a correction") if corrects else CONTRADICTION
+            if letter in later.ruled_out:
+                return None
+            return Reading(letter, RULES[statement.form])
+        return None
+
+    def _concluded(self, part: str) -> Reading | None:
+        if letter := self._known(_of_last_line(part)):
+            return Reading(letter, "the last line")
+        if letter := self._known(_of_list(part)):
+            return Reading(letter, "the only choice of a list that is judged right")
+        return None
 
     @property
     def _last(self) -> str:
@@ -94,35 +157,111 @@ def _alone(text: str) -> str | None:
     return found["letter"].upper() if found else None
 
 
-def _stated(text: str) -> str | None:
-    """The letter that a stated answer begins with, unless the letter is a word of it."""
+def _letter(statement: Statement) -> str | None:
+    if len(set(statement.parts)) > 1:
+        return None
+    letter = _payload(statement.text)
+    return letter or (_of_last_line(statement.text) if statement.form == "tag" else None)
+
+
+def _payload(text: str) -> str | None:
+    """The letter that a stated answer begins with, unless the letter is a word of it or denied."""
     if letter := _alone(text):
         return letter
     text = _plain(text)
-    found = _LABEL.match(text) or _CLAUSE.match(text)
+    label = _LABEL.match(text)
+    found = label or _CLAUSE.match(text)
     if found is None or _ANOTHER.match(found["rest"]):
-        return None
+        return choosing(text).letter
+    if (_SAYS if label else _DENIED).match(found["rest"]):
+        return choosing(text).letter
     letters = found.groupdict()
     letter = next(letters[k] for k in ("closed", "upper", "lower", "letter") if letters.get(k))
     return letter.upper()
 
 
-def _concluded(response: str) -> str | None:
+def _end_of_letter(part: str, statement: Statement) -> int:
+    """Where the letter of a phrase ends: "B. Wait, no" is a letter and what comes after it."""
+    if statement.form != "phrase":
+        return statement.end
+    said = part.find(statement.text, statement.start)
+    letter = _LETTER.match(part, said) if said >= 0 else None
+    return letter.end() if letter else statement.end
+
+
+def _after(part: str, end: int) -> Choosing:
+    """What the sentences after a stated answer choose and rule out by their words."""
+    lines = part[end : end + 4 * LONGEST].split("\n")[:_MOST_LINES]
+    found = [choosing(_plain(bare(line))) for line in lines if line.strip()]
+    return Choosing(
+        tuple(letter for one in found for letter in one.chosen if one.asserts),
+        frozenset().union(*(one.ruled_out for one in found)),
+        frozenset().union(*(one.named for one in found)),
+    )
+
+
+def _of_last_line(response: str) -> str | None:
     """The letter of the last line: alone, before its text, or the only one said to be chosen."""
     trimmed = response.rstrip()
     before, _, line = trimmed.rpartition("\n")
     if len(line) > LONGEST or "\\boxed" in line or "\\fbox" in line or line.endswith("?"):
         return None
-    line = _plain(bare(line))
+    line = _tidied(line)
     item = _ITEM.match(line)
     if item is not None:
-        # The end of a list of choices is no choice.
-        above = _ITEM.match(_plain(bare(before.rstrip().rpartition("\n")[2][:LONGEST])))
-        listed = above is not None and ord(above["letter"]) == ord(item["letter"]) - 1
-        return None if listed else _stated(line)
+        if _is_listed(before, item["letter"]):
+            return None
+        verdict = _VERDICT.match(line, item.end())
+        if verdict is not None and not _TRUTH.fullmatch(line[item.end() :].strip(" .")):
+            return item["letter"].upper() if verdict["yes"] else choosing(line).letter
+        return _payload(line)
     if len(line) == 1:
         return line
-    chosen = {
-        found["named"] or found["closed"] or found["judged"] for found in _CHOSEN.finditer(line)
-    }
-    return chosen.pop() if len(chosen) == 1 else None
+    return choosing(line).letter
+
+
+def _tidied(line: str) -> str:
+    line = _plain(bare(line))
+    bullet = _BULLET.match(line)
+    return line[bullet.end() :] if bullet else line
+
+
+def _is_listed(before: str, letter: str) -> bool:
+    """Whether a line ends a list of choices, which chooses none: the item above has the letter
+    before it."""
+    for line in reversed(before[-8 * LONGEST :].split("\n")[-_MOST_LINES:]):
+        if item := _ITEM.match(_tidied(line[:LONGEST])):
+            return ord(item["letter"].upper()) == ord(letter.upper()) - 1
+    return False
+
+
+def _of_list(part: str) -> str | None:
+    """The only choice that a list of judged choices finds right.
+
+    "True" and "false" say which choice is right only where one of at least three is true: the
+    question may ask for the false one.
+    """
+    right: list[str] = []
+    wrong: list[str] = []
+    truths = False
+    for line in part.rstrip()[-8 * LONGEST :].split("\n")[-_MOST_LINES:]:
+        line = _tidied(line[:LONGEST])
+        item = _ITEM.match(line)
+        if item is None:
+            continue
+        judged = _judged(line, item)
+        if judged is None:
+            return None
+        (right if judged else wrong).append(item["letter"].upper())
+        truths = truths or _TRUTH.search(line) is not None
+    if len(right) != 1 or right[0] in wrong or len(set(wrong)) < (2 if truths else 1):
+        return None
+    return right[0]
+
+
+def _judged(line: str, item: re.Match[str]) -> bool | None:
+    """What a line of a list says of its choice; None where that is unclear."""
+    if verdict := _VERDICT.match(line, item.end()):
+        return verdict["yes"] is not None
+    kinds = {m["yes"] is not None for m in _VERDICT_ANYWHERE.finditer(line, item.end())}
+    return kinds.pop() if len(kinds) == 1 else None

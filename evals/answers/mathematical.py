@@ -6,17 +6,28 @@ processes. docs/answers.md lists what counts as the same.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from evals.answers.boxes import boxes
 from evals.answers.comparison import same
+from evals.answers.reading import RULES, Reading, read_first
 from evals.answers.shape import Words
-from evals.answers.stated import LONGEST, bare, statements
+from evals.answers.stated import LONGEST, Statement, bare, boxed, statements
 from evals.answers.structure import structure
 from evals.equivalence import Judge, judge
 
 _MOST_WORDS = 5
+_HELD = ("box", "tag", "key", "correction")
+"""What holds an answer and nothing else."""
+
+_MORE = re.compile(
+    r"[<\[]|[\"']\s*:|\b(?:wait|no|actually|correction|oops|sorry|hmm+|hold|scratch|mistake|make|mean"
+    r"|rather)\b",
+    re.IGNORECASE,
+)
+"""A sign that behind the last box a tag, a key or a correction may stand, which counts for more."""
+
 _MOST_ASKED = 40
 """Questions to the judge about one pair of answers; a pair that needs more is not the same."""
 
@@ -38,28 +49,24 @@ class Mathematical:
     """Who decides what neither structure nor value does; the shared judge where None."""
 
     def read(self, response: str) -> str | None:
-        """What the last box holds; without a box, the last answer stated in a few words.
+        """See `explain`."""
+        return self.explain(response).answer
+
+    def explain(self, response: str) -> Reading:
+        """What the last box holds, or the last boxes with only "or" between them; without a box,
+        the last answer stated in a few words.
 
         A box counts for more than a later phrase: "so our answer is correct" ends many a solution.
         """
-        for box in reversed(boxes(response).innermost):
-            if box.close - box.inside <= LONGEST:
-                text = _clean(bare(response[box.inside : box.close]))
-                if _says(text):
-                    return text
-        for statement in reversed(statements(response)):
-            text = _clean(statement.text)
-            if statement.form != "box" and _says(text) and not _is_prose(text):
-                return text
-        return None
+        return read_first(response, _stated, lambda _: None)
 
     def gold(self, text: str) -> str:
         r"""The last \boxed{…} of a worked solution, or the bare answer.
 
         Raises ValueError where the text is empty or too long for an answer.
         """
-        boxed = boxes(text).innermost
-        answer = _clean(bare(text[boxed[-1].inside : boxed[-1].close] if boxed else text))
+        held = boxed(text)
+        answer = _of_box(held[-1]) if held else _clean(bare(text))
         if not _says(answer) or len(answer) > LONGEST:
             raise ValueError(
                 f"no answer in {text[:80]!r}: give the bare answer, at most {LONGEST} characters, "
@@ -98,6 +105,34 @@ class Mathematical:
                     del wanted[pair]
         if wanted:
             (self.ask or judge()).prepare(wanted)
+
+
+def _stated(part: str) -> Reading | None:
+    found = boxed(part)
+    if not found or _MORE.search(part, found[-1].end):
+        found = statements(part)
+    for statement in reversed(found):
+        text = _of_box(statement) if statement.form in _HELD else ""
+        if _says(text) and (statement.form == "box" or not _is_prose(text)):
+            return Reading(text, RULES[statement.form])
+    for statement in reversed(statements(part)):
+        text = _clean(statement.text)
+        if statement.form not in _HELD and _says(text) and not _is_prose(text):
+            return Reading(text, RULES[statement.form])
+    return None
+
+
+def _of_box(statement: Statement) -> str:
+    """The answer of a box, tag or key; of boxes in a row each value once."""
+    if not statement.parts:
+        return _clean(statement.text)
+    distinct: list[str] = []
+    for part in map(_clean, statement.parts):
+        if not any(
+            same(structure(part), structure(other), lambda a, b: False) for other in distinct
+        ):
+            distinct.append(part)
+    return distinct[0] if len(distinct) == 1 else _clean(statement.text)
 
 
 def _clean(text: str) -> str:

@@ -1,7 +1,8 @@
 r"""Answers that are one number: GSM8K, arithmetic.
 
 `notation` and `numerals` say what is read as a number. Currency, units and the percent sign carry
-no value: ``$50``, ``50 km/h``, ``50%`` and ``50\%`` all are 50.
+no value: ``$50``, ``50 km/h``, ``50%`` and ``50\%`` all are 50. Words that scale do:
+``5 dozen`` is 60.
 """
 
 from __future__ import annotations
@@ -9,14 +10,20 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
+
+from pydantic import Field
 
 from evals.answers.notation import plain
 from evals.answers.numerals import canonical, number
 from evals.answers.options import Options, checked
+from evals.answers.reading import RULES, Reading, read_first
+from evals.answers.retraction import is_doubted, is_supposed, is_taken_back
 from evals.answers.stated import LONGEST, Statement, bare, statements
 
 _ITEM = re.compile(r"\s*(?:[0-9]{1,2}[.)]|[-*•>])\s+(?=\S)")
-_RUN = re.compile(r"[-+*/^=:.,0-9()%<> ]*[0-9][-+*/^=:.,0-9()%<> ]*")
+_SIGNS = r"[-+*/^=:.,0-9()%<>{} ]|(?<=[0-9])[eE](?=[-+]?[0-9])|(?<=[0-9 ])[xX](?=\s?10\s?\^)"
+_RUN = re.compile(rf"(?:{_SIGNS})*[0-9](?:{_SIGNS})*")
 _EDGES = " .,:"
 _UNFINISHED = re.compile(r"[*/^<>+%]|- ")
 _TIME_OR_DATE = re.compile(
@@ -33,19 +40,30 @@ _JOINED = re.compile(
     r"|hours?|hrs?|minutes?|mins?|feet|foot|ft|pounds?|lbs?|years?|weeks?|days?|dollars?)",
     re.IGNORECASE,
 )
+# "13, not 12", "13 instead of 12", "13 is more than 12": the last number is not the one.
+_RULED_OUT = re.compile(
+    r"(?:\b(?:not|never|isn['’]t|wasn['’]t|rather\sthan|instead\sof|than|unlike|without)"
+    r"(?:\s(?:just|only|simply|be|equal\sto))?)\s*\$?\s*$",
+    re.IGNORECASE,
+)
+_OUT_OF = re.compile(r"\bout\sof\s*$", re.IGNORECASE)
 _FRAME = " \t\r\n\f\v\\]$*`_|}"
+_ANSWER = re.compile(r"\banswers?\b", re.IGNORECASE)
 _DENIED = re.compile(r"\banswers?\b.{0,40}(?:\bnot\b|n['’]t\b|\bcannot\b)", re.IGNORECASE)
 _NUMERIC = re.compile(r"\D{0,3}[0-9]")
 _WORDS_OF_A_NUMBER = 8
+_NOISE = Fraction(1, 10**13)
 
 
 class NumberOptions(Options):
     """`fallback`: where nothing is stated, the last number in the last line that is not empty
     counts. `integers`: answers are whole numbers; what else stands in a box is kept as it is
-    written, an answer that equals no whole number."""
+    written, an answer that equals no whole number. `tolerance`: by how much two numbers may differ
+    and still be the same; see `Number.same`."""
 
     fallback: bool = True
     integers: bool = False
+    tolerance: float | None = Field(default=None, gt=0, le=1, strict=False, allow_inf_nan=False)
 
 
 def create(options: Mapping[str, object]) -> Number:
@@ -62,12 +80,12 @@ class Number:
     form: str = r"Put the final answer in \boxed{}."
 
     def read(self, response: str) -> str | None:
+        """See `explain`."""
+        return self.explain(response).answer
+
+    def explain(self, response: str) -> Reading:
         """The last number stated, else the last one mentioned in the last line (`fallback`)."""
-        stated = statements(response)
-        for statement in reversed(stated):
-            if answer := self._answer(statement):
-                return answer
-        return _mentioned(response, stated) if self.options.fallback else None
+        return read_first(response, self._stated, self._concluded)
 
     def gold(self, text: str) -> str:
         """The last number that a worked solution states ("… #### 18"), or a bare number."""
@@ -83,16 +101,39 @@ class Number:
         )
 
     def same(self, a: str, b: str) -> bool:
-        """Equal as exact numbers where both are numbers, else equal as text."""
+        """Equal as exact numbers where both are numbers, else equal as text.
+
+        With a tolerance numbers above 1 may differ by that much, as zero and another; smaller ones
+        by that share of the larger; and any two by the noise of double precision. That is not
+        transitive.
+        """
         if a.strip() == b.strip():
             return True
         if len(a) > LONGEST or len(b) > LONGEST:
             return False
         left, right = number(a), number(b)
-        return left is not None and left == right
+        if left is None or right is None or self.options.tolerance is None:
+            return left is not None and left == right
+        largest = max(abs(left), abs(right))
+        allowed = Fraction(self.options.tolerance)
+        if left and right:
+            allowed *= min(Fraction(1), largest)
+        return abs(left - right) <= max(allowed, _NOISE * largest)
+
+    def _stated(self, part: str) -> Reading | None:
+        for statement in reversed(statements(part)):
+            if answer := self._answer(statement):
+                return Reading(answer, RULES[statement.form])
+        return None
+
+    def _concluded(self, part: str) -> Reading | None:
+        answer = _mentioned(part, statements(part)) if self.options.fallback else None
+        return Reading(answer, "the last number of the last line") if answer else None
 
     def _answer(self, statement: Statement) -> str | None:
         value = number(statement.text)
+        if value is None and statement.form == "tag":
+            return _mentioned(statement.text, [])
         whole = value is not None and value.denominator == 1
         if self.options.integers and statement.form == "box" and not whole:
             return statement.text
@@ -108,7 +149,9 @@ def _mentioned(response: str, stated: list[Statement]) -> str | None:
         return None
     if any(s.end > start and (s.form != "phrase" or _NUMERIC.match(s.text)) for s in stated):
         return None
-    if _DENIED.search(line):
+    if _DENIED.search(line) or is_doubted(line):
+        return None
+    if any(is_supposed(line, found.start()) for found in _ANSWER.finditer(line)):
         return None
     if len(line) > LONGEST:
         line = line[-LONGEST:].partition(" ")[2]
@@ -124,14 +167,20 @@ def _last_number(line: str) -> str | None:
         run = runs[place]
         piece, before = line[run.start() : end].strip(_EDGES), line[: run.start()]
         end = run.start()
-        named = before[-1:].isalnum() and run[0][0] not in " =(:"
+        named = before[-1:].isalnum() and run[0][0] not in " =(:," and run[0][:2] != ". "
+        if _RULED_OUT.search(before + run[0][: len(run[0]) - len(run[0].lstrip())]):
+            continue
+        if _OUT_OF.search(before):
+            return None
         if named or _is_no_number(run[0].strip(_EDGES), piece, before):
             continue
         joined = place > 0 and _JOINED.fullmatch(line[runs[place - 1].end() : run.start()])
         if joined or before.endswith(("\\", "{", "_", "^")) or _UNFINISHED.match(piece):
             return None
         value = number(piece)
-        return None if value is None else canonical(value)
+        if value is None or is_taken_back(line, run.end()):
+            return None
+        return canonical(value)
     return None
 
 

@@ -11,6 +11,20 @@ MOST_DIGITS = 400
 """A number whose numerator or denominator has more digits is not read."""
 
 
+SCALES = {
+    "hundred": 100,
+    "thousand": 10**3,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+    "quadrillion": 10**15,
+    "dozen": 12,
+    "lakh": 10**5,
+    "crore": 10**7,
+}
+"""Words that multiply the number before them; every other word after a number is a unit."""
+
+
 def _digits(separator: str) -> str:
     return (
         rf"(?:[1-9][0-9]{{0,2}}(?P<{separator}>[, _'’])[0-9]{{3}}(?:(?P={separator})[0-9]{{3}})*"
@@ -31,11 +45,11 @@ _NUMBER = re.compile(
     (?: [eE](?P<e>[-+]?[0-9]{{1,4}})(?!\w|\.[0-9])
       | (?P<times>\ ?[*xX]\ ?10)? \ ?\^\ ?[{{(]?(?P<ten>[-+]?[0-9]{{1,4}})(?![0-9]|\.[0-9])[)}}]?
     )?
-    (?: \ ?(?P<scale>hundred|thousand|million|billion|trillion)\b | (?P<kilo>k)(?!\w) )?
+    (?: (?P<scales>(?:[ -]?(?:{"|".join(SCALES)})s?\b)+) | (?P<kilo>k)(?!\w) )?
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_SCALE = re.compile("|".join(SCALES))
 _SEPARATORS = str.maketrans("", "", ", _'’")
 
 _CLOSING = re.compile(r"""(?: ?[)\]}"'”’`%°′″])*""")
@@ -121,8 +135,9 @@ def _value(found: re.Match[str]) -> Fraction | None:
         if value >= 1 or "." in number:
             return None
         value += int(found["whole"])
-    scale = _SCALES[found["scale"].lower()] if found["scale"] else 3 if found["kilo"] else 0
-    value *= Fraction(10) ** (exponent + scale)
+    value *= Fraction(10) ** exponent * (1000 if found["kilo"] else 1)
+    for word in _SCALE.findall((found["scales"] or "").lower()):
+        value *= SCALES[word]
     if max(value.numerator, value.denominator) >= 10**MOST_DIGITS:
         return None
     negative = (found["sign"] or found["inner"] or "+").lower() in ("-", "minus", "negative")

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from evals.answers.options import Options, checked
+from evals.answers.reading import UNFINISHED, Reading
 from evals.answers.stated import LONGEST
 from evals.answers.text import Case, bare_gold, comparable, tidy
+from evals.answers.thoughts import spoken
 
 if TYPE_CHECKING:
     import regex
@@ -55,21 +57,29 @@ class Regex:
         return f"State the final answer so that it matches {self.options.pattern}"
 
     def read(self, response: str) -> str | None:
-        """The last match: its group `answer`, else its first group, else all of it.
+        """See `explain`."""
+        return self.explain(response).answer
 
-        None where nothing matches or the search takes more than `SECONDS` or than the memory.
+    def explain(self, response: str) -> Reading:
+        """The last match outside of thoughts: its group `answer`, else its first group, else all.
+
+        None where nothing matches or the search takes more than `SECONDS` or than the memory. The
+        markers around a thought stay: the expression may name them.
         """
+        said = spoken(response, keep_markers=True)
         group = 1 if self._compiled.groups else 0
         wanted = "answer" if "answer" in self._compiled.groupindex else group
         answer = None
         try:
-            for match in self._compiled.finditer(response, timeout=SECONDS):
+            for match in self._compiled.finditer(said.text, timeout=SECONDS):
                 found = match[wanted]
                 if found and len(found) <= LONGEST and (tidied := tidy(found)):
                     answer = tidied
         except (TimeoutError, MemoryError):
-            return None
-        return answer
+            return Reading(None, f"the search took more than {SECONDS:g} s or than the memory")
+        if answer is not None:
+            return Reading(answer, "the last match of the pattern")
+        return UNFINISHED if said.unfinished else Reading(None, "the pattern matches nothing")
 
     def gold(self, text: str) -> str:
         """What the expression finds, else the text itself: a bare answer."""

@@ -1,25 +1,30 @@
 r"""Where a response states its final answer.
 
-Four forms are known: a closed ``\boxed{…}``; GSM8K's ``#### 18`` (Cobbe et al. 2021, arXiv
-2110.14168); a line such as ``A: 18``, ``**Answer:** 18``, ``Final Answer: $18$``; and a phrase such
-as "the answer is 18" or Minerva's "The final answer is $X$. I hope it is correct." (Lewkowycz et
-al. 2022, arXiv 2206.14858). A kind of answer goes through `statements` from the last to the first
-and takes the first it can read.
+Known forms: a closed ``\boxed{…}``; an answer tag or key (``<answer>18</answer>``,
+``{"answer": 18}``); GSM8K's ``#### 18`` (Cobbe et al. 2021, arXiv 2110.14168); a line such as
+``A: 18``, ``**Answer:** 18``, ``Final Answer: $18$``; a phrase such as "the answer is 18" or
+Minerva's "The final answer is $X$. I hope it is correct." (Lewkowycz et al. 2022, arXiv
+2206.14858); and, after any of these, a correction such as "Wait, it is 19." A kind of answer goes
+through `statements` from the last to the first and takes the first it can read.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
+from evals.answers import retraction
 from evals.answers.boxes import Box, boxes
+from evals.answers.tags import keyed, tagged
 
 LONGEST = 1000
 """Characters; a stated answer that is longer is no answer."""
 
-Form = Literal["box", "hashes", "phrase"]
+Form = Literal["box", "tag", "key", "hashes", "phrase", "correction"]
 
 _HASHES = re.compile(r"(?<!#)####(?!#)[ \t]*([^\n#]*)")
 _HEADING = re.compile(r"[0-9]{1,2}[.)]\s+\S")
@@ -71,6 +76,17 @@ _DISPLAYS = (("$$", "$$"), ("\\[", "\\]"))
 _WRAPPINGS = (*_DISPLAYS, ("\\(", "\\)"), ("$", "$"), ("**", "**"), ("__", "__"), ("`", "`"))
 _BOLD = re.compile(r"(?<![\w)*])\*\*([^*\n]+)\*\*(?![\w*])")
 _HALF_BOLD = re.compile(r"(?<!\S)\*\*(?=\S)|(?<=\S)\*\*(?![\w(*])")
+_JOINT = re.compile(
+    r"""
+    [\s$.)\\]{0,8}
+    (?: (?: , | ; | & | \\(?:quad|qquad|text|mbox|mathrm|lor|vee|land|wedge)(?![A-Za-z])
+          | (?<![A-Za-z]) (?:and|or|und) (?![A-Za-z]) ) [\s$,{}~\\]{0,8} ){1,5}
+    (?:also\s)? [\s$(\\]{0,8}
+    (?: [A-Za-z](?:_\{?\w{1,3}\}?|'{1,2})? (?:\([A-Za-z]\))? \s? = [\s$]{0,4} )?
+    """,
+    re.VERBOSE,
+)
+_NAMED = re.compile(r"([A-Za-z](?:_\{?\w{1,3}\}?|'{1,2})?)\s?=[\s$]{0,4}$")
 _SHORT = re.compile(r"\S+(?: \S+){0,2}")
 _WORKING = re.compile(r"[0-9][^=]*=")
 
@@ -81,33 +97,116 @@ class Statement:
 
     `text` is the bare payload: at most `LONGEST` characters, never blank, without the marker, the
     ``$…$`` or Markdown around all of it and, in a phrase, the full stop. Inside it is as it was.
+    `parts` are the payloads of several boxes in a row ("4 or -9"), which state one answer together.
     """
 
     start: int
     end: int
     text: str
     form: Form
+    parts: tuple[str, ...] = ()
 
 
 def statements(response: str) -> list[Statement]:
     r"""Every answer a response states, in order of position; the last readable one counts.
 
-    - Of boxes within boxes the innermost speak; an unclosed ``\boxed{`` states nothing.
-    - A phrase whose payload holds a box, and a phrase within a box, give way to the box.
+    - Of boxes within boxes the innermost speak; an unclosed ``\boxed{`` states nothing. Boxes with
+      only "and", "or", a comma between them are one statement.
+    - A phrase whose payload holds a box, and a phrase within a box, give way to the box; a tag
+      gives way to what is stated within it.
     - A phrase runs to the end of its sentence or line; after "The answer is:" at the end of a
       line the payload is the next line, where that stands alone. A question states nothing, nor
       do "the answer is correct", "the answer is not 5" and "Agent 2's answer is 5".
+    - What is supposed, denied or taken back right away states nothing: "if the answer is 5", "not
+      \boxed{5}", "the answer is 5. Wait, that is wrong."
 
     Never raises; takes linear time.
     """
+    return list(_statements(response))
+
+
+def boxed(response: str) -> list[Statement]:
+    """Those of the statements that are boxes; much quicker."""
+    return [s for s in _boxed(response, boxes(response).innermost) if s.text]
+
+
+@lru_cache(maxsize=8)
+def _statements(response: str) -> tuple[Statement, ...]:
     held = boxes(response)
-    found = [
-        Statement(box.start, box.end, bare(response[box.inside : box.close]), "box")
-        for box in held.innermost
-        if box.close - box.inside <= LONGEST
-    ]
-    found.extend(_outside([*_hashes(response), *_phrases(response)], held.outermost))
-    return sorted((s for s in found if s.text), key=lambda s: s.start)
+    found = list(_boxed(response, held.innermost))
+    others = [*_keyed(response), *_hashes(response)]
+    others.extend(_phrases(response, [(s.start, s.end) for s in others if s.form == "key"]))
+    found.extend(_outside(others, held.outermost))
+    found.extend(_tagged(response, found, held.outermost))
+    if found:
+        first = min(found, key=lambda s: s.start)
+        found.extend(_outside(_corrected(response, first.end, found), held.outermost))
+    return tuple(sorted((s for s in found if s.text), key=lambda s: s.start))
+
+
+def _boxed(response: str, innermost: Sequence[Box]) -> Iterator[Statement]:
+    rows: list[list[Box]] = []
+    for box in innermost:
+        if box.close - box.inside > LONGEST:
+            continue
+        between = (rows[-1][-1].end, box.start) if rows else (0, 0)
+        joined = rows and between[1] - between[0] <= 60 and _JOINT.fullmatch(response, *between)
+        if joined:
+            rows[-1].append(box)
+        else:
+            rows.append([box])
+    for row in rows:
+        start, end = row[0].start, row[-1].end
+        if retraction.is_denied(response, start) or retraction.is_taken_back(response, end):
+            continue
+        parts = tuple(bare(response[box.inside : box.close]) for box in row)
+        text = parts[0] if len(set(parts)) == 1 else ", ".join(_with_names(response, row, parts))
+        if len(text) <= LONGEST:
+            yield Statement(start, end, text, "box", parts if len(parts) > 1 else ())
+
+
+def _with_names(response: str, row: Sequence[Box], parts: Sequence[str]) -> Sequence[str]:
+    """The payloads, with the names before their boxes where the names differ."""
+    named = [_NAMED.search(response, max(0, box.start - 16), box.start) for box in row]
+    names = [found[1] for found in named if found]
+    if len(names) != len(parts) or len(set(names)) == 1:
+        return parts
+    return [f"{name} = {part}" for name, part in zip(names, parts, strict=True)]
+
+
+def _keyed(response: str) -> Iterator[Statement]:
+    if '"' in response or "'" in response:
+        for start, end, value in keyed(response):
+            yield Statement(start, end, bare(value[: LONGEST + 1])[:LONGEST], "key")
+
+
+def _tagged(
+    response: str, found: Sequence[Statement], closed: tuple[Box, ...]
+) -> Iterator[Statement]:
+    if "<" not in response and "[" not in response:
+        return
+    stated = sorted(s.start for s in found)
+    boxed = [box.end for box in closed]
+    for start, inside, close, end in tagged(response):
+        place = bisect_left(stated, inside)
+        if place < len(stated) and stated[place] < close:
+            continue
+        place = bisect_right(boxed, inside)
+        if place < len(closed) and closed[place].start < close:
+            continue
+        text = response[inside:close]
+        if len(text.strip()) <= LONGEST and not retraction.is_taken_back(response, end):
+            yield Statement(start, end, bare(text), "tag")
+
+
+def _corrected(response: str, begin: int, found: Sequence[Statement]) -> Iterator[Statement]:
+    stated = sorted(found, key=lambda s: s.start)
+    starts = [s.start for s in stated]
+    for start, end, value in retraction.corrections(response, begin):
+        place = bisect_right(starts, start)
+        within = place > 0 and stated[place - 1].end > start
+        if not within and not (place < len(starts) and starts[place] < end):
+            yield Statement(start, end, bare(value).rstrip(".,;:"), "correction")
 
 
 def bare(text: str) -> str:
@@ -126,7 +225,7 @@ def bare(text: str) -> str:
     return text
 
 
-def _outside(found: list[Statement], closed: tuple[Box, ...]) -> Iterator[Statement]:
+def _outside(found: Iterable[Statement], closed: tuple[Box, ...]) -> Iterator[Statement]:
     remaining = iter(closed)
     box = next(remaining, None)
     for statement in sorted(found, key=lambda s: s.start):
@@ -144,12 +243,16 @@ def _hashes(response: str) -> Iterator[Statement]:
         if text is None or _HEADING.match(match[1]):
             continue
         # Other lines that begin so are Markdown headings.
-        if _NUMERIC.match(text) or end >= last_line:
+        heads = not (_NUMERIC.match(text) or end >= last_line)
+        if not heads and not retraction.is_taken_back(response, end):
             yield Statement(match.start(), end, text, "hashes")
 
 
-def _phrases(response: str) -> Iterator[Statement]:
-    markers = [*_MARKER.finditer(response)]
+def _phrases(response: str, keys: Sequence[tuple[int, int]]) -> Iterator[Statement]:
+    """Phrases outside of `keys`, where "answer" is a key of JSON."""
+    markers = [
+        marker for marker in _MARKER.finditer(response) if not _is_within(marker.start(), keys)
+    ]
     stops = [*(marker.start() for marker in markers[1:]), len(response)]
     for marker, stop in zip(markers, stops, strict=False):
         at = marker.end()
@@ -163,7 +266,22 @@ def _phrases(response: str) -> Iterator[Statement]:
         text = None if span is None else _sentence(response[slice(*span)])
         if span is None or not text or (marker["verb"] and _JUDGED.match(text)):
             continue
-        yield Statement(marker.start(), span[1], text, "phrase")
+        for _, _, value in retraction.corrections(text, 1)[-1:]:
+            text = bare(value)
+        said = response.find(text, *span)
+        end = said + len(text) if said >= 0 else span[1]
+        if (
+            retraction.is_supposed(response, marker.start())
+            or retraction.is_doubted(text)
+            or retraction.is_taken_back(response, end)
+        ):
+            continue
+        yield Statement(marker.start(), end, text, "phrase")
+
+
+def _is_within(position: int, spans: Sequence[tuple[int, int]]) -> bool:
+    place = bisect_right(spans, (position, len(spans) and spans[-1][1] + 1))
+    return place > 0 and position < spans[place - 1][1]
 
 
 def _display(response: str, at: int, stop: int, heads: bool) -> tuple[int, int] | None:
@@ -199,8 +317,8 @@ def _skip_space(text: str, at: int, stop: int) -> int:
 
 def _line_end(text: str, at: int, stop: int) -> int:
     limit = min(stop, at + LONGEST + 1)
-    end = text.find("\n", at, limit)
-    return limit if end < 0 else end
+    ends = [text.find(mark, at, limit) for mark in ("\n", "</", "<|")]
+    return min((end for end in ends if end >= 0), default=limit)
 
 
 def _sentence(text: str) -> str | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from evals.answers.options import Options, checked
+from evals.answers.reading import RULES, Reading, read_first
 from evals.answers.stated import LONGEST, bare, statements
 
 Case = Literal["ignore", "match"]
@@ -42,11 +43,12 @@ class Text:
     form: str = r"Put the final answer in \boxed{}."
 
     def read(self, response: str) -> str | None:
+        """See `explain`."""
+        return self.explain(response).answer
+
+    def explain(self, response: str) -> Reading:
         """The last answer stated, tidied, in its own case."""
-        for statement in reversed(statements(response)):
-            if answer := tidy(statement.text):
-                return answer
-        return None
+        return read_first(response, _stated, lambda _: None)
 
     def gold(self, text: str) -> str:
         """A bare answer, or the one that a solution of several lines or with a box states."""
@@ -58,6 +60,13 @@ class Text:
     def same(self, a: str, b: str) -> bool:
         """Equal text, by the rule for case."""
         return comparable(a, self.options.case) == comparable(b, self.options.case)
+
+
+def _stated(part: str) -> Reading | None:
+    for statement in reversed(statements(part)):
+        if statement.form != "correction" and (answer := tidy(statement.text)):
+            return Reading(answer, RULES[statement.form])
+    return None
 
 
 def bare_gold(text: str) -> str:

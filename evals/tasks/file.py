@@ -29,7 +29,12 @@ from evals.tasks.sources import Row, chosen
 NAME = "file"
 PROMPT = "{question}\n\nWork step by step. {answer_form}"
 
-_BELONGS = {"pattern": ("regex",), "case": ("text", "regex"), "choice_count": ("choice",)}
+_BELONGS = {
+    "pattern": ("regex",),
+    "case": ("text", "regex"),
+    "choice_count": ("choice",),
+    "tolerance": ("number",),
+}
 
 
 class FileOptions(DataOptions):
@@ -40,8 +45,10 @@ class FileOptions(DataOptions):
     with a row's id: "id" by default where every row has it; "" names questions by their text.
     `choices` is a field with a list (in CSV: a JSON list) or one field or template per choice.
     `first_choice` is the number of the first choice where gold is a number (0 or 1).
-    `prompt` is a template with {question} and {answer_form}; `answer_form`, the sentence that says
-    how to state the answer, is the kind of answer's own by default. `label` begins every
+    `tolerance` is by how much two numbers may differ and still be the same: with 1e-6 3244047.1
+    is 3244047.0999999996; of numbers below 1 it is the share. `prompt` is a template with
+    {question} and {answer_form}; `answer_form`, the sentence that says how to state the answer, is
+    the kind of answer's own by default. `label` begins every
     question's id.
     """
 
@@ -54,6 +61,7 @@ class FileOptions(DataOptions):
     choice_count: int | None = Field(default=None, ge=2, le=len(LETTERS))
     pattern: str | None = None
     case: Literal["ignore", "match"] | None = None
+    tolerance: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
     prompt: str = PROMPT
     answer_form: str | None = Field(default=None, min_length=1)
     label: str = Field(default=NAME, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
@@ -113,7 +121,7 @@ def create(options: Mapping[str, object]) -> DatasetTask:
 def _kind_options(asked: FileOptions) -> dict[str, object]:
     if asked.answer == "choice":
         return {"choices": asked.letters}
-    given = {"pattern": asked.pattern, "case": asked.case}
+    given = {"pattern": asked.pattern, "case": asked.case, "tolerance": asked.tolerance}
     return {name: value for name, value in given.items() if value is not None}
 
 

@@ -21,7 +21,7 @@ LABEL = "transcript"
 
 _LONGEST_BARE_GOLD = 200
 # Options of the task "file" and what they are called by the kinds of answers.
-_KIND_OPTIONS = {"choice_count": "choices", "case": "case"}
+_KIND_OPTIONS = {"choice_count": "choices", "case": "case", "tolerance": "tolerance"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,243 @@
+r"""Which of several lettered choices a sentence chooses, which it rules out.
+
+"Option B is incorrect" names B and chooses nothing; "B is wrong, which leaves C" chooses C. A
+letter counts as chosen only where the words say so and nothing around it denies it: a false vote
+is worse than none.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_LETTER = (
+    r"(?:[(\[]\s?(?:[A-Z]|[a-z])\s?[)\]]|[\"“'‘][A-Z][\"”'’]|(?<![\w'’.])[A-Z](?![\w'’]|\.\w))"
+)
+_NOUN = r"(?:option|choice|answer|letter|statement|alternative|possibility)s?"
+_ONE = rf"(?:(?i:(?:the\s)?{_NOUN}\s))?{_LETTER}"
+_LINK = r"\s?(?:,\s?(?i:and|or|nor|as\swell\sas)\b|,|/|&|\b(?i:and|or|nor|as\swell\sas)\b)\s?"
+_LIST = re.compile(rf"(?P<first>{_ONE})(?P<more>(?:{_LINK}{_ONE})*)")
+_INNER = re.compile(_LETTER)
+_CONTRASTED = re.compile(
+    r"\b(?:unlike|rather\sthan|instead\sof|as\sopposed\sto|in\scontrast\s(?:to|with)|besides"
+    r"|apart\sfrom|other\sthan|except(?:\sfor)?|not)\s$",
+    re.IGNORECASE,
+)
+_ONE_FOLLOWS = re.compile(r"\s(?:is|was|isn|has|does|doesn|fits|fails|matches|works|remains)\b")
+_ASIDE = re.compile(
+    r",\s[^,;.⟨⟩]{1,100},(?=\s(?:is|was|isn['’]t|can|cannot|must|does|doesn['’]t|has|seems)\b)",
+    re.IGNORECASE,
+)
+_OF_IT = re.compile(
+    r"\W*(?:(?:and|but|wait|no|however|though|although|actually|oh|hmm)\W+)*"
+    r"(?:that|this|it|which)(?:['’]s|\s(?:is|was|would\sbe|isn['’]t|can['’]t|cannot))\b"
+    r"(?:\s\w+){0,3}?\s(?:wrong|incorrect|false|mistaken|untrue|invalid|impossible|right|correct"
+    r"|true|possible|the\scase)\b",
+    re.IGNORECASE,
+)
+_INTERJECTION = re.compile(r"\b(?:no|nope|wait|yes)\s?[,:;.!—–-]\s", re.IGNORECASE)
+# A list of letters in a sentence becomes one of these marks, with its number: the clauses that
+# are looked at then hold no comma of a list.
+_MARK = re.compile(r"⟨(\d+)⟩")
+_A = "⟨\\d+⟩"
+
+_DROPPED = re.compile(
+    rf"""
+    [,(—–-]?\s?
+    (?: \b(?:and|but|or)\s )?
+    (?: \b(?:rather\sthan|instead\sof|as\sopposed\sto|in\scontrast\s(?:to|with)
+          |unlike|compared\s(?:to|with)|other\sthan|better\sthan|apart\sfrom|aside\sfrom|besides|excluding|except(?:\sfor)?
+          |(?:all|everything|anything|any|each|every\w*)\s(?:\w+\s)?but|over|not(?:\sjust|\ssimply)?
+          |(?:none|neither|both|one)\sof|neither|nor)
+        \s (?:(?:the|of|for|with|in|it\sis|it['’]s|choosing|picking|selecting)\s){{0,2}} )
+    (?:{_A}) (?P<judged>\s(?:is|are|was|were|can|could|seem|seems|fit|fits|match|matches|work|works
+        |make|makes|have|has|do|does)\b[^,;.]*)?
+    [,)—–]?
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+_NOT_BUT = re.compile(rf"\bnot\s{_A}\s?,?\s?(?:but|rather|instead)\s", re.IGNORECASE)
+_NEGATIVE = re.compile(
+    r"""
+    \b(?:not|never|no|nor|neither|none|nothing|cannot|without|hardly|un\w*likely|lacks?|fails?|failed
+      |incorrect(?:ly)?|wrong(?:ly)?|false|untrue|invalid|inaccurate|inappropriate|irrelevant|mistaken
+      |implausible|impossible|improbable|incomplete|inconsistent|incompatible|contradict\w*|violat\w*
+      |eliminat\w*|exclud\w*|reject\w*|discard\w*|dismiss\w*|disqualif\w*|discount\w*|disregard\w*
+      |refut\w*|disprov\w*|disagree\w*|doubt\w*|rul(?:e|es|ed|ing)\s(?:\S+\s){0,4}?out|cross(?:ed|ing)?\s(?:\S+\s){0,3}?(?:out|off)
+      |throw(?:n)?\sout|strike|struck|out\sof\sthe\s(?:question|running)|too\s\w+|unless
+      |distractors?|trap|misleading|misconception|tempting|flawed|nonsens\w*|absurd|unrelated
+      |unsupported|opposite|reverse|less\s(?:likely|accurate|appropriate|suitable|correct)|worst
+      |least)\b
+    | n['’]t\b | [✗✘❌]
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+_SUPPOSED = re.compile(
+    r"\b(?:if|whether|suppose|supposing|assume|assuming|unless|would|could|may|might|perhaps|maybe"
+    r"|possibly|seems?|seemed|appears?|looks?|initially|at\sfirst|first\sthought|some|agents?|they"
+    r"|he|she|consider|considering|let['’]?s|between|versus|vs|could|tempting|thought|partly"
+    r"|partially|sometimes)\b",
+    re.IGNORECASE,
+)
+_ADVERB = (
+    r"(?:\w+ly\s|indeed\s|also\s|thus\s|hence\s|therefore\s|then\s|the\s|an?\s|our\s|my\s){0,4}"
+)
+_BEST = (
+    r"(?:one\s|only\s|single\s|most\s|more\s|best\s|closest\s|correct\s|right\s){0,3}"
+    r"(?:correct|right|best|better|true|accurate|appropriate|valid|suitable|closest|answer|choice"
+    r"|option|remaining|likely|plausible|reasonable|fitting|winner|match|one|consistent|supported|left)"
+)
+_IS = (
+    r"(?:is|was|must\sbe|has\sto\sbe|should\sbe|can\sonly\sbe|['’]s|remains|stands|becomes"
+    r"|turns\sout\sto\sbe)"
+)
+_ASSERTED = tuple(
+    re.compile(pattern, re.VERBOSE | re.IGNORECASE)
+    for pattern in (
+        rf"(?P<at>{_A})(?:\s\([^()]*\)|\s?:[^:;]{{1,80}}?)?\s{_IS}\s{_ADVERB}{_BEST}\b",
+        rf"(?P<at>{_A})\s(?:remains|fits|matches|works|holds|wins|is\sleft|alone\s(?:fits|works|remains))\b",
+        rf"\b(?:choose|chose|choosing|select|selecting|pick|picking|go(?:ing)?\swith|opt(?:ing)?\sfor|settle\son"
+        rf"|stick\swith|vote\sfor|prefer|conclude|leav(?:e|es|ing)(?:\s(?:us|me|you|only|just|with))*"
+        rf"|left\swith|answer\swith|mark)\s{_ADVERB}(?:only\s|just\s)?(?P<at>{_A})",
+        rf"\b(?:it|this|that|which|one|answer|choice|option|letter|remains|remaining(?:\s\w+)?"
+        rf"|(?:correct|right|best|only)\s\w+)(?:\s|(?=['’])){_IS}\s{_ADVERB}(?:simply\s|just\s)?(?P<at>{_A})",
+        rf"\b(?:answer|choice|option)\s?(?:[:=]|→|⇒)\s?(?P<at>{_A})",
+    )
+)
+_ALONE = re.compile(
+    rf"^\W*(?:(?:so|thus|hence|therefore|then|and|but|only|final\sanswer|∴|→|⇒|=>|in\sconclusion"
+    rf"|finally|ultimately|accordingly|instead|rather|namely|consequently|as\sa\sresult|yes|no)\W+)*"
+    rf"(?:(?:the\s)?(?:correct|right|best|final)?\s?(?:answer|option|choice|one)\s(?:is\s)?)?"
+    rf"(?P<at>{_A})\s*(?:\W*$|:.*$|\([^()]*\)\W*$|[-–—]\s.*$)",
+    re.VERBOSE | re.IGNORECASE,
+)
+_CLAUSES = re.compile(
+    r"""
+    \s?[;]\s | \s[—–]\s? | ,\s | (?<=[\w⟩])[.!?]\s+
+    | ,?\s?\b(?=(?:but|so|therefore|hence|thus|because|since|while|whereas|although|though
+        |however|yet|leaving|which|as|if|then|and)\b)
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Choosing:
+    """`chosen` holds what is asserted, in order: a letter, or several together that are chosen as
+    one ("both A and C"). `ruled_out` are the letters that something denies; `named` all of them."""
+
+    chosen: tuple[str, ...]
+    ruled_out: frozenset[str]
+    named: frozenset[str]
+
+    asserts: bool = False
+    """Whether a verb chooses: more than a letter alone."""
+
+    @property
+    def letter(self) -> str | None:
+        """The only letter that is chosen and nowhere ruled out."""
+        distinct = set(self.chosen)
+        if len(distinct) != 1:
+            return None
+        (only,) = distinct
+        return only if len(only) == 1 and only not in self.ruled_out else None
+
+
+def choosing(text: str) -> Choosing:
+    """What a line or sentence in plain characters chooses and rules out. Linear time."""
+    lists: list[str] = []
+    text = " ".join(_INTERJECTION.sub(" ", text).split())
+
+    def marked(found: re.Match[str]) -> str:
+        if _is_article(text, found):
+            return found[0]
+        groups = _groups(text, found)
+        lists.extend(groups)
+        first = len(lists) - len(groups)
+        return ", ".join(f"⟨{number}⟩" for number in range(first, len(lists)))
+
+    named = _ASIDE.sub(" ", _LIST.sub(marked, text))
+    chosen: list[str] = []
+    ruled_out: set[str] = set()
+    asserts = False
+    spoken_of: list[int] = []
+
+    def drop(found: re.Match[str]) -> str:
+        for number in _MARK.findall(found[0]):
+            ruled_out.update(lists[int(number)])
+        return " "
+
+    rest = _NOT_BUT.sub(drop, named)
+    rest = " ".join(_DROPPED.sub(drop, rest).split())
+    for clause in _clauses(rest):
+        numbers = [int(number) for number in _MARK.findall(clause)]
+        if not numbers:
+            if _OF_IT.match(clause) and _NEGATIVE.search(clause):
+                ruled_out.update(letter for number in spoken_of for letter in lists[number])
+            continue
+        spoken_of = numbers
+        if _NEGATIVE.search(clause):
+            for number in numbers:
+                ruled_out.update(lists[number])
+        elif not _SUPPOSED.search(clause):
+            for pattern in (*_ASSERTED, _ALONE):
+                found = [lists[int(mark["at"][1:-1])] for mark in pattern.finditer(clause)]
+                asserts = asserts or (bool(found) and pattern is not _ALONE)
+                chosen.extend(found)
+    letters = frozenset(letter for listed in lists for letter in listed)
+    return Choosing(tuple(chosen), frozenset(ruled_out), letters, asserts)
+
+
+def _groups(text: str, found: re.Match[str]) -> list[str]:
+    """The letters of a list, together where the sentence speaks of all of them at once.
+
+    "Unlike B, C is" and "C, and B is" speak of two; "C and D, D is" names D once more.
+    """
+    letters = [re.sub(r"\W", "", letter).upper() for letter in _INNER.findall(found[0])]
+    before = text[max(0, found.start() - 20) : found.start()]
+    if _CONTRASTED.search(before) and not re.search(r"\b(?:and|or|nor)\b", found[0], re.IGNORECASE):
+        return [letters[0], "".join(letters[1:])] if len(letters) > 1 else letters
+    groups = [""]
+    for letter in letters:
+        if letter in groups[-1]:
+            groups.append("")
+        groups[-1] += letter
+    apart = re.search(r",\s?and\s\S*$", found[0]) and _ONE_FOLLOWS.match(text, found.end())
+    if apart and len(groups) == 1 and len(letters) == 2:
+        return letters
+    return groups
+
+
+_AFTER_LETTER = re.compile(
+    r"\s*(?:$|[.,:;!?)\-–—=→⇒/&]|(?:is|are|was|were|must|has|have|can|cannot|could|should|would|may"
+    r"|might|and|or|nor|because|since|as|due|which|that|but|so|does|do|did|isn|wasn|can|doesn|fits?"
+    r"|remains?|works?|matches|seems?|looks?|over|instead|rather|not|by|from|for|in|on|with|here"
+    r"|alone|also|too|out|would|violates?|contradicts?|fails?|states?|says?|says|describes?|refers?"
+    r"|alternatively|then|when|where|while|being|based|given|however|holds|wins|only)\b|['’]s\b)"
+)
+_BEFORE_LETTER = re.compile(
+    r"(?:^|[^\w\s⟩]\s*|\b(?:option|choice|answer|letter|statement|alternative|possibility|is|be|are"
+    r"|was|so|thus|hence|therefore|then|that|only|and|or|nor|not|but|with|of|for|on|out|choose|chose"
+    r"|choosing|select|selecting|pick|picking|eliminate|eliminates|eliminated|eliminating|exclude"
+    r"|excludes|excluding|reject|rejects|rejecting|discard|discarding|dismiss|leaves|leaving|leave"
+    r"|us|just|except|besides|than|unlike|either|neither|both|between|to|while|since|because|as|if"
+    r"|although|though|whereas|however|over|from|remains|conclude|prefer|mark|say|definitely"
+    r"|clearly|actually|probably|now|here|also|simply|yes|no|all|makes|it['’]s|that['’]s|answer['’]s|make|find|consider|when|like"
+    r"|options|choices|answers|letters|statements|instead|rather|by|in|cross|ruling|rule|i)s?\s+)$",
+    re.IGNORECASE,
+)
+
+
+def _is_article(text: str, found: re.Match[str]) -> bool:
+    """Whether a bare letter is a word of the sentence: "A dog", "vitamin C", "I think"."""
+    listed = found[0]
+    if listed[:1] in "([\"“'‘" or not found["first"][:1].isupper() or len(found["first"]) > 1:
+        return False
+    if listed == "I":
+        return True
+    before = text[max(0, found.start() - 24) : found.start()]
+    return not (_BEFORE_LETTER.search(before) and _AFTER_LETTER.match(text, found.end()))
+
+
+def _clauses(text: str) -> list[str]:
+    return [clause.strip() for clause in _CLAUSES.split(text) if clause and clause.strip()]
