@@ -14,6 +14,7 @@ from evals.answers.shape import (
     Listing,
     Matrix,
     Order,
+    Rounded,
     Scalar,
     Shape,
     Words,
@@ -34,6 +35,12 @@ def same(a: Shape, b: Shape, ask: Ask) -> bool:
     Never stops at the first difference, so that one pass meets every pair it has to ask about.
     """
     match a, b:
+        case Rounded(), Rounded():
+            return same(a.exact, b.exact, ask)
+        case Rounded(), _:
+            return any([same(a.exact, b, ask), same(a.rounded, b, ask)])
+        case _, Rounded():
+            return any([same(a, b.exact, ask), same(a, b.rounded, ask)])
         case Words(), Words():
             return a.text == b.text
         case Scalar(), Scalar():

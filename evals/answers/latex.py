@@ -34,6 +34,9 @@ _CHARACTERS = str.maketrans(
     | {sign: rf"\frac{{{top}}}{{{bottom}}}" for sign, (top, bottom) in _VULGAR.items()}
     | dict(zip("º％，；′", "°%,;'", strict=True))
     | dict(zip("≤≥≠∪∈±", (r"\le ", r"\ge ", r"\ne ", r"\cup ", r"\in ", r"\pm "), strict=True))
+    | dict(zip("∩∖∨∧", (r"\cap ", r"\setminus ", r"\lor ", r"\land "), strict=True))
+    | dict.fromkeys("≈≃≅≐", r"\approx ")
+    | {"ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}"}
     | dict(zip("∞∅π√…∠", (rf"\{n} " for n in _SYMBOLS), strict=True))
     | dict(zip("αβγδθλμφω", (rf"\{n} " for n in _GREEK), strict=True))
 )
@@ -41,7 +44,7 @@ _CHARACTERS = str.maketrans(
 _NAMES = (
     dict.fromkeys(("dfrac", "tfrac", "cfrac"), r"\frac ")
     | dict.fromkeys(("dbinom", "tbinom"), r"\binom ")
-    | dict.fromkeys(("left", "right", "big", "Big", "bigg", "Bigg"), "")
+    | dict.fromkeys(("left", "right", "middle", "big", "Big", "bigg", "Bigg"), "")
     | dict.fromkeys(("bigl", "bigr", "Bigl", "Bigr", "biggl", "biggr", "Biggl", "Biggr"), "")
     | dict.fromkeys(("displaystyle", "textstyle", "limits", "rm", "bf", "it", "nonumber"), " ")
     | dict.fromkeys(("quad", "qquad", "hfill", "thinspace", "enspace"), " ")
@@ -56,6 +59,8 @@ _NAMES = (
     | dict.fromkeys(("ldots", "cdots", "dots", "dotsc", "dotsb"), r"\dots ")
     | dict.fromkeys(("lvert", "rvert", "vert", "mid"), "|")
     | dict.fromkeys(("degree", "degrees"), "°")
+    | dict.fromkeys(("simeq", "cong", "doteq", "thickapprox"), r"\approx ")
+    | dict.fromkeys(("lVert", "rVert", "Vert"), r"\|")
     | dict.fromkeys(("langle", "lgroup"), "(")
     | dict.fromkeys(("rangle", "rgroup"), ")")
     | {"lt": "<", "gt": ">", "div": "/", "lbrace": r"\{", "rbrace": r"\}", "lbrack": "["}
@@ -68,6 +73,7 @@ _COMMAND = re.compile(r"\\([A-Za-z]+)")
 _SPACING = re.compile(r"\\[,;:! ]|~|\\[hv]space\*?\{[^{}]{0,20}\}")
 _DELIMITERS = re.compile(r"\\[()\[\]]|\\?\$")
 _DEGREES = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\text\s*\{\s*degrees?\s*\}")
+_PRIMES = re.compile(r"\^\s*\{?\s*((?:\\prime(?![A-Za-z])\s*)+)\}?|\\prime(?![A-Za-z])")
 _UPRIGHT = re.compile(r"\\(?:text|mathrm|textrm|operatorname)\{([ei])\}")
 _PERCENT = re.compile(r"\\?%|\\text\s*\{\s*(?:percent|per cent|pct)\s*\}|\b(?:percent|per cent)\b")
 _BARE = re.compile(
@@ -96,6 +102,8 @@ def tidy(text: str) -> str:
 def _tidy_row(row: str) -> str:
     row = _DELIMITERS.sub(" ", _SPACING.sub(" ", row))
     row = _UPRIGHT.sub(r" \1 ", row)
+    if r"\prime" in row:
+        row = _PRIMES.sub(lambda primes: "'" * primes[0].count("prime"), row)
     row = _COMMAND.sub(_renamed, _DEGREES.sub("°", row))
     row = _BARE.sub(_commanded, _PERCENT.sub("", row))
     row = row.replace("<=", r"\le ").replace(">=", r"\ge ").replace("!=", r"\ne ")

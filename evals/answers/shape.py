@@ -70,4 +70,12 @@ class Order:
     sides: tuple[Scalar, ...]
 
 
-Shape = Words | Scalar | Listing | Bracket | Matrix | Equation | Order
+@dataclass(frozen=True, slots=True)
+class Rounded:
+    """An exact value with its approximation, ``3\\sqrt2 \\approx 4.24``: the same as either."""
+
+    exact: Shape
+    rounded: Shape
+
+
+Shape = Words | Scalar | Listing | Bracket | Matrix | Equation | Order | Rounded

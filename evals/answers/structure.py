@@ -11,11 +11,21 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import lru_cache
 
-from evals.answers import rational, valuation, wording
+from evals.answers import qualified, rational, realset, valuation, wording
 from evals.answers.expression import Apply, Expression, Symbol, Unclear
 from evals.answers.latex import split, tidy
 from evals.answers.parsing import parse
-from evals.answers.shape import Bracket, Equation, Listing, Matrix, Order, Scalar, Shape, Words
+from evals.answers.shape import (
+    Bracket,
+    Equation,
+    Listing,
+    Matrix,
+    Order,
+    Rounded,
+    Scalar,
+    Shape,
+    Words,
+)
 
 LONGEST = 4000
 """Characters; a longer answer is compared as text only."""
@@ -26,7 +36,22 @@ _AND = re.compile(
     r",?\s*\\text\s*\{\s*,?\s*(?:and|or)\s*\}|,?(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])"
 )
 _COMMA = re.compile(r"[,;]|\\cup(?![A-Za-z])")
-_EQUALS = re.compile(r"=|\\approx(?![A-Za-z])|\\equiv(?![A-Za-z])")
+_EQUALS = re.compile(r"=|\\equiv(?![A-Za-z])")
+_APPROX = re.compile(r"\\approx(?![A-Za-z])")
+_SYSTEM = re.compile(
+    r"(?P<brace>\\\{)?\s*\\begin\{(?P<kind>[dr]?cases|aligned|align\*?|array|gathered|gather\*?|split)\}"
+    r"(?:\{[clr|\s]*\})?(?P<body>.*)\\end\{(?P=kind)\}[\s.]*(?:\\\})?",
+    re.DOTALL,
+)
+_RELATION = re.compile(r"\s*(?:[=<>]|\\(?:le|ge|ne|in|approx)(?![A-Za-z]))")
+_WHEN = re.compile(
+    r"\\text\s*\{\s*(?:if|when|for|where|,)?\s*\}|(?<![A-Za-z\\])(?:if|when|for)(?![A-Za-z])",
+    re.IGNORECASE,
+)
+_SUCH_THAT = re.compile(r"\||:(?!=)")
+_DECIMAL = re.compile(r"-?\d*\.(\d+)")
+_DOTTED = re.compile(r"(=\s*-?\d*\.\d+)\s*\\dots\s*$")
+_TRAILING_DOTS = re.compile(r"\s*(?:\\dots|\.{3})\s*$")
 _MEMBER = re.compile(r"\s*[A-Za-z]\s*\\in(?![A-Za-z])(.*)", re.DOTALL)
 _SIGN = re.compile(r"(<|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z])|\\ne(?![A-Za-z]))")
 _ROW = re.compile(r"\\\\")
@@ -49,7 +74,7 @@ def structure(text: str) -> Shape:
     """The structure of an answer as somebody wrote it. Never raises; bounded work."""
     if len(text) > LONGEST:
         return Words(text)
-    return _read(tidy(text), 0)
+    return _read(qualified.with_signs(tidy(text)), 0)
 
 
 def _read(text: str, depth: int) -> Shape:
@@ -59,6 +84,12 @@ def _read(text: str, depth: int) -> Shape:
         text = text[1:-1].strip()
     if not text or depth > _DEEPEST:
         return Words(text)
+    if (reals := realset.read(text, _scalar)) is not None:
+        return reals
+    if (shorter := qualified.unqualified(text)) != text:
+        return _read(shorter, depth + 1)
+    if (system := _SYSTEM.fullmatch(text)) and (system["brace"] or system["kind"] != "array"):
+        return _system(system["body"], depth)
     text = _AND.sub(",", text)
     if not any(bracket in text for bracket in "([{"):
         text = _COMMAS.sub(_joined, text)
@@ -72,7 +103,7 @@ def _read(text: str, depth: int) -> Shape:
 
 def _read_item(text: str, depth: int) -> Shape:
     """One item of a list, or the only one."""
-    bare = wording.without_unit(_SPACES.sub(_joined, text))
+    bare = wording.without_unit(wording.scaled(_SPACES.sub(_joined, text)))
     # A time of day would lose its half, so words come first.
     for spoken in (wording.words(text), wording.words(bare)):
         if spoken is not None:
@@ -82,7 +113,12 @@ def _read_item(text: str, depth: int) -> Shape:
         return bracket
     if member := _MEMBER.fullmatch(text):
         return _read(member[1].strip(), depth + 1)
-    sides = split(text, _EQUALS)
+    if (reals := realset.read(text, _scalar)) is not None:
+        return reals
+    exact, *rounded = (side.strip() for side in split(text, _APPROX))
+    if rounded and rounded[-1]:
+        return _approximation(exact, rounded[-1], depth)
+    sides = split(_DOTTED.sub(r"\1", text), _EQUALS)
     if len(sides) > 1 and all(side.strip() for side in sides):
         return _equation([side.strip() for side in sides], depth)
     if _REALS.fullmatch(text):
@@ -111,6 +147,8 @@ def _bracket(text: str, depth: int) -> Shape | None:
     parts = [part.strip() for part in split(inside, _COMMA)]
     if len(parts) > _MOST_ITEMS:
         return None
+    if opening + closing == r"\{\}" and len(held := split(inside, _SUCH_THAT)) == 2:
+        return _read(held[1].strip(), depth + 1)
     if opening + closing == r"\{\}":
         return _listing(_read_item(part, depth + 1) for part in parts if part)
     if len(parts) > 1:
@@ -135,6 +173,30 @@ def _matrix(kind: str, body: str, depth: int) -> Shape:
     return Matrix(kind if kind in ("vmatrix", "Vmatrix") else "", cells)
 
 
+def _system(body: str, depth: int) -> Shape:
+    """Several equations or conditions that hold together, or the pieces of a function."""
+    rows: list[list[str]] = []
+    for row in split(body, _ROW):
+        cells = [cell.strip(" ,;.") for cell in split(row, _CELL)]
+        if not any(cells):
+            continue
+        aligned = any(_RELATION.match(cell) for cell in cells[1:])
+        if (rows and not cells[0] and aligned) or _RELATION.match(cells[0]):
+            rows[-1:] = [[" ".join([*(rows[-1] if rows else []), *cells])]]  # goes on with "= …"
+        else:
+            rows.append([" ".join(cells)] if aligned else [cell for cell in cells if cell])
+    if sum(map(len, rows)) > _MOST_ITEMS or not rows:
+        return Words(body)
+    if all(len(row) == 1 for row in rows):
+        return _read(r" \text{and} ".join(row[0] for row in rows), depth + 1)
+    pieces = [Bracket("|", "|", tuple(_piece(cell, depth) for cell in row)) for row in rows]
+    return _listing(pieces)
+
+
+def _piece(cell: str, depth: int) -> Shape:
+    return _read(_WHEN.sub(" ", cell).strip() or "otherwise", depth + 1)
+
+
 def _listing(items: Iterable[Shape]) -> Shape:
     """The list of the items, lists among them spread; x = 1, x = 2 is the list of the values."""
     spread: list[Shape] = []
@@ -152,12 +214,56 @@ def _listing(items: Iterable[Shape]) -> Shape:
 def _equation(sides: list[str], depth: int) -> Shape:
     left, right = _scalar(sides[0]), _read(sides[-1], depth + 1)
     if wording.names_only(sides[0]):
-        return Equation(left, right, names=True)
+        worked = _scalar(sides[-2]) if len(sides) > 2 else right
+        return Equation(left, _rounded(worked, right) or right, names=True)
     if _is_constant(left) and (_is_constant(right) or not isinstance(right, Scalar)):
-        return right  # working such as 3+4 = 7 ends in its result
+        return _rounded(left, right) or right  # working such as 3+4 = 7 ends in its result
     if wording.names_only(sides[-1]) and isinstance(right, Scalar):
         return Equation(right, _read(sides[0], depth + 1), names=True)
     return Equation(left, right, names=False)
+
+
+def _approximation(exact: str, rounded: str, depth: int) -> Shape:
+    """An exact value with its approximation; what has no value before the sign only names it."""
+    rounded = _TRAILING_DOTS.sub("", rounded)
+    right = _read(rounded, depth + 1)
+    if not exact:
+        return right
+    if wording.names_only(exact) and not _is_constant(_scalar(exact)):
+        return Equation(_scalar(exact), right, names=True)
+    left = _read(exact, depth + 1)
+    named = left if isinstance(left, Equation) and left.names else None
+    value = named.right if named else left
+    if isinstance(value, Scalar) and not _is_constant(value):
+        return replace(named, right=right) if named else right
+    held = _rounded(value, right) or value
+    return replace(named, right=held) if named else held
+
+
+def _rounded(exact: Shape, rounded: Shape) -> Rounded | None:
+    """The two as one answer where one is a decimal that the other rounds or cuts off to."""
+    if not (isinstance(exact, Scalar) and isinstance(rounded, Scalar)):
+        return None
+    decimal = _DECIMAL.fullmatch(rounded.latex)
+    if (
+        not _is_constant(exact)
+        or decimal is None
+        or rounded.exact is None
+        or exact.exact == rounded.exact
+    ):
+        return None
+    try:
+        shortened = float(rounded.exact)
+        value = complex(exact.exact) if exact.exact is not None else exact.glimpse
+    except OverflowError:
+        return None
+    if value is None or abs(value.imag) > 1e-12:
+        return None
+    place = 10.0 ** -len(decimal[1])
+    cut_off = value.real * shortened >= 0 and 0 <= abs(value.real) - abs(shortened) < place
+    if not cut_off and abs(value.real - shortened) > place * 0.5000001:
+        return None
+    return Rounded(exact, rounded)
 
 
 def _is_constant(shape: Shape) -> bool:

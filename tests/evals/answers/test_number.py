@@ -227,6 +227,38 @@ def test_numbers_are_compared_exactly(a: str, b: str, same: bool) -> None:
 
 
 @pytest.mark.parametrize(
+    ("a", "b", "same"),
+    [
+        ("3244047.0999999996", "3244047.1", True),
+        ("3244047.1", "3244048.1", False),
+        ("-0.30000000000000004", "-0.3", True),
+        ("42", "42.0000004", True),
+        ("42", "42.00001", False),
+        ("42", "43", False),
+        ("1/3", "0.3333333", True),
+        ("1.2e-06", "1.3e-06", False),
+        ("1.2e-06", "0.0000012000001", True),
+        ("0", "-0.00000000000000005", True),
+        ("0", "0.001", False),
+        ("5", "-5", False),
+        ("1234567890123456.1", "1234567890123456.2", True),
+        ("1234567890123456", "1234567890133456", False),
+        ("x", "5", False),
+    ],
+)
+def test_with_a_tolerance_the_noise_of_floats_is_no_difference(a: str, b: str, same: bool) -> None:
+    tolerant = kind("number", {"tolerance": 1e-6})
+    assert tolerant.same(a, b) is same
+    assert tolerant.same(b, a) is same
+
+
+@pytest.mark.parametrize("tolerance", [0, -1e-6, 2, float("nan"), float("inf"), "small"])
+def test_a_tolerance_that_makes_no_sense_is_named(tolerance: object) -> None:
+    with pytest.raises(ValueError, match=r"option 'tolerance' of the answer kind number: .*got"):
+        kind("number", {"tolerance": tolerance})
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "",
