@@ -170,7 +170,7 @@ def test_more_choices_can_be_allowed(write):
         ({"answer": "text", "path": "x", "eval_share": 1}, "task.eval_share: .*got 1"),
         ({"answer": "text", "path": "x", "pattern": "y"}, "task.pattern belongs to .*'regex'"),
         ({"answer": "math", "path": "x", "case": "match"}, "task.case belongs to .*'text'"),
-        ({"answer": "math", "path": "x", "tolerance": 1e-6}, "task.tolerance belongs to .*'number'"),
+        ({"answer": "math", "path": "x", "tolerance": 0.1}, "tolerance belongs to .*'number'"),
         ({"answer": "number", "path": "x", "tolerance": 0}, "task.tolerance: .*got 0"),
         ({"answer": "regex", "path": "x"}, "task.pattern is missing"),
         ({"answer": "regex", "path": "x", "pattern": "("}, "pattern"),
