@@ -20,6 +20,7 @@ from typing import TextIO
 from rich.text import Text
 
 from providers import examination
+from providers.errors import ProviderError
 from providers.examination import Examination
 from providers.preflight import CHECKS, Finding, Level, Need
 from society import config as experiments
@@ -73,8 +74,21 @@ def examine_file(
     try:
         config = experiments.load(source, overrides)
     except ConfigError as error:
-        return [Finding("error", str(error))]
+        return [Finding("error", str(error)), *despite(source, overrides, folder, skip)]
     return [*questions(config, folder, allow_overlap), *examine(config, folder, skip=skip)]
+
+
+def despite(
+    source: str, overrides: Sequence[str], folder: RunFolder, skip: frozenset[str]
+) -> list[Finding]:
+    """What can be said of the models of an experiment that has something else wrong with it, such
+    as questions that cannot be had; nothing where the file itself makes no experiment."""
+    try:
+        table, origin = experiments.read_table(source, overrides)
+        config = experiments.from_table(table, origin, stored=True)
+        return examine(config, folder, skip=skip)
+    except (ValueError, ProviderError):
+        return []
 
 
 def examine(

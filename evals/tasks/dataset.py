@@ -12,8 +12,9 @@ from hashlib import blake2b
 
 from evals.answers.base import AnswerKind
 from evals.tasks import template
+from evals.tasks.assumed import assume_for, assumed
 from evals.tasks.base import Split, TaskQuestion
-from evals.tasks.sources import Row, Source
+from evals.tasks.sources import NotCached, Row, Source
 
 _HASH = 12
 _FULL = 2.0**64
@@ -93,22 +94,36 @@ class DatasetTask:
         self._filters = filters
         self._splits: dict[Split, list[TaskQuestion]] = {}
         self._identities: dict[Split, dict[str, str]] = {}
+        # Rows that the source and the filters have left, and how many questions they are.
+        self._counts: dict[Split, tuple[int, int]] = {}
 
     def questions(self, split: Split, start: int, count: int) -> Sequence[TaskQuestion]:
         """`count` questions of a split from `start` on; see `Task.questions`."""
         if start < 0 or count < 0:
             raise ValueError(f"start = {start} and count = {count} must not be negative")
-        available = self.size(split)
+        try:
+            available = self.size(split)
+        except NotCached:
+            if not assume_for(self.name):
+                raise
+            return assumed(self.name, split, start, count)
         if start + count > available:
             remedy = "ask for fewer"
             if self._source.shared:
                 remedy += ", change task.eval_share"
             raise ValueError(
                 f"the task {self.name} has {available} {split} questions "
-                f"{self._source.describe(split)}, {start + count} are asked for; {remedy} "
-                "or give it more data"
+                f"{self._source.describe(split)}{self._copied(split)}, {start + count} are asked "
+                f"for; {remedy} or give it more data"
             )
         return self._splits[split][start : start + count]
+
+    def _copied(self, split: Split) -> str:
+        rows, questions = self._counts[split]
+        if rows == questions:
+            return ""
+        copies = rows - questions
+        return f" ({copies} of its {rows} rows repeat another's text and are left out)"
 
     def size(self, split: Split) -> int:
         """How many questions a split has."""
@@ -139,9 +154,13 @@ class DatasetTask:
         return None
 
     def _load(self, split: Split) -> None:
-        named = self._named(self._source.rows(split))
+        rows = self._source.rows(split)
+        kept = self._filtered(rows)
+        named = self._named(kept, self._id_field(rows))
+        self._counts[split] = len(kept), len(named)
         if self._source.shared:
             for each in ("train", "eval"):
+                self._counts[each] = self._counts[split]
                 self._keep(each, {k: e for k, e in named.items() if self._share(e) == each})
         else:
             self._keep(split, named)
@@ -155,11 +174,10 @@ class DatasetTask:
             TaskQuestion(key, named[key].text, named[key].gold, named[key].meta) for key in ordered
         ]
 
-    def _named(self, rows: Sequence[Row]) -> dict[str, Entry]:
+    def _named(self, rows: Sequence[Row], id_field: str | None) -> dict[str, Entry]:
         named: dict[str, Entry] = {}
         first: dict[str, str] = {}
-        id_field = self._id_field(rows)
-        for row in self._filtered(rows):
+        for row in rows:
             entry = self._read(row)
             if id_field is None:
                 question_id = text_id(self.name, entry.identity)

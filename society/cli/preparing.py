@@ -72,6 +72,7 @@ def cost(
     from society.failures import reported
 
     with reported():
+        from evals.tasks.assumed import without_download
         from society import config as experiments
         from society.costing import overview
         from society.costing.estimate import estimate
@@ -80,10 +81,12 @@ def cost(
         from society.sweeps.axes import Options, Source
 
         source = Source(config, settings or (), Options(grid or (), listed, seeds))
-        if source.several():
-            sweep = definition.load(source, RUNS, "sweep")
-            sweeps.show_cost(sweep, answer_tokens, summary_tokens, output, sys.stdout)
-            return
-        experiment = experiments.load(config, settings or ())
-        found = estimate(experiment, answer_tokens, summary_tokens)
-        overview.show(found, experiment, output, sys.stdout)
+        with without_download() as assumed:
+            if source.several():
+                sweep = definition.load(source, RUNS, "sweep")
+                sweeps.show_cost(sweep, answer_tokens, summary_tokens, output, sys.stdout)
+            else:
+                experiment = experiments.load(config, settings or ())
+                found = estimate(experiment, answer_tokens, summary_tokens)
+                overview.show(found, experiment, output, sys.stdout)
+        overview.show_assumed(assumed, sys.stderr)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TextIO
 
+from evals.tasks.assumed import CHARACTERS
 from providers.pricing import Price
 from society.config import Config
 from society.costing import lengths
@@ -46,6 +48,16 @@ def show(estimate: Estimate, config: Config, form: Format, stream: TextIO) -> No
         console = Screen(stream, soft_wrap=True)
         for text in (*_outcome(estimate, config), *prices(estimate), *assumptions(config)):
             console.print(text)
+
+
+def show_assumed(tasks: Iterable[str], stream: TextIO) -> None:
+    """Say which tasks' questions were only assumed, since their data are not on this machine."""
+    if names := sorted(tasks):
+        Screen(stream, soft_wrap=True).print(
+            f"The questions of {', '.join(names)} are not on this machine, and nothing was "
+            f"downloaded: each was taken to have {CHARACTERS} characters, so high is no bound. "
+            "`society doctor` gets them; then ask again."
+        )
 
 
 def _row(line: Line) -> tuple[object, ...]:

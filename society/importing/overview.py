@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TextIO
 
 from society.importing import Imported
+from society.importing.spoken import grouped
 from society.rows import write
 from society.terminal import one_line, write_line
 from store.ledger import Store
@@ -57,10 +58,11 @@ def show(imported: Imported, stream: TextIO) -> None:
     """Print what the new run holds and which debates were left out."""
     folder, society = imported.folder, imported.config.society
     write_line(stream, f"run {folder.name}: {society.agents} agents, {society.rounds} rounds")
-    for each in imported.left_out[:_SHOWN]:
+    left_out = grouped(imported.left_out)
+    for each in left_out[:_SHOWN]:
         write_line(stream, f"left out: {one_line(each)}")
-    if len(imported.left_out) > _SHOWN:
-        write_line(stream, f"left out: {len(imported.left_out) - _SHOWN} more")
+    if len(left_out) > _SHOWN:
+        write_line(stream, f"left out: {len(left_out) - _SHOWN} more causes")
     store = Store.open(folder.database, read_only=True)
     try:
         write(_DEBATE_COLUMNS, store.rows(_DEBATES, {"rounds": society.rounds}), "table", stream)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,17 +12,40 @@ from society.outcome import Scope
 from store.records import TurnKind
 
 _SHOWN = 20
+_PLACES = 8
+_VALUE = re.compile(r"""\d+|'[^']*'|"[^"]*\"""")
 
 
 class TranscriptError(ConfigError):
-    """A transcript file cannot be imported; nothing was written. One line per problem."""
+    """A transcript file cannot be imported; nothing was written. One entry per cause."""
 
     def __init__(self, source: str, problems: Sequence[str]) -> None:
-        lines = [f"{source} cannot be imported, {len(problems)} problem(s):", *problems[:_SHOWN]]
-        if len(problems) > _SHOWN:
-            lines.append(f"… and {len(problems) - _SHOWN} more")
+        causes = grouped(problems)
+        lines = [f"{source} cannot be imported, {len(problems)} problem(s):", *causes[:_SHOWN]]
+        if len(causes) > _SHOWN:
+            lines.append(f"… and {len(causes) - _SHOWN} more causes")
         super().__init__("\n  ".join(lines))
         self.problems = tuple(problems)
+
+
+def grouped(problems: Sequence[str]) -> list[str]:
+    """Every cause once, with the places that have it too; each problem is "PLACE: what is wrong".
+
+    Causes are one where they differ in numbers and quoted values only.
+    """
+    causes: dict[str, list[str]] = {}
+    for problem in problems:
+        causes.setdefault(_VALUE.sub("", problem), []).append(problem)
+    return [_joined(alike) for alike in causes.values()]
+
+
+def _joined(alike: Sequence[str]) -> str:
+    first, *rest = alike
+    if not rest:
+        return first
+    places = [problem.partition(": ")[0] for problem in rest]
+    shown = ", ".join(places[:_PLACES]) + (", …" if len(places) > _PLACES else "")
+    return f"{first}\n    and {len(rest)} more like it: {shown}"
 
 
 @dataclass(frozen=True, slots=True)

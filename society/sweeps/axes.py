@@ -68,11 +68,15 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Axes:
-    """Every combination of a line of `listed` and a value for each key of `grid`, times `seeds`."""
+    """Every combination of a line of `listed` and a value for each key of `grid`, times `seeds`.
+
+    `own_seed`: the only seed is the experiment's own, since nothing names several.
+    """
 
     grid: Mapping[naming.Path, tuple[object, ...]]
     listed: tuple[Point, ...]
     seeds: tuple[int, ...]
+    own_seed: bool = False
 
     def points(self) -> Iterator[Point]:
         """All combinations, the last key varying fastest."""
@@ -104,7 +108,27 @@ def read(table: Mapping[str, Any], options: Options, origin: str) -> Axes:
     listed = () if options.listed is None else _from_file(options.listed)
     default = [table.get("seed", 0)]
     seeds = table.get("seeds", default) if options.seeds is None else _seeds(options.seeds)
-    return Axes(grid, listed, _checked_seeds(seeds))
+    own_seed = options.seeds is None and "seeds" not in table
+    return Axes(grid, listed, _checked_seeds(seeds), own_seed)
+
+
+def require_effect(overrides: Sequence[str], found: Axes) -> None:
+    """Raise `ConfigError` for a `--set` whose key the axes set themselves, in every run."""
+    varied = {*found.grid, *(path for point in found.listed for path in point.settings)}
+    for override in overrides:
+        path = tuple(experiments.key_parts(override.partition("=")[0]))
+        if path == ("seed",) and not found.own_seed:
+            seeds = ", ".join(map(str, found.seeds))
+            raise ConfigError(
+                f"--set {override!r} has no effect: the runs have the seeds {seeds}; "
+                f"set --set 'seeds=[{override.partition('=')[2]}]' for that one, or leave it out"
+            )
+        if above := next((other for other in varied if path[: len(other)] == other), None):
+            key = naming.dotted(above)
+            raise ConfigError(
+                f"--set {override!r} has no effect: every run takes its {key} from the sweep; "
+                f"leave --set out, or take {key} out of the sweep or the list"
+            )
 
 
 def _from_table(section: object, origin: str) -> dict[naming.Path, tuple[object, ...]]:

@@ -51,7 +51,9 @@ def examine_file(
         for member in sweep.members:
             folders.check(member.folder, member.config)
     except ConfigError as error:
-        return [Finding("error", str(error))]
+        folder = folders.folder(runs, name)
+        despite = doctor.despite(source.experiment, source.overrides, folder, skip)
+        return [Finding("error", str(error)), *despite]
     points = sweep.representatives()
     seeds = len({member.seed for member in sweep.members})
     first = Finding(

@@ -53,6 +53,7 @@ def load(source: Source, runs: Path, name: str) -> Sweep:
     folder = folders.folder(runs, name)
     table, origin = experiments.read_table(source.experiment, source.overrides)
     found = axes.read(table, source.options, origin)
+    axes.require_effect(source.overrides, found)
     members = tuple(_members(folder, runs, table, found, origin))
     _require_different(members)
     return Sweep(folder, members)

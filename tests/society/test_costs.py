@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from evals.tasks.assumed import CHARACTERS
 from providers.base import JobState
 from providers.errors import BudgetReached
 from providers.scripted import ScriptedProvider
@@ -21,6 +25,7 @@ from society.connections import Connections
 from society.costing.estimate import estimate
 from store.ledger import Store
 from store.records import Job
+from tests.evals.tasks.test_hub_source import serving as hub
 from tests.providers.job_server import serving
 
 RATES = {
@@ -258,6 +263,37 @@ def test_cost_prices_an_experiment_without_a_key(paid, monkeypatch):
     assert "budget_usd = 0.01 will stop the run before its end" in shown.output
     assert "0.3 in, 1.2 out" in shown.output
     assert "characters per token" in shown.output
+
+
+def test_cost_downloads_nothing_and_says_what_it_assumed(tmp_path):
+    path = tmp_path / "hub.toml"
+    path.write_text(
+        """
+        model = "openai:gpt-4o-mini"
+        arms = ["multiagent", "star"]
+        task.name = "gsm8k"
+        train.questions = 20
+        evaluation.questions = 10
+        [[zero_shot]]
+        name = "math"
+        """
+    )
+
+    def refuse(handler):
+        handler.asked.append(handler.path)
+        handler._send(404, b"")
+
+    with hub({}, do_GET=refuse, do_HEAD=refuse) as (url, asked):
+        environment = os.environ | {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf")}
+        command = [sys.executable, "-m", "society", "cost", str(path), "--format", "json"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert asked == []
+    assert "questions of gsm8k, math are not on this machine" in done.stderr
+    rows = json.loads(done.stdout)
+    first = next(row for row in rows if row["stage"] == "evaluate")
+    assert first["calls"] == 3 * 2 * 10
+    assert first["prompt tokens"] > first["calls"] * CHARACTERS / 4
 
 
 def test_cost_says_unknown_rather_than_nothing(paid):

@@ -74,6 +74,26 @@ def test_a_wrong_file_is_one_error():
     assert "agents: unknown key" in said
 
 
+@pytest.mark.parametrize("more", [(), ("--seeds", "0,1")])
+def test_a_model_is_looked_at_though_the_questions_cannot_be_had(more):
+    path = Path("own.toml")
+    path.write_text(
+        """
+        model = "openai:gpt-4o-mini"
+        finetune.learning_rate = 1e-4
+        [task]
+        name = "file"
+        path = "nowhere.jsonl"
+        answer = "number"
+        """
+    )
+    status, said = society("doctor", path, *more)
+    assert status == 2
+    assert "nowhere.jsonl does not exist" in said
+    assert "the environment variable OPENAI_API_KEY is not set" in said
+    assert "disk:" in said
+
+
 def test_questions_that_overlap_are_an_error_unless_allowed():
     asked = [f"What is {n} plus {n}, and how did you find it?" for n in range(6)]
     for name, texts in (("a", asked), ("b", [text.lower() for text in asked[3:]])):

@@ -326,6 +326,21 @@ def test_broken_lines_are_all_named_and_the_good_ones_are_not(tmp_path):
     assert "line 5: not one JSON object" in said
 
 
+def test_one_cause_in_many_lines_is_said_once(tmp_path):
+    lines = [line(1 + n % 3, 4) for n in range(60)]
+    for number, each in enumerate(lines):
+        del each["agent"]
+        if number % 2:
+            each["round"] = 0
+    said = refused(tmp_path, lines)
+    assert said.count("agent is missing; add it") == 1
+    assert "and 59 more like it: line 2, line 3" in said
+    assert said.count("agents and rounds count from 1, got 0") == 1
+    assert "and 29 more like it: line 4, line 6" in said
+    assert "90 problem(s)" in said
+    assert len(said.splitlines()) < 10
+
+
 def test_a_broken_first_line_is_named_too(tmp_path):
     assert "line 1: not one" in refused(tmp_path, '{"question": \n' + json.dumps(line(1, 4)))
 

@@ -76,6 +76,36 @@ def test_the_file_may_say_it_and_the_command_line_comes_first(load):
     assert names(load("datasets.w=0.9", seeds="8", more=more)) == ["w-0.9_agents-2.seed-8"]
 
 
+@pytest.mark.parametrize(
+    ("override", "grid", "more", "says"),
+    [
+        ("seed=5", (), "seeds = [0, 1]\n", r"seeds 0, 1; set --set 'seeds=\[5\]'"),
+        ("seed=5", ("society.agents=2,3",), "seeds = [4]\n", "has no effect: the runs have"),
+        ("society.agents=4", ("society.agents=2,3",), "", "takes its society.agents from the"),
+        ("datasets.w=0.1", (), "sweep = { datasets.w = [0.2, 0.5] }\n", "takes its datasets.w"),
+        ('task.name="math"', ('task={name = "arithmetic"}',), "", "takes its task from the sweep"),
+    ],
+)
+def test_a_setting_that_the_sweep_overrides_is_refused(
+    experiment, tmp_path, override, grid, more, says
+):
+    experiment.write_text(more + FILE.format(script=tmp_path / "script.jsonl"))
+    source = Source(str(experiment), (override,), Options(grid))
+    with pytest.raises(ConfigError, match=says):
+        definition.load(source, tmp_path / "runs", "small")
+
+
+def test_settings_that_count_stay_settings(experiment, tmp_path):
+    for overrides, grid, seeds, there in (
+        (("seed=5",), ("society.agents=2,3",), None, [5, 5]),
+        (("seeds=[5]",), (), None, [5]),
+        (("society.rounds=3",), ("society.agents=2,3",), "1,2", [1, 2, 1, 2]),
+    ):
+        source = Source(str(experiment), overrides, Options(grid, None, seeds))
+        sweep = definition.load(source, tmp_path / "runs", "small")
+        assert [member.seed for member in sweep.members] == there
+
+
 def test_without_seeds_there_is_the_files_own(load):
     assert names(load("society.agents=2,3", more="seed = 5\n")) == [
         "agents-2.seed-5",

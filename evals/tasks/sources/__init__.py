@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from evals.tasks.sources.hub import HubDataset
+from evals.tasks.sources.hub import HubDataset, NotCached, cached_only
 from evals.tasks.sources.local import PerSplit, chosen
 from evals.tasks.sources.rows import Row, Source
 
-__all__ = ["HubDataset", "PerSplit", "Row", "Source", "chosen"]
+__all__ = ["HubDataset", "NotCached", "PerSplit", "Row", "Source", "cached_only", "chosen"]

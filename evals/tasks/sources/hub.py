@@ -8,7 +8,9 @@ environment_variables).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,23 @@ from evals.tasks.sources.rows import Row
 
 COMMIT = r"^[0-9a-f]{40}$"
 """What `revision` must look like: a branch would move under a run."""
+
+
+_CACHED_ONLY: ContextVar[bool] = ContextVar("cached_only", default=False)
+
+
+class NotCached(ValueError):
+    """A file of a dataset is not on this machine, and nothing may be downloaded."""
+
+
+@contextmanager
+def cached_only() -> Iterator[None]:
+    """Within it the hub is not asked for anything; a file that is not here raises `NotCached`."""
+    token = _CACHED_ONLY.set(True)
+    try:
+        yield
+    finally:
+        _CACHED_ONLY.reset(token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +62,25 @@ class HubDataset:
 
     def _downloaded(self, file: str, split: Split) -> Path:
         from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
 
+        here = _CACHED_ONLY.get()
         try:
             return Path(
-                hf_hub_download(self.repo, file, repo_type="dataset", revision=self.revision)
+                hf_hub_download(
+                    self.repo,
+                    file,
+                    repo_type="dataset",
+                    revision=self.revision,
+                    local_files_only=here,
+                )
             )
         except Exception as error:
+            if here and isinstance(error, LocalEntryNotFoundError):
+                raise NotCached(
+                    f"{file} of the dataset {self.repo} is not in the cache, and nothing is "
+                    "downloaded here"
+                ) from error
             raise ValueError(
                 f"cannot get {file} of the dataset {self.repo} (revision {self.revision}): "
                 f"{_reason(error)}; or download the file elsewhere and name it with "

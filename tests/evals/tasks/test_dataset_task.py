@@ -170,3 +170,14 @@ def test_a_hundred_thousand_rows_make_a_task(tmp_path):
     )
     task = file_task(path=str(path), gold="a")
     assert task.size("train") + task.size("eval") == 100_000
+
+
+@pytest.mark.parametrize(("copies", "said"), [(90, "(90 of its 100 rows repeat"), (0, None)])
+def test_rows_that_were_left_out_as_copies_are_told_where_questions_lack(write, copies, said):
+    many = [*rows(10), *rows(1) * copies]
+    task = file_task(path=str(write("a.jsonl", many)))
+    with pytest.raises(ValueError, match="50 are asked for") as error:
+        task.questions("eval", 0, 50)
+    assert f"the task file has {task.size('eval')} eval questions" in str(error.value)
+    assert ("repeat" in str(error.value)) is (said is not None)
+    assert said is None or said in str(error.value)
