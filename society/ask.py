@@ -12,6 +12,7 @@ from rich.text import Text
 
 from evals import reading, tasks
 from evals.tasks.base import TaskQuestion
+from society import costs
 from society.config import Config, ConfigError
 from society.connections import Connections
 from society.debate import Debate
@@ -20,6 +21,7 @@ from society.outcome import Scope
 from society.runs import RunFolder
 from society.terminal import Screen, one_line, plain
 from society.voting import Tally
+from store.errors import StoreLocked
 from store.ledger import Store
 from store.records import Row, Turn
 
@@ -28,6 +30,31 @@ _NEWEST = "select coalesce(max(iteration), 0) from votes where split = 'eval' an
 # Somebody waits at a terminal: a server that is down is told of soon. All models of the newest
 # society have answered before, so one that is missing now is not on its way.
 _GIVE_UP_AFTER_S = 30.0
+
+
+def open_store(folder: RunFolder) -> Store:
+    """The run's store: for reading, or for writing where asking costs something that has to count.
+
+    Raises `NothingStored` for a database without a run, and `StoreLocked` where a run that pays is
+    going on: it counts alone.
+    """
+    store = Store.open(folder.database, read_only=True)
+    try:
+        config = Config.from_json(reading.run_of(store).config)
+        free = costs.is_free(config)
+        if free:
+            return store
+    except BaseException:
+        store.close()
+        raise
+    live = store.live
+    store.close()
+    if not live:
+        return Store.open(folder.database, create=False)
+    raise StoreLocked(
+        f"run {folder.name!r} is going on and counts what it pays, so a question that costs "
+        "something has to wait for its end"
+    )
 
 
 def show(folder: RunFolder, store: Store, text: str, stream: TextIO) -> None:
@@ -78,10 +105,13 @@ async def ask(
 ) -> Tally:
     """Debate `text`, handing every turn to `show` as it comes; returns the last round's vote.
 
-    Nothing is stored. Raises the provider's errors.
+    Of what is said nothing is stored, and of what it costs all, where `store` can be written to.
+    Raises the provider's errors.
     """
     newest = newest_iteration(store, config)
     connections = Connections.open(config, folder.models).hurried(_GIVE_UP_AFTER_S)
+    if not store.read_only:
+        connections = costs.metered(connections, config, store, in_passing=True)
     try:
         arm = config.main_arm
         society = society_after(store, connections.untuned(arm.agents), newest, arm.name)

@@ -94,6 +94,17 @@ def shown(connections: Connections) -> str:
     return ""
 
 
+def is_free(config: Config) -> bool:
+    """Whether asking the experiment's models, tuned ones too, is known to cost nothing."""
+    prices = Prices(config.prices)
+    found = [
+        prices.at(address, tuned=tuned)
+        for address in config.addresses
+        for tuned in ((False, True) if config.tunes(address) else (False,))
+    ]
+    return all(price is not None and price.is_free for price in found)
+
+
 def remembered(store: Store, config: Config) -> Prices:
     """The run's prices, which are stored too, so that the view `spend` can use them.
 

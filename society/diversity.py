@@ -9,6 +9,7 @@ from typing import TextIO
 from evals import diversity, reading
 from evals.diversity import EncoderUnavailable, Measurement, Memory, Place, Progress, Wanted
 from society import costs
+from society.charges import Purpose, made_for
 from society.config import Config, ConfigError
 from society.connections import Connections
 from society.outcome import Scope
@@ -92,12 +93,15 @@ class Meter:
         """Measure what is planned and store it; returns the new rows.
 
         Serves the tuned models that have to be asked. Raises the providers' errors, and
-        `ConfigError` where the sentence encoder cannot be loaded; nothing is stored then.
+        `ConfigError` where the sentence encoder cannot be loaded; a later call goes on from there.
         """
+        place = measurement.place
+        purpose = Purpose("diversity", place.iteration, place.arm, place.split, place.decoding)
         if measurement.tuned_models:
             await self._connections.serve(measurement.tuned_models)
         try:
-            return await measurement.carry_out(on_progress)
+            with made_for(purpose):
+                return await measurement.carry_out(on_progress)
         except EncoderUnavailable as error:
             raise ConfigError(f"diversity.encoder: {error}") from error
 

@@ -44,6 +44,7 @@ def reported() -> Iterator[Context]:
         raise
     except KeyboardInterrupt:
         _say("stopped")
+        _tell_what_it_cost(context)
         _tell_what_goes_on(context)
         _tell_how_to_resume(context)
         raise typer.Exit(130) from None
@@ -56,6 +57,7 @@ def reported() -> Iterator[Context]:
             message = f"{type(error).__name__}: {error}\nthis is a fault in society; "
             message += _logged(error, context)
         _say(message)
+        _tell_what_it_cost(context)
         if status == 1:
             _tell_what_goes_on(context)
             _tell_how_to_resume(context)
@@ -89,6 +91,15 @@ def outcome(error: Exception) -> tuple[int, str | None]:
 
 def _say(message: str) -> None:
     tell(f"society: {message}")
+
+
+def _tell_what_it_cost(context: Context) -> None:
+    if context.folder is None:
+        return
+    from society.spending import spent_so_far
+
+    if told := spent_so_far(context.folder / "run.duckdb"):
+        tell(told)
 
 
 def _tell_what_goes_on(context: Context) -> None:

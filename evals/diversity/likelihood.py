@@ -14,13 +14,15 @@ from statistics import fmean
 from typing import Literal, TypeVar
 
 from evals.diversity.estimates import ordered
-from evals.diversity.memory import Memory
+from evals.diversity.memory import Memory, Scored, divergence_row, score_row
 from evals.diversity.responses import Response, Said
 from providers.base import Divergence, ModelRef, Provider, comparing
 from providers.errors import RequestError
-from store.records import DiversityMeasure
+from store.records import DiversityMeasure, Likelihood
 
 Method = Literal["exact", "sampled"]
+Keep = Callable[[Sequence[Likelihood]], Awaitable[None]]
+"""Stores what was found out; returns once it is safe."""
 T = TypeVar("T")
 
 IN_FLIGHT = 256
@@ -54,11 +56,12 @@ class Wish:
 class Likelihoods:
     """What is known about texts under models, and what is to be found out.
 
-    `steps` counts what `ask` will ask for.
+    `steps` counts what `ask` will ask for. `keep` stores each answer as it comes.
     """
 
     providers: Mapping[str, Provider]
     memory: Memory
+    keep: Keep
     _to_score: dict[tuple[ModelRef, Said], None] = field(default_factory=dict)
     _to_compare: dict[tuple[ModelRef, Said], dict[ModelRef, None]] = field(default_factory=dict)
 
@@ -88,16 +91,20 @@ class Likelihoods:
 
         async def one_score(model: ModelRef, said: Said) -> None:
             provider = self.providers[model.address]
-            self.memory.scores[model, said] = await _unless_refused(
-                provider.score(model, said.messages, said.text)
-            )
+            found = await _unless_refused(provider.score(model, said.messages, said.text))
+            scored = None if found is None else Scored.of(found)
+            self.memory.scores[model, said] = scored
+            if scored is not None:
+                await self.keep([score_row(model, said, scored)])
             on_step()
 
         async def one_comparison(p: ModelRef, said: Said, others: Sequence[ModelRef]) -> None:
             provider = comparing(self.providers[p.address])
             found = await _unless_refused(provider.divergences(p, others, said.messages, said.text))
-            for index, q in enumerate(others):
-                self.memory.nats[p, q, said] = None if found is None else _per_token(found[index])
+            nats = [None if found is None else _per_token(found[i]) for i in range(len(others))]
+            self.memory.nats |= {(p, q, said): n for q, n in zip(others, nats, strict=True)}
+            pairs = zip(others, nats, strict=True)
+            await self.keep([divergence_row(p, q, said, n) for q, n in pairs if n is not None])
             on_step()
 
         await _all_of(
@@ -116,18 +123,16 @@ class Likelihoods:
         """
         if measure == "nll":
             score = self.memory.scores.get((wish.model, wish.said))
-            return -fmean(score.logprobs) if score is not None and score.logprobs else None
+            return None if score is None else -score.mean
         if wish.equal:
             return 0.0
         if method == "exact":
             return self.memory.nats.get((wish.first.model, wish.model, wish.said))
         drawn = self.memory.scores.get((wish.first.model, wish.said))
         other = self.memory.scores.get((wish.model, wish.said))
-        if drawn is None or other is None or not drawn.logprobs:
+        if drawn is None or other is None or drawn.tokens != other.tokens:
             return None
-        if drawn.token_ids != other.token_ids:
-            return None
-        return fmean(p - q for p, q in zip(drawn.logprobs, other.logprobs, strict=True))
+        return drawn.mean - other.mean
 
 
 def wishes(responses: Sequence[Response], measure: DiversityMeasure) -> list[Wish]:

@@ -10,14 +10,14 @@ from typing import get_args
 from evals.diversity import encoders
 from evals.diversity.embedding import dissimilarities
 from evals.diversity.estimates import Pair, Responses, estimate
-from evals.diversity.likelihood import Likelihoods, Method, wishes
+from evals.diversity.likelihood import Likelihoods, Method, base_of, wishes
 from evals.diversity.memory import Memory
 from evals.diversity.responses import Place, read
 from evals.diversity.wanted import Wanted
 from providers.base import ModelRef, Provider
 from providers.errors import Unsupported
 from store.ledger import Store
-from store.records import AgentRole, Diversity, DiversityMeasure
+from store.records import AgentRole, Diversity, DiversityMeasure, Likelihood
 
 Progress = Callable[[int], None]
 """Called with the steps done; a text embedded, or a request answered, is a step."""
@@ -80,7 +80,9 @@ class Measurement:
             if (role, measure) not in done
         )
         self._memory = memory
-        self._known = Likelihoods(providers, memory)
+        if not again:
+            self._recall()
+        self._known = Likelihoods(providers, memory, self._keep)
         self._methods: dict[AgentRole, Method] = {}
         self._unable: dict[tuple[AgentRole, DiversityMeasure], str] = {}
         for role, measure in self.todo:
@@ -105,16 +107,11 @@ class Measurement:
         return tuple(dict.fromkeys(model for model in found if model.artifact is not None))
 
     async def carry_out(self, on_progress: Progress = lambda done: None) -> list[Diversity]:
-        """Measure and store it; returns the new rows.
+        """Measure and store it, each answer and each measure as it comes; returns the new rows.
 
         What a provider cannot tell is stored without a value and with a note. Raises the providers'
-        other errors and `EncoderUnavailable`; nothing is stored then.
+        other errors and `EncoderUnavailable`; a later measurement goes on from what is stored.
         """
-        rows = await self._rows(on_progress)
-        await self._store.append(*rows)
-        return rows
-
-    async def _rows(self, on_progress: Progress) -> list[Diversity]:
         asked = 0
 
         def on_step() -> None:
@@ -125,18 +122,44 @@ class Measurement:
         try:
             await self._known.ask(on_step)
         except Unsupported as error:
-            self._known = Likelihoods(self._providers, Memory())
+            self._known = Likelihoods(self._providers, Memory(), self._keep)
             self._unable = dict.fromkeys(self.todo, str(error))
-        notes = await self._embed(lambda done: on_progress(asked + done))
-        rows: list[Diversity] = []
-        for role, measure in self.todo:
-            if measure == "embedding":
+        likelihoods = [pair for pair in self.todo if pair[1] != "embedding"]
+        rows = await self._stored(likelihoods, self._likelihood)
+        if len(likelihoods) < len(self.todo):
+            notes = await self._embed(lambda done: on_progress(asked + done))
+
+            def embedding(role: AgentRole, measure: DiversityMeasure) -> _Result:
                 pairs = dissimilarities(self._responses[role], self._memory.vectors)
-                result = _Result(self._wanted.encoder, pairs, notes)
-            else:
-                result = self._likelihood(role, measure)
-            rows += self._as_rows(role, measure, result)
+                return _Result(self._wanted.encoder, pairs, notes)
+
+            embedded = [pair for pair in self.todo if pair[1] == "embedding"]
+            rows += await self._stored(embedded, embedding)
+        return sorted(rows, key=lambda row: self.todo.index((row.role, row.measure)))
+
+    async def _stored(
+        self,
+        measured: Sequence[tuple[AgentRole, DiversityMeasure]],
+        result: Callable[[AgentRole, DiversityMeasure], _Result],
+    ) -> list[Diversity]:
+        rows = [row for pair in measured for row in self._as_rows(*pair, result(*pair))]
+        await self._store.append(*rows)
         return rows
+
+    async def _keep(self, found: Sequence[Likelihood]) -> None:
+        await self._store.append(*found)
+
+    def _recall(self) -> None:
+        """Take over what an earlier measurement has found out."""
+        responses = [
+            r
+            for role, measure in self.todo
+            if measure != "embedding"
+            for r in self._responses[role]
+        ]
+        models = {response.model for response in responses}
+        models |= {base_of(model) for model in models}
+        self._memory.recall(self._store, models, dict.fromkeys(r.said for r in responses))
 
     def _distinct_texts(self) -> list[str]:
         roles = [role for role, measure in self.todo if measure == "embedding"]

@@ -1,12 +1,42 @@
-"""What has been computed already: arms that share answers or models need it once only."""
+"""What has been found out already: arms that share answers or models need it once only, and a
+measurement that was stopped goes on where it was."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from statistics import fmean
+from typing import Self
 
 from evals.diversity.encoders import Vector
 from evals.diversity.responses import Said
 from providers.base import ModelRef, Score
+from store.ledger import Store
+from store.records import Likelihood, content_sha256, messages_json
+
+_KNOWN = """
+    select model_id, other_id, sha256, value, tokens_sha256
+    from likelihoods
+    where sha256 in (select unnest($texts::varchar[]))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A text under a model: `mean` log-probability per token, in nats; `tokens` stands for the
+    tokens it was cut into."""
+
+    mean: float
+    tokens: str
+
+    @classmethod
+    def of(cls, score: Score) -> Self | None:
+        """None for a text without a token."""
+        if not score.logprobs:
+            return None
+        ids = " ".join(map(str, score.token_ids))
+        return cls(fmean(score.logprobs), hashlib.sha256(ids.encode()).hexdigest())
 
 
 @dataclass
@@ -17,6 +47,33 @@ class Memory:
     vectors: of a text by the sentence encoder.
     """
 
-    scores: dict[tuple[ModelRef, Said], Score | None] = field(default_factory=dict)
+    scores: dict[tuple[ModelRef, Said], Scored | None] = field(default_factory=dict)
     nats: dict[tuple[ModelRef, ModelRef, Said], float | None] = field(default_factory=dict)
     vectors: dict[str, Vector] = field(default_factory=dict)
+
+    def recall(self, store: Store, models: Iterable[ModelRef], texts: Iterable[Said]) -> None:
+        """Take over what is stored of these texts under these models."""
+        by_id: Mapping[str, ModelRef] = {model.model_id: model for model in models}
+        by_digest = {digest_of(said): said for said in texts}
+        found = store.rows(_KNOWN, {"texts": list(by_digest)})
+        for model_id, other_id, sha256, value, tokens in found:
+            model, other, said = by_id.get(model_id), by_id.get(other_id), by_digest[sha256]
+            if model is not None and not other_id:
+                self.scores.setdefault((model, said), Scored(value, tokens))
+            elif model is not None and other is not None:
+                self.nats.setdefault((model, other, said), value)
+
+
+def score_row(model: ModelRef, said: Said, scored: Scored) -> Likelihood:
+    """What is stored of a text under a model."""
+    return Likelihood(model.model_id, "", digest_of(said), scored.mean, scored.tokens)
+
+
+def divergence_row(p: ModelRef, q: ModelRef, said: Said, nats: float) -> Likelihood:
+    """What is stored of a text under two models."""
+    return Likelihood(p.model_id, q.model_id, digest_of(said), nats)
+
+
+def digest_of(said: Said) -> str:
+    """Stands for conversation and text; that of the turn in which the text was said."""
+    return content_sha256(messages_json([asdict(m) for m in said.messages]), said.text)

@@ -101,18 +101,21 @@ class Limiter:
         tokens: float = 0.0,
         errand: Errand = _ANY,
         attempts: Attempts = UNCOUNTED,
+        *,
+        follows: bool = False,
     ) -> T:
         """The result of `work`, called as often as its `RetryableError`s and patience allow.
 
         `tokens` is the most that the call may use. `attempts` is told before each attempt; what
-        came of one that was sent, `work` tells it. Raises the `RequestError` of `work`, and
-        `RequestFailed` where patience ends and the call itself is at fault; any other
-        `ProviderError` and a `RetryableError` that outlasted patience stop all calls of this
+        came of one that was sent, `work` tells it. A call that `follows` from one that was made
+        goes ahead of those that were not: half of something is of no use. Raises the `RequestError`
+        of `work`, and `RequestFailed` where patience ends and the call itself is at fault; any
+        other `ProviderError` and a `RetryableError` that outlasted patience stop all calls of this
         limiter, those that wait included, which then raise the same error.
         """
         attempts.enlist()
         cost: dict[Kind, float] = {"requests": 1.0, "tokens": tokens}
-        journey = _Journey(self, work, cost, errand, attempts)
+        journey = _Journey(self, work, cost, errand, attempts, follows=follows)
         given_up: str | None = None
         try:
             return await persistently(
@@ -227,6 +230,8 @@ class _Journey(Generic[T]):
         cost: Mapping[Kind, float],
         errand: Errand,
         attempts: Attempts,
+        *,
+        follows: bool,
     ) -> None:
         self._limiter = limiter
         self._work = work
@@ -235,7 +240,7 @@ class _Journey(Generic[T]):
         self._attempts = attempts
         self.mark: Mark | None = None
         self._has_slot = False
-        self._tried = False
+        self._goes_first = follows
 
     async def attempt(self) -> T:
         limiter = self._limiter
@@ -244,8 +249,8 @@ class _Journey(Generic[T]):
             self.end()
             await self._attempts.reserve()
         if not self._has_slot:
-            self._has_slot = await limiter.slots.take(first=self._tried)
-        self._tried = True
+            self._has_slot = await limiter.slots.take(first=self._goes_first)
+        self._goes_first = True
         try:
             result = await self._sent()
         except RetryableError as error:

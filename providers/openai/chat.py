@@ -133,11 +133,12 @@ class Chat:
         extra: Mapping[str, object] | None = None,
         *,
         again: bool = False,
+        follows: bool = False,
     ) -> tuple[T, Usage, float]:
         """What `read` makes of the response's body, and the milliseconds it took.
 
-        `extra` goes into the request's body as it is; `again` as in `Request`. Raises errors of
-        `providers.errors`.
+        `extra` goes into the request's body as it is; `again` as in `Request`; `follows` as in
+        `Limiter.call`. Raises errors of `providers.errors`.
         """
         written: list[Any] = [{"role": m.role, "content": m.content} for m in messages]
         tokens = sampling.max_tokens + sum(
@@ -153,10 +154,11 @@ class Chat:
 
         while True:
             try:
-                return await self._limiter.call(attempt, tokens, errand, attempts.current.get())
+                return await self._limiter.call(
+                    attempt, tokens, errand, attempts.current.get(), follows=follows
+                )
             except _DoWithout:
-                # One more request like others, which waits for its turn.
-                continue
+                follows = True
 
     async def _understood(
         self,

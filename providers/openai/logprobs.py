@@ -34,19 +34,24 @@ async def score(chat: Chat, model: str, messages: Sequence[Message], text: str) 
         return Score((), ())
     before = await _prompt(chat, model, messages, _OWN_TOKENS_ONLY)
     spoken = (*messages, Message("assistant", text))
-    after = await _prompt(chat, model, spoken, _OWN_TOKENS_ONLY | _LEFT_OPEN)
+    after = await _prompt(chat, model, spoken, _OWN_TOKENS_ONLY | _LEFT_OPEN, follows=True)
     start = _common(before.token_ids, after.token_ids)
     return Score(after.token_ids[start:], after.logprobs[start:])
 
 
 async def _prompt(
-    chat: Chat, model: str, messages: Sequence[Message], extra: dict[str, object]
+    chat: Chat,
+    model: str,
+    messages: Sequence[Message],
+    extra: dict[str, object],
+    *,
+    follows: bool = False,
 ) -> PromptScore:
     def read(content: bytes, charset: str | None) -> tuple[PromptScore | None, Usage]:
         bound = Usage(most_prompt_tokens(messages), _ONE_TOKEN.max_tokens, estimated=True)
         return read_prompt_score(content, charset), usage_told(content) or bound
 
-    found, _, _ = await chat.ask(model, messages, _ONE_TOKEN, "score", read, extra)
+    found, _, _ = await chat.ask(model, messages, _ONE_TOKEN, "score", read, extra, follows=follows)
     if found is None:
         raise Unsupported(
             f"the server of {model} gives no prompt_logprobs, so it is no vLLM; remove score from "

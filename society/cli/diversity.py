@@ -53,7 +53,7 @@ def measure(
     """Measure how different the agents of a run are, after every iteration."""
     from society.failures import reported
 
-    with reported():
+    with reported() as context:
         from society import diversity, stopping
         from society import runs as folders
         from society.terminal import tell
@@ -72,6 +72,7 @@ def measure(
         def on_society(done: int, total: int) -> None:
             tell(f"{done} of {total} societies measured")
 
+        context.folder, context.resumable = folder.path, True
         with Store.open(folder.database, create=False) as store:
             work = diversity.measure_run(folder, store, choice, on_society)
             rows = stopping.run(work, tell)

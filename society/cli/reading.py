@@ -86,14 +86,11 @@ def ask(
     """Let a run's newest society debate your question, turn by turn."""
     from society.failures import reported
 
-    with reported():
+    with reported() as context:
         from society import runs as folders
-        from society.ask import show
-        from store.ledger import Store
+        from society.ask import open_store, show
 
         folder = folders.existing(runs, name)
-        store = Store.open(folder.database, read_only=True)
-        try:
+        with open_store(folder) as store:
+            context.folder = folder.path
             show(folder, store, question, sys.stdout)
-        finally:
-            store.close()

@@ -157,6 +157,7 @@ def _carry_out(
     from society import iterate, live, stopping, summary
     from society.events import Note
     from society.retrain import retrain as train_again
+    from society.spending import spending_of
     from society.status import Noticeboard, notice_of, together
     from society.terminal import say
 
@@ -174,5 +175,7 @@ def _carry_out(
     finally:
         notices.remove()
     summary.show(store, sys.stdout)
+    if told := str(spending_of(store)):
+        say(told.replace("so far", "in all"))
     reports.write([store], folder.report)
     say(f"report: {folder.report}")
