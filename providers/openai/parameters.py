@@ -26,12 +26,23 @@ Value = str | int | float
 # take what others take. https://platform.openai.com/docs/guides/reasoning, read 2026-11-22.
 _FIXED_SAMPLING = re.compile(r"(o\d|gpt-5)(?!.*chat)", re.IGNORECASE)
 _UNSUPPORTED = re.compile(
-    r"unsupported|not supported|does not support|not permitted|unrecogni[sz]ed|unknown|unexpected"
-    r"|only the default|not allowed|use '?max_",
+    r"unsupported|not (yet |currently )?(supported|permitted|allowed|accepted|available)"
+    r"|not implemented|isn'?t supported|no longer (supported|accepted|available)"
+    r"|does(n'?t| not) (support|accept|take)|unrecogni[sz]ed|unknown|unexpected|deprecated"
+    r"|(cannot|must not|may not|should not) be (specified|used|set|passed|given|sent)"
+    r"|use '?max_|invalid parameter"
+    r"|only (the default|(temperature|top_p) ?= ?1|1(\.0)? (is|can))|may only be set to 1",
+    re.IGNORECASE,
+)
+# "temperature and top_p cannot both be specified": each is fine alone.
+_EXCLUSIVE = re.compile(
+    r"\bboth\b|\beither\b|only one|one of|mutually exclusive|exclusive|together|simultaneous"
+    r"|same time|at once|in combination|combined|alongside|one or the other|but not",
     re.IGNORECASE,
 )
 _UNSUPPORTED_CODES = {"unsupported_parameter", "unsupported_value", "unknown_parameter"}
 _OWN = ("max_completion_tokens", "max_tokens", "temperature", "top_p", "seed")
+_PAIR = ("temperature", "top_p")
 _NAMED = {name: re.compile(rf"(?<![A-Za-z_]){name}(?![A-Za-z_])") for name in _OWN}
 
 
@@ -43,14 +54,19 @@ class Parameters:
     temperature: bool = True
     top_p: bool = True
     seed: bool = True
+    both: bool = True
+    """Whether it takes temperature and top_p in one request."""
 
     def values(self, sampling: Sampling, key: str, model: str) -> dict[str, Value]:
         """The request's parameters; raises `InvalidSettings` for what `model` cannot honour."""
         values: dict[str, Value] = {self.max_tokens: sampling.max_tokens}
+        left_out = None if self.both else _left_out(sampling, model)
         for name, taken, wanted in (
             ("temperature", self.temperature, sampling.temperature),
             ("top_p", self.top_p, sampling.top_p),
         ):
+            if name == left_out:
+                continue
             if taken:
                 values[name] = wanted
             elif wanted != 1.0:
@@ -61,6 +77,19 @@ class Parameters:
         if self.seed:
             values["seed"] = request_seed(sampling.seed, key)
         return values
+
+
+def _left_out(sampling: Sampling, model: str) -> str:
+    """Which of temperature and top_p changes nothing, where only one of them may be sent."""
+    if sampling.top_p == 1.0 or sampling.temperature == 0.0:  # greedy whatever top_p is
+        return "top_p"
+    if sampling.temperature == 1.0:
+        return "temperature"
+    raise InvalidSettings(
+        f"model {model} takes temperature or top_p, not both, but sampling.temperature = "
+        f"{sampling.temperature:g} and sampling.top_p = {sampling.top_p:g} are asked for; set one "
+        "of them to 1"
+    )
 
 
 _REMEDIES = {
@@ -95,6 +124,11 @@ def learnt(now: Parameters, told: Refusal, sent: Mapping[str, object]) -> tuple[
 
     Whether a value can be done without is for `Parameters.values` to say.
     """
+    if _wants_one(told, sent):
+        return replace(now, both=False), (
+            f"the server takes temperature or top_p, not both ({told.message}); the one that is 1, "
+            "and top_p where answers are greedy, is sent no more"
+        )
     name = _refused(told, sent)
     match name:
         case None:
@@ -125,20 +159,41 @@ def request_seed(seed: int, key: str) -> int:
     return int.from_bytes(digest[:4], "big") >> 1
 
 
+def _wants_one(told: Refusal, sent: Mapping[str, object]) -> bool:
+    """Whether a refusal objects to temperature and top_p in one request."""
+    named = all(name in sent and _NAMED[name].search(told.message) for name in _PAIR)
+    return told.status in (400, 422) and named and bool(_EXCLUSIVE.search(told.message))
+
+
 def _refused(told: Refusal, sent: Mapping[str, object]) -> str | None:
     """Which of our parameters a 400 or 422 objects to for its presence, not for its size."""
     if told.status not in (400, 422):
         return None
     known = {told.code, told.type} & _UNSUPPORTED_CODES
     if not known and not _UNSUPPORTED.search(told.message):
-        return None
+        return _dispensable(told, sent)
     if told.param in sent and told.param in _OWN:
         return told.param
     if told.param and told.param not in _OWN:
         return None
-    places = [
+    places = _places(told, sent)
+    return min(places)[1] if places else None
+
+
+def _dispensable(told: Refusal, sent: Mapping[str, object]) -> str | None:
+    """The one parameter that a refusal names for its value, where that changes nothing if it is not
+    sent: the seed, and a top_p of 1 ("top_p must be > 0.0 and < 1.0").
+    """
+    named = {name for _, name in _places(told, sent)} | ({told.param} & set(_OWN))
+    if named == {"seed"} or (named == {"top_p"} and sent.get("top_p") == 1.0):
+        return named.pop()
+    return None
+
+
+def _places(told: Refusal, sent: Mapping[str, object]) -> list[tuple[int, str]]:
+    """Which of our parameters a refusal names, by where it does."""
+    return [
         (found.start(), name)
         for name, pattern in _NAMED.items()
         if name in sent and (found := pattern.search(told.message))
     ]
-    return min(places)[1] if places else None

@@ -244,6 +244,66 @@ async def test_temperature_1_is_what_such_a_model_does_anyway():
         await provider.close()
 
 
+EXCLUSIVE = [
+    "`temperature` and `top_p` cannot both be specified for this model. Please use only one.",
+    "Only one of temperature or top_p may be set",
+    "temperature and top_p are mutually exclusive",
+    "Please specify either top_p or temperature, but not both",
+    "top_p cannot be used together with temperature",
+    "Setting temperature and top_p at the same time is not supported",
+]
+
+
+def takes_one(message):
+    def script(asked):
+        both = {"temperature", "top_p"} <= set(asked.body)
+        return fails(400, message, type="invalid_request_error") if both else says("x")
+
+    return script
+
+
+@pytest.mark.parametrize("message", EXCLUSIVE)
+async def test_temperature_or_top_p_is_sent_where_both_are_refused(message, caplog):
+    samplings = {
+        "top_p": Sampling(temperature=1.0, top_p=0.9),
+        "temperature": Sampling(temperature=0.7, top_p=1.0),
+        "temperature ": Sampling(temperature=0.0, top_p=0.9),
+    }
+    async with ChatServer(takes_one(message)) as server:
+        provider = connect(server)
+        with caplog.at_level(logging.WARNING):
+            for sampling in samplings.values():
+                assert (await asks(provider, sampling=sampling)).text == "x"
+        with pytest.raises(InvalidSettings, match=r"temperature = 0\.7 and .*top_p = 0\.9.*to 1"):
+            await asks(provider, sampling=Sampling(temperature=0.7, top_p=0.9))
+        await provider.close()
+    sent = [{"temperature", "top_p"} & set(asked.body) for asked in server.asked]
+    assert sent == [{"temperature", "top_p"}, *({name.strip()} for name in samplings)]
+    assert len([r for r in caplog.records if "not both" in r.message]) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("top_p", "`top_p` must be > 0.0 and < 1.0"),
+        ("top_p", "top_p is no longer supported on this model"),
+        ("top_p", "This model doesn't accept top_p"),
+        ("seed", "seed must be a multiple of 7"),
+        ("seed", "`seed` should not be set"),
+        ("temperature", "`temperature` is deprecated for this model."),
+        ("temperature", "invalid temperature: only 1 is allowed for this model"),
+        ("temperature", "`temperature` may only be set to 1 when thinking is enabled."),
+    ],
+)
+async def test_a_parameter_that_changes_nothing_is_left_out_however_it_is_refused(name, message):
+    async with ChatServer(lambda a: fails(400, message) if name in a.body else says("x")) as server:
+        provider = connect(server)
+        for _ in range(2):
+            assert (await asks(provider, sampling=Sampling(temperature=1.0, top_p=1.0))).text == "x"
+        await provider.close()
+    assert [name in asked.body for asked in server.asked] == [True, False, False]
+
+
 async def test_both_names_of_max_tokens_refused_stops_the_run():
     def script(asked):
         (name,) = {"max_tokens", "max_completion_tokens"} & set(asked.body)
