@@ -73,6 +73,7 @@ class Config(Section):
     provider: dict[str, Any] = Field(default_factory=dict)
     providers: dict[str, dict[str, Any]] = Field(default_factory=dict)
     serving: ServingSection | None = None
+    stop_if_unread: Annotated[int, Field(ge=0)] = 20
     budget_usd: Annotated[float, Field(gt=0.0, allow_inf_nan=False, strict=False)] | None = None
     prices: dict[str, PriceOverride] = Field(default_factory=dict)
 

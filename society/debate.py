@@ -16,7 +16,6 @@ from collections import defaultdict
 from collections.abc import (
     AsyncIterator,
     Callable,
-    Collection,
     Coroutine,
     Iterable,
     Mapping,
@@ -27,7 +26,13 @@ from typing import Literal, Protocol
 
 from evals.tasks.base import Task, TaskQuestion
 from providers.base import Message, ModelRef, Provider, Request, Sampling
-from providers.errors import ContextOverflow, RequestError, RequestFailed, RetryableError
+from providers.errors import (
+    ContextOverflow,
+    RequestError,
+    RequestFailed,
+    RetryableError,
+    RunError,
+)
 from society import prompts
 from society.agents import Society
 from society.charges import made_for, turn_of
@@ -37,6 +42,8 @@ from society.voting import Tally, lot
 from store.records import Failure, Labels, Row, Turn, messages_json, storable, utc_now
 
 Kind = Literal["answer", "summary"]
+# A call that is made again and again would keep a run from stopping.
+_LONGEST_WAIT_S = 60.0
 
 
 class Recorder(Protocol):
@@ -66,8 +73,9 @@ class Rules:
 class Debate:
     """Debates questions of one scope between one society, resuming from `known` turns.
 
-    What is in `shared` already is not asked again. `again` are the ids of turns that failed in an
-    earlier start and are asked once more.
+    What is in `shared` already is not asked again. `again` are turns that failed in an earlier
+    start and are asked once more; where that does not come to an end they stay. Where `stop` gives
+    an error nothing more is asked; it is raised once what is on its way has been stored.
     """
 
     def __init__(
@@ -80,9 +88,10 @@ class Debate:
         rules: Rules,
         *,
         known: Iterable[Turn] = (),
-        again: Collection[int] = (),
+        again: Mapping[int, Turn] | None = None,
         shared: Shared | None = None,
         on_turn: Callable[[Turn], None] = lambda turn: None,
+        stop: Callable[[], RunError | None] = lambda: None,
     ) -> None:
         self._society = society
         self._task = task
@@ -91,10 +100,11 @@ class Debate:
         self._scope = scope
         self._rules = rules
         self._known = {turn.turn_id: turn for turn in known}
-        self._again = frozenset(again)
+        self._again = again or {}
         self._shared = shared or Shared()
         self._asking: defaultdict[str, dict[bytes, asyncio.Future[Turn]]] = defaultdict(dict)
         self._on_turn = on_turn
+        self._stop = stop
 
     async def run(self, questions: Sequence[TaskQuestion]) -> AsyncIterator[TaskQuestion]:
         """Debate all questions, yielding each as it is complete.
@@ -118,6 +128,8 @@ class Debate:
                     task.result()
                     yield question
         finally:
+            if running and self._stop() is not None:
+                await asyncio.wait(running, timeout=_LONGEST_WAIT_S)
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
@@ -215,18 +227,27 @@ class Debate:
         if (stored := self._known.get(turn.turn_id)) is not None:
             return stored
         sampling = self._rules.sampling if kind == "answer" else self._rules.summary_sampling
-        again = turn.turn_id in self._again
-        request = Request(model, messages, sampling, self._noise_key(turn), again)
+        self._go_on()
+        failed = self._again.get(turn.turn_id)
+        key, again = self._noise_key(turn), failed is not None
         try:
-            turn = await self._spoken(turn, request)
-        except RetryableError as error:
-            # The run stops. What was asked in vain is asked with less patience the next time.
-            if error.given_up is not None:
-                await self._recorder.append(_failed(turn, error, again=again))
+            turn = await self._spoken(turn, Request(model, messages, sampling, key, again))
+        except BaseException as error:
+            # The run stops. A request that is known to fail will mean nothing for others.
+            if failed is None and isinstance(error, RetryableError) and error.given_up is not None:
+                failed = _failed(turn, error, again=False)
+            if failed is not None:
+                await self._recorder.append(failed)
             raise
         await self._recorder.append(turn)
         self._on_turn(turn)
+        self._go_on()
         return turn
+
+    def _go_on(self) -> None:
+        """Raise what ends the run, where anything does."""
+        if (error := self._stop()) is not None:
+            raise error
 
     async def _spoken(self, turn: Turn, request: Request) -> Turn:
         """`turn` with its response: that of the same request, where it was made before."""
@@ -284,9 +305,9 @@ def _failed(turn: Turn, error: RequestError | RetryableError, *, again: bool) ->
 
 
 async def _all(turns: Iterable[Coroutine[object, object, Turn]]) -> list[Turn]:
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(turn) for turn in turns]
-    except ExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-    return [task.result() for task in tasks]
+    # All of them, also where one fails: an answer that is on its way is paid for.
+    found = await asyncio.gather(*turns, return_exceptions=True)
+    for turn in found:
+        if isinstance(turn, BaseException):
+            raise turn
+    return [turn for turn in found if isinstance(turn, Turn)]

@@ -32,6 +32,7 @@ from society.config import Config
 from society.connections import Connections
 from society.debate import Debate, Rules
 from society.diversity import Meter
+from society.early_stop import Reading, check_data, check_stage
 from society.events import Note, Observer, Stage, StageAdvanced, StageFinished, StageStarted
 from society.outcome import Scope, majority
 from society.redo import take_back
@@ -203,6 +204,10 @@ class _Experiment:
             who = "" if len(self.arms) == 1 else f"{arm.name}: "
             self.observer(Note(who + concern.text))
 
+    def _note(self, text: str | None) -> None:
+        if text is not None:
+            self.observer(Note(text))
+
     def _of_arm(self, arm: str, text: str) -> str:
         return text if len(self.arms) == 1 else f"{arm} {text}"
 
@@ -229,17 +234,15 @@ class _Experiment:
             done += 1
             tokens += turn.completion_tokens if turn.shared_turn_id is None else 0
             self.observer(StageAdvanced(done, tokens, costs.shown(self.connections)))
-            if turn.error is not None:
-                self.observer(Note(f"{turn.question_id}, agent {turn.agent}: {turn.error}"))
+            self._note(reading.add(turn))
 
-        with self._stage(
-            scope.iteration, self._of_arm(arm.name, stage), "turns", len(questions) * each, done
-        ):
-            if not remaining:
-                return
-            await self.connections.serve(society.tuned_models)
+        named, first = self._of_arm(arm.name, stage), self.config.stop_if_unread
+        reading = Reading(named, task, first, again)
+        with self._stage(scope.iteration, named, "turns", len(questions) * each, done):
+            if remaining:
+                await self.connections.serve(society.tuned_models)
             if again:
-                self.observer(Note(f"{len(again)} requests that failed are asked again"))
+                self._note(f"{len(again)} requests that failed are asked again")
             debate = Debate(
                 society,
                 task,
@@ -251,9 +254,13 @@ class _Experiment:
                 again=again,
                 shared=self._shared(society, scope, pending),
                 on_turn=on_turn,
+                stop=reading.stop,
             )
             async for _ in debate.run(remaining):
                 self._tell_surrenders()
+        self._note(reading.summary())
+        if first:
+            check_stage(self.store, scope, named, task)
 
     def _shared(self, society: Society, scope: Scope, questions: set[str]) -> Shared:
         """What other arms have asked in this stage, of models that this society uses too."""
@@ -302,6 +309,8 @@ class _Experiment:
             for arm, datasets in zip(arms, self._derive(arms, iteration), strict=True)
             for (agent, role), dataset in datasets.items()
         ]
+        if self.config.stop_if_unread:
+            check_data(self.store, plans, self.connections, self.questions.task_of(iteration))
         jobs: dict[str, float] = {}
 
         def on_progress(news: TuningProgress) -> None:

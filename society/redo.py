@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from society.outcome import Scope
 from store.ledger import Store
+from store.records import Turn
 
 _TURNS = """
 WITH stage AS (
@@ -56,8 +57,8 @@ class _Stored:
         return self.round > other.round
 
 
-def take_back(store: Store, scope: Scope) -> frozenset[int]:
-    """Remove from a stage the failed turns that can be asked again; returns their ids."""
+def take_back(store: Store, scope: Scope) -> dict[int, Turn]:
+    """Remove from a stage the failed turns that can be asked again; returns them by their ids."""
     stage = {
         "iteration": scope.iteration,
         "split": scope.split,
@@ -69,8 +70,10 @@ def take_back(store: Store, scope: Scope) -> frozenset[int]:
         turn = _Stored(*row)
         debates[turn.question_id].append(turn)
     if not debates or store.rows(_BUILT_UPON, stage) == [(True,)]:
-        return frozenset()
-    taken = frozenset(turn for debate in debates.values() for turn in _free(debate))
+        return {}
+    free = {turn_id for debate in debates.values() for turn_id in _free(debate)}
+    key = (scope.iteration, scope.split, scope.arm, scope.decoding)
+    taken = {turn.turn_id: turn for turn in store.turns(*key) if turn.turn_id in free}
     if taken:
         store.withdraw(sorted(taken))
     return taken

@@ -184,7 +184,7 @@ def _lasting(config: Config, now: Config) -> Config:
     """`config` with what may change between two starts of a run taken from `now`."""
     free: dict[str, object] = {
         name: getattr(now, name)
-        for name in ("iterations", "arms", "budget_usd", "prices", "diversity")
+        for name in ("iterations", "arms", "budget_usd", "prices", "diversity", "stop_if_unread")
     }
     free["finetune"] = config.finetune.model_copy(update={"on_failure": now.finetune.on_failure})
     if config.serving is not None and now.serving is not None:
