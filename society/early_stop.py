@@ -133,10 +133,10 @@ def check_data(
         told.append(
             f"  {arm}: {labels} of {questions} training questions have a label; {unread} have no "
             f"answer that can be read, {ties} are tied, {questions - labels - unread - ties} have "
-            "too few votes"
+            "fewer readable answers than consensus.quorum asks for"
         )
         scope = Scope(iteration, "train", arm, "sampled")
-        if unread:
+        if questions > labels + ties:
             told.append(describe_unread(_unread(store, scope), task))
     if starved:
         most = max(plan.dataset.examples for plan in plans)

@@ -63,7 +63,8 @@ def test_a_label_takes_more_than_half_of_the_agents_unless_the_file_says_otherwi
         if last and "/a1/" not in line["key"]:
             line |= {"text": "so I add", "finish_reason": "length"}
     script.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    folder, _ = start(tmp_path, experiment, "iterations=1", name="majority")
+    changes = ("iterations=1", "stop_if_unread=0")
+    folder, _ = start(tmp_path, experiment, *changes, name="majority")
     labels = "SELECT DISTINCT labelled, below_quorum, coverage FROM pseudo_labels"
     assert rows(folder, labels) == [(0, 4, 0.0)]
     assert rows(folder, "SELECT DISTINCT quorum FROM votes WHERE split = 'train'") == [(2,)]
