@@ -28,6 +28,9 @@ class AnswerKind(Protocol):
     def explain(self, response: str) -> Reading:
         """What `read` gives, and the rule by which; never raises."""
 
+    def canonical(self, answer: str) -> str:
+        """The one form, or a description of it, that all wordings of an answer have in common."""
+
     def gold(self, text: str) -> str:
         """The answer in a question's gold field: a bare answer or a worked solution.
 

@@ -110,9 +110,13 @@ class Choice:
             )
         return letter
 
+    def canonical(self, answer: str) -> str:
+        """The capital letter."""
+        return _alone(answer) or answer.strip()
+
     def same(self, a: str, b: str) -> bool:
         """The same letter; case and parentheses do not count."""
-        return (_alone(a) or a.strip()) == (_alone(b) or b.strip())
+        return self.canonical(a) == self.canonical(b)
 
     def _stated(self, part: str) -> Reading | None:
         for statement in reversed(statements(part)):

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from evals.answers.comparison import same
+from evals.answers.describing import describe
 from evals.answers.reading import RULES, Reading, read_first
 from evals.answers.shape import Words
 from evals.answers.stated import LONGEST, Statement, bare, boxed, statements
@@ -73,6 +74,10 @@ class Mathematical:
                 r"or a solution that states it in \boxed{}"
             )
         return answer
+
+    def canonical(self, answer: str) -> str:
+        """The structure in words."""
+        return describe(structure(answer))
 
     def same(self, a: str, b: str) -> bool:
         """Whether two answers are the same by docs/answers.md. Reflexive, symmetric."""

@@ -100,6 +100,11 @@ class Number:
             f"no gold number in {text[-80:]!r}; give a number or a solution that ends '#### 18'"
         )
 
+    def canonical(self, answer: str) -> str:
+        """The number as a decimal or a reduced fraction."""
+        value = number(answer) if len(answer) <= LONGEST else None
+        return answer.strip() if value is None else canonical(value)
+
     def same(self, a: str, b: str) -> bool:
         """Equal as exact numbers where both are numbers, else equal as text.
 

@@ -28,6 +28,9 @@ def checked(model: type[AnyOptions], kind: str, options: Mapping[str, object]) -
                 f"unknown option {'.'.join(map(str, problem['loc']))!r} of the answer kind {kind}; "
                 f"it has {allowed}"
                 if problem["type"] == "extra_forbidden"
+                else f"option {'.'.join(map(str, problem['loc']))!r} of the answer kind {kind} is "
+                "missing; give it"
+                if problem["type"] == "missing"
                 else f"option {'.'.join(map(str, problem['loc']))!r} of the answer kind {kind}: "
                 f"{problem['msg']}, got {problem['input']!r}"
                 for problem in error.errors(include_url=False)

@@ -85,6 +85,10 @@ class Regex:
         """What the expression finds, else the text itself: a bare answer."""
         return self.read(text) or bare_gold(text)
 
+    def canonical(self, answer: str) -> str:
+        """The text, in one case where case does not count."""
+        return comparable(answer, self.options.case)
+
     def same(self, a: str, b: str) -> bool:
         """Equal text, by the rule for case."""
-        return comparable(a, self.options.case) == comparable(b, self.options.case)
+        return self.canonical(a) == self.canonical(b)

@@ -57,9 +57,13 @@ class Text:
             return answer
         return bare_gold(text)
 
+    def canonical(self, answer: str) -> str:
+        """The text, in one case where case does not count."""
+        return comparable(answer, self.options.case)
+
     def same(self, a: str, b: str) -> bool:
         """Equal text, by the rule for case."""
-        return comparable(a, self.options.case) == comparable(b, self.options.case)
+        return self.canonical(a) == self.canonical(b)
 
 
 def _stated(part: str) -> Reading | None:

@@ -14,6 +14,7 @@ from society.cli import sweeping  # isort: skip
 from society.cli import preparing  # isort: skip
 from society.cli import reading  # isort: skip
 from society.cli import querying  # isort: skip
+from society.cli import answering  # isort: skip
 from society.cli import diversity  # isort: skip
 from society.cli import viewing  # isort: skip
 from society.cli import exporting  # isort: skip
@@ -21,6 +22,7 @@ from society import streams  # isort: skip
 from society.cli.app import app
 
 __all__ = [
+    "answering",
     "app",
     "diversity",
     "exporting",
