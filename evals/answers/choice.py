@@ -216,7 +216,9 @@ def _of_last_line(response: str) -> str | None:
         if _is_listed(before, item["letter"]):
             return None
         verdict = _VERDICT.match(line, item.end())
-        if verdict is not None and not _TRUTH.fullmatch(line[item.end() :].strip(" .")):
+        # "(B) No" is a choice with its text, "Option B: no" says what is thought of it.
+        text = line[item.end() :].strip(" .")
+        if verdict is not None and (len(item[0]) > 3 or not _TRUTH.fullmatch(text)):
             return item["letter"].upper() if verdict["yes"] else choosing(line).letter
         return _payload(line)
     if len(line) == 1:

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 _LETTER = (
     r"(?:[(\[]\s?(?:[A-Z]|[a-z])\s?[)\]]|[\"“'‘][A-Z][\"”'’]|(?<![\w'’.])[A-Z](?![\w'’]|\.\w))"
 )
-_NOUN = r"(?:option|choice|answer|letter|statement|alternative|possibility)s?"
+_NOUN = (
+    r"(?:answer\s(?:option|choice)|option|choice|answer|letter|statement|alternative|possibility)s?"
+)
 _ONE = rf"(?:(?i:(?:the\s)?{_NOUN}\s))?{_LETTER}"
 _LINK = r"\s?(?:,\s?(?i:and|or|nor|as\swell\sas)\b|,|/|&|\b(?i:and|or|nor|as\swell\sas)\b)\s?"
 _LIST = re.compile(rf"(?P<first>{_ONE})(?P<more>(?:{_LINK}{_ONE})*)")
@@ -95,27 +97,38 @@ _ASSERTED = tuple(
     re.compile(pattern, re.VERBOSE | re.IGNORECASE)
     for pattern in (
         rf"(?P<at>{_A})(?:\s\([^()]*\)|\s?:[^:;]{{1,80}}?)?\s{_IS}\s{_ADVERB}{_BEST}\b",
-        rf"(?P<at>{_A})\s(?:remains|fits|matches|works|holds|wins|is\sleft|alone\s(?:fits|works|remains))\b",
+        rf"(?P<at>{_A})\s(?:remains|satisfies|meets|fulfills|it\sis(?=\W*$)|fits|matches|works|holds|wins|is\sleft|alone\s(?:fits|works|remains))\b",
         rf"\b(?:choose|chose|choosing|select|selecting|pick|picking|go(?:ing)?\swith|opt(?:ing)?\sfor|settle\son"
-        rf"|stick\swith|vote\sfor|prefer|conclude|leav(?:e|es|ing)(?:\s(?:us|me|you|only|just|with))*"
+        rf"|stick\swith|say|vote\sfor|prefer|conclude|leav(?:e|es|ing)(?:\s(?:us|me|you|only|just|with))*"
         rf"|left\swith|answer\swith|mark)\s{_ADVERB}(?:only\s|just\s)?(?P<at>{_A})",
         rf"\b(?:it|this|that|which|one|answer|choice|option|letter|remains|remaining(?:\s\w+)?"
         rf"|(?:correct|right|best|only)\s\w+)(?:\s|(?=['’])){_IS}\s{_ADVERB}(?:simply\s|just\s)?(?P<at>{_A})",
+        rf"\b(?:get|gets|gives|give|have|find|makes)\s{_ADVERB}(?P<at>{_A})\sas\s{_ADVERB}{_BEST}\b",
+        rf"\b(?:this|that|which|it|answer|result|value)\s(?:corresponds\sto|matches|equals|gives"
+        rf"|points\sto|supports|leads\sto)\s{_ADVERB}(?P<at>{_A})",
+        rf"^\W*(?:(?:so|thus|hence|therefore|then)\W+)?(?:must|has\sto)\sbe\s(?P<at>{_A})",
         rf"\b(?:answer|choice|option)\s?(?:[:=]|→|⇒)\s?(?P<at>{_A})",
     )
 )
+_CONNECTIVE = (
+    r"(?:so|thus|hence|therefore|then|and|but|only|final\sanswer|∴|→|⇒|=>|in\s(?:conclusion|short|summary"
+    r"|the\send)|conclusion|verdict|finally|overall|ultimately|accordingly|instead|rather|namely"
+    r"|consequently|as\sa\sresult|by\selimination|clearly|yes|no|well|i\.?e\.?|that\sis|meaning)"
+)
+_LEADS = re.compile(rf"\W*{_CONNECTIVE}\b\W*", re.IGNORECASE)
 _ALONE = re.compile(
-    rf"^\W*(?:(?:so|thus|hence|therefore|then|and|but|only|final\sanswer|∴|→|⇒|=>|in\sconclusion"
-    rf"|finally|ultimately|accordingly|instead|rather|namely|consequently|as\sa\sresult|yes|no)\W+)*"
+    rf"^\W*(?:{_CONNECTIVE}\W+)*"
     rf"(?:(?:the\s)?(?:correct|right|best|final)?\s?(?:answer|option|choice|one)\s(?:is\s)?)?"
     rf"(?P<at>{_A})\s*(?:\W*$|:.*$|\([^()]*\)\W*$|[-–—]\s.*$)",
-    re.VERBOSE | re.IGNORECASE,
+    re.IGNORECASE,
 )
+_MEANT = re.compile(r"\bI(?:['’]d|\swould)\s(?=(?:go|say|choose|pick|select|opt)\b)", re.IGNORECASE)
+_QUESTION = re.compile(r"[^.!?;]*\?")
 _CLAUSES = re.compile(
     r"""
     \s?[;]\s | \s[—–]\s? | ,\s | (?<=[\w⟩])[.!?]\s+
     | ,?\s?\b(?=(?:but|so|therefore|hence|thus|because|since|while|whereas|although|though
-        |however|yet|leaving|which|as|if|then|and)\b)
+        |however|yet|leaving|which|as(?!\s(?:the|our|my)\b)|if|then|and)\b)
     """,
     re.VERBOSE | re.IGNORECASE,
 )
@@ -157,35 +170,43 @@ def choosing(text: str) -> Choosing:
         return ", ".join(f"⟨{number}⟩" for number in range(first, len(lists)))
 
     named = _ASIDE.sub(" ", _LIST.sub(marked, text))
-    chosen: list[str] = []
     ruled_out: set[str] = set()
-    asserts = False
-    spoken_of: list[int] = []
 
     def drop(found: re.Match[str]) -> str:
         for number in _MARK.findall(found[0]):
             ruled_out.update(lists[int(number)])
         return " "
 
-    rest = _NOT_BUT.sub(drop, named)
+    rest = _NOT_BUT.sub(drop, _QUESTION.sub(" ", named))
     rest = " ".join(_DROPPED.sub(drop, rest).split())
-    for clause in _clauses(rest):
-        numbers = [int(number) for number in _MARK.findall(clause)]
-        if not numbers:
-            if _OF_IT.match(clause) and _NEGATIVE.search(clause):
-                ruled_out.update(letter for number in spoken_of for letter in lists[number])
-            continue
-        spoken_of = numbers
-        if _NEGATIVE.search(clause):
-            for number in numbers:
-                ruled_out.update(lists[number])
-        elif not _SUPPOSED.search(clause):
-            for pattern in (*_ASSERTED, _ALONE):
-                found = [lists[int(mark["at"][1:-1])] for mark in pattern.finditer(clause)]
-                asserts = asserts or (bool(found) and pattern is not _ALONE)
-                chosen.extend(found)
+    chosen, asserts = _weigh(_clauses(rest), lists, ruled_out)
     letters = frozenset(letter for listed in lists for letter in listed)
     return Choosing(tuple(chosen), frozenset(ruled_out), letters, asserts)
+
+
+def _weigh(clauses: list[str], lists: list[str], ruled_out: set[str]) -> tuple[list[str], bool]:
+    """What the clauses choose, and whether a verb does; what they deny goes to `ruled_out`."""
+    chosen: list[str] = []
+    spoken_of: list[int] = []
+    asserts = False
+    before = ""
+    for clause in clauses:
+        numbers = [int(number) for number in _MARK.findall(clause)]
+        if not numbers and _OF_IT.match(clause) and _NEGATIVE.search(clause):
+            ruled_out.update(letter for number in spoken_of for letter in lists[number])
+        elif numbers and _NEGATIVE.search(clause):
+            ruled_out.update(letter for number in numbers for letter in lists[number])
+        elif numbers and not _SUPPOSED.search(_MEANT.sub("I ", clause)):
+            for pattern in _ASSERTED:
+                found = [lists[int(mark["at"][1:-1])] for mark in pattern.finditer(clause)]
+                asserts = asserts or bool(found)
+                chosen.extend(found)
+            alone = _ALONE.match(clause)
+            if alone and (not before or _LEADS.fullmatch(before) or _LEADS.match(clause)):
+                chosen.append(lists[int(alone["at"][1:-1])])
+        spoken_of = numbers or spoken_of
+        before = "" if numbers else clause
+    return chosen, asserts
 
 
 def _groups(text: str, found: re.Match[str]) -> list[str]:
@@ -210,7 +231,7 @@ def _groups(text: str, found: re.Match[str]) -> list[str]:
 
 _AFTER_LETTER = re.compile(
     r"\s*(?:$|[.,:;!?)\-–—=→⇒/&]|(?:is|are|was|were|must|has|have|can|cannot|could|should|would|may"
-    r"|might|and|or|nor|because|since|as|due|which|that|but|so|does|do|did|isn|wasn|can|doesn|fits?"
+    r"|might|and|or|nor|because|since|as|due|which|that|but|so|does|do|did|isn|wasn|can|doesn|fits?|satisf(?:y|ies)|meets?|fulfills?"
     r"|remains?|works?|matches|seems?|looks?|over|instead|rather|not|by|from|for|in|on|with|here"
     r"|alone|also|too|out|would|violates?|contradicts?|fails?|states?|says?|says|describes?|refers?"
     r"|alternatively|then|when|where|while|being|based|given|however|holds|wins|only)\b|['’]s\b)"
@@ -222,7 +243,7 @@ _BEFORE_LETTER = re.compile(
     r"|excludes|excluding|reject|rejects|rejecting|discard|discarding|dismiss|leaves|leaving|leave"
     r"|us|just|except|besides|than|unlike|either|neither|both|between|to|while|since|because|as|if"
     r"|although|though|whereas|however|over|from|remains|conclude|prefer|mark|say|definitely"
-    r"|clearly|actually|probably|now|here|also|simply|yes|no|all|makes|it['’]s|that['’]s|answer['’]s|make|find|consider|when|like"
+    r"|clearly|actually|probably|now|here|also|simply|get|gets|gives|give|have|has|matches|equals|supports|satisfies|yes|no|all|makes|it['’]s|that['’]s|answer['’]s|make|find|consider|when|like"
     r"|options|choices|answers|letters|statements|instead|rather|by|in|cross|ruling|rule|i)s?\s+)$",
     re.IGNORECASE,
 )

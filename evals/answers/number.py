@@ -24,6 +24,7 @@ from evals.answers.stated import LONGEST, Statement, bare, statements
 _ITEM = re.compile(r"\s*(?:[0-9]{1,2}[.)]|[-*•>])\s+(?=\S)")
 _SIGNS = r"[-+*/^=:.,0-9()%<>{} ]|(?<=[0-9])[eE](?=[-+]?[0-9])|(?<=[0-9 ])[xX](?=\s?10\s?\^)"
 _RUN = re.compile(rf"(?:{_SIGNS})*[0-9](?:{_SIGNS})*")
+_ARROW = re.compile(r"^(?:->|=>|-->|==>)\s*")
 _EDGES = " .,:"
 _UNFINISHED = re.compile(r"[*/^<>+%]|- ")
 _TIME_OR_DATE = re.compile(
@@ -182,7 +183,7 @@ def _last_number(line: str) -> str | None:
         joined = place > 0 and _JOINED.fullmatch(line[runs[place - 1].end() : run.start()])
         if joined or before.endswith(("\\", "{", "_", "^")) or _UNFINISHED.match(piece):
             return None
-        value = number(piece)
+        value = number(_ARROW.sub("", piece))
         if value is None or is_taken_back(line, run.end()):
             return None
         return canonical(value)

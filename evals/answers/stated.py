@@ -38,6 +38,7 @@ _MARKER = re.compile(
         \s{1,4} (?:\w{1,20}\s{1,4})? answers?\b )
     | (?: ^[ \t>\#*_~-]{0,12} (?P<letter>(?-i:A)) [*_]{0,3} [ ]? [:：]
         | \bfinal\s{1,2}answer [*_]{0,3} [ \t]{0,4} $
+        | ^[ \t]{0,4} (?:\#{1,6}[ ]|\*\*) [*_ ]{0,3} answer [*_]{0,3} [ \t]{0,4} $
         | \b(?: answers? (?! \s{1,4}(?:the|each|every|all|a|any)\b )
               (?: \schoice(?=\s(?:is|was)\b) | (?!\schoice\b) )
             | (?:correct|right)\s(?:option|choice) )\b
@@ -78,10 +79,10 @@ _BOLD = re.compile(r"(?<![\w)*])\*\*([^*\n]+)\*\*(?![\w*])")
 _HALF_BOLD = re.compile(r"(?<!\S)\*\*(?=\S)|(?<=\S)\*\*(?![\w(*])")
 _JOINT = re.compile(
     r"""
-    [\s$.)\\]{0,8}
+    [\s$.)*\\]{0,8}
     (?: (?: , | ; | & | \\(?:quad|qquad|text|mbox|mathrm|lor|vee|land|wedge)(?![A-Za-z])
           | (?<![A-Za-z]) (?:and|or|und) (?![A-Za-z]) ) [\s$,{}~\\]{0,8} ){1,5}
-    (?:also\s)? [\s$(\\]{0,8}
+    (?:also\s)? [\s$(*\\]{0,8}
     (?: [A-Za-z](?:_\{?\w{1,3}\}?|'{1,2})? (?:\([A-Za-z]\))? \s? = [\s$]{0,4} )?
     """,
     re.VERBOSE,

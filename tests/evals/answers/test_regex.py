@@ -46,7 +46,7 @@ def test_the_form_shows_the_pattern() -> None:
         ({"pattern": "(a"}, r"option 'pattern' .*'\(a' is no regular expression: missing \)"),
         ({"pattern": r"\L<names>"}, "is no regular expression"),
         ({"pattern": ""}, "option 'pattern' .*got ''"),
-        ({}, "option 'pattern' of the answer kind regex: Field required"),
+        ({}, "option 'pattern' of the answer kind regex is missing"),
     ],
 )
 def test_a_wrong_pattern_is_named(options: dict[str, object], message: str) -> None:
