@@ -238,9 +238,7 @@ class Tuner:
         await self._store.append(*_points(job, state, known), *_checkpoints(job, state))
         if state.status != "succeeded":
             reason = state.error or f"the provider says {state.raw_status!r} and no more"
-            raise await self._failed(
-                job, state.raw_status, reason, state.status, lacking=state.lacking
-            )
+            raise await self._failed(job, state.raw_status, reason, state.status, fatal=state.fatal)
         if state.model is None:
             raise await self._failed(job, state.raw_status, "succeeded without naming a model")
         job = replace(
@@ -288,7 +286,7 @@ class Tuner:
         reason: str,
         status: JobStatus = "failed",
         *,
-        lacking: bool = False,
+        fatal: bool = False,
     ) -> TuningFailed:
         ended: StoredJobStatus = "cancelled" if status == "cancelled" else "failed"
         job = replace(job, status=ended, raw_status=raw_status, error=reason, finished_at=utc_now())
@@ -298,7 +296,7 @@ class Tuner:
         if job.provider_job_id not in (None, name):
             name += f" ({job.provider_job_id} at the provider)"
         told = f"{self._plan.title}: job {name} {ended}: {reason}; "
-        if lacking:
+        if fatal:
             return TuningStopped(f"{told}then run again, finished jobs are not repeated")
         return TuningFailed(
             f"{told}remove the cause and run again, finished jobs are not repeated, or go on with "

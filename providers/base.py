@@ -228,8 +228,8 @@ class JobState:
 
     `points` holds every point known so far, oldest first; a later state of the same connection
     only adds to its end. `progress` runs from 0 to 1; `checkpoints` are by step. `note` is what the
-    user should know of a job that goes on all the same. `lacking`: the job failed because credit,
-    disk or memory ran out, not in what it trained; the run cannot go on without them.
+    user should know of a job that goes on all the same. `fatal`: not the training failed but what
+    it needs, such as credit, disk or memory, and the run cannot go on without.
     """
 
     status: JobStatus
@@ -242,7 +242,7 @@ class JobState:
     error: str | None = None
     checkpoints: tuple[Checkpoint, ...] = ()
     note: str | None = None
-    lacking: bool = False
+    fatal: bool = False
 
     @property
     def done(self) -> bool:

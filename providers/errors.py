@@ -16,6 +16,7 @@
     ├── JobError              fatal for this one fine-tuning job
     │   ├── InvalidTrainingData (also a ValueError)
     │   └── TrainingFailed
+    │       └── StorageFailed (also an OSError)
     ├── AmbiguousSubmission   a submission whose outcome is unknown: look before sending it again
     └── RunError              fatal for the run; it stops cleanly and can be resumed
         ├── AuthenticationFailed
@@ -105,6 +106,11 @@ class InvalidTrainingData(JobError, ValueError):
 
 class TrainingFailed(JobError):
     """The job started and failed."""
+
+
+class StorageFailed(TrainingFailed, OSError):
+    """What was trained cannot be written: no room, no quota, no permission. Not the training's
+    fault."""
 
 
 class AmbiguousSubmission(ProviderError):

@@ -24,6 +24,12 @@ from society.state import open_private, state_folder
 from society.streams import ERRORS, READER_LEFT, abandon
 from society.terminal import tell
 
+_NO_ROOM = {
+    errno.ENOSPC: ("the disk is full", "free some space"),
+    errno.EDQUOT: ("the quota on this disk is used up", "free some space"),
+    errno.EROFS: ("this disk is read-only", "make it writable"),
+}
+
 
 @dataclass(slots=True)
 class Context:
@@ -76,8 +82,9 @@ def outcome(error: Exception) -> tuple[int, str | None]:
         return 2, told
     if isinstance(error, (ConfigError, NothingStored, InvalidSettings, ModelNotFound)):
         return 2, str(error)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return 1, f"the disk is full: {error}\nfree some space and go on"
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        told, remedy = _NO_ROOM[error.errno]
+        return 1, f"{told}: {error}\n{remedy} and go on"
     if isinstance(error, WriteFailed):
         return 1, str(error)
     if isinstance(error, StoreLocked):

@@ -15,6 +15,7 @@ from providers.errors import OutOfMemory, TrainingFailed
 from providers.local.checkpoint import Checkpoint
 from providers.local.conversation import Encoded
 from providers.local.loss import SummedLoss, causal_model
+from providers.local.memory import ran_out
 from providers.local.microbatches import collate, cut, step_members, steps_per_epoch
 
 # Padded tokens in one micro-batch to begin with: what fits a CPU's caches, or fills a GPU's cores.
@@ -161,7 +162,7 @@ class Fit:
                     total += self._loss.backward(batch, targets)
             return total.item()
         except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
+            if not ran_out(error):
                 raise TrainingFailed(f"step {number} of {self._spec.name!r}: {error}") from error
         return None
 
@@ -176,7 +177,8 @@ class Fit:
         elif self._recompute or not self._recompute_activations():
             raise OutOfMemory(
                 f"{self._spec.name!r}: a single example of {longest} tokens does not fit into the "
-                f"memory of {self._device}; shorten the examples or take a smaller model"
+                f"memory of {self._device}; free memory that other processes hold there, shorten "
+                "the examples or take a smaller model"
             )
 
     def _recompute_activations(self) -> bool:
@@ -210,10 +212,3 @@ def _noise(seed: int, step: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed((seed * 1_000_003 + step) % (1 << 63))
         yield
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out. CPU allocation failures are plain `RuntimeError`s."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return any(words in str(error) for words in ("allocate memory", "not enough memory"))

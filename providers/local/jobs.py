@@ -8,10 +8,16 @@ from pathlib import Path
 
 from providers.artifact import Trained, finished
 from providers.base import FinetuneSpec, JobHandle, JobState, JobStatus, ModelRef, TrainingPoint
-from providers.errors import ProviderError
+from providers.errors import ProviderError, RunError, StorageFailed
+from providers.local import memory
 from providers.local.engine import Engine
 from providers.local.models import Models
 from providers.local.train import TrainingStopped, finetune
+
+_MORE_MEMORY = (
+    "free some of the device's memory, or use a smaller model, a lower finetune.lora_rank or "
+    "[provider] max_batch_tokens"
+)
 
 
 class Jobs:
@@ -67,6 +73,7 @@ class Jobs:
             progress=job.progress,
             points=tuple(job.points),
             error=job.error,
+            fatal=job.fatal,
         )
 
     def cancel(self, handle: JobHandle) -> None:
@@ -99,6 +106,7 @@ class _Job:
         self.progress = 0.0
         self.points: list[TrainingPoint] = []
         self.error: str | None = None
+        self.fatal = False
         self.trained: Trained | None = None
         self._status: JobStatus = "queued"
         self._out = out
@@ -119,18 +127,25 @@ class _Job:
         except (TrainingStopped, CancelledError):
             self._status = "cancelled"
         except ProviderError as error:
-            self._status, self.error = "failed", str(error)
+            self._fail(str(error), fatal=isinstance(error, RunError | StorageFailed))
         except Exception as error:
-            self._status, self.error = "failed", f"{type(error).__name__}: {error}"
+            if memory.ran_out(error):
+                self._fail(f"memory ran out: {error}; {_MORE_MEMORY}", fatal=True)
+            else:
+                self._fail(f"{type(error).__name__}: {error}", fatal=isinstance(error, OSError))
             raise
         else:
             self._status = "succeeded"
+
+    def _fail(self, reason: str, *, fatal: bool) -> None:
+        # Whoever asks must not see the status before the reason.
+        self.error, self.fatal = reason, fatal
+        self._status = "failed"
 
     def _train(self, models: Models) -> None:
         start = self.spec.start.artifact
         folder = None if start is None else models.folder(start)
         base = models.base
-        self._out.parent.mkdir(parents=True, exist_ok=True)
         with base.trainable(folder, self.spec.hyperparameters, self.spec.seed) as model:
             self.trained = finetune(
                 model,

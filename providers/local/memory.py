@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import traceback
 
 import psutil  # type: ignore[import-untyped, unused-ignore]
 import torch
 
+_SIGNS = (
+    "not enough memory",
+    "out of memory",
+    "allocate memory",
+    "alloc_failed",
+    "allocation failed",
+    "errormemoryallocation",
+    "insufficient memory",
+)
 _CACHE_SHARE = {"cpu": 0.25, "cuda": 0.5}
 
 
@@ -21,11 +31,16 @@ def cache_tokens(device: torch.device, slot_bytes: int) -> int:
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether torch or Python ran out of memory. The CPU allocator raises a plain RuntimeError."""
+    """Whether torch, its libraries or Python ran out of memory.
+
+    The CPU allocator, cuBLAS and cuDNN raise plain RuntimeErrors, the system an OSError.
+    """
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    signs = ("not enough memory", "out of memory", "can't allocate memory")
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(sign in text for sign in _SIGNS)
 
 
 def release(error: BaseException | None = None) -> None:

@@ -16,10 +16,17 @@ from torch import nn
 
 from providers.artifact import Trained, finished, publish, set_aside
 from providers.base import FinetuneSpec, TrainingPoint
-from providers.errors import InvalidSettings, InvalidTrainingData, TrainingFailed, Unsupported
+from providers.errors import (
+    InvalidSettings,
+    InvalidTrainingData,
+    StorageFailed,
+    TrainingFailed,
+    Unsupported,
+)
 from providers.local.checkpoint import clean, load_checkpoint, save_checkpoint
 from providers.local.conversation import Encoded, encode_example
 from providers.local.fit import Fit
+from providers.local.memory import ran_out
 
 _log = logging.getLogger(__name__)
 
@@ -62,19 +69,20 @@ def finetune(
 
     Raises `InvalidTrainingData` and, for hyperparameters this trainer cannot honour, `Unsupported`
     or `InvalidSettings` before anything is trained; `TrainingStopped`; `TrainingFailed` (loss not
-    finite, nothing learnt, disk full); `OutOfMemory` if a single
-    example does not fit.
+    finite, nothing learnt); `StorageFailed`; `OutOfMemory` if a single example does not fit.
     """
     if done := finished(out, spec.digest):
         return done
     _check(spec)
+    with _writing(spec, out):
+        out.parent.mkdir(parents=True, exist_ok=True)
     sequences = _encode(model, tokenizer, spec)
     training = model.training
     model.train()
     fit = Fit(model, spec, sequences, torch.device(device), bf16)
     try:
         _run(fit, spec, out, on_point, stop, checkpoint_seconds)
-        with _writing(spec):
+        with _writing(spec, out):
             _make_room(out, spec)
             trained = publish(
                 out,
@@ -127,20 +135,23 @@ def _run(
 
 
 def _save(fit: Fit, spec: FinetuneSpec, out: Path) -> None:
-    with _writing(spec):
+    with _writing(spec, out):
         save_checkpoint(out, fit.checkpoint())
 
 
 @contextmanager
-def _writing(spec: FinetuneSpec) -> Iterator[None]:
+def _writing(spec: FinetuneSpec, out: Path) -> Iterator[None]:
     """Translate what torch, safetensors and the system say when a file cannot be written."""
     from safetensors import SafetensorError
 
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise TrainingFailed(
-            f"{spec.name!r} cannot be written: {error}; what was last saved is still there"
+        if ran_out(error):
+            raise
+        raise StorageFailed(
+            f"{spec.name!r} cannot be written to {out.parent}: {error}; free some space "
+            "or quota there, or make it writable; what was last saved is still there"
         ) from error
 
 

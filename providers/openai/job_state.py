@@ -74,7 +74,7 @@ def job_state(
         trained_tokens=_tokens(job.trained_tokens),
         error=reason(job, log) if status == "failed" else None,
         checkpoints=tuple(sorted(_readable(checkpoints), key=lambda point: point.step)),
-        lacking=status == "failed" and _lacks_credit(job, log),
+        fatal=status == "failed" and _lacks_credit(job, log),
     )
 
 

@@ -244,7 +244,7 @@ def test_what_has_run_out_stops_and_the_rerun_trains(store, plans, on_failure):
     class Full(Connection):
         async def poll(self, handle: JobHandle) -> JobState:
             if handle.name.endswith(plans[0].dataset.sha256[:8]):
-                return JobState("failed", "failed", error="the disk is full", lacking=True)
+                return JobState("failed", "failed", error="the disk is full", fatal=True)
             return await super().poll(handle)
 
     vendor = Vendor()
