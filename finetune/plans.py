@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from finetune.examples import StoredExamples
@@ -14,6 +15,8 @@ from store.records import AgentRole, Dataset, StoredJobStatus
 
 Owner = tuple[int, AgentRole]
 OnFailure = Literal["stop", "keep"]
+KEPT = "-kept"
+"""The end of the name of a job that says that the old model stays for good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,28 @@ class TuningPlan:
             self.hyperparameters,
             self.seed,
             self.validation_share,
+        )
+
+    @property
+    def settings(self) -> str:
+        """What the model starts from and how it is trained, as a job's row keeps it."""
+        found = {
+            "start": asdict(self.start),
+            "hyperparameters": asdict(self.hyperparameters),
+            "seed": self.seed,
+            "validation_share": self.validation_share,
+        }
+        return json.dumps(found, sort_keys=True)
+
+    def with_settings(self, settings: str) -> TuningPlan:
+        """The plan with what `settings` of another one says."""
+        found = json.loads(settings)
+        return replace(
+            self,
+            start=ModelRef(**found["start"]),
+            hyperparameters=Hyperparameters(**found["hyperparameters"]),
+            seed=found["seed"],
+            validation_share=found["validation_share"],
         )
 
     def spec(self, store: Store, attempt: int = 1) -> FinetuneSpec:

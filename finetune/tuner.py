@@ -18,7 +18,7 @@ from finetune.errors import (
     TuningFailed,
     TuningStopped,
 )
-from finetune.plans import Kept, OnFailure, Polling, TuningPlan, TuningProgress
+from finetune.plans import KEPT, Kept, OnFailure, Polling, TuningPlan, TuningProgress
 from providers.base import (
     Capabilities,
     FinetuneSpec,
@@ -107,7 +107,7 @@ class Tuner:
 
         It is final: a run that went on with the old model must not come to have another one.
         """
-        return replace(spec, name=f"{spec.name}-kept")
+        return replace(spec, name=f"{spec.name}{KEPT}")
 
     async def _keep(self, spec: FinetuneSpec, reason: str) -> Kept:
         job = self._described(spec, "skipped")
@@ -125,7 +125,7 @@ class Tuner:
             job = self._described(spec, "intent")
         await self._save(job)
         self._tell(job)
-        handle = handle or await self._recorded(job, spec)
+        handle = handle or await self._recorded(job)
         if handle is None and doubtful:
             handle = await self._look_for(spec, self._provider.capabilities.listing_lag_s)
         if handle is None:
@@ -137,15 +137,22 @@ class Tuner:
         return await self._watch(job, handle)
 
     async def _attempt(self) -> tuple[FinetuneSpec, Job | None, JobHandle | None]:
-        """The first attempt that is not known to have failed, here and at the provider."""
+        """The first attempt that is not known to have failed, here and at the provider.
+
+        One that has failed may have had other settings than the plan has by now.
+        """
         for attempt in itertools.count(1):
             spec = self._plan.spec(self._store, attempt)
             job = self._store.job(spec.name)
+            if job is not None and job.status == "skipped":
+                job = None
             if job is not None and job.digest != spec.digest:
-                raise JobChanged(
-                    f"job {spec.name} ({self._plan.title}) is stored with other settings, data or "
-                    "start; go on with the settings it was made with, or take another run name"
-                )
+                self._require_over(job)
+                handle = await self._recorded(job)
+                if handle is None or job.settings is None:
+                    continue
+                self._plan = self._plan.with_settings(job.settings)
+                return self._plan.spec(self._store, attempt), job, handle
             if job is not None and job.status == "succeeded":
                 return spec, job, None
             handle = await self._provider.find(spec)
@@ -155,11 +162,18 @@ class Tuner:
                 return spec, job, handle
         raise AssertionError
 
-    async def _recorded(self, job: Job, spec: FinetuneSpec) -> JobHandle | None:
+    def _require_over(self, job: Job) -> None:
+        if job.status not in ("failed", "cancelled"):
+            raise JobChanged(
+                f"job {job.job_id} ({self._plan.title}) is stored with other settings, data or "
+                "start; go on with the settings it was made with, or take another run name"
+            )
+
+    async def _recorded(self, job: Job) -> JobHandle | None:
         """The job we know the provider's id of, if it is alive although `find` does not see it."""
         if job.provider_job_id is None:
             return None
-        handle = JobHandle(job.provider_job_id, spec.name, spec.digest)
+        handle = JobHandle(job.provider_job_id, job.job_id, job.digest)
         try:
             state = await self._provider.poll(handle)
         except JobError:
@@ -314,6 +328,7 @@ class Tuner:
             dataset_id=plan.dataset.dataset_id,
             digest=spec.digest,
             status=status,
+            settings=plan.settings,
         )
 
     async def _save(self, job: Job) -> None:

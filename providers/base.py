@@ -326,6 +326,14 @@ class Comparing(Protocol):
         """
 
 
+@runtime_checkable
+class Choosy(Protocol):
+    """A provider that does not take every recipe for fine-tuning."""
+
+    def unsupported(self, hyperparameters: Hyperparameters) -> Sequence[str]:
+        """What it cannot honour, each with its remedy."""
+
+
 def comparing(provider: Provider) -> Comparing:
     """`provider` as one that compares. Raises `Unsupported` where it is none."""
     if not isinstance(provider, Comparing):

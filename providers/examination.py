@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 from providers import extras, registry
-from providers.base import Capabilities, Hyperparameters, Provider
+from providers.base import Capabilities, Choosy, Hyperparameters, Provider
 from providers.errors import ProviderError
 from providers.preflight import Finding, Need, Preflight, checked
 from providers.served import ServesAdapters, Serving
@@ -32,14 +31,6 @@ class Examination:
     findings: tuple[Finding, ...]
     capabilities: Capabilities | None = None
     artifact_bytes: int | None = 0
-
-
-@runtime_checkable
-class Choosy(Protocol):
-    """A provider that does not take every recipe for fine-tuning."""
-
-    def unsupported(self, hyperparameters: Hyperparameters) -> Sequence[str]:
-        """What it cannot honour, each with its remedy."""
 
 
 def trains_in_process(address: str) -> bool:

@@ -28,6 +28,7 @@ CHECKS: Mapping[str, str] = MappingProxyType(
         "examples": "whether there are enough questions for a job",
         "diversity": "whether the measures can be had",
         "adapters": "whether the server of [serving] loads adapters",
+        "device": "whether the device that is asked for is there",
         "memory": "whether the model fits into memory",
         "disk": "whether the run fits onto the disk",
     }

@@ -23,9 +23,11 @@ from providers import registry
 from providers.artifact import verify
 from providers.base import (
     Capabilities,
+    Choosy,
     Completion,
     Divergence,
     FinetuneSpec,
+    Hyperparameters,
     JobHandle,
     JobState,
     Message,
@@ -195,6 +197,11 @@ class Served:
     ) -> Sequence[Divergence]:
         """By the trainer: servers tell only the probabilities of chosen tokens."""
         return await comparing(self._trainer).divergences(p, others, messages, text)
+
+    def unsupported(self, hyperparameters: Hyperparameters) -> Sequence[str]:
+        """What the trainer says; see `providers.base.Choosy`."""
+        trainer = self._trainer
+        return trainer.unsupported(hyperparameters) if isinstance(trainer, Choosy) else ()
 
     async def submit(self, spec: FinetuneSpec) -> JobHandle:
         return await self._trainer.submit(spec)

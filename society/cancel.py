@@ -296,6 +296,8 @@ def description(store: Store, config: Config, run: str, job: Job) -> FinetuneSpe
     dataset = store.dataset(job.dataset_id)
     if dataset is not None:
         described = plan(config, run, dataset, _start(store, config, job))
+        if job.settings is not None:
+            described = described.with_settings(job.settings)
         for attempt in range(1, _MOST_ATTEMPTS):
             spec = described.spec(store, attempt)
             if spec.name == job.job_id and spec.digest == job.digest:

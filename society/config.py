@@ -56,8 +56,8 @@ class Config(Section):
     """A whole experiment."""
 
     model: str
-    iterations: Annotated[int, Field(ge=0)] = 1
-    seed: Annotated[int, Field(ge=0)] = 0
+    iterations: Annotated[int, Field(ge=0, lt=2**31)] = 1
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     task: TrainedTaskSection
     society: SocietySection = SocietySection()
     sampling: SamplingSection = SamplingSection()
@@ -285,10 +285,16 @@ def packaged() -> tuple[str, ...]:
 
 def differences(stored: str, current: str) -> list[str]:
     """What differs between two configs' canonical texts, one line per key."""
+    return [_difference(*change) for change in changed_settings(stored, current, "(absent)")]
+
+
+def changed_settings(
+    stored: str, current: str, absent: str | None = None
+) -> list[tuple[str, Any, Any]]:
+    """The keys that differ between two canonical texts, with both values."""
     old, new = _flat(json.loads(stored)), _flat(json.loads(current))
-    absent = "(absent)"
     return [
-        _difference(key, old.get(key, absent), new.get(key, absent))
+        (key, old.get(key, absent), new.get(key, absent))
         for key in sorted(old.keys() | new.keys())
         if old.get(key, absent) != new.get(key, absent)
     ]

@@ -19,16 +19,18 @@ from typing import TextIO
 
 from rich.text import Text
 
+from finetune.validation import held_out
 from providers import examination
 from providers.errors import ProviderError
 from providers.examination import Examination
 from providers.preflight import CHECKS, Finding, Level, Need
 from society import config as experiments
 from society import leakage
+from society.agents import ROLES
 from society.config import Config, ConfigError
 from society.runs import RunFolder, as_started
 from society.terminal import Screen, plain
-from society.tuning import all_tuned
+from society.tuning import all_tuned, validation_fault
 from store.errors import StoreError
 from store.ledger import Store
 
@@ -198,7 +200,8 @@ async def _models(
     async def one(address: str) -> tuple[str, Examination]:
         settings = config.settings_of(address)
         need = _need(config, past, config.tunes(address), skip)
-        how = config.finetune.hyperparameters("generator")
+        recipes = [config.finetune.hyperparameters(role) for role in ROLES]
+        how = max(recipes, key=lambda recipe: recipe.epochs)
         return address, await examination.examine(address, settings, folder.models, need, how)
 
     async def server() -> list[tuple[str, Examination]]:
@@ -240,14 +243,28 @@ def _capable(
                 "fine-tuning",
             )
         return
+    if fault := validation_fault(config, capabilities):
+        yield Finding("error", fault, check="recipe")
+        return
     minimum, questions = capabilities.min_examples, config.train.questions
     most = min(questions, config.datasets.max_examples or questions)
+    if share := config.finetune.validation_share:
+        learnt = _learnt(config, past)
+        if learnt == questions:
+            yield Finding(
+                "warning",
+                f"finetune.validation_share = {share} of {questions} training questions is none: "
+                "nothing will be measured",
+                "set a larger share, or more train.questions",
+                "recipe",
+            )
+        most = min(most, learnt)
     if most < minimum:
         yield Finding(
             "error",
             f"no dataset can have the {minimum} examples that a job takes at least: there are "
             f"{questions} training questions in an iteration"
-            + ("" if most == questions else f", and datasets.max_examples = {most}"),
+            + ("" if most == questions else f", of which {_bounds(config)} leaves {most}"),
             f"set train.questions = {2 * minimum} or more",
             "examples",
         )
@@ -259,6 +276,19 @@ def _capable(
             f"set train.questions = {4 * minimum} or more",
             "examples",
         )
+
+
+def _learnt(config: Config, past: Past) -> int:
+    """How many training questions of the next iteration are not held out to be measured."""
+    share = config.finetune.validation_share
+    asked = config.questions.training(past.tuned + 1)
+    return sum(not held_out(question.question_id, share) for question in asked)
+
+
+def _bounds(config: Config) -> str:
+    section, share = config.datasets, config.finetune.validation_share
+    found = [f"datasets.max_examples = {section.max_examples}"] if section.max_examples else []
+    return " and ".join(found + ([f"finetune.validation_share = {share}"] if share else []))
 
 
 def _measurable(config: Config, address: str, examination: Examination) -> Iterator[Finding]:

@@ -38,7 +38,7 @@ from society.outcome import Scope, majority
 from society.redo import take_back
 from society.runs import RunFolder, as_started
 from society.sharing import Shared
-from society.tuning import plan, selection, tuned_roles
+from society.tuning import plan, require_trainable, resumed, selection, tuned_roles
 from store.ledger import Store
 from store.records import Dataset, Decoding, Model, Question, Turn
 
@@ -59,6 +59,7 @@ async def run(folder: RunFolder, config: Config, store: Store, observer: Observe
     """
     config = as_started(config, store.run())
     connections = Connections.open(config, folder.models)
+    require_trainable(config, connections)
     if config.evaluation.batch:
         connections = connections.with_batches(store)
     connections = costs.metered(connections, config, store)
@@ -298,13 +299,16 @@ class _Experiment:
     ) -> dict[str, Society]:
         settings = self.config.finetune
         plans = [
-            plan(
-                self.config,
-                self.folder.name,
-                dataset,
-                societies[arm.name].model(agent, role)
-                if settings.init == "continue"
-                else self.connections.base_of(agent),
+            resumed(
+                plan(
+                    self.config,
+                    self.folder.name,
+                    dataset,
+                    societies[arm.name].model(agent, role)
+                    if settings.init == "continue"
+                    else self.connections.base_of(agent),
+                ),
+                self.store,
             )
             for arm, datasets in zip(arms, self._derive(arms, iteration), strict=True)
             for (agent, role), dataset in datasets.items()

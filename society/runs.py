@@ -22,8 +22,8 @@ from pathlib import Path
 
 import tomli_w
 
-from providers import registry
-from society.config import Config, ConfigError, differences
+from society import changes
+from society.config import Config, ConfigError
 from store.errors import StoreLocked, StoreOutdated
 from store.ledger import Store
 from store.records import Run
@@ -103,9 +103,9 @@ def existing(runs: Path, name: str) -> RunFolder:
 def start(run: RunFolder, config: Config) -> Store:
     """Open the run for writing, new or to be resumed.
 
-    Raises `ConfigError` where the folder holds a run of another config (`iterations` may grow and
-    `arms` be added; money, patience, where the server is and what is measured of diversity may
-    change), and the store's own errors for a file that is broken, newer or in use.
+    Settings that differ from those of the last start are kept in `setting_changes`. Raises
+    `ConfigError` where one may not (`society.changes`), and the store's own errors for a file that
+    is broken, newer or in use.
     """
     if run.sweep.is_file():
         raise ConfigError(f"{run.name!r} is a sweep; give this run another name with --name")
@@ -115,7 +115,9 @@ def start(run: RunFolder, config: Config) -> Store:
         stored = store.run()
         config = as_started(config, stored)
         if stored is not None:
-            _require_same(run, stored, config)
+            before = Config.from_json(stored.config)
+            changes.require_allowed(run.name, run.config, store, before, config)
+            store.write(*changes.changes(before, config))
         store.write(_row(run, config, stored))
         run.config.write_text(_toml(config), encoding="utf-8")
     except BaseException:
@@ -139,11 +141,12 @@ def check(run: RunFolder, config: Config) -> None:
             if store.live:
                 raise StoreLocked(f"run {run.name!r} is going on in another process")
             stored = store.run()
+            if stored is not None:
+                before, config = Config.from_json(stored.config), as_started(config, stored)
+                changes.require_allowed(run.name, run.config, store, before, config)
     except StoreOutdated:
         # What an earlier version has stored is compared once it is brought up to date.
         return
-    if stored is not None:
-        _require_same(run, stored, config)
 
 
 def as_started(config: Config, stored: Run | None) -> Config:
@@ -154,47 +157,6 @@ def as_started(config: Config, stored: Run | None) -> Config:
     quorum = Config.from_json(stored.config).consensus.quorum
     consensus = config.consensus.model_copy(update={"quorum": quorum})
     return config.model_copy(update={"consensus": consensus})
-
-
-def _require_same(run: RunFolder, stored: Run, config: Config) -> None:
-    config = as_started(config, stored)
-    before = Config.from_json(stored.config)
-    changed = differences(_lasting(before, config).to_json(), _lasting(config, config).to_json())
-    if config.iterations < before.iterations:
-        changed.append(
-            f"iterations: stored {before.iterations}, now {config.iterations} (may only grow)"
-        )
-    if config.arms[: len(before.arms)] != before.arms:
-        changed.append(
-            f"arms: stored {_told(before)}, now {_told(config)} (may only get more, at the end)"
-        )
-    if changed:
-        raise ConfigError(
-            f"run {run.name!r} was started with another config:\n  "
-            + "\n  ".join(changed)
-            + f"\nuse the stored one ({run.config}) or start a new run with --name"
-        )
-
-
-def _told(config: Config) -> str:
-    return ", ".join(arm.name for arm in config.all_arms)
-
-
-def _lasting(config: Config, now: Config) -> Config:
-    """`config` with what may change between two starts of a run taken from `now`."""
-    free: dict[str, object] = {
-        name: getattr(now, name)
-        for name in ("iterations", "arms", "budget_usd", "prices", "diversity", "stop_if_unread")
-    }
-    free["finetune"] = config.finetune.model_copy(update={"on_failure": now.finetune.on_failure})
-    if config.serving is not None and now.serving is not None:
-        free["serving"] = now.serving
-    free["provider"] = {}
-    free["providers"] = {
-        address: dict(registry.deciding(address, config.settings_of(address)))
-        for address in config.addresses
-    }
-    return config.model_copy(update=free)
 
 
 def _row(run: RunFolder, config: Config, stored: Run | None) -> Run:

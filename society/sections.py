@@ -24,10 +24,10 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0, strict=False)]
-Positive = Annotated[float, Field(gt=0.0, strict=False)]
-NotNegative = Annotated[float, Field(ge=0.0, strict=False)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False, strict=False)]
+NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False, strict=False)]
 
 
 class SocietySection(Section):

@@ -30,6 +30,7 @@ from store.records import (
     Question,
     Row,
     Run,
+    SettingChange,
     Split,
     TrainingPoint,
     Turn,
@@ -307,6 +308,10 @@ class Store:
     def checkpoints(self, job_id: str) -> list[Checkpoint]:
         """What a job has left on its way, in order."""
         return self._find(Checkpoint, "WHERE job_id = ? ORDER BY step", [job_id])
+
+    def setting_changes(self) -> list[SettingChange]:
+        """What later starts of the run have changed, oldest first."""
+        return self._find(SettingChange, "ORDER BY changed_at, key", [])
 
     def batches(self, provider: str) -> list[Batch]:
         """The batches at a provider, oldest first."""

@@ -31,6 +31,7 @@ from store.records import (
     Question,
     Row,
     Run,
+    SettingChange,
     TrainingPoint,
     Turn,
     Verdict,
@@ -48,8 +49,8 @@ _COLUMNS_OF = {
     "DOUBLE": "latency_ms w loss learning_rate similarity input_usd output_usd cached_input_usd "
     "training_usd batch_factor value low high",
     "DATE": "read_on",
-    "TIMESTAMP": "created_at finished_at allowed_at",
-    "JSON": "messages meta config versions custom_ids settings",
+    "TIMESTAMP": "created_at finished_at allowed_at changed_at",
+    "JSON": "messages meta config versions custom_ids settings before now",
 }
 _CASTS = {name: cast for cast, names in _COLUMNS_OF.items() for name in names.split()}
 
@@ -121,6 +122,7 @@ TABLES: Mapping[type, Table] = {
     Batch: _table(Batch, "batches", "digest"),
     Charge: _table(Charge, "charges", "charge_id"),
     Likelihood: _table(Likelihood, "likelihoods", "model_id", "other_id", "sha256"),
+    SettingChange: _table(SettingChange, "setting_changes", "changed_at", "key"),
     TrainingPoint: _table(TrainingPoint, "training_points", "job_id", "step"),
 }
 

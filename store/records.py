@@ -234,7 +234,8 @@ class Job:
 
     Status "intent" is written before anything is submitted; "skipped" means that no job was needed
     or possible and the old model stays, with the reason in `error`. `shared_job_id` is the job
-    whose model this one has taken over, because it described the same training.
+    whose model this one has taken over, because it described the same training. `settings` is a
+    JSON object of what it starts from and how it trains, None in runs of earlier versions.
     """
 
     job_id: str
@@ -250,6 +251,7 @@ class Job:
     error: str | None = None
     trained_tokens: int | None = None
     shared_job_id: str | None = None
+    settings: str | None = None
     created_at: datetime = field(default_factory=utc_now)
     finished_at: datetime | None = None
 
@@ -443,6 +445,17 @@ class Likelihood:
     created_at: datetime = field(default_factory=utc_now)
 
 
+@dataclass(frozen=True, slots=True)
+class SettingChange:
+    """A setting that a later start of the run has changed. `before` and `now` are JSON, None where
+    the setting was, or is, not there."""
+
+    key: str
+    before: str | None
+    now: str | None
+    changed_at: datetime = field(default_factory=utc_now)
+
+
 Row = (
     Arm
     | Batch
@@ -461,5 +474,6 @@ Row = (
     | Overlap
     | Price
     | Run
+    | SettingChange
     | TrainingPoint
 )

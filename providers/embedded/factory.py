@@ -10,6 +10,8 @@ from providers.embedded import MODEL_DIR
 from providers.errors import InvalidSettings
 from providers.local import factory
 
+deciding = factory.deciding
+
 # So small a model loses more to handing work between threads than it gains, and much more where the
 # cores are busy; and fp32 answers have the same bits whatever else is in the batch.
 _DEFAULTS: Mapping[str, object] = {"threads": 1, "dtype": "float32"}

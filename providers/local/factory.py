@@ -17,6 +17,7 @@ from providers.errors import InvalidSettings, ModelNotFound
 from providers.local.settings import LocalSettings
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_HOW_MUCH = ("max_batch_size", "max_batch_tokens", "full_models")
 _TEMPLATE_REMEDY = (
     "use an instruct model, or add its template as chat_template.jinja to the model folder"
 )
@@ -39,6 +40,16 @@ class Source:
 def check(target: str, settings: Mapping[str, object]) -> None:
     """Raise `InvalidSettings` or `ModelNotFound` for what is seen to be wrong without loading."""
     locate(target, LocalSettings.read(settings))
+
+
+def deciding(settings: Mapping[str, object]) -> Mapping[str, object]:
+    """The settings that decide what is answered; how much is computed at a time does not, nor which
+    of several alike devices computes it.
+    """
+    found = {name: value for name, value in settings.items() if name not in _HOW_MUCH}
+    if "device" in found:
+        found["device"] = str(found["device"]).partition(":")[0]
+    return found
 
 
 def connect(target: str, settings: Mapping[str, object], workdir: Path) -> Provider:

@@ -20,6 +20,14 @@ from providers.local.microbatches import collate, cut, step_members, steps_per_e
 
 # Padded tokens in one micro-batch to begin with: what fits a CPU's caches, or fills a GPU's cores.
 _TOKEN_BUDGET = {"cpu": 1024, "cuda": 32768}
+# How many examples tell whether a fit has diverged, and the least rise of the loss, in nats per
+# token, that says so: half the way from where it began to guessing among all tokens.
+_SAMPLE = 8
+_LEAST_RISE = 1.0
+_SLOWER = (
+    "lower the learning rate (finetune.learning_rate), or look for broken weights in the model it "
+    "starts from"
+)
 
 
 def learning_rate(hyperparameters: Hyperparameters, step: int, steps: int) -> float:
@@ -93,12 +101,7 @@ class Fit:
         """
         hyperparameters = self._spec.hyperparameters
         number = len(self.points) + 1
-        members = [
-            self._sequences[index]
-            for index in step_members(
-                len(self._sequences), hyperparameters.batch_size, self._spec.seed, number - 1
-            )
-        ]
+        members = self._members(number)
         while (loss := self._try_gradient(members, number)) is None:
             self._relieve(members)
         norm = nn.utils.clip_grad_norm_(
@@ -106,8 +109,8 @@ class Fit:
         ).item()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise TrainingFailed(
-                f"step {number} of {self._spec.name!r}: loss {loss}, gradient norm {norm}; lower "
-                "the learning rate, or look for broken weights in the model it starts from"
+                f"step {number} of {self._spec.name!r}: loss {loss}, gradient norm {norm}; "
+                f"{_SLOWER}"
             )
         rate = learning_rate(hyperparameters, number, self.steps)
         for group in self._optimizer.param_groups:
@@ -116,6 +119,25 @@ class Fit:
         self.points.append(TrainingPoint(number, loss, rate))
         self.trained_tokens += sum(len(sequence.token_ids) for sequence in members)
         return self.points[-1]
+
+    def require_sound(self) -> None:
+        """Raise `TrainingFailed` where the last steps have left no model worth keeping.
+
+        Every step's loss is that before its update, so the last one shows only here: a few examples
+        of the last step must not be much less likely than the first step's were.
+        """
+        last, first = len(self.points), self.points[0].loss
+        members = self._members(last)[:_SAMPLE]
+        while (loss := self._try_gradient(members, last)) is None:
+            self._relieve(members)
+        self._optimizer.zero_grad()
+        guessing = math.log(max(2, int(self._causal.config.get_text_config().vocab_size)))
+        most = max(first + _LEAST_RISE, (first + guessing) / 2)
+        if not loss <= most:
+            raise TrainingFailed(
+                f"{self._spec.name!r} diverged: its loss was {first:.3g} nats per token before the "
+                f"first step and is {loss:.3g} after the last; {_SLOWER}"
+            )
 
     def checkpoint(self) -> Checkpoint:
         """The state now. Its tensors are the live ones: write it before the next step."""
@@ -148,6 +170,12 @@ class Fit:
             self._causal.set_attn_implementation(self._attention)
         if self._recompute:
             self._causal.activation_checkpointing_disable()
+
+    def _members(self, number: int) -> list[Encoded]:
+        """The examples of step `number`, from 1."""
+        batch_size, seed = self._spec.hyperparameters.batch_size, self._spec.seed
+        chosen = step_members(len(self._sequences), batch_size, seed, number - 1)
+        return [self._sequences[index] for index in chosen]
 
     def _try_gradient(self, members: list[Encoded], number: int) -> float | None:
         """Loss of the step, its gradient in place; None if memory ran out."""

@@ -17,12 +17,15 @@ from providers.embedded import MODEL_DIR
 from providers.errors import ProviderError
 from providers.examination import Examination
 from providers.local.factory import Source, locate
-from providers.local.settings import CAPABILITIES, LocalSettings
+from providers.local.settings import CAPABILITIES, LocalSettings, unsupported
 from providers.preflight import Finding, Need
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
 _BYTES_PER_FACTOR = 4
 _HUB_TIMEOUT_S = 5.0
+# Of NVIDIA's and AMD's drivers, of Windows' below Linux, and of NVIDIA's boards.
+_DRIVERS = tuple(map(Path, ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/nvmap")))
+_CARDS = Path("/proc/driver/nvidia/gpus")
 
 
 def examine(
@@ -40,7 +43,9 @@ def examine(
     if folder is None:
         return Examination((found,), CAPABILITIES, None)
     weights = _weight_bytes(folder, source.gguf_file)
-    findings = [found, *_memory(weights, options), *_date(folder, options)]
+    findings = [found, *_device(options), *_memory(weights, options), *_date(folder, options)]
+    if need.finetune:
+        findings += _recipe(hyperparameters)
     size = _artifact_bytes(folder, weights, hyperparameters) if need.finetune else 0
     return Examination(tuple(findings), CAPABILITIES, size)
 
@@ -86,6 +91,27 @@ def _on_the_hub(source: Source) -> Finding:
     return Finding("ok", "the model is on the Hugging Face hub and will be downloaded")
 
 
+def _recipe(hyperparameters: Hyperparameters) -> list[Finding]:
+    texts = unsupported(hyperparameters)
+    return [Finding("error", f"cannot train like that: {text}", check="recipe") for text in texts]
+
+
+def _device(options: LocalSettings) -> list[Finding]:
+    """An error where the device that is asked for is surely not there."""
+    kind, _, index = options.device.partition(":")
+    there = True
+    if kind == "mps":
+        there = _apple()
+    elif kind == "cuda" and platform.system() == "Linux":
+        cards = list(_CARDS.iterdir()) if _CARDS.is_dir() else None
+        there = any(map(Path.exists, _DRIVERS))
+        there = there and (cards is None or not index or int(index) < len(cards))
+    if there:
+        return []
+    text = f"[provider] device = {options.device!r} is not there on this machine"
+    return [Finding("error", text, 'use "auto" or "cpu"', "device")]
+
+
 def _weight_bytes(folder: Path, gguf_file: str | None) -> int:
     if gguf_file is not None:
         return (folder / gguf_file).stat().st_size
@@ -126,9 +152,12 @@ def _date(folder: Path, options: LocalSettings) -> list[Finding]:
     return [Finding("ok", f"{text} ([provider] template_date)")]
 
 
+def _apple() -> bool:
+    return platform.system() == "Darwin" and platform.machine() == "arm64"
+
+
 def _accelerator() -> bool:
-    apple = platform.system() == "Darwin" and platform.machine() == "arm64"
-    return apple or Path("/dev/nvidiactl").exists() or Path("/dev/kfd").exists()
+    return _apple() or Path("/dev/nvidiactl").exists() or Path("/dev/kfd").exists()
 
 
 def _artifact_bytes(folder: Path, weights: int, how: Hyperparameters) -> int | None:

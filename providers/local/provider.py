@@ -11,6 +11,7 @@ from providers.base import (
     Completion,
     Divergence,
     FinetuneSpec,
+    Hyperparameters,
     JobHandle,
     JobState,
     Message,
@@ -22,7 +23,7 @@ from providers.local.engine import Engine
 from providers.local.factory import Source
 from providers.local.jobs import Jobs
 from providers.local.models import Models
-from providers.local.settings import CAPABILITIES, LocalSettings
+from providers.local.settings import CAPABILITIES, LocalSettings, unsupported
 
 
 class LocalProvider:
@@ -62,6 +63,10 @@ class LocalProvider:
         """See `providers.base.Comparing`. Full fine-tunes are held in memory side by side."""
         artifacts = [model.artifact for model in (p, *others)]
         return await asyncio.wrap_future(self._engine.compare(artifacts, messages, text))
+
+    def unsupported(self, hyperparameters: Hyperparameters) -> Sequence[str]:
+        """See `providers.base.Choosy`."""
+        return unsupported(hyperparameters)
 
     async def submit(self, spec: FinetuneSpec) -> JobHandle:
         self._models.expect([spec.start])

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from providers.base import Capabilities
+from providers.base import Capabilities, Hyperparameters
 from providers.errors import InvalidSettings
 
 CAPABILITIES = Capabilities(
@@ -55,6 +55,28 @@ class LocalSettings(BaseModel):
             return cls.model_validate(dict(settings))
         except ValidationError as error:
             raise InvalidSettings("; ".join(_explain(fault) for fault in error.errors())) from None
+
+
+def unsupported(hyperparameters: Hyperparameters) -> tuple[str, ...]:
+    """What training in this process cannot honour, each with its remedy."""
+    problems = []
+    if hyperparameters.learning_rate_multiplier is not None:
+        problems.append(
+            f"finetune.learning_rate_multiplier = {hyperparameters.learning_rate_multiplier}: "
+            "local training has no rate of its own to multiply; remove it and set "
+            "finetune.learning_rate"
+        )
+    if hyperparameters.method == "lora" and hyperparameters.lora_dropout >= 1:
+        problems.append(
+            f"finetune.lora_dropout = {hyperparameters.lora_dropout} drops everything, so that "
+            "nothing can be learnt; set less than 1"
+        )
+    problems += [
+        f"{name} = {value} must be above 0"
+        for name in ("epochs", "batch_size", "learning_rate")
+        if not (value := getattr(hyperparameters, name)) > 0
+    ]
+    return tuple(problems)
 
 
 def _explain(fault: Mapping[str, object]) -> str:

@@ -27,6 +27,7 @@ from providers.local.checkpoint import clean, load_checkpoint, save_checkpoint
 from providers.local.conversation import Encoded, encode_example
 from providers.local.fit import Fit
 from providers.local.memory import ran_out
+from providers.local.settings import unsupported
 
 _log = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ def finetune(
     fit = Fit(model, spec, sequences, torch.device(device), bf16)
     try:
         _run(fit, spec, out, on_point, stop, checkpoint_seconds)
+        fit.require_sound()
         with _writing(spec, out):
             _make_room(out, spec)
             trained = publish(
@@ -93,6 +95,12 @@ def finetune(
             )
             clean(out)
         return trained
+    except (TrainingStopped, StorageFailed):
+        raise
+    except TrainingFailed:
+        # What has failed would fail again from its checkpoint.
+        clean(out)
+        raise
     finally:
         fit.close()
         model.train(training)
@@ -156,15 +164,9 @@ def _writing(spec: FinetuneSpec, out: Path) -> Iterator[None]:
 
 
 def _check(spec: FinetuneSpec) -> None:
-    hyperparameters = spec.hyperparameters
-    if hyperparameters.learning_rate_multiplier is not None:
-        raise Unsupported(
-            f"learning_rate_multiplier={hyperparameters.learning_rate_multiplier}: local training "
-            "has no rate of its own to multiply; set learning_rate"
-        )
-    for name in ("epochs", "batch_size", "learning_rate"):
-        if not (value := getattr(hyperparameters, name)) > 0:
-            raise InvalidSettings(f"{name}={value} must be above 0")
+    if problems := unsupported(spec.hyperparameters):
+        foreign = spec.hyperparameters.learning_rate_multiplier is not None
+        raise (Unsupported if foreign else InvalidSettings)("; ".join(problems))
 
 
 def _encode(model: nn.Module, tokenizer: Any, spec: FinetuneSpec) -> list[Encoded]:

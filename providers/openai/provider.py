@@ -133,7 +133,7 @@ class OpenAIProvider:
         return OpenAIProvider(self._address, settings, self._base.address, waits_for_models=False)
 
     def unsupported(self, hyperparameters: Hyperparameters) -> Sequence[str]:
-        """See `providers.examination.Choosy`."""
+        """See `providers.base.Choosy`."""
         return unsupported(hyperparameters)
 
     def adapters(self) -> AdapterServer:

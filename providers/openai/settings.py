@@ -16,7 +16,7 @@ from providers.openai.secrets import FROM_ENVIRONMENT, Secrets
 LISTING_LAG_S = 20.0
 """Seconds for which a server's list may not show what was created just now."""
 
-Positive = Annotated[float, Field(gt=0.0)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 _VARIABLE = r"^([A-Z_][A-Z0-9_]*)?$"

@@ -44,14 +44,15 @@ def run(
     from society.failures import reported
 
     with reported() as context:
+        from society import changes, doctor, leakage
         from society import config as experiments
-        from society import doctor, leakage
         from society import runs as folders
         from society.cli import sweeping
         from society.readable import readable
         from society.streams import outlive_readers
         from society.sweeps.axes import Source
         from society.terminal import tell
+        from store.records import utc_now
 
         source = Source(config, settings or ())
         if source.several():
@@ -69,8 +70,11 @@ def run(
         context.resumable = True
         outlive_readers()
         context.folder = folder.path
+        begun = utc_now()
         store = folders.start(folder, experiment)
         try:
+            for change in (c for c in store.setting_changes() if c.changed_at >= begun):
+                tell(changes.told(change))
             store.write(*allowed)
             with readable(folder, store, tell, live=live):
                 _carry_out(folder, experiment, store, retrain=retrain)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from providers.artifact import MANIFEST, finished, publish, weights_sha256
-from providers.errors import TrainingFailed
+from providers.errors import StorageFailed
 from providers.local.train import TrainingStopped
 from tests.providers.training_fixtures import (
     fit,
@@ -230,8 +230,8 @@ def test_leftovers_of_a_crash_while_publishing_are_replaced(tmp_path, unbroken):
     assert names(tmp_path) == ["a"]
 
 
-def test_a_disk_that_refuses_is_a_failed_training(tmp_path):
+def test_a_disk_that_refuses_is_no_fault_of_the_training(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
-    with pytest.raises(TrainingFailed, match="cannot be written"):
+    with pytest.raises(StorageFailed, match="cannot be written"):
         fit(model(), SPEC, blocked / "a", checkpoint_seconds=0)

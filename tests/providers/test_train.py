@@ -15,6 +15,7 @@ from providers.errors import (
     TrainingFailed,
     Unsupported,
 )
+from providers.local import memory
 from providers.local.conversation import encode_example
 from providers.local.loss import SummedLoss
 from providers.local.microbatches import collate, cut, step_members
@@ -292,6 +293,24 @@ def test_a_loss_that_is_not_finite_fails_with_its_step(tmp_path):
     with pytest.raises(TrainingFailed, match=r"step 1 .*loss nan"):
         fit(with_adapter(model), make_spec(EXAMPLES), tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"), True),
+        (RuntimeError("HIP out of memory. Tried to allocate 20 MiB"), True),
+        (OSError(12, "Cannot allocate memory"), True),
+        (OSError(28, "No space left on device"), False),
+        (RuntimeError("shape mismatch"), False),
+    ],
+)
+def test_memory_that_ran_out_is_known_by_what_libraries_say(error, is_memory):
+    assert memory.ran_out(error) is is_memory
 
 
 def test_a_fit_that_moves_nothing_fails(tmp_path):

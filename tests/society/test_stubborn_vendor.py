@@ -13,6 +13,7 @@ import pytest
 from finetune.errors import TuningFailed
 from society import config as experiments
 from society import iterate, runs
+from society.config import ConfigError
 from society.events import Note
 from store.ledger import Store
 from tests.api_kill_and_resume import CONFIG
@@ -52,7 +53,7 @@ def experiment(tmp_path, server, monkeypatch):
     path = tmp_path / "api.toml"
     path.write_text(CONFIG.format(url=server.url, base=BASE))
 
-    def run(*overrides: str) -> list[str]:
+    def run(*overrides: str, within_s: float | None = None) -> list[str]:
         config = experiments.load(str(path), [*SMALL, *overrides])
         folder = runs.folder(tmp_path / "runs", "run")
         said: list[str] = []
@@ -62,7 +63,8 @@ def experiment(tmp_path, server, monkeypatch):
                 said.append(event.text)
 
         with runs.start(folder, config) as store:
-            asyncio.run(iterate.run(folder, config, store, observe))
+            going = iterate.run(folder, config, store, observe)
+            asyncio.run(asyncio.wait_for(going, within_s))
         return said
 
     run.database = tmp_path / "runs" / "run" / "run.duckdb"
@@ -171,6 +173,51 @@ def test_a_failure_names_the_vendors_job_and_file_and_the_rerun_uploads_nothing_
     again = [j for j in server.state()["jobs"].values() if j["metadata"]["name"].endswith("-try2")]
     assert [job["training_file"] for job in again] == [vendor["training_file"]]
     assert len(server.state()["files"]) == files
+
+
+def test_a_failed_job_is_tried_again_with_other_settings_and_the_others_keep_theirs(
+    server, experiment
+):
+    server.tell(fail={FIRST: {"code": "invalid_hyperparameter", "message": "too fast"}})
+    with pytest.raises(TuningFailed, match="too fast"):
+        experiment()
+    before = server.state()["jobs"]
+    experiment("finetune.learning_rate_multiplier=0.5", "finetune.batch_size=4")
+    again = [job for job_id, job in server.state()["jobs"].items() if job_id not in before]
+    tried = [job["hyperparameters"] for job in again]
+    assert tried == [{"n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 0.5}]
+    assert len(server.state()["files"]) == len(before)
+    stored = {job.job_id: job for job in jobs_of(experiment.database)}
+    rates = {
+        name: json.loads(job.settings)["hyperparameters"]["learning_rate_multiplier"]
+        for name, job in stored.items()
+    }
+    assert (
+        {name for name, rate in rates.items() if rate == 0.5}
+        == {again[0]["metadata"]["name"]}
+        == {name for name in stored if name.endswith("-try2")}
+    )
+    experiment("finetune.learning_rate_multiplier=0.5", "finetune.batch_size=4")
+    assert len(server.state()["jobs"]) == len(before) + 1
+    with pytest.raises(ConfigError, match=r"learning_rate_multiplier: stored 0\.5, now 3\.0"):
+        experiment("finetune.learning_rate_multiplier=3", "finetune.batch_size=4")
+    experiment("finetune.batch_size=8", "iterations=2")
+    second = [j for j in server.state()["jobs"].values() if j["metadata"]["iteration"] == "2"]
+    assert {job["hyperparameters"]["batch_size"] for job in second} == {8}
+    assert {job.status for job in jobs_of(experiment.database)} == {"succeeded", "failed"}
+
+
+def test_jobs_under_way_are_taken_up_with_the_settings_they_have(server, experiment):
+    server.tell(job_s=3600)
+    with pytest.raises(TimeoutError):
+        experiment(within_s=8)
+    assert {job.status for job in jobs_of(experiment.database)} <= {"submitted", "running"}
+    created = len(server.state()["jobs"])
+    with pytest.raises(ConfigError, match="training of iteration 1 has begun"):
+        experiment("finetune.batch_size=8")
+    server.tell(job_s=0.05)
+    experiment()
+    assert len(server.state()["jobs"]) == created
 
 
 def test_a_server_that_tells_jobs_apart_by_their_files_gets_them_again(server, experiment):
