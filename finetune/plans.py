@@ -75,9 +75,11 @@ class TuningPlan:
     def with_settings(self, settings: str) -> TuningPlan:
         """The plan with what `settings` of another one says."""
         found = json.loads(settings)
+        start = ModelRef(**found["start"])
         return replace(
             self,
-            start=ModelRef(**found["start"]),
+            # Trained again from its files, a model has another hash and is the same one.
+            start=self.start if start.identity == self.start.identity else start,
             hyperparameters=Hyperparameters(**found["hyperparameters"]),
             seed=found["seed"],
             validation_share=found["validation_share"],

@@ -24,6 +24,7 @@ CHECKS: Mapping[str, str] = MappingProxyType(
         "sampling": "what the model takes of [sampling]",
         "scores": "whether the model gives log-probabilities",
         "fine-tuning": "whether jobs can be created",
+        "batches": "whether the server has batches",
         "recipe": "whether jobs take these hyperparameters",
         "examples": "whether there are enough questions for a job",
         "diversity": "whether the measures can be had",
@@ -39,7 +40,8 @@ CHECKS: Mapping[str, str] = MappingProxyType(
 class Need:
     """What will be asked of one provider. `adapters` counts the tuned models served at once.
 
-    `skip` holds the names of `CHECKS` that the user knows better.
+    `batches`: evaluation goes out in batches, where the provider has any. `skip` holds the names of
+    `CHECKS` that the user knows better.
     """
 
     finetune: bool
@@ -47,6 +49,7 @@ class Need:
     adapters: int = 0
     score: bool = False
     sampling_seed: bool = False
+    batches: bool = False
     skip: frozenset[str] = field(default_factory=frozenset)
 
 

@@ -224,6 +224,7 @@ def _need(config: Config, past: Past, tunes: bool, skip: frozenset[str]) -> Need
         ends_at=ends_at(config, past, datetime.now(UTC)),
         adapters=all_tuned(config) if tunes else 0,
         sampling_seed=True,
+        batches=config.evaluation.batch,
         skip=skip,
     )
 

@@ -104,6 +104,8 @@ def require_trainable(config: Config, providers: Mapping[str, Provider]) -> None
 
 def faults_of(config: Config, provider: Provider) -> list[str]:
     """What of [finetune] a provider cannot do, each with its remedy."""
+    if not provider.capabilities.finetune:
+        return ["it cannot fine-tune; set iterations = 0, or choose another model"]
     faults: list[str] = []
     if isinstance(provider, Choosy):
         for role in ROLES:

@@ -11,13 +11,22 @@ from openai._types import Omit
 from openai.pagination import AsyncCursorPage
 from openai.types import FileObject
 
-from providers.errors import InvalidTrainingData, RetryableError, TimedOut
-from providers.openai.calling import ATTEMPTS, Caller, identity, listed, pause_s
+from providers.errors import InvalidTrainingData, ProviderError, RetryableError, TimedOut
+from providers.openai.calling import (
+    ATTEMPTS,
+    Caller,
+    Unreadable,
+    identity,
+    listed,
+    pause_s,
+    status_code,
+)
 from providers.openai.training_file import LocalFile
 
 Purpose = Literal["fine-tune", "batch"]
 
 _IN_PREPARATION = frozenset({"pending", "running", "processing", "uploading"})
+_UNLISTED = frozenset({400, 403, 404, 405, 410, 501})
 _REFUSED = frozenset({"error", "failed", "deleted", "deleting"})
 
 
@@ -90,9 +99,15 @@ class Files:
     async def _find(
         self, is_it: Callable[[FileObject], bool], purpose: Purpose
     ) -> FileObject | None:
-        async for file in self._all(purpose):
-            if is_it(file):
-                return file
+        """The file, if it is there already. Where no list can be had it is not found, which costs
+        an upload and nothing else."""
+        try:
+            async for file in self._all(purpose):
+                if is_it(file):
+                    return file
+        except ProviderError as error:
+            if not isinstance(error, Unreadable) and status_code(error) not in _UNLISTED:
+                raise
         return None
 
     def _all(self, purpose: Purpose) -> AsyncIterator[FileObject]:

@@ -46,9 +46,22 @@ async def look(
         return findings
     findings += _transport(address, settings)
     findings += _sampling(address, settings, need)
+    if need.batches and "batches" not in need.skip:
+        findings += checked("batches", await _batches(client, caller))
     if need.finetune and "fine-tuning" not in need.skip:
         findings += checked("fine-tuning", await _tuning(client, address, settings, caller))
     return findings
+
+
+async def _batches(client: AsyncOpenAI, caller: Caller) -> list[Finding]:
+    try:
+        await caller.patiently(lambda: client.batches.list(limit=1))
+    except ProviderError as error:
+        if is_missing(error):
+            text, remedy = f"the server has no batches: {error}", "set evaluation.batch = false"
+            return [Finding("error", text, remedy)]
+        return [Finding("warning", f"whether the server has batches cannot be checked: {error}")]
+    return [Finding("ok", "the server has batches")]
 
 
 async def _tuning(

@@ -73,6 +73,24 @@ def test_a_remote_experiment_is_refused_before_anything_is_spent(overrides, name
     assert not Path("runs").exists()
 
 
+def test_batches_are_looked_for_where_evaluation_is_to_use_them():
+    with serving(base=BASE) as server:
+        options = (
+            f'model="openai+{server.url}:{BASE}"',
+            "iterations=0",
+            "evaluation.batch=true",
+        )
+        server.tell(refuse={"GET /batches": 404})
+        status, said = run_demo(*options)
+        assert status == 2
+        assert "the server has no batches" in said
+        assert "set evaluation.batch = false" in said
+        server.tell(refuse={"GET /batches": 403})
+        pairs = [part for option in options for part in ("--set", option)]
+        done = CliRunner().invoke(app, ["doctor", "demo", *pairs])
+        assert (done.exit_code, "cannot be checked" in done.output) == (0, True), done.output
+
+
 def test_a_share_that_holds_out_nothing_is_a_warning():
     with serving(base=BASE) as server:
         options = [

@@ -135,6 +135,14 @@ def test_absent_events_and_checkpoints_do_not_stop_a_healthy_job(server, experim
     assert len([text for text in said if "no loss curve" in text]) == 1
 
 
+@pytest.mark.parametrize("wish", [403, 405, {"text": "[]"}])
+def test_a_list_of_files_that_is_refused_costs_an_upload_at_most(server, experiment, wish):
+    server.tell(refuse={"GET /files": wish})
+    experiment()
+    assert {job.status for job in jobs_of(experiment.database)} == {"succeeded"}
+    assert set(owners(server).values()) == {1}
+
+
 def test_oddly_typed_events_checkpoints_and_jobs_are_read_as_far_as_they_go(server, experiment):
     step = {"step": "1e12", "train_loss": None, "total_steps": {}}
     odd = [
