@@ -65,6 +65,16 @@ def has_batches(address: str) -> bool:
     return bool(getattr(factory, "HAS_BATCHES", False))
 
 
+def scores(address: str, settings: Mapping[str, object]) -> bool:
+    """Whether the provider tells the likelihood of a given text, as far as its settings show.
+
+    It is taken to, unless it has a function `scores` that tells.
+    """
+    factory, _ = _resolve(address)
+    tell = getattr(factory, "scores", None)
+    return True if tell is None else bool(tell(settings))
+
+
 def schemes() -> tuple[str, ...]:
     """Every scheme that can be used here, the built-in ones first."""
     installed = (point.name for point in entry_points(group=ENTRY_POINT_GROUP))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from typing import Literal, TextIO
 
 from rich import box
@@ -19,6 +20,10 @@ from society.terminal import Screen, plain
 from store import spreadsheet
 
 Format = Literal["table", "csv", "json"]
+
+# What a table takes beside its cells, and what text may be broken down to.
+_BETWEEN, _MARGIN = 3, 2
+_NARROWEST_TEXT = 8
 
 
 def write(
@@ -86,29 +91,45 @@ def _distinct(columns: Sequence[str]) -> list[str]:
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[object]], stream: TextIO) -> None:
+    """A text that is broken is the same text, but half a number is another one: where not even
+    broken texts make room, lines are longer than the terminal is wide."""
     console = Screen(stream)
+    natural = _width(columns, rows)
     if not console.is_terminal:
         # A pipe has no width; cutting cells to 80 columns would lose what was asked for.
-        console.width = max(80, _width(columns, rows))
-    table = Table(box=box.SIMPLE_HEAD)
+        console.width = max(80, natural)
+    narrow = natural > console.width
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0 if narrow else 1))
+    least = _MARGIN
     for number, column in enumerate(columns):
-        numeric = any(isinstance(row[number], (int, float)) for row in rows)
-        table.add_column(Text(plain(column)), justify="right" if numeric else "left")
+        numeric = any(isinstance(row[number], (int, float, Decimal)) for row in rows)
+        header = plain(column)
+        if numeric and narrow:
+            header = header.replace(" ", "\n")
+        table.add_column(
+            Text(header),
+            justify="right" if numeric else "left",
+            no_wrap=numeric,
+            overflow="fold",
+        )
+        widest = _longest([header, *(row[number] for row in rows)])
+        least += (1 if narrow else _BETWEEN) + (widest if numeric else min(widest, _NARROWEST_TEXT))
     for row in rows:
         table.add_row(*(Text(_cell(value)) for value in row))
+    console.width = max(console.width, least)
     console.print(table)
+
+
+def _longest(values: Iterable[object]) -> int:
+    return max((cell_len(line) for v in values for line in _cell(v).split("\n")), default=0)
 
 
 def _width(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> int:
     widest = [
-        max(
-            cell_len(plain(column)),
-            *(cell_len(line) for row in rows for line in _cell(row[i]).split("\n")),
-            0,
-        )
+        max(_longest([column]), _longest(row[i] for row in rows))
         for i, column in enumerate(columns)
     ]
-    return sum(widest) + 3 * len(widest) + 2
+    return sum(widest) + _BETWEEN * len(widest) + _MARGIN
 
 
 def _cell(value: object) -> str:
@@ -116,4 +137,6 @@ def _cell(value: object) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.6g}"
+    if isinstance(value, Decimal):
+        return f"{value:f}"
     return plain(str(value))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 
 from store.errors import StoreError
@@ -36,7 +37,7 @@ class Spending:
             return ""
         least = "at least " if self.unknown else ""
         cap = "" if self.cap_usd is None else f" of budget_usd = {self.cap_usd:g}"
-        parts = [f"spent so far: {least}{_usd(self.usd)} USD{cap}"]
+        parts = [f"spent so far: {least}{rounded(self.usd):f} USD{cap}"]
         if self.unknown:
             parts.append(f"{self.unknown} call(s) have no known price or cost")
         if self.failed:
@@ -63,6 +64,8 @@ def spent_so_far(database: Path) -> str:
         return ""
 
 
-def _usd(usd: float) -> str:
+def rounded(usd: float) -> Decimal:
     """To the cent, or to three digits where that would be too little."""
-    return f"{usd:.2f}" if usd >= 1 or not usd else f"{usd:.3g}" if usd >= 1e-4 else f"{usd:.6f}"
+    if usd >= 1 or not usd:
+        return Decimal(f"{usd:.2f}")
+    return Decimal(f"{usd:.3g}")

@@ -35,3 +35,8 @@ def connect(target: str, settings: Mapping[str, object], workdir: Path) -> Provi
 def deciding(settings: Mapping[str, object]) -> Mapping[str, object]:
     """The settings that decide what is answered; keys, limits and patience do not."""
     return {name: settings[name] for name in _DECIDING if name in settings}
+
+
+def scores(settings: Mapping[str, object]) -> bool:
+    """Whether the server is said to tell the likelihood of a given text."""
+    return settings.get("score") is not None

@@ -2,7 +2,8 @@
 
 Every stage of `society.iterate` is counted: debates whose prompts grow round by round (an agent's
 own earlier turns, then the others' answers or a summary of them), the summaries, two jobs per
-agent and iteration, and the evaluation of every society on every task with every decoding.
+agent and iteration, the evaluation of every society on every task with every decoding, and the
+likelihoods that diversity asks for.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from society import prompts
 from society.agents import AgentRole
 from society.arms import Arm
 from society.config import Config
-from society.costing import lengths
+from society.costing import lengths, likelihoods
 from society.costing.lengths import MESSAGE, NOTHING, PROMPT, Range
 from society.tuning import tuned_roles
 
@@ -28,6 +29,7 @@ LEARNABLE_LOW, LEARNABLE = 0.2, 0.7
 CORRECTED = 0.1
 CRITIC_SHARE_LOW = 0.05
 _LATER_ROUNDS = "later rounds"
+_NEVER_BATCHED = ("debate", "finetune", "diversity")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +127,10 @@ class _Estimator:
         for exam in self.questions.exams:
             asked = exam.questions()
             for arm in arms:
-                for _ in arm.decodings(self.config.evaluation.decodings):
+                for decoding in arm.decodings(self.config.evaluation.decodings):
                     yield from self._debates(exam.stage, exam.task, asked, arm, iteration > 0)
+                    if not exam.apart:
+                        yield from self._diversity(exam.task, asked, arm, decoding, iteration > 0)
 
     def _debates(
         self, stage: str, task: Task, asked: Sequence[TaskQuestion], arm: Arm, tuned: bool
@@ -160,6 +164,47 @@ class _Estimator:
                 completion=self.summary * calls,
                 arm=name,
             )
+
+    def _diversity(
+        self, task: Task, asked: Sequence[TaskQuestion], arm: Arm, decoding: str, tuned: bool
+    ) -> Iterator[Line]:
+        """Each text is sent twice, alone and with its conversation, and each time for one token."""
+        if not self.config.diversity.measures:
+            return
+        contexts = self._contexts(task, arm)
+        roles: list[tuple[AgentRole, Range]] = []
+        if arm.name != _LATER_ROUNDS:
+            roles.append(("generator", contexts[0]))
+        if arm.rounds > 1:
+            roles.append(("critic", contexts[-1]))
+        looked_at = min(self.config.diversity.questions, len(asked))
+        openings = _opening(task, asked)
+        for role, context in roles:
+            text = MESSAGE + lengths.reread(self.answer)
+            count = lengths.exactly(looked_at)
+            both = _of_examples(openings, context, count) + _of_examples(
+                openings, context + text, count
+            )
+            for (model, is_tuned), texts in likelihoods.scored(
+                self.config, arm, role, decoding, tuned=tuned
+            ).items():
+                requests = lengths.exactly(likelihoods.REQUESTS * looked_at * texts)
+                if self._is_free(model, is_tuned):
+                    continue
+                yield Line(
+                    stage="diversity",
+                    role=role,
+                    model=model,
+                    tuned=is_tuned,
+                    calls=requests,
+                    prompt=both * texts,
+                    completion=requests,
+                    arm=arm.name if tuned and len(self.arms) > 1 else None,
+                )
+
+    def _is_free(self, model: str, tuned: bool) -> bool:
+        price = self.prices.at(model, tuned=tuned)
+        return price is not None and price.is_free
 
     def _contexts(self, task: Task, arm: Arm) -> list[Range]:
         """What stands around the question's own prompt in each round; tokens of one call."""
@@ -226,7 +271,7 @@ class _Estimator:
         base = self.prices.at(line.model, tuned=False)
         if own is None or base is None or (line.trained.high and base.training_usd is None):
             return replace(line, usd=None)
-        batched = self.config.evaluation.batch and line.stage not in ("debate", "finetune")
+        batched = self.config.evaluation.batch and line.stage not in _NEVER_BATCHED
         share = (own.batch_factor or 1.0) if batched else 1.0
         both = [_usd(line, price) * share for price in (own, base)]
         return replace(

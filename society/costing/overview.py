@@ -19,6 +19,7 @@ from society.costing.estimate import (
 )
 from society.costing.lengths import Range
 from society.rows import Format, write
+from society.spending import rounded
 from society.terminal import Screen
 
 COLUMNS = (
@@ -42,7 +43,7 @@ def show(estimate: Estimate, config: Config, form: Format, stream: TextIO) -> No
     """
     rows = [_row(line) for line in estimate.lines]
     if form == "table":
-        rows.append(_total(estimate))
+        rows = [with_cents(row) for row in (*rows, _total(estimate))]
     write(COLUMNS, rows, form, stream)
     if form == "table":
         console = Screen(stream, soft_wrap=True)
@@ -65,6 +66,12 @@ def _row(line: Line) -> tuple[object, ...]:
     model = f"{line.model} (tuned)" if line.tuned else line.model
     stage = line.stage if line.arm is None else f"{line.stage}, {line.arm}"
     return (stage, line.role, model, *(round(r.expected) for r in tokens), *_usd(line.usd))
+
+
+def with_cents(row: tuple[object, ...]) -> tuple[object, ...]:
+    """A row of a table, whose last three cells are USD, or None, as it is shown."""
+    usd = (rounded(cell) if isinstance(cell, float) else cell for cell in row[-3:])
+    return (*row[:-3], *usd)
 
 
 def _total(estimate: Estimate) -> tuple[object, ...]:
@@ -134,5 +141,10 @@ def assumptions(config: Config) -> list[str]:
         f"critic learns (low: {CRITIC_SHARE_LOW:.0%}; high: all).",
         "  Jobs are billed by all tokens of their examples times epochs.",
         "  Failed attempts are not billed; the vendor's cache lowers no price.",
+        *(
+            ["  Likelihoods (diversity) take two requests a text, for one token each."]
+            if config.diversity.measures
+            else []
+        ),
         *(["  Evaluation costs what a batch costs."] if config.evaluation.batch else []),
     ]

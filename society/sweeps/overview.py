@@ -8,7 +8,7 @@ from typing import TextIO
 from society import runs as folders
 from society.costing import lengths
 from society.costing.estimate import Estimate, estimate
-from society.costing.overview import assumptions, prices
+from society.costing.overview import assumptions, prices, with_cents
 from society.rows import Format, write
 from society.runs import RunFolder
 from society.status import Notice, notice_of
@@ -79,7 +79,8 @@ def show_cost(
     rows = [_row(name or "all", found, seeds[name]) for name, found in estimates.items()]
     if form == "table":
         rows.append(_total(rows))
-    write(_COST_COLUMNS, rows, form, stream)
+    shown = [with_cents(row) for row in rows] if form == "table" else rows
+    write(_COST_COLUMNS, shown, form, stream)
     if form != "table":
         return
     console = Screen(stream, soft_wrap=True)

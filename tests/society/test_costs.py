@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
+import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -26,7 +30,10 @@ from society.costing.estimate import estimate
 from store.ledger import Store
 from store.records import Job
 from tests.evals.tasks.test_hub_source import serving as hub
+from tests.providers.chat_server import says
+from tests.providers.chat_server import serving as serving_chat
 from tests.providers.job_server import serving
+from tests.society import api_experiment
 
 RATES = {
     "input_usd": 2.0,
@@ -401,3 +408,108 @@ def test_the_documentations_examples_work(paid, tmp_path):
     with Store.open(tmp_path / "run.duckdb") as store:
         assert store.rows(query) == []
     assert len(tables) == 3
+
+
+NARROW = """
+model = "openai+https://models.example/v1:llama-3:free"
+iterations = 1
+task.name = "arithmetic"
+train.questions = 5000
+evaluation.questions = 300
+[diversity]
+measures = ["nll", "kl"]
+[provider]
+score = "vllm"
+api_key_env = ""
+[prices."llama-3:free"]
+input_usd = 1234.5
+output_usd = 99
+tuned_input_usd = 3
+tuned_output_usd = 4
+training_usd = 5
+"""
+
+
+def on_a_terminal(columns, *args):
+    """What `society` prints on a terminal so many columns wide, without its colors."""
+    main, other = pty.openpty()
+    fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    command = [sys.executable, "-m", "society", *args]
+    environment = {**os.environ, "TERM": "xterm", "NO_COLOR": "1", "COLUMNS": str(columns)}
+    process = subprocess.Popen(command, stdout=other, stderr=other, env=environment)
+    os.close(other)
+    said = b""
+    while True:
+        try:
+            part = os.read(main, 4096)
+        except OSError:
+            break
+        if not part:
+            break
+        said += part
+    assert process.wait(60) == 0
+    os.close(main)
+    return re.sub(r"\x1b\[[0-9;]*m", "", said.decode())
+
+
+@pytest.mark.parametrize("columns", [80, 60, 200])
+def test_no_figure_is_shortened_and_a_name_is_printed_as_it_is(tmp_path, columns):
+    path = tmp_path / "narrow.toml"
+    path.write_text(NARROW)
+    usd = estimate(experiments.load(str(path))).usd
+    assert usd is not None
+    assert usd.high > 100_000
+    said = on_a_terminal(columns, "cost", str(path))
+    assert "…" not in said
+    for figure in (usd.low, usd.expected, usd.high):
+        assert re.search(rf"(?<!\d){figure:.2f}(?!\d)", said.split("Expected:")[0])
+    assert "llama-3:free" in said
+    assert "🆓" not in said
+
+
+def scoring(tmp_path, *lines):
+    path = tmp_path / "scoring.toml"
+    path.write_text(NARROW)
+    config = experiments.load(str(path), lines)
+    return [line for line in estimate(config).lines if line.stage == "diversity"]
+
+
+def test_what_diversity_asks_for_is_in_the_estimate(tmp_path):
+    lines = scoring(tmp_path, "diversity.questions=10", "society.agents=3")
+    calls = {(line.role, line.tuned): line.calls.high for line in lines}
+    # Untuned, every text is shown once, to the one model there is; tuned, to all three.
+    assert calls == {
+        ("generator", False): 2 * 10 * 3,
+        ("critic", False): 2 * 10 * 3,
+        ("generator", True): 2 * 10 * 9,
+        ("critic", True): 2 * 10 * 9,
+    }
+    assert all(line.usd is not None and line.usd.expected > 0 for line in lines)
+    base = scoring(tmp_path, 'diversity.measures=["kl_base"]', "diversity.questions=10")
+    assert {(line.tuned, line.calls.high) for line in base} == {(True, 60.0), (False, 60.0)}
+    assert scoring(tmp_path, 'diversity.measures=["embedding"]') == []
+    assert scoring(tmp_path, 'diversity.decodings=["greedy"]', 'diversity.measures=["kl"]') == []
+
+
+def test_the_estimate_of_diversity_is_what_a_server_is_asked(tmp_path):
+    asked = []
+
+    def script(request):
+        body = request.body
+        asked.append("prompt_logprobs" in body)
+        reply = says(f"It is \\boxed{{{request.number}}}.")
+        text = "".join(m["content"] for m in body["messages"])
+        tokens = [{str(ord(c)): {"logprob": -0.5, "rank": 1}} for c in text]
+        reply.body["prompt_logprobs"] = [None, *tokens]
+        return reply
+
+    more = ('provider.score="vllm"', 'diversity.measures=["nll"]', "society.agents=3")
+    with serving_chat(script) as server:
+        done = api_experiment.run(tmp_path, server.url, *more)
+        assert done.status == 0, done.text
+        path = api_experiment.write(tmp_path, server.url)
+        before = estimate(experiments.load(str(path), more))
+    likelihoods = [line for line in before.lines if line.stage == "diversity"]
+    assert sum(line.calls.high for line in likelihoods) == sum(asked)
+    [(spent_usd,)] = done.rows("SELECT sum(usd) FROM spend WHERE stage = 'diversity'")
+    assert spent_usd <= sum(line.usd.high for line in likelihoods if line.usd)
