@@ -11,25 +11,21 @@ A sweep is a folder too, with `sweep.json` in it; its members are runs beside it
 from __future__ import annotations
 
 import hashlib
-import json
-import platform
 import re
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import tomli_w
 
-from society import changes
+from society import changes, provenance, terminal
 from society.config import Config, ConfigError
 from store.errors import StoreLocked, StoreOutdated
 from store.ledger import Store
 from store.records import Run
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_RECORDED_VERSIONS = ("multiagent-finetuning", "torch", "transformers", "peft", "duckdb")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +88,9 @@ def existing(runs: Path, name: str) -> RunFolder:
         known = ", ".join(there) if there else "none yet"
         raise ConfigError(f"no run {name!r} in {runs}/ (runs there: {known})")
     try:
-        Store.open(run.database, read_only=True).close()
+        with Store.open(run.database, read_only=True) as store:
+            if store.log_is_missing:
+                _tell_of_lost_log(run, terminal.tell)
     except StoreOutdated:
         Store.open(run.database).close()
     except StoreLocked:
@@ -100,8 +98,8 @@ def existing(runs: Path, name: str) -> RunFolder:
     return run
 
 
-def start(run: RunFolder, config: Config) -> Store:
-    """Open the run for writing, new or to be resumed.
+def start(run: RunFolder, config: Config, tell: Callable[[str], None] = lambda text: None) -> Store:
+    """Open the run for writing, new or to be resumed; `tell` hears what the user should know.
 
     Settings that differ from those of the last start are kept in `setting_changes`. Raises
     `ConfigError` where one may not (`society.changes`), and the store's own errors for a file that
@@ -110,6 +108,7 @@ def start(run: RunFolder, config: Config) -> Store:
     if run.sweep.is_file():
         raise ConfigError(f"{run.name!r} is a sweep; give this run another name with --name")
     run.path.mkdir(parents=True, exist_ok=True)
+    beginning = provenance.this_start()
     store = Store.open(run.database)
     try:
         stored = store.run()
@@ -118,7 +117,13 @@ def start(run: RunFolder, config: Config) -> Store:
             before = Config.from_json(stored.config)
             changes.require_allowed(run.name, run.config, store, before, config)
             store.write(*changes.changes(before, config))
-        store.write(_row(run, config, stored))
+            if store.log_is_missing:
+                _tell_of_lost_log(run, tell)
+            changed = provenance.changes(store.last_start() or stored, beginning)
+            if changed:
+                _tell_of_changes(run.name, changed, tell)
+        store.begin(beginning)
+        store.write(_row(run, config, stored, beginning.versions))
         run.config.write_text(_toml(config), encoding="utf-8")
     except BaseException:
         store.close()
@@ -159,25 +164,33 @@ def as_started(config: Config, stored: Run | None) -> Config:
     return config.model_copy(update={"consensus": consensus})
 
 
-def _row(run: RunFolder, config: Config, stored: Run | None) -> Run:
+def _row(run: RunFolder, config: Config, stored: Run | None, versions: str) -> Run:
     text = config.to_json()
     return Run(
         name=run.name,
         config=text,
         config_sha256=hashlib.sha256(text.encode()).hexdigest(),
         seed=config.seed,
-        versions=_versions(),
+        versions=versions,
         created_at=stored.created_at if stored else datetime.now(UTC),
         finished_at=stored.finished_at if stored and stored.config == text else None,
     )
 
 
-def _versions() -> str:
-    found = {"python": platform.python_version()}
-    for package in _RECORDED_VERSIONS:
-        with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return json.dumps(found)
+def _tell_of_lost_log(run: RunFolder, tell: Callable[[str], None]) -> None:
+    tell(
+        f"run {run.name}: {run.database} was copied while a run was writing to it, without its log "
+        f"({run.database.name}.wal): what was stored last is missing here. Copy both files, or, "
+        "while a run writes, take a whole copy with society export or society sql --snapshot"
+    )
+
+
+def _tell_of_changes(name: str, changed: list[str], tell: Callable[[str], None]) -> None:
+    tell(
+        f"run {name} goes on under other software than at its last start: {'; '.join(changed)}. "
+        "From here on the same seed may give other answers; run_starts has the versions of each "
+        "start"
+    )
 
 
 def _toml(config: Config) -> str:

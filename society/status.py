@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AwareDatetime, BaseModel
 
 from evals import reading
 from society import summary
@@ -47,6 +47,7 @@ _STAGES = """
     from jobs group by iteration, arm
     order by 1, 2 desc, 3
 """
+_LONGEST_NOTICE = 65536
 _COLUMNS = ("iteration", "stage", "arm", "done", "of", "answers", "completion tokens")
 
 
@@ -55,7 +56,7 @@ class Notice(BaseModel):
 
     process: int
     line: str
-    updated_at: datetime
+    updated_at: AwareDatetime
 
 
 class Noticeboard:
@@ -110,9 +111,23 @@ def notice_of(folder: RunFolder) -> Path:
     return folder.path / "progress.json"
 
 
+def read_notice(folder: RunFolder) -> Notice | None:
+    """What the process of a run says of itself; None where there is nothing that can be read."""
+    try:
+        with notice_of(folder).open("rb") as file:
+            return Notice.model_validate_json(file.read(_LONGEST_NOTICE))
+    except (OSError, ValueError):
+        return None
+
+
+def age_of(notice: Notice) -> float:
+    """Seconds since it was written; none where a clock was set back."""
+    return max(0.0, (datetime.now(UTC) - notice.updated_at).total_seconds())
+
+
 def show(folder: RunFolder, stream: TextIO) -> None:
     """Print how far the run is. Raises `ConfigError` where a process that left no notice has it."""
-    notice = _notice(folder)
+    notice = read_notice(folder)
     try:
         store = Store.open(folder.database, read_only=True)
     except StoreLocked:
@@ -135,15 +150,8 @@ def show(folder: RunFolder, stream: TextIO) -> None:
         store.close()
 
 
-def _notice(folder: RunFolder) -> Notice | None:
-    try:
-        return Notice.model_validate_json(notice_of(folder).read_text(encoding="utf-8"))
-    except (OSError, ValidationError):
-        return None
-
-
 def _show_notice(folder: RunFolder, notice: Notice, stream: TextIO) -> None:
-    age = duration((datetime.now(UTC) - notice.updated_at).total_seconds())
+    age = duration(age_of(notice))
     write_line(stream, f"run {folder.name}: running, process {notice.process}")
     write_line(stream, f"{one_line(notice.line)}  ({age} ago)")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 import duckdb
 
-from store import schema
+from store import schema, waiting
 from store.answers import Query
 from store.binding import Params
 from store.connection import connect, translate
@@ -30,6 +29,7 @@ from store.records import (
     Question,
     Row,
     Run,
+    RunStart,
     SettingChange,
     Split,
     TrainingPoint,
@@ -42,8 +42,11 @@ from store.writer import Work, Writer
 
 R = TypeVar("R")
 _FETCH = 2048
-# Readers keep a file open for half a second after a query.
-_PATIENCE_S = 1.0
+_UNSETTLED = "SELECT closed_at IS NULL FROM run_starts ORDER BY started_at DESC LIMIT 1"
+_SETTLE = """
+UPDATE run_starts SET closed_at = now() AT TIME ZONE 'UTC'
+WHERE closed_at IS NULL AND started_at = (SELECT max(started_at) FROM run_starts)
+"""
 # The debates that hold a failed turn, by what a stage and its questions are told by.
 _OF_THEIR_DEBATES = """
 (iteration, split, arm, decoding, question_id) IN (
@@ -82,6 +85,8 @@ class Store:
         self._reader = reader
         self._cursor_lock = threading.Lock()
         self._open = True
+        self.log_is_missing = False
+        """Whether the file was copied while a run was writing to it, without the log beside it."""
         self._writer = None if read_only or connection is None else Writer(connection.cursor())
 
     @classmethod
@@ -105,8 +110,13 @@ class Store:
             raise StoreMissing(f"no database at {file}")
         if file in cls._writing:
             raise StoreLocked(f"{file} is open for writing in this very process already")
+        had_log = file.with_name(f"{file.name}.wal").exists()
         try:
-            connection = _connect(file, read_only, memory_limit)
+            if read_only:
+                waiting.give_way(file)
+                connection = connect(file, read_only=True, memory_limit=memory_limit)
+            else:
+                connection = waiting.connect_for_writing(file, memory_limit)
         except StoreLocked:
             if not read_only or not address_file(file).exists():
                 raise
@@ -124,7 +134,9 @@ class Store:
             raise
         if not read_only:
             cls._writing.add(file)
-        return cls(file, connection, read_only=read_only)
+        store = cls(file, connection, read_only=read_only)
+        store.log_is_missing = not had_log and store._is_unsettled()
+        return store
 
     async def append(self, *rows: Row) -> None:
         """Store rows; returns once all of them are committed, in one transaction.
@@ -178,6 +190,22 @@ class Store:
     def files(self) -> bool:
         """Queries that somebody has typed read no files."""
         return False
+
+    def begin(self, start: RunStart) -> None:
+        """Record a start of the run, in the file itself and not in its log alone; blocks.
+
+        A copy of the file without the log tells by it that something is missing (`log_is_missing`).
+        """
+        self.write(start)
+
+        def checkpoint(connection: duckdb.DuckDBPyConnection) -> None:
+            connection.execute("CHECKPOINT")
+
+        self.transact(checkpoint)
+
+    def last_start(self) -> RunStart | None:
+        """The latest start of the run, None before there was one."""
+        return _one(self._find(RunStart, "ORDER BY started_at DESC LIMIT 1"))
 
     def query(self, sql: str, params: Params | None = None) -> Query:
         """One reading query whose answer comes as `.rows`, `.arrow()`, `.pandas()`, `.polars()`.
@@ -354,6 +382,8 @@ class Store:
                 self._reader.close()
             if self._connection is not None:
                 with suppress(duckdb.Error):
+                    if not self.read_only and self._is_unsettled():
+                        self._connection.execute(_SETTLE)
                     self._connection.close()
         finally:
             if not self.read_only:
@@ -364,6 +394,11 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _is_unsettled(self) -> bool:
+        """Whether the file was not closed since the latest start."""
+        assert self._connection is not None
+        return self._connection.execute(_UNSETTLED).fetchone() == (True,)
 
     def _cursor(self) -> duckdb.DuckDBPyConnection:
         with self._cursor_lock:
@@ -390,17 +425,6 @@ def _forget_charges(connection: duckdb.DuckDBPyConnection) -> None:
 def _lose_charges(connection: duckdb.DuckDBPyConnection) -> None:
     _forget_charges(connection)
     connection.execute("UPDATE charges SET state = 'lost' WHERE state = 'sent'")
-
-
-def _connect(file: Path, read_only: bool, memory_limit: str | None) -> duckdb.DuckDBPyConnection:
-    until = time.monotonic() + _PATIENCE_S
-    while True:
-        try:
-            return connect(file, read_only=read_only, memory_limit=memory_limit)
-        except StoreLocked:
-            if read_only or time.monotonic() > until:
-                raise
-        time.sleep(0.05)
 
 
 def _picked(iteration: int | None, arm: str | None) -> tuple[str, list[object]]:

@@ -31,6 +31,7 @@ from store.records import (
     Question,
     Row,
     Run,
+    RunStart,
     SettingChange,
     TrainingPoint,
     Turn,
@@ -41,7 +42,7 @@ from store.records import (
 R = TypeVar("R")
 
 _COLUMNS_OF = {
-    "BIGINT": "turn_id shared_turn_id position examples seed corrected kept max_examples "
+    "BIGINT": "process turn_id shared_turn_id position examples seed corrected kept max_examples "
     "trained_tokens pairs",
     "INTEGER": "iteration agent round prompt_tokens completion_tokens votes voters quorum step "
     "questions",
@@ -49,8 +50,8 @@ _COLUMNS_OF = {
     "DOUBLE": "latency_ms w loss learning_rate similarity input_usd output_usd cached_input_usd "
     "training_usd batch_factor value low high",
     "DATE": "read_on",
-    "TIMESTAMP": "created_at finished_at allowed_at changed_at",
-    "JSON": "messages meta config versions custom_ids settings before now",
+    "TIMESTAMP": "created_at started_at closed_at finished_at allowed_at changed_at",
+    "JSON": "machine messages meta config versions custom_ids settings before now",
 }
 _CASTS = {name: cast for cast, names in _COLUMNS_OF.items() for name in names.split()}
 
@@ -94,6 +95,7 @@ def _table(record: type, name: str, *key: str) -> Table:
 
 TABLES: Mapping[type, Table] = {
     Run: _table(Run, "runs", "name"),
+    RunStart: _table(RunStart, "run_starts"),
     Arm: _table(Arm, "arms", "arm"),
     Question: _table(Question, "questions", "question_id"),
     Turn: _table(Turn, "turns"),

@@ -18,7 +18,7 @@ from weakref import WeakSet
 
 import duckdb
 
-from store import remote, schema
+from store import remote, schema, waiting
 from store.answers import Query, explained
 from store.binding import Params
 from store.connection import connect, seal, translate
@@ -183,6 +183,7 @@ class Reader:
                 raise
 
     def _use(self) -> Source:
+        self._give_way()
         with self._lock:
             if self._closed:
                 raise StoreClosed(f"the reader of {self.path} was closed")
@@ -194,12 +195,23 @@ class Reader:
             self._uses += 1
             return self._source
 
+    def _give_way(self) -> None:
+        """Let a run that starts have the file, unless a query of ours takes too long for that."""
+        until = time.monotonic() + waiting.PATIENCE_S
+        while waiting.is_announced(self.path) and time.monotonic() < until:
+            self._close_if_idle()
+            time.sleep(0.05)
+
     def _used(self, gone: Source | None = None) -> None:
         with self._lock:
             self._uses -= 1
             if gone is not None and gone is self._source:
                 self._source = None
-            if self._uses == 0 and isinstance(self._source, _File) and not self._closed:
+            if self._uses > 0 or not isinstance(self._source, _File) or self._closed:
+                return
+            if waiting.is_announced(self.path):
+                self._let_go()
+            else:
                 self._rest = threading.Timer(_KEEP_OPEN_S, self._close_if_idle)
                 self._rest.daemon = True
                 self._rest.start()
@@ -282,6 +294,7 @@ def _open(path: Path, access: Access) -> Source:
     while True:
         if not path.exists():
             raise StoreMissing(f"no database at {path}")
+        waiting.give_way(path)
         try:
             return _File(path, access)
         except StoreLocked:

@@ -291,6 +291,21 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class RunStart:
+    """One start of the run. `versions` and `machine` are JSON objects.
+
+    `closed_at` is when the file was closed with everything in it; None while it is open, and after
+    a start that was killed until the file is next closed.
+    """
+
+    started_at: datetime
+    process: int
+    versions: str
+    machine: str
+    closed_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Arm:
     """One arm of the run: the society itself, a baseline or an ablation.
 
@@ -471,6 +486,7 @@ Row = (
     | Diversity
     | Job
     | Model
+    | RunStart
     | Overlap
     | Price
     | Run

@@ -63,20 +63,24 @@ def prepare(connection: duckdb.DuckDBPyConnection, path: str) -> None:
     found = check(connection, path)
     with _transaction(connection):
         connection.execute(_RECORD_TABLE)
-        for version, name, sql in known:
-            if version > found:
+    for version, name, sql in known:
+        if version not in found:
+            # Each by itself: DuckDB cannot commit two changes of one table together.
+            with _transaction(connection):
                 connection.execute(sql)
                 connection.execute(
                     "INSERT INTO schema_migrations VALUES (?, ?, now() AT TIME ZONE 'UTC')",
                     [version, name],
                 )
+    with _transaction(connection):
         for view in VIEWS:
             connection.execute(f"CREATE OR REPLACE VIEW {view} AS {view_sql(view)}")
 
 
-def check(connection: duckdb.DuckDBPyConnection, path: str, *, read_only: bool = False) -> int:
-    """The file's schema version (0 for an empty file); raises if this software cannot use it."""
-    newest = migrations()[-1][0]
+def check(connection: duckdb.DuckDBPyConnection, path: str, *, read_only: bool = False) -> set[int]:
+    """The migrations the file has had; raises if this software cannot use it."""
+    known = {version for version, *_ in migrations()}
+    newest = max(known)
     tables = {
         name
         for (name,) in connection.execute(
@@ -86,17 +90,18 @@ def check(connection: duckdb.DuckDBPyConnection, path: str, *, read_only: bool =
     if "schema_migrations" not in tables:
         if tables or read_only:
             raise StoreBroken(f"{path} is a DuckDB file, but not one of a run; choose another path")
-        return 0
-    row = connection.execute("SELECT max(version) FROM schema_migrations").fetchone()
-    found = int(row[0] or 0) if row else 0
-    if found > newest:
+        return set()
+    recorded = connection.execute("SELECT version FROM schema_migrations").fetchall()
+    found = {int(version) for (version,) in recorded}
+    latest = max(found, default=0)
+    if latest > newest:
         raise StoreNewer(
-            f"{path} has schema version {found}, this software knows up to {newest}; "
+            f"{path} has schema version {latest}, this software knows up to {newest}; "
             "upgrade the software, or use the version that wrote the file"
         )
-    if read_only and found < newest:
+    if read_only and known - found:
         raise StoreOutdated(
-            f"{path} has schema version {found}, this software needs {newest}; "
+            f"{path} has schema version {latest}, this software needs {newest}; "
             "open it once for writing, which brings it up to date"
         )
     if read_only and (missing := _missing_views(connection)):

@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 
 import duckdb
 
-from store import schema
+from store import schema, waiting
 from store.answers import Query, explained
 from store.binding import Params, literal
 from store.connection import connect, seal, translate
@@ -88,6 +88,7 @@ class Together:
         self.close()
 
     def _attach(self, name: str, path: Path) -> None:
+        waiting.give_way(path)
         try:
             with closing(connect(path, read_only=True)) as alone:
                 schema.check(alone, str(path), read_only=True)

@@ -71,7 +71,7 @@ def run(
         outlive_readers()
         context.folder = folder.path
         begun = utc_now()
-        store = folders.start(folder, experiment)
+        store = folders.start(folder, experiment, tell)
         try:
             for change in (c for c in store.setting_changes() if c.changed_at >= begun):
                 tell(changes.told(change))

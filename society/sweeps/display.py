@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from society.status import Notice, notice_of
+from society.status import read_notice
 from society.sweeps.processes import Running, State
 from society.terminal import Screen, one_line, write_line
 
@@ -88,8 +88,5 @@ def _line(running: Running) -> str:
         return one_line(running.error().split("\n")[0])
     if running.state != "running":
         return running.state
-    try:
-        text = notice_of(running.member.folder).read_text(encoding="utf-8")
-        return one_line(Notice.model_validate_json(text).line)
-    except (OSError, ValueError):
-        return "starting"
+    notice = read_notice(running.member.folder)
+    return "starting" if notice is None else one_line(notice.line)

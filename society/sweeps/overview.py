@@ -11,7 +11,7 @@ from society.costing.estimate import Estimate, estimate
 from society.costing.overview import assumptions, prices, with_cents
 from society.rows import Format, write
 from society.runs import RunFolder
-from society.status import Notice, notice_of
+from society.status import read_notice
 from society.sweeps import checks, results
 from society.sweeps.definition import Sweep
 from society.sweeps.record import SweepRecord
@@ -60,10 +60,8 @@ def _state(run: RunFolder) -> str:
 
 
 def _notice(run: RunFolder) -> str:
-    try:
-        return Notice.model_validate_json(notice_of(run).read_text(encoding="utf-8")).line
-    except (OSError, ValueError):
-        return "in use by another process"
+    notice = read_notice(run)
+    return "in use by another process" if notice is None else notice.line
 
 
 def show_cost(

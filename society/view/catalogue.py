@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
-
-from pydantic import ValidationError
 
 from evals.intervals import Rate, wilson
 from society import runs as folders
 from society.config import ConfigError
 from society.live import duration
 from society.runs import RunFolder
-from society.status import Notice, notice_of
+from society.status import age_of, read_notice
 from society.view.debate import NotFound
 from society.view.debates import DEBATES
 from store.errors import StoreError, StoreLocked, StoreNewer, StoreOutdated
@@ -145,11 +143,10 @@ def reason(folder: RunFolder, error: Exception) -> str:
 
 def notice(folder: RunFolder) -> str | None:
     """What the process that has the run says about itself, None where it says nothing."""
-    try:
-        said = Notice.model_validate_json(notice_of(folder).read_text(encoding="utf-8"))
-    except (OSError, ValidationError):
+    said = read_notice(folder)
+    if said is None:
         return None
-    age = (datetime.now(UTC) - said.updated_at).total_seconds()
+    age = age_of(said)
     return said.line if age < 10 else f"{said.line} ({duration(age)} ago)"
 
 

@@ -188,7 +188,7 @@ def test_sql_table_neither_cuts_nor_interprets_what_models_said(society, ran: Pa
         ("select * from tunrs", "tunrs"),
         ("delete from turns", "only queries that read"),
         ("select 1; select 2", "one query at a time"),
-        ("select * from read_csv('/etc/passwd')", "disabled"),
+        ("select * from read_csv('/etc/passwd')", "read_csv reads files"),
     ],
 )
 def test_sql_refuses_what_is_no_reading(society, ran: Path, query: str, message: str) -> None:
