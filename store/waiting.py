@@ -64,9 +64,9 @@ def is_announced(database: Path) -> bool:
     return abs(age) < _COUNTS_S
 
 
-def give_way(database: Path) -> None:
-    """Wait while a run is waiting for the file; raises `StoreLocked` if that takes long."""
-    until = time.monotonic() + PATIENCE_S
+def give_way(database: Path, patience_s: float = PATIENCE_S) -> None:
+    """Wait while a run is waiting for the file; raises `StoreLocked` after `patience_s` seconds."""
+    until = time.monotonic() + patience_s
     while is_announced(database):
         if time.monotonic() > until:
             raise StoreLocked(f"{database} is waited for by a run that starts; ask again then")
