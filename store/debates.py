@@ -11,6 +11,8 @@ from pathlib import Path
 
 import duckdb
 
+from store import spreadsheet
+
 _AT_ONCE = 50_000
 _KEY = "iteration, arm, split, decoding, question_id"
 _DEBATES = """
@@ -88,10 +90,13 @@ def write(
         for first in range(0, max(total, 1), at_once):
             last = first + at_once - 1
             _write_stretch(cursor, first, last, parts / f"{first:012d}.parquet")
-        rows = "SELECT * REPLACE (to_json(turns) AS turns)" if flat else "SELECT *"
+        given = {"parts": [str(part) for part in sorted(parts.iterdir())]}
+        rows = "SELECT * FROM read_parquet($parts)"
+        if flat:
+            rows = rows.replace("*", "* REPLACE (to_json(turns) AS turns)", 1)
+            rows = spreadsheet.quoted(cursor, rows, given)
         counted = cursor.execute(
-            f"COPY ({rows} FROM read_parquet($parts)) TO $path ({options})",
-            {"parts": [str(part) for part in sorted(parts.iterdir())], "path": str(path)},
+            f"COPY ({rows}) TO $path ({options})", {**given, "path": str(path)}
         ).fetchall()
     finally:
         shutil.rmtree(parts)

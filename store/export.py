@@ -11,7 +11,7 @@ from typing import Literal
 
 import duckdb
 
-from store import debates
+from store import debates, spreadsheet
 from store.errors import InvalidQuery, StoreBroken, WriteFailed
 from store.ledger import Store
 from store.records import Dataset
@@ -165,8 +165,11 @@ def _options(format: Format) -> str:
 def _copy(
     store: Store, query: str, params: Mapping[str, object], path: Path, format: Format
 ) -> int:
-    sql = f"COPY ({query}) TO $path ({_options(format)})"
+    options = _options(format)
     with _replacing(path) as part, closing(store.cursor()) as cursor:
+        if format == "csv":
+            query = spreadsheet.quoted(cursor, query, params)
+        sql = f"COPY ({query}) TO $path ({options})"
         counted = cursor.execute(sql, {**params, "path": str(part)}).fetchall()
         if format == "jsonl":
             _standardize(part)

@@ -6,11 +6,14 @@ import csv
 import io
 from collections.abc import Callable
 
+from evals import markdown
 from evals.report import figures as drawing
 from evals.report import page, tables
 from evals.report.cells import Cell, Table
 from evals.report.facts import Facts
 from evals.report.figures import looks
+from evals.visible import one_line
+from store import spreadsheet
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -28,13 +31,16 @@ _LATEX = {
     "→": r"$\rightarrow$",
     "−": "$-$",
     "–": "--",
+    # After a row's end these would be its options.
+    "[": "{[}",
+    "]": "{]}",
+    "*": "{*}",
+    "`": r"\textasciigrave{}",
+    "|": r"\textbar{}",
     "≡": r"$\equiv$",
     "×": r"$\times$",
     "ŷ": r"$\hat{y}$",
 }
-
-# What would end a cell, or begin an element: labels may hold what models have said.
-_MARKDOWN = str.maketrans({"\\": r"\\", "|": r"\|", "<": r"\<"})
 
 
 def files(facts: Facts) -> dict[str, bytes]:
@@ -60,24 +66,26 @@ def files(facts: Facts) -> dict[str, bytes]:
 
 
 def as_csv(table: Table) -> str:
-    """For programs: shares in %, intervals in columns of their own, nothing rounded for show."""
+    """Shares in %, intervals in columns of their own, nothing rounded for show; text that begins
+    like a formula is quoted for spreadsheets."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([name for column in table.columns for name in column.names])
-    for row in table.rows:
-        writer.writerow([field for cell in row for field in cell.fields])
+    head = [name for column in table.columns for name in column.names]
+    for row in (head, *([field for cell in row for field in cell.fields] for row in table.rows)):
+        writer.writerow([spreadsheet.cell(field) for field in row])
     return file.getvalue()
 
 
 def as_markdown(table: Table) -> str:
     """A table for people, in GitHub's Markdown, with its note."""
     rows = [
-        [column.title for column in table.columns],
+        [markdown.escape(column.title) for column in table.columns],
         ["---" if column.text else "---:" for column in table.columns],
-        *([_together(cell) for cell in row] for row in table.rows),
+        *([markdown.escape(_together(cell)) for cell in row] for row in table.rows),
     ]
-    lines = ["| " + " | ".join(map(_markdown, row)) + " |" for row in rows]
-    return "\n".join([f"**{table.title}**", "", *lines, "", table.note, ""]).rstrip() + "\n"
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    title, note = markdown.escape(table.title), markdown.escape(table.note)
+    return "\n".join([f"**{title}**", "", *lines, "", note, ""]).rstrip() + "\n"
 
 
 def as_latex(table: Table) -> str:
@@ -101,12 +109,9 @@ def as_latex(table: Table) -> str:
 
 def latex(text: str) -> str:
     """Text that LaTeX sets as it stands, on one line."""
-    return "".join(_LATEX.get(letter, letter) for letter in " ".join(text.split()))
+    words = one_line(text).replace("--", "-{}-")
+    return "".join(_LATEX.get(letter, letter) for letter in words).replace(r"-\{\}-", "-{}-")
 
 
 def _together(cell: Cell) -> str:
     return f"{cell.shown} ({cell.aside})" if cell.aside else cell.shown
-
-
-def _markdown(text: str) -> str:
-    return " ".join(text.split()).translate(_MARKDOWN)

@@ -21,6 +21,7 @@ from evals.report.figures import looks
 from evals.report.figures.looks import PALETTE, Look
 from evals.report.figures.specification import Figure
 from evals.report.verdicts import Verdict
+from evals.visible import plain
 from providers import extras
 
 NO_FIGURES = f"Figures need matplotlib: {extras.install('report')}"
@@ -45,6 +46,8 @@ def render(facts: Facts) -> str:
         loader=PackageLoader("evals.report", "."),
         autoescape=True,
         undefined=StrictUndefined,
+        # Names stand in attributes and titles, too, which take text only.
+        finalize=lambda value: plain(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )

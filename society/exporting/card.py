@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.resources import files
 
+from evals import markdown
 from store.ledger import Store
 
 _GRAIN = {
@@ -64,7 +65,7 @@ def card(store: Store, configs: list[Config]) -> str:
     environment = Environment(
         trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, keep_trailing_newline=True
     )
-    environment.filters["cell"] = _cell
+    environment.filters |= {"cell": _cell, "code": markdown.code}
     template = files("society.exporting").joinpath("card.md.jinja").read_text(encoding="utf-8")
     return environment.from_string(template).render(
         front_matter=_front_matter(run.name if run else "run", configs),
@@ -104,5 +105,5 @@ def _front_matter(name: str, configs: list[Config]) -> str:
 
 
 def _cell(value: object) -> str:
-    """A value for a cell of a Markdown table, which ends at a bar or a line's end."""
-    return "" if value is None else " ".join(str(value).replace("|", "\\|").split())
+    """A value for a cell of a Markdown table."""
+    return "" if value is None else markdown.escape(str(value))

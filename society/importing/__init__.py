@@ -34,11 +34,13 @@ _ROWS_AT_ONCE = 4096
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """A new run. `left_out` names the incomplete debates that were skipped."""
+    """A new run. `left_out` names the incomplete debates that were skipped, `numbers` what the file
+    calls its agents."""
 
     folder: RunFolder
     config: Config
     left_out: tuple[str, ...]
+    numbers: tuple[int, ...]
 
 
 def import_file(
@@ -75,7 +77,7 @@ def import_file(
     if problems:
         raise TranscriptError(str(path), problems)
     _write(folder, _Content(config, source, questions, told))
-    return Imported(folder, config, told.left_out)
+    return Imported(folder, config, told.left_out, told.numbers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import product
+from dataclasses import dataclass, replace
 
 from society.importing.spoken import Spoken
 from society.outcome import Scope
 from store.records import TurnKind
 
 Place = tuple[int, int, TurnKind]
+Size = tuple[tuple[int, ...], int]
+"""The numbers of the agents, and how many rounds they speak."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,24 +29,45 @@ class ToldDebate:
         return f"question {self.question_id!r} ({scope.split}, iteration {scope.iteration})"
 
     @property
-    def size(self) -> tuple[int, int]:
-        """The highest agent and round that speak, also in summaries."""
-        return max(a for a, _, _ in self.spoken), max(r for _, r, _ in self.spoken)
+    def size(self) -> Size:
+        """The agents that speak, also in summaries, and the highest round."""
+        agents = tuple(sorted({agent for agent, _, _ in self.spoken}))
+        return agents, max(number for _, number, _ in self.spoken)
 
-    def missing(self, agents: int, rounds: int) -> list[tuple[int, int]]:
-        """(agent, round) of the answers that are not there."""
-        grid = product(range(1, agents + 1), range(1, rounds + 1))
-        return [(a, r) for a, r in grid if (a, r, "answer") not in self.spoken]
+    def missing(self, size: Size) -> tuple[tuple[int, int], int] | None:
+        """(agent, round) of the first answer that is not there, and how many are not.
+
+        However high the numbers in a file are, this takes no more steps than the debate has lines.
+        """
+        agents, rounds = size
+        wanted = set(agents)
+        there = sum(
+            kind == "answer" and agent in wanted and number <= rounds
+            for agent, number, kind in self.spoken
+        )
+        lacking = len(agents) * rounds - there
+        if not lacking:
+            return None
+        grid = ((agent, number) for agent in agents for number in range(1, rounds + 1))
+        return next(place for place in grid if (*place, "answer") not in self.spoken), lacking
 
 
 @dataclass(frozen=True, slots=True)
 class Debates:
-    """The complete debates, each of `agents` and `rounds`; `left_out` says what the others lack."""
+    """The complete debates, each of `rounds`; `left_out` says what the others lack.
+
+    `numbers` are what the file calls the agents. In the debates they are 1, 2, … in that order.
+    """
 
     complete: tuple[ToldDebate, ...]
-    agents: int
+    numbers: tuple[int, ...]
     rounds: int
     left_out: tuple[str, ...]
+
+    @property
+    def agents(self) -> int:
+        """How many agents speak in every debate."""
+        return len(self.numbers)
 
     @property
     def summarized(self) -> bool:
@@ -56,8 +78,8 @@ class Debates:
 def gather(spoken: Sequence[Spoken], ids: Sequence[str], problems: list[str]) -> Debates:
     """Group responses (with their question ids) into debates.
 
-    The size of a debate is what most complete debates have; all others are incomplete. A response
-    that is there twice goes to `problems`.
+    The size of a debate is what most complete debates have; all others are incomplete. Numbers of
+    agents may have gaps. A response that is there twice goes to `problems`.
     """
     grouped: dict[tuple[Scope, str], dict[Place, Spoken]] = {}
     for each, question_id in zip(spoken, ids, strict=True):
@@ -69,14 +91,14 @@ def gather(spoken: Sequence[Spoken], ids: Sequence[str], problems: list[str]) ->
                 f"{before.where} already; remove one, or tell them apart by iteration or decoding"
             )
     debates = [ToldDebate(scope, name, places) for (scope, name), places in grouped.items()]
-    agents, rounds = _usual_size(debates)
+    usual = _usual_size(debates)
     complete, left_out = [], []
     for debate in debates:
-        if (lack := _lack(debate, agents, rounds)) is None:
-            complete.append(debate)
+        if (lack := _lack(debate, usual)) is None:
+            complete.append(_renumbered(debate, usual[0]))
         else:
             left_out.append(f"{debate.title}: {lack}")
-    return Debates(tuple(complete), agents, rounds, tuple(left_out))
+    return Debates(tuple(complete), *usual, tuple(left_out))
 
 
 def unexplained(debates: Debates) -> Iterator[str]:
@@ -93,19 +115,49 @@ def unexplained(debates: Debates) -> Iterator[str]:
                 )
 
 
-def _usual_size(debates: Sequence[ToldDebate]) -> tuple[int, int]:
-    sizes = Counter(debate.size for debate in debates if not debate.missing(*debate.size))
-    if sizes:
-        return max(sizes, key=lambda size: (sizes[size], size))
-    return max(debate.size[0] for debate in debates), max(debate.size[1] for debate in debates)
+def _usual_size(debates: Sequence[ToldDebate]) -> Size:
+    sizes = Counter(debate.size for debate in debates if debate.missing(debate.size) is None)
+    whole = [set(agents) for agents, _ in sizes if _has_no_gap(agents)]
+    # A gap is a hole where other debates have the agent, and a way of counting where none has.
+    counted = {
+        size: count
+        for size, count in sizes.items()
+        if _has_no_gap(size[0])
+        or (len(size[0]) > 1 and not any(agents > set(size[0]) for agents in whole))
+    }
+    if counted:
+        return max(
+            counted,
+            key=lambda size: (counted[size], _has_no_gap(size[0]), len(size[0]), size[1], size),
+        )
+    spoken = {1} | {agent for debate in debates for agent in debate.size[0]}
+    return tuple(sorted(spoken)), max(debate.size[1] for debate in debates)
 
 
-def _lack(debate: ToldDebate, agents: int, rounds: int) -> str | None:
-    missing = debate.missing(agents, rounds)
-    if missing:
-        agent, number = missing[0]
-        more = f" and {len(missing) - 1} more answers" if len(missing) > 1 else ""
+def _has_no_gap(agents: tuple[int, ...]) -> bool:
+    return agents[-1] == len(agents)
+
+
+def _lack(debate: ToldDebate, usual: Size) -> str | None:
+    if (missing := debate.missing(usual)) is not None:
+        (agent, number), lacking = missing
+        more = f" and {lacking - 1:,} more answers" if lacking > 1 else ""
         return f"agent {agent} has no answer in round {number}{more}"
-    if debate.size != (agents, rounds):
-        return "{} agents and {} rounds".format(*debate.size) + f", others {agents} and {rounds}"
+    agents, rounds = debate.size
+    if strangers := sorted(set(agents) - set(usual[0])):
+        others = f"{len(usual[0])} agents, the highest called {usual[0][-1]}"
+        return f"agent {strangers[0]} speaks, others have {others}"
+    if rounds != usual[1]:
+        return f"{len(agents)} agents and {rounds} rounds, others {len(usual[0])} and {usual[1]}"
     return None
+
+
+def _renumbered(debate: ToldDebate, agents: tuple[int, ...]) -> ToldDebate:
+    if _has_no_gap(agents):
+        return debate
+    number = {agent: place for place, agent in enumerate(agents, start=1)}
+    spoken = {
+        (number[agent], at, kind): replace(each, agent=number[agent])
+        for (agent, at, kind), each in debate.spoken.items()
+    }
+    return replace(debate, spoken=spoken)

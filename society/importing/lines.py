@@ -22,8 +22,10 @@ from society.outcome import Scope
 from store.records import Decoding, Split, TurnKind, messages_json, storable
 
 _LARGEST = 2**31 - 1
+_MOST_ITERATIONS = 10_000
 Number = Annotated[int, Field(ge=1, le=_LARGEST)]
 Count = Annotated[int, Field(ge=0, le=_LARGEST)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
@@ -44,15 +46,15 @@ class TurnLine(BaseModel):
     round: Number
     response: str
     question_id: Words | None = None
-    gold: str | int | float | None = None
+    gold: str | int | Finite | None = None
     split: Split | None = None
-    iteration: Count | None = None
+    iteration: Annotated[int, Field(ge=0, le=_MOST_ITERATIONS)] | None = None
     arm: Words = "multiagent"
     decoding: Decoding = "sampled"
     kind: TurnKind = "answer"
     model: Words | None = None
     messages: Annotated[tuple[SentMessage, ...], Field(min_length=1, strict=False)] | None = None
-    answer: str | int | float | None = None
+    answer: str | int | Finite | None = None
     finish_reason: FinishReason | None = None
     prompt_tokens: Count = 0
     completion_tokens: Count = 0
@@ -79,15 +81,17 @@ def read(
         where = f"line {number}"
         try:
             line = _LINE.validate_python(json.loads(text))
+            scope = _scope(line, split, iteration)
+            spoken = _spoken(line, where, scope)
         except ValidationError as error:
             problems += [f"{where}: {_explained(e)}" for e in error.errors(include_url=False)]
         except (ValueError, RecursionError) as error:
-            problems.append(f"{where}: not one JSON object ({error}); correct or remove the line")
+            reason = "too deeply nested" if isinstance(error, RecursionError) else str(error)
+            problems.append(f"{where}: not one JSON object ({reason}); correct or remove the line")
         else:
-            scope = _scope(line, split, iteration)
             if (wrong := _wrong(line, scope)) is not None:
                 problems.append(f"{where}: {wrong}")
-            found.append(_spoken(line, where, scope))
+            found.append(spoken)
     return found
 
 
@@ -133,8 +137,12 @@ def _spoken(line: TurnLine, where: str, scope: Scope) -> Spoken:
         completion_tokens=line.completion_tokens,
         latency_ms=line.latency_ms,
         error=_storable(line.error),
-        meta=None if line.meta is None else storable(json.dumps(line.meta, ensure_ascii=False)),
+        meta=None if line.meta is None else _meta(line.meta),
     )
+
+
+def _meta(meta: dict[str, Any]) -> str:
+    return storable(json.dumps(meta, ensure_ascii=False, allow_nan=False))
 
 
 def _storable(text: str | None) -> str | None:

@@ -58,6 +58,9 @@ def show(imported: Imported, stream: TextIO) -> None:
     """Print what the new run holds and which debates were left out."""
     folder, society = imported.folder, imported.config.society
     write_line(stream, f"run {folder.name}: {society.agents} agents, {society.rounds} rounds")
+    if (numbers := imported.numbers)[-1] != len(numbers):
+        called = ", ".join(map(str, numbers))
+        write_line(stream, f"agents {called} of the file are 1 to {len(numbers)} in the run")
     left_out = grouped(imported.left_out)
     for each in left_out[:_SHOWN]:
         write_line(stream, f"left out: {one_line(each)}")

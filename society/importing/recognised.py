@@ -59,8 +59,9 @@ def _document(text: str, source: str, problems: list[str]) -> dict[str, Any] | N
     try:
         whole = json.loads(text, object_pairs_hook=lambda pairs: _object(pairs, repeated))
     except (ValueError, RecursionError) as error:
+        reason = "too deeply nested" if isinstance(error, RecursionError) else error
         raise TranscriptError(
-            source, [f"neither of the two formats ({error}); it needs {_FORMATS}"]
+            source, [f"neither of the two formats ({reason}); it needs {_FORMATS}"]
         ) from error
     if not contexts.looks_like(whole):
         raise TranscriptError(source, [f"neither of the two formats; it needs {_FORMATS}"])

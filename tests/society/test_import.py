@@ -1,6 +1,7 @@
 """Transcripts from elsewhere become a run, with the votes, verdicts and datasets of a debate."""
 
 import asyncio
+import io
 import json
 
 import pytest
@@ -12,7 +13,7 @@ from evals.tasks.arithmetic import create
 from society import config as experiments
 from society import importing, iterate, runs
 from society.config import Config, ConfigError
-from society.importing import Source, TranscriptError, recognised
+from society.importing import Source, TranscriptError, overview, recognised
 from store.ledger import Store
 
 ARITHMETIC = Source(None, "arithmetic", None)
@@ -488,3 +489,75 @@ def test_whatever_is_in_a_file_it_is_read_or_refused(tmp_path, text):
     except TranscriptError:
         return
     assert all(each.agent >= 1 and each.round >= 1 for each in found)
+
+
+def test_numbers_of_agents_may_have_gaps(tmp_path):
+    told = [
+        line(agent, value, question=question, number=number)
+        for question in ("2+2?", "3+1?")
+        for number in (1, 2)
+        for agent, value in ((7, 4), (1_000_000_000, 4), (30, 5))
+    ]
+    folder = bring(tmp_path, told)
+    assert rows(folder, "SELECT DISTINCT agent FROM turns ORDER BY agent") == [(1,), (2,), (3,)]
+    [(answer,)] = rows(folder, "SELECT DISTINCT answer FROM turns WHERE agent = 2")
+    assert answer == "5"
+    imported = importing.import_file(
+        tmp_path / "transcripts", runs.folder(tmp_path / "runs", "again"), ARITHMETIC
+    )
+    shown = io.StringIO()
+    overview.show(imported, shown)
+    assert "agents 7, 30, 1000000000 of the file are 1 to 3 in the run" in shown.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("odd", "told"),
+    [
+        ({"agent": 1_000_000_000}, "agent 1000000000 speaks, others have 2 agents"),
+        ({"agent": 2_147_483_647, "number": 2_147_483_647}, "agent 2147483647 speaks, others"),
+        ({"agent": 1, "number": 1_000_000_000}, "1 agents and 1000000000 rounds"),
+    ],
+)
+def test_one_line_with_huge_numbers_is_left_out_by_name(tmp_path, odd, told):
+    agent, number = odd["agent"], odd.get("number", 1)
+    content = [line(a, 4, question=q) for q in ("2+2?", "3+1?") for a in (1, 2)]
+    content.append(line(agent, 4, question="2+2?", number=number))
+    message = refused(tmp_path, content)
+    if "rounds" not in told:
+        assert told in message
+    assert "use --skip-incomplete" in message
+    folder = bring(tmp_path, content, skip_incomplete=True)
+    assert rows(folder, "SELECT DISTINCT question FROM questions") == [("3+1?",)]
+
+
+@pytest.mark.parametrize(("agent", "number"), [(1_000_000_000, 1_000_000_000), (1, 2_147_483_647)])
+def test_huge_numbers_alone_are_no_debate(tmp_path, agent, number):
+    message = refused(tmp_path, [line(agent, 4, number=number)])
+    assert "agent 1 has no answer in round 1" in message
+
+
+def test_a_hole_is_no_way_of_counting(tmp_path):
+    whole = [line(agent, 4, question="2+2?") for agent in (1, 2, 3)]
+    holed = [line(agent, 4, question=q) for q in ("3+1?", "1+3?") for agent in (1, 3)]
+    assert "agent 2 has no answer in round 1" in refused(tmp_path, whole + holed)
+
+
+@pytest.mark.parametrize(
+    ("broken", "told"),
+    [
+        ('"meta": ' + '{"a":' * 20_000 + "1" + "}" * 20_000, "too deeply nested"),
+        ('"meta": ' + '{"a":' * 900 + "1" + "}" * 900, ""),
+        ('"gold": NaN', "finite number"),
+        ('"meta": {"a": NaN}', "not one JSON object (Out of range float values"),
+        ('"iteration": 1000000000', "less than or equal to 10000, got 1000000000"),
+        ('"gold": ' + "9" * 5000, "not one JSON object"),
+    ],
+)
+def test_what_would_take_all_memory_or_the_stack_is_refused_by_line(tmp_path, broken, told):
+    text = json.dumps(line(1, 4)) + "\n" + json.dumps(line(2, 4))[:-1] + f", {broken}}}\n"
+    if told:
+        message = refused(tmp_path, text)
+        assert told in message
+        assert "line 2: " in message
+    else:
+        assert bring(tmp_path, text).database.is_file()

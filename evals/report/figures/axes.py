@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from evals.report.figures.looks import GRID, INK, PAPER, SOFT, Look
 from evals.report.figures.specification import Line, Panel, Point
+from evals.visible import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,7 +69,7 @@ def differences(axes: Axes, panel: Panel, looks: Looks) -> None:
             markersize=4, color=look.light, alpha=0.8,
         )  # fmt: skip
         axes.plot([point.x], [row], **stroke(look) | {"markersize": 6})
-    axes.set_yticks(rows, [line.label for line in panel.lines])
+    axes.set_yticks(rows, [one_line(line.label) for line in panel.lines])
     axes.set_ylim(len(panel.lines) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", labelcolor=INK)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from evals.report.figures import axes as drawing_on
 from evals.report.figures.looks import GRID, INK, SOFT, Look
 from evals.report.figures.specification import Figure, Panel
+from evals.visible import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -129,7 +130,7 @@ def _whole(figure: Figure, looks: Looks) -> Drawing:
 def _handle(arm: str, look: Look) -> Any:
     from matplotlib.lines import Line2D
 
-    return Line2D([], [], label=arm, **drawing_on.stroke(look))
+    return Line2D([], [], label=one_line(arm), **drawing_on.stroke(look))
 
 
 def _height(panel: Panel, usual: float) -> float:
@@ -144,10 +145,10 @@ def _draw(axes: Axes, panel: Panel, looks: Looks) -> None:
         "differences": drawing_on.differences,
     }
     # A panel is about `_TITLE` characters wide; a longer title is set smaller, not cut.
-    heading = axes.set_title(panel.title)
+    heading = axes.set_title(one_line(panel.title))
     heading.set_fontsize(float(heading.get_fontsize()) * min(1.0, _TITLE / len(panel.title or " ")))
-    axes.set_xlabel(panel.x_label)
-    axes.set_ylabel(panel.y_label)
+    axes.set_xlabel(one_line(panel.x_label))
+    axes.set_ylabel(one_line(panel.y_label))
     kinds[panel.kind](axes, panel, looks)
     if panel.limits is not None and panel.kind != "differences":
         axes.set_ylim(*panel.limits)

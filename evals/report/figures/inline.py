@@ -7,6 +7,7 @@ import re
 from markupsafe import Markup, escape
 
 from evals.report.figures.looks import GRID, INK, PALETTE, PAPER, SOFT
+from evals.visible import one_line
 
 _VARIABLES = {light: f"var(--{name})" for name, (light, _) in PALETTE.items()} | {
     INK: "var(--ink)",
@@ -27,7 +28,8 @@ def inline(svg: str, name: str, described: str) -> Markup:
     `name` keeps its ids apart from those of others, `described` is what is read out.
     """
     size, body = _taken_in(svg, name)
-    opening = f'<svg class="chart" viewBox="{size}" role="img" aria-label="{escape(described)}">'
+    label = escape(one_line(described))
+    opening = f'<svg class="chart" viewBox="{size}" role="img" aria-label="{label}">'
     return Markup(opening + body)
 
 

@@ -95,12 +95,12 @@ def test_every_csv_row_has_as_many_fields_as_the_head(whole) -> None:
 
 def test_markdown_keeps_cells_in_their_place() -> None:
     lines = export.as_markdown(TABLE).splitlines()
-    assert lines[0] == "**A small | table**"
+    assert lines[0] == "**A small \\| table**"
     assert lines[2:] == [
         "| arm | right, % |",
         "| --- | ---: |",
-        "| a_b & c\\|d\\\\ $x$ 5 % | 50.0 (25.0–75.0) |",
-        "| \\<b>– | – |",
+        "| a\\_b \\& c\\|d\\\\ \\$x\\$ 5 % | 50.0 (25.0–75.0) |",
+        "| \\<b\\>– | – |",
         "",
         "Its note.",
     ]
@@ -108,8 +108,31 @@ def test_markdown_keeps_cells_in_their_place() -> None:
 
 def test_latex_is_escaped() -> None:
     text = export.as_latex(TABLE)
-    assert r"a\_b \& c|d\textbackslash{} \$x\$ 5 \% & 50.0 (25.0--75.0) \\" in text
+    assert r"a\_b \& c\textbar{}d\textbackslash{} \$x\$ 5 \% & 50.0 (25.0--75.0) \\" in text
     assert r"\begin{tabular}{lr}" in text
+
+
+HOSTILE_NAMES = [
+    ("=HYPERLINK(1)", "'=HYPERLINK(1)", "=HYPERLINK(1)", "=HYPERLINK(1)"),
+    ("-2+3", "'-2+3", "-2+3", "-2+3"),
+    ("-2.5", "-2.5", "-2.5", "-2.5"),
+    ("[a](http://b)", "[a](http://b)", r"\[a\](http\://b)", "{[}a{]}(http://b)"),
+    ("x\x1b[31m\u202e", "x\x1b[31m\u202e", r"x\[ESC\[31m\]\[RLO\]", "x{[}ESC{[}31m{]}{[}RLO{]}"),
+    ("`c` *d*", "`c` *d*", r"\`c\` \*d\*", r"\textasciigrave{}c\textasciigrave{} {*}d{*}"),
+    ("--x", "'--x", "--x", "-{}-x"),
+]
+
+
+@pytest.mark.parametrize(("name", "in_csv", "in_markdown", "in_latex"), HOSTILE_NAMES)
+def test_a_name_is_text_in_every_form(name, in_csv, in_markdown, in_latex) -> None:
+    table = Table("t", name, (Column(name, name, text=True),), ((Text(name),),), note=name)
+    assert list(csv.reader(io.StringIO(export.as_csv(table)))) == [[in_csv], [in_csv]]
+    lines = export.as_markdown(table).splitlines()
+    assert lines[0] == f"**{in_markdown}**"
+    assert lines[2] == lines[4] == f"| {in_markdown} |"
+    assert lines[-1] == in_markdown
+    rows = export.as_latex(table).splitlines()
+    assert rows[5] == rows[7] == f"{in_latex} \\\\"
 
 
 def test_html_markdown_and_csv_tell_the_same_number(folder: Path) -> None:
