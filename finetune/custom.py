@@ -16,8 +16,10 @@ import duckdb
 
 from finetune.errors import SelectionRefused
 from store import goldless
+from store.errors import InvalidQuery
 from store.ledger import Store
 from store.records import AgentRole
+from store.statements import single
 
 _VIEWS: dict[AgentRole, str] = {
     "generator": "generation_examples",
@@ -137,11 +139,12 @@ def _define(
 ) -> list[str]:
     """Make a view `selected` of the selection; the names of its columns without texts."""
     try:
-        statements = connection.extract_statements(selection.sql)
-        if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
-            raise SelectionRefused(f"{selection.name} must be one SELECT and nothing else")
-        connection.execute(f"CREATE TEMP VIEW selected AS {selection.sql}")
+        connection.execute(f"CREATE TEMP VIEW selected AS {single(selection.sql)}")
         given = _columns(connection, "selected")
+    except InvalidQuery as error:
+        raise SelectionRefused(
+            f"{selection.name} must be one SELECT that reads, and nothing else: {error}"
+        ) from error
     except duckdb.Error as error:
         raise SelectionRefused(
             f"{selection.name} cannot be used: {error}\nIt may read questions, turns, votes, "
