@@ -35,7 +35,6 @@ NAMES: dict[Measure, str] = {
     "majority": "round-1 majority",
     "consensus": "consensus",
 }
-_WIDEST = 400
 _READ_WORDS = (
     "tied: last votes without a single winner, in %; a hash of seed, question and answer decides.\n"
     "unread: responses in which no answer could be read; cut: at the token limit; in % of all."
@@ -55,7 +54,7 @@ def show(store: Store, stream: TextIO) -> None:
     whose = f" of {one_line(arm)}" if others else ""
     _show_evaluation(console, store, arm, None, f"{whose} on held-out questions")
     if others:
-        _print(console, arms_table(store, [arm, *others]))
+        console.draw(arms_table(store, [arm, *others]))
         _say(console, differences(store, arm, others))
     for task in zero_shot_tasks(store):
         _show_evaluation(console, store, arm, task, f": {apart(one_line(task))}")
@@ -73,24 +72,17 @@ def _show_evaluation(console: Screen, store: Store, arm: str, task: str | None, 
     if rows:
         found = {(each.iteration, each.decoding): each for each in voting}
         title = f"Accuracy{where}, % with 95 % interval"
-        _print(console, accuracy_table(rows, found, title))
+        console.draw(accuracy_table(rows, found, title))
         _say(console, [_READ_WORDS, *changes(store, rows, arm, task)])
-    _print(console, agreement_table(voting, f"Votes{where}, %", readings=not rows))
+    console.draw(agreement_table(voting, f"Votes{where}, %", readings=not rows))
     _say(console, [_AGREE_WORDS if rows else f"{_AGREE_WORDS}\n{_READ_WORDS}"])
 
 
 def _show_learning(console: Screen, store: Store, arm: str) -> None:
     if labels := label_health(store, arm):
-        _print(console, labels_table(labels))
+        console.draw(labels_table(labels))
     if models := tuned(store, arm):
-        _print(console, tuning_table(models))
-
-
-def _print(console: Screen, drawn: Table) -> None:
-    # A number is never cut: a table that is wider than the terminal is wrapped by that.
-    needed = console.measure(drawn, options=console.options.update(width=_WIDEST)).maximum
-    console.width = max(console.width, needed)
-    console.print(drawn)
+        console.draw(tuning_table(models))
 
 
 def _say(console: Screen, lines: Iterable[str]) -> None:

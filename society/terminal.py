@@ -12,10 +12,12 @@ from typing import Any, TextIO
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.table import Table
 from rich.text import Text
 
 from evals.visible import one_line, plain
 
+_WIDEST = 1000
 __all__ = ["Screen", "one_line", "plain", "say", "tell", "write_line"]
 
 
@@ -41,6 +43,12 @@ class Screen(Console):
                 yield segment
             else:
                 yield Segment(plain(segment.text), segment.style)
+
+    def draw(self, table: Table) -> None:
+        """Print a table whole: one that is wider than the terminal is wrapped by that, not cut."""
+        options = self.options.update(width=_WIDEST)
+        self.width = max(self.width, self.measure(table, options=options).maximum)
+        self.print(table)
 
     def on_broken_pipe(self) -> None:
         """Leave it to the command how it ends when nobody reads any more."""

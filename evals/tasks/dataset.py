@@ -7,7 +7,7 @@ answer that cannot be read is an error that names its line, not a surprise weeks
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 
 from evals.answers.base import AnswerKind
@@ -69,7 +69,8 @@ class DatasetTask:
     is that of a hash of seed and id, so it does not depend on the order of the file. Where one
     file serves both splits, a question's share follows from a hash of its words alone. A text that
     occurs again without an id is left out; an id that occurs again is an error. `answer_form`
-    takes the place of the kind's own.
+    takes the place of the kind's own. `gold_field` names a field that training data of
+    their own may lack altogether.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class DatasetTask:
         answer_form: str | None = None,
         order: Order | None = None,
         filters: Sequence[Filter] = (),
+        gold_field: str | None = None,
     ) -> None:
         self.name = name
         self.answer_form = answer_form or kind.form
@@ -92,6 +94,7 @@ class DatasetTask:
         self._prompt = prompt
         self._order = order or Order()
         self._filters = filters
+        self._gold_field = gold_field
         self._splits: dict[Split, list[TaskQuestion]] = {}
         self._identities: dict[Split, dict[str, str]] = {}
         # Rows that the source and the filters have left, and how many questions they are.
@@ -155,6 +158,8 @@ class DatasetTask:
 
     def _load(self, split: Split) -> None:
         rows = self._source.rows(split)
+        if split == "train" and not self._source.shared:
+            rows = self._without_gold(rows)
         kept = self._filtered(rows)
         named = self._named(kept, self._id_field(rows))
         self._counts[split] = len(kept), len(named)
@@ -164,6 +169,13 @@ class DatasetTask:
                 self._keep(each, {k: e for k, e in named.items() if self._share(e) == each})
         else:
             self._keep(split, named)
+
+    def _without_gold(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """Training rows, with an empty gold field where none of them has any."""
+        name = self._gold_field
+        if name is None or any(name in row.fields for row in rows):
+            return rows
+        return [replace(row, fields={**row.fields, name: None}) for row in rows]
 
     def _keep(self, split: Split, named: Mapping[str, Entry]) -> None:
         identities = {question_id: entry.identity for question_id, entry in named.items()}

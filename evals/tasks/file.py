@@ -41,8 +41,9 @@ class FileOptions(DataOptions):
     """The options of the task file.
 
     `question` is a field or a template such as "{passage}\\n\\nQuestion: {q}". `gold` is the field
-    with the right answer, if there is one; a row in which it is empty has none. `id` is the field
-    with a row's id: "id" by default where every row has it; "" names questions by their text.
+    with the right answer, if there is one; a row in which it is empty has none, and a training file
+    may lack it. `id` is the field with a row's id: "id" by default where every row has it; ""
+    names questions by their text.
     `choices` is a field with a list (in CSV: a JSON list) or one field or template per choice.
     `first_choice` is the number of the first choice where gold is a number (0 or 1).
     `tolerance` is by how much two numbers may differ and still be the same: with 1e-6 3244047.1
@@ -109,6 +110,7 @@ def create(options: Mapping[str, object]) -> DatasetTask:
         _reader(asked, answers),
         prompt=asked.prompt,
         answer_form=asked.answer_form,
+        gold_field=asked.gold,
         order=Order(
             asked.seed,
             asked.eval_share,

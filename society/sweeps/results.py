@@ -1,4 +1,5 @@
-"""What a sweep has come to: accuracy of every point and arm, as a mean over the seeds."""
+"""What a sweep has come to: accuracy of every point and arm, how the agents vote and how much of
+it can be read, as means over the seeds."""
 
 from __future__ import annotations
 
@@ -7,12 +8,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TextIO
+from typing import Literal, TextIO
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from evals.agreement import agreements
 from evals.metrics import MEASURES, Decoding, Measure, apart, table, zero_shot_tasks
 from evals.reading import evaluated_arms
 from society import runs as folders
@@ -20,6 +22,9 @@ from society.sweeps.record import SweepRecord
 from society.terminal import Screen, one_line
 from store.errors import StoreError
 from store.ledger import Store
+
+Share = Measure | Literal["agree", "tied", "unread", "cut"]
+"""What is told of one society, 0..1; the measures only where gold is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,9 @@ class Spread:
         return cls(fmean(values), min(values), max(values))
 
 
+_HEADINGS: dict[Share, str] = {"single": "single agent", "majority": "round-1 majority"}
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """One point, arm and decoding: the untuned society, or the last one that all seeds have.
@@ -48,12 +56,12 @@ class Result:
     decoding: Decoding
     iteration: int
     seeds: int
-    rates: dict[Measure, Spread]
+    shares: dict[Share, Spread]
 
 
 def results(record: SweepRecord, runs: Path) -> list[Result]:
     """Every result that is stored so far; runs that nobody can read now are left out."""
-    found: defaultdict[tuple[str | None, str, str, Decoding], list[dict[int, dict[Measure, float]]]]
+    found: defaultdict[tuple[str | None, str, str, Decoding], list[dict[int, dict[Share, float]]]]
     found = defaultdict(list)
     for member in record.members:
         try:
@@ -61,9 +69,9 @@ def results(record: SweepRecord, runs: Path) -> list[Result]:
         except StoreError:
             continue
         try:
-            for key, rates in _of_run(store):
+            for key, shares in _of_run(store):
                 task, arm, decoding = key
-                found[task, member.point, arm, decoding].append(rates)
+                found[task, member.point, arm, decoding].append(shares)
         finally:
             store.close()
     tasks = list(dict.fromkeys(task for task, *_ in found))
@@ -75,8 +83,6 @@ def results(record: SweepRecord, runs: Path) -> list[Result]:
 def show(record: SweepRecord, runs: Path, stream: TextIO) -> None:
     """Print one table for each task."""
     console = Screen(stream)
-    if not console.is_terminal:
-        console.width = 120
     rows = results(record, runs)
     if not rows:
         console.print("no evaluation debate is complete yet")
@@ -84,32 +90,43 @@ def show(record: SweepRecord, runs: Path, stream: TextIO) -> None:
     for task in dict.fromkeys(row.task for row in rows):
         of_task = [row for row in rows if row.task == task]
         about = "Held-out questions" if task is None else one_line(apart(task))
-        console.print(_drawn(of_task, f"{about}: accuracy in %, mean over seeds, least to most"))
+        gold = any("consensus" in row.shares for row in of_task)
+        what = "accuracy and votes" if gold else "votes (accuracy needs gold, and there is none)"
+        console.draw(_drawn(of_task, f"{about}: {what} in %, mean over seeds, least to most"))
 
 
 def _of_run(
     store: Store,
-) -> Iterator[tuple[tuple[str | None, str, Decoding], dict[int, dict[Measure, float]]]]:
+) -> Iterator[tuple[tuple[str | None, str, Decoding], dict[int, dict[Share, float]]]]:
     for arm in evaluated_arms(store):
         for task in (None, *zero_shot_tasks(store)):
-            by_decoding: defaultdict[Decoding, dict[int, dict[Measure, float]]] = defaultdict(dict)
-            for row in table(store, arm, task):
-                by_decoding[row.decoding][row.iteration] = {
-                    measure: row.rate(measure).value for measure in MEASURES
+            by_decoding: defaultdict[Decoding, dict[int, dict[Share, float]]] = defaultdict(dict)
+            for voting in agreements(store, arm, task):
+                shares: dict[Share, float] = {
+                    "tied": voting.ties,
+                    "unread": voting.unparsed,
+                    "cut": voting.truncated,
                 }
-            for decoding, rates in by_decoding.items():
-                yield (task, arm, decoding), rates
+                if voting.last is not None:
+                    shares["agree"] = voting.last
+                by_decoding[voting.decoding][voting.iteration] = shares
+            for row in table(store, arm, task):
+                for measure in MEASURES:
+                    by_decoding[row.decoding][row.iteration][measure] = row.rate(measure).value
+            for decoding, found in by_decoding.items():
+                yield (task, arm, decoding), found
 
 
 def _merged(
-    key: tuple[str | None, str, str, Decoding], runs: Sequence[dict[int, dict[Measure, float]]]
+    key: tuple[str | None, str, str, Decoding], runs: Sequence[dict[int, dict[Share, float]]]
 ) -> Iterator[Result]:
     task, point, arm, decoding = key
     for iteration in sorted({0, min(max(run) for run in runs)}):
         those = [run[iteration] for run in runs if iteration in run]
         if those:
-            rates = {m: Spread.of([each[m] for each in those]) for m in MEASURES}
-            yield Result(task, point, arm, decoding, iteration, len(those), rates)
+            told = {share for each in those for share in each}
+            shares = {s: Spread.of([each[s] for each in those if s in each]) for s in told}
+            yield Result(task, point, arm, decoding, iteration, len(those), shares)
 
 
 def _drawn(rows: Sequence[Result], title: str) -> Table:
@@ -119,7 +136,9 @@ def _drawn(rows: Sequence[Result], title: str) -> Table:
     points = any(row.point for row in rows)
     for heading in (*(["point"] if points else []), "arm", "decoding", "iteration"):
         drawn.add_column(heading, no_wrap=True)
-    for heading in ("seeds", "single agent", "round-1 majority", "consensus"):
+    gold: tuple[Share, ...] = MEASURES if any("consensus" in row.shares for row in rows) else ()
+    shown: tuple[Share, ...] = (*gold, "agree", "tied", "unread", "cut")
+    for heading in ("seeds", *(_HEADINGS.get(share, share) for share in shown)):
         drawn.add_column(heading, justify="right", no_wrap=True)
     before: tuple[str, ...] = ()
     for row in rows:
@@ -130,11 +149,15 @@ def _drawn(rows: Sequence[Result], title: str) -> Table:
             *map(one_line, kept),
             "untuned" if row.iteration == 0 else str(row.iteration),
             str(row.seeds),
-            *(_spread(row.rates[measure]) for measure in MEASURES),
+            *(_spread(row.shares.get(share)) for share in shown),
         )
         before = names
     return drawn
 
 
-def _spread(spread: Spread) -> str:
+def _spread(spread: Spread | None) -> str:
+    if spread is None:
+        return ""
+    if spread.low == spread.high:
+        return f"{100 * spread.mean:.1f}"
     return f"{100 * spread.mean:.1f} {100 * spread.low:.1f}–{100 * spread.high:.1f}"

@@ -62,30 +62,31 @@ class HubDataset:
 
     def _downloaded(self, file: str, split: Split) -> Path:
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
 
-        here = _CACHED_ONLY.get()
+        if _CACHED_ONLY.get():
+            return self._cached(file)
         try:
             return Path(
-                hf_hub_download(
-                    self.repo,
-                    file,
-                    repo_type="dataset",
-                    revision=self.revision,
-                    local_files_only=here,
-                )
+                hf_hub_download(self.repo, file, repo_type="dataset", revision=self.revision)
             )
         except Exception as error:
-            if here and isinstance(error, LocalEntryNotFoundError):
-                raise NotCached(
-                    f"{file} of the dataset {self.repo} is not in the cache, and nothing is "
-                    "downloaded here"
-                ) from error
             raise ValueError(
                 f"cannot get {file} of the dataset {self.repo} (revision {self.revision}): "
                 f"{_reason(error)}; or download the file elsewhere and name it with "
                 f"task.{split}_path, or name a folder or one file for both splits with task.path"
             ) from error
+
+    def _cached(self, file: str) -> Path:
+        # hf_hub_download(local_files_only=True) may still ask the hub about other things.
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(self.repo, file, repo_type="dataset", revision=self.revision)
+        if not isinstance(found, str):
+            raise NotCached(
+                f"{file} of the dataset {self.repo} is not in the cache, and nothing is "
+                "downloaded here"
+            )
+        return Path(found)
 
 
 def _reason(error: Exception) -> str:

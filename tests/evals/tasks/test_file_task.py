@@ -182,3 +182,15 @@ def test_more_choices_can_be_allowed(write):
 def test_wrong_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         tasks.load("file", options)
+
+
+def test_a_training_file_may_lack_the_gold_field_altogether(write):
+    train = write("train.jsonl", [{"question": "Who?"}])
+    held_out = write("eval.jsonl", [{"question": "Where?", "reply": "there"}])
+    paths = {"train_path": str(train), "eval_path": str(held_out)}
+    task = tasks.load("file", {"answer": "text", "gold": "reply", **paths})
+    assert [q.gold for q in task.questions("train", 0, 1)] == [None]
+    assert [q.gold for q in task.questions("eval", 0, 1)] == ["there"]
+    misspelt = tasks.load("file", {"answer": "text", "gold": "replay", **paths})
+    with pytest.raises(ValueError, match="the field 'replay' is missing"):
+        misspelt.questions("eval", 0, 1)
