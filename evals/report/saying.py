@@ -12,7 +12,6 @@ from evals.report.diversities import Scale, Survival
 from evals.report.facts import ExperimentFacts
 from evals.report.verdicts import Outcome, Verdict
 
-
 MANY_UNREAD = 0.05
 """From which share of unreadable answers on the reader is told at the top."""
 
