@@ -32,6 +32,7 @@ CONFIG = """
 model = "openai+{url}:{base}"
 iterations = 2
 provider.poll_s = 0.1
+provider.listing_lag_s = 0.5
 [task]
 name = "arithmetic"
 [society]
