@@ -26,7 +26,7 @@ from providers.openai.training_file import LocalFile
 Purpose = Literal["fine-tune", "batch"]
 
 _IN_PREPARATION = frozenset({"pending", "running", "processing", "uploading"})
-_UNLISTED = frozenset({400, 403, 404, 405, 410, 501})
+_CLOSED = frozenset({400, 403, 404, 405, 410, 501})
 _REFUSED = frozenset({"error", "failed", "deleted", "deleting"})
 
 
@@ -106,7 +106,7 @@ class Files:
                 if is_it(file):
                     return file
         except ProviderError as error:
-            if not isinstance(error, Unreadable) and status_code(error) not in _UNLISTED:
+            if not _is_closed(error):
                 raise
         return None
 
@@ -144,12 +144,23 @@ class Files:
                 break
             await self._caller.sleep(self._readiness.interval_s)
             waited += self._readiness.interval_s
-            file = await self._caller.patiently(retrieve)
+            try:
+                file = await self._caller.patiently(retrieve)
+            except ProviderError as error:
+                if not _is_closed(error):
+                    raise
+                # A server that tells no file's state says at the job whether it can be used.
+                return file_id
         if state in _IN_PREPARATION:
             raise TimedOut(
                 f"file {file_id} is still {state} after {waited:.0f} s; run again, it will be found"
             )
         return file_id
+
+
+def _is_closed(error: ProviderError) -> bool:
+    """Whether the server has no such list or description, or none for this key."""
+    return isinstance(error, Unreadable) or status_code(error) in _CLOSED
 
 
 def _state(file: FileObject) -> str:

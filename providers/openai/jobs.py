@@ -7,6 +7,7 @@ others who speak it.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -89,6 +90,7 @@ class Jobs:
         self._files = Files(client, caller, readiness)
         self._logs: dict[str, TrainingLog] = {}
         self._nameless: dict[str, int] = {}
+        self._unseen_until: dict[str, float] = {}
         self._missing: str | None = None
         self._marked = False
 
@@ -115,6 +117,7 @@ class Jobs:
             job = await create_once(self._caller, f"job {spec.name}", create, self._lag_s)
         except ProviderError as error:
             raise _refusal(error, spec.name, _files_of(training, validation)) from error
+        self._unseen_until[job.id] = time.monotonic() + self._lag_s
         return _handle(job, spec)
 
     async def find(self, spec: FinetuneSpec) -> JobHandle | None:
@@ -139,9 +142,14 @@ class Jobs:
     async def poll(self, handle: JobHandle) -> JobState:
         """The job's state, with everything its events have told so far.
 
-        Raises `TrainingFailed` for a job the server does not know.
+        Raises `TrainingFailed` for a job the server does not know, unless it was created just now.
         """
-        job = await self._retrieve(handle)
+        try:
+            job = await self._retrieve(handle)
+        except TrainingFailed:
+            if time.monotonic() >= self._unseen_until.get(handle.job_id, 0.0):
+                raise
+            return JobState("queued", "not seen yet")
         status = status_of(job.status)
         log = self._logs.setdefault(handle.job_id, TrainingLog())
         ended = status in ("succeeded", "failed", "cancelled")

@@ -35,7 +35,7 @@ _TURN_S = 24 * 3600.0
 _LONGEST_TURN_PAUSE_S = 300.0
 # Behind a gateway that gave up waiting, or a broken connection, the server may be at work still.
 _SILENT = frozenset({408, 502, 504, 520, 522, 523, 524})
-_SILENT_LAGS = 3.0
+_SILENT_LAGS = 2.0
 
 
 async def create_once(

@@ -43,6 +43,13 @@ def local(tmp_path):
     return write_training_file([CRITIC] * 3, tmp_path / "data.jsonl")
 
 
+async def test_a_server_that_tells_no_files_state_is_left_to_judge_at_the_job(server, local):
+    server.tell(file_status="uploaded", refuse={"GET /files/.*": 404})
+    async with files(server) as mine:
+        assert await mine.ensure(local, "data.jsonl", "fine-tune")
+    assert len(uploads(server)) == 1
+
+
 def uploads(server):
     return server.log("POST", "/files")
 

@@ -278,6 +278,19 @@ async def test_passing_failures_while_looking_are_waited_out(server):
         assert (await mine.poll(handle)).status in ("queued", "running")
 
 
+async def test_a_job_that_was_created_just_now_may_not_be_seen_yet(server):
+    async with jobs(server) as mine:
+        handle = await mine.submit(SPEC)
+        server.tell(retrieve=[404, 404])
+        states = await followed(mine, handle)
+    assert [state.raw_status for state in states[:2]] == ["not seen yet"] * 2
+    assert states[-1].status == "succeeded"
+    async with jobs(server) as restarted:
+        server.tell(retrieve=[404])
+        with pytest.raises(TrainingFailed, match="knows no job"):
+            await restarted.poll(handle)
+
+
 async def test_a_job_the_server_does_not_know_has_failed(server):
     async with jobs(server) as mine:
         with pytest.raises(TrainingFailed, match="ftjob-gone"):

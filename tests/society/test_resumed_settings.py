@@ -4,11 +4,14 @@ import json
 from dataclasses import replace
 
 import pytest
+from typer.testing import CliRunner
 
 from society import config as experiments
 from society import runs
+from society.cli import app
 from society.config import ConfigError
 from society.runs import RunFolder
+from store.ledger import Store
 from store.records import Batch, Job, Turn
 
 REMOTE = """
@@ -213,6 +216,30 @@ def test_batches_that_are_at_the_vendor_keep_the_evaluation_in_batches(start):
     batch = Batch("d", "openai+http://127.0.0.1:1/v1:m", "[]", "batch_1")
     with pytest.raises(ConfigError, match="asked, and paid, once more"):
         start("evaluation.batch=false", rows=[batch], text=text)
+
+
+def test_what_has_changed_is_said_and_earlier_jobs_keep_what_they_were_made_with(
+    tmp_path, experiment, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*overrides):
+        options = [part for override in overrides for part in ("--set", override)]
+        done = CliRunner().invoke(app, ["run", str(experiment), "--name=r", "--no-live", *options])
+        return done.exit_code, done.output
+
+    assert run()[0] == 0
+    status, said = run("finetune.generator_epochs=3")
+    assert status == 2
+    assert "finetune.generator_epochs: stored 2, now 3 (the training is over" in said
+    status, said = run("finetune.generator_epochs=3", "iterations=3")
+    assert status == 0, said
+    assert "finetune.generator_epochs was 2, and is 3 now" in said
+    with Store.open(tmp_path / "runs/r/run.duckdb", read_only=True) as store:
+        assert store.rows(
+            "SELECT DISTINCT iteration, settings->>'$.hyperparameters.epochs' FROM jobs "
+            "WHERE role = 'generator' ORDER BY ALL"
+        ) == [(1, "2"), (2, "2"), (3, "3")]
 
 
 def _fields(turn):
