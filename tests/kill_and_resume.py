@@ -1,6 +1,6 @@
 """Kill `society run` with SIGKILL again and again, resume it, and compare with an undisturbed run.
 
-    python tests/kill_and_resume.py CONFIG [--kills 20] [--seed 0] [--set key=value]…
+    python tests/kill_and_resume.py CONFIG [--kills 60] [--seed 0] [--set key=value]…
 
 The kills are spread over the run's stages; within its stage each falls at a random moment. After
 every kill the database is opened and what it holds is remembered. In the end nothing that was
@@ -22,15 +22,17 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import peft  # noqa: F401
 import transformers  # noqa: F401
 
-from society import cli
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from store.ledger import Store
+from tests.forked_command import ForkedCommand
 
 _STAGE = re.compile(r"^(?P<title>(untuned society|iteration \d+/\d+) · [a-z ]+): ")
 _TABLES = {
@@ -43,6 +45,7 @@ _TABLES = {
     "training_points": "job_id, step, loss, learning_rate",
     "accuracy": "*",
     "consensus": "*",
+    "diversity": "iteration, decoding, role, measure, responses, value, low, high, questions",
 }
 
 
@@ -69,44 +72,9 @@ class Witness:
         self.adapters = there
 
 
-@dataclass
-class Child:
-    """One `society run` in a process of its own, its output read line by line."""
-
-    pid: int
-    output: Iterator[str]
-
-    @classmethod
-    def start(cls, arguments: Sequence[str], log: Path) -> Child:
-        reading, writing = os.pipe()
-        sys.stdout.flush()
-        pid = os.fork()
-        if pid == 0:
-            os.close(reading)
-            os.dup2(writing, 1)
-            os.dup2(writing, 2)
-            sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
-            sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
-            sys.argv = ["society", *arguments]
-            try:
-                cli.main()
-            except SystemExit as exit_:
-                sys.stdout.flush()
-                os._exit(int(exit_.code or 0))
-            os._exit(0)
-        os.close(writing)
-        return cls(pid, iter(os.fdopen(reading, encoding="utf-8")))
-
-    def wait(self) -> int:
-        """Read to the end; returns the exit status, negative for a signal."""
-        for _ in self.output:
-            pass
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-
-
 def undisturbed(arguments: Sequence[str], log: Path) -> dict[str, float]:
     """Run to the end; returns the length in seconds of every stage."""
-    child, lengths, last = Child.start(arguments, log), {}, None
+    child, lengths, last = ForkedCommand.start(arguments), {}, None
     for line in child.output:
         match = _STAGE.match(line)
         if match and match["title"] not in lengths:
@@ -123,7 +91,7 @@ def undisturbed(arguments: Sequence[str], log: Path) -> dict[str, float]:
 
 def kill_in(arguments: Sequence[str], stage: str, delay: float, log: Path) -> bool:
     """Start, wait for a stage, kill `delay` seconds into it. False: the run ended before."""
-    child = Child.start(arguments, log)
+    child = ForkedCommand.start(arguments)
     for line in child.output:
         if line.startswith(f"{stage}: "):
             time.sleep(delay)
@@ -149,7 +117,7 @@ def _rounded(row: tuple[object, ...]) -> tuple[object, ...]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("config")
-    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--folder", type=Path, default=None)
@@ -177,7 +145,7 @@ def main() -> int:
             if alive:
                 print(f"killed {delay:.2f} s into {planned.pop(0)}", flush=True)
             witness.look(home / disturbed[-1] / "run")
-        assert Child.start(command(disturbed[-1]), log).wait() == 0, f"no end, see {log}"
+        assert ForkedCommand.start(command(disturbed[-1])).wait() == 0, f"no end, see {log}"
         witness.look(home / disturbed[-1] / "run")
         print(f"{len(witness.turns)} turns, {len(witness.adapters)} adapters", flush=True)
 

@@ -27,3 +27,18 @@ def test_kills_change_nothing(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "5 kills, differences: none" in done.stdout
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_kills_in_every_stage_lose_double_and_pay_nothing_twice():
+    pytest.importorskip("torch")
+    done = subprocess.run(
+        [sys.executable, SCRIPT.with_name("kills.py"), "--kills=24", "--seed=1"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "18 kills in" in done.stdout
+    assert "6 kills, differences: none" in done.stdout
