@@ -1,4 +1,4 @@
-"""200 kills over all stages: `kill_and_resume.py` and `api_kill_and_resume.py`, one after the other.
+"""200 kills over all stages: those of `api_kill_and_resume.py`, then of `kill_and_resume.py`.
 
     python tests/kills.py [--kills 200] [--seed 0]
 
