@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-# `timeout`, a shell and systemd may send the same wish twice within a moment.
 _ECHO_S = 0.1
 _EXIT = 130
 
@@ -30,14 +29,14 @@ class _Signals:
     """What this process does when a signal comes."""
 
     def __init__(self) -> None:
-        self._heard_at = float("-inf")
+        self._heard: int | None = None
+        self._heard_at = 0.0
+        self._acknowledged = False
         self._begin: Callable[[], None] | None = None
         self._times = 0
-        self._terminals: list[int] = []
 
     @contextmanager
     def handled(self) -> Iterator[None]:
-        self._terminals = [number for number in (0, 1, 2) if _is_terminal(number)]
         before: dict[signal.Signals, Any] = {}
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             ignored = signal.getsignal(number) is signal.SIG_IGN
@@ -54,7 +53,7 @@ class _Signals:
 
     @contextmanager
     def orderly(self, begin: Callable[[], None]) -> Iterator[None]:
-        self._begin, self._times = begin, 0
+        self._begin, self._times, self._acknowledged = begin, 0, False
         try:
             yield
         finally:
@@ -70,13 +69,12 @@ class _Signals:
             begin()
         return True
 
+    def acknowledge(self) -> None:
+        self._acknowledged = True
+
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
-        if now - self._heard_at < _ECHO_S:
+        if self._is_echo(number):
             return
-        self._heard_at = now
-        if number == signal.SIGHUP:
-            self._leave_terminal()
         if self._begin is not None:
             self._times += 1
             if self._times == 1:
@@ -87,12 +85,16 @@ class _Signals:
                 os._exit(_EXIT)
         raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
-    def _leave_terminal(self) -> None:
-        """Write to nowhere: writing to a terminal that is gone fails."""
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        for number in self._terminals:
-            os.dup2(nowhere, number)
-        os.close(nowhere)
+    def _is_echo(self, number: int) -> bool:
+        """Whether the signal says again what another one has said."""
+        now = time.monotonic()
+        before, age_s = self._heard, now - self._heard_at
+        self._heard, self._heard_at = number, now
+        if number == signal.SIGHUP:
+            # A closed terminal sends it, and so does the shell in it, or systemd after SIGTERM.
+            return before is not None
+        # `timeout` sends its signal to the process and again to its group.
+        return number == before and age_s < _ECHO_S and not self._acknowledged
 
 
 _signals = _Signals()
@@ -112,6 +114,11 @@ def orderly(begin: Callable[[], None]) -> Iterator[None]:
         yield
 
 
+def acknowledge() -> None:
+    """Say that the first signal was heard, and whoever has sent it told so: the next is another."""
+    _signals.acknowledge()
+
+
 def stop_once() -> None:
     """Stop this process as the first signal does; nothing happens where it is stopping already.
 
@@ -119,13 +126,6 @@ def stop_once() -> None:
     """
     if not _signals.begin():
         os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _is_terminal(number: int) -> bool:
-    try:
-        return os.isatty(number)
-    except OSError:
-        return False
 
 
 _listening = threading.Event()

@@ -75,6 +75,7 @@ async def _await_arrivals(task: asyncio.Task[Any], tell: Tell) -> None:
         f"stopping: {gates.under_way} call(s) on their way are waited for, at most {WAIT_S:.0f} s; "
         "stop again to leave them"
     )
+    signals.acknowledge()
     arrived = asyncio.ensure_future(gates.arrived())
     until = time.monotonic() + WAIT_S
     while (left := until - time.monotonic()) > 0 and not (arrived.done() or task.done()):

@@ -1,10 +1,18 @@
 """For all tests: torch keeps to one thread, since the test workers share the cores."""
 
 import os
+import signal
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Started with `&` or nohup, the suite has signals ignored, and so would every process it starts.
+for _number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(
+            _number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL
+        )
 
 LONG = ("test_kill.py", "test_readme.py", "test_api_run.py", "test_openai_contract.py")
 

@@ -11,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from typer.testing import CliRunner
 
+from providers.openai.shutdown import find_shutdowns
+from providers.preflight import Need
 from society.cli import app
 
 MODEL = "gpt-4o-mini"
@@ -211,19 +213,25 @@ SOON, LATER = (datetime.now(UTC) + timedelta(days=days) for days in (0.01, 90))
         ({"retirement_date": "2026-01-14"}, "error"),
         ({"deprecation": "2026-01-14T00:00:00Z"}, "error"),
         ({"deprecation": {"inference": int(SOON.timestamp()), "fine_tune": None}}, "error"),
+        ({"deprecation": {"fineTune": "2026-01-14"}}, None),
         ({"shutdown_date": None, "deprecation": None}, None),
         ({"shutdown_date": "soon", "deprecation": False}, None),
     ],
 )
+def test_an_end_is_read_in_every_form(facts, level):
+    need = Need(finetune=False, ends_at=datetime.now(UTC) + timedelta(days=1))
+    found = [finding.level for finding in find_shutdowns(MODEL, facts, need)]
+    assert found == ([level] if level else [])
+
+
 @pytest.mark.parametrize("where", ["/models", DESCRIBED])
-def test_an_announced_end_is_found_in_the_list_and_in_the_description(facts, level, where):
-    model = {"id": MODEL, "shutdown_date": None}
-    listed = (200, {"data": [model | facts if where == "/models" else model]})
-    described = (200, model | facts if where == DESCRIBED else model)
+def test_an_end_is_found_in_the_list_and_in_the_description(where):
+    model, ended = {"id": MODEL, "shutdown_date": None}, {"shutdown_date": "2026-01-14"}
+    listed = (200, {"data": [model | ended if where == "/models" else model]})
+    described = (200, model | ended if where == DESCRIBED else model)
     with serving({"/models": [listed], DESCRIBED: [described]}) as url:
-        status, said = doctor(url, "evaluation.questions=3000")
-    assert levels(said, "ending") == ([level] if level else []), said
-    assert status == (2 if level == "error" else 0)
+        status, said = doctor(url)
+    assert (status, levels(said, "ending")) == (2, ["error"]), said
 
 
 def society(*arguments: str) -> tuple[int, str]:
