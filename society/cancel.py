@@ -10,7 +10,8 @@ import asyncio
 import itertools
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -102,20 +103,15 @@ def open_jobs(store: Store) -> list[Job]:
     return [job for job in store.jobs() if job.status in _OPEN]
 
 
-def going_on(database: Path) -> list[str]:
-    """What of a stopped run is known to be at a provider, in words: jobs and batches."""
-    try:
-        with Store.open(database, read_only=True) as store:
-            run = store.run()
-            if run is None:
-                return []
-            config = Config.from_json(run.config)
-            counts = {
-                "fine-tuning job(s)": len(_created(store, config)),
-                "batch(es)": sum(_open_batches(store, address) for address in config.addresses),
-            }
-    except StoreError:
-        return []
+def going_on(databases: Iterable[Path]) -> list[str]:
+    """What of stopped runs is known to be at a provider, in words: jobs and batches."""
+    counts = {"fine-tuning job(s)": 0, "batch(es)": 0}
+    for database in databases:
+        with suppress(StoreError), Store.open(database, read_only=True) as store:
+            if (run := store.run()) is not None:
+                config = Config.from_json(run.config)
+                counts["fine-tuning job(s)"] += len(_created(store, config))
+                counts["batch(es)"] += sum(_open_batches(store, a) for a in config.addresses)
     return [f"{count} {what}" for what, count in counts.items() if count]
 
 

@@ -115,9 +115,11 @@ def _tell_what_goes_on(context: Context) -> None:
         return
     from society.cancel import going_on
     from society.runs import RunFolder
+    from society.sweeps import record
 
     folder = RunFolder(context.folder.name, context.folder)
-    found = going_on(folder.database)
+    runs = record.members(folder) or [folder]
+    found = going_on(run.database for run in runs)
     if found:
         where = "" if folder.path.parent == Path("runs") else f" --runs {folder.path.parent}"
         tell(

@@ -73,6 +73,15 @@ def read(folder: RunFolder) -> SweepRecord | None:
         ) from error
 
 
+def members(folder: RunFolder) -> list[RunFolder]:
+    """The runs of the sweep in a folder; none where it is no sweep's or cannot be read."""
+    try:
+        found = read(folder)
+    except ConfigError:
+        return []
+    return [] if found is None else found.folders(folder.path.parent)
+
+
 def existing(runs: Path, name: str) -> list[RunFolder]:
     """The run called `name`, or those runs of the sweep called `name` that have started.
 
