@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal, get_args
 from urllib.parse import quote
@@ -26,6 +27,7 @@ SUFFIXES: dict[Output, str] = {
     "sharegpt": ".jsonl",
     "hf": ".parquet",
 }
+_LONGEST_NAME = 160
 _OF_ALL_AGENTS = ("votes", "debates")
 
 
@@ -117,8 +119,16 @@ def _fits(dataset: Dataset, selection: Selection) -> bool:
     return selection.agent in (None, dataset.agent) and selection.role in (None, dataset.role)
 
 
+def _file_name(dataset_id: str) -> str:
+    """A name that every file system takes; long ones keep their beginning and get a hash."""
+    name = quote(dataset_id, safe="")
+    if len(name) <= _LONGEST_NAME:
+        return name
+    return f"{name[: _LONGEST_NAME - 17]}-{sha256(dataset_id.encode()).hexdigest()[:16]}"
+
+
 def _dataset(dataset: Dataset, output: Output) -> Piece:
-    name = quote(dataset.dataset_id, safe="")
+    name = _file_name(dataset.dataset_id)
 
     def write(store: Store, path: Path) -> int:
         if output == "chat" or output == "sharegpt":
