@@ -61,11 +61,45 @@ class Waits:
     told_every_s: float = 5.0
 
 
-async def cancel(folder: RunFolder, store: Store, tell: Tell, waits: Waits | None = None) -> int:
+async def cancel_all(folders: Sequence[RunFolder], tell: Tell) -> int:
+    """Cancel the jobs of all these runs together; returns how many could not be dealt with.
+
+    What is told of one run of several stays together. A run that cannot be opened, such as one that
+    is being worked on, is among the failures; where it is the only one, the error is raised.
+    """
+    if len(folders) == 1:
+        with Store.open(folders[0].database, create=False) as store:
+            return await cancel(folders[0], store, tell)
+
+    async def one(folder: RunFolder) -> int:
+        lines: list[str] = []
+        try:
+            with Store.open(folder.database, create=False) as store:
+                failures = await cancel(
+                    folder, store, lines.append, hint=lambda line: tell(f"{folder.name}: {line}")
+                )
+        except StoreError as error:
+            failures = 1
+            lines.append(f"not looked at: {error}")
+        tell("\n".join((f"run {folder.name}:", *lines)))
+        return failures
+
+    return sum(await asyncio.gather(*(one(folder) for folder in folders)))
+
+
+async def cancel(
+    folder: RunFolder,
+    store: Store,
+    tell: Tell,
+    waits: Waits | None = None,
+    *,
+    hint: Tell | None = None,
+) -> int:
     """Cancel every job of the run that is under way elsewhere, record it and tell what was done.
 
     Returns how many could not be dealt with. A job that has succeeded meanwhile stays as it is.
-    Raises `NothingStored` for a database without a run, and the store's errors.
+    `hint` is told what is waited for, by default `tell`. Raises `NothingStored` for a database
+    without a run, and the store's errors.
     """
     config = Config.from_json(reading.run_of(store).config)
     jobs = open_jobs(store)
@@ -92,7 +126,7 @@ async def cancel(folder: RunFolder, store: Store, tell: Tell, waits: Waits | Non
                 continue
             providers.append(provider)
             work |= _started(provider, folder, config, store, found, waits)
-        return failures + await _ended(work, tell, waits)
+        return failures + await _ended(work, tell, hint or tell, waits)
     finally:
         for provider in providers:
             await provider.close()
@@ -184,7 +218,9 @@ async def _told(doing: Awaitable[str]) -> str:
         raise _NotCancelled(str(error)) from error
 
 
-async def _ended(work: Mapping[asyncio.Task[str], str], tell: Tell, waits: Waits) -> int:
+async def _ended(
+    work: Mapping[asyncio.Task[str], str], tell: Tell, hint: Tell, waits: Waits
+) -> int:
     """Tell what becomes of every task, for as long as `waits` allows; returns how many failed."""
     until = time.monotonic() + max(waits.total_s, waits.each_s * len(work))
     pending, failures = set(work), 0
@@ -201,7 +237,7 @@ async def _ended(work: Mapping[asyncio.Task[str], str], tell: Tell, waits: Waits
                 what = task.result() if error is None else f"not cancelled: {error}"
                 tell(f"{work[task]}: {what}")
             if pending and not done:
-                tell(f"waiting for the server: {len(pending)} of {len(work)} left, {left:.0f} s")
+                hint(f"waiting for the server: {len(pending)} of {len(work)} left, {left:.0f} s")
     finally:
         for task in pending:
             task.cancel()

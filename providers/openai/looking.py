@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 from openai import AsyncOpenAI
 
-from providers.errors import ModelNotFound, ProviderError, TimedOut
+from providers.errors import AuthenticationFailed, ModelNotFound, ProviderError, TimedOut
 from providers.openai import access
 from providers.openai.address import Address
 from providers.openai.calling import Caller, status_code
@@ -88,13 +88,12 @@ class _Model:
         try:
             models = await list_models(self._client, self._caller)
         except ProviderError as error:
-            if not is_open(error):
-                remedy = "nothing else could be looked at"
-                return False, [Finding("error", str(error), remedy, "server")]
             if isinstance(error, TimedOut):
                 text = f"{host} cannot be looked at now: {error}"
                 return False, [Finding("warning", text, "", "server")]
-            return True, await self._without_list(error)
+            if not is_open(error) and not isinstance(error, AuthenticationFailed):
+                return False, [_wrong(error)]
+            return await self._without_list(error)
         findings = [Finding("ok", f"{host} accepts the key", check="server")]
         listed = models.facts(model)
         try:
@@ -106,25 +105,28 @@ class _Model:
         there = Finding("ok", f"model {model} is there", check="model")
         return True, [*findings, there, *self._endings(listed or {}, described)]
 
-    async def _without_list(self, refusal: ProviderError) -> list[Finding]:
+    async def _without_list(self, refusal: ProviderError) -> tuple[bool, list[Finding]]:
         """The list cannot be had: the model's own description may still tell everything."""
         model = self._address.model
         try:
             described = await describe(self._client, self._caller, model)
         except ModelNotFound as error:
             if not self._address.is_azure and not is_missing(refusal):
-                return [Finding("error", str(error), "correct the model address", "model")]
+                finding = Finding("error", str(error), "correct the model address", "model")
+                return True, [finding]
         except ProviderError as error:
             if not is_open(error):
-                return [Finding("error", str(error), "", "server")]
+                return False, [_wrong(error)]
         else:
             found = Finding("ok", f"model {model} is there", check="model")
-            return [found, *self._endings({}, described)]
+            return True, [found, *self._endings({}, described)]
+        if not is_open(refusal):
+            return False, [_wrong(refusal)]
         text = (
             f"the server does not tell which models it has, so that neither {model} nor the key "
             f"nor an announced end can be checked: {refusal}"
         )
-        return [Finding("warning", text, "check them yourself", "model")]
+        return True, [Finding("warning", text, "check them yourself", "model")]
 
     def _unlisted(self, models: ModelList, error: ProviderError) -> Finding:
         model = self._address.model
@@ -146,6 +148,10 @@ class _Model:
         told = {name: value for name, value in described.items() if value is not None}
         found = find_shutdowns(self._address.model, {**listed, **told}, self._need)
         return checked("ending", found)
+
+
+def _wrong(error: ProviderError) -> Finding:
+    return Finding("error", str(error), "nothing else could be looked at", "server")
 
 
 def _transport(address: Address, settings: OpenAISettings) -> Iterator[Finding]:

@@ -93,15 +93,8 @@ def cancel(name: Name, runs: Runs = RUNS) -> None:
         from society import cancel as cancelling
         from society.sweeps import record
         from society.terminal import say
-        from store.ledger import Store
 
-        failures = 0
-        for folder in record.existing(runs, name):
-            if folder.name != name:
-                say(f"run {folder.name}:")
-            with Store.open(folder.database, create=False) as store:
-                failures += asyncio.run(cancelling.cancel(folder, store, say))
-        if failures:
+        if asyncio.run(cancelling.cancel_all(record.existing(runs, name), say)):
             raise typer.Exit(1)
 
 

@@ -118,8 +118,9 @@ def test_a_key_that_is_refused_and_a_wrong_address_are_errors(refusal):
     assert levels(said, "server") == ["error"]
 
 
-def test_the_own_description_is_enough():
-    with serving({"/models": [NOT_FOUND], DESCRIBED: [ONE]}) as url:
+@pytest.mark.parametrize("refusal", [NOT_FOUND, (401, {"detail": "for administrators"})])
+def test_the_own_description_is_enough(refusal):
+    with serving({"/models": [refusal], DESCRIBED: [ONE]}) as url:
         status, said = doctor(url)
     assert status == 0, said
     assert f"model {MODEL} is there" in said
