@@ -55,6 +55,11 @@ class Halting:
                 gate.trip(error, self.arrived)
         return self.under_way
 
+    def shut(self, error: ProviderError) -> None:
+        """Shut the gates there are, for one run that ends; those to come are open."""
+        for gate in list(self._gates):
+            gate.trip(error, self.arrived)
+
     @property
     def under_way(self) -> int:
         """How many calls are on their way."""

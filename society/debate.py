@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal, Protocol
 
 from evals.tasks.base import Task, TaskQuestion
+from providers import halting
 from providers.base import Message, ModelRef, Provider, Request, Sampling
 from providers.errors import (
     ContextOverflow,
@@ -247,6 +248,8 @@ class Debate:
     def _go_on(self) -> None:
         """Raise what ends the run, where anything does."""
         if (error := self._stop()) is not None:
+            # What waits to be sent is not sent any more.
+            halting.of_this_loop().shut(error)
             raise error
 
     async def _spoken(self, turn: Turn, request: Request) -> Turn:

@@ -34,18 +34,19 @@ class Poisoned:
         return says("It is \\boxed{4}.")
 
 
-PASSING = [
-    fails(500, "worker crashed"),
-    Reply(raw=b"<html>sorry</html>"),
-    Reply(fault="reset"),
-    Reply({"choices": [{"message": {"content": ""}, "error": {"code": 502, "message": "x"}}]}),
-    Reply(says("It is \\boxed{4}.").body, delay_s=2),
-]
-REFUSED = [
-    fails(400, "gateway says no"),
-    fails(403, "your input was flagged", metadata={"reasons": ["violence"]}),
-    Reply(raw=b"<html>Access denied</html>", status=403),
-    Reply({"candidates": []}),
+CUT = Reply({"choices": [{"message": {"content": ""}, "error": {"code": 502, "message": "x"}}]})
+LATE = Reply(says("It is \\boxed{4}.").body, delay_s=2)
+FLAGGED = fails(403, "your input was flagged", metadata={"reasons": ["violence"]})
+POISONS = [
+    (fails(500, "worker crashed"), "passing"),
+    (LATE, "passing"),
+    (fails(400, "gateway says no"), "refused"),
+    (Reply(raw=b"<html>Access denied</html>", status=403), "refused"),
+    pytest.param(CUT, "passing", marks=pytest.mark.long),
+    pytest.param(Reply(raw=b"<html>sorry</html>"), "passing", marks=pytest.mark.long),
+    pytest.param(Reply(fault="reset"), "passing", marks=pytest.mark.long),
+    pytest.param(FLAGGED, "refused", marks=pytest.mark.long),
+    pytest.param(Reply({"candidates": []}), "refused", marks=pytest.mark.long),
 ]
 
 
@@ -55,7 +56,7 @@ def named(reply):
 
 @pytest.mark.parametrize(
     ("reply", "failure"),
-    [*((reply, "passing") for reply in PASSING), *((reply, "refused") for reply in REFUSED)],
+    POISONS,
     ids=lambda value: named(value) if isinstance(value, Reply) else value,
 )
 def test_one_poisoned_question_is_a_failure_of_its_turns_and_is_repaired(tmp_path, reply, failure):
