@@ -24,6 +24,7 @@ from store.records import AgentRole, Dataset, Learn
 from store.writer import insert
 
 SHARED_AGENT = 0
+_CHOSEN_BY = "rows chosen by"
 Owner = tuple[int, AgentRole]
 Side = tuple[int, str, str]
 
@@ -310,7 +311,7 @@ def _noted(rules: DatasetRules, role: AgentRole, note: str | None) -> str | None
     selection = rules.selections.get(role)
     if selection is None:
         return note
-    chosen = f"rows chosen by {selection.name} (SHA-256 {selection.sha256[:12]})"
+    chosen = f"{_CHOSEN_BY} {selection.name} (SHA-256 {selection.sha256[:12]})"
     return f"{chosen}; {note}" if note else chosen
 
 
@@ -334,15 +335,22 @@ def _choose(
     return dict(connection.execute(_DIGESTS).fetchall())
 
 
+def _chosen_by(note: str | None) -> str | None:
+    """The selection that a note names, None for the built-in one."""
+    return note.partition(";")[0] if note and note.startswith(_CHOSEN_BY) else None
+
+
 def _compare(stored: Dataset, derived: Dataset) -> None:
     # The note is said by this version of the software, about the same rows.
     told = {"created_at": derived.created_at, "note": derived.note}
-    if replace(stored, **told) == derived:  # type: ignore[arg-type]
+    same_way = _chosen_by(stored.note) == _chosen_by(derived.note)
+    if same_way and replace(stored, **told) == derived:  # type: ignore[arg-type]
         return
     differing = [
         f"{name}: stored {getattr(stored, name)!r}, now {getattr(derived, name)!r}"
         for name in (field.name for field in fields(Dataset))
-        if name not in told and getattr(stored, name) != getattr(derived, name)
+        if (name not in told or (name == "note" and not same_way))
+        and getattr(stored, name) != getattr(derived, name)
     ]
     raise DatasetChanged(
         f"dataset {stored.dataset_id} is stored and would come out differently "

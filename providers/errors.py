@@ -42,8 +42,8 @@ class ProviderError(Exception):
 class RetryableError(ProviderError):
     """The call failed for a passing reason. `retry_after_s` is the server's hint, where given.
 
-    `given_up` tells what was tried where the call was made again until patience ended; it is None
-    where the call was stopped because of another one.
+    `given_up` tells what was tried where the call was made again until patience ended and may be at
+    fault itself; it is None where it was stopped because of another one.
     """
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:

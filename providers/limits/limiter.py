@@ -33,6 +33,7 @@ Kind = Literal["requests", "tokens"]
 
 _REFUSED_IN_A_ROW = 3
 _ANY = Errand()
+_OF_ALL_CALLS = (RateLimited, Unreachable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +129,9 @@ class Limiter:
         except RequestError:
             raise
         except ProviderError as error:
-            if isinstance(error, RetryableError):
+            if isinstance(error, RetryableError) and not isinstance(error, _OF_ALL_CALLS):
                 given_up = error.given_up
-                if self._blames_call(error, errand, journey.mark):
+                if self._blames_call(errand, journey.mark):
                     raise RequestFailed(
                         f"{given_up}, while the server answers others; it is asked again when the "
                         "run is started again"
@@ -142,7 +143,7 @@ class Limiter:
             journey.end()
         stopped = await self.breaker.stopped()
         if isinstance(stopped, RetryableError):
-            # The others have not been asked in vain.
+            # The others have not been asked in vain, and some errors are of no single call.
             stopped.given_up = given_up
         raise stopped
 
@@ -153,8 +154,8 @@ class Limiter:
         if kind not in self._windows and quota.plausible:
             self._heard[kind] = quota
 
-    def _blames_call(self, error: RetryableError, errand: Errand, mark: Mark | None) -> bool:
-        if isinstance(error, RateLimited | Unreachable) or mark is None or self.breaker.tripped:
+    def _blames_call(self, errand: Errand, mark: Mark | None) -> bool:
+        if mark is None or self.breaker.tripped:
             return False
         return self.evidence.blames_call(errand, mark)
 
