@@ -63,7 +63,15 @@ _NAMES = (
     | dict.fromkeys(("lVert", "rVert", "Vert"), r"\|")
     | dict.fromkeys(("langle", "lgroup"), "(")
     | dict.fromkeys(("rangle", "rgroup"), ")")
-    | {"lt": "<", "gt": ">", "div": "/", "lbrace": r"\{", "rbrace": r"\}", "lbrack": "["}
+    | {
+        "colon": ":",
+        "lt": "<",
+        "gt": ">",
+        "div": "/",
+        "lbrace": r"\{",
+        "rbrace": r"\}",
+        "lbrack": "[",
+    }
     | {"rbrack": "]", "varphi": r"\phi ", "epsilon": r"\varepsilon ", "varnothing": r"\emptyset "}
 )
 

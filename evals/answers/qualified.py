@@ -17,10 +17,13 @@ _FOR_WORDS = (
     r"(?:where|for|with|and|over|given|such\sthat|provided|assuming|,|\s|\(|any|all|every|each|some"
     r"|arbitrary|integers?|natural|real|numbers?|constants?|values?\sof|is|are|an?|in|of|that|the)+"
 )
-_MEMBERSHIP = re.compile(
-    rf"[\s,;]*\(?\s*(?:\\text\s*\{{{_FOR_WORDS}\}}|(?<![A-Za-z\\]){_FOR_WORDS}(?![A-Za-z]))?\s*"
-    rf"(?P<names>{_NAMES})\s*\\in(?![A-Za-z])\s*(?:{_SET})\s*\)?\s*$",
-    re.IGNORECASE,
+_MEMBERSHIPS = tuple(
+    re.compile(
+        rf"[\s,;]*\(?\s*(?:\\text\s*\{{{_FOR_WORDS}\}}|(?<![A-Za-z\\]){_FOR_WORDS}(?![A-Za-z]))?\s*"
+        rf"(?P<names>{names})\s*\\in(?![A-Za-z])\s*(?:{_SET})\s*\)?\s*$",
+        re.IGNORECASE,
+    )
+    for names in (_NAMES, _NAME)
 )
 _UNEQUAL = re.compile(
     rf"(?:[,;]|[\s,;]*\(?\s*\\text\s*\{{{_FOR_WORDS}(?:if|when)?\s*\}}|\s*\()\s*"
@@ -58,7 +61,7 @@ def unqualified(text: str) -> str:
     text = text[title.end() :] if title else text
     if r"\in" not in text and r"\ne" not in text and not _WORDED.search(text):
         return text
-    for pattern in (_MEMBERSHIP, _UNEQUAL):
+    for pattern in (*_MEMBERSHIPS, _UNEQUAL):
         found = pattern.search(text)
         if found is not None and _is_about(text[: found.start()], found["names"]):
             return text[: found.start()].rstrip(" ,;")

@@ -21,7 +21,7 @@ ReadScalar = Callable[[str], Scalar]
 _SIGNS = r"\\ne(?![A-Za-z])|\\le(?![A-Za-z])|\\ge(?![A-Za-z])|<|>"
 _HINT = re.compile(
     rf"{_SIGNS}|\\(?:setminus|backslash|cup|cap|mathbb|Reals)(?![A-Za-z])"
-    r"|\ball\b.{0,9}\b(?:reals?|numbers)\b",
+    r"|\b(?:except|excluding)\b|\ball\b.{0,9}\b(?:reals?|numbers)\b",
     re.IGNORECASE,
 )
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
@@ -35,6 +35,10 @@ _AND = re.compile(
 )
 _COMMA = re.compile(r"[,;]")
 _MINUS = re.compile(r"\\(?:setminus|backslash)(?![A-Za-z])|(?<=[RZ})\]])\s*-\s*(?=\\\{)")
+_EXCEPT = re.compile(r",?\s*\\text\s*\{\s*,?\s*(?:except|excluding|other than)[^{}]*\}")
+_IS_REAL = re.compile(
+    r"(?P<name>[A-Za-z])\s*\\text\s*\{\s*is\s(?:an?\s)?real(?:\snumber)?\s*(?P<more>,|and)?\s*\}"
+)
 _SUCH_THAT = re.compile(r"\||:(?!=)|\\text\s*\{\s*such that\s*\}")
 _MEMBER = re.compile(r"\s*(?P<name>\\?[A-Za-z]+)\s*\\in(?![A-Za-z])(?P<set>.*)", re.DOTALL)
 _REALS = re.compile(
@@ -72,8 +76,13 @@ def read(text: str, scalar: ReadScalar) -> Shape | None:
     """The set that a text describes, as a structure; None where it describes none in this way."""
     if not _HINT.search(text):
         return None
+    text = _IS_REAL.sub(_membership, text)
     found = _Reader(scalar).described(text.strip(), 0)
     return None if found is None else shape_of(found)
+
+
+def _membership(real: re.Match[str]) -> str:
+    return rf"{real['name']} \in \mathbb{{R}} {',' if real['more'] else ''}"
 
 
 def shape_of(found: RealSet) -> Shape:
@@ -101,6 +110,10 @@ class _Reader:
         """A set, or a condition on one variable."""
         if depth > 6:
             return None
+        if len(excluded := split(text, _EXCEPT)) == 2 and excluded[0].strip():
+            held = self.described(excluded[0].strip(), depth + 1)
+            without = self.worded(excluded[1], depth)
+            return None if held is None or without is None else intersection(held, without)
         for separator, combine in ((_OR, union), (_AND, intersection)):
             if len(parts := split(text, separator)) > 1:
                 return self.combined(parts, combine, depth)

@@ -34,6 +34,7 @@ _MOST_ITEMS = 32
 _DEEPEST = 8
 _AND = re.compile(
     r",?\s*\\text\s*\{\s*,?\s*(?:and|or)\s*\}|,?(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])"
+    r"|\\(?:lor|vee|land|wedge)(?![A-Za-z])"
 )
 _COMMA = re.compile(r"[,;]|\\cup(?![A-Za-z])")
 _EQUALS = re.compile(r"=|\\equiv(?![A-Za-z])")
@@ -88,8 +89,11 @@ def _read(text: str, depth: int) -> Shape:
         return reals
     if (shorter := qualified.unqualified(text)) != text:
         return _read(shorter, depth + 1)
-    if (system := _SYSTEM.fullmatch(text)) and (system["brace"] or system["kind"] != "array"):
+    system = _SYSTEM.fullmatch(text)
+    if system and (system["brace"] or system["kind"] != "array" or _are_equations(system["body"])):
         return _system(system["body"], depth)
+    if r"\\" in text and _are_equations(text):
+        return _system(text, depth)
     text = _AND.sub(",", text)
     if not any(bracket in text for bracket in "([{"):
         text = _COMMAS.sub(_joined, text)
@@ -148,12 +152,23 @@ def _bracket(text: str, depth: int) -> Shape | None:
     if len(parts) > _MOST_ITEMS:
         return None
     if opening + closing == r"\{\}" and len(held := split(inside, _SUCH_THAT)) == 2:
-        return _read(held[1].strip(), depth + 1)
+        return _built(held[0].strip(), held[1].strip(), depth)
     if opening + closing == r"\{\}":
         return _listing(_read_item(part, depth + 1) for part in parts if part)
     if len(parts) > 1:
         return Bracket(opening, closing, tuple(_read(part, depth + 1) for part in parts))
     return _read(inside, depth + 1) if opening + closing == "()" else None
+
+
+def _built(element: str, condition: str, depth: int) -> Shape:
+    r"""A set-builder: of ``\{x \mid x^2 = 4\}`` the condition, of ``\{2k \mid k \in \mathbb{Z}\}``
+    the element, else both."""
+    member = _MEMBER.fullmatch(element)
+    if member or wording.names_only(element):
+        return _read(condition, depth + 1)
+    if qualified.unqualified(f"{element}, {condition}") == element:
+        return _read(element, depth + 1)
+    return Bracket(r"\{", r"\}", (_read(element, depth + 1), _read(condition, depth + 1)))
 
 
 def _is_closed(inside: str) -> bool:
@@ -173,6 +188,11 @@ def _matrix(kind: str, body: str, depth: int) -> Shape:
     return Matrix(kind if kind in ("vmatrix", "Vmatrix") else "", cells)
 
 
+def _are_equations(body: str) -> bool:
+    rows = [row for row in split(body, _ROW) if row.strip()]
+    return len(rows) > 1 and all(len(split(row, _EQUALS)) == 2 for row in rows)
+
+
 def _system(body: str, depth: int) -> Shape:
     """Several equations or conditions that hold together, or the pieces of a function."""
     rows: list[list[str]] = []
@@ -183,8 +203,12 @@ def _system(body: str, depth: int) -> Shape:
         aligned = any(_RELATION.match(cell) for cell in cells[1:])
         if (rows and not cells[0] and aligned) or _RELATION.match(cells[0]):
             rows[-1:] = [[" ".join([*(rows[-1] if rows else []), *cells])]]  # goes on with "= …"
+        elif aligned:
+            rows.append([" ".join(cells)])
+        elif len(split(cells[0], _EQUALS)) > 1:
+            rows.extend([cell] for cell in cells if cell)
         else:
-            rows.append([" ".join(cells)] if aligned else [cell for cell in cells if cell])
+            rows.append([cell for cell in cells if cell])
     if sum(map(len, rows)) > _MOST_ITEMS or not rows:
         return Words(body)
     if all(len(row) == 1 for row in rows):

@@ -44,13 +44,15 @@ _LABEL = re.compile(
     r"|\|\s*\\(?:vec|overline|text)\s*\{?[^{}|]{1,12}\}?\s*\||\\\|.{1,20}\\\||\[\s*[A-Z]{2,6}\s*\]"
     rf"|\\frac\s*\{{\s*{_D}[A-Za-z]?\s*(?:\([a-z]\))?\s*\}}\s*\{{\s*{_D}[A-Za-z]\s*(?:\^\s*\{{?\s*\d\s*\}}?)?\s*\}}"
     rf"(?:\s*\(.{{1,40}}\)|\s*[A-Za-z])?|{_D}[a-z]\s*/\s*{_D}[a-z](?:\s*\^\s*\d)?"
+    r"|\\sigma\s*\^\s*\{?\s*2\s*\}?|[xyz]\s*\(\s*t\s*\)|y\s*\(\s*(?:x|\d+)\s*\)"
+    r"|[a-z]\s*\([^()]{1,20},[^()]{1,20}\)|[A-Z]\s*\^\s*\{?\s*(?:-\s*1|T|\\top)\s*\}?"
     r"|\\(?:gcd|lim|iint|int|oint|sum|prod|det|max|min|dim|deg|sup)(?![A-Za-z]).*"
     r"|\\text\s*\{[^{}]*\}\s*[A-Z]{1,5}|(?=.*[A-Za-z]{3})[A-Za-z]+(?:\s[A-Za-z]+){1,6}",
     re.DOTALL,
 )
 # A function's value, with whatever stands in its brackets: P(X = 3), f(1/2), E[X].
 _CALLED = re.compile(
-    r"(?:[fghFGHPQEV]\s*'{0,3}|Pr|Var|Cov|n(?=\s*\([^()]*\\ca?u?p)|\\(?:Pr|sigma|mu)"
+    r"(?:[fghFGHPQEV]\s*'{0,3}|Pr|Var|Cov|n(?=\s*\([^()]*\\ca?u?p)|\\(?:Pr|sigma|mu)|[fghy]\s*\^\s*\{\s*\(\s*\w\s*\)\s*\}"
     r"|\\text\s*\{[^{}]{1,30}\}|\\mathbb\s*\{?\s*[PE]\s*\}?"
     r"|\(\s*[a-z]\s*(?:\\circ|[-+*])\s*[a-z]\s*\))"
     r"(?:_\s*(?:\w|\{\w{1,4}\}))?\s*(?:\((?P<round>.{1,80})\)|\[(?P<square>.{1,60})\])",
@@ -66,6 +68,7 @@ _SPELLINGS = {
         (
             *("no solutions", "empty set", "the empty set", "null set", "has no solution"),
             *("there is no solution", "there are no solutions", "the equation has no solution"),
+            *("no solutions exist", "no solution exists"),
         ),
         "no solution",
     ),
