@@ -186,7 +186,7 @@ def test_resuming_waits_for_no_model_that_was_tuned_long_ago(server, experiment,
 @pytest.mark.timeout(900)
 def test_kills_leave_no_job_and_no_file_twice_and_the_same_tables(tmp_path):
     done = subprocess.run(
-        [sys.executable, SCRIPT, "--kills=3", f"--folder={tmp_path}"],
+        [sys.executable, SCRIPT, "--kills=3", "--stages=calls", f"--folder={tmp_path}"],
         capture_output=True,
         text=True,
         check=False,

@@ -186,6 +186,18 @@ def test_nothing_is_asked_of_a_local_model(tmp_path):
     assert cancel.running_elsewhere(folder.database) == 0
 
 
+def test_of_several_runs_one_that_is_in_use_stops_no_other(tmp_path):
+    folders = [runs.folder(tmp_path, name) for name in ("a", "b")]
+    for folder in folders:
+        runs.start(folder, experiments.load("demo")).close()
+    told: list[str] = []
+    with Store.open(folders[1].database):
+        assert asyncio.run(cancel.cancel_all(folders, told.append)) == 1
+    assert "run a:\nno fine-tuning job of this run is under way" in told
+    [other] = [text for text in told if text.startswith("run b:\nnot looked at: ")]
+    assert "is open for writing" in other
+
+
 def test_a_run_that_is_being_worked_on_is_left_alone(tmp_path):
     folder = runs.folder(tmp_path / "runs", "busy")
     code = (
