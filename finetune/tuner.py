@@ -147,11 +147,10 @@ class Tuner:
             if job is not None and job.status == "skipped":
                 job = None
             if job is not None and job.digest != spec.digest:
-                self._require_over(job)
-                handle = await self._recorded(job)
-                if handle is None or job.settings is None:
+                handle = await self._alive(job, attempt)
+                if handle is None:
                     continue
-                self._plan = self._plan.with_settings(job.settings)
+                self._plan = self._plan.with_settings(str(job.settings))
                 return self._plan.spec(self._store, attempt), job, handle
             if job is not None and job.status == "succeeded":
                 return spec, job, None
@@ -162,12 +161,30 @@ class Tuner:
                 return spec, job, handle
         raise AssertionError
 
-    def _require_over(self, job: Job) -> None:
-        if job.status not in ("failed", "cancelled"):
+    async def _alive(self, job: Job, attempt: int) -> JobHandle | None:
+        """A job with other settings than the plan's, where the provider has it in spite of all.
+
+        One that is not there any more, such as a fit that ended with its process, is given up.
+        Raises `JobChanged` where there is a model already, or nobody knows what the settings were.
+        """
+        over = job.status in ("failed", "cancelled")
+        if job.settings is None or job.status == "succeeded":
+            if over:
+                return None
             raise JobChanged(
                 f"job {job.job_id} ({self._plan.title}) is stored with other settings, data or "
                 "start; go on with the settings it was made with, or take another run name"
             )
+        handle = await self._recorded(job)
+        if handle is None and not over:
+            spec = self._plan.with_settings(job.settings).spec(self._store, attempt)
+            lag_s = self._provider.capabilities.listing_lag_s
+            handle = await self._look_for(spec, lag_s) if lag_s else await self._provider.find(spec)
+        if handle is None and not over:
+            reason = "given up for other settings; it ended with the process it ran in"
+            given_up = replace(job, status="cancelled", error=reason, finished_at=utc_now())
+            await self._save(given_up)
+        return handle
 
     async def _recorded(self, job: Job) -> JobHandle | None:
         """The job we know the provider's id of, if it is alive although `find` does not see it."""

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 from providers import registry
+from providers.examination import trains_in_process
 from society.config import Config, ConfigError, changed_settings, differences
 from society.tuning import evaluated, is_final, tuned_roles
 from store.ledger import Store
@@ -113,7 +114,7 @@ def _too_late(store: Store, jobs: list[Job], now: Config) -> str | None:
     if any(job.settings is None and job.status not in ("failed", "cancelled") for job in jobs):
         return "jobs that an earlier version has made do not say what they were trained with"
     last = max(job.iteration for job in jobs)
-    states = _states(jobs, last)
+    states = _states(jobs, last, now)
     if "failed" in states.values() or _came_to_nothing(store, jobs, last):
         return None
     owners = {
@@ -132,16 +133,20 @@ def _too_late(store: Store, jobs: list[Job], now: Config) -> str | None:
     return f"the training is over: {len(owners)} jobs of iteration {last} were made with it"
 
 
-def _states(jobs: list[Job], iteration: int) -> dict[tuple[str, int, str], str]:
-    """What has come of each owner's jobs in an iteration: "over", "open" or "failed"."""
+def _states(jobs: list[Job], iteration: int, config: Config) -> dict[tuple[str, int, str], str]:
+    """What has come of each owner's jobs in an iteration: "over", "open" or "failed".
+
+    A job that ran in a process which has ended is not open.
+    """
     found: dict[tuple[str, int, str], str] = {}
     for job in (job for job in jobs if job.iteration == iteration):
         owner = (job.arm, job.agent, job.role)
         if job.status in _OVER:
             found[owner] = "over"
         elif found.get(owner) != "over":
-            is_open = job.status not in _ENDED or found.get(owner) == "open"
-            found[owner] = "open" if is_open else "failed"
+            here = trains_in_process(config.base_address(job.agent))
+            is_open = job.status not in _ENDED and not here
+            found[owner] = "open" if is_open or found.get(owner) == "open" else "failed"
     return found
 
 

@@ -8,6 +8,7 @@ from finetune.datasets import SHARED_AGENT, DatasetRules
 from finetune.plans import KEPT, TuningPlan
 from providers.base import Capabilities, Choosy, ModelRef, Provider
 from providers.errors import InvalidSettings
+from providers.examination import trains_in_process
 from society.agents import ROLES, AgentRole
 from society.arms import Arm
 from society.config import Config
@@ -61,8 +62,10 @@ def resumed(planned: TuningPlan, store: Store) -> TuningPlan:
     """`planned`, with the settings of the job that is there already, where it keeps them.
 
     A job that succeeded, goes on or may be going on keeps its settings, and so does the decision
-    that the old model stays, once something was built upon it. One that failed gets new ones.
+    that the old model stays, once something was built upon it. One that failed gets new ones, and
+    so does one that ended with the process it ran in.
     """
+    ended = ("succeeded", "skipped")
     jobs = [
         job
         for job in store.jobs(planned.iteration)
@@ -70,6 +73,7 @@ def resumed(planned: TuningPlan, store: Store) -> TuningPlan:
         and job.dataset_id == planned.dataset.dataset_id
         and job.status not in ("failed", "cancelled")
         and job.settings is not None
+        and (job.status in ended or not trains_in_process(planned.start.address))
     ]
     if not evaluated(store, planned.iteration, planned.arm):
         jobs = [job for job in jobs if job.status != "skipped" or is_final(job)]

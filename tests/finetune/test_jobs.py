@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 
 import pytest
@@ -343,6 +344,28 @@ def test_a_job_described_otherwise_is_refused(store, plans):
     changed = replace(plans[0], hyperparameters=Hyperparameters(epochs=9))
     with pytest.raises(JobChanged, match="agent 1, generator"):
         run(store, [changed], Connection(Vendor()))
+
+
+@pytest.mark.parametrize("forgotten", [True, False])
+def test_an_interrupted_job_gets_other_settings_only_where_it_is_gone(store, plans, forgotten):
+    vendor = Vendor()
+    with pytest.raises(Crash):
+        run(store, plans[:1], Connection(vendor, trouble={"poll": [None, Crash()]}))
+    changed = replace(plans[0], hyperparameters=Hyperparameters(epochs=9))
+
+    class Forgetful(Connection):
+        async def poll(self, handle: JobHandle) -> JobState:
+            if handle.name not in self.vendor.jobs:
+                return JobState("failed", "lost", error="not known here")
+            return await super().poll(handle)
+
+    later = Vendor() if forgotten else vendor
+    tuned = run(store, [changed], Forgetful(later))
+    assert len(tuned) == 1
+    trained = {job.status: json.loads(job.settings or "{}") for job in store.jobs()}
+    assert trained["succeeded"]["hyperparameters"]["epochs"] == (9 if forgotten else 2)
+    assert sorted(trained) == (["cancelled", "succeeded"] if forgotten else ["succeeded"])
+    assert len(vendor.submitted) == 1
 
 
 def test_a_provider_that_cannot_tune_says_so(store, plans):

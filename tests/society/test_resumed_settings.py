@@ -157,6 +157,7 @@ def test_how_much_a_local_model_computes_at_a_time_may_change(start, override):
         [*all_jobs("succeeded"), job("failed", iteration=2)],
         [job("failed", settings=None), *all_jobs("succeeded")[1:]],
         all_jobs("skipped"),
+        [job("running"), job("intent", 2)],
     ],
     ids=lambda rows: f"{len(rows)}-{'-'.join(sorted({row.status for row in rows}))}",
 )
@@ -190,8 +191,8 @@ def test_finetune_may_change_where_a_training_lies_ahead(start, rows):
 )
 def test_finetune_may_not_change_where_jobs_have_it_already(start, rows, why):
     with pytest.raises(ConfigError, match=why) as refusal:
-        start(RATE, rows=rows, text=LOCAL)
-    assert "finetune.learning_rate: stored 0.0001, now 0.01" in str(refusal.value)
+        start("finetune.batch_size=8", rows=rows)
+    assert "finetune.batch_size: stored 16, now 8" in str(refusal.value)
 
 
 def test_once_evaluated_skipped_jobs_are_final(start):
