@@ -18,7 +18,7 @@ from society import cancel, runs
 from society import config as experiments
 from society.cli import app
 from store.ledger import Store
-from store.records import Job
+from store.records import Batch, Job
 from tests.providers.job_server import Server, serving
 
 BASE = "gpt-4o-mini"
@@ -184,6 +184,21 @@ def test_nothing_is_asked_of_a_local_model(tmp_path):
         "iteration 1, agent 1, generator: trained in the process of the run itself, which has ended"
     ]
     assert cancel.running_elsewhere(folder.database) == 0
+
+
+def test_only_jobs_and_batches_that_exist_go_on(tmp_path):
+    folder = runs.folder(tmp_path, "batched")
+    config = experiments.load("demo", [f'model="openai+{DOWN}:{BASE}"'])
+    job = Job("meant", 1, "multiagent", 1, "generator", "dataset", "digest", "intent")
+    created = dataclasses.replace(job, job_id="created", status="running", provider_job_id="ft-1")
+    with runs.start(folder, config) as store:
+        store.write(job, Batch("meant", config.model, '["a", "b"]', None))
+    assert cancel.going_on([folder.database]) == []
+    with Store.open(folder.database) as store:
+        store.write(created, Batch("created", config.model, '["c"]', "batch-1"))
+    assert cancel.running_elsewhere(folder.database) == 1
+    assert cancel.going_on([folder.database]) == ["1 fine-tuning job(s)", "1 batch(es)"]
+    assert cancel.going_on([folder.database] * 2) == ["2 fine-tuning job(s)", "2 batch(es)"]
 
 
 def test_of_several_runs_one_that_is_in_use_stops_no_other(tmp_path):
