@@ -18,6 +18,7 @@ from providers.local.adapters import AdapterBank
 from providers.local.conversation import pin_date
 from providers.local.factory import Source
 from providers.local.settings import LocalSettings
+from providers.local.trial import try_template
 
 _ADAPTER_CONFIG = "adapter_config.json"
 
@@ -36,6 +37,9 @@ class Backbone:
         self._settings = settings
         with quiet(), _translated(source):
             self.tokenizer: Any = _load_tokenizer(source)
+        if not source.local:
+            _try_templates(self.tokenizer.chat_template, source.name)
+        with quiet(), _translated(source):
             self.model: Any = _load_model(source, settings, self.device, self.dtype)
         if not self.tokenizer.chat_template:
             raise InvalidSettings(
@@ -190,6 +194,13 @@ def _check_same_shape(config: Any, settings: Hyperparameters, start: Path) -> No
             f"{config.r} and {config.lora_alpha} of the adapter {str(start)!r} that is to be "
             f"continued; set them alike or start afresh from the base"
         )
+
+
+def _try_templates(template: str | dict[str, str] | None, name: str) -> None:
+    """Those of a local model were tried when its files were looked at."""
+    for each in template.values() if isinstance(template, dict) else [template]:
+        if each:
+            try_template(each, repr(name))
 
 
 def _load_tokenizer(source: Source) -> Any:

@@ -10,11 +10,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from providers import extras
 from providers.base import Provider
+from providers.embedded import MODEL_DIR
 from providers.errors import InvalidSettings, ModelNotFound
+from providers.local import gguf_header
 from providers.local.settings import LocalSettings
+from providers.local.trial import try_template
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _HOW_MUCH = ("max_batch_size", "max_batch_tokens", "full_models")
@@ -120,26 +124,64 @@ def _check_folder(folder: Path) -> None:
             f"{str(folder)!r} has no tokenizer ({', '.join(tokenizers[:3])}, …); "
             f"save the model's tokenizer into the folder"
         )
-    if not _has_template(folder):
+    _check_size(folder)
+    if not (templates := _templates(folder)):
         raise InvalidSettings(
             f"the model in {str(folder)!r} has no chat template, so it cannot hold a conversation; "
             f"{_TEMPLATE_REMEDY}"
         )
+    if folder.resolve() != MODEL_DIR.resolve():
+        for template in templates:
+            try_template(template, repr(str(folder)))
 
 
-def _has_template(folder: Path) -> bool:
-    if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
-        return True
-    config = folder / "tokenizer_config.json"
-    if not config.is_file():
-        return False
-    try:
-        content = json.loads(config.read_text(encoding="utf-8"))
-    except ValueError as error:
+def _check_size(folder: Path) -> None:
+    """A model is not built that its own weights cannot fill."""
+    config = _object(folder / "config.json")
+    nested = config.get("text_config")
+    shape = nested if isinstance(nested, dict) else config
+    layers, width, words = (
+        value if isinstance(value := shape.get(name), int) else 0
+        for name in ("num_hidden_layers", "hidden_size", "vocab_size")
+    )
+    weights = sum(
+        file.stat().st_size for kind in ("*.safetensors", "*.bin") for file in folder.glob(kind)
+    )
+    # Every layer has square matrices; no format has more than eight parameters in a byte.
+    if weights and max(layers * width * width, words * width) > 8 * weights:
         raise ModelNotFound(
-            f"{str(config)!r} is not valid JSON ({error}); save the tokenizer again"
+            f"{str(folder / 'config.json')!r} describes {layers:,} layers of width {width:,} and "
+            f"{words:,} tokens, more than the weights beside it hold ({weights:,} bytes); save or "
+            "fetch the model again"
+        )
+
+
+def _templates(folder: Path) -> list[str]:
+    """Every chat template of a model folder."""
+    found: list[object] = []
+    if (file := folder / "chat_template.jinja").is_file():
+        found.append(file.read_text(encoding="utf-8", errors="replace"))
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        if (file := folder / name).is_file():
+            given = _object(file).get("chat_template")
+            several = given if isinstance(given, list) else [given]
+            found += [each.get("template") if isinstance(each, dict) else each for each in several]
+    return [template for template in found if isinstance(template, str) and template]
+
+
+def _object(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        reason = "too deeply nested" if isinstance(error, RecursionError) else error
+        raise ModelNotFound(
+            f"{str(file)!r} is not valid JSON ({reason}); save the model or its tokenizer again"
         ) from None
-    return isinstance(content, dict) and bool(content.get("chat_template"))
+    if not isinstance(content, dict):
+        raise ModelNotFound(
+            f"{str(file)!r} is not a JSON object; save the model or its tokenizer again"
+        )
+    return content
 
 
 def _check_gguf(path: Path) -> None:
@@ -151,13 +193,16 @@ def _check_gguf(path: Path) -> None:
             f"install it with `{extras.install('gguf')}`"
         ) from None
     try:
+        gguf_header.check(path)
         fields = GGUFReader(path).fields
-    except (ValueError, OSError, IndexError) as error:
+    except (ValueError, OSError, IndexError, KeyError, OverflowError, MemoryError) as error:
         raise ModelNotFound(
             f"{str(path)!r} is not a readable GGUF file ({error}); fetch it again"
         ) from None
-    if "tokenizer.chat_template" not in fields:
+    template = fields.get("tokenizer.chat_template")
+    if template is None:
         raise InvalidSettings(
             f"{str(path)!r} carries no chat template (tokenizer.chat_template); "
             f"use an instruct model"
         )
+    try_template(str(template.contents()), repr(str(path)))

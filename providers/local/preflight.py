@@ -182,5 +182,5 @@ def _shape(folder: Path) -> tuple[int, int, int, int] | None:
         keys = hidden * int(config.get("num_key_value_heads") or heads) // heads
         inner = int(config.get("intermediate_size") or 4 * hidden)
         return hidden, inner, int(config["num_hidden_layers"]), keys
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return None
