@@ -30,7 +30,7 @@ def model(llama, tmp_path):
 )
 def test_a_template_without_an_end_is_given_up(model, template):
     (model / "chat_template.jinja").write_text(template)
-    with pytest.raises(InvalidSettings, match="does not come to an end within 10 s"):
+    with pytest.raises(InvalidSettings, match="does not come to an end within 4 s"):
         check(str(model), {})
 
 
@@ -48,11 +48,10 @@ def test_what_ends_is_left_to_its_use(template):
     try_template(template, "a model")
 
 
-@pytest.mark.parametrize("place", ["tokenizer_config.json", "chat_template.json"])
-def test_a_template_is_tried_wherever_it_is(model, place):
+def test_a_template_is_tried_wherever_it_is(model):
     endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     content = {"chat_template": [{"name": "default", "template": endless}]}
-    (model / place).write_text(json.dumps(content))
+    (model / "tokenizer_config.json").write_text(json.dumps(content))
     with pytest.raises(InvalidSettings, match="does not come to an end"):
         check(str(model), {})
 
