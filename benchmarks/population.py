@@ -55,7 +55,8 @@ SELECT turn_id, $iteration, 'multiagent', $split, 'sampled', question_id, agent,
 FROM drawn ORDER BY q, round, agent
 """
 _VOTES = """
-INSERT INTO votes
+INSERT INTO votes (iteration, arm, split, decoding, question_id, round, answer, votes, voters,
+    tie, correct)
 WITH counted AS (
     SELECT question_id, round, answer, count(*) AS votes, min(agent) AS first
     FROM turns WHERE iteration = $iteration AND split = $split AND answer IS NOT NULL GROUP BY ALL

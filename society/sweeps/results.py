@@ -40,6 +40,7 @@ class Spread:
         return cls(fmean(values), min(values), max(values))
 
 
+_VOTES: tuple[Share, ...] = ("agree", "tied", "unread", "cut")
 _HEADINGS: dict[Share, str] = {"single": "single agent", "majority": "round-1 majority"}
 
 
@@ -90,9 +91,13 @@ def show(record: SweepRecord, runs: Path, stream: TextIO) -> None:
     for task in dict.fromkeys(row.task for row in rows):
         of_task = [row for row in rows if row.task == task]
         about = "Held-out questions" if task is None else one_line(apart(task))
-        gold = any("consensus" in row.shares for row in of_task)
-        what = "accuracy and votes" if gold else "votes (accuracy needs gold, and there is none)"
-        console.draw(_drawn(of_task, f"{about}: {what} in %, mean over seeds, least to most"))
+        over = "in %, mean over seeds, least to most"
+        if judged := [row for row in of_task if "consensus" in row.shares]:
+            console.draw(_drawn(judged, MEASURES, f"{about}: accuracy {over}"))
+        else:
+            told = f"{about}: accuracy needs gold answers, and there are none"
+            console.print(told, soft_wrap=True)
+        console.draw(_drawn(of_task, _VOTES, f"{about}: votes {over}"))
 
 
 def _of_run(
@@ -129,15 +134,13 @@ def _merged(
             yield Result(task, point, arm, decoding, iteration, len(those), shares)
 
 
-def _drawn(rows: Sequence[Result], title: str) -> Table:
+def _drawn(rows: Sequence[Result], shown: Sequence[Share], title: str) -> Table:
     drawn = Table(
         box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=Text(title), title_justify="left"
     )
     points = any(row.point for row in rows)
     for heading in (*(["point"] if points else []), "arm", "decoding", "iteration"):
         drawn.add_column(heading, no_wrap=True)
-    gold: tuple[Share, ...] = MEASURES if any("consensus" in row.shares for row in rows) else ()
-    shown: tuple[Share, ...] = (*gold, "agree", "tied", "unread", "cut")
     for heading in ("seeds", *(_HEADINGS.get(share, share) for share in shown)):
         drawn.add_column(heading, justify="right", no_wrap=True)
     before: tuple[str, ...] = ()
@@ -158,6 +161,4 @@ def _drawn(rows: Sequence[Result], title: str) -> Table:
 def _spread(spread: Spread | None) -> str:
     if spread is None:
         return ""
-    if spread.low == spread.high:
-        return f"{100 * spread.mean:.1f}"
     return f"{100 * spread.mean:.1f} {100 * spread.low:.1f}–{100 * spread.high:.1f}"

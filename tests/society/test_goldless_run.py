@@ -138,9 +138,9 @@ def test_a_sweep_without_gold_says_what_is_known(experiment, tmp_path):
             asyncio.run(iterate.run(member.folder, member.config, store, lambda event: None))
     said = io.StringIO()
     results.show(record.of(sweep, str(path)), tmp_path / "runs", said)
-    assert "accuracy needs gold, and there is none" in said.getvalue()
+    assert "accuracy needs gold answers, and there are none" in said.getvalue()
     assert line(said.getvalue(), "multiagent sampled") == (
-        "multiagent sampled untuned 2 100.0 0.0 0.0 0.0"
+        "multiagent sampled untuned 2 100.0 100.0–100.0 0.0 0.0–0.0 0.0 0.0–0.0 0.0 0.0–0.0"
     )
 
 
