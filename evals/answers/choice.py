@@ -60,6 +60,12 @@ _VERDICT_ANYWHERE = re.compile(
     re.IGNORECASE,
 )
 _TRUTH = re.compile(r"\b(?:true|false|yes|no)\b", re.IGNORECASE)
+_WRONG = re.compile(
+    r"\b(?:incorrect|wrong|false|mistaken|impossible|eliminat\w*|reject\w*|rul(?:e|es|ed|ing)\s(?:\w+\s)?out"
+    r"|(?:not|cannot\sbe|can['’]t\sbe)\s(?:\w+\s)?(?:correct|right|true|answer|possible|[A-Z]\b)"
+    r"|(?:isn|wasn)['’]t\s(?:the\s)?(?:correct|right|answer|true|[A-Z]\b))",
+    re.IGNORECASE,
+)
 _CORRECTS = re.compile(
     r"\b(?:wait|actually|no|correction|sorry|oops|mistake|instead|rather|on\ssecond\sthought"
     r"|however|reconsider)",
@@ -196,10 +202,13 @@ def _end_of_letter(part: str, statement: Statement) -> int:
 def _after(part: str, end: int) -> Choosing:
     """What the sentences after a stated answer choose and rule out by their words."""
     lines = part[end : end + 4 * LONGEST].split("\n")[:_MOST_LINES]
-    found = [choosing(_plain(bare(line))) for line in lines if line.strip()]
+    plain = [_plain(bare(line)) for line in lines if line.strip()]
+    found = [choosing(line) for line in plain]
+    # "B does not need energy" explains B, "B is not correct" rules it out.
+    wrong = [one for line, one in zip(plain, found, strict=True) if _WRONG.search(line)]
     return Choosing(
         tuple(letter for one in found for letter in one.chosen if one.asserts),
-        frozenset().union(*(one.ruled_out for one in found)),
+        frozenset().union(*(one.ruled_out for one in wrong)),
         frozenset().union(*(one.named for one in found)),
     )
 
