@@ -10,6 +10,7 @@ from math import ceil, floor, log10
 from markupsafe import Markup
 
 from evals.intervals import Rate
+from evals.visible import one_line
 from society.view.lineage import Point
 
 LINES = 6
@@ -97,7 +98,7 @@ def sparkline(values: Sequence[float], label: str) -> Markup:
     return Markup(
         '<svg class="spark" viewBox="0 0 100 22" role="img" aria-label="{}">'
         '<polyline points="{}"/></svg>'
-    ).format(label, path)
+    ).format(one_line(label), path)
 
 
 def marker(number: int) -> Markup:
@@ -174,7 +175,7 @@ def _along(plane: _Plane, ticks: Sequence[int], name: Callable[[int], str], what
 def _svg(label: str, parts: Sequence[Markup]) -> Markup:
     return Markup(
         '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>'
-    ).format(_WIDTH, _HEIGHT, label, Markup("").join(parts))
+    ).format(_WIDTH, _HEIGHT, one_line(label), Markup("").join(parts))
 
 
 def _ticks(high: float) -> list[float]:

@@ -8,7 +8,9 @@ import pty
 import re
 import sys
 import threading
+from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -16,6 +18,7 @@ from evals.visible import HIDDEN
 from society import cli
 from store.ledger import Store
 from store.records import Dataset, Job
+from tests.society.view.conftest import served
 
 TERMINAL = (
     "\x1b[5mPWN\x1b[0m \x1b]8;;http://evil.test\x07 \x9b5m \u202egnorw\u202c \u2066 \x07 \x08 \r"
@@ -186,3 +189,51 @@ def test_the_card_of_a_dataset_is_text(runs):
     card = (runs / "card/README.md").read_text(encoding="utf-8")
     assert not HIDDEN.search(card)
     assert not re.search(r"(?<!\\)<(img|script)|(?<!\\)\]\(http://evil", card)
+
+
+class Page(HTMLParser):
+    """The elements and links that a browser would find."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+        self.links: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+        self.links += [value or "" for name, value in attrs if name in ("href", "src", "action")]
+
+
+def test_every_page_of_the_viewer_is_text(runs):
+    kinds: dict[str, int] = {}
+    with served(runs / "runs") as site:
+        left, seen = ["/", "/runs/hostile"], set()
+        while left:
+            path = left.pop().partition("#")[0]
+            kind = urlsplit(path).path
+            if path in seen or not (kind == "/" or kind.startswith("/runs/hostile")):
+                continue
+            seen.add(path)
+            kinds[kind] = kinds.get(kind, 0) + 1
+            if kinds[kind] > 3:
+                continue
+            status, text, headers = site.get(path)
+            if status == 303:
+                left.append(headers["location"])
+                continue
+            assert status == 200, (path, text)
+            if not headers["content-type"].startswith("text/html"):
+                assert headers["x-content-type-options"] == "nosniff"
+                continue
+            page = Page(text)
+            assert not {"img", "iframe", "object", "b"} & page.tags
+            assert not [name for name in page.attributes if name.startswith("on")]
+            assert all(re.match(r"/(?!/)|#", link) for link in page.links), page.links
+            # The value of a choice is what the form sends back, and is not shown.
+            shown = re.sub(r'(<option value|name="text" value)="[^"]*"', "", text)
+            assert not (found := HIDDEN.search(shown)), (path, shown[found.start() - 99 :][:150])
+            left += page.links
+    assert {"/runs/hostile/debates", "/runs/hostile/debate", "/runs/hostile/models"} <= kinds.keys()
