@@ -128,7 +128,7 @@ class Trial:
         """Everything that must not depend on whether the run was disturbed."""
         with Store.open(self.folder / "run" / "run.duckdb", read_only=True) as store:
             return {
-                table: sorted(store.rows(f"SELECT {columns} FROM {table}"), key=repr)
+                table: sorted(map(rounded, store.rows(f"SELECT {columns} FROM {table}")), key=repr)
                 for table, columns in TABLES.items()
             }
 
@@ -155,6 +155,11 @@ class Trial:
         """How often every call has been made."""
         made = self.server.log("POST", CHAT)
         return Counter(json.dumps(entry["body"], sort_keys=True) for entry in made)
+
+
+def rounded(row: tuple[object, ...]) -> tuple[object, ...]:
+    """A row whose means do not depend on the order in which its addends have arrived."""
+    return tuple(round(cell, 12) if isinstance(cell, float) else cell for cell in row)
 
 
 def moments(stage: str, log: list[Json], kills: int, chance: random.Random) -> list[Json]:
