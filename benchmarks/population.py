@@ -110,10 +110,11 @@ FROM (
 ORDER BY ALL
 """
 _JOBS = """
-INSERT INTO jobs
-SELECT 'job-' || dataset_id, iteration, arm, agent, role, dataset_id, sha256, 'succeeded',
-    dataset_id, 'succeeded', NULL, examples * 120, TIMESTAMP '2026-01-02',
-    TIMESTAMP '2026-01-03', NULL FROM datasets
+INSERT INTO jobs BY NAME
+SELECT 'job-' || dataset_id AS job_id, iteration, arm, agent, role, dataset_id, sha256 AS digest,
+    'succeeded' AS status, dataset_id AS provider_job_id, 'succeeded' AS raw_status,
+    examples * 120 AS trained_tokens, TIMESTAMP '2026-01-02' AS created_at,
+    TIMESTAMP '2026-01-03' AS finished_at FROM datasets
 """
 _MODELS = """
 INSERT INTO models

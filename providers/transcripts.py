@@ -18,6 +18,7 @@ _REQUESTS_PER_QUERY = 512
 # DuckDB lets one process open a file twice only with the same settings: these are the store's.
 _SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
     "python_enable_replacements": "false",
 }
 # The places come as one JSON text: DuckDB binds a long list value by value, far more slowly than it

@@ -83,7 +83,7 @@ TABLES = {
     "models": "model_id, provider, parent_id, artifact, dataset_id, job_id",
     "jobs": "job_id, dataset_id, digest, status, trained_tokens",
     "training_points": "job_id, step, loss",
-    "accuracy": "*",
+    "accuracy": "* EXCLUDE (standard_error, ci_low, ci_high)",
     "diversity": "iteration, decoding, role, measure, responses, round(value, 9), questions, pairs",
 }
 
