@@ -65,8 +65,8 @@ def finetune(
     `bf16` says whether products are computed in bfloat16; None: where `device` does so natively.
 
     An artifact already at `out` with the spec's digest is returned without training; anything else
-    there is set aside in the end. Every
-    `checkpoint_seconds`, and when `stop` is set, a checkpoint is written beside `out`.
+    there is set aside in the end. Every `checkpoint_seconds`, and when `stop` is set, a checkpoint
+    is written beside `out`.
 
     Raises `InvalidTrainingData` and, for hyperparameters this trainer cannot honour, `Unsupported`
     or `InvalidSettings` before anything is trained; `TrainingStopped`; `TrainingFailed` (loss not
@@ -84,17 +84,7 @@ def finetune(
     try:
         _run(fit, spec, out, on_point, stop, checkpoint_seconds)
         fit.require_sound()
-        with _writing(spec, out):
-            _make_room(out, spec)
-            trained = publish(
-                out,
-                spec,
-                lambda folder: _write(model, tokenizer, spec, folder),
-                tuple(fit.points),
-                fit.trained_tokens,
-            )
-            clean(out)
-        return trained
+        return _publish(model, tokenizer, spec, out, fit)
     except (TrainingStopped, StorageFailed):
         raise
     except TrainingFailed:
@@ -104,6 +94,21 @@ def finetune(
     finally:
         fit.close()
         model.train(training)
+
+
+def _publish(model: nn.Module, tokenizer: Any, spec: FinetuneSpec, out: Path, fit: Fit) -> Trained:
+    """Write the artifact in its place, and remove what was kept to make it."""
+    with _writing(spec, out):
+        _make_room(out, spec)
+        trained = publish(
+            out,
+            spec,
+            lambda folder: _write(model, tokenizer, spec, folder),
+            tuple(fit.points),
+            fit.trained_tokens,
+        )
+        clean(out)
+    return trained
 
 
 def _make_room(out: Path, spec: FinetuneSpec) -> None:

@@ -56,11 +56,7 @@ def run(
 
         source = Source(config, settings or ())
         if source.several():
-            if retrain:
-                raise experiments.ConfigError(
-                    f"{config} makes several runs, and --retrain is for one; give the config.toml "
-                    "of the run's own folder, and its name with --name"
-                )
+            _refuse_retrain(config, retrain)
             sweeping.carry_out(context, source, name, None, allow_overlap, live, skip or (), runs)
             return
         experiment = experiments.load(config, settings or ())
@@ -80,6 +76,16 @@ def run(
                 _carry_out(folder, experiment, store, retrain=retrain)
         finally:
             store.close()
+
+
+def _refuse_retrain(config: str, retrain: bool) -> None:
+    from society.config import ConfigError
+
+    if retrain:
+        raise ConfigError(
+            f"{config} makes several runs, and --retrain is for one; give the config.toml of the "
+            "run's own folder, and its name with --name"
+        )
 
 
 @app.command()
