@@ -10,6 +10,7 @@ sql`, and the process of a run that answers its readers.
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import re
 from collections.abc import Iterable, Set
@@ -106,6 +107,9 @@ _TABLE = re.compile(
     rf'[{{,]"schema_name":{_TEXT},"table_name":{_TEXT},"column_name_alias":'
     rf'\[(?:{_TEXT}(?:,{_TEXT})*)?\],"catalog_name":{_TEXT}'
 )
+# Of an EXPLAIN's options; DuckDB takes other spaces than those of ASCII for spaces, its tokenizer
+# for letters.
+_OPTION = re.compile(r"[A-Za-z0-9_]+|'[A-Za-z0-9_]*'|[(),]")
 _PARSED = '{"error":false'
 _BASE_TABLE = '"type":"BASE_TABLE"'
 _SUBQUERY = '"class":"SUBQUERY"'
@@ -149,14 +153,21 @@ def read_only(sql: str, *, files: bool = False) -> Reading:
 
 
 def parse(sql: str) -> Reading:
-    """Parse a SELECT or EXPLAIN of one, whatever it calls; raises `InvalidQuery`."""
+    """Parse a SELECT or EXPLAIN of one, whatever it calls; raises `InvalidQuery`.
+
+    What was parsed is what the reading executes: an EXPLAIN is put together anew of its options and
+    of the part that is known to read.
+    """
     _require_size(sql)
     kind = _kind(sql)
-    statement = split(sql)[0]
-    tree = _tree(_explained_part(statement) if kind == duckdb.StatementType.EXPLAIN else statement)
+    statement = next((piece for piece in split(sql) if _words(piece)), "")
+    options = ""
+    if kind == duckdb.StatementType.EXPLAIN:
+        options, statement = _explained(statement)
+    tree = _tree(statement)
     _require_flat(tree)
     functions = frozenset(_unquoted(found[1]).lower() for found in _FUNCTION.finditer(tree))
-    return Reading(statement, functions, _tables(tree))
+    return Reading(options + statement, functions, _tables(tree))
 
 
 def acting(functions: Set[str]) -> Set[str]:
@@ -232,17 +243,33 @@ def _kind(sql: str) -> duckdb.StatementType:
     return kind
 
 
-def _explained_part(statement: str) -> str:
-    """What an EXPLAIN explains, without EXPLAIN itself and its options."""
+def _explained(statement: str) -> tuple[str, str]:
+    """EXPLAIN with its options, and what it explains; raises `InvalidQuery`."""
     text = statement.encode()
-    words = [at for at, kind in duckdb.tokenize(statement) if kind != duckdb.token_type.comment]
-    after = words[1]
-    if _word(text, after) == "analyze":
-        after = words[2]
-    elif text[after : after + 1] == b"(" and not _selects(text[after:].decode()):
-        closed = next(at for at in words if text[at : at + 1] == b")")
-        after = words[words.index(closed) + 1]
-    return text[after:].decode()
+    words = _words(statement)
+    texts = [
+        text[start:end].decode().strip()
+        for start, end in itertools.pairwise([*words, len(text)])
+        if start < end
+    ]
+    # Comments belong to no option.
+    plain = [re.sub(r"(?s)(\s|--.*|/\*.*)+$", "", each) for each in texts]
+    options = 1
+    if [each.lower() for each in plain[1:2]] in (["analyze"], ["analyse"]):
+        options = 2
+    elif plain[1:2] == ["("] and not _selects(text[words[1] :].decode()):
+        options = plain.index(")") + 1 if ")" in plain else len(plain)
+    if options >= len(plain) or not all(map(_OPTION.fullmatch, plain[:options])):
+        raise InvalidQuery(
+            "EXPLAIN is not read as it stands; write EXPLAIN, EXPLAIN ANALYZE or "
+            "EXPLAIN (ANALYZE, FORMAT json) with plain spaces, and a query after it"
+        )
+    return " ".join(plain[:options]) + " ", text[words[options] :].decode()
+
+
+def _words(statement: str) -> list[int]:
+    """Where each token that is no comment begins, in bytes."""
+    return [at for at, kind in duckdb.tokenize(statement) if kind != duckdb.token_type.comment]
 
 
 def _selects(statement: str) -> bool:

@@ -54,6 +54,24 @@ ACTING = [
     "DEALLOCATE p",
     "SELECT 1; ; SELECT 2",
     "SELECT 1 \0 ; DROP TABLE turns",
+    # Spaces that DuckDB reads as such, while its tokenizer takes them for letters.
+    *(
+        sql.replace(" ", space, sql.count(" ", 0, sql.index("(")) - 1)
+        for space in ("\u00a0", "\u2003", "\u3000", "\ufeff", "\u200b")
+        for sql in (
+            "EXPLAIN ANALYZE DELETE FROM turns WHERE turn_id IN (SELECT turn_id FROM turns)",
+            "EXPLAIN ANALYZE INSERT INTO turns (SELECT * FROM turns)",
+            "EXPLAIN DELETE FROM turns WHERE turn_id IN (SELECT turn_id FROM turns)",
+        )
+    ),
+    "EXPLAIN\u00a0SELECT\u00a01",
+    "EXPLAIN (ANALYZE, FORMAT $a$) SELECT 1 --$a$) DELETE FROM turns",
+    "EXPLAIN (ANALYZE /* /* */ ) SELECT 1 -- */ ) DELETE FROM turns",
+    "EXPLAIN ANALYSE DELETE FROM turns",
+    "EXPLAIN EXPLAIN SELECT 1",
+    "WITH a AS (DELETE FROM turns RETURNING *) FROM a",
+    "FROM query('DELETE FROM turns')",
+    "SELECT 'x'.system.main.write_log()",
 ]
 FILES = [
     "FROM '{csv}'",
@@ -77,6 +95,11 @@ READING = [
     "EXPLAIN ANALYZE SELECT count(*) FROM turns",
     "EXPLAIN (ANALYZE) FROM turns",
     "EXPLAIN (FORMAT json) FROM turns",
+    "EXPLAIN ANALYSE SELECT 1",
+    "/* a */ explain/* b */analyze -- (\n FROM turns -- c",
+    "EXPLAIN ( /* ) */ ANALYZE, FORMAT 'json' -- )\n ) (SELECT 'ü') UNION (SELECT 'ö')",
+    ";; SELECT 1 ;; -- d",
+    "SELECT\u00a01",
     "EXPLAIN DESCRIBE turns",
     "PIVOT turns ON agent IN (1, 2) USING count(*)",
     "FROM main.turns",
