@@ -11,7 +11,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import re
 import secrets
 import select
 import shlex
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+from duckdb.sqltypes import DuckDBPyType
 
 from store import remote
 from store.answers import require_relations
@@ -47,7 +47,7 @@ _MAX_BODY = 4 * MAX_CHARACTERS
 # The system cuts longer names of sockets off.
 _MAX_SOCKET_NAME = 100
 # Parquet has no such types, or none as exact; they travel as text.
-_AS_TEXT = re.compile(r"\b(U?HUGEINT|INTERVAL|TIME WITH TIME ZONE)\b")
+_AS_TEXT = {"hugeint", "uhugeint", "interval", "time with time zone"}
 
 
 @contextmanager
@@ -184,6 +184,12 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         Raises `InvalidQuery` and DuckDB's errors.
         """
         reading = read_only(sql)
+        if reading.recursive:
+            raise InvalidQuery(
+                f"{', '.join(sorted(reading.recursive))} can end a process on a deeply nested "
+                "text, which a run that is going on does not risk; ask a snapshot of it: "
+                "society sql NAME --snapshot"
+            )
         require_relations(self._store, reading)
         path = self._home / secrets.token_hex(8)
         try:
@@ -278,13 +284,38 @@ def _write(
     if csv:
         answer.write_csv(str(path), header=True)
         return columns
-    kept = [_AS_TEXT.sub("VARCHAR", kind) for _, kind in columns]
-    if kept != [kind for _, kind in columns]:
-        answer = answer.project(
-            ", ".join(f"#{place}::{kind} AS c{place}" for place, kind in enumerate(kept, start=1))
-        )
+    taken = []
+    for place, (_, kind) in enumerate(columns, start=1):
+        portable = _portable(answer.types[place - 1])
+        taken.append(f"#{place}{'' if portable == kind else f'::{portable}'} AS c{place}")
+    if any("::" in each for each in taken):
+        answer = answer.project(", ".join(taken))
     answer.write_parquet(str(path))
     return columns
+
+
+def _portable(kind: DuckDBPyType) -> str:
+    """The type in which a value travels."""
+    if kind.id in _AS_TEXT:
+        return "VARCHAR"
+    if kind.id not in ("list", "array", "struct", "union", "map"):
+        return str(kind)
+    parts = [
+        (name, _portable(part)) for name, part in kind.children if isinstance(part, DuckDBPyType)
+    ]
+    if kind.id == "list":
+        return f"{parts[0][1]}[]"
+    if kind.id == "array":
+        return f"{parts[0][1]}[{dict(kind.children)['size']}]"
+    if kind.id == "map":
+        return f"MAP({parts[0][1]}, {parts[1][1]})"
+    # The first part of a union is the tag; of a row, no part has a name.
+    named = [f"{_quoted(name)} {part}" for name, part in parts if name]
+    return f"{kind.id.upper()}({', '.join(named)})" if named else str(kind)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _own(connection: socket.socket) -> bool:

@@ -10,7 +10,6 @@ sql`, and the process of a run that answers its readers.
 from __future__ import annotations
 
 import difflib
-import itertools
 import json
 import re
 from collections.abc import Iterable, Set
@@ -98,6 +97,22 @@ ACTING_FUNCTIONS = frozenset(
         "write_log",
     }
 )
+# Functions that follow a JSON text as deep as it is nested, on the thread's stack: a text of
+# 200,000 brackets ends the process.
+RECURSIVE_FUNCTIONS = frozenset(
+    {
+        "from_json",
+        "from_json_strict",
+        "json_contains",
+        "json_group_structure",
+        "json_merge_patch",
+        "json_structure",
+        "json_transform",
+        "json_transform_strict",
+        "variant_extract",
+        "variant_typeof",
+    }
+)
 _READING = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
 # Text of a JSON string as DuckDB writes it: a quote inside has a backslash before it, so that no
 # name and no value in a query can look like a key.
@@ -109,10 +124,15 @@ _TABLE = re.compile(
 )
 # Of an EXPLAIN's options; DuckDB takes other spaces than those of ASCII for spaces, its tokenizer
 # for letters.
-_OPTION = re.compile(r"[A-Za-z0-9_]+|'[A-Za-z0-9_]*'|[(),]")
+_OPTION = re.compile(r"[A-Za-z0-9_]+|'[A-Za-z0-9_]*'|\"[A-Za-z0-9_]*\"|[(),]")
+# What follows a word up to the next one is white space and comments.
+_WORD = re.compile(rf"^({_OPTION.pattern})\s*(?:--.*|/\*.*)?$", re.ASCII | re.DOTALL)
 _PARSED = '{"error":false'
 _BASE_TABLE = '"type":"BASE_TABLE"'
 _SUBQUERY = '"class":"SUBQUERY"'
+_VARIANT = re.compile(r'[{,]"(?:id|name)":"variant"', re.IGNORECASE)
+# The parsed statement does not hold this hint.
+_NOT_MATERIALIZED = re.compile(r"\bnot\W+materialized\b", re.IGNORECASE)
 # Every table and view as (database, schema, name), as `unknown` wants them.
 RELATIONS = """
 SELECT lower(database_name), lower(schema_name), lower(table_name) FROM duckdb_tables()
@@ -129,12 +149,14 @@ FROM duckdb_functions() GROUP BY ALL
 class Reading:
     """One statement that only reads, without what follows it.
 
-    `tables` are the names in it as (catalog, schema, table), "" where it gives none.
+    `tables` are the names in it as (catalog, schema, table), "" where it gives none; `recursive`
+    what in it may end the process that executes it.
     """
 
     sql: str
     functions: frozenset[str]
     tables: frozenset[tuple[str, str, str]]
+    recursive: frozenset[str]
 
 
 def single(sql: str, *, files: bool = False) -> str:
@@ -166,8 +188,12 @@ def parse(sql: str) -> Reading:
         options, statement = _explained(statement)
     tree = _tree(statement)
     _require_flat(tree)
+    _require_short(statement)
     functions = frozenset(_unquoted(found[1]).lower() for found in _FUNCTION.finditer(tree))
-    return Reading(options + statement, functions, _tables(tree))
+    recursive = functions & RECURSIVE_FUNCTIONS
+    if _VARIANT.search(tree):
+        recursive |= {"VARIANT"}
+    return Reading(options + statement, functions, _tables(tree), recursive)
 
 
 def acting(functions: Set[str]) -> Set[str]:
@@ -245,31 +271,35 @@ def _kind(sql: str) -> duckdb.StatementType:
 
 def _explained(statement: str) -> tuple[str, str]:
     """EXPLAIN with its options, and what it explains; raises `InvalidQuery`."""
-    text = statement.encode()
     words = _words(statement)
-    texts = [
-        text[start:end].decode().strip()
-        for start, end in itertools.pairwise([*words, len(text)])
-        if start < end
-    ]
-    # Comments belong to no option.
-    plain = [re.sub(r"(?s)(\s|--.*|/\*.*)+$", "", each) for each in texts]
+    texts = [text for _, text in words]
     options = 1
-    if [each.lower() for each in plain[1:2]] in (["analyze"], ["analyse"]):
+    if [each.lower() for each in texts[1:2]] in (["analyze"], ["analyse"]):
         options = 2
-    elif plain[1:2] == ["("] and not _selects(text[words[1] :].decode()):
-        options = plain.index(")") + 1 if ")" in plain else len(plain)
-    if options >= len(plain) or not all(map(_OPTION.fullmatch, plain[:options])):
+    elif texts[1:2] == ["("] and not _selects(_from(statement, words[1][0])):
+        options = texts.index(")") + 1 if ")" in texts else len(texts)
+    if options >= len(texts) or not all(map(_OPTION.fullmatch, texts[:options])):
         raise InvalidQuery(
             "EXPLAIN is not read as it stands; write EXPLAIN, EXPLAIN ANALYZE or "
             "EXPLAIN (ANALYZE, FORMAT json) with plain spaces, and a query after it"
         )
-    return " ".join(plain[:options]) + " ", text[words[options] :].decode()
+    return " ".join(texts[:options]) + " ", _from(statement, words[options][0])
 
 
-def _words(statement: str) -> list[int]:
-    """Where each token that is no comment begins, in bytes."""
-    return [at for at, kind in duckdb.tokenize(statement) if kind != duckdb.token_type.comment]
+def _words(statement: str) -> list[tuple[int, str]]:
+    """Each token that is no comment: where it begins, in bytes, and its text."""
+    text = statement.encode()
+    tokens = duckdb.tokenize(statement)
+    ends = [*(at for at, _ in tokens[1:]), len(text)]
+    return [
+        (start, _WORD.sub(r"\1", text[start:end].decode()))
+        for (start, kind), end in zip(tokens, ends, strict=False)
+        if kind != duckdb.token_type.comment
+    ]
+
+
+def _from(statement: str, start: int) -> str:
+    return statement.encode()[start:].decode()
 
 
 def _selects(statement: str) -> bool:
@@ -333,6 +363,16 @@ def _require_flat(tree: str) -> None:
             f"{deepest} subqueries are nested; at most {MAX_SUBQUERY_DEPTH} are read: "
             "name them with WITH"
         )
+
+
+def _require_short(statement: str) -> None:
+    """Refuse the hint that has DuckDB plan a part again for each place that names it.
+
+    Twenty parts that each name the one before twice are a million plans.
+    """
+    code = " ".join(text for _, text in _words(statement) if text[:1] not in ("'", '"', "$"))
+    if _NOT_MATERIALIZED.search(code):
+        raise InvalidQuery("leave NOT MATERIALIZED out: DuckDB decides by itself what to compute")
 
 
 def _tables(tree: str) -> frozenset[tuple[str, str, str]]:

@@ -248,6 +248,12 @@ TYPES = [
     "[1, 2]::INTEGER[2]",
     "12345678901234567890123456789012345678901234567890::BIGNUM",
     "union_value(num := 2)",
+    "union_value(num := 2::UHUGEINT)",
+    "{'HUGEINT': 1, 'INTERVAL': 'a \"TIME WITH TIME ZONE\"'}",
+    "'INTERVAL'::ENUM('INTERVAL', 'HUGEINT')",
+    "[{'x \"y\"': MAP {1::HUGEINT: {'INTERVAL': INTERVAL 1 DAY}}}]",
+    "[1, 2]::HUGEINT[2]",
+    "row(1, 'a')",
 ]
 
 
@@ -260,6 +266,23 @@ def test_every_type_arrives_as_it_was(store, path):
     assert found.columns == expected.columns
     assert found.types == expected.types
     assert repr(found.rows) == repr(expected.rows)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "json_contains(repeat('[', 200000) || repeat(']', 200000), '1')",
+        "json_structure(repeat('[', 200000) || repeat(']', 200000))",
+        "(repeat('[', 200000) || repeat(']', 200000))::JSON::VARIANT",
+        "TRY_CAST((repeat('[', 200000) || repeat(']', 200000))::JSON AS \"Variant\")",
+        "json_transform('1', repeat('{\"a\":', 9000) || '\"INT\"' || repeat('}', 9000))",
+    ],
+)
+def test_no_nested_text_ends_the_process_of_a_run(store, path, value):
+    with serving.served(store), open_reader(path) as reader:
+        with pytest.raises(InvalidQuery, match="--snapshot"):
+            _ = reader.query(f"SELECT {value}").rows
+        assert reader.rows("SELECT json('[[1]]') ->> '$[0][0]' FROM turns") == [("1",)]
 
 
 def test_the_order_of_rows_arrives(store, path):

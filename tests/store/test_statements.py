@@ -96,6 +96,9 @@ READING = [
     "EXPLAIN (ANALYZE) FROM turns",
     "EXPLAIN (FORMAT json) FROM turns",
     "EXPLAIN ANALYSE SELECT 1",
+    'EXPLAIN (ANALYZE true, FORMAT "json") SELECT 1',
+    "SELECT 'not materialized', 1 AS \"not materialized\" -- not materialized",
+    "WITH a AS MATERIALIZED (SELECT 1 AS b) FROM a WHERE NOT b = 2",
     "/* a */ explain/* b */analyze -- (\n FROM turns -- c",
     "EXPLAIN ( /* ) */ ANALYZE, FORMAT 'json' -- )\n ) (SELECT 'ü') UNION (SELECT 'ö')",
     ";; SELECT 1 ;; -- d",
@@ -231,6 +234,8 @@ def test_the_parser_opens_no_file(tmp_path):
         ("SELECT " + "[" * 500 + "]" * 500, f"more than {MAX_DEPTH} levels"),
         ("SELECT " + "(SELECT " * 30 + "1" + ")" * 30, "30 subqueries are nested"),
         ("SELECT " + "EXISTS (SELECT " * 20 + "1" + ")" * 20, "20 subqueries are nested"),
+        ("WITH a AS NOT MATERIALIZED (SELECT 1) FROM a", "leave NOT MATERIALIZED out"),
+        ("WITH a AS not/* NOT */\u00a0materialized (SELECT 1) FROM a", "leave NOT MATERIALIZED"),
         ("SELECT 1 -- " + "x" * MAX_CHARACTERS, "200,012 characters"),
         ("SELECT '\ud800'", "no Unicode text"),
     ],
@@ -256,6 +261,9 @@ def test_long_flat_queries_are_read():
         ("CREATE VIEW \"x AS y\" AS WITH a AS (SELECT nextval('s')) FROM a", "nextval"),
         ("CREATE MACRO count_if(x) AS (SELECT max(content) FROM read_text('{csv}'))", "read_text"),
         ("CREATE MACRO look(x) AS TABLE FROM glob(x)", "glob"),
+        ("CREATE TABLE extra (a INT, b VARCHAR AS (write_log('x')))", "write_log"),
+        ("CREATE TABLE extra (a INT DEFAULT nextval('s'))", "nextval"),
+        ("CREATE TABLE extra (a INT, CHECK (sleep_ms(a) IS NULL))", "sleep_ms"),
     ],
 )
 def test_a_file_whose_own_views_or_macros_reach_beyond_it_is_not_opened(
