@@ -237,7 +237,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._say(http.client.NOT_FOUND, "LookupError", "there are /answer and /csv")
             return
         length = self.headers.get("Content-Length", "")
-        if not length.isdecimal() or int(length) > _MAX_BODY:
+        if not length.isdecimal() or len(length) > 9 or int(length) > _MAX_BODY:
             wanted = f"send the query as the body, of at most {_MAX_BODY:,} bytes"
             self._say(http.client.REQUEST_ENTITY_TOO_LARGE, "InvalidQuery", wanted)
             return

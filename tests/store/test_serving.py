@@ -152,6 +152,7 @@ def test_any_tool_asks_and_gets_csv(store):
     ("request_", "status"),
     [
         (b"POST /answer HTTP/1.0\r\nContent-Length: 300000000\r\n\r\n", b"413"),
+        (b"POST /csv HTTP/1.0\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n", b"413"),
         (b"POST /answer HTTP/1.0\r\nContent-Length: -1\r\n\r\n", b"413"),
         (b"POST /answer HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFFFF\r\n", b"413"),
         (b"POST /csv HTTP/1.0\r\nContent-Length: 4\r\n\r\n\xff\xfe\x00\x00", b"400"),
