@@ -182,7 +182,7 @@ def parse(sql: str) -> Reading:
     """
     _require_size(sql)
     kind = _kind(sql)
-    statement = next((piece for piece in split(sql) if _words(piece)), "")
+    statement = next(iter(queries(sql)), "")
     options = ""
     if kind == duckdb.StatementType.EXPLAIN:
         options, statement = _explained(statement)
@@ -223,6 +223,12 @@ def into_parquet(sql: str, *, files: bool = False) -> str:
     return f"COPY (\n{single(sql, files=files)}\n) TO $path (FORMAT parquet, USE_TMP_FILE false)"
 
 
+def queries(text: str) -> list[str]:
+    """The statements of `text` in which there is more than comments; raises `InvalidQuery`."""
+    _require_text(text)
+    return [piece for piece in split(text) if _words(piece)]
+
+
 def split(text: str) -> list[str]:
     """The statements of `text`, without their semicolons; what follows the last one comes last."""
     encoded = text.encode()
@@ -240,6 +246,10 @@ def _require_size(sql: str) -> None:
             f"the query has {len(sql):,} characters; at most {MAX_CHARACTERS:,} are read: "
             "join with a file (--allow-files), or ask in parts"
         )
+    _require_text(sql)
+
+
+def _require_text(sql: str) -> None:
     if "\0" in sql:
         raise InvalidQuery("the query holds a NUL character; write chr(0) for one in a text")
     try:

@@ -45,7 +45,7 @@ def sql(
         from society.sql import output as writing
         from society.sql.session import opened
         from society.terminal import tell
-        from store.statements import split
+        from store.statements import queries
 
         target = writing.target(output, out)
         asked = [folders.existing(runs, each) for each in (name, *(others or ()))]
@@ -63,6 +63,15 @@ def sql(
 
                 converse(session, "+".join(run.name for run in asked), sys.stdout)
             else:
-                statements = [text for text in split(sys.stdin.read()) if text.strip()]
-                for statement in statements if out is None else [";".join(statements)]:
+                statements = queries(_piped())
+                for statement in statements if out is None else ["\n;".join(statements)]:
                     target.answer(session, statement, sys.stdout)
+
+
+def _piped() -> str:
+    from store.errors import InvalidQuery
+
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise InvalidQuery(f"the queries are no Unicode text: {error}") from error

@@ -22,7 +22,7 @@ from society.sql.session import Session
 from society.state import open_private, state_folder
 from society.terminal import write_line
 from store.errors import InvalidQuery, StoreError
-from store.statements import split
+from store.statements import queries, split
 
 SHOWN_ROWS = 1000
 COMMANDS: Mapping[str, str] = {
@@ -50,9 +50,8 @@ class Console:
         try:
             if text.lstrip().startswith("\\"):
                 return self._command(*text.strip().rstrip(";").split())
-            for statement in split(text):
-                if statement.strip():
-                    self._query(statement)
+            for statement in queries(text):
+                self._query(statement)
         except StoreError as error:
             write_line(self._out, str(error))
         except Terminated:

@@ -184,6 +184,10 @@ def test_queries_from_a_pipe(society):
     assert status == 2
     assert "not DROP" in err
     assert "one query at a time" in society("one", "--out", "x.csv", given="SELECT 1; SELECT 2")[2]
+    status, out, _ = society("one", "--format", "csv", given=";; SELECT 1; -- that is all\n/* x */")
+    assert (status, out) == (0, "1\n1\n")
+    status, _, err = society("one", given="SELECT '\udcff';")
+    assert (status, "no Unicode text" in err) == (2, True)
 
 
 def test_a_run_that_is_going_on_answers(society, tmp_path):
