@@ -210,12 +210,12 @@ def cancel_and_kill(trial: Trial, kills: int, chance: random.Random) -> int:
     done = 0
     trial.server.tell(job_s=600.0)
     while done < kills:
-        poll = {"method": "GET", "path": r"/fine_tuning/jobs/[^/]+", "nth": chance.randint(1, 9)}
+        poll = {"method": "GET", "path": r"/fine_tuning/jobs/[^/]+", "nth": chance.randint(9, 30)}
         assert trial.kill_at({**poll, "done": True}), "the run ended although its jobs had not"
         done += 1
         for _ in range(chance.randint(1, 2)):
             request = {"method": chance.choice(("GET", "POST")), "path": ".*"}
-            request |= {"nth": chance.randint(1, 6), "done": chance.random() < 0.5}
+            request |= {"nth": chance.randint(1, 3), "done": chance.random() < 0.5}
             done += trial.kill_at(request, "cancel")
         trial.finish("cancel")
         living = [j for j in trial.server.state()["jobs"].values() if j["status"] != "cancelled"]
