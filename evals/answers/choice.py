@@ -11,10 +11,15 @@ from pydantic import Field
 from evals.answers.choosing import Choosing, choosing
 from evals.answers.options import Options, checked
 from evals.answers.reading import CONTRADICTION, RULES, Reading, read_first
-from evals.answers.retraction import is_taken_back
+from evals.answers.retraction import is_supposed, is_taken_back
 from evals.answers.stated import LONGEST, Statement, bare, statements
 
 _TYPESET = re.compile(r"\\(?:text(?:bf|it|rm)?|math(?:bf|it|rm)|mbox|bf|rm)\b|[{}$*`]|\\[()\[\], ]")
+# "C \text{ mitochondria}" is a letter and the text of its choice.
+_TYPESET_REST = re.compile(
+    r"^(\s*\(?[A-Z]\)?)\s*((?:\\q?quad|\\[ ,;]|\s)*\\(?:text(?:bf|it|rm)?|mbox)\s*\{[.:)\s]*"
+    r"(?!(?:or|and|nor|is|was|isn|not|only|but|can|cannot|if|when)\b)\w|\\q?quad\s*[\w\\(])"
+)
 _NAMED = r"(?:(?:the\s)?(?:answer|option|choice|letter)\s*[:=]?\s*)?"
 _ALONE = re.compile(rf"{_NAMED}[(\[\"'“]?(?P<letter>[A-Z])[)\]\"'”]?[.,:;!]?", re.IGNORECASE)
 _LABEL = re.compile(
@@ -29,7 +34,9 @@ _CLAUSE = re.compile(
 )
 _ANOTHER = re.compile(r"\s*(?:,|/|&|\band\b|\bor\b|\bnor\b)\s*(?:[(\[][A-Za-z][)\]]|[A-Z](?!\w))")
 _ITEM = re.compile(
-    r"(?:(?:option|choice)\s)?[(\[]?(?P<letter>[A-Z])(?:[).:\]]|(?=\s[✗✘❌✓✔✅]))", re.IGNORECASE
+    r"(?:(?:option|choice)\s)?[(\[]?(?P<letter>[A-Z])"
+    r"(?:[).:\]]|(?=\s[✗✘❌✓✔✅])|(?=\s[-–—]\s(?:[A-Za-z]{2}|[✗✘❌✓✔✅])))",
+    re.IGNORECASE,
 )
 _BULLET = re.compile(r"(?:[-•>–]|\d{1,2}[.)])\s+(?=\S)")
 _IS = (
@@ -49,7 +56,7 @@ _VERDICT = re.compile(
     r"[\s.,:;()\]\[–—-]*(?:(?:text|this|it|option|choice|answer|statement|the)\s){0,3}"
     r"(?:is\s|was\s|would\sbe\s|['’]s\s)?(?:(?:\w+ly|also|the)\s){0,2}"
     r"(?:(?P<no>(?:not|isn['’]t)\s(?:the\s)?(?:correct|right|true|valid|it\b|answer|supported)"
-    r"|(?:incorrect|wrong|false)(?!\s(?:that|to|for)\b)|✗|✘|❌|no\b(?!\s\w)|eliminated|ruled\sout)"
+    r"|(?:incorrect|wrong|false)(?!\s(?:that|to|for)\b)|✗|✘|❌|nope\b|not\W*$|no\b(?!\s\w)|eliminated|ruled\sout)"
     r"|(?P<yes>correct|right|true|✓|✔|✅|best|yes\b))",
     re.IGNORECASE,
 )
@@ -69,6 +76,16 @@ _WRONG = re.compile(
 _CORRECTS = re.compile(
     r"\b(?:wait|actually|no|correction|sorry|oops|mistake|instead|rather|on\ssecond\sthought"
     r"|however|reconsider)",
+    re.IGNORECASE,
+)
+_REGRETS = re.compile(
+    r"\b(?:wait|actually|correction|oops|sorry|mistaken?|reconsider|hold\son|on\ssecond\sthought|hmm+)\b"
+    r"|\bno,",
+    re.IGNORECASE,
+)
+_ANSWER_IS = re.compile(r"\b(answers?)\s?(?:is|was|:|=)\s", re.IGNORECASE)
+_EXPLAINS = re.compile(
+    r"\s*\n|[\s#*_]*(?:explanation|reason(?:ing)?|justification|rationale|analysis|because|why)\b",
     re.IGNORECASE,
 )
 _MOST_LINES = 60
@@ -147,6 +164,8 @@ class Choice:
             return Reading(letter, "the last line")
         if letter := self._known(_of_list(part)):
             return Reading(letter, "the only choice of a list that is judged right")
+        if letter := self._known(_of_first_line(part)):
+            return Reading(letter, "the first line, which the rest explains")
         return None
 
     @property
@@ -158,6 +177,7 @@ class Choice:
 
 
 def _plain(text: str) -> str:
+    text = _TYPESET_REST.sub(r"\1: \2", text)
     text = " ".join(_TYPESET.sub(" ", text).split())
     return text.replace("( ", "(").replace(" )", ")")
 
@@ -227,12 +247,33 @@ def _of_last_line(response: str) -> str | None:
         verdict = _VERDICT.match(line, item.end())
         # "(B) No" is a choice with its text, "Option B: no" says what is thought of it.
         text = line[item.end() :].strip(" .")
-        if verdict is not None and (len(item[0]) > 3 or not _TRUTH.fullmatch(text)):
-            return item["letter"].upper() if verdict["yes"] else choosing(line).letter
+        if verdict is not None and (len(item[0]) > 3 or ".." in line or not _TRUTH.fullmatch(text)):
+            judged = item["letter"].upper()
+            other = choosing(line).letter
+            return judged if verdict["yes"] else other if other != judged else None
         return _payload(line)
     if len(line) == 1:
         return line
-    return choosing(line).letter
+    return choosing(_supposed(line)).letter
+
+
+def _supposed(line: str) -> str:
+    """The line with "might be" where it only supposes or reports an answer."""
+    return _ANSWER_IS.sub(
+        lambda found: f"{found[1]} might be " if is_supposed(line, found.start()) else found[0],
+        line,
+    )
+
+
+def _of_first_line(part: str) -> str | None:
+    """The letter that stands alone in the first line, where what follows only explains it."""
+    first, _, rest = part.strip().partition("\n")
+    letter = _alone(bare(first)) if len(first) <= 2 * len("the answer is") else None
+    if letter is None or letter == "I" or not _EXPLAINS.match(rest):
+        return None
+    later = _after(rest, 0)
+    other = set("".join(later.chosen)) - {letter}
+    return None if other or letter in later.ruled_out or _REGRETS.search(rest) else letter
 
 
 def _tidied(line: str) -> str:
@@ -244,9 +285,12 @@ def _tidied(line: str) -> str:
 def _is_listed(before: str, letter: str) -> bool:
     """Whether a line ends a list of choices, which chooses none: the item above has the letter
     before it."""
+    adjacent = True
     for line in reversed(before[-8 * LONGEST :].split("\n")[-_MOST_LINES:]):
         if item := _ITEM.match(_tidied(line[:LONGEST])):
-            return ord(item["letter"].upper()) == ord(letter.upper()) - 1
+            above, below = ord(item["letter"].upper()), ord(letter.upper())
+            return above == below - 1 or (adjacent and above < below)
+        adjacent = False
     return False
 
 

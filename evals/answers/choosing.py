@@ -34,9 +34,25 @@ _OF_IT = re.compile(
     r"\W*(?:(?:and|but|wait|no|however|though|although|actually|oh|hmm)\W+)*"
     r"(?:that|this|it|which)(?:['’]s|\s(?:is|was|would\sbe|isn['’]t|can['’]t|cannot))\b"
     r"(?:\s\w+){0,3}?\s(?:wrong|incorrect|false|mistaken|untrue|invalid|impossible|right|correct"
-    r"|true|possible|the\scase)\b",
+    r"|true|possible|the\scase)\b"
+    r"|\W*(?:(?:but|no|wait|however|hmm|actually)\W+)*(?:that|this|it|which)\s(?:contradicts|violates)\s(?:the\s(?:text"
+    r"|passage|condition|question|problem|statement|given|data|constraint|requirement|definition)|our|what)\b"
+    r"|\W*(?:(?:but|no|wait|however|hmm|actually)\W+)*(?:that|this|it|which)\s(?:doesn['’]t|does\snot|can['’]t|cannot)"
+    r"\s(?:work|fit|match|hold|make\ssense|add\sup)\b",
     re.IGNORECASE,
 )
+_AGENTS = re.compile(r"\bagents?\s\d+(?:(?:,\s?and|,|\s?and|\s?&)\s?\d+)+", re.IGNORECASE)
+_AGREED = re.compile(
+    r"(?<=\bagree)\swith\s(?:the\s)?(?:other\s)?(?:agents?|majority)(?:\s\d+)?", re.IGNORECASE
+)
+# How the others were ruled out says nothing against the letter that is left.
+_ELIMINATION = re.compile(
+    r"\b(?:by\s)?(?:the\s)?process\sof\selimination,?|\bby\selimination,?"
+    r"|\b(?:eliminat|exclud|rul)\w+\s(?:out\s)?(?:the\s(?:rest|others?|other\s\w+)|all\s(?:the\s)?others?"
+    r"|everything\selse)(?:\sout)?",
+    re.IGNORECASE,
+)
+_DOTS = re.compile(r"\s?(?:\.{2,}|…)(?:\s|$)")
 _INTERJECTION = re.compile(r"\b(?:no|nope|wait|yes)\s?[,:;.!—–-]\s", re.IGNORECASE)
 # A list of letters in a sentence becomes one of these marks, with its number: the clauses that
 # are looked at then hold no comma of a list.
@@ -58,6 +74,34 @@ _DROPPED = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
+# "All options but C are wrong", "none except C fits": the exception is the one.
+_EXCEPTION = re.compile(
+    rf"\b(?P<quantity>all|every\w*|each|any(?:thing)?|none|nothing|no)\b(?:\s(?:of|the|other|\w*options?|\w*choices?"
+    rf"|answers?|statements?|one|else|four|five)){{0,4}},?\s(?:except(?:\sfor)?|but|other\sthan|besides|apart\sfrom"
+    rf"|aside\sfrom)\s(?P<at>{_A}),?\s(?P<said>(?:(?!\b(?:but|so|and|which)\b)[^,;.⟨⟩]){{3,60}})",
+    re.IGNORECASE,
+)
+_FITS = re.compile(
+    r"(?:(?:is|are|can\sbe|could\sbe|seems?|looks?)\s(?:\w+ly\s)?(?:correct|right|true|valid|possible"
+    r"|consistent|left|suitable)|fits?|works?|match(?:es)?|remains?|satisf(?:y|ies)|holds?|makes?\ssense)\b",
+    re.IGNORECASE,
+)
+# "The only one that is not ruled out" is the one that remains.
+_UNTOUCHED = re.compile(
+    r"\bonly\s(?:one|option|choice|answer|statement|letter|possibility)\s(?:(?:that|which)\s)?"
+    r"(?:(?:is|was|has|does|can|could)(?:n['’]t|\snot)|not)\s(?:(?:been|be|get)\s)?(?:\w+ly\s)?"
+    r"(?:wrong|incorrect|false|eliminated|excluded|rejected|refuted|contradicted|ruled\sout|crossed\sout"
+    r"|invalid|fail)\b",
+    re.IGNORECASE,
+)
+_THEREFORE = re.compile(
+    r"\b(is|was|must|has\sto)\s(?:therefore|thus|hence|then|so)\s", re.IGNORECASE
+)
+_JUST_NO = re.compile(
+    r"\W*(?:(?:definitely|certainly|clearly|obviously|absolutely|surely|also)\s)?"
+    r"(?:no|nope|not|never|wrong|incorrect|false|no\sway|out)\W*$",
+    re.IGNORECASE,
+)
 _NOT_BUT = re.compile(rf"\bnot\s{_A}\s?,?\s?(?:but|rather|instead)\s", re.IGNORECASE)
 _NEGATIVE = re.compile(
     r"""
@@ -66,6 +110,7 @@ _NEGATIVE = re.compile(
       |implausible|impossible|improbable|incomplete|inconsistent|incompatible|contradict\w*|violat\w*
       |eliminat\w*|exclud\w*|reject\w*|discard\w*|dismiss\w*|disqualif\w*|discount\w*|disregard\w*
       |refut\w*|disprov\w*|disagree\w*|doubt\w*|rul(?:e|es|ed|ing)\s(?:\S+\s){0,4}?out|cross(?:ed|ing)?\s(?:\S+\s){0,3}?(?:out|off)
+      |nope|leav(?:e|es|ing)\s\S+\sout|(?:is|be|was)\san?\s(?:\w+\s)?(?:error|mistake)
       |throw(?:n)?\sout|strike|struck|out\sof\sthe\s(?:question|running)|too\s\w+|unless
       |distractors?|trap|misleading|misconception|tempting|flawed|nonsens\w*|absurd|unrelated
       |unsupported|opposite|reverse|less\s(?:likely|accurate|appropriate|suitable|correct)|worst
@@ -78,16 +123,19 @@ _SUPPOSED = re.compile(
     r"\b(?:if|whether|suppose|supposing|assume|assuming|unless|would|could|may|might|perhaps|maybe"
     r"|possibly|seems?|seemed|appears?|looks?|initially|at\sfirst|first\sthought|some|agents?|they"
     r"|he|she|consider|considering|let['’]?s|between|versus|vs|could|tempting|thought|partly"
-    r"|partially|sometimes)\b",
+    r"|partially|sometimes"
+    r"|(?:many|most(?=\s(?:students|people|others|readers))|students?|people|others?|everyone|readers?)\s(?:\w+\s){0,2}"
+    r"(?:choose|chose|pick|select|answer|say|think|think\sof|go\sfor))\b"
+    r"|\b(?:correct|right|true|valid|best)\sonly\W*$|\bonly\swhen\b",
     re.IGNORECASE,
 )
-_ADVERB = (
-    r"(?:\w+ly\s|indeed\s|also\s|thus\s|hence\s|therefore\s|then\s|the\s|an?\s|our\s|my\s){0,4}"
-)
+_ADVERB = r"(?:\w+ly\s|most\slikely\s|indeed\s|also\s|thus\s|hence\s|therefore\s|then\s|the\s|an?\s|our\s|my\s){0,4}"
 _BEST = (
-    r"(?:one\s|only\s|single\s|most\s|more\s|best\s|closest\s|correct\s|right\s){0,3}"
+    r"(?:one\s|only\s|single\s|sole\s|most\s|more\s|best\s|closest\s|correct\s|right\s|final\s){0,3}"
     r"(?:correct|right|best|better|true|accurate|appropriate|valid|suitable|closest|answer|choice"
-    r"|option|remaining|likely|plausible|reasonable|fitting|winner|match|one|consistent|supported|left)"
+    r"|option|possibility|remaining|fitting|winner|match|one|consistent|supported|left"
+    r"|(?<=most\s)(?:likely|plausible|reasonable)|(?<=more\s)(?:likely|plausible|reasonable)"
+    r"|(?<=only\s)(?:plausible|reasonable)|what(?:['’]s|\sis)\sleft|all\sthat\s(?:remains|is\sleft)|last\sone\s(?:standing|left))"
 )
 _IS = (
     r"(?:is|was|must\sbe|has\sto\sbe|should\sbe|can\sonly\sbe|['’]s|remains|stands|becomes"
@@ -98,16 +146,20 @@ _ASSERTED = tuple(
     for pattern in (
         rf"(?P<at>{_A})(?:\s\([^()]*\)|\s?:[^:;]{{1,80}}?)?\s{_IS}\s{_ADVERB}{_BEST}\b",
         rf"(?P<at>{_A})\s(?:remains|satisfies|meets|fulfills|it\sis(?=\W*$)|fits|matches|works|holds|wins|is\sleft|alone\s(?:fits|works|remains))\b",
-        rf"\b(?:choose|chose|choosing|select|selecting|pick|picking|go(?:ing)?\swith|opt(?:ing)?\sfor|settle\son"
-        rf"|stick\swith|say|vote\sfor|prefer|conclude|leav(?:e|es|ing)(?:\s(?:us|me|you|only|just|with))*"
+        rf"\b(?:choose|chose|choosing|select|selecting|pick|picking|go(?:ing)?\s(?:with|for)|opt(?:ing)?\sfor|settle\son"
+        rf"|(?:stick|stay)\swith|stand\sby|say|vote(?:\sfor|\sgoes\sto)?|I\sanswer|prefer|conclude|leav(?:e|es|ing)(?:\s(?:us|me|you|only|just|with))*"
         rf"|left\swith|answer\swith|mark)\s{_ADVERB}(?:only\s|just\s)?(?P<at>{_A})",
-        rf"\b(?:it|this|that|which|one|answer|choice|option|letter|remains|remaining(?:\s\w+)?"
+        rf"\b(?:it|this|that|which|one|answer|choice|option|letter|pick|vote|remains|remaining(?:\s\w+)?"
         rf"|(?:correct|right|best|only)\s\w+)(?:\s|(?=['’])){_IS}\s{_ADVERB}(?:simply\s|just\s)?(?P<at>{_A})",
         rf"\b(?:get|gets|gives|give|have|find|makes)\s{_ADVERB}(?P<at>{_A})\sas\s{_ADVERB}{_BEST}\b",
         rf"\b(?:this|that|which|it|answer|result|value)\s(?:corresponds\sto|matches|equals|gives"
         rf"|points\sto|supports|leads\sto)\s{_ADVERB}(?P<at>{_A})",
+        rf"\b(?:matching|corresponding\sto)\s(?P<at>{_A})",
+        rf"\b(?:chang|revis|updat|switch|correct|adjust|amend)\w*\s(?:my|our)\s(?:\w+\s){{0,2}}(?:answer|choice|vote)"
+        rf"\s(?:from\s{_A}\s)?to\s{_ADVERB}(?P<at>{_A})",
+        rf"\bI(?:\snow|['’]ll|\swill|\sam|['’]m)?\s(?:chang|switch|mov)\w*\s(?:from\s{_A}\s)?to\s(?P<at>{_A})",
         rf"^\W*(?:(?:so|thus|hence|therefore|then)\W+)?(?:must|has\sto)\sbe\s(?P<at>{_A})",
-        rf"\b(?:answer|choice|option)\s?(?:[:=]|→|⇒)\s?(?P<at>{_A})",
+        rf"\b(?:answer|choice|option|vote|pick|remaining)\s?(?:[:=]|→|⇒)\s?(?P<at>{_A})",
     )
 )
 _CONNECTIVE = (
@@ -159,7 +211,9 @@ class Choosing:
 def choosing(text: str) -> Choosing:
     """What a line or sentence in plain characters chooses and rules out. Linear time."""
     lists: list[str] = []
-    text = " ".join(_INTERJECTION.sub(" ", text).split())
+    text = _DOTS.sub(" — ", _INTERJECTION.sub(" ", text))
+    text = _AGREED.sub("", _ELIMINATION.sub("", _AGENTS.sub("agents", text)))
+    text = " ".join(text.split())
 
     def marked(found: re.Match[str]) -> str:
         if _is_article(text, found):
@@ -170,6 +224,8 @@ def choosing(text: str) -> Choosing:
         return ", ".join(f"⟨{number}⟩" for number in range(first, len(lists)))
 
     named = _ASIDE.sub(" ", _LIST.sub(marked, text))
+    named = _THEREFORE.sub(r"\1 ", _UNTOUCHED.sub("only remaining one", named))
+    named = _EXCEPTION.sub(_excepted, named)
     ruled_out: set[str] = set()
 
     def drop(found: re.Match[str]) -> str:
@@ -192,7 +248,8 @@ def _weigh(clauses: list[str], lists: list[str], ruled_out: set[str]) -> tuple[l
     before = ""
     for clause in clauses:
         numbers = [int(number) for number in _MARK.findall(clause)]
-        if not numbers and _OF_IT.match(clause) and _NEGATIVE.search(clause):
+        of_it = _OF_IT.match(clause) and _NEGATIVE.search(clause)
+        if not numbers and (of_it or _JUST_NO.match(clause)):
             ruled_out.update(letter for number in spoken_of for letter in lists[number])
         elif numbers and _NEGATIVE.search(clause):
             ruled_out.update(letter for number in numbers for letter in lists[number])
@@ -207,6 +264,14 @@ def _weigh(clauses: list[str], lists: list[str], ruled_out: set[str]) -> tuple[l
         spoken_of = numbers or spoken_of
         before = "" if numbers else clause
     return chosen, asserts
+
+
+def _excepted(found: re.Match[str]) -> str:
+    """ "C remains" for "all but C are wrong" and "none but C fits"; else what was there."""
+    fits, denied = _FITS.match(found["said"]), _NEGATIVE.search(found["said"])
+    nothing = found["quantity"].lower() in ("none", "nothing", "no")
+    holds = (fits and not denied) if nothing else denied
+    return f"{found['at']} remains" if holds else found[0]
 
 
 def _groups(text: str, found: re.Match[str]) -> list[str]:
@@ -233,8 +298,8 @@ _AFTER_LETTER = re.compile(
     r"\s*(?:$|[.,:;!?)\-–—=→⇒/&]|(?:is|are|was|were|must|has|have|can|cannot|could|should|would|may"
     r"|might|and|or|nor|because|since|as|due|which|that|but|so|does|do|did|isn|wasn|can|doesn|fits?|satisf(?:y|ies)|meets?|fulfills?"
     r"|remains?|works?|matches|seems?|looks?|over|instead|rather|not|by|from|for|in|on|with|here"
-    r"|alone|also|too|out|would|violates?|contradicts?|fails?|states?|says?|says|describes?|refers?"
-    r"|alternatively|then|when|where|while|being|based|given|however|holds|wins|only)\b|['’]s\b)"
+    r"|alone|also|too|to|out|would|violates?|contradicts?|fails?|states?|says?|says|describes?|refers?"
+    r"|it\sis|alternatively|then|when|where|while|being|based|given|however|holds|wins|only)\b|['’]s\b)"
 )
 _BEFORE_LETTER = re.compile(
     r"(?:^|[^\w\s⟩]\s*|\b(?:option|choice|answer|letter|statement|alternative|possibility|is|be|are"
@@ -244,7 +309,7 @@ _BEFORE_LETTER = re.compile(
     r"|us|just|except|besides|than|unlike|either|neither|both|between|to|while|since|because|as|if"
     r"|although|though|whereas|however|over|from|remains|conclude|prefer|mark|say|definitely"
     r"|clearly|actually|probably|now|here|also|simply|get|gets|gives|give|have|has|matches|equals|supports|satisfies|yes|no|all|makes|it['’]s|that['’]s|answer['’]s|make|find|consider|when|like"
-    r"|options|choices|answers|letters|statements|instead|rather|by|in|cross|ruling|rule|i)s?\s+)$",
+    r"|options|choices|answers|letters|statements|instead|rather|by|in|cross|ruling|rule|i|vote|likely|think|believe)s?\s+)$",
     re.IGNORECASE,
 )
 

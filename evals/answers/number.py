@@ -22,7 +22,10 @@ from evals.answers.retraction import is_doubted, is_supposed, is_taken_back
 from evals.answers.stated import LONGEST, Statement, bare, statements
 
 _ITEM = re.compile(r"\s*(?:[0-9]{1,2}[.)]|[-*•>])\s+(?=\S)")
-_SIGNS = r"[-+*/^=:.,0-9()%<>{} ]|(?<=[0-9])[eE](?=[-+]?[0-9])|(?<=[0-9 ])[xX](?=\s?10\s?\^)"
+_SIGNS = (
+    r"[-+*/^=:.,0-9()%<>{} ]|(?<=[0-9])[eE](?=[-+]?[0-9])|(?<=[0-9 ])[xX](?=\s?10\s?\^)"
+    r"|(?<=[0-9])['’_](?=[0-9]{3})"
+)
 _RUN = re.compile(rf"(?:{_SIGNS})*[0-9](?:{_SIGNS})*")
 _ARROW = re.compile(r"^(?:->|=>|-->|==>)\s*")
 _EDGES = " .,:"
@@ -37,7 +40,8 @@ _MONTH = (
 _AFTER_MONTH = re.compile(rf"\b{_MONTH}$", re.IGNORECASE)
 _BEFORE_MONTH = re.compile(rf"[0-9]+\s+{_MONTH}\b", re.IGNORECASE)
 _JOINED = re.compile(
-    r"\s*(?:(?:[^\W\d_]+\s)?(?:and|or|to|&)"
+    r"\s*(?!(?:round\w*|simplif\w+|reduc\w+|equals?|comes?|amounts?)\sto\b)"
+    r"(?:(?:[^\W\d_]+\s)?(?:and|or|to|&)|x"
     r"|hours?|hrs?|minutes?|mins?|feet|foot|ft|pounds?|lbs?|years?|weeks?|days?|dollars?)",
     re.IGNORECASE,
 )
@@ -45,6 +49,36 @@ _JOINED = re.compile(
 _RULED_OUT = re.compile(
     r"(?:\b(?:not|never|isn['’]t|wasn['’]t|rather\sthan|instead\sof|than|unlike|without)"
     r"(?:\s(?:just|only|simply|be|equal\sto))?)\s*\$?\s*$",
+    re.IGNORECASE,
+)
+# "Agent 2" and "step 3" are names.
+_LABELED = re.compile(
+    r"\b(?:(?P<many>agents)\s[0-9]{1,2}(?:(?:,|,?\sand|\s&)\s[0-9]{1,2}\b)*"
+    r"|(?P<one>agent|step|problem|question|equation|eq\.?|figure|fig\.?|example|exercise|solver)"
+    r"\s[#(]?[0-9]{1,2}\b)(?![.,/%][0-9])\)?",
+    re.IGNORECASE,
+)
+_LOSS = re.compile(r"((?:^|[^\w)\]}%\s]\s?|\b(?:is|be|of|to|at|was)\s))[-−–]\s?\\?[$€£](?=[0-9.])")
+_CHANGED = re.compile(
+    r"\b(?:chang|revis|updat|correct|switch|adjust)\w*\s(?:\w+\s){0,3}from\s\D{0,3}$", re.IGNORECASE
+)
+# "which is 1 more than 12" compares: the number is neither of them.
+_COMPARES = re.compile(
+    r"\S+ (?:(?!is |was |are |has )\w+ )?(?:more|less|fewer|greater|higher|lower|larger|smaller|bigger|older|younger)"
+    r" than $",
+    re.IGNORECASE,
+)
+_NO_EQUATION = re.compile(r"(?:[√∛±≥≤≠⩾⩽]|\\(?:pm|mp|geq?|leq?|neq?|sqrt))\s*$")
+_NEGATIVE = re.compile(
+    r"(?:(?:^|(?<=\bis )|(?<=\bbe )|(?<=\bto )|(?<=\bof ))minus|\bnegative) (?=[0-9])", re.I
+)
+_MINUS = re.compile(r"\bminus\s*$", re.IGNORECASE)
+_ALONE = re.compile(
+    r"(?:minus |negative )?[^\w\s]*\s?[0-9](?:[^A-Za-z]|[eE](?=[-+0-9]))*", re.IGNORECASE
+)
+_CONTRAST = re.compile(
+    r"\b(?:but|it['’]s|it\sis|instead|rather)\s(?:(?:actually|rather|instead|just|it['’]s|it\sis)\s){0,2}"
+    r"(?=[\s$*\\(+-]{0,4}[0-9])",
     re.IGNORECASE,
 )
 _OUT_OF = re.compile(r"\bout\sof\s*$", re.IGNORECASE)
@@ -155,19 +189,36 @@ def _mentioned(response: str, stated: list[Statement]) -> str | None:
         return None
     if any(s.end > start and (s.form != "phrase" or _NUMERIC.match(s.text)) for s in stated):
         return None
-    if _DENIED.search(line) or is_doubted(line):
+    if is_doubted(line):
         return None
+    if denied := _DENIED.search(line):
+        contrast = _CONTRAST.search(line, denied.end())
+        if contrast is None:
+            return None
+        line = line[contrast.end() :]
     if any(is_supposed(line, found.start()) for found in _ANSWER.finditer(line)):
         return None
     if len(line) > LONGEST:
         line = line[-LONGEST:].partition(" ")[2]
     item = _ITEM.match(line)
+    # Untrimmed, a formula keeps its closing brace.
+    whole = plain(bare(response[start:].partition("\n")[0]))
+    if (
+        item is None
+        and len(whole) <= LONGEST
+        and _ALONE.fullmatch(whole)
+        and (value := number(whole)) is not None
+    ):
+        return canonical(value)
+    line = _LOSS.sub(r"\1-", line)
     return _last_number(plain(bare(line[item.end() :] if item else line).rstrip("!")))
 
 
 def _last_number(line: str) -> str | None:
     """The last number that stands for itself; None where a list, range or sum comes last."""
+    line = _NEGATIVE.sub("-", _LABELED.sub(lambda found: found["many"] or found["one"], line))
     end = len(line)
+    compared = False
     runs = list(_RUN.finditer(line))
     for place in reversed(range(len(runs))):
         run = runs[place]
@@ -175,12 +226,19 @@ def _last_number(line: str) -> str | None:
         end = run.start()
         named = before[-1:].isalnum() and run[0][0] not in " =(:," and run[0][:2] != ". "
         if _RULED_OUT.search(before + run[0][: len(run[0]) - len(run[0].lstrip())]):
+            compared = True
             continue
-        if _OUT_OF.search(before):
+        if compared and _COMPARES.fullmatch(
+            line[run.start() : runs[place + 1].start()].lstrip(" ,") + " "
+        ):
+            continue
+        if _OUT_OF.search(before) or _NO_EQUATION.search(before) or _MINUS.search(before):
             return None
         if named or _is_no_number(run[0].strip(_EDGES), piece, before):
             continue
         joined = place > 0 and _JOINED.fullmatch(line[runs[place - 1].end() : run.start()])
+        if joined and _CHANGED.search(line[: runs[place - 1].start()] + " "):
+            joined = None
         if joined or before.endswith(("\\", "{", "_", "^")) or _UNFINISHED.match(piece):
             return None
         value = number(_ARROW.sub("", piece))

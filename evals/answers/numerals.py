@@ -52,7 +52,7 @@ _NUMBER = re.compile(
 _SCALE = re.compile("|".join(SCALES))
 _SEPARATORS = str.maketrans("", "", ", _'’")
 
-_CLOSING = re.compile(r"""(?: ?[)\]}"'”’`%°′″])*""")
+_CLOSING = re.compile(r"""(?: ?[)\]}"'”’`%°′″✓✔✅☑🎉\ufe0f])*""")
 _CLAUSE_END = re.compile(
     r"""
       \. (?=\ |$) | [;—] | \ \((?=[^\W\d]{2} | [^()]*=) | \ -(?=\ [^\W\d]{2})

@@ -43,15 +43,16 @@ _PREAMBLE_WORDS = 15
 
 _BEGINNING = re.compile(
     r"""
-    ^[ \t]{0,8}
-    (?: (?P<turn> (?: \#{1,4}[ ]? (?:Instruction|Human|User|Input|Prompt|Question)s?\b
+    (?<=[.!?)}\]0-9*$]) (?P<joined> (?:assistant|user) [ \t]*$ )
+    | ^[ \t]{0,8}
+    (?: (?P<turn> (?:user|human)[ \t]*$ | (?: \#{1,4}[ ]? (?:Instruction|Human|User|Input|Prompt|Question)s?\b
                     | \[?(?:Human|User|Instruction|Instruct|USER|HUMAN)\]?[ ]?: ) )
       | (?P<mark>[*_\#>]{0,6}[ ]?) (?:\d{1,2}[.)][ ])?
         (?: (?:Here(?:['’]s|[ ]is)[ ])?
             (?:(?:Another|A|The|Next|New|Similar|Related|Follow-?up|Bonus|Sample)[ ]){1,2} )?
         (?: (?:Question|Problem|Exercise|Puzzle|Riddle|Task|Frage|Aufgabe|Pregunta|Pergunta
               |QUESTION|PROBLEM|question|problem)s? | Q(?=[ ]?\d{0,3}[*_]{0,3}[:.]) | 问题 | 题目 )
-        (?:[ ]?\#?\d{1,3})? [*_]{0,3}[ ]? [:：.)] )
+        (?:[ ]?\#?\d{1,3})? [*_]{0,3}[ ]? (?: [:：.)] | (?<=\d|\*|_) [ \t]*$ ) )
     """,
     re.VERBOSE | re.MULTILINE,
 )
@@ -126,7 +127,7 @@ def _marked(text: str) -> Iterator[_Beginning]:
             break
         if not text[: mark.start()].strip():
             continue
-        if mark["turn"]:
+        if mark["turn"] or mark["joined"]:
             yield _Beginning(mark.start(), "turn")
         else:
             yield _Beginning(mark.start(), "heading" if mark["mark"].strip() else "word")

@@ -23,6 +23,15 @@ _AFTER = re.compile(
     (?: [,;—–-]?\s? (?:that|this|it|which|the\sabove) (?:['’]s | \s{_IS}) \s {_DENIED}
       | [,;—–-]?\s? (?:that|this|it|which)\s(?:is|was)n['’]t\s(?:quite\s)?(?:right|correct|it\b)
       | {_IS}\s{_DENIED}
+      | (?:[,;—–-]?\s?(?:that|this|it|which)\s)?
+        (?:can(?:['’]t|not|\snot)|could(?:n['’]t|\snot)|must\snot|may\snot)\sbe\s(?:\w{{1,10}}\s)?
+        (?:right|correct|true|possible|it\b|the\s(?:\w{{1,10}}\s)?(?:answer|result|solution))
+      | [,;—–-]?\s? (?:wait|no|but|hmm+|however|though|actually|hold\son) [\s,.!…—–-]{{1,5}}
+        (?:that|this|it|which) \s (?: (?:contradicts|violates)\s(?:the\s(?:text|passage|condition|question
+            |problem|statement|given|data|constraint|requirement|definition)|our|what)
+          | (?:doesn['’]t|does\snot|can['’]t|cannot)\s(?:(?:quite|really)\s)?
+            (?:work|fit|match|hold|satisfy|add\sup|make\ssense|seem\sright|look\sright)
+          | makes\sno\ssense | (?:seems|looks|is)\s(?:off|wrong|too\s\w+) )
       | (?:isn|wasn)['’]t\s(?:right|correct|the\s(?:right|correct)|possible)
       | (?:I|we)\s(?:(?:have\s)?made\s(?:an?|the)\s(?:\w{{1,12}}\s)?(?:mistake|error)
                      |miscalculated|misread|messed\sup
@@ -39,14 +48,24 @@ _NOT_BEFORE = re.compile(
 _THE = r"(?:that\s)?(?:(?:the|my|our|your|an?|its)\s)?(?:\w{1,10}\s){0,2}?"
 _SUPPOSED_BEFORE = re.compile(
     rf"""
-    (?: \b(?:wrong|incorrect|false|invalid|initial|original|previous|earlier|mistaken|tempting)\s
+    (?: \b(?:wrong|incorrect|false|invalid|initial|original|previous|earlier|mistaken|tempting
+          |common|popular|naive|na[iï]ve)\s
       | (?:\b(?:their|his|her)
-          |\b(?:agent|solution|response|model|assistant)s?(?:\s\w{{1,10}})?['’]s?)
+          |\b(?:agent|solution|response|model|assistant|student|classmate|friend|peer|colleague
+            |teacher|professor|textbook|book|user|majority)s?(?:\s\w{{1,10}})?['’]s?)
         \s(?:\w{{1,20}}\s)?
       | \b(?:if|whether|unless|suppose|supposing|assume|assuming|imagine)\s{_THE}
       | (?:n['’]t|\bnot|\bnever|\bcannot)\s(?:\w{{1,10}}\s){{0,2}}?
         (?:think|believe|agree|say|mean|conclude|claim|true|clear|case|convinced)
         \s(?:with\s(?:\w{{1,10}}\s){{1,3}})?{_THE}
+      | \baccording\sto\s(?:(?:the|an?)\s)?(?:other\s|another\s|first\s|second\s|third\s|previous\s)?
+        (?:agents?|solutions?|responses?|models?|assistants?|students?|him|her|them|others)
+        (?:\s\#?\d{{1,2}})?,?\s{_THE}
+      | \b(?:at\sfirst(?:\s(?:glance|sight|look))?|on\sthe\ssurface|initially|na[iï]vely|superficially)
+        ,?\s(?:(?:the|my|our)\s)?(?:(?:correct|right|obvious|final)\s)?
+      | \b(?:one|you|people|students?|someone|somebody|anyone|many|some|most|readers?)
+        \s(?:might|may|could|would|will)\s(?:\w{{1,10}}\s){{0,2}}?
+        (?:think|assume|guess|believe|say|argue|suppose|expect|suspect)\s{_THE}
       | \b(?:disagree|doubt|wrong|incorrect|mistaken|false)\s(?:with\s(?:\w{{1,10}}\s){{1,3}})?
         that\s{_THE}
       | \b(?:(?:agent|solution|response|model|assistant|student)\s?(?:\#?\d{{1,2}}|one|two|three)
@@ -61,7 +80,9 @@ _SUPPOSED_BEFORE = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _DOUBTED_INSIDE = re.compile(
-    rf"\b(?:but|which|though|however|although)\b[^.\n]{{0,30}}?\b{_IS}\s{_DENIED}", re.IGNORECASE
+    rf"\b(?:but|which|though|however|although)\b[^.\n]{{0,30}}?\b(?:{_IS}\s{_DENIED}"
+    r"|(?:can(?:['’]t|not)|couldn['’]t)\sbe\s(?:\w{1,10}\s)?(?:right|correct|true)\b)",
+    re.IGNORECASE,
 )
 _CORRECTION = re.compile(
     r"""

@@ -41,7 +41,7 @@ _MARKER = re.compile(
         | ^[ \t]{0,4} (?:\#{1,6}[ ]|\*\*) [*_ ]{0,3} answer [*_]{0,3} [ \t]{0,4} $
         | \b(?: answers? (?! \s{1,4}(?:the|each|every|all|a|any)\b )
               (?: \schoice(?=\s(?:is|was)\b) | (?!\schoice\b) )
-            | (?:correct|right)\s(?:option|choice) )\b
+            | (?:correct|right)\s(?:option|choice) | ans(?=[*_]{0,3}\s?[:：]) )\b
           [*_"”'’)\]]{0,4}
           (?: \s{0,4} [:：=]
             | (?: \s{1,4} (?!as\b) [\w'’,-]{1,20} ){0,6}?

@@ -17,7 +17,9 @@ _NAMES = (
 )
 _MARK = re.compile(
     rf"""
-      [<◁] (?P<close>\\?/)? \s{{0,2}} (?:seed:)? (?P<tag>{_NAMES}) (?:\s[^<>▷]{{0,80}})? [>▷]
+      [<◁] \|? (?P<close>\\?/)? \s{{0,2}} (?:seed:|ant_?|longcat_)? (?P<tag>{_NAMES})
+      (?:\s[^<>▷]{{0,80}})? \|? [>▷]
+    | <(?P<unused>unused9[45])> | <\|im_start\|>(?P<section>think|answer)\b
     | \[ (?P<capital_close>/)? (?P<capital>(?-i:THINK)) \]
     | <[|｜]? (?P<edge>begin|start|end) [_▁] (?:of[_▁])? (?P<pipe>thought|think(?:ing)?|reasoning)
       [|｜]?>
@@ -158,6 +160,8 @@ def _closed_unopened(response: str, spans: list[Span], mark: re.Match[str]) -> l
 def _family(mark: re.Match[str]) -> tuple[str, bool]:
     if mark["channel"]:
         return "channel", mark["channel"].lower() == "<channel|>"
+    if mark["unused"] or mark["section"]:
+        return "section", mark["unused"] == "unused95" or mark["section"] == "answer"
     name = (mark["tag"] or mark["capital"] or mark["pipe"] or mark["open"]).lower()
     closes = bool(mark["close"] or mark["capital_close"])
     closes = closes or (mark["edge"] or mark["side"] or "").lower() in ("end", "close")
