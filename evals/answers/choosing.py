@@ -129,7 +129,10 @@ _SUPPOSED = re.compile(
     r"|\b(?:correct|right|true|valid|best)\sonly\W*$|\bonly\swhen\b",
     re.IGNORECASE,
 )
-_ADVERB = r"(?:\w+ly\s|most\slikely\s|indeed\s|also\s|thus\s|hence\s|therefore\s|then\s|the\s|an?\s|our\s|my\s){0,4}"
+_ADVERB = (
+    r"(?:\w+ly\s|most\slikely\s|indeed\s|also\s|thus\s|hence\s|therefore\s|then\s|the\s|an?\s"
+    r"|our\s|my\s){0,4}"
+)
 _BEST = (
     r"(?:one\s|only\s|single\s|sole\s|most\s|more\s|best\s|closest\s|correct\s|right\s|final\s){0,3}"
     r"(?:correct|right|best|better|true|accurate|appropriate|valid|suitable|closest|answer|choice"

@@ -64,7 +64,8 @@ _CHANGED = re.compile(
 )
 # "which is 1 more than 12" compares: the number is neither of them.
 _COMPARES = re.compile(
-    r"\S+ (?:(?!is |was |are |has )\w+ )?(?:more|less|fewer|greater|higher|lower|larger|smaller|bigger|older|younger)"
+    r"\S+ (?:(?!is |was |are |has )\w+ )?(?:more|less|fewer|greater|higher|lower"
+    r"|larger|smaller|bigger|older|younger)"
     r" than $",
     re.IGNORECASE,
 )

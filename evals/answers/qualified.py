@@ -9,7 +9,7 @@ import re
 
 _SET = (
     r"\\(?:mathbb|mathbf|text)?\s*\{?\s*(?:[ZNQRC]|integers?|reals?)\s*\}?"
-    r"(?:\s*[\^_]\s*\{?[+*0-9\\gen> -]{1,8}\}?)?|[ZNQRC]"
+    r"(?:\s*[\^_]\s*\{?[+*0-9\\gen> -]{1,8}\}?)?|[ZNQRC]|\{\s*[ZNQRC]\s*\}"
 )
 _NAME = r"(?:(?<![A-Za-z\\])[A-Za-z]|\\(?!pi)[a-z]{2,7}(?![A-Za-z]))(?:_\w)?"
 _NAMES = rf"{_NAME}(?:\s*,\s*{_NAME}){{0,4}}"
@@ -17,13 +17,26 @@ _FOR_WORDS = (
     r"(?:where|for|with|and|over|given|such\sthat|provided|assuming|,|\s|\(|any|all|every|each|some"
     r"|arbitrary|integers?|natural|real|numbers?|constants?|values?\sof|is|are|an?|in|of|that|the)+"
 )
+_KIND = (
+    r"(?:(?:is|are)\s)?(?:(?:an?|any|some)\s)?"
+    r"(?:(?:arbitrary|positive|non-?negative|non-?zero|real)\s)?"
+    r"(?:integers?|(?:real|natural|whole)\snumbers?|constants?|real)"
+)
+_PREFIX = rf"(?:\\forall\s*|\\text\s*\{{{_FOR_WORDS}\}}|(?<![A-Za-z\\]){_FOR_WORDS}(?![A-Za-z]))"
 _MEMBERSHIPS = tuple(
     re.compile(
-        rf"[\s,;]*\(?\s*(?:\\text\s*\{{{_FOR_WORDS}\}}|(?<![A-Za-z\\]){_FOR_WORDS}(?![A-Za-z]))?\s*"
-        rf"(?P<names>{names})\s*\\in(?![A-Za-z])\s*(?:{_SET})\s*\)?\s*$",
+        rf"{before}\s*(?P<names>{names})\s*(?:\\in(?![A-Za-z])\s*(?:{_SET})"
+        rf"|\\text\s*\{{\s*{_KIND}\s*\}})\s*\)?\s*$",
         re.IGNORECASE,
     )
-    for names in (_NAMES, _NAME)
+    for before, names in (
+        # The last letter of the answer is none of several names.
+        (rf"\s*(?:[,;|(][\s(]*{_PREFIX}?|{_PREFIX})", _NAMES),
+        (rf"[\s,;|]*\(?\s*{_PREFIX}?", _NAME),
+    )
+)
+_BOUNDED = re.compile(
+    rf"[,;]\s*\(?(?P<names>{_NAME})\s*(?:\\[gl]e(?![A-Za-z])|[<>])\s*-?\d{{1,3}}\s*\)?$"
 )
 _UNEQUAL = re.compile(
     rf"(?:[,;]|[\s,;]*\(?\s*\\text\s*\{{{_FOR_WORDS}(?:if|when)?\s*\}}|\s*\()\s*"
@@ -47,6 +60,7 @@ _ROUGHLY = re.compile(
     re.IGNORECASE,
 )
 _IN_BRACKETS = re.compile(r"\(\s*(?:\\text\s*\{\s*or\s*\}|or)?\s*\\approx([^()]*)\)\s*$")
+_OR_ABOUT = re.compile(r",?\s*(?:\\text\s*\{\s*or\s*\}|(?<![A-Za-z\\])or)\s*\\approx\s*")
 _TITLE = re.compile(
     r"\\text\s*\{\s*[A-Za-z][^{}\\]{1,40}:\s*\}\s*|(?=[A-Za-z]{3})[A-Za-z][A-Za-z ]{2,24}:\s+(?=\S)"
 )
@@ -59,12 +73,21 @@ def unqualified(text: str) -> str:
     """
     title = _TITLE.match(text)
     text = text[title.end() :] if title else text
-    if r"\in" not in text and r"\ne" not in text and not _WORDED.search(text):
+    worded = r"\text" in text or _WORDED.search(text)
+    bounded = _BOUNDED.search(text)
+    if r"\in" not in text and r"\ne" not in text and not worded and not bounded:
         return text
     for pattern in (*_MEMBERSHIPS, _UNEQUAL):
         found = pattern.search(text)
         if found is not None and _is_about(text[: found.start()], found["names"]):
             return text[: found.start()].rstrip(" ,;")
+    # "x = 1, x > 3" states two things about x.
+    if (
+        bounded
+        and _is_about(text[: bounded.start()], bounded["names"])
+        and not re.match(rf"\s*{re.escape(bounded['names'])}\s*=", text)
+    ):
+        return text[: bounded.start()].rstrip(" ,;")
     found = _WORDED.search(text)
     if found is None or len(_PIECES.findall(text)) > 1:
         return text
@@ -93,4 +116,5 @@ def with_signs(text: str) -> str:
     r"""The words for an approximation as ``\approx``."""
     if r"\text" in text or "r" in text or "a" in text:
         text = _ROUGHLY.sub(lambda found: rf" \approx {found['number'] or ''}", text)
+    text = _OR_ABOUT.sub(r" \\approx ", text)
     return _IN_BRACKETS.sub(r" \\approx\1", text)

@@ -45,7 +45,8 @@ _BEGINNING = re.compile(
     r"""
     (?<=[.!?)}\]0-9*$]) (?P<joined> (?:assistant|user) [ \t]*$ )
     | ^[ \t]{0,8}
-    (?: (?P<turn> (?:user|human)[ \t]*$ | (?: \#{1,4}[ ]? (?:Instruction|Human|User|Input|Prompt|Question)s?\b
+    (?: (?P<turn> (?:user|human)[ \t]*$
+      | (?: \#{1,4}[ ]? (?:Instruction|Human|User|Input|Prompt|Question)s?\b
                     | \[?(?:Human|User|Instruction|Instruct|USER|HUMAN)\]?[ ]?: ) )
       | (?P<mark>[*_\#>]{0,6}[ ]?) (?:\d{1,2}[.)][ ])?
         (?: (?:Here(?:['’]s|[ ]is)[ ])?

@@ -24,10 +24,12 @@ _AFTER = re.compile(
       | [,;—–-]?\s? (?:that|this|it|which)\s(?:is|was)n['’]t\s(?:quite\s)?(?:right|correct|it\b)
       | {_IS}\s{_DENIED}
       | (?:[,;—–-]?\s?(?:that|this|it|which)\s)?
-        (?:can(?:['’]t|not|\snot)|could(?:n['’]t|\snot)|must\snot|may\snot)\sbe\s(?:\w{{1,10}}\s)?
+        (?:can(?:['’]t|not|\snot)|could(?:n['’]t|\snot)|must\snot|may\snot)
+        \sbe\s(?:\w{{1,10}}\s)?
         (?:right|correct|true|possible|it\b|the\s(?:\w{{1,10}}\s)?(?:answer|result|solution))
       | [,;—–-]?\s? (?:wait|no|but|hmm+|however|though|actually|hold\son) [\s,.!…—–-]{{1,5}}
-        (?:that|this|it|which) \s (?: (?:contradicts|violates)\s(?:the\s(?:text|passage|condition|question
+        (?:that|this|it|which) \s (?: (?:contradicts|violates)\s(?:the\s(?:text|passage
+            |condition|question
             |problem|statement|given|data|constraint|requirement|definition)|our|what)
           | (?:doesn['’]t|does\snot|can['’]t|cannot)\s(?:(?:quite|really)\s)?
             (?:work|fit|match|hold|satisfy|add\sup|make\ssense|seem\sright|look\sright)
@@ -58,10 +60,12 @@ _SUPPOSED_BEFORE = re.compile(
       | (?:n['’]t|\bnot|\bnever|\bcannot)\s(?:\w{{1,10}}\s){{0,2}}?
         (?:think|believe|agree|say|mean|conclude|claim|true|clear|case|convinced)
         \s(?:with\s(?:\w{{1,10}}\s){{1,3}})?{_THE}
-      | \baccording\sto\s(?:(?:the|an?)\s)?(?:other\s|another\s|first\s|second\s|third\s|previous\s)?
+      | \baccording\sto\s(?:(?:the|an?)\s)?
+        (?:other\s|another\s|first\s|second\s|third\s|previous\s)?
         (?:agents?|solutions?|responses?|models?|assistants?|students?|him|her|them|others)
         (?:\s\#?\d{{1,2}})?,?\s{_THE}
-      | \b(?:at\sfirst(?:\s(?:glance|sight|look))?|on\sthe\ssurface|initially|na[iï]vely|superficially)
+      | \b(?:at\sfirst(?:\s(?:glance|sight|look))?|on\sthe\ssurface|initially
+          |na[iï]vely|superficially)
         ,?\s(?:(?:the|my|our)\s)?(?:(?:correct|right|obvious|final)\s)?
       | \b(?:one|you|people|students?|someone|somebody|anyone|many|some|most|readers?)
         \s(?:might|may|could|would|will)\s(?:\w{{1,10}}\s){{0,2}}?

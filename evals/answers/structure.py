@@ -36,6 +36,12 @@ _AND = re.compile(
     r",?\s*\\text\s*\{\s*,?\s*(?:and|or)\s*\}|,?(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])"
     r"|\\(?:lor|vee|land|wedge)(?![A-Za-z])"
 )
+_OR = re.compile(r",?\s*\\text\s*\{\s*,?\s*or\s*\}|,?(?<![A-Za-z\\])or(?![A-Za-z])")
+# Between two equations a wide space is a comma.
+_WIDE = re.compile(
+    r"(?<=[\w)}])\s*(?:\\q?quad(?![A-Za-z])\s*)+(?=[A-Za-z](?:_\s*(?:\w|\{\w{1,4}\}))?\s*=)"
+)
+_TEXT_COMMA = re.compile(r"\\text\s*\{\s*([,;])\s*\}")
 _COMMA = re.compile(r"[,;]|\\cup(?![A-Za-z])")
 _EQUALS = re.compile(r"=|\\equiv(?![A-Za-z])")
 _APPROX = re.compile(r"\\approx(?![A-Za-z])")
@@ -75,7 +81,9 @@ def structure(text: str) -> Shape:
     """The structure of an answer as somebody wrote it. Never raises; bounded work."""
     if len(text) > LONGEST:
         return Words(text)
-    return _read(qualified.with_signs(tidy(text)), 0)
+    if "=" in text:
+        text = _WIDE.sub(", ", text)
+    return _read(qualified.with_signs(tidy(_TEXT_COMMA.sub(r"\1 ", text))), 0)
 
 
 def _read(text: str, depth: int) -> Shape:
@@ -94,6 +102,8 @@ def _read(text: str, depth: int) -> Shape:
         return _system(system["body"], depth)
     if r"\\" in text and _are_equations(text):
         return _system(text, depth)
+    if (one := _same_twice(text, depth)) is not None:
+        return one
     text = _AND.sub(",", text)
     if not any(bracket in text for bracket in "([{"):
         text = _COMMAS.sub(_joined, text)
@@ -103,6 +113,19 @@ def _read(text: str, depth: int) -> Shape:
     if 1 < len(items) <= _MOST_ITEMS:
         return _listing(_read_item(item, depth) for item in items)
     return _read_item(items[0] if len(items) == 1 else text, depth)
+
+
+def _same_twice(text: str, depth: int) -> Shape | None:
+    r"""The value that an answer gives in two ways: ``\frac12 \text{ or } 0.5``."""
+    parts = split(text, _OR)
+    if len(parts) != 2:
+        return None
+    one, other = (_read_item(part.strip(), depth + 1) for part in parts)
+    if not (isinstance(one, Scalar) and isinstance(other, Scalar)) or one.latex == other.latex:
+        return None
+    if one.exact is not None and one.exact == other.exact:
+        return one
+    return None if _DECIMAL.fullmatch(one.latex) else _rounded(one, other)
 
 
 def _read_item(text: str, depth: int) -> Shape:

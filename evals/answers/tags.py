@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-_NAMES = r"(?:final[_ -]?)?answer|ans|final|final[_ -]?(?:result|output)|output|conclusion|solution|result"
+_NAMES = r"(?:final[_ -]?)?answer|ans|final|(?:final[_ -]?)?(?:result|output)|conclusion|solution"
 _OPENING = re.compile(
     rf"""
       <(?P<tag>{_NAMES}|response)(?:\s[^<>]{{0,80}})?>

@@ -15,6 +15,10 @@ _SHORT_UNITS = (
     *("hr", "hrs", "min", "mins", "sec", "secs", "ms", "mph", "kph", "rpm", "sq", "cu", "gal"),
     *("deg", "rad", "day", "way", "men", "USD", "per"),
 )
+_QUOTIENT_UNIT = re.compile(
+    r"(?<=[\w)}\]])\s*\\frac\s*\{\s*\\text\s*\{[^{}]*\}[^{}]{0,8}\}\s*\{\s*\\text\s*\{[^{}]*\}"
+    r"[^{}]{0,8}\}$"
+)
 _POWER = r"(?:\s*\^\s*(?:\d|\{\s*\d\s*\}))?"
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _TEXT_UNIT = re.compile(rf"(?<=[\w)}}\]°!])\s*/?\s*\\text\s*\{{[^{{}}]*\}}{_POWER}$")
@@ -43,8 +47,8 @@ _LABEL = re.compile(
     r"|\{\s*[A-Za-z]\s*\}(?:_\s*\w)?|\\(?:bar|tilde|dot|ddot|vec|overline|Delta)\s*\{?\s*[A-Za-z]\s*\}?"
     r"|\|\s*\\(?:vec|overline|text)\s*\{?[^{}|]{1,12}\}?\s*\||\\\|.{1,20}\\\||\[\s*[A-Z]{2,6}\s*\]"
     rf"|\\frac\s*\{{\s*{_D}[A-Za-z]?\s*(?:\([a-z]\))?\s*\}}\s*\{{\s*{_D}[A-Za-z]\s*(?:\^\s*\{{?\s*\d\s*\}}?)?\s*\}}"
-    rf"(?:\s*\(.{{1,40}}\)|\s*[A-Za-z])?|{_D}[a-z]\s*/\s*{_D}[a-z](?:\s*\^\s*\d)?"
-    r"|\\sigma\s*\^\s*\{?\s*2\s*\}?|[xyz]\s*\(\s*t\s*\)|y\s*\(\s*(?:x|\d+)\s*\)"
+    rf"(?:\s*\(.{{1,40}}\)|\s*\[[^\[\]]{{1,40}}\]|\s*[A-Za-z])?|{_D}[a-z]\s*/\s*{_D}[a-z](?:\s*\^\s*\d)?"
+    r"|\\sigma\s*\^\s*\{?\s*2\s*\}?|[xyz]\s*\(\s*t\s*\)|[xyz]'{1,3}\s*\(\s*(?:[tx]|\d+)\s*\)|\([^()]{1,40}\)\s*'{1,3}|y\s*\(\s*(?:x|\d+)\s*\)"
     r"|[a-z]\s*\([^()]{1,20},[^()]{1,20}\)|[A-Z]\s*\^\s*\{?\s*(?:-\s*1|T|\\top)\s*\}?"
     r"|\\(?:gcd|lim|iint|int|oint|sum|prod|det|max|min|dim|deg|sup)(?![A-Za-z]).*"
     r"|\\text\s*\{[^{}]*\}\s*[A-Z]{1,5}|(?=.*[A-Za-z]{3})[A-Za-z]+(?:\s[A-Za-z]+){1,6}",
@@ -68,6 +72,8 @@ _SPELLINGS = {
         (
             *("no solutions", "empty set", "the empty set", "null set", "has no solution"),
             *("there is no solution", "there are no solutions", "the equation has no solution"),
+            *("the equation has no solutions", "the system has no solution"),
+            *("the system has no solutions", "no such solution exists"),
             *("no solutions exist", "no solution exists"),
         ),
         "no solution",
@@ -120,7 +126,7 @@ def has_words(text: str) -> bool:
 def without_unit(text: str) -> str:
     r"""The value before its unit: of ``5\text{ cm}^2``, ``12 square inches``, ``30°``."""
     for _ in range(4):
-        shorter = _TEXT_UNIT.sub("", text.rstrip(" .,"))
+        shorter = _QUOTIENT_UNIT.sub("", _TEXT_UNIT.sub("", text.rstrip(" .,")))
         if found := _BARE_UNIT.search(shorter[-60:]):
             before = shorter[: max(0, len(shorter) - 60) + found.start()]
             shorter = (
