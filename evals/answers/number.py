@@ -74,6 +74,7 @@ _NEGATIVE = re.compile(
     r"(?:(?:^|(?<=\bis )|(?<=\bbe )|(?<=\bto )|(?<=\bof ))minus|\bnegative) (?=[0-9])", re.I
 )
 _MINUS = re.compile(r"\bminus\s*$", re.IGNORECASE)
+_LONGEST_ALONE = 100
 _ALONE = re.compile(
     r"(?:minus |negative )?[^\w\s]*\s?[0-9](?:[^A-Za-z]|[eE](?=[-+0-9]))*", re.IGNORECASE
 )
@@ -203,13 +204,9 @@ def _mentioned(response: str, stated: list[Statement]) -> str | None:
         line = line[-LONGEST:].partition(" ")[2]
     item = _ITEM.match(line)
     # Untrimmed, a formula keeps its closing brace.
-    whole = plain(bare(response[start:].partition("\n")[0]))
-    if (
-        item is None
-        and len(whole) <= LONGEST
-        and _ALONE.fullmatch(whole)
-        and (value := number(whole)) is not None
-    ):
+    raw = response[start:].partition("\n")[0]
+    whole = plain(bare(raw)) if len(raw) <= _LONGEST_ALONE else ""
+    if item is None and _ALONE.fullmatch(whole) and (value := number(whole)) is not None:
         return canonical(value)
     line = _LOSS.sub(r"\1-", line)
     return _last_number(plain(bare(line[item.end() :] if item else line).rstrip("!")))

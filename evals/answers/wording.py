@@ -47,7 +47,7 @@ _LABEL = re.compile(
     r"|\{\s*[A-Za-z]\s*\}(?:_\s*\w)?|\\(?:bar|tilde|dot|ddot|vec|overline|Delta)\s*\{?\s*[A-Za-z]\s*\}?"
     r"|\|\s*\\(?:vec|overline|text)\s*\{?[^{}|]{1,12}\}?\s*\||\\\|.{1,20}\\\||\[\s*[A-Z]{2,6}\s*\]"
     rf"|\\frac\s*\{{\s*{_D}[A-Za-z]?\s*(?:\([a-z]\))?\s*\}}\s*\{{\s*{_D}[A-Za-z]\s*(?:\^\s*\{{?\s*\d\s*\}}?)?\s*\}}"
-    rf"(?:\s*\(.{{1,40}}\)|\s*\[[^\[\]]{{1,40}}\]|\s*[A-Za-z])?|{_D}[a-z]\s*/\s*{_D}[a-z](?:\s*\^\s*\d)?"
+    rf"(?:\s*\(.{{1,40}}\)|\s*[A-Za-z])?|{_D}[a-z]\s*/\s*{_D}[a-z](?:\s*\^\s*\d)?"
     r"|\\sigma\s*\^\s*\{?\s*2\s*\}?|[xyz]\s*\(\s*t\s*\)|[xyz]'{1,3}\s*\(\s*(?:[tx]|\d+)\s*\)|\([^()]{1,40}\)\s*'{1,3}|y\s*\(\s*(?:x|\d+)\s*\)"
     r"|[a-z]\s*\([^()]{1,20},[^()]{1,20}\)|[A-Z]\s*\^\s*\{?\s*(?:-\s*1|T|\\top)\s*\}?"
     r"|\\(?:gcd|lim|iint|int|oint|sum|prod|det|max|min|dim|deg|sup)(?![A-Za-z]).*"
