@@ -37,6 +37,10 @@ class _Signals:
 
     @contextmanager
     def handled(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            # Python lets no other thread say what a signal does; whoever has the main one decides.
+            yield
+            return
         before: dict[signal.Signals, Any] = {}
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             ignored = signal.getsignal(number) is signal.SIG_IGN
@@ -102,7 +106,7 @@ _signals = _Signals()
 
 @contextmanager
 def handled() -> Iterator[None]:
-    """Handle the signals in this way while the block runs; for the main thread of a command."""
+    """Handle the signals in this way while the block runs, where it runs in the main thread."""
     with _signals.handled():
         yield
 

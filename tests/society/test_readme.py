@@ -90,7 +90,7 @@ def test_your_own_task(workplace):
     rows = [f'{{"q": "How much is {n} plus 4?", "reply": {n + 4}}}\n' for n in range(40)]
     (workplace / "questions.jsonl").write_text("".join(rows))
     (workplace / "own-task.toml").write_text(
-        f'model = "embedded:"\niterations = 0\nsampling.max_tokens = 16\n{own}'
+        f'model = "embedded:"\niterations = 0\nstop_if_unread = 0\nsampling.max_tokens = 16\n{own}'
     )
     few = ("--set=evaluation.questions=2", "--set=society.rounds=1")
     society(".venv/bin/society run own-task.toml", workplace, *few)

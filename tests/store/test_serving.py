@@ -117,15 +117,21 @@ def test_a_path_that_is_too_long_for_a_socket_is_no_obstacle(tmp_path, make_turn
 
 def test_a_run_listens_on_no_port(store):
     """Other users of the machine, and web sites in its browser, have nothing to send to."""
+    before = ports_held()
     with serving.served(store):
-        inodes = {
-            line.split()[9]
-            for table in ("tcp", "tcp6")
-            for line in Path(f"/proc/self/net/{table}").read_text().splitlines()[1:]
-        }
-        links = [os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.exists()]
-        held = {link.removeprefix("socket:[").rstrip("]") for link in links if "socket:" in link}
-        assert not held & inodes
+        assert ports_held() <= before
+
+
+def ports_held():
+    """The TCP sockets of this process, by inode; servers of other tests may have left some."""
+    inodes = {
+        line.split()[9]
+        for table in ("tcp", "tcp6")
+        for line in Path(f"/proc/self/net/{table}").read_text().splitlines()[1:]
+    }
+    links = [os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.exists()]
+    held = {link.removeprefix("socket:[").rstrip("]") for link in links if "socket:" in link}
+    return held & inodes
 
 
 def send(address, *pieces):
