@@ -11,6 +11,7 @@ import pytest
 from store.errors import InvalidQuery, StoreBroken
 from store.ledger import Store
 from store.reader import open_reader
+from store.schema import view_sql
 from store.statements import FILE_FUNCTIONS, MAX_CHARACTERS, MAX_DEPTH, read_only, single
 from store.together import Together
 
@@ -287,3 +288,12 @@ def test_views_and_macros_of_the_users_own_that_only_read_stay(database):
         connection.execute("CREATE MACRO twice(x) AS 2 * x")
     with Store.open(database, read_only=True) as store:
         assert store.query("FROM mine").rows == [(1,)]
+
+
+@pytest.mark.parametrize("name", ["accuracy", "readings", "conversations"])
+def test_our_own_view_is_read_where_it_is_written_out_once(name):
+    """The viewer does so; the planner's work stays bounded, since each counts once."""
+    text = view_sql(name)
+    read_only(f"SELECT count(*) FROM ({text})")
+    with pytest.raises(InvalidQuery, match="NOT MATERIALIZED"):
+        read_only(f"SELECT 1 FROM ({text}) AS a, ({text}) AS b")
