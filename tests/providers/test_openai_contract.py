@@ -168,7 +168,7 @@ async def test_batches_are_accepted(prism, connection):
     model, sampling = ModelRef(ADDRESS, ADDRESS), Sampling(max_tokens=16)
     asked = [Request(model, (Message("user", f"{n}+1?"),), sampling, f"q{n}") for n in range(3)]
     [part] = split([batch_line(request, shape.body(request)) for request in asked])
-    account = AccountBatches(connection.client, caller(2), 0.1, 0.1)
+    account = AccountBatches(connection.client, caller(2), 0.1, 0.1, lag_s=0.1)
     batch = await account.create(part, part.digest(1), Forgetful())
     index = await account.index()
     assert index.get(part.digest(1)).id == batch.id
