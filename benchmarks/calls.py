@@ -30,9 +30,9 @@ from openai import AsyncOpenAI, DefaultAioHttpClient
 from evals.tasks.arithmetic import create
 from providers import registry
 from providers.base import Message, Provider, Request, Sampling
-from society.agents import Society
-from society.debate import Debate, Rules
-from society.outcome import Scope
+from society.method.agents import Society
+from society.method.debate import Debate, Rules
+from society.method.voting import Scope
 from store.ledger import Store
 from store.records import Turn, messages_json
 

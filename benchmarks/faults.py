@@ -27,9 +27,9 @@ import aiohttp
 from evals.tasks.arithmetic import create
 from providers import registry
 from providers.base import Sampling
-from society.agents import Society
-from society.debate import Debate, Rules
-from society.outcome import Scope
+from society.method.agents import Society
+from society.method.debate import Debate, Rules
+from society.method.voting import Scope
 from store.ledger import Store
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "providers"))

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from society import config as experiments
-from society import doctor, runs
+from society.checks import doctor
 from society.cli import app
+from society.config import schema as experiments
+from society.runs import folder as folders
 from tests.providers.adapter_server import AdapterServer
 from tests.providers.job_server import serving
 
@@ -31,7 +32,7 @@ def without_keys_or_network(tmp_path, monkeypatch):
 
 
 def errors(page: str, *overrides: str) -> list[str]:
-    folder = runs.folder(Path("runs"), page)
+    folder = folders.folder(Path("runs"), page)
     found = doctor.examine_file(str(COOKBOOK / f"{page}.toml"), overrides, folder)
     return [finding.text for finding in found if finding.level == "error"]
 

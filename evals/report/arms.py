@@ -91,7 +91,11 @@ def untuned(arms: Sequence[Arm]) -> Arm | None:
     society = main(arms)
     for arm in arms:
         alike = (arm.agents, arm.rounds, arm.others)
-        if arm.kind == "debate" and alike == (society.agents, society.rounds, society.others):
+        if arm.kind == "debate" and alike == (
+            society.agents,
+            society.rounds,
+            society.others,
+        ):
             return arm
     return None
 

@@ -6,7 +6,7 @@ Whatever is heavy is imported inside the command that needs it, so that help is 
 
 from __future__ import annotations
 
-from society import signals
+from society.terminal import signals
 
 # Importing a module registers its commands; their order is that of the help.
 from society.cli import running  # isort: skip
@@ -18,7 +18,7 @@ from society.cli import answering  # isort: skip
 from society.cli import diversity  # isort: skip
 from society.cli import viewing  # isort: skip
 from society.cli import exporting  # isort: skip
-from society import streams  # isort: skip
+from society.terminal import streams  # isort: skip
 from society.cli.app import app
 
 __all__ = [

@@ -41,10 +41,10 @@ def read_answer(
     ] = None,
 ) -> None:
     """Show which answer is read from a response, and by which rule: see docs/answers.md."""
-    from society.failures import reported
+    from society.cli.errors import reported
 
     with reported():
-        from society import read
+        from society.checks import read
 
         options = {"choices": choices, "tolerance": tolerance, "pattern": pattern, "case": case}
         given = {name: value for name, value in options.items() if value is not None}

@@ -51,12 +51,13 @@ def measure(
     runs: Runs = RUNS,
 ) -> None:
     """Measure how different the agents of a run are, after every iteration."""
-    from society.failures import reported
+    from society.cli.errors import reported
 
     with reported() as context:
-        from society import diversity, stopping
-        from society import runs as folders
-        from society.terminal import tell
+        from society.method import diversity
+        from society.runs import folder as folders
+        from society.terminal import stopping
+        from society.terminal.output import tell
         from store.ledger import Store
 
         folder = folders.existing(runs, name)

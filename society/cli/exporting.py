@@ -48,12 +48,12 @@ def export_run(
     runs: Runs = RUNS,
 ) -> None:
     """Write transcripts and training data as files for other tools: see docs/export.md."""
-    from society.failures import reported
+    from society.cli.errors import reported
 
     with reported():
         from society import exporting
-        from society import runs as folders
-        from society.terminal import say, tell
+        from society.runs import folder as folders
+        from society.terminal.output import say, tell
         from store.selection import Selection
 
         folder = folders.existing(runs, name)

@@ -28,11 +28,11 @@ def examine(
     runs: Runs = RUNS,
 ) -> None:
     """Look whether an experiment or sweep can run: keys, models, endings, disk. Spends nothing."""
-    from society.failures import reported
+    from society.cli.errors import reported
 
     with reported():
-        from society import doctor
-        from society import runs as folders
+        from society.checks import doctor
+        from society.runs import folder as folders
         from society.sweeps import checks
         from society.sweeps.axes import Options, Source
 
@@ -69,13 +69,13 @@ def cost(
     ] = "table",
 ) -> None:
     """Price a whole experiment before its first call; needs no key and spends nothing."""
-    from society.failures import reported
+    from society.cli.errors import reported
 
     with reported():
         from evals.tasks.assumed import without_download
-        from society import config as experiments
-        from society.costing import overview
-        from society.costing.estimate import estimate
+        from society.config import schema as experiments
+        from society.costs import overview
+        from society.costs.estimate import estimate
         from society.sweeps import definition
         from society.sweeps import overview as sweeps
         from society.sweeps.axes import Options, Source

@@ -38,13 +38,13 @@ def sql(
     runs: Runs = RUNS,
 ) -> None:
     """Query runs, read-only, also while they are going on. Tables: see docs/schema.md."""
-    from society.failures import reported
+    from society.cli.errors import reported
 
     with reported():
-        from society import runs as folders
+        from society.runs import folder as folders
         from society.sql import output as writing
         from society.sql.session import opened
-        from society.terminal import tell
+        from society.terminal.output import tell
         from store.statements import queries
 
         target = writing.target(output, out)

@@ -14,11 +14,11 @@ from society.cli.app import RUNS, Name, Runs, app
 @app.command()
 def status(name: Name, runs: Runs = RUNS) -> None:
     """Show how far a run is, or a sweep with all its runs; also while they are running."""
-    from society.failures import reported
+    from society.cli.errors import reported
 
     with reported():
-        from society import runs as folders
-        from society.status import show
+        from society.runs import folder as folders
+        from society.runs.status import show
         from society.sweeps import overview, record
 
         sweep = folders.folder(runs, name)
@@ -51,16 +51,16 @@ def report(
     runs: Runs = RUNS,
 ) -> None:
     """Write the report of one or more runs: one page that needs no network."""
-    from society.failures import reported
+    from society.cli.errors import reported
 
     with reported():
         from contextlib import ExitStack
 
         from evals import report as reports
-        from society import runs as folders
-        from society.config import ConfigError
+        from society.config.schema import ConfigError
+        from society.runs import folder as folders
         from society.sweeps import record
-        from society.terminal import say
+        from society.terminal.output import say
         from store.ledger import Store
 
         found = [folder for name in names for folder in record.existing(runs, name)]
@@ -84,11 +84,11 @@ def ask(
     runs: Runs = RUNS,
 ) -> None:
     """Let a run's newest society debate your question, turn by turn."""
-    from society.failures import reported
+    from society.cli.errors import reported
 
     with reported() as context:
-        from society import runs as folders
-        from society.ask import open_store, show
+        from society.runs import folder as folders
+        from society.runs.ask import open_store, show
 
         folder = folders.existing(runs, name)
         with open_store(folder) as store:

@@ -11,8 +11,8 @@ import typer
 from society.cli.app import RUNS, Experiment, Name, RunName, Runs, Settings, Skip, app
 
 if TYPE_CHECKING:
-    from society.config import Config
-    from society.runs import RunFolder
+    from society.config.schema import Config
+    from society.runs.folder import RunFolder
     from store.ledger import Store
 
 
@@ -41,17 +41,18 @@ def run(
     runs: Runs = RUNS,
 ) -> None:
     """Run an experiment, or go on with it where it stopped; all of them, if it has seeds."""
-    from society.failures import reported
+    from society.cli.errors import reported
 
     with reported() as context:
-        from society import changes, doctor, leakage
-        from society import config as experiments
-        from society import runs as folders
+        from society.checks import doctor, overlap
         from society.cli import sweeping
-        from society.readable import readable
-        from society.streams import outlive_readers
+        from society.config import schema as experiments
+        from society.runs import changes
+        from society.runs import folder as folders
+        from society.runs.status import readable
         from society.sweeps.axes import Source
-        from society.terminal import tell
+        from society.terminal.output import tell
+        from society.terminal.streams import outlive_readers
         from store.records import utc_now
 
         source = Source(config, settings or ())
@@ -61,7 +62,7 @@ def run(
             return
         experiment = experiments.load(config, settings or ())
         folder = folders.folder(runs, Path(config).stem if name is None else name)
-        allowed = leakage.check(experiment, folder.database, allow=allow_overlap)
+        allowed = overlap.check(experiment, folder.database, allow=allow_overlap)
         doctor.before_run(experiment, folder, sys.stderr, doctor.chosen(skip or ()))
         context.resumable = True
         outlive_readers()
@@ -79,7 +80,7 @@ def run(
 
 
 def _refuse_retrain(config: str, retrain: bool) -> None:
-    from society.config import ConfigError
+    from society.config.schema import ConfigError
 
     if retrain:
         raise ConfigError(
@@ -91,14 +92,14 @@ def _refuse_retrain(config: str, retrain: bool) -> None:
 @app.command()
 def cancel(name: Name, runs: Runs = RUNS) -> None:
     """Cancel the fine-tuning jobs that a stopped run, or sweep, has left at its providers."""
-    from society.failures import reported
+    from society.cli.errors import reported
 
     with reported():
         import asyncio
 
-        from society import cancel as cancelling
+        from society.runs import cancel as cancelling
         from society.sweeps import record
-        from society.terminal import say
+        from society.terminal.output import say
 
         if asyncio.run(cancelling.cancel_all(record.existing(runs, name), say)):
             raise typer.Exit(1)
@@ -135,12 +136,12 @@ def import_transcripts(
     runs: Runs = RUNS,
 ) -> None:
     """Make a run of debates that were held elsewhere."""
-    from society.failures import reported
+    from society.cli.errors import reported
 
     with reported():
         from society import importing
-        from society import runs as folders
         from society.importing import overview
+        from society.runs import folder as folders
 
         imported = importing.import_file(
             file,
@@ -157,12 +158,14 @@ def _carry_out(
     folder: RunFolder, experiment: Config, store: Store, *, retrain: bool = False
 ) -> None:
     from evals import report as reports
-    from society import iterate, live, stopping, summary
-    from society.events import Note
-    from society.retrain import retrain as train_again
-    from society.spending import spending_of
-    from society.status import Noticeboard, notice_of, together
-    from society.terminal import say
+    from society.costs.spending import spending_of
+    from society.method import loop
+    from society.method.progress import Note
+    from society.runs import summary
+    from society.runs.retrain import retrain as train_again
+    from society.runs.status import Noticeboard, notice_of, together
+    from society.terminal import live, stopping
+    from society.terminal.output import say
 
     notices = Noticeboard(notice_of(folder), experiment.iterations)
     try:
@@ -174,7 +177,7 @@ def _carry_out(
 
             if retrain:
                 stopping.run(train_again(folder, experiment, store, listeners), tell)
-            stopping.run(iterate.run(folder, experiment, store, listeners), tell)
+            stopping.run(loop.run(folder, experiment, store, listeners), tell)
     finally:
         notices.remove()
     summary.show(store, sys.stdout)

@@ -12,7 +12,7 @@ import typer
 from society.cli.app import RUNS, Experiment, RunName, Runs, Settings, Skip, app
 
 if TYPE_CHECKING:
-    from society.failures import Context
+    from society.cli.errors import Context
     from society.sweeps.axes import Source
 
 Grid = Annotated[
@@ -51,7 +51,7 @@ def sweep(
     runs: Runs = RUNS,
 ) -> None:
     """Run an experiment over a grid or list of settings and over seeds, or go on with that."""
-    from society.failures import reported
+    from society.cli.errors import reported
 
     with reported() as context:
         from society.sweeps.axes import Options, Source
@@ -71,10 +71,10 @@ def carry_out(
     runs: Path,
 ) -> None:
     """Run the sweep that `source` describes."""
-    from society import doctor
-    from society.streams import outlive_readers
+    from society.checks import doctor
     from society.sweeps import definition, execution
-    from society.terminal import tell
+    from society.terminal.output import tell
+    from society.terminal.streams import outlive_readers
 
     chosen = Path(source.experiment).stem if name is None else name
     found = definition.load(source, runs, chosen)

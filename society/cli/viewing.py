@@ -27,13 +27,13 @@ def view(
     ] = False,
 ) -> None:
     """Show runs in a browser: progress, debates, datasets, models; also while they run."""
-    from society.failures import reported
+    from society.cli.errors import reported
 
     with reported():
         from providers import extras
 
         extras.require("view", "the pages of society view")
-        from society.terminal import say
+        from society.terminal.output import say
         from society.view.catalogue import Library
         from society.view.serving import serve
 

@@ -59,7 +59,7 @@ def card(store: Store, configs: list[Config]) -> str:
     """The whole text of README.md. The licence is left to whoever publishes the data."""
     from jinja2 import Environment, StrictUndefined
 
-    from society.config import Config as Experiment
+    from society.config.schema import Config as Experiment
 
     run = store.run()
     environment = Environment(

@@ -13,17 +13,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from finetune.datasets import build_all
-from society import runs
-from society.config import Config, ConfigError
+from society.config.schema import Config, ConfigError
 from society.importing import debates, experiment, recognised
 from society.importing.debates import Debates
 from society.importing.experiment import Source
 from society.importing.questions import Questions
 from society.importing.spoken import TranscriptError
 from society.importing.told import NAMELESS, rows
-from society.outcome import majority
-from society.runs import RunFolder
-from society.tuning import selection, tuned_roles
+from society.method.tuning import selection, tuned_roles
+from society.method.voting import majority
+from society.runs import folder as folders
+from society.runs.folder import RunFolder
 from store.ledger import Store
 from store.records import Model, Row, Split, utc_now
 
@@ -116,7 +116,7 @@ def _write(folder: RunFolder, content: _Content) -> None:
     draft = RunFolder(folder.name, folder.path.with_name(f".{folder.name}.importing"))
     shutil.rmtree(draft.path, ignore_errors=True)
     try:
-        with runs.start(draft, content.config) as store:
+        with folders.start(draft, content.config) as store:
             for batch in _batches(content.rows()):
                 store.write(*batch)
             _build_datasets(store, content)

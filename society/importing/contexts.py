@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from society.importing.spoken import Spoken, plain
-from society.outcome import Scope
+from society.method.voting import Scope
 from store.records import messages_json, storable
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from society.importing.spoken import Spoken
-from society.outcome import Scope
+from society.method.voting import Scope
 from store.records import TurnKind
 
 Place = tuple[int, int, TurnKind]

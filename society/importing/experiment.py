@@ -9,12 +9,12 @@ from typing import Any
 
 from evals import answers, tasks
 from evals.tasks.base import ReadsGold, Split, Task
-from society import config as experiments
-from society.config import Config, ConfigError
+from society.config import schema as experiments
+from society.config.schema import Config, ConfigError
 from society.importing.debates import Debates
 from society.importing.questions import KnownQuestion, ReadGold
-from society.questions import Questions
-from society.runs import RunFolder
+from society.method.questions import Questions
+from society.runs.folder import RunFolder
 
 LABEL = "transcript"
 """The task's name, which begins every question's id, where only a kind of answer is given."""

@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails
 
 from providers.base import FinishReason, Role
 from society.importing.spoken import Spoken, plain
-from society.outcome import Scope
+from society.method.voting import Scope
 from store.records import Decoding, Split, TurnKind, messages_json, storable
 
 _LARGEST = 2**31 - 1

@@ -6,8 +6,8 @@ from typing import TextIO
 
 from society.importing import Imported
 from society.importing.spoken import grouped
-from society.rows import write
-from society.terminal import one_line, write_line
+from society.terminal.output import one_line, write_line
+from society.terminal.table import write
 from store.ledger import Store
 
 _SHOWN = 5

@@ -11,7 +11,7 @@ from typing import Any
 from evals.tasks.sources.text import read_text
 from society.importing import contexts, lines
 from society.importing.spoken import Spoken, TranscriptError
-from society.outcome import Scope
+from society.method.voting import Scope
 from store.records import Split
 
 _FORMATS = (

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from providers.base import FinishReason
-from society.config import ConfigError
-from society.outcome import Scope
+from society.config.schema import ConfigError
+from society.method.voting import Scope
 from store.records import TurnKind
 
 _SHOWN = 20

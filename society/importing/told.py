@@ -9,8 +9,7 @@ from evals.tasks.base import Task, TaskQuestion
 from society import prompts
 from society.importing.debates import ToldDebate
 from society.importing.spoken import Spoken
-from society.outcome import outcome, readable, shown, tally, why_empty
-from society.voting import lot
+from society.method.voting import lot, outcome, readable, shown, tally, why_empty
 from store.records import Row, Turn, messages_json
 
 NAMELESS = "imported"

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TextIO
 
-from society.config import ConfigError
-from society.rows import write
+from society.config.schema import ConfigError
 from society.sql.session import Session
+from society.terminal.table import write
 from store.errors import WriteFailed
 from store.replacing import part_of
 

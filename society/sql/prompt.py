@@ -15,12 +15,12 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.lexers import PygmentsLexer
 from pygments.lexers.sql import SqlLexer
 
-from society.rows import Format, write
-from society.signals import Terminated
 from society.sql.completion import Catalog, Completions, catalog_of
 from society.sql.session import Session
-from society.state import open_private, state_folder
-from society.terminal import write_line
+from society.terminal.output import write_line
+from society.terminal.signals import Terminated
+from society.terminal.state import open_private, state_folder
+from society.terminal.table import Format, write
 from store.errors import InvalidQuery, StoreError
 from store.statements import queries, split
 

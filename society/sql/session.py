@@ -7,8 +7,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from society.config import ConfigError
-from society.runs import RunFolder
+from society.config.schema import ConfigError
+from society.runs.folder import RunFolder
 from store.answers import Query
 from store.binding import Params
 from store.errors import StoreLocked

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from evals.tasks.sources.text import read_text
-from society import config as experiments
-from society.config import ConfigError
+from society.config import schema as experiments
+from society.config.schema import ConfigError
 from society.sweeps import naming
 from society.sweeps.naming import Settings
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TextIO
 
 from providers.preflight import Finding
-from society import doctor, leakage
-from society import runs as folders
-from society.config import Config, ConfigError
+from society.checks import doctor, overlap
+from society.config.schema import Config, ConfigError
+from society.runs import folder as folders
 from society.sweeps.axes import Source
 from society.sweeps.definition import Member, Sweep, load
 
@@ -92,7 +92,7 @@ def _check_leakage(members: Sequence[Member], *, allow: bool) -> None:
         if key not in checked:
             checked.add(key)
             try:
-                leakage.check(member.config, database, allow=allow)
+                overlap.check(member.config, database, allow=allow)
             except ConfigError as error:
                 raise type(error)(f"{member.short}: {error}") from error
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from society import config as experiments
-from society import runs as folders
-from society.config import Config, ConfigError
-from society.runs import RunFolder
+from society.config import schema as experiments
+from society.config.schema import Config, ConfigError
+from society.runs import folder as folders
+from society.runs.folder import RunFolder
 from society.sweeps import axes, naming
 from society.sweeps.axes import Axes, Point, Source
 

@@ -10,9 +10,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from society.status import read_notice
+from society.runs.status import read_notice
 from society.sweeps.processes import Running, State
-from society.terminal import Screen, one_line, write_line
+from society.terminal.output import Screen, one_line, write_line
 
 _MARKS: dict[State, tuple[str, str]] = {
     "waiting": ("·", "dim"),

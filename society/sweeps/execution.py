@@ -8,13 +8,13 @@ from contextlib import ExitStack, suppress
 from typing import TextIO
 
 from evals import report as reports
-from society import runs as folders
-from society import stopping
-from society.runs import RunFolder
+from society.runs import folder as folders
+from society.runs.folder import RunFolder
 from society.sweeps import checks, display, record, results
 from society.sweeps.definition import Member, Sweep
 from society.sweeps.processes import Running, carry_out, default_jobs
-from society.terminal import write_line
+from society.terminal import stopping
+from society.terminal.output import write_line
 from store.errors import StoreError
 from store.ledger import Store
 

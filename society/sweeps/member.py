@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 
-from society import signals
+from society.terminal import signals
 
 
 def main() -> None:

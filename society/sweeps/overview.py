@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TextIO
 
-from society import runs as folders
-from society.costing import lengths
-from society.costing.estimate import Estimate, estimate
-from society.costing.overview import assumptions, prices, with_cents
-from society.rows import Format, write
-from society.runs import RunFolder
-from society.status import read_notice
+from society.costs import lengths
+from society.costs.estimate import Estimate, estimate
+from society.costs.overview import assumptions, prices, with_cents
+from society.runs import folder as folders
+from society.runs.folder import RunFolder
+from society.runs.status import read_notice
 from society.sweeps import checks, results
 from society.sweeps.definition import Sweep
 from society.sweeps.record import SweepRecord
-from society.terminal import Screen, write_line
+from society.terminal.output import Screen, write_line
+from society.terminal.table import Format, write
 from store.errors import StoreError, StoreLocked, StoreMissing
 from store.ledger import Store
 

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from society import runs as folders
-from society.config import ConfigError
-from society.runs import RunFolder
+from society.config.schema import ConfigError
+from society.runs import folder as folders
+from society.runs.folder import RunFolder
 from society.sweeps import naming
 from society.sweeps.definition import Sweep
 
@@ -85,7 +85,7 @@ def members(folder: RunFolder) -> list[RunFolder]:
 def existing(runs: Path, name: str) -> list[RunFolder]:
     """The run called `name`, or those runs of the sweep called `name` that have started.
 
-    Raises `ConfigError` where there is none, and what `society.runs.existing` raises.
+    Raises `ConfigError` where there is none, and what `society.runs.folder.existing` raises.
     """
     folder = folders.folder(runs, name)
     record = read(folder)

@@ -17,9 +17,9 @@ from rich.text import Text
 from evals.agreement import agreements
 from evals.metrics import MEASURES, Decoding, Measure, apart, table, zero_shot_tasks
 from evals.reading import evaluated_arms
-from society import runs as folders
+from society.runs import folder as folders
 from society.sweeps.record import SweepRecord
-from society.terminal import Screen, one_line
+from society.terminal.output import Screen, one_line
 from store.errors import StoreError
 from store.ledger import Store
 

@@ -18,7 +18,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from society.runs import RunFolder
+from society.runs.folder import RunFolder
 from society.view import catalogue, debate, debates, lineage, overview, pages, search
 from society.view.access import Access, Guarded
 from society.view.asking import Desk, TookTooLong

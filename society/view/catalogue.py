@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Literal
 
 from evals.intervals import Rate, wilson
-from society import runs as folders
-from society.config import ConfigError
-from society.live import duration
-from society.runs import RunFolder
-from society.status import age_of, read_notice
+from society.config.schema import ConfigError
+from society.runs import folder as folders
+from society.runs.folder import RunFolder
+from society.runs.status import age_of, read_notice
+from society.terminal.live import duration
 from society.view.debate import NotFound
 from society.view.debates import DEBATES
 from store.errors import StoreError, StoreLocked, StoreNewer, StoreOutdated

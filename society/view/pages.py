@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from evals.intervals import Rate
 from evals.visible import plain
-from society.live import duration
+from society.terminal.live import duration
 from society.view import chart
 from society.view.debates import Key
 from society.view.filters import FLIPS, VOTES, Filter, Stage

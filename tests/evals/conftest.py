@@ -13,7 +13,7 @@ import pytest
 from evals.tasks.arithmetic import Arithmetic
 from evals.tasks.base import TaskQuestion
 from providers.embedded import corpus
-from society.voting import agrees, vote
+from society.method.voting import agrees, vote
 from store import records
 from store.ledger import Store
 

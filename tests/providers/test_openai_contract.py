@@ -33,8 +33,9 @@ from providers.openai.client import Connection
 from providers.openai.files import Readiness
 from providers.openai.jobs import Jobs
 from providers.openai.settings import OpenAISettings
-from society import config as experiments
-from society import iterate, runs
+from society.config import schema as experiments
+from society.method import loop
+from society.runs import folder as folders
 from tests.providers.job_account import BASE
 from tests.providers.job_client import ADDRESS, SPEC, caller, followed, spec
 from tests.providers.job_server import Server, serving
@@ -127,9 +128,9 @@ def test_a_whole_run_is_accepted(prism, tmp_path, monkeypatch):
         """
     )
     config = experiments.load(str(experiment))
-    folder = runs.folder(tmp_path / "runs", "run")
-    with runs.start(folder, config) as store:
-        asyncio.run(iterate.run(folder, config, store, lambda event: None))
+    folder = folders.folder(tmp_path / "runs", "run")
+    with folders.start(folder, config) as store:
+        asyncio.run(loop.run(folder, config, store, lambda event: None))
         models = store.models(2)
     assert models
     assert prism.violations() == []

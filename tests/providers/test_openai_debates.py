@@ -18,10 +18,10 @@ from evals.tasks.arithmetic import create
 from providers import registry
 from providers.base import Sampling
 from providers.errors import ConnectionLost, QuotaExhausted
-from society.agents import Society
-from society.debate import Debate, Rules
-from society.outcome import Scope
-from society.redo import take_back
+from society.method.agents import Society
+from society.method.debate import Debate, Rules
+from society.method.redo import take_back
+from society.method.voting import Scope
 from store.ledger import Store
 from store.records import Model
 from tests.providers.chat_server import ChatServer, fails, gateway, says

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from society import config as experiments
-from society import failures, iterate, runs
-from society.events import Event, Note
+from society.cli import errors
+from society.config import schema as experiments
+from society.method import loop
+from society.method.progress import Event, Note
+from society.runs import folder as folders
 from store.ledger import Store
 
 PROMPT_USD, ANSWER_USD = 1.0, 10.0
@@ -80,7 +82,7 @@ def write(folder: Path, url: str, model: str = "m") -> Path:
 def run(folder: Path, url: str, *overrides: str, model: str = "m") -> Outcome:
     """Start the experiment, or go on with it, as `society run` does."""
     config = experiments.load(str(write(folder, url, model)), overrides)
-    run_folder = runs.folder(folder / "runs", "run")
+    run_folder = folders.folder(folder / "runs", "run")
     heard, status = _Heard(), 0
 
     def observer(event: Event) -> None:
@@ -89,10 +91,10 @@ def run(folder: Path, url: str, *overrides: str, model: str = "m") -> Outcome:
 
     logging.getLogger().addHandler(heard)
     try:
-        with runs.start(run_folder, config) as store:
-            asyncio.run(iterate.run(run_folder, config, store, observer))
+        with folders.start(run_folder, config) as store:
+            asyncio.run(loop.run(run_folder, config, store, observer))
     except Exception as error:
-        status, message = failures.outcome(error)
+        status, message = errors.outcome(error)
         if message is None:
             raise
         heard.lines.append(message)

@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 
 from finetune.errors import TuningFailed
 from providers.errors import ModelNotFound
-from society import config as experiments
-from society import iterate, runs
 from society.cli import app
+from society.config import schema as experiments
+from society.method import loop
+from society.runs import folder as folders
 from store.ledger import Store
 from tests.api_kill_and_resume import CONFIG
 from tests.providers.job_account import BASE
@@ -43,9 +44,9 @@ def experiment(tmp_path, server, monkeypatch):
 
     def run(*overrides: str) -> Path:
         config = experiments.load(str(path), ['provider.api_key_env="A_KEY"', *overrides])
-        folder = runs.folder(tmp_path / "runs", "run")
-        with runs.start(folder, config) as store:
-            asyncio.run(iterate.run(folder, config, store, lambda event: None))
+        folder = folders.folder(tmp_path / "runs", "run")
+        with folders.start(folder, config) as store:
+            asyncio.run(loop.run(folder, config, store, lambda event: None))
         return folder.database
 
     return run

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from society import config as experiments
-from society import iterate, runs
-from society.arms import KINDS
-from society.compute_matched import samples_for_tokens
-from society.config import ConfigError
+from society.config import schema as experiments
+from society.config.schema import ConfigError
+from society.method import loop
+from society.method.arms import KINDS, samples_for_tokens
+from society.runs import folder as folders
 from store.ledger import Store
 from store.records import Question, Turn
 
@@ -23,9 +23,9 @@ def load(experiment, *overrides):
 
 def start(tmp_path, experiment, *overrides, name="run"):
     config = load(experiment, *overrides)
-    folder = runs.folder(tmp_path / "runs", name)
-    with runs.start(folder, config) as store:
-        asyncio.run(iterate.run(folder, config, store, lambda event: None))
+    folder = folders.folder(tmp_path / "runs", name)
+    with folders.start(folder, config) as store:
+        asyncio.run(loop.run(folder, config, store, lambda event: None))
     return folder
 
 
@@ -282,7 +282,7 @@ def test_a_finished_run_takes_more_arms_and_repeats_nothing(tmp_path):
     assert after == before
     assert rows(folder, "SELECT count(DISTINCT arm) FROM votes") == [(3,)]
     with pytest.raises(ConfigError, match=r"arms: stored .* now .*may only get more"):
-        runs.start(folder, load(tmp_path / "arms.toml"))
+        folders.start(folder, load(tmp_path / "arms.toml"))
 
 
 @pytest.mark.parametrize(
@@ -353,13 +353,16 @@ def _stopping_at(event_number):
 def test_a_run_of_several_arms_goes_on_from_wherever_it_was_stopped(tmp_path):
     _write_experiment(tmp_path, ["multiagent", "no-critic", "debate", "compute-matched-tokens"])
     whole = start(tmp_path, tmp_path / "arms.toml", name="whole")
-    config, folder = load(tmp_path / "arms.toml"), runs.folder(tmp_path / "runs", "whole-in-parts")
+    config, folder = (
+        load(tmp_path / "arms.toml"),
+        folders.folder(tmp_path / "runs", "whole-in-parts"),
+    )
     # Every start sees the stages that are done as two events each.
     stops = 0
     for event in itertools.count(30, 29):
-        with runs.start(folder, config) as store:
+        with folders.start(folder, config) as store:
             try:
-                asyncio.run(iterate.run(folder, config, store, _stopping_at(event)))
+                asyncio.run(loop.run(folder, config, store, _stopping_at(event)))
             except _Stopped:
                 stops += 1
             else:

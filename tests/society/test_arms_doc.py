@@ -4,9 +4,9 @@ import re
 import tomllib
 from pathlib import Path
 
-from society import config as experiments
-from society.arms import KINDS
-from society.sections import ArmSection
+from society.config import schema as experiments
+from society.config.sections import ArmSection
+from society.method.arms import KINDS
 from store.ledger import Store
 
 TEXT = (Path(__file__).parents[2] / "docs" / "arms.md").read_text(encoding="utf-8")

@@ -4,9 +4,10 @@ import asyncio
 
 import pytest
 
-from society import config as experiments
-from society import iterate, runs
-from society.config import ConfigError
+from society.config import schema as experiments
+from society.config.schema import ConfigError
+from society.method import loop
+from society.runs import folder as folders
 from store.ledger import Store
 from tests.api_kill_and_resume import CONFIG
 from tests.providers.job_account import BASE
@@ -39,9 +40,9 @@ def experiment(tmp_path, server, monkeypatch):
     def run(name, *overrides):
         given = ['provider.api_key_env="A_KEY"', *SMALL, *PRICED, *overrides]
         config = experiments.load(str(path), given)
-        folder = runs.folder(tmp_path / "runs", name)
-        with runs.start(folder, config) as store:
-            asyncio.run(iterate.run(folder, config, store, lambda event: None))
+        folder = folders.folder(tmp_path / "runs", name)
+        with folders.start(folder, config) as store:
+            asyncio.run(loop.run(folder, config, store, lambda event: None))
         return folder.database
 
     return run

@@ -14,9 +14,10 @@ import pytest
 from typer.testing import CliRunner
 
 from providers.base import ModelRef
-from society import cancel, runs
-from society import config as experiments
 from society.cli import app
+from society.config import schema as experiments
+from society.runs import cancel
+from society.runs import folder as folders
 from store.ledger import Store
 from store.records import Batch, Job
 from tests.providers.job_server import Server, serving
@@ -142,7 +143,7 @@ def test_a_server_that_refuses_leaves_the_job_as_it_is(server):
 async def test_a_server_that_is_down_is_given_up_for_all_jobs_together(server):
     path = write_experiment(server)
     interrupted(path, server)
-    folder = runs.folder(Path("runs"), "small")
+    folder = folders.folder(Path("runs"), "small")
     config = experiments.load(str(path)).model_copy(update={"model": f"openai+{DOWN}:{BASE}"})
     told: list[str] = []
     waits = cancel.Waits(call_s=3.0, told_every_s=0.5)
@@ -160,7 +161,7 @@ async def test_a_server_that_does_not_answer_is_given_up_for_all_jobs_together(s
     path = write_experiment(server)
     interrupted(path, server)
     server.tell(slow={f"GET /fine_tuning/jobs/{job}": 3600 for job in server.state()["jobs"]})
-    folder = runs.folder(Path("runs"), "small")
+    folder = folders.folder(Path("runs"), "small")
     told: list[str] = []
     with Store.open(folder.database) as store:
         waits = cancel.Waits(total_s=2.0, each_s=0.0, told_every_s=0.5)
@@ -173,9 +174,9 @@ async def test_a_server_that_does_not_answer_is_given_up_for_all_jobs_together(s
 
 
 def test_nothing_is_asked_of_a_local_model(tmp_path):
-    folder = runs.folder(tmp_path, "local")
+    folder = folders.folder(tmp_path, "local")
     config = experiments.load("demo")
-    with runs.start(folder, config) as store:
+    with folders.start(folder, config) as store:
         store.write(Job("job", 1, "multiagent", 1, "generator", "dataset", "digest", "running"))
         told: list[str] = []
         assert asyncio.run(cancel.cancel(folder, store, told.append)) == 0
@@ -187,11 +188,11 @@ def test_nothing_is_asked_of_a_local_model(tmp_path):
 
 
 def test_only_jobs_and_batches_that_exist_go_on(tmp_path):
-    folder = runs.folder(tmp_path, "batched")
+    folder = folders.folder(tmp_path, "batched")
     config = experiments.load("demo", [f'model="openai+{DOWN}:{BASE}"'])
     job = Job("meant", 1, "multiagent", 1, "generator", "dataset", "digest", "intent")
     created = dataclasses.replace(job, job_id="created", status="running", provider_job_id="ft-1")
-    with runs.start(folder, config) as store:
+    with folders.start(folder, config) as store:
         store.write(job, Batch("meant", config.model, '["a", "b"]', None))
     assert cancel.going_on([folder.database]) == []
     with Store.open(folder.database) as store:
@@ -202,9 +203,9 @@ def test_only_jobs_and_batches_that_exist_go_on(tmp_path):
 
 
 def test_of_several_runs_one_that_is_in_use_stops_no_other(tmp_path):
-    folders = [runs.folder(tmp_path, name) for name in ("a", "b")]
+    folders = [folders.folder(tmp_path, name) for name in ("a", "b")]
     for folder in folders:
-        runs.start(folder, experiments.load("demo")).close()
+        folders.start(folder, experiments.load("demo")).close()
     told: list[str] = []
     with Store.open(folders[1].database):
         assert asyncio.run(cancel.cancel_all(folders, told.append)) == 1
@@ -214,11 +215,11 @@ def test_of_several_runs_one_that_is_in_use_stops_no_other(tmp_path):
 
 
 def test_a_run_that_is_being_worked_on_is_left_alone(tmp_path):
-    folder = runs.folder(tmp_path / "runs", "busy")
+    folder = folders.folder(tmp_path / "runs", "busy")
     code = (
         "import sys, duckdb\nheld = duckdb.connect(sys.argv[1])\nprint('open', flush=True)\ninput()"
     )
-    with runs.start(folder, experiments.load("demo")):
+    with folders.start(folder, experiments.load("demo")):
         pass
     holder = subprocess.Popen(
         [sys.executable, "-c", code, str(folder.database)],

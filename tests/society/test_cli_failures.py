@@ -6,8 +6,8 @@ import typer
 
 from finetune.errors import FinetuneError
 from providers.errors import AuthenticationFailed, InvalidSettings, ModelNotFound
-from society.config import ConfigError
-from society.failures import outcome, reported
+from society.cli.errors import outcome, reported
+from society.config.schema import ConfigError
 from store.errors import StoreBroken, StoreLocked, StoreNewer, WriteFailed
 
 

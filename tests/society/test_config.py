@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from society import config
-from society.config import Config, ConfigError
+from society.config import schema
+from society.config.schema import Config, ConfigError
 
 SMALL = """
 model = "scripted:{script}"
@@ -24,7 +24,7 @@ def small(tmp_path: Path) -> str:
 
 def refused(source: str, *overrides: str) -> str:
     with pytest.raises(ConfigError) as error:
-        config.load(source, overrides)
+        schema.load(source, overrides)
     return str(error.value)
 
 
@@ -33,10 +33,19 @@ def refused(source: str, *overrides: str) -> str:
     [
         ("agents=3", "agents: unknown key"),
         ("society.agent=3", "society.agent: unknown key"),
-        ("society.agents=0", "society.agents: Input should be greater than or equal to 1, got 0"),
+        (
+            "society.agents=0",
+            "society.agents: Input should be greater than or equal to 1, got 0",
+        ),
         ("society.rounds=0", "society.rounds: Input should be greater than or equal to 1, got 0"),
-        ("society.agents=three", "society.agents: Input should be a valid integer, got 'three'"),
-        ("society.agents=2.5", "society.agents: Input should be a valid integer, got 2.5"),
+        (
+            "society.agents=three",
+            "society.agents: Input should be a valid integer, got 'three'",
+        ),
+        (
+            "society.agents=2.5",
+            "society.agents: Input should be a valid integer, got 2.5",
+        ),
         ("society.agents=1", "society.agents = 1 has nobody to debate with"),
         ("society.others=shouted", "society.others: .*got 'shouted'"),
         ("datasets.w=1.5", "datasets.w: .*less than or equal to 1, got 1.5"),
@@ -64,7 +73,7 @@ def test_wrong_settings_are_named(small: str, override: str, message: str) -> No
 def test_fresh_questions_must_last_for_all_iterations(small: str) -> None:
     settings = ("train.fresh=true", "train.questions=30000", "iterations=3")
     assert "90000 are asked for" in refused(small, *settings)
-    config.load(small, ("train.fresh=false", *settings[1:]))
+    schema.load(small, ("train.fresh=false", *settings[1:]))
 
 
 def test_every_problem_is_told_at_once(small: str) -> None:
@@ -99,8 +108,9 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
 
 
 def test_overrides_are_toml_values_or_words(small: str) -> None:
-    loaded = config.load(
-        small, ("society.agents=5", "society.others=quoted", "evaluation.decodings=['greedy']")
+    loaded = schema.load(
+        small,
+        ("society.agents=5", "society.others=quoted", "evaluation.decodings=['greedy']"),
     )
     assert loaded.society.agents == 5
     assert loaded.society.others == "quoted"
@@ -108,15 +118,15 @@ def test_overrides_are_toml_values_or_words(small: str) -> None:
 
 
 def test_a_stored_config_is_the_same_config(small: str) -> None:
-    loaded = config.load(small, ("datasets.w=1", "finetune.learning_rate=1"))
+    loaded = schema.load(small, ("datasets.w=1", "finetune.learning_rate=1"))
     assert Config.from_json(loaded.to_json()) == loaded
     assert Config.from_json(loaded.to_json()).to_json() == loaded.to_json()
 
 
 def test_differences_name_key_and_both_values(small: str) -> None:
-    one = config.load(small).to_json()
-    other = config.load(small, ("datasets.w=0.25", "task.high=12")).to_json()
-    assert config.differences(one, other) == [
+    one = schema.load(small).to_json()
+    other = schema.load(small, ("datasets.w=0.25", "task.high=12")).to_json()
+    assert schema.differences(one, other) == [
         "datasets.w: stored 0.5, now 0.25",
         "task.high: stored '(absent)', now 12",
     ]

@@ -21,12 +21,14 @@ from evals.tasks.assumed import CHARACTERS
 from providers.base import JobState
 from providers.errors import BudgetReached
 from providers.scripted import ScriptedProvider
-from society import config as experiments
-from society import costs, iterate, runs
 from society.cli import app
-from society.config import ConfigError
-from society.connections import Connections
-from society.costing.estimate import estimate
+from society.config import schema as experiments
+from society.config.schema import ConfigError
+from society.costs import budget
+from society.costs.estimate import estimate
+from society.method import loop
+from society.method.connections import Connections
+from society.runs import folder as folders
 from store.ledger import Store
 from store.records import Job
 from tests.evals.tasks.test_hub_source import serving as hub
@@ -102,12 +104,12 @@ def settings(experiment, *more):
 
 def run(tmp_path, config, vendor, name="run"):
     """Run to the end, or to what stops it, with every call metered; returns the run's folder."""
-    folder = runs.folder(tmp_path / "runs", name)
-    with runs.start(folder, config) as store:
+    folder = folders.folder(tmp_path / "runs", name)
+    with folders.start(folder, config) as store:
         plain = Connections({config.model: vendor}, config.agent_models, config.model)
-        connections = costs.metered(plain, config, store)
-        loop = iterate._Experiment(folder, config, store, connections, lambda event: None)
-        asyncio.run(loop.run())
+        connections = budget.metered(plain, config, store)
+        experiment = loop._Experiment(folder, config, store, connections, lambda event: None)
+        asyncio.run(experiment.run())
     return folder
 
 
@@ -154,7 +156,7 @@ def test_every_stage_of_the_estimate_contains_what_it_came_to(tmp_path, experime
 def test_low_caps_stop_cleanly_and_higher_ones_go_on_to_the_same_tables(tmp_path, experiment):
     whole, vendor = Vendor(experiment), Vendor(experiment)
     expected = run(tmp_path / "uncapped", settings(experiment), whole)
-    folder = runs.folder(tmp_path / "runs", "run")
+    folder = folders.folder(tmp_path / "runs", "run")
     bills = []
     for share in (0.03, 0.3, 0.45, 0.45, 0.6, 0.8, 0.97):
         cap = share * whole.billed
@@ -184,7 +186,7 @@ def test_a_job_whose_end_nobody_saw_counts_with_the_most_it_can_cost(tmp_path, e
     config, vendor = settings(experiment), Vendor(experiment)
     folder = run(tmp_path, config, vendor)
     with Store.open(folder.database) as store:
-        before = costs.opened(store, config, costs.remembered(store, config)).spent_usd
+        before = budget.opened(store, config, budget.remembered(store, config)).spent_usd
         job = store.jobs(2)[0]
         open_job = Job(
             job.job_id,
@@ -198,7 +200,7 @@ def test_a_job_whose_end_nobody_saw_counts_with_the_most_it_can_cost(tmp_path, e
             job.provider_job_id,
         )
         store.write(open_job)
-        after = costs.opened(store, config, costs.remembered(store, config)).spent_usd
+        after = budget.opened(store, config, budget.remembered(store, config)).spent_usd
     assert before == pytest.approx(vendor.billed)
     assert job.trained_tokens is not None
     assert after >= before
@@ -210,18 +212,18 @@ def test_prices_stay_what_they_were_when_the_run_began_unless_the_user_says_othe
 ):
     config = settings(experiment)
     with Store.open(tmp_path / "run.duckdb") as store:
-        costs.remembered(store, config)
+        budget.remembered(store, config)
         [(source, tuned)] = store.rows("SELECT source, input_usd FROM prices WHERE tuned")
         assert (source.startswith("the experiment file"), tuned) == (True, 3.0)
         plain = experiments.load(str(experiment))
-        found = costs.remembered(store, plain).at(plain.model, tuned=False)
+        found = budget.remembered(store, plain).at(plain.model, tuned=False)
         assert found is not None
         assert found.input_usd == 0.0
         store.transact(lambda c: c.execute("UPDATE prices SET input_usd = 7, source = 'a page'"))
-        found = costs.remembered(store, plain).at(plain.model, tuned=False)
+        found = budget.remembered(store, plain).at(plain.model, tuned=False)
         assert found is not None
         assert (found.input_usd, found.source) == (7.0, "a page")
-        found = costs.remembered(store, config).at(plain.model, tuned=False)
+        found = budget.remembered(store, config).at(plain.model, tuned=False)
         assert found is not None
         assert found.input_usd == 2.0
 
@@ -362,15 +364,15 @@ def test_over_http_the_range_holds_and_a_capped_run_asks_nothing_twice(tmp_path)
 
     def go(*more):
         config = experiments.load(str(path), (*figures, *more))
-        folder = runs.folder(tmp_path / "runs", "run")
-        with runs.start(folder, config) as store:
+        folder = folders.folder(tmp_path / "runs", "run")
+        with folders.start(folder, config) as store:
             plain = Connections.open(config, folder.models)
-            connections = costs.metered(plain, config, store)
-            loop = iterate._Experiment(folder, config, store, connections, lambda event: None)
+            connections = budget.metered(plain, config, store)
+            experiment = loop._Experiment(folder, config, store, connections, lambda event: None)
 
             async def whole():
                 try:
-                    await loop.run()
+                    await experiment.run()
                 finally:
                     await connections.close()
 

@@ -9,11 +9,14 @@ import pytest
 
 from evals import metrics, report
 from evals.tasks.arithmetic import create
-from society import config as experiments
-from society import curriculum, iterate, leakage, runs, status, summary
-from society.config import ConfigError
-from society.costing.estimate import estimate
-from society.events import StageStarted
+from society.checks import overlap
+from society.config import schema as experiments
+from society.config.schema import ConfigError
+from society.costs.estimate import estimate
+from society.method import loop, questions
+from society.method.progress import StageStarted
+from society.runs import folder as folders
+from society.runs import status, summary
 from store.ledger import Store
 
 LADDER = "task.curriculum=[{high=3}, {high=4}]"
@@ -90,7 +93,7 @@ def test_no_exam_asks_what_a_rung_trains_on_also_not_in_other_clothes(experiment
     assert not trained & asked
     unfiltered = create({"high": 3}).questions("train", 0, count)
     assert {task.identity(q) for q in unfiltered} & asked
-    assert leakage.check(config, experiment.parent / "none.duckdb", allow=False) == []
+    assert overlap.check(config, experiment.parent / "none.duckdb", allow=False) == []
 
 
 def test_swapped_operands_are_one_question():
@@ -99,7 +102,7 @@ def test_swapped_operands_are_one_question():
     a, b, c, d, e, f = re.findall(r"\d+", question.text)
     swapped = question.text.replace(f"{a}+{b}*{c}+{d}-{e}*{f}", f"{d}+{c}*{b}+{a}-{f}*{e}")
     again = type(question)("other", swapped, None)
-    assert curriculum.identity(task, again) == curriculum.identity(task, question)
+    assert questions.identity(task, again) == questions.identity(task, question)
 
 
 def test_files_with_the_same_ids_are_kept_apart(tmp_path):
@@ -180,9 +183,9 @@ def climbing(experiment):
 
 
 def test_a_run_climbs_and_every_society_takes_every_exam(climbing, tmp_path):
-    folder, events = runs.folder(tmp_path / "runs", "climb"), []
-    with runs.start(folder, climbing) as store:
-        asyncio.run(iterate.run(folder, climbing, store, events.append))
+    folder, events = folders.folder(tmp_path / "runs", "climb"), []
+    with folders.start(folder, climbing) as store:
+        asyncio.run(loop.run(folder, climbing, store, events.append))
     stages = [e.stage for e in events if isinstance(e, StageStarted) and e.iteration == 0]
     labels = ("evaluate", "rung arithmetic@1", "rung arithmetic@2")
     assert stages == [f"{label} {d}" for label in labels for d in ("sampled", "greedy")]

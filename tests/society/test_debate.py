@@ -12,9 +12,9 @@ from providers.base import Completion, Message, ModelRef, Request, Sampling
 from providers.errors import AuthenticationFailed, ContextOverflow
 from providers.scripted import ScriptedProvider
 from society import prompts
-from society.agents import Agent, Society
-from society.debate import Debate, Rules
-from society.outcome import Scope
+from society.method.agents import Agent, Society
+from society.method.debate import Debate, Rules
+from society.method.voting import Scope
 from store.ledger import Store
 from store.records import Model
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from society import config as experiments
 from society.cli import app
+from society.config import schema as experiments
 from store.ledger import Store
 
 TEXT = (Path(__file__).parents[2] / "docs" / "diversity.md").read_text(encoding="utf-8")

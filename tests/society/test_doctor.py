@@ -12,9 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from providers.embedded import MODEL_DIR
-from society import config as experiments
-from society import doctor, runs
+from society.checks import doctor
 from society.cli import app
+from society.config import schema as experiments
+from society.runs import folder as folders
 from store.ledger import Store
 from store.records import Job
 from tests.providers.adapter_server import AdapterServer
@@ -245,7 +246,7 @@ def test_a_finished_run_is_let_through_although_its_server_is_gone(experiment):
     status, said = society("run", experiment)
     assert status == 0, said
     config = experiments.load(str(experiment))
-    folder = runs.folder(Path("runs"), "scripted")
+    folder = folders.folder(Path("runs"), "scripted")
     assert doctor.past_of(config, folder) == doctor.Past(tuned=2, finished=True)
     longer = config.model_copy(update={"iterations": 3})
     assert doctor.past_of(longer, folder) == doctor.Past(tuned=2, finished=False)
@@ -254,12 +255,12 @@ def test_a_finished_run_is_let_through_although_its_server_is_gone(experiment):
 def test_a_run_whose_tuning_is_done_does_not_ask_for_tuning(tmp_path):
     with AdapterServer(BASE) as server:
         config = experiments.load("demo", remote(server.url, "iterations=1")[1::2])
-        folder = runs.folder(tmp_path / "runs", "tuned")
-        with runs.start(folder, config) as store:
+        folder = folders.folder(tmp_path / "runs", "tuned")
+        with folders.start(folder, config) as store:
             write_tuned(store, config.society.agents)
         findings = doctor.examine(config, folder)
         assert [found for found in findings if found.level == "error"] == []
-        fresh = doctor.examine(config, runs.folder(tmp_path / "runs", "fresh"))
+        fresh = doctor.examine(config, folders.folder(tmp_path / "runs", "fresh"))
         assert any(found.level == "error" for found in fresh)
 
 

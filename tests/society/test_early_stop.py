@@ -8,10 +8,10 @@ import json
 import pytest
 
 from evals.tasks.arithmetic import create
-from society import config as experiments
-from society import iterate, runs
-from society.early_stop import NothingLearnt
-from society.unread import describe_unread
+from society.config import schema as experiments
+from society.method import loop
+from society.method.early_stop import NothingLearnt, describe_unread
+from society.runs import folder as folders
 from store.records import Turn
 from tests.providers.chat_server import Reply, fails, says, serving
 from tests.society import api_experiment
@@ -133,10 +133,10 @@ def scripted(folder, answer):
     )
 
     def run(*overrides):
-        run_folder = runs.folder(folder / "runs", "run")
+        run_folder = folders.folder(folder / "runs", "run")
         config = experiments.load(str(path), overrides)
-        with runs.start(run_folder, config) as store:
-            asyncio.run(iterate.run(run_folder, config, store, lambda event: None))
+        with folders.start(run_folder, config) as store:
+            asyncio.run(loop.run(run_folder, config, store, lambda event: None))
             return store.rows("SELECT count(*), count(error) FROM jobs")
 
     return run

@@ -18,7 +18,7 @@ from providers.budget import Budget
 from providers.errors import BudgetReached, ProviderError
 from providers.metering import meter
 from providers.pricing import PriceOverride, Prices
-from society.charges import Purpose, StoredCharges, made_for
+from society.costs.charges import Purpose, StoredCharges, made_for
 from store.ledger import Store
 from store.records import Model, Price, Turn
 from tests.providers.chat_server import ChatServer, Reply, fails, says

@@ -8,9 +8,9 @@ import duckdb
 import pytest
 
 from evals.tasks.arithmetic import create
-from society import config as experiments
-from society import runs
 from society.cli import app
+from society.config import schema as experiments
+from society.runs import folder as folders
 from society.sweeps import axes
 from society.sweeps.axes import Options
 from society.sweeps.definition import Source, load
@@ -88,7 +88,7 @@ def test_the_curriculum_climbs(written):
 def test_several_runs_are_asked_at_once(written, tmp_path):
     config = experiments.load(str(written("")))
     for seed in (0, 1):
-        runs.start(runs.folder(tmp_path / "runs", f"NAME.seed-{seed}"), config).close()
+        folders.start(folders.folder(tmp_path / "runs", f"NAME.seed-{seed}"), config).close()
     [sql] = [text for language, text in BLOCKS if language == "sql"]
     with duckdb.connect() as connection:
         found = connection.execute(sql.replace("'runs/", f"'{tmp_path}/runs/"))

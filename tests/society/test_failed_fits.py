@@ -5,8 +5,9 @@ import asyncio
 import pytest
 
 from finetune.errors import TuningFailed, TuningStopped
-from society import config as experiments
-from society import iterate, runs
+from society.config import schema as experiments
+from society.method import loop
+from society.runs import folder as folders
 from store.ledger import Store
 
 EXPERIMENT = """
@@ -39,12 +40,12 @@ def start(tmp_path):
     """A function that starts the run with some settings, and returns its store's rows."""
     path = tmp_path / "fits.toml"
     path.write_text(EXPERIMENT)
-    folder = runs.folder(tmp_path / "runs", "run")
+    folder = folders.folder(tmp_path / "runs", "run")
 
     def run(*overrides: str) -> Store:
         config = experiments.load(str(path), overrides)
-        with runs.start(folder, config) as store:
-            asyncio.run(iterate.run(folder, config, store, lambda event: None))
+        with folders.start(folder, config) as store:
+            asyncio.run(loop.run(folder, config, store, lambda event: None))
         return Store.open(folder.database, read_only=True)
 
     run.folder = folder

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from society import config as experiments
-from society import iterate, runs
 from society.cli import app
+from society.config import schema as experiments
+from society.method import loop
+from society.runs import folder as folders
 from society.sweeps import definition, record, results
 from society.sweeps.axes import Options, Source
 
@@ -134,8 +135,8 @@ def test_a_sweep_without_gold_says_what_is_known(experiment, tmp_path):
     sweep = definition.load(Source(str(path), (), Options()), tmp_path / "runs", "own")
     sweep.folder.path.mkdir(parents=True)
     for member in sweep.members:
-        with runs.start(member.folder, member.config) as store:
-            asyncio.run(iterate.run(member.folder, member.config, store, lambda event: None))
+        with folders.start(member.folder, member.config) as store:
+            asyncio.run(loop.run(member.folder, member.config, store, lambda event: None))
     said = io.StringIO()
     results.show(record.of(sweep, str(path)), tmp_path / "runs", said)
     assert "accuracy needs gold answers, and there are none" in said.getvalue()
@@ -145,8 +146,8 @@ def test_a_sweep_without_gold_says_what_is_known(experiment, tmp_path):
 
 
 def _rows(sql):
-    folder = runs.folder(Path("runs"), "own")
-    with iterate.Store.open(folder.database, read_only=True) as store:
+    folder = folders.folder(Path("runs"), "own")
+    with loop.Store.open(folder.database, read_only=True) as store:
         return store.rows(sql)
 
 

@@ -15,9 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from society import config as experiments
-from society import importing, iterate, runs
+from society import importing
+from society.config import schema as experiments
 from society.importing import Source
+from society.method import loop
+from society.runs import folder as folders
 from store.ledger import Store
 
 DATA = Path(os.environ.get("SOCIETY_DATA", Path(__file__).parents[2] / "../shared/data"))
@@ -66,7 +68,7 @@ def transcripts(tmp_path_factory, solved):
 
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory, transcripts):
-    folder = runs.folder(tmp_path_factory.mktemp("imported"), "gsm8k")
+    folder = folders.folder(tmp_path_factory.mktemp("imported"), "gsm8k")
     importing.import_file(transcripts, folder, Source(None, None, "number"))
     return folder
 
@@ -75,9 +77,9 @@ def imported(tmp_path_factory, transcripts):
 def replayed(tmp_path_factory, imported):
     config = experiments.load(str(imported.path / "config.toml"))
     assert config.model == f"replay:{imported.path}"
-    folder = runs.folder(tmp_path_factory.mktemp("replayed"), "again")
-    with runs.start(folder, config) as store:
-        asyncio.run(iterate.run(folder, config, store, lambda event: None))
+    folder = folders.folder(tmp_path_factory.mktemp("replayed"), "again")
+    with folders.start(folder, config) as store:
+        asyncio.run(loop.run(folder, config, store, lambda event: None))
     return folder
 
 

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from evals import tasks
 from evals.tasks.arithmetic import create
-from society import config as experiments
-from society import importing, iterate, runs
-from society.config import Config, ConfigError
+from society import importing
+from society.config import schema as experiments
+from society.config.schema import Config, ConfigError
 from society.importing import Source, TranscriptError, overview, recognised
+from society.method import loop
+from society.runs import folder as folders
 from store.ledger import Store
 
 ARITHMETIC = Source(None, "arithmetic", None)
@@ -36,7 +38,7 @@ def bring(tmp_path, content, source=ARITHMETIC, name="run", **options):
         path.write_text("".join(json.dumps(line) + "\n" for line in content), encoding="utf-8")
     else:
         path.write_text(json.dumps(content, indent=2), encoding="utf-8")
-    folder = runs.folder(tmp_path / "runs", name)
+    folder = folders.folder(tmp_path / "runs", name)
     return importing.import_file(path, folder, source, **options).folder
 
 
@@ -179,10 +181,10 @@ def export(folder, *, messages: bool, where="true"):
 @pytest.fixture
 def held(tmp_path, experiment):
     """A run of two iterations that was held here."""
-    folder = runs.folder(tmp_path / "held", "held")
+    folder = folders.folder(tmp_path / "held", "held")
     config = experiments.load(str(experiment))
-    with runs.start(folder, config) as store:
-        asyncio.run(iterate.run(folder, config, store, lambda event: None))
+    with folders.start(folder, config) as store:
+        asyncio.run(loop.run(folder, config, store, lambda event: None))
     return folder
 
 
@@ -222,8 +224,8 @@ def test_a_run_goes_on_where_the_transcripts_of_its_experiment_end(tmp_path, exp
     config = experiments.load(str(experiment))
     folder = bring(tmp_path, lines, Source(str(experiment), None, None))
     before = rows(folder, "SELECT * FROM turns ORDER BY ALL")
-    with runs.start(folder, config) as store:
-        asyncio.run(iterate.run(folder, config, store, lambda event: None))
+    with folders.start(folder, config) as store:
+        asyncio.run(loop.run(folder, config, store, lambda event: None))
     assert [r for r in rows(folder, "SELECT * FROM turns ORDER BY ALL") if r in before] == before
     ours, theirs = contents(folder, ["turns"]), contents(held, ["turns"])
     assert ours == theirs
@@ -503,7 +505,7 @@ def test_numbers_of_agents_may_have_gaps(tmp_path):
     [(answer,)] = rows(folder, "SELECT DISTINCT answer FROM turns WHERE agent = 2")
     assert answer == "5"
     imported = importing.import_file(
-        tmp_path / "transcripts", runs.folder(tmp_path / "runs", "again"), ARITHMETIC
+        tmp_path / "transcripts", folders.folder(tmp_path / "runs", "again"), ARITHMETIC
     )
     shown = io.StringIO()
     overview.show(imported, shown)

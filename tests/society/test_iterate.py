@@ -6,24 +6,25 @@ from collections import Counter
 
 import pytest
 
-from society import config as experiments
-from society import iterate, runs
-from society.config import ConfigError
-from society.events import Note, StageFinished, StageStarted
+from society.config import schema as experiments
+from society.config.schema import ConfigError
+from society.method import loop
+from society.method.progress import Note, StageFinished, StageStarted
+from society.runs import folder as folders
 
 
 def start(tmp_path, experiment, *overrides, name="run"):
     """Run to the end; returns the run's folder and what the loop said."""
     config = experiments.load(str(experiment), overrides)
-    folder = runs.folder(tmp_path / "runs", name)
+    folder = folders.folder(tmp_path / "runs", name)
     events = []
-    with runs.start(folder, config) as store:
-        asyncio.run(iterate.run(folder, config, store, events.append))
+    with folders.start(folder, config) as store:
+        asyncio.run(loop.run(folder, config, store, events.append))
     return folder, events
 
 
 def rows(folder, sql):
-    with iterate.Store.open(folder.database, read_only=True) as store:
+    with loop.Store.open(folder.database, read_only=True) as store:
         return store.rows(sql)
 
 
@@ -190,4 +191,4 @@ def test_an_agent_without_examples_keeps_its_model_and_the_run_says_so(tmp_path,
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "x" * 65, "a b"])
 def test_a_run_name_is_a_plain_name(tmp_path, name):
     with pytest.raises(ConfigError, match="run name"):
-        runs.folder(tmp_path, name)
+        folders.folder(tmp_path, name)

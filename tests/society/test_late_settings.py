@@ -7,9 +7,10 @@ import pytest
 from typer.testing import CliRunner
 
 from providers.errors import InvalidSettings
-from society import config as experiments
-from society import iterate, runs
 from society.cli import app
+from society.config import schema as experiments
+from society.method import loop
+from society.runs import folder as folders
 from store.ledger import Store
 from tests.providers.job_account import BASE
 from tests.providers.job_server import serving
@@ -118,11 +119,11 @@ def test_what_is_not_trained_needs_no_recipe(overrides):
 @pytest.mark.parametrize("override", ["finetune.validation_share=0.5"])
 def test_also_without_the_doctor_nothing_is_asked(tmp_path, experiment, override):
     config = experiments.load(str(experiment), [override])
-    folder = runs.folder(tmp_path / "runs", "run")
+    folder = folders.folder(tmp_path / "runs", "run")
     with (
-        runs.start(folder, config) as store,
+        folders.start(folder, config) as store,
         pytest.raises(InvalidSettings, match=r"validation_share = 0\.5"),
     ):
-        asyncio.run(iterate.run(folder, config, store, lambda event: None))
+        asyncio.run(loop.run(folder, config, store, lambda event: None))
     with Store.open(folder.database, read_only=True) as store:
         assert store.rows("SELECT count(*) FROM turns") == [(0,)]

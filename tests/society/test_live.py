@@ -5,8 +5,8 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from society.events import Note, StageAdvanced, StageFinished, StageStarted
-from society.live import LiveDisplay, PlainLines, duration, watch
+from society.method.progress import Note, StageAdvanced, StageFinished, StageStarted
+from society.terminal.live import LiveDisplay, PlainLines, duration, watch
 
 DEBATE = StageStarted(iteration=2, stage="debate", unit="questions", total=40, done=10)
 

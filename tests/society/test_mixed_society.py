@@ -5,9 +5,10 @@ import json
 
 import pytest
 
-from society import config as experiments
-from society import iterate, runs
-from society.config import ConfigError
+from society.config import schema as experiments
+from society.config.schema import ConfigError
+from society.method import loop
+from society.runs import folder as folders
 from store.ledger import Store
 
 
@@ -27,9 +28,9 @@ def mixed(experiment):
 def test_each_agent_speaks_and_learns_with_its_own_base(tmp_path, mixed):
     experiment, overrides = mixed
     config = experiments.load(str(experiment), overrides)
-    folder = runs.folder(tmp_path / "runs", "mixed")
-    with runs.start(folder, config) as store:
-        asyncio.run(iterate.run(folder, config, store, [].append))
+    folder = folders.folder(tmp_path / "runs", "mixed")
+    with folders.start(folder, config) as store:
+        asyncio.run(loop.run(folder, config, store, [].append))
     with Store.open(folder.database, read_only=True) as store:
         assert store.rows(
             "SELECT DISTINCT agent, starts_with(response, 'other: ') FROM turns "

@@ -21,7 +21,7 @@ import pytest
 
 from evals.tasks import gsm8k, math
 from providers.embedded import MODEL_DIR
-from society import config as experiments
+from society.config import schema as experiments
 from tests.providers.job_server import serving as openai_stand_in
 
 ROOT = Path(__file__).parents[2]

@@ -14,8 +14,9 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from society import provenance, runs, status
-from society.config import Config, ConfigError
+from society.config.schema import Config, ConfigError
+from society.runs import folder as folders
+from society.runs import provenance, status
 from store.ledger import Store
 from store.records import RunStart, utc_now
 
@@ -101,13 +102,13 @@ def resume(scripted, folder, name):
 
 @pytest.fixture
 def run(tmp_path):
-    folder = runs.RunFolder("mine", tmp_path / "mine")
-    runs.start(folder, CONFIG).close()
+    folder = folders.RunFolder("mine", tmp_path / "mine")
+    folders.start(folder, CONFIG).close()
     return folder
 
 
 def test_every_start_is_kept_with_its_software_and_machine(run):
-    runs.start(run, CONFIG).close()
+    folders.start(run, CONFIG).close()
     with Store.open(run.database, read_only=True) as store:
         starts = store.rows(
             "SELECT versions ->> 'duckdb', machine ->> 'cpus', closed_at FROM run_starts"
@@ -124,12 +125,12 @@ def test_other_versions_are_said_at_the_start_that_has_them_and_once(run):
         known = {**json.loads(provenance.versions()), "torch": "1.0.0", "gone": "3"}
         store.begin(RunStart(utc_now(), 1, json.dumps(known), "{}"))
     said = []
-    runs.start(run, CONFIG, said.append).close()
+    folders.start(run, CONFIG, said.append).close()
     [line] = said
     assert "torch 1.0.0, now " in line
     assert "gone 3, now not installed" in line
     assert "duckdb" not in line
-    runs.start(run, CONFIG, said.append).close()
+    folders.start(run, CONFIG, said.append).close()
     assert len(said) == 1
 
 
@@ -146,32 +147,32 @@ def writing(run):
 
 
 def test_a_copy_without_its_log_says_what_it_lacks(run, writing, tmp_path, capsys):
-    copy = runs.RunFolder("copy", tmp_path / "copy")
+    copy = folders.RunFolder("copy", tmp_path / "copy")
     copy.path.mkdir()
     shutil.copy(run.database, copy.database)
     with Store.open(copy.database, read_only=True) as store:
         assert store.log_is_missing
         assert store.rows("SELECT count(*) FROM questions") == [(0,)]
-    runs.existing(tmp_path, "copy")
+    folders.existing(tmp_path, "copy")
     said = capsys.readouterr().err
     assert "run copy: " in said
     assert "without its log (run.duckdb.wal)" in said
     heard = []
-    runs.start(copy, CONFIG, heard.append).close()
+    folders.start(copy, CONFIG, heard.append).close()
     assert any("without its log" in line for line in heard)
-    runs.existing(tmp_path, "copy")
+    folders.existing(tmp_path, "copy")
     assert capsys.readouterr().err == ""
 
 
 def test_a_copy_of_both_files_is_whole(run, writing, tmp_path, capsys):
-    copy = runs.RunFolder("copy", tmp_path / "copy")
+    copy = folders.RunFolder("copy", tmp_path / "copy")
     copy.path.mkdir()
     for file in run.path.glob("run.duckdb*"):
         shutil.copy(file, copy.path)
     with Store.open(copy.database, read_only=True) as store:
         assert not store.log_is_missing
         assert store.rows("SELECT count(*) FROM questions") == [(200,)]
-    runs.existing(tmp_path, "copy")
+    folders.existing(tmp_path, "copy")
     assert capsys.readouterr().err == ""
 
 
@@ -179,7 +180,7 @@ def test_neither_a_killed_run_nor_one_that_ended_lacks_anything(run, writing, tm
     writing.send_signal(signal.SIGKILL)
     writing.wait()
     for _ in range(2):
-        runs.existing(tmp_path, "mine")
+        folders.existing(tmp_path, "mine")
         Store.open(run.database).close()  # as `society cancel` does; the log moves into the file
     assert capsys.readouterr().err == ""
     with Store.open(run.database, read_only=True) as store:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from society import config as experiments
+from society.config import schema as experiments
 
 ROOT = Path(__file__).parents[2]
 SMALL = (

@@ -5,8 +5,9 @@ import asyncio
 import pytest
 
 from providers.replay import TranscriptMismatch
-from society import config as experiments
-from society import iterate, runs
+from society.config import schema as experiments
+from society.method import loop
+from society.runs import folder as folders
 from store.ledger import Store
 
 SAME = {
@@ -29,9 +30,9 @@ def rows(folder, sql):
 
 def carry_out(tmp_path, experiment, name, *overrides):
     config = experiments.load(str(experiment), overrides)
-    folder = runs.folder(tmp_path / "runs", name)
-    with runs.start(folder, config) as store:
-        asyncio.run(iterate.run(folder, config, store, lambda event: None))
+    folder = folders.folder(tmp_path / "runs", name)
+    with folders.start(folder, config) as store:
+        asyncio.run(loop.run(folder, config, store, lambda event: None))
     return folder
 
 
@@ -98,7 +99,7 @@ def test_a_setting_that_changes_the_prompts_stops_the_run_and_is_named(tmp_path,
     with pytest.raises(TranscriptMismatch, match=r"society\.others = 'summarized'"):
         replay(*changed)
     [(errors,)] = rows(
-        runs.folder(tmp_path / "runs", "quoted"), "SELECT count(*) FROM turns WHERE error <> ''"
+        folders.folder(tmp_path / "runs", "quoted"), "SELECT count(*) FROM turns WHERE error <> ''"
     )
     assert errors == 0
     by_position = replay(*changed[:3], "by-position", *changed[4:], 'provider.match="position"')
@@ -120,4 +121,4 @@ def test_a_run_cannot_replay_itself(tmp_path, experiment, held):
         Store.open(held.database) as store,
         pytest.raises(ValueError, match="into a run of another name"),
     ):
-        asyncio.run(iterate.run(held, config, store, lambda event: None))
+        asyncio.run(loop.run(held, config, store, lambda event: None))

@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
-from society import config as experiments
-from society import runs
 from society.cli import app
-from society.config import ConfigError
-from society.runs import RunFolder
+from society.config import schema as experiments
+from society.config.schema import ConfigError
+from society.runs import folder as folders
+from society.runs.folder import RunFolder
 from store.ledger import Store
 from store.records import Batch, Job, Turn
 
@@ -34,7 +34,7 @@ OWNERS = [(agent, role) for agent in (1, 2, 3) for role in ("generator", "critic
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> RunFolder:
     monkeypatch.chdir(tmp_path)
-    return runs.folder(tmp_path / "runs", "run")
+    return folders.folder(tmp_path / "runs", "run")
 
 
 @pytest.fixture
@@ -44,9 +44,9 @@ def start(folder, tmp_path):
     def restart(*overrides: str, rows=(), text=REMOTE):
         path = tmp_path / "experiment.toml"
         path.write_text(text)
-        with runs.start(folder, experiments.load(str(path))) as store:
+        with folders.start(folder, experiments.load(str(path))) as store:
             store.write(*rows)
-        with runs.start(folder, experiments.load(str(path), overrides)) as store:
+        with folders.start(folder, experiments.load(str(path), overrides)) as store:
             return store.setting_changes()
 
     return restart
@@ -114,19 +114,19 @@ def test_a_run_keeps_the_quorum_it_was_started_with(start):
 def test_a_run_from_before_there_was_a_quorum_goes_on_without_one(tmp_path, quorum):
     path = tmp_path / "remote.toml"
     path.write_text(REMOTE)
-    folder = runs.folder(tmp_path / "runs", "run")
+    folder = folders.folder(tmp_path / "runs", "run")
     given = [] if quorum is None else [f"consensus.quorum={quorum}"]
-    with runs.start(folder, experiments.load(str(path))) as store:
+    with folders.start(folder, experiments.load(str(path))) as store:
         first = store.run()
         config = json.loads(first.config)
         del config["consensus"]["quorum"]
         store.write(replace(first, config=json.dumps(config)))
     if quorum is not None:
         with pytest.raises(ConfigError, match=r"consensus\.quorum: stored 1, now 2"):
-            runs.start(folder, experiments.load(str(path), given))
+            folders.start(folder, experiments.load(str(path), given))
         return
     for _ in range(2):
-        with runs.start(folder, experiments.load(str(path))) as store:
+        with folders.start(folder, experiments.load(str(path))) as store:
             assert json.loads(store.run().config)["consensus"]["quorum"] == 1
     assert "quorum = 1" in folder.config.read_text()
 

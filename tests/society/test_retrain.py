@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from providers.artifact import verify, weights_sha256
 from providers.errors import ModelDamaged, ModelNotFound
 from society.cli import app
-from society.retrain import find_damaged
+from society.runs.retrain import find_damaged
 from store.ledger import Store
 
 EXPERIMENT = """

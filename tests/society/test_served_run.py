@@ -4,9 +4,10 @@ import asyncio
 
 import pytest
 
-from society import config as experiments
-from society import iterate, runs
-from society.config import ConfigError
+from society.config import schema as experiments
+from society.config.schema import ConfigError
+from society.method import loop
+from society.runs import folder as folders
 from store.ledger import Store
 from tests.providers.adapter_server import AdapterServer
 
@@ -26,7 +27,7 @@ SMALL = [
 ]
 
 
-def run(tmp_path, server: AdapterServer, iterations: int) -> runs.RunFolder:
+def run(tmp_path, server: AdapterServer, iterations: int) -> folders.RunFolder:
     """Bring the run "away" in `tmp_path` to that many iterations."""
     overrides = [
         *SMALL,
@@ -34,10 +35,10 @@ def run(tmp_path, server: AdapterServer, iterations: int) -> runs.RunFolder:
         f'serving.address="{server.address}"',
         f'serving.path_map={{"{tmp_path}" = "/mnt/there"}}',
     ]
-    folder = runs.folder(tmp_path, "away")
+    folder = folders.folder(tmp_path, "away")
     config = experiments.load("demo", overrides)
-    with runs.start(folder, config) as store:
-        asyncio.run(iterate.run(folder, config, store, [].append))
+    with folders.start(folder, config) as store:
+        asyncio.run(loop.run(folder, config, store, [].append))
     return folder
 
 

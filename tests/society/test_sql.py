@@ -19,8 +19,8 @@ from store.records import Question, Run, Turn, messages_json, utc_now
 HOLD = """
 import sys
 from pathlib import Path
-from society.readable import readable
-from society.runs import RunFolder
+from society.runs.status import readable
+from society.runs.folder import RunFolder
 from store.errors import StoreError
 from store.ledger import Store
 folder = RunFolder(sys.argv[1], Path("runs") / sys.argv[1])

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 import typer
 
-from society import cli, streams
-from society.failures import reported
+from society import cli
+from society.cli.errors import reported
+from society.terminal import streams
 
 SOCIETY = [sys.executable, "-m", "society"]
 RUN = ("scripted.toml", "--set", "iterations=0", "--no-live")

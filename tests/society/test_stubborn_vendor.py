@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from finetune.errors import TuningFailed
-from society import config as experiments
-from society import iterate, runs
-from society.config import ConfigError
-from society.events import Note
+from society.config import schema as experiments
+from society.config.schema import ConfigError
+from society.method import loop
+from society.method.progress import Note
+from society.runs import folder as folders
 from store.ledger import Store
 from tests.api_kill_and_resume import CONFIG
 from tests.providers.job_account import BASE
@@ -55,15 +56,15 @@ def experiment(tmp_path, server, monkeypatch):
 
     def run(*overrides: str, within_s: float | None = None) -> list[str]:
         config = experiments.load(str(path), [*SMALL, *overrides])
-        folder = runs.folder(tmp_path / "runs", "run")
+        folder = folders.folder(tmp_path / "runs", "run")
         said: list[str] = []
 
         def observe(event: object) -> None:
             if isinstance(event, Note):
                 said.append(event.text)
 
-        with runs.start(folder, config) as store:
-            going = iterate.run(folder, config, store, observe)
+        with folders.start(folder, config) as store:
+            going = loop.run(folder, config, store, observe)
             asyncio.run(asyncio.wait_for(going, within_s))
         return said
 

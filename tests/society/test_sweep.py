@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from society import cli, runs
-from society.runs import RunFolder
+from society import cli
+from society.runs import folder as folders
+from society.runs.folder import RunFolder
 from society.sweeps import display, processes
 from society.sweeps.axes import Options, Source
 from society.sweeps.definition import load
@@ -307,7 +308,7 @@ def test_a_terminal_shows_a_line_for_each_member(home):
     members = [Running(m) for m in load(source, home / "runs", "words").members]
     members[0].state, members[1].state = "finished", "running"
     folder: RunFolder = members[1].member.folder
-    runs.prepare(folder, members[1].member.config)
+    folders.prepare(folder, members[1].member.config)
     shown = display.overview(members, height=10)
     assert [str(cell) for cell in shown.columns[2].cells] == [
         "finished",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from society.config import ConfigError
+from society.config.schema import ConfigError
 from society.sweeps import axes, definition, naming, record
 from society.sweeps.axes import Options, Source
 
@@ -81,7 +81,12 @@ def test_the_file_may_say_it_and_the_command_line_comes_first(load):
     [
         ("seed=5", (), "seeds = [0, 1]\n", r"seeds 0, 1; set --set 'seeds=\[5\]'"),
         ("seed=5", ("society.agents=2,3",), "seeds = [4]\n", "has no effect: the runs have"),
-        ("society.agents=4", ("society.agents=2,3",), "", "takes its society.agents from the"),
+        (
+            "society.agents=4",
+            ("society.agents=2,3",),
+            "",
+            "takes its society.agents from the",
+        ),
         ("datasets.w=0.1", (), "sweep = { datasets.w = [0.2, 0.5] }\n", "takes its datasets.w"),
         ('task.name="math"', ('task={name = "arithmetic"}',), "", "takes its task from the sweep"),
     ],

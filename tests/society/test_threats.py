@@ -13,9 +13,9 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from society.config import ConfigError
-from society.runs import folder
-from society.state import open_private
+from society.config.schema import ConfigError
+from society.runs.folder import folder
+from society.terminal.state import open_private
 from store.ledger import Store
 from store.records import Run, utc_now
 

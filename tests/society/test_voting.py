@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evals.answers import kind
-from society.voting import agrees, lot, vote
+from society.method.voting import agrees, lot, vote
 
 
 def same_number(a: str, b: str) -> bool:

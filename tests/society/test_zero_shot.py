@@ -11,10 +11,13 @@ import pytest
 
 from evals import metrics, report
 from evals.tasks.arithmetic import create
-from society import config as experiments
-from society import iterate, leakage, runs, status, summary
-from society.config import ConfigError
-from society.events import StageStarted
+from society.checks import overlap
+from society.config import schema as experiments
+from society.config.schema import ConfigError
+from society.method import loop
+from society.method.progress import StageStarted
+from society.runs import folder as folders
+from society.runs import status, summary
 from store.ledger import Store
 
 HARDER = {"low": 20, "high": 40}
@@ -39,14 +42,14 @@ def transfer(experiment):
 
 def start(folder, experiment, *overrides, events=None):
     config = experiments.load(str(experiment), overrides)
-    with runs.start(folder, config) as store:
+    with folders.start(folder, config) as store:
         observer = [].append if events is None else events.append
-        asyncio.run(iterate.run(folder, config, store, observer))
+        asyncio.run(loop.run(folder, config, store, observer))
 
 
 @pytest.fixture
 def ran(tmp_path, transfer):
-    folder = runs.folder(tmp_path / "runs", "transfer")
+    folder = folders.folder(tmp_path / "runs", "transfer")
     start(folder, transfer)
     return folder
 
@@ -82,7 +85,7 @@ def test_the_runs_own_accuracy_leaves_the_other_task_out(ran):
 
 
 def test_stages_status_summary_and_report_name_the_task(tmp_path, transfer):
-    folder, events = runs.folder(tmp_path / "runs", "shown"), []
+    folder, events = folders.folder(tmp_path / "runs", "shown"), []
     start(folder, transfer, events=events)
     stages = [e.stage for e in events if isinstance(e, StageStarted) and e.iteration == 0]
     assert stages == [
@@ -151,4 +154,4 @@ def test_the_documented_example_is_an_experiment(tmp_path, monkeypatch):
     }
     ids = {q.question_id.partition(":")[0] for q in exams["hard"].questions()}
     assert ids == {"hard"}
-    assert leakage.check(config, tmp_path / "none.duckdb", allow=False) == []
+    assert overlap.check(config, tmp_path / "none.duckdb", allow=False) == []

@@ -14,7 +14,7 @@ import pytest
 from evals import report
 from evals.tasks.arithmetic import Arithmetic
 from providers.embedded import corpus
-from society.voting import agrees, vote
+from society.method.voting import agrees, vote
 from store import records
 from store.ledger import Store
 

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
-from society.status import Notice
+from society.runs.status import Notice
 from society.view.access import Access
 from society.view.app import create
 from society.view.asking import Desk

@@ -1,0 +1,91 @@
+"""No evaluation question is trained on: the check before a run starts.
+
+What the user has allowed with `--allow-overlap` is recorded with the run, so a resumed run and its
+report know it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from evals.leakage import Overlap, overlaps
+from society.config.schema import Config, ConfigError
+from store import records
+from store.errors import StoreLocked, StoreOutdated
+from store.ledger import Store
+
+_REMEDY = (
+    "choose disjoint files, fewer questions or another task.seed; if they only look alike, raise "
+    "leakage.threshold; --allow-overlap goes on all the same and records the pairs"
+)
+_ONE_ID = (
+    "they have the same question id, and a run can hold an id in one split only: remove them from "
+    "one of the files"
+)
+_SHOWN = 5
+_LONGEST = 160
+
+
+class LeakageFound(ConfigError):
+    """Training and evaluation questions overlap; the message shows pairs and remedies."""
+
+
+def check(config: Config, database: Path, *, allow: bool) -> list[records.Overlap]:
+    """The overlaps of an experiment's questions, which the caller records once the run is open.
+
+    Raises `LeakageFound` unless there are none, or `allow` is set, or all of them were allowed when
+    this run was started. One question under one id in both splits cannot be allowed.
+    """
+    questions = config.questions
+    try:
+        held_out = [question for exam in questions.exams for question in exam.questions()]
+        found = overlaps(questions.all_training(), held_out, config.leakage.threshold)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if one := [pair for pair in found if _key(pair)[0] == _key(pair)[1]]:
+        raise LeakageFound(_message(one, _ONE_ID))
+    known = _allowed(database)
+    fresh = [pair for pair in found if _key(pair) not in known]
+    if fresh and not allow:
+        raise LeakageFound(_message(fresh, _REMEDY))
+    return [
+        records.Overlap(*_key(pair), similarity=pair.similarity, exact=pair.exact) for pair in fresh
+    ]
+
+
+def _key(pair: Overlap) -> tuple[str, str]:
+    return pair.train.question_id, pair.evaluation.question_id
+
+
+def _allowed(database: Path) -> set[tuple[str, str]]:
+    if not database.is_file():
+        return set()
+    try:
+        store = Store.open(database, read_only=True)
+    except (StoreOutdated, StoreLocked):
+        # An earlier version allowed nothing; a run in use is refused when it is opened.
+        return set()
+    try:
+        return {(o.train_question_id, o.eval_question_id) for o in store.overlaps()}
+    finally:
+        store.close()
+
+
+def _message(found: Sequence[Overlap], remedy: str) -> str:
+    held_out = len({pair.evaluation.question_id for pair in found})
+    lines = [f"{held_out} evaluation question(s) are the same as training questions, or nearly:"]
+    for pair in found[:_SHOWN]:
+        kind = "the same" if pair.exact else f"{100 * pair.similarity:.0f} % alike"
+        lines.append(f"  {kind}:")
+        for role, question in (("training", pair.train), ("evaluation", pair.evaluation)):
+            lines.append(f"    {role} {question.question_id}: {_short(question.text)}")
+    if len(found) > _SHOWN:
+        lines.append(f"  and {len(found) - _SHOWN} more pair(s)")
+    lines.append(remedy)
+    return "\n".join(lines)
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"

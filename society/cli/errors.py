@@ -1,0 +1,148 @@
+"""From an error to one message and an exit status.
+
+2 is wrong use or a wrong config (nothing was started, or the run's file cannot be used), 1 is a
+run that stopped and can be resumed, 130 is Ctrl-C, SIGTERM or SIGHUP.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+
+from providers import extras
+from providers.errors import InvalidSettings, ModelNotFound, ProviderError
+from society.terminal.output import tell
+from society.terminal.state import open_private, state_folder
+from society.terminal.streams import ERRORS, READER_LEFT, abandon
+
+_NO_ROOM = {
+    errno.ENOSPC: ("the disk is full", "free some space"),
+    errno.EDQUOT: ("the quota on this disk is used up", "free some space"),
+    errno.EROFS: ("this disk is read-only", "make it writable"),
+}
+
+
+@dataclass(slots=True)
+class Context:
+    """What the command has got to: where its run lives, and whether it can be resumed."""
+
+    folder: Path | None = None
+    resumable: bool = False
+
+
+@contextmanager
+def reported() -> Iterator[Context]:
+    """Turn every error inside into a message on stderr and an exit status."""
+    context = Context()
+    try:
+        yield context
+        sys.stdout.flush()
+    except (typer.Exit, typer.Abort):
+        raise
+    except KeyboardInterrupt:
+        _say("stopped")
+        _tell_what_it_cost(context)
+        _tell_what_goes_on(context)
+        _tell_how_to_resume(context)
+        raise typer.Exit(130) from None
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and not context.resumable:
+            abandon(sys.stdout)
+            raise typer.Exit(READER_LEFT) from None
+        status, message = outcome(error)
+        if message is None:
+            message = f"{type(error).__name__}: {error}\nthis is a fault in society; "
+            message += _logged(error, context)
+        _say(message)
+        _tell_what_it_cost(context)
+        if status == 1:
+            _tell_what_goes_on(context)
+            _tell_how_to_resume(context)
+        raise typer.Exit(status) from None
+
+
+def outcome(error: Exception) -> tuple[int, str | None]:
+    """Exit status and message; the message is None for an error nobody has foreseen."""
+    from evals.equivalence import JudgeError
+    from evals.reading import NothingStored
+    from finetune.errors import FinetuneError
+    from society.config.schema import ConfigError
+    from store.errors import StoreError, StoreLocked, WriteFailed
+
+    if isinstance(error, ModuleNotFoundError) and (told := extras.explained(error)):
+        return 2, told
+    if isinstance(error, (ConfigError, NothingStored, InvalidSettings, ModelNotFound)):
+        return 2, str(error)
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        told, remedy = _NO_ROOM[error.errno]
+        return 1, f"{told}: {error}\n{remedy} and go on"
+    if isinstance(error, WriteFailed):
+        return 1, str(error)
+    if isinstance(error, StoreLocked):
+        return 2, f"{error}\n`society status NAME` shows how far a running run is"
+    if isinstance(error, StoreError):
+        return 2, str(error)
+    if isinstance(error, (ProviderError, FinetuneError, JudgeError, OSError)):
+        return 1, str(error)
+    return 1, None
+
+
+def _say(message: str) -> None:
+    tell(f"society: {message}")
+
+
+def _tell_what_it_cost(context: Context) -> None:
+    if context.folder is None:
+        return
+    from society.costs.spending import spent_so_far
+
+    if told := spent_so_far(context.folder / "run.duckdb"):
+        tell(told)
+
+
+def _tell_what_goes_on(context: Context) -> None:
+    """Remote jobs outlive a run, and cost: say so, and how to end them."""
+    if not context.resumable or context.folder is None:
+        return
+    from society.runs.cancel import going_on
+    from society.runs.folder import RunFolder
+    from society.sweeps import record
+
+    folder = RunFolder(context.folder.name, context.folder)
+    runs = record.members(folder) or [folder]
+    found = going_on(run.database for run in runs)
+    if found:
+        where = "" if folder.path.parent == Path("runs") else f" --runs {folder.path.parent}"
+        tell(
+            f"{' and '.join(found)} go on at the provider, and resuming takes them up again; "
+            f"end them with: society cancel {shlex.join([folder.name])}{where}"
+        )
+
+
+def _tell_how_to_resume(context: Context) -> None:
+    if context.resumable:
+        tell(f"resume with: society {shlex.join(sys.argv[1:])}")
+
+
+def _logged(error: Exception, context: Context) -> str:
+    """Write the traceback to the run's folder, else to the user's own, and say where it is."""
+    try:
+        if context.folder is not None and context.folder.is_dir():
+            path = context.folder / "error.log"
+        else:
+            path = state_folder(os.environ) / "error.log"
+        with os.fdopen(open_private(path), "a", encoding="utf-8", errors=ERRORS) as log:
+            traceback.print_exception(error, file=log)
+    except (OSError, RuntimeError) as failure:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        return f"it happened at {last.filename}:{last.lineno} (no traceback is kept: {failure})"
+    return f"the traceback is in {path}"

@@ -1,0 +1,242 @@
+"""The sections of an experiment file, each with its defaults and the bounds of its values."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
+
+from finetune.custom import Selection, check
+from finetune.errors import SelectionRefused
+from providers.base import Hyperparameters
+from providers.served import Serving
+from society.method.selections import SelectionFile
+from store.records import AgentRole
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Share = Annotated[float, Field(ge=0.0, le=1.0, strict=False)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False, strict=False)]
+NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False, strict=False)]
+
+
+class SocietySection(Section):
+    """Who debates, and how. `models` gives each agent a base model of its own, else all have
+    `model`, which also writes the summaries."""
+
+    agents: Count = 3
+    rounds: Count = 2
+    others: Literal["summarized", "quoted"] = "summarized"
+    models: tuple[str, ...] | None = Field(default=None, strict=False)
+
+    @property
+    def calls(self) -> int:
+        """Answers and summaries of one debate."""
+        summaries = self.rounds - 1 if self.others == "summarized" else 0
+        return self.agents * (self.rounds + summaries)
+
+
+class ArmSection(Section):
+    """A variant of an arm of `society.method.arms`: `like` names it, the rest is what differs.
+
+    `tune` says which models are trained; what is left out is as in the arm it is like.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    like: str
+    agents: Count | None = None
+    rounds: Count | None = None
+    others: Literal["summarized", "quoted"] | None = None
+    w: Share | None = None
+    labels: Literal["final", "round1", "gold"] | None = None
+    data: Literal["own", "pooled", "matched"] | None = None
+    tune: Literal["both", "generators"] | None = None
+
+
+class SamplingSection(Section):
+    """How answers are drawn. The paper's released code: temperature 1, top_p 0.9, 2,048 tokens."""
+
+    temperature: NotNegative = 1.0
+    top_p: Annotated[float, Field(gt=0.0, le=1.0, strict=False)] = 0.9
+    max_tokens: Count = 2048
+    summary_max_tokens: Count = 512
+
+
+class TaskSection(BaseModel):
+    """Which task, and its own options; the task checks them."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    name: str
+
+    @property
+    def options(self) -> dict[str, object]:
+        return dict(self.model_extra or {})
+
+
+class TrainedTaskSection(TaskSection):
+    """The run's own task. `curriculum` changes its options for training: the first entry for
+    iteration 1, the second for iteration 2, and so on; the last one stays."""
+
+    curriculum: tuple[dict[str, Any], ...] = Field(default=(), strict=False)
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # What has no curriculum is stored as it was before there were any.
+        found: dict[str, Any] = handler(self)
+        return {key: value for key, value in found.items() if key != "curriculum" or value}
+
+
+class ZeroShotSection(TaskSection):
+    """A task the societies are evaluated on and never trained on, with its own options.
+
+    `label` names it in the store and the report, by default the task's name; `questions` are as
+    many as in `evaluation` by default.
+    """
+
+    label: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] | None = None
+    questions: Count | None = None
+
+
+class LeakageSection(Section):
+    """From which likeness on (share 0..1) two questions count as the same; 1: exact copies only."""
+
+    threshold: Annotated[float, Field(gt=0.0, le=1.0, strict=False)] = 0.95
+
+
+class TrainSection(Section):
+    """Unlabelled questions of one iteration. `fresh` draws new ones each time, else the same."""
+
+    questions: Count = 500
+    fresh: bool = False
+
+
+class EvaluationSection(Section):
+    """Held-out questions, debated by the untuned society and after every iteration.
+
+    `batch` sends each round's calls as a batch, where the provider has batches: slow, at less cost.
+    """
+
+    questions: Count = 500
+    batch: bool = False
+    decodings: tuple[Literal["sampled", "greedy"], ...] = Field(
+        default=("sampled", "greedy"), min_length=1, strict=False
+    )
+
+
+class ConsensusSection(Section):
+    """When a vote in training is a label.
+
+    `ties`: `drop` leaves a tied question out, `first` takes the answer of the lowest agent number.
+    `quorum` is how many agents must have a readable answer, by default more than half of them.
+    """
+
+    ties: Literal["drop", "first"] = "drop"
+    quorum: Count | None = None
+
+
+class DatasetsSection(Section):
+    """`w` is the fraction of critic examples that corrected themselves.
+
+    `generation` and `critic` name files with the user's own selection, see docs/datasets.md.
+    """
+
+    w: Share = 0.5
+    critic_loss: Literal["final", "all"] = "final"
+    max_examples: Count | None = None
+    generation: SelectionFile | None = None
+    critic: SelectionFile | None = None
+
+    @property
+    def selections(self) -> dict[AgentRole, Selection]:
+        """The user's own selections, by the role whose rows they choose."""
+        files: dict[AgentRole, SelectionFile | None] = {
+            "generator": self.generation,
+            "critic": self.critic,
+        }
+        return {role: file.selection for role, file in files.items() if file is not None}
+
+    def require(self) -> None:
+        """Raise ValueError where a selection cannot be used."""
+        for role, selection in self.selections.items():
+            try:
+                check(selection, role)
+            except SelectionRefused as error:
+                key = "generation" if role == "generator" else "critic"
+                raise ValueError(f"datasets.{key}: {error}") from error
+
+
+class FinetuneSection(Section):
+    """Fine-tuning of every agent's generator and critic.
+
+    `on_failure` says what a failed job does: stop before the next iteration, or keep the old model.
+    `validation_share` of the questions are measured by the provider and not learnt.
+    """
+
+    init: Literal["continue", "fresh"] = "continue"
+    on_failure: Literal["stop", "keep"] = "stop"
+    validation_share: Annotated[float, Field(ge=0.0, lt=1.0, strict=False)] = 0.0
+    method: Literal["lora", "full"] = "lora"
+    generator_epochs: Count = 2
+    critic_epochs: Count = 2
+    batch_size: Count = 16
+    learning_rate: Positive = 1e-4
+    learning_rate_multiplier: Positive | None = None
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: Share = 0.03
+    weight_decay: NotNegative = 0.0
+    max_grad_norm: Positive = 1.0
+    lora_rank: Count = 16
+    lora_alpha: Count = 32
+    lora_dropout: Share = 0.0
+
+    def hyperparameters(self, role: Literal["generator", "critic"]) -> Hyperparameters:
+        """The same for all agents; only the epochs differ by role."""
+        ours = {"init", "on_failure", "validation_share", "generator_epochs", "critic_epochs"}
+        shared = self.model_dump(exclude=ours)
+        epochs = self.generator_epochs if role == "generator" else self.critic_epochs
+        return Hyperparameters(epochs=epochs, **shared)
+
+
+class DiversitySection(Section):
+    """How different the agents are, measured after every evaluation; see `evals.diversity`.
+
+    Off by default: `nll` and the divergences ask the models once more, which costs where calls do.
+    `encoder` is "minilm", a model folder or a hub name, `device` where it runs. `questions` bounds
+    how many of the evaluation questions are looked at.
+    """
+
+    measures: tuple[Literal["embedding", "nll", "kl", "kl_base"], ...] = Field(
+        default=(), strict=False
+    )
+    encoder: str = "minilm"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    questions: Count = 100
+    decodings: tuple[Literal["sampled", "greedy"], ...] = Field(
+        default=("sampled",), min_length=1, strict=False
+    )
+
+
+class ServingSection(Section):
+    """A server that answers for `model`, which is trained here and loaded there as adapters.
+
+    `settings` are those of the server's provider. `path_map` translates folders of this machine
+    into those of the server: {"/here" = "/there"}.
+    """
+
+    address: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+    path_map: dict[str, str] = Field(default_factory=dict)
+
+    def as_serving(self) -> Serving:
+        """The same for the provider layer."""
+        return Serving(self.address, self.settings, self.path_map)

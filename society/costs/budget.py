@@ -1,0 +1,194 @@
+"""What a running experiment pays: its prices, what it has spent so far, and the cap it keeps to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from providers import pricing
+from providers.base import FinetuneSpec
+from providers.budget import Budget
+from providers.metering import Metered, meter, most_trained_tokens
+from providers.pricing import Prices
+from providers.tokens import TOKENS_PER_MESSAGE, TOKENS_PER_PROMPT
+from society.config.schema import Config
+from society.costs.charges import StoredCharges
+from society.method.connections import Connections
+from store.ledger import Store
+from store.records import Price
+
+_SPENT = "SELECT coalesce(sum(usd), 0) FROM spend"
+
+_PAID_JOBS = "SELECT job_id FROM jobs WHERE trained_tokens IS NOT NULL"
+
+# The most tokens a dataset is billed for in one epoch. The vendor has counted its texts before, as
+# prompts and answers, which training may count a little differently; what it has not counted has
+# at most a token per byte, and the JSON around a message is longer than a chat template's words.
+_ONCE = """
+SELECT dataset_id, sum(
+    if(prompt_tokens > 0,
+        ceil(1.25 * (prompt_tokens + completion_tokens)) + $few,
+        strlen(messages) + strlen(response) + $many)
+)::BIGINT AS tokens
+FROM dataset_examples
+JOIN turns USING (turn_id)
+WHERE dataset_id IN (SELECT unnest($datasets::VARCHAR[]))
+GROUP BY dataset_id
+"""
+
+# A job that may exist and whose tokens nobody has told. One that failed or was cancelled before its
+# first step has trained on nothing.
+_OPEN_JOBS = """
+SELECT job_id, role, dataset_id
+FROM jobs
+WHERE trained_tokens IS NULL
+    AND (
+        status IN ('intent', 'submitted', 'running', 'succeeded')
+        OR status IN ('failed', 'cancelled') AND job_id IN (SELECT job_id FROM training_points)
+    )
+"""
+
+
+def metered(
+    connections: Connections, config: Config, store: Store, *, in_passing: bool = False
+) -> Connections:
+    """The same connections under one budget: `config.budget_usd`, less what the run has spent.
+
+    Stores the prices the run pays, and what it pays that is no turn; `in_passing`, all of it. Every
+    provider of the result is a `providers.metering.Metered`, whose `budget` they share. Raises
+    `InvalidSettings` where there is a cap and a price is unknown.
+    """
+    prices = remembered(store, config)
+    if config.budget_usd is not None:
+        for address in config.addresses:
+            prices.require(address, finetune=config.tunes(address))
+    budget = opened(store, config, prices)
+    charges = StoredCharges(store, in_passing=in_passing)
+
+    def job_tokens(spec: FinetuneSpec) -> int:
+        name = spec.metadata.get("dataset", "")
+        once = _counted(store, [name]).get(name)
+        if once is None:
+            return most_trained_tokens(spec)
+        return once * spec.hyperparameters.epochs
+
+    providers = {
+        address: meter(provider, prices, budget, job_tokens, charges=charges)
+        for address, provider in connections.items()
+    }
+    evaluating = {
+        address: meter(provider, prices, budget, job_tokens, batched=True, charges=charges)
+        for address, provider in connections.evaluating.items()
+        if address in connections.batched
+    }
+    return Connections(providers, config.agent_models, config.model, {**providers, **evaluating})
+
+
+def shown(connections: Connections) -> str:
+    """What the run has spent, for whoever watches it; empty where nothing costs anything."""
+    for provider in connections.values():
+        if isinstance(provider, Metered):
+            budget = provider.budget
+            if budget.cap_usd is not None:
+                return f"${budget.spent_usd:.2f} of ${budget.cap_usd:.2f}"
+            return f"${budget.spent_usd:.2f}" if budget.spent_usd > 0 else ""
+    return ""
+
+
+def is_free(config: Config) -> bool:
+    """Whether asking the experiment's models, tuned ones too, is known to cost nothing."""
+    prices = Prices(config.prices)
+    found = [
+        prices.at(address, tuned=tuned)
+        for address in config.addresses
+        for tuned in ((False, True) if config.tunes(address) else (False,))
+    ]
+    return all(price is not None and price.is_free for price in found)
+
+
+def remembered(store: Store, config: Config) -> Prices:
+    """The run's prices, which are stored too, so that the view `spend` can use them.
+
+    A price stays what it was when the run was started, also where the packaged table has changed
+    since; what the experiment file says comes first.
+    """
+    prices = Prices(config.prices)
+    stored = {
+        (provider, tuned): Price(provider, tuned, prompt, answer, source, *rest)
+        for provider, tuned, prompt, answer, source, *rest in store.rows(
+            "SELECT provider, tuned, input_usd, output_usd, source, cached_input_usd, "
+            "training_usd, batch_factor, read_on FROM prices"
+        )
+    }
+    kept: list[pricing.Price] = []
+    for address in config.addresses:
+        for tuned in (False, True):
+            earlier = stored.get((address, tuned))
+            found = prices.at(address, tuned=tuned)
+            if earlier is not None and (found is None or _still_holds(earlier, prices)):
+                kept.append(_priced(earlier))
+            elif found is not None:
+                kept.append(found)
+    store.write(*(_row(price) for price in kept))
+    return Prices(config.prices, kept)
+
+
+def opened(store: Store, config: Config, prices: Prices) -> Budget:
+    """The budget of a run that is started or resumed: what the store knows to be spent, is.
+
+    A job that may still cost something counts with the most it can cost, and so does what was under
+    way when an earlier process ended.
+    """
+    store.lose_charges()
+    [(spent,)] = store.rows(_SPENT)
+    paid = [name for (name,) in store.rows(_PAID_JOBS)]
+    unknown = store.rows(_OPEN_JOBS)
+    once = _counted(store, [dataset for _, _, dataset in unknown])
+    rate = _dearest_training(prices, config.addresses) / 1e6
+    jobs = {
+        name: once.get(dataset, 0) * config.finetune.hyperparameters(role).epochs * rate
+        for name, role, dataset in unknown
+    }
+    return Budget(config.budget_usd, float(spent), jobs, paid)
+
+
+def _counted(store: Store, datasets: Sequence[str]) -> dict[str, int]:
+    bounds = {"few": 2 * TOKENS_PER_MESSAGE, "many": TOKENS_PER_PROMPT}
+    return dict(store.rows(_ONCE, {"datasets": list(datasets), **bounds}))
+
+
+def _dearest_training(prices: Prices, addresses: Iterable[str]) -> float:
+    # A job that has made no model yet does not say at which address it runs.
+    found = (prices.at(address, tuned=False) for address in addresses)
+    return max((price.training_usd or 0.0 for price in found if price), default=0.0)
+
+
+def _still_holds(earlier: Price, prices: Prices) -> bool:
+    return not prices.is_overridden(earlier.provider) and not earlier.source.startswith(pricing.OWN)
+
+
+def _priced(row: Price) -> pricing.Price:
+    return pricing.Price(
+        model=row.provider,
+        tuned=row.tuned,
+        input_usd=row.input_usd,
+        output_usd=row.output_usd,
+        cached_input_usd=row.cached_input_usd,
+        training_usd=row.training_usd,
+        batch_factor=row.batch_factor,
+        read_on=row.read_on,
+        source=row.source,
+    )
+
+
+def _row(price: pricing.Price) -> Price:
+    return Price(
+        provider=price.model,
+        tuned=price.tuned,
+        input_usd=price.input_usd,
+        output_usd=price.output_usd,
+        source=price.source,
+        cached_input_usd=price.cached_input_usd,
+        training_usd=price.training_usd,
+        batch_factor=price.batch_factor,
+        read_on=price.read_on,
+    )

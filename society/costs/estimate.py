@@ -1,0 +1,334 @@
+"""What an experiment will cost, from its file alone: no key, no network, no call.
+
+Every stage of `society.method.loop` is counted: debates whose prompts grow round by round (an
+agent's own earlier turns, then the others' answers or a summary of them), the summaries, two
+jobs per agent and iteration, the evaluation of every society on every task with every decoding,
+and the likelihoods that diversity asks for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from evals.tasks.base import Task, TaskQuestion
+from finetune.mixture import mix
+from providers.pricing import Price, Prices
+from society import prompts
+from society.config.schema import Config
+from society.costs import lengths, likelihoods
+from society.costs.lengths import MESSAGE, NOTHING, PROMPT, Range
+from society.method.agents import AgentRole
+from society.method.arms import Arm
+from society.method.tuning import tuned_roles
+
+Role = Literal["generator", "critic", "summarizer"]
+
+LEARNABLE_LOW, LEARNABLE = 0.2, 0.7
+CORRECTED = 0.1
+CRITIC_SHARE_LOW = 0.05
+_LATER_ROUNDS = "later rounds"
+_NEVER_BATCHED = ("debate", "finetune", "diversity")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One row of the estimate: all calls, or jobs, of one role of one model in one stage.
+
+    `arm` is None for what all arms share, and where there is one arm only. `model` is an address,
+    `tuned` says that the models tuned from it are meant. Tokens are sums over all calls; `trained`
+    counts every epoch. `usd` is None where a price is unknown.
+    """
+
+    stage: str
+    role: Role
+    model: str
+    tuned: bool
+    calls: Range
+    prompt: Range = NOTHING
+    completion: Range = NOTHING
+    trained: Range = NOTHING
+    usd: Range | None = None
+    arm: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """All lines, and the prices they were computed with (those that are known)."""
+
+    lines: tuple[Line, ...]
+    prices: tuple[Price, ...]
+
+    @property
+    def usd(self) -> Range | None:
+        """The whole experiment, None where a price is unknown."""
+        known = [line.usd for line in self.lines if line.usd is not None]
+        return lengths.total(known) if len(known) == len(self.lines) else None
+
+    @property
+    def unpriced(self) -> tuple[str, ...]:
+        """The addresses whose price is unknown, or that of their tuned models or training."""
+        return tuple(dict.fromkeys(line.model for line in self.lines if line.usd is None))
+
+
+def estimate(
+    config: Config, answer_tokens: int | None = None, summary_tokens: int | None = None
+) -> Estimate:
+    """Price the whole experiment. `answer_tokens` and `summary_tokens` say what is usual.
+
+    High bounds what can be spent if the vendor bills no failed attempts. Raises ValueError where a
+    task cannot give its questions.
+    """
+    estimator = _Estimator(config, answer_tokens, summary_tokens)
+    merged: dict[tuple[str | None, str, str, str, bool], Line] = {}
+    for line in estimator.lines():
+        key = line.arm, line.stage, line.role, line.model, line.tuned
+        merged[key] = _joined(merged[key], line) if key in merged else line
+    found = (
+        estimator.prices.at(address, tuned=tuned)
+        for address in config.addresses
+        for tuned in ((False, True) if config.tunes(address) else (False,))
+    )
+    stages = list(dict.fromkeys(line.stage for line in merged.values()))
+    lines = sorted(merged.values(), key=lambda line: stages.index(line.stage))
+    return Estimate(
+        tuple(estimator.priced(line) for line in lines),
+        tuple(price for price in found if price is not None),
+    )
+
+
+class _Estimator:
+    def __init__(
+        self, config: Config, answer_tokens: int | None, summary_tokens: int | None
+    ) -> None:
+        self.config = config
+        self.prices = Prices(config.prices)
+        self.questions = config.questions
+        self.arms = config.all_arms
+        section = config.sampling
+        self.answer = lengths.of_answer(section.max_tokens, answer_tokens)
+        self.summary = lengths.of_answer(section.summary_max_tokens, summary_tokens)
+
+    def lines(self) -> Iterator[Line]:
+        """Every line, iteration by iteration. What untuned arms have in common counts once."""
+        yield from self._evaluation(0, _common(self.arms))
+        for iteration in range(1, self.config.iterations + 1):
+            asked, task = self.questions.training(iteration), self.questions.task_of(iteration)
+            trained = [arm for arm in self.arms if arm.trained_in(iteration)]
+            training = [replace(arm, agents=arm.train_agents) for arm in trained]
+            for arm in _common(training) if iteration == 1 else training:
+                yield from self._debates("debate", task, asked, arm, iteration > 1)
+            for arm in trained:
+                yield from self._jobs(task, asked, arm)
+            yield from self._evaluation(iteration, trained)
+
+    def _evaluation(self, iteration: int, arms: Sequence[Arm]) -> Iterator[Line]:
+        for exam in self.questions.exams:
+            asked = exam.questions()
+            for arm in arms:
+                for decoding in arm.decodings(self.config.evaluation.decodings):
+                    yield from self._debates(exam.stage, exam.task, asked, arm, iteration > 0)
+                    if not exam.apart:
+                        yield from self._diversity(exam.task, asked, arm, decoding, iteration > 0)
+
+    def _debates(
+        self, stage: str, task: Task, asked: Sequence[TaskQuestion], arm: Arm, tuned: bool
+    ) -> Iterator[Line]:
+        opening = lengths.total(_opening(task, asked))
+        name = arm.name if tuned and len(self.arms) > 1 else None
+        for number in range(1, arm.agents + 1):
+            for place, context in enumerate(self._contexts(task, arm), start=1):
+                if place == 1 and arm.name == _LATER_ROUNDS:
+                    continue
+                yield Line(
+                    stage=stage,
+                    role="generator" if place == 1 else "critic",
+                    model=self.config.base_address(number),
+                    tuned=tuned,
+                    calls=lengths.exactly(len(asked)),
+                    prompt=opening + context * len(asked),
+                    completion=self.answer * len(asked),
+                    arm=name,
+                )
+        if arm.others == "summarized" and arm.rounds > 1:
+            calls = len(asked) * arm.agents * (arm.rounds - 1)
+            shown = lengths.of_text(prompts.summarize([""] * (arm.agents - 1)))
+            yield Line(
+                stage=stage,
+                role="summarizer",
+                model=self.config.model,
+                tuned=False,
+                calls=lengths.exactly(calls),
+                prompt=(PROMPT + MESSAGE + shown + self._others(arm)) * calls,
+                completion=self.summary * calls,
+                arm=name,
+            )
+
+    def _diversity(
+        self, task: Task, asked: Sequence[TaskQuestion], arm: Arm, decoding: str, tuned: bool
+    ) -> Iterator[Line]:
+        """Each text is sent twice, alone and with its conversation, and each time for one token."""
+        if not self.config.diversity.measures:
+            return
+        contexts = self._contexts(task, arm)
+        roles: list[tuple[AgentRole, Range]] = []
+        if arm.name != _LATER_ROUNDS:
+            roles.append(("generator", contexts[0]))
+        if arm.rounds > 1:
+            roles.append(("critic", contexts[-1]))
+        looked_at = min(self.config.diversity.questions, len(asked))
+        openings = _opening(task, asked)
+        for role, context in roles:
+            text = MESSAGE + lengths.reread(self.answer)
+            count = lengths.exactly(looked_at)
+            both = _of_examples(openings, context, count) + _of_examples(
+                openings, context + text, count
+            )
+            for (model, is_tuned), texts in likelihoods.scored(
+                self.config, arm, role, decoding, tuned=tuned
+            ).items():
+                requests = lengths.exactly(likelihoods.REQUESTS * looked_at * texts)
+                if self._is_free(model, is_tuned):
+                    continue
+                yield Line(
+                    stage="diversity",
+                    role=role,
+                    model=model,
+                    tuned=is_tuned,
+                    calls=requests,
+                    prompt=both * texts,
+                    completion=requests,
+                    arm=arm.name if tuned and len(self.arms) > 1 else None,
+                )
+
+    def _is_free(self, model: str, tuned: bool) -> bool:
+        price = self.prices.at(model, tuned=tuned)
+        return price is not None and price.is_free
+
+    def _contexts(self, task: Task, arm: Arm) -> list[Range]:
+        """What stands around the question's own prompt in each round; tokens of one call."""
+        if arm.others == "summarized":
+            shown = lengths.of_text(prompts.summarized("", task.answer_form))
+            shown += lengths.reread(self.summary)
+        else:
+            shown = lengths.of_text(prompts.quoted([""] * (arm.agents - 1), task.answer_form))
+            shown += self._others(arm)
+        contexts = [PROMPT + MESSAGE]
+        for _ in range(1, arm.rounds):
+            own = MESSAGE + lengths.reread(self.answer)
+            contexts.append(contexts[-1] + own + MESSAGE + shown)
+        return contexts
+
+    def _others(self, arm: Arm) -> Range:
+        return lengths.reread(self.answer) * (arm.agents - 1)
+
+    def _jobs(self, task: Task, asked: Sequence[TaskQuestion], arm: Arm) -> Iterator[Line]:
+        contexts = self._contexts(task, arm)
+        openings = _opening(task, asked)
+        # One shared model learns what all agents have said.
+        speakers = arm.train_agents if arm.data == "pooled" else 1
+        count: dict[AgentRole, Range] = {
+            "generator": self._learnable(len(asked)),
+            "critic": self._continued(len(asked), arm),
+        }
+        for agent, role in tuned_roles(arm):
+            context = contexts[0 if role == "generator" else -1]
+            rest = context + MESSAGE + lengths.reread(self.answer)
+            section = self.config.finetune
+            epochs = section.generator_epochs if role == "generator" else section.critic_epochs
+            examples = _of_examples(openings, rest, count[role])
+            yield Line(
+                stage="finetune",
+                role=role,
+                model=self.config.base_address(agent),
+                tuned=False,
+                calls=lengths.exactly(1),
+                trained=examples * (epochs * speakers),
+                arm=arm.name if len(self.arms) > 1 else None,
+            )
+
+    def _learnable(self, questions: int) -> Range:
+        most = min(questions, self.config.datasets.max_examples or questions)
+        low, expected = LEARNABLE_LOW * questions, LEARNABLE * questions
+        return Range(min(low, most), min(expected, most), most)
+
+    def _continued(self, questions: int, arm: Arm) -> Range:
+        section = self.config.datasets
+        most = min(questions, section.max_examples or questions)
+        corrected, kept = round(CORRECTED * questions), round(LEARNABLE * questions)
+        mixture = mix(corrected, kept, arm.w, section.max_examples)
+        expected = mixture.corrected + mixture.kept
+        return Range(min(CRITIC_SHARE_LOW * questions, expected), expected, most)
+
+    def priced(self, line: Line) -> Line:
+        """The line with what it costs.
+
+        An agent whose model could not be tuned goes on with its base, so a tuned model's range
+        covers the prices of both.
+        """
+        own = self.prices.at(line.model, tuned=line.tuned)
+        base = self.prices.at(line.model, tuned=False)
+        if own is None or base is None or (line.trained.high and base.training_usd is None):
+            return replace(line, usd=None)
+        batched = self.config.evaluation.batch and line.stage not in _NEVER_BATCHED
+        share = (own.batch_factor or 1.0) if batched else 1.0
+        both = [_usd(line, price) * share for price in (own, base)]
+        return replace(
+            line,
+            usd=Range(
+                min(usd.low for usd in both), both[0].expected, max(usd.high for usd in both)
+            ),
+        )
+
+
+def _common(arms: Sequence[Arm]) -> list[Arm]:
+    """What untuned arms ask in all: the first round of the largest, and each kind of debate once.
+
+    A compute-matched vote that is sized by tokens counts as if it were sized by calls.
+    """
+    if not arms:
+        return []
+    largest = max(arms, key=lambda arm: (not arm.matched_to, arm.agents))
+    firsts = [replace(largest, rounds=1)]
+    sampled = max(arms, key=lambda arm: arm.agents)
+    if sampled.agents > largest.agents:
+        firsts.append(replace(sampled, agents=sampled.agents - largest.agents, rounds=1))
+    debates: dict[tuple[int, str], Arm] = {}
+    for arm in sorted(arms, key=lambda arm: arm.rounds):
+        if arm.rounds > 1:
+            debates[arm.agents, arm.others] = replace(arm, name=_LATER_ROUNDS)
+    return [*firsts, *debates.values()]
+
+
+def _opening(task: Task, asked: Sequence[TaskQuestion]) -> list[Range]:
+    return [lengths.of_text(task.prompt(question.text)) for question in asked]
+
+
+def _of_examples(openings: Sequence[Range], rest: Range, count: Range) -> Range:
+    """Tokens of `count` examples: at most, they are those of the longest questions."""
+    mean = lengths.total(openings) * (1 / len(openings))
+    longest = sorted((opening.high for opening in openings), reverse=True)
+    return Range(
+        count.low * (mean.low + rest.low),
+        count.expected * (mean.expected + rest.expected),
+        sum(longest[: int(count.high)]) + count.high * rest.high,
+    )
+
+
+def _usd(line: Line, price: Price) -> Range:
+    return (
+        line.prompt * price.input_usd
+        + line.completion * price.output_usd
+        + line.trained * (price.training_usd or 0.0)
+    ) * 1e-6
+
+
+def _joined(a: Line, b: Line) -> Line:
+    return replace(
+        a,
+        calls=a.calls + b.calls,
+        prompt=a.prompt + b.prompt,
+        completion=a.completion + b.completion,
+        trained=a.trained + b.trained,
+    )

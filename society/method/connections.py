@@ -1,0 +1,152 @@
+"""The batches of a run, kept in its store."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from providers import registry, served
+from providers.base import Hurried, ModelRef, Provider
+from providers.batching import Batching, BatchRecord, Gathered
+from providers.errors import Unsupported
+from society.config.schema import Config
+from society.method.agents import Society, base_address
+from store.ledger import Store
+from store.records import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBatches:
+    """Implements `providers.batching.BatchRecords` for the batches at one address."""
+
+    store: Store
+    provider: str
+
+    async def all(self) -> Sequence[BatchRecord]:
+        """Every record, oldest first."""
+        return [
+            BatchRecord(batch.digest, tuple(json.loads(batch.custom_ids)), batch.batch_id)
+            for batch in self.store.batches(self.provider)
+        ]
+
+    async def save(self, record: BatchRecord) -> None:
+        """Keep a record; returns once it is committed."""
+        ids = json.dumps(record.custom_ids)
+        await self.store.append(Batch(record.digest, self.provider, ids, record.batch_id))
+
+
+# MERGED DOCSTRING of society.method.connections:
+# """The open providers of one experiment: one per base model its agents and summarizer use.
+#
+# Agents of one society may use different base models of different providers (`society.models`).
+# """
+
+
+class Connections(Mapping[str, Provider]):
+    """Providers by the address of their base model. `summarizer` is the address of `model`.
+
+    `evaluating` are the same models as they answer in evaluation, in batches where that is asked
+    for; `batched` names the addresses where it makes a difference.
+    """
+
+    def __init__(
+        self,
+        providers: Mapping[str, Provider],
+        agents: Sequence[str],
+        summarizer: str,
+        evaluating: Mapping[str, Provider] | None = None,
+    ) -> None:
+        self._providers = dict(providers)
+        self.evaluating = self._providers if evaluating is None else dict(evaluating)
+        self._agents = tuple(agents)
+        self.summarizer = summarizer
+
+    @classmethod
+    def open(cls, config: Config, workdir: Path) -> Connections:
+        """Connect to every model of an experiment; artifacts made here go under `workdir`.
+
+        Raises the providers' errors.
+        """
+        providers = {address: _connect(config, address, workdir) for address in config.addresses}
+        return cls(providers, config.agent_models, config.model)
+
+    def hurried(self, give_up_after_s: float) -> Connections:
+        """The same for somebody who waits: a call that fails is given up after so many seconds."""
+        providers = dict(self)
+        for address, provider in self.items():
+            if isinstance(provider, Hurried):
+                providers[address] = provider.hurried(give_up_after_s)
+        return Connections(providers, self._agents, self.summarizer)
+
+    def with_batches(self, store: Store) -> Connections:
+        """The same, evaluating in batches wherever a provider has them.
+
+        Raises `Unsupported` where none has.
+        """
+        evaluating: dict[str, Provider] = {
+            address: Gathered(provider, provider.batches(StoredBatches(store, address)))
+            for address, provider in self.items()
+            if isinstance(provider, Batching)
+        }
+        if not evaluating:
+            raise Unsupported(
+                f"evaluation.batch = true, and none of {', '.join(self)} has batches; remove it"
+            )
+        return Connections(
+            self._providers, self._agents, self.summarizer, {**self._providers, **evaluating}
+        )
+
+    @property
+    def batched(self) -> frozenset[str]:
+        """The addresses whose evaluation goes out in batches."""
+        return frozenset(a for a, p in self.items() if self.evaluating[a] is not p)
+
+    def __getitem__(self, address: str) -> Provider:
+        return self._providers[address]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._providers)
+
+    def __len__(self) -> int:
+        return len(self._providers)
+
+    def untuned(self, agents: int | None = None) -> Society:
+        """The society of iteration 0, each agent with the base model of its own.
+
+        `agents` is how many there are, by default as many as the experiment's society has; those
+        beyond have the first agent's.
+        """
+        count = len(self._agents) if agents is None else agents
+        bases = [self.base_of(number) for number in range(1, count + 1)]
+        return Society.untuned(bases, self[self.summarizer].base)
+
+    def base_of(self, agent: int) -> ModelRef:
+        """The untuned model of agent `agent` (from 1); of 0, what all agents share."""
+        return self[base_address(self._agents, agent)].base
+
+    async def serve(self, models: Sequence[ModelRef]) -> None:
+        """Make exactly these tuned models answerable, each at its own provider."""
+        await asyncio.gather(
+            *(
+                provider.serve([model for model in models if model.address == address])
+                for address, provider in self.items()
+            )
+        )
+
+    async def close(self) -> None:
+        """Close every provider, also where one fails to."""
+        # What gathers calls for a provider closes that too.
+        closing = (provider.close() for provider in self.evaluating.values())
+        for outcome in await asyncio.gather(*closing, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+
+def _connect(config: Config, address: str, workdir: Path) -> Provider:
+    settings = config.settings_of(address)
+    if config.serving is None or address != config.model:
+        return registry.connect(address, settings, workdir)
+    return served.connect(address, settings, config.serving.as_serving(), workdir)

@@ -1,0 +1,229 @@
+"""Why an answer could not be read, and what can be done about it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from textwrap import shorten
+from typing import TYPE_CHECKING
+
+from evals.tasks.base import Task
+from providers.base import Provider
+from providers.errors import RunError
+from society.method.voting import Scope
+from store.records import Turn
+
+_SAMPLES = 3
+_SHOWN = 300
+_THOUGHT_BEGINS = ("<think", "<thought", "<reasoning", "[think]", "<|channel|>analysis")
+_THOUGHT_ENDS = ("</think", "</thought", "</reasoning", "[/think]", "<|channel|>final")
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """What was wrong with an answer, and the remedy."""
+
+    text: str
+    remedy: str
+
+
+def cause_of(turn: Turn, task: Task) -> Cause:
+    """Why `turn` has no answer."""
+    if turn.failure is not None:
+        return Cause(f"the request failed: {turn.error}", "remove the cause")
+    if not turn.response.strip():
+        # The provider knows more than its end tells, and names the remedy itself.
+        return Cause(f"empty: {turn.error or turn.finish_reason}", "")
+    match turn.finish_reason:
+        case "length":
+            return _cut(turn.response, task)
+        case "refused":
+            return Cause("the model refuses to answer", "take another model or task.template")
+        case "filtered":
+            return Cause("withheld by a content filter", "take another model or server")
+        case "stop":
+            form = task.answer_form.strip()
+            return Cause(
+                f"the answer is in another form than the task asks for ({form})",
+                "take a model that follows the form, or a task.template or kind of answer that "
+                "suits it",
+            )
+    return Cause(f"ended as {turn.finish_reason!r}", "look at the server's log")
+
+
+def _cut(response: str, task: Task) -> Cause:
+    text = response.lower()
+    begun = max(map(text.rfind, _THOUGHT_BEGINS))
+    if begun > max(map(text.rfind, _THOUGHT_ENDS)):
+        return Cause(
+            "cut off while the model was still reasoning",
+            "raise sampling.max_tokens, or switch the model's reasoning off",
+        )
+    if task.extract(response) is not None:
+        return Cause(
+            "an answer is there and the model goes on until it is cut off: it never ends its turn",
+            "give the model or its server the chat template and the end token that it was trained "
+            "with, or raise sampling.max_tokens if the answers are only long",
+        )
+    return Cause("cut off before the answer", "raise sampling.max_tokens")
+
+
+def describe_unread(turns: Iterable[Turn], task: Task) -> str:
+    """The causes, most frequent first, each with its remedy, and what such answers look like."""
+    unread = list(turns)
+    causes = Counter(cause_of(turn, task) for turn in unread)
+    lines = [
+        f"  {count} × {cause.text}" + (f": {cause.remedy}" if cause.remedy else "")
+        for cause, count in causes.most_common()
+    ]
+    samples = [turn for turn in unread if turn.response.strip()][:_SAMPLES]
+    for turn in samples:
+        where = f"question {turn.question_id}, agent {turn.agent}, round {turn.round}"
+        text = shorten(turn.response, _SHOWN, placeholder=" …")
+        lines.append(f"  {where} ({turn.finish_reason}): {text!r}")
+    return "\n".join(lines)
+
+
+# MERGED DOCSTRING of society.method.early_stop:
+# """A run that pays for answers nobody can read stops early, and says why.
+#
+# `stop_if_unread` in the experiment file says after how many answers of a stage without a readable
+# one; 0 never stops.
+# """
+
+if TYPE_CHECKING:
+    from finetune.plans import TuningPlan
+    from store.ledger import Store
+
+_NOTES_AT_MOST = 5
+_LOOKED_AT = 1000
+_WHAT_NOW = (
+    "what is stored is kept. Other settings of [sampling], [task] or the model take a new run "
+    "(--name); after a change at the server start this one again; stop_if_unread = 0 goes on as it "
+    "is"
+)
+
+_STAGE = "iteration = ? AND split = ? AND arm = ? AND decoding = ?"
+_READ = f"SELECT count(answer), count(*) FROM turns WHERE {_STAGE} AND kind = 'answer'"
+_LABELS = """
+WITH finals AS (
+    SELECT question_id, arg_max(struct_pack(answer, voters, tie), round) AS final
+    FROM votes
+    WHERE iteration = ? AND split = 'train' AND arm = ?
+    GROUP BY question_id
+)
+SELECT count(*), count(final.answer), count(*) FILTER (final.voters = 0),
+    count(*) FILTER (final.answer IS NULL AND final.tie)
+FROM finals
+"""
+
+
+class NothingRead(RunError):
+    """None of a stage's answers can be read."""
+
+
+class NothingLearnt(RunError):
+    """An iteration has nothing that any model could be trained on."""
+
+
+class Reading:
+    """How well the answers of one stage can be read, while they come in.
+
+    Turns in `again` are not counted: they failed before, one by one.
+    """
+
+    def __init__(self, stage: str, task: Task, first: int, again: Collection[int]) -> None:
+        self._stage = stage
+        self._task = task
+        self._first = first
+        self._again = again
+        self._answers = 0
+        self._unread: list[Turn] = []
+        self._told: Counter[str] = Counter()
+        self._problem: NothingRead | None = None
+
+    def add(self, turn: Turn) -> str | None:
+        """Look at one answer; returns what the user should be told of it, not twice the same."""
+        if turn.kind == "answer" and turn.turn_id not in self._again:
+            self._answers += 1
+            if turn.answer is None:
+                self._unread.append(turn)
+        if turn.error is None:
+            return None
+        self._told[turn.error] += 1
+        if self._told[turn.error] > 1 or len(self._told) > _NOTES_AT_MOST:
+            return None
+        return f"{turn.question_id}, agent {turn.agent}: {turn.error}"
+
+    def stop(self) -> NothingRead | None:
+        """Why the run has to stop now, if it has to."""
+        unread = len(self._unread)
+        if self._problem is None and self._first and unread == self._answers >= self._first:
+            self._problem = NothingRead(
+                f"none of the first {unread} answers of the stage {self._stage!r} could be read, "
+                f"so the run stops before it asks for more (stop_if_unread = {self._first}):\n"
+                f"{describe_unread(self._unread, self._task)}\n{_WHAT_NOW}"
+            )
+        return self._problem
+
+    def summary(self) -> str | None:
+        """How many answers of the stage have not been read and why, None where all have."""
+        if not self._unread:
+            return None
+        causes = Counter(cause_of(turn, self._task).text for turn in self._unread)
+        why = "; ".join(f"{count} × {text}" for text, count in causes.most_common(_NOTES_AT_MOST))
+        return f"{len(self._unread)} of {self._answers} answers could not be read: {why}"
+
+
+def check_stage(store: Store, scope: Scope, stage: str, task: Task) -> None:
+    """Raise `NothingRead` where a complete stage has answers and none of them could be read."""
+    key = (scope.iteration, scope.split, scope.arm, scope.decoding)
+    [(read, answers)] = store.rows(_READ, key)
+    if read or not answers:
+        return
+    why = describe_unread(_unread(store, scope), task)
+    raise NothingRead(
+        f"none of the {answers} answers of the stage {stage!r} could be read, so there is nothing "
+        f"to go on with:\n{why}\n{_WHAT_NOW}"
+    )
+
+
+def check_data(
+    store: Store,
+    plans: Sequence[TuningPlan],
+    providers: Mapping[str, Provider],
+    task: Task,
+) -> None:
+    """Raise `NothingLearnt` where no model of an iteration has enough to be trained on, and that is
+    because most training questions have no label."""
+    least = [max(1, providers[plan.start.address].capabilities.min_examples) for plan in plans]
+    if any(p.dataset.examples >= n for p, n in zip(plans, least, strict=True)) or not plans:
+        return
+    iteration = plans[0].iteration
+    told, starved = [], False
+    for arm in dict.fromkeys(plan.arm for plan in plans):
+        [(questions, labels, unread, ties)] = store.rows(_LABELS, [iteration, arm])
+        starved = starved or 2 * labels < questions
+        told.append(
+            f"  {arm}: {labels} of {questions} training questions have a label; {unread} have no "
+            f"answer that can be read, {ties} are tied, {questions - labels - unread - ties} have "
+            "fewer readable answers than consensus.quorum asks for"
+        )
+        scope = Scope(iteration, "train", arm, "sampled")
+        if questions > labels + ties:
+            told.append(describe_unread(_unread(store, scope), task))
+    if starved:
+        most = max(plan.dataset.examples for plan in plans)
+        raise NothingLearnt(
+            f"none of the {len(plans)} models of iteration {iteration} can be trained: the largest "
+            f"dataset has {most} example(s), and {min(least)} are needed\n" + "\n".join(told) + "\n"
+            "Agents that never agree need more rounds or a stronger model, data that is too small "
+            f"more train.questions; {_WHAT_NOW}"
+        )
+
+
+def _unread(store: Store, scope: Scope) -> list[Turn]:
+    turns = store.turns(scope.iteration, scope.split, scope.arm, scope.decoding)
+    unread = (turn for turn in turns if turn.kind == "answer" and turn.answer is None)
+    return [turn for turn, _ in zip(unread, range(_LOOKED_AT), strict=False)]

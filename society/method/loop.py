@@ -1,0 +1,416 @@
+"""The outer loop (Algorithm 1 of arXiv 2501.05707): debate, vote, fine-tune, again.
+
+Every stage first looks at what the store already has and does only the rest, so starting the same
+run again goes on where it stopped, at whatever moment that was. Iteration 0 is the evaluation of
+the untuned society; iteration k debates the training questions with the society of k - 1, tunes,
+and evaluates the outcome. Every arm of the experiment goes through the same stages; the models of
+all arms are tuned together, and what an arm asks that another has asked is not asked again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from textwrap import shorten
+
+from evals import health
+from evals.equivalence import judge
+from evals.health import Concern
+from evals.tasks.base import Split, Task, TaskQuestion
+from finetune.datasets import build_all
+from finetune.jobs import TuningProgress, tune
+from providers.base import ModelRef, Sampling
+from society.config.schema import Config
+from society.costs import budget
+from society.method.agents import AgentRole, Society
+from society.method.arms import Arm, in_order, reference, samples_for_tokens
+from society.method.connections import Connections
+from society.method.debate import Debate, Rules
+from society.method.diversity import Meter
+from society.method.early_stop import Reading, check_data, check_stage
+from society.method.progress import (
+    Note,
+    Observer,
+    Stage,
+    StageAdvanced,
+    StageFinished,
+    StageStarted,
+)
+from society.method.redo import take_back
+from society.method.reuse import Shared
+from society.method.tuning import plan, require_trainable, resumed, selection, tuned_roles
+from society.method.voting import Scope, majority
+from society.runs.folder import RunFolder, as_started
+from store.ledger import Store
+from store.records import Dataset, Decoding, Model, Question, Turn
+
+# A model that took over another job's outcome is that job's.
+_TUNED = """
+SELECT j.agent, j.role, m.model_id, m.provider, m.artifact, m.sha256
+FROM jobs AS j
+JOIN models AS m ON m.job_id = coalesce(j.shared_job_id, j.job_id)
+WHERE j.iteration = ? AND j.arm = ? AND j.status = 'succeeded'
+"""
+
+
+async def run(folder: RunFolder, config: Config, store: Store, observer: Observer) -> None:
+    """Bring a run to its end, from wherever it is.
+
+    Raises `providers.errors.RunError`, `finetune.jobs.TuningFailed` or `store.errors.StoreError`
+    when it has to stop; everything stored until then stays, and calling again resumes.
+    """
+    config = as_started(config, store.run())
+    connections = Connections.open(config, folder.models)
+    require_trainable(config, connections)
+    if config.evaluation.batch:
+        connections = connections.with_batches(store)
+    connections = budget.metered(connections, config, store)
+    try:
+        await _Experiment(folder, config, store, connections, observer).run()
+    finally:
+        await connections.close()
+
+
+def society_after(store: Store, society: Society, iteration: int, arm: str) -> Society:
+    """What has become of the untuned `society` after `iteration` passes, as the store knows it."""
+    for k in range(1, iteration + 1):
+        tuned = store.rows(_TUNED, [k, arm])
+        society = society.with_models(
+            {(agent, role): ModelRef(*model) for agent, role, *model in tuned}
+        )
+    return society
+
+
+def rules(config: Config, arm: Arm, decoding: Decoding) -> Rules:
+    """How an arm of this experiment debates when it samples, or answers greedily."""
+    section = config.sampling
+    sampling = Sampling(
+        temperature=section.temperature if decoding == "sampled" else 0.0,
+        top_p=section.top_p,
+        max_tokens=section.max_tokens,
+        seed=config.seed,
+    )
+    return Rules(
+        rounds=arm.rounds,
+        others=arm.others,
+        sampling=sampling,
+        summary_sampling=replace(sampling, max_tokens=section.summary_max_tokens),
+        drop_ties=config.consensus.ties == "drop",
+        quorum=config.consensus.quorum or majority(arm.train_agents),
+        seed=config.seed,
+        label=arm.labels or "final",
+    )
+
+
+class _Experiment:
+    def __init__(
+        self,
+        folder: RunFolder,
+        config: Config,
+        store: Store,
+        connections: Connections,
+        observer: Observer,
+    ) -> None:
+        self.folder = folder
+        self.config = config
+        self.store = store
+        self.connections = connections
+        self.observer = observer
+        self.questions = config.questions
+        self.arms = config.all_arms
+        self.meter = Meter(store, config, connections)
+        self.surrenders = 0
+        self.noted: set[str] = set()
+
+    async def run(self) -> None:
+        # How large a vote matched to tokens is, is known once those are.
+        self.store.write(*(a.record() for a in self.arms if a.matched_to != "tokens"))
+        self._remember_bases()
+        societies: dict[str, Society] = {}
+        for arm in in_order(self.arms):
+            sized = self._sized(arm)
+            societies[arm.name] = self.connections.untuned(sized.agents)
+            await self._evaluate(sized, societies[arm.name], 0)
+        for iteration in range(1, self.config.iterations + 1):
+            trained = [arm for arm in self.arms if arm.trained_in(iteration)]
+            for arm in trained:
+                await self._train(arm, societies[arm.name], iteration)
+                self._tell(arm, health.label_concerns(self.store, arm.name, iteration))
+            societies |= await self._tune(trained, societies, iteration)
+            for arm in trained:
+                await self._evaluate(arm, societies[arm.name], iteration)
+                self._tell(arm, health.held_out_concerns(self.store, arm.name, iteration))
+        stored = self.store.run()
+        if stored is not None and stored.finished_at is None:
+            self.store.write(replace(stored, finished_at=datetime.now(UTC)))
+
+    def _sized(self, arm: Arm) -> Arm:
+        """The arm with as many samples as what it is matched to takes."""
+        if arm.matched_to != "tokens":
+            return arm
+        model = reference(self.arms, self.config.society)
+        assert model is not None
+        samples = samples_for_tokens(self.store, model.name)
+        if samples is None:
+            self.observer(
+                Note(
+                    f"{arm.name}: no answer of {model.name} tells its tokens; as many samples are "
+                    f"taken as it makes calls, {arm.agents}"
+                )
+            )
+        sized = arm if samples is None else replace(arm, agents=samples)
+        self.store.write(sized.record())
+        return sized
+
+    async def _train(self, arm: Arm, society: Society, iteration: int) -> None:
+        questions = self.questions.training(iteration)
+        self._remember(
+            questions,
+            self.questions.task.name,
+            "train",
+            self.questions.start(iteration),
+            self.questions.made_for(iteration),
+        )
+        scope = Scope(iteration, "train", arm.name, "sampled")
+        asking = society.first(arm.train_agents)
+        task = self.questions.task_of(iteration)
+        await self._debate(arm, asking, task, questions, scope, "debate")
+
+    async def _evaluate(self, arm: Arm, society: Society, iteration: int) -> None:
+        for exam in self.questions.exams:
+            questions = exam.questions()
+            self._remember(questions, exam.label, "eval", zero_shot=exam.apart)
+            for decoding in arm.decodings(self.config.evaluation.decodings):
+                scope = Scope(iteration, "eval", arm.name, decoding)
+                stage = f"{exam.stage} {decoding}"
+                await self._debate(arm, society, exam.task, questions, scope, stage)
+                if not exam.apart:
+                    await self._measure_diversity(scope, exam.label)
+
+    async def _measure_diversity(self, scope: Scope, task: str) -> None:
+        found = self.meter.planned(scope, task)
+        if found is None:
+            return
+        if not found.steps:  # other arms had all of it
+            await self.meter.measure(found)
+            return
+        stage = self._of_arm(scope.arm, f"diversity {scope.decoding}")
+
+        def on_progress(done: int) -> None:
+            self.observer(StageAdvanced(done, detail=budget.shown(self.connections)))
+
+        with self._stage(scope.iteration, stage, "steps", found.steps):
+            await self.meter.measure(found, on_progress)
+
+    def _tell(self, arm: Arm, concerns: Sequence[Concern]) -> None:
+        for concern in concerns:
+            who = "" if len(self.arms) == 1 else f"{arm.name}: "
+            self.observer(Note(who + concern.text))
+
+    def _note(self, text: str | None) -> None:
+        if text is not None:
+            self.observer(Note(text))
+
+    def _of_arm(self, arm: str, text: str) -> str:
+        return text if len(self.arms) == 1 else f"{arm} {text}"
+
+    async def _debate(
+        self,
+        arm: Arm,
+        society: Society,
+        task: Task,
+        questions: Sequence[TaskQuestion],
+        scope: Scope,
+        stage: Stage,
+    ) -> None:
+        stored = (scope.iteration, scope.split, scope.arm, scope.decoding)
+        again = take_back(self.store, scope)
+        voted = {vote.question_id for vote in self.store.votes(*stored) if vote.round == arm.rounds}
+        remaining = [q for q in questions if q.question_id not in voted]
+        pending = {q.question_id for q in remaining}
+        known = [turn for turn in self.store.turns(*stored) if turn.question_id in pending]
+        each = arm.calls(len(society.agents))
+        done, tokens = (len(questions) - len(remaining)) * each + len(known), 0
+
+        def on_turn(turn: Turn) -> None:
+            nonlocal done, tokens
+            done += 1
+            tokens += turn.completion_tokens if turn.shared_turn_id is None else 0
+            self.observer(StageAdvanced(done, tokens, budget.shown(self.connections)))
+            self._note(reading.add(turn))
+
+        named, first = self._of_arm(arm.name, stage), self.config.stop_if_unread
+        reading = Reading(named, task, first, again)
+        with self._stage(scope.iteration, named, "turns", len(questions) * each, done):
+            if remaining:
+                await self.connections.serve(society.tuned_models)
+            if again:
+                self._note(f"{len(again)} requests that failed are asked again")
+            debate = Debate(
+                society,
+                task,
+                self.connections if scope.split == "train" else self.connections.evaluating,
+                self.store,
+                scope,
+                self._rules(arm, scope, len(remaining)),
+                known=known,
+                again=again,
+                shared=self._shared(society, scope, pending),
+                on_turn=on_turn,
+                stop=reading.stop,
+            )
+            async for _ in debate.run(remaining):
+                self._tell_surrenders()
+        self._note(reading.summary())
+        if first:
+            check_stage(self.store, scope, named, task)
+
+    def _shared(self, society: Society, scope: Scope, questions: set[str]) -> Shared:
+        """What other arms have asked in this stage, of models that this society uses too."""
+        models = {m.model_id: m.address for m in society.models}
+
+        def repeats(model_id: str) -> bool:
+            greedy = scope.decoding == "greedy" and model_id in models
+            return greedy and self.connections[models[model_id]].capabilities.repeatable
+
+        if len(self.arms) == 1:
+            return Shared((), repeats)
+        others = self.store.turns_of_others(
+            scope.iteration, scope.split, scope.arm, scope.decoding, sorted(models)
+        )
+        return Shared((turn for turn in others if turn.question_id in questions), repeats)
+
+    def _rules(self, arm: Arm, scope: Scope, questions: int) -> Rules:
+        found = rules(self.config, arm, scope.decoding)
+        if scope.split == "eval" and self.connections.batched:
+            # A batch takes what is asked at one time, so all questions are asked.
+            return replace(found, questions_in_flight=questions)
+        return found
+
+    def _tell_surrenders(self) -> None:
+        given_up = judge().surrenders()
+        for surrender in given_up[self.surrenders :]:
+            a, b = (shorten(text, 60) for text in surrender.pair)
+            self.observer(
+                Note(f"comparing {a!r} with {b!r} was given up ({surrender.reason}): not the same")
+            )
+        self.surrenders = len(given_up)
+
+    async def _tune(
+        self, arms: Sequence[Arm], societies: Mapping[str, Society], iteration: int
+    ) -> dict[str, Society]:
+        settings = self.config.finetune
+        plans = [
+            resumed(
+                plan(
+                    self.config,
+                    self.folder.name,
+                    dataset,
+                    societies[arm.name].model(agent, role)
+                    if settings.init == "continue"
+                    else self.connections.base_of(agent),
+                ),
+                self.store,
+            )
+            for arm, datasets in zip(arms, self._derive(arms, iteration), strict=True)
+            for (agent, role), dataset in datasets.items()
+        ]
+        if self.config.stop_if_unread:
+            check_data(self.store, plans, self.connections, self.questions.task_of(iteration))
+        jobs: dict[str, float] = {}
+
+        def on_progress(news: TuningProgress) -> None:
+            if news.note is not None and news.note not in self.noted:
+                self.noted.add(news.note)
+                self.observer(Note(news.note))
+            jobs[news.job_id] = 1.0 if news.status == "succeeded" else news.progress
+            loss = "" if news.loss is None else f", loss {news.loss:.3f}"
+            parts = [f"{self._whose(news)}{loss}", budget.shown(self.connections)]
+            detail = " · ".join(part for part in parts if part)
+            self.observer(StageAdvanced(sum(jobs.values()), detail=detail))
+
+        with self._stage(iteration, "finetune", "models", len(plans)):
+            tuned = await tune(
+                providers=self.connections,
+                store=self.store,
+                plans=plans,
+                on_progress=on_progress,
+                on_failure=settings.on_failure,
+            )
+        after: dict[str, Society] = {}
+        for arm in arms:
+            for kept in tuned[arm.name].kept:
+                who = _named(arm.name if len(self.arms) > 1 else "", kept.agent, kept.role)
+                self.observer(Note(f"{who} keeps its old model: {kept.reason}"))
+            old = {(kept.agent, kept.role) for kept in tuned[arm.name].kept}
+            new = {o: model for o, model in tuned[arm.name].items() if o not in old}
+            after[arm.name] = societies[arm.name].with_models(new)
+        return after
+
+    def _whose(self, news: TuningProgress) -> str:
+        return _named(news.arm if len(self.arms) > 1 else "", news.agent, news.role)
+
+    def _derive(
+        self, arms: Sequence[Arm], iteration: int
+    ) -> list[dict[tuple[int, AgentRole], Dataset]]:
+        owners = {arm.name: tuned_roles(arm) for arm in arms}
+        derived = []
+        with self._stage(iteration, "datasets", "datasets", sum(map(len, owners.values()))):
+            for arm in arms:
+                rules = selection(self.config, arm)
+                derived.append(build_all(self.store, iteration, arm.name, owners[arm.name], rules))
+                self.observer(StageAdvanced(sum(map(len, derived))))
+        for dataset in (d for datasets in derived for d in datasets.values()):
+            if dataset.note is not None:
+                self.observer(Note(f"dataset {dataset.dataset_id}: {dataset.note}"))
+        return derived
+
+    @contextmanager
+    def _stage(
+        self, iteration: int, stage: Stage, unit: str, total: int, done: int = 0
+    ) -> Iterator[None]:
+        started = time.monotonic()
+        self.observer(StageStarted(iteration, stage, unit, total, done))
+        yield
+        self.observer(StageFinished(time.monotonic() - started))
+
+    def _remember(
+        self,
+        questions: Sequence[TaskQuestion],
+        task: str,
+        split: Split,
+        start: int = 0,
+        iteration: int | None = None,
+        zero_shot: bool = False,
+    ) -> None:
+        self.store.write(
+            *(
+                Question(
+                    question_id=q.question_id,
+                    task=task,
+                    split=split,
+                    question=q.text,
+                    gold=q.gold,
+                    iteration=iteration,
+                    position=position,
+                    meta=json.dumps(dict(q.meta)) if q.meta else None,
+                    zero_shot=zero_shot,
+                )
+                for position, q in enumerate(questions, start)
+            )
+        )
+
+    def _remember_bases(self) -> None:
+        for provider in self.connections.values():
+            base = provider.base
+            if self.store.model(base.model_id) is None:
+                self.store.write(Model(model_id=base.model_id, provider=base.address))
+
+
+def _named(arm: str, agent: int, role: AgentRole) -> str:
+    who = f"agent {agent}, {role}" if agent else f"the shared {role}"
+    return f"{arm}: {who}" if arm else who

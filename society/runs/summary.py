@@ -1,0 +1,277 @@
+"""The table at the end of a run, on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TextIO
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from evals.agreement import Agreement, agreements
+from evals.comparison import compare_all, last_iteration
+from evals.intervals import PairedDifference, Rate
+from evals.intervals import points as in_points
+from evals.metrics import (
+    MEASURES,
+    Decoding,
+    Labels,
+    Measure,
+    Row,
+    apart,
+    comparison,
+    label_health,
+    table,
+    zero_shot_tasks,
+)
+from evals.reading import evaluated_arms, main_arm
+from evals.tuning import Tuned, tuned
+from society.terminal.output import Screen, one_line
+from store.ledger import Store
+
+NAMES: dict[Measure, str] = {
+    "single": "single agent",
+    "majority": "round-1 majority",
+    "consensus": "consensus",
+}
+_READ_WORDS = (
+    "tied: last votes without a single winner, in %; a hash of seed, question and answer decides.\n"
+    "unread: responses in which no answer could be read; cut: at the token limit; in % of all."
+)
+_AGREE_WORDS = (
+    "agree: mean share of the readable answers that have the plurality answer, first and last "
+    "round.\nturned: between them an agent's own answer came to that of the last vote, or left it."
+)
+
+
+def show(store: Store, stream: TextIO) -> None:
+    """Print what is known of the run: accuracy with 95 % intervals where there is gold, how far
+    the agents agree and can be read, what was learnt; of several arms where each has come to."""
+    arm = main_arm(store)
+    console = Screen(stream)
+    others = [other for other in evaluated_arms(store) if other != arm]
+    whose = f" of {one_line(arm)}" if others else ""
+    _show_evaluation(console, store, arm, None, f"{whose} on held-out questions")
+    if others:
+        console.draw(arms_table(store, [arm, *others]))
+        _say(console, differences(store, arm, others))
+    for task in zero_shot_tasks(store):
+        _show_evaluation(console, store, arm, task, f": {apart(one_line(task))}")
+    _show_learning(console, store, arm)
+
+
+def _show_evaluation(console: Screen, store: Store, arm: str, task: str | None, where: str) -> None:
+    voting = agreements(store, arm, task)
+    if not voting:
+        if task is None:
+            _say(console, ["no evaluation debate is complete yet"])
+        return
+    rows = table(store, arm, task)
+    _say(console, gold_notes(voting))
+    if rows:
+        found = {(each.iteration, each.decoding): each for each in voting}
+        title = f"Accuracy{where}, % with 95 % interval"
+        console.draw(accuracy_table(rows, found, title))
+        _say(console, [_READ_WORDS, *changes(store, rows, arm, task)])
+    console.draw(agreement_table(voting, f"Votes{where}, %", readings=not rows))
+    _say(console, [_AGREE_WORDS if rows else f"{_AGREE_WORDS}\n{_READ_WORDS}"])
+
+
+def _show_learning(console: Screen, store: Store, arm: str) -> None:
+    if labels := label_health(store, arm):
+        console.draw(labels_table(labels))
+    if models := tuned(store, arm):
+        console.draw(tuning_table(models))
+
+
+def _say(console: Screen, lines: Iterable[str]) -> None:
+    for line in lines:
+        console.print(line, soft_wrap=True)
+
+
+def _drawn(title: str) -> Table:
+    return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=Text(title), title_justify="left")
+
+
+def gold_notes(voting: Sequence[Agreement]) -> list[str]:
+    """Why there is no accuracy, or of which questions it is; nothing where all have gold."""
+    most = max(voting, key=lambda each: each.questions)
+    if most.known == most.questions:
+        return []
+    if not most.known:
+        return [
+            f"Accuracy needs gold answers, and none of the {most.questions} evaluation questions "
+            "has one. Known without gold:"
+        ]
+    return [
+        f"{most.known} of the {most.questions} evaluation questions have gold: accuracies are "
+        "over those."
+    ]
+
+
+def arms_table(store: Store, arms: Sequence[str]) -> Table:
+    """One line per arm: its last society."""
+    drawn = _drawn("Every arm's last society, % with 95 % interval")
+    for heading in ("arm", "iteration"):
+        drawn.add_column(heading, no_wrap=True)
+    headings = ("single agent\ngreedy", "single agent\nsampled", "vote\nsampled")
+    for heading in (*headings, "agree", "tied", "un-\nread", "cut"):
+        drawn.add_column(heading, justify="right", no_wrap=True)
+    for arm in arms:
+        voting = agreements(store, arm)
+        last = voting[-1].iteration if voting else 0
+        rates = {row.decoding: row for row in table(store, arm) if row.iteration == last}
+        greedy, sampled = rates.get("greedy"), rates.get("sampled")
+        shares = {each.decoding: each for each in voting if each.iteration == last}
+        shown = shares.get("sampled") or shares.get("greedy")
+        drawn.add_row(
+            one_line(arm),
+            "untuned" if last == 0 else str(last),
+            percent(greedy.single) if greedy else "",
+            percent(sampled.single) if sampled else "",
+            percent(sampled.consensus) if sampled else "",
+            *((share(shown.last), *_readings(shown)) if shown else ()),
+        )
+    return drawn
+
+
+def differences(store: Store, arm: str, others: Sequence[str]) -> list[str]:
+    """One line per other arm: the main arm's vote minus its, both after their last iteration."""
+    decoding: Decoding = "sampled"
+    iterations = {other: last_iteration([store], other, decoding) for other in (arm, *others)}
+    last = iterations.pop(arm)
+    if last is None:
+        return []
+    known = {other: at for other, at in iterations.items() if at is not None}
+    found = compare_all([store], arm, known, "consensus", decoding, last)
+    if not found:
+        return []
+    lines = [f"The vote of {one_line(arm)} minus that of every other arm, sampled, paired:"]
+    lines += [f"  {one_line(each.b.arm)}: {points(each.pooled)}" for each in found]
+    return [*lines, "  Of one run; other seeds would differ. p is not corrected for several arms."]
+
+
+def accuracy_table(
+    rows: Iterable[Row], voting: Mapping[tuple[int, Decoding], Agreement], title: str
+) -> Table:
+    """One line per society and decoding; accuracy in % with its 95 % interval, and beside it the
+    shares of tied votes and of answers that could not be read or were cut."""
+    drawn = _drawn(title)
+    for heading in ("iteration", "decoding"):
+        drawn.add_column(heading, no_wrap=True)
+    headings = ("single\nagent", "round-1\nmajority", "consensus", "tied", "unread", "cut")
+    for heading in headings:
+        drawn.add_column(heading, justify="right", no_wrap=True)
+    previous: int | None = None
+    for row in rows:
+        drawn.add_row(
+            _iteration(row.iteration) if row.iteration != previous else "",
+            row.decoding,
+            *(percent(row.rate(measure)) for measure in MEASURES),
+            *_readings(voting[row.iteration, row.decoding]),
+        )
+        previous = row.iteration
+    return drawn
+
+
+def agreement_table(voting: Iterable[Agreement], title: str, *, readings: bool) -> Table:
+    """One line per society and decoding: what is known without gold. `readings` adds what could
+    not be read, where no accuracy has it beside it."""
+    drawn = _drawn(title)
+    for heading in ("iteration", "decoding"):
+        drawn.add_column(heading, no_wrap=True)
+    headings = ("questions", "agree\nfirst", "agree\nlast", "turned to\nthe vote", "turned\naway")
+    for heading in (*headings, "no\nanswer", *(("tied", "unread", "cut") if readings else ())):
+        drawn.add_column(heading, justify="right", no_wrap=True)
+    previous: int | None = None
+    for each in voting:
+        drawn.add_row(
+            _iteration(each.iteration) if each.iteration != previous else "",
+            each.decoding,
+            str(each.questions),
+            *map(share, (each.first, each.last, each.to_label, each.from_label)),
+            share(1 - each.coverage),
+            *(_readings(each) if readings else ()),
+        )
+        previous = each.iteration
+    return drawn
+
+
+def labels_table(labels: Sequence[Labels]) -> Table:
+    """One line per iteration: the labels that the society has made for itself."""
+    gold = any(each.accuracy for each in labels)
+    drawn = _drawn("Labels learnt from, %" + (", right ones with 95 % interval" if gold else ""))
+    headings = ("iteration", "training\nquestions", "labelled", "tied", "too few\nvoters")
+    for heading in (*headings, "unread", "cut", *(("labels\nright",) if gold else ())):
+        drawn.add_column(heading, justify="right", no_wrap=True)
+    for each in labels:
+        drawn.add_row(
+            str(each.iteration),
+            str(each.questions),
+            *map(share, (each.coverage, each.ties, each.below_quorum)),
+            *map(share, (each.unparsed, each.truncated)),
+            *((percent(each.accuracy) if each.accuracy else "",) if gold else ()),
+        )
+    return drawn
+
+
+def tuning_table(models: Iterable[Tuned]) -> Table:
+    """One line per iteration and role: models, examples and losses."""
+    drawn = _drawn("Fine-tuning; loss in nats per learnt token")
+    headings = ("iteration", "role", "tuned", "examples\neach", "first\nloss", "last\nloss")
+    for heading in headings:
+        drawn.add_column(heading, justify="left" if heading == "role" else "right", no_wrap=True)
+    for each in models:
+        losses = (each.first_loss, each.last_loss)
+        drawn.add_row(
+            str(each.iteration),
+            each.role,
+            f"{each.done} of {each.models}",
+            f"{each.examples:.0f}",
+            *("" if loss is None else f"{loss:.3f}" for loss in losses),
+        )
+    return drawn
+
+
+def _iteration(iteration: int) -> str:
+    return "untuned" if iteration == 0 else str(iteration)
+
+
+def _readings(voting: Agreement) -> tuple[str, str, str]:
+    return share(voting.ties), share(voting.unparsed), share(voting.truncated)
+
+
+def share(value: float | None) -> str:
+    """A share in %; empty where there is none."""
+    return "" if value is None else f"{100 * value:.1f}"
+
+
+def changes(store: Store, rows: Sequence[Row], arm: str, task: str | None = None) -> list[str]:
+    """One line per measure and decoding: last iteration minus the untuned society, paired."""
+    first, last = rows[0].iteration, rows[-1].iteration
+    if first == last:
+        return []
+    decodings: list[Decoding] = list(dict.fromkeys(row.decoding for row in rows))
+    lines = [f"From iteration {first} to {last}, on the same questions:"]
+    for measure in MEASURES:
+        for decoding in decodings:
+            change = comparison(store, measure, decoding, first, last, arm, task)
+            if change is not None:
+                lines.append(f"  {NAMES[measure]}, {decoding}: {points(change)}")
+    return lines
+
+
+def percent(rate: Rate) -> str:
+    return f"{100 * rate.value:.1f} {100 * rate.low:.0f}–{100 * rate.high:.0f}"
+
+
+def points(change: PairedDifference) -> str:
+    """The difference in percentage points, its interval, and McNemar's test where there is one."""
+    text = (
+        f"{in_points(change.difference)} points "
+        f"(95 % interval {in_points(change.low)} to {in_points(change.high)})"
+    )
+    if change.p_value is not None:
+        text += f", {change.gained} gained, {change.lost} lost, McNemar p = {change.p_value:.2g}"
+    return text

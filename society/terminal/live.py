@@ -1,0 +1,180 @@
+"""What a run looks like while it runs: a live display on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TextIO
+
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.text import Text
+
+from society.method.progress import (
+    Event,
+    Note,
+    Observer,
+    StageAdvanced,
+    StageFinished,
+    StageStarted,
+)
+from society.terminal.output import Screen, one_line, plain, write_line
+
+Clock = Callable[[], float]
+
+
+@contextmanager
+def watch(stream: TextIO, iterations: int) -> Iterator[Observer]:
+    """The observer that suits `stream`; `iterations` is how many the run has in all."""
+    console = Screen(stream)
+    if not console.is_terminal:
+        yield PlainLines(stream, iterations)
+        return
+    with Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[numbers]}", markup=False),
+        console=console,
+        transient=True,
+    ) as progress:
+        yield LiveDisplay(progress, iterations)
+
+
+@dataclass(slots=True)
+class Pace:
+    """How one stage goes: what is done, how fast, how long it will still take."""
+
+    stage: StageStarted
+    started: float
+    now: float
+    done: float
+    tokens: int = 0
+    detail: str = ""
+
+    @classmethod
+    def of(cls, stage: StageStarted, now: float) -> Pace:
+        return cls(stage, now, now, stage.done)
+
+    def advance(self, event: StageAdvanced, now: float) -> None:
+        self.done, self.tokens, self.detail, self.now = event.done, event.tokens, event.detail, now
+
+    @property
+    def numbers(self) -> str:
+        """Done of total, units and tokens per second, time left, what is running."""
+        parts = [f"{int(self.done)}/{self.stage.total} {self.stage.unit}"]
+        elapsed = self.now - self.started
+        fresh = self.done - self.stage.done
+        if elapsed > 0 and fresh > 0:
+            rate = fresh / elapsed
+            parts.append(f"{rate:.1f}/s" if rate >= 0.1 else f"{rate * 60:.1f}/min")
+            if self.tokens:
+                parts.append(f"{self.tokens / elapsed:,.0f} tokens/s")
+            if self.done < self.stage.total:
+                parts.append(f"{duration((self.stage.total - self.done) / rate)} left")
+        if self.detail:
+            parts.append(self.detail)
+        return " · ".join(parts)
+
+
+class PlainLines:
+    """One line when a stage starts and ends, and in between at most one every `every_s` seconds."""
+
+    def __init__(
+        self, stream: TextIO, iterations: int, every_s: float = 10.0, clock: Clock = time.monotonic
+    ) -> None:
+        self._stream = stream
+        self._iterations = iterations
+        self._every_s = every_s
+        self._clock = clock
+        self._pace: Pace | None = None
+        self._last_line = 0.0
+
+    def __call__(self, event: Event) -> None:
+        now = self._clock()
+        if isinstance(event, Note):
+            self._write(event.text)
+        elif isinstance(event, StageStarted):
+            self._pace, self._last_line = Pace.of(event, now), now
+            self._write(f"{title(event, self._iterations)}: {beginning(event)}")
+        elif self._pace is None:
+            return
+        elif isinstance(event, StageAdvanced):
+            self._pace.advance(event, now)
+            if now - self._last_line >= self._every_s:
+                self._last_line = now
+                self._write(f"{title(self._pace.stage, self._iterations)}: {self._pace.numbers}")
+        else:
+            self._write(ending(self._pace.stage, event, self._iterations))
+            self._pace = None
+
+    def _write(self, line: str) -> None:
+        write_line(self._stream, one_line(line))
+
+
+class LiveDisplay:
+    """A bar for the running stage; what is finished moves up as a line."""
+
+    def __init__(self, progress: Progress, iterations: int, clock: Clock = time.monotonic) -> None:
+        self._progress = progress
+        self._iterations = iterations
+        self._clock = clock
+        self._pace: Pace | None = None
+        self._bar: TaskID | None = None
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Note):
+            self._print(event.text, "yellow")
+        elif isinstance(event, StageStarted):
+            self._clear()
+            self._pace = Pace.of(event, self._clock())
+            self._bar = self._progress.add_task(
+                title(event, self._iterations),
+                total=event.total,
+                completed=event.done,
+                numbers=self._pace.numbers,
+            )
+        elif self._pace is None or self._bar is None:
+            return
+        elif isinstance(event, StageAdvanced):
+            self._pace.advance(event, self._clock())
+            self._progress.update(
+                self._bar, completed=event.done, numbers=plain(self._pace.numbers)
+            )
+        else:
+            self._print(ending(self._pace.stage, event, self._iterations), "green")
+            self._clear()
+
+    def _print(self, line: str, style: str) -> None:
+        self._progress.console.print(Text(plain(line), style=style))
+
+    def _clear(self) -> None:
+        if self._bar is not None:
+            self._progress.remove_task(self._bar)
+        self._pace = self._bar = None
+
+
+def title(stage: StageStarted, iterations: int) -> str:
+    """Which stage of which iteration; iteration 0 is the untuned society."""
+    where = f"iteration {stage.iteration}/{iterations}" if stage.iteration else "untuned society"
+    return f"{where} · {stage.stage}"
+
+
+def beginning(stage: StageStarted) -> str:
+    """How much there is to do, and what an earlier start has left."""
+    already = f", {stage.done} of them done before" if stage.done else ""
+    return f"{stage.total} {stage.unit}{already}"
+
+
+def ending(stage: StageStarted, event: StageFinished, iterations: int) -> str:
+    return f"{title(stage, iterations)}: {stage.total} {stage.unit} in {duration(event.seconds)}"
+
+
+def duration(seconds: float) -> str:
+    """Rounded to what one wants to know: 42 s, 3 min 05 s, 2 h 10 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
