@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from providers.base import ModelRef
 from providers.errors import InvalidSettings
-from providers.openai.address import parse
+from providers.openai.settings import parse_address
 
 FREE_SCHEMES = frozenset({"embedded", "local", "scripted", "replay"})
 """Addresses that are answered in this process or from a file."""
@@ -175,7 +175,7 @@ def _located(address: str) -> tuple[str | None, str, bool]:
     target = match["target"].removeprefix(":")
     if match["scheme"] != "openai":
         return None, target, False
-    api = parse(target)
+    api = parse_address(target)
     tune = _TUNED.fullmatch(api.model)
     return api.host, tune["base"] if tune else api.model, tune is not None
 

@@ -27,21 +27,21 @@ from providers.errors import (
     RunError,
 )
 from providers.openai.batch_account import AccountBatches, has_ended
-from providers.openai.batch_file import (
+from providers.openai.batch_format import (
     MAX_BYTES,
     MAX_REQUESTS,
-    Answered,
+    BatchLine,
     BatchPart,
-    Line,
-    batch_line,
+    LineAnswer,
+    build_line,
     read_answers,
-    split,
+    split_lines,
 )
 from providers.openai.calling import Caller
 from providers.openai.settings import LISTING_LAG_S
 
 T = TypeVar("T")
-Answer = Completion | ProviderError
+BatchOutcome = Completion | ProviderError
 
 _SILENCE = "the batch's files say nothing about it"
 _FEW = 3
@@ -81,14 +81,14 @@ class _Work:
     `reasons` are those of the last failures, and whether the server answered the request itself.
     """
 
-    lines: dict[str, Line]
-    answers: dict[str, Answer] = field(default_factory=dict)
+    lines: dict[str, BatchLine]
+    answers: dict[str, BatchOutcome] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
     reasons: dict[str, tuple[str, bool]] = field(default_factory=dict)
     stop: RunError | None = None
 
     @property
-    def open(self) -> list[Line]:
+    def open(self) -> list[BatchLine]:
         return [line for custom_id, line in self.lines.items() if custom_id not in self.answers]
 
 
@@ -111,7 +111,7 @@ class Batches:
             client, caller, self._pacing.first_s, self._pacing.longest_s, self._pacing.lag_s
         )
 
-    async def complete_batch(self, requests: Sequence[Request]) -> dict[str, Answer]:
+    async def complete_batch(self, requests: Sequence[Request]) -> dict[str, BatchOutcome]:
         """Answer all `requests`; the result is by `Request.key`, and has every one of them.
 
         Where a request can never succeed its error stands in place of the completion. Those that
@@ -124,15 +124,15 @@ class Batches:
         for it), `BadRequest` or `RateLimited` for a batch that was refused as a whole, and
         `RunError`s.
         """
-        lines = [batch_line(request, self._shape.body(request)) for request in requests]
+        lines = [build_line(request, self._shape.body(request)) for request in requests]
         if len({request.key for request in requests}) != len(requests):
             raise ValueError("two requests of a batch have the same key; each needs its own")
         work = _Work({line.custom_id: line for line in lines})
         await self._adopt(work)
         rounds = 0
         while work.open and rounds < self._pacing.rounds:
-            parts = split(work.open, self._pacing.max_requests, self._pacing.max_bytes)
-            rounds += any(await _all([self._answer(part, work) for part in parts]))
+            parts = split_lines(work.open, self._pacing.max_requests, self._pacing.max_bytes)
+            rounds += any(await _gather_or_cancel([self._answer(part, work) for part in parts]))
             if work.stop is not None:
                 raise work.stop
         self._give_up(work)
@@ -172,7 +172,9 @@ class Batches:
             return
         index = await self._account.index()
         found = [await self._account.find(record, index) for record in records]
-        await _all([self._collect(batch, work) for batch in found if batch is not None])
+        await _gather_or_cancel(
+            [self._collect(batch, work) for batch in found if batch is not None]
+        )
 
     async def _answer(self, part: BatchPart, work: _Work) -> bool:
         """Have a batch answered: one that is there already, or (True) a new one."""
@@ -207,7 +209,7 @@ class Batches:
             for answered in read_answers(path, lambda custom_id: custom_id in work.lines):
                 self._take(answered, work, fresh=fresh)
 
-    def _take(self, answered: Answered, work: _Work, *, fresh: bool) -> None:
+    def _take(self, answered: LineAnswer, work: _Work, *, fresh: bool) -> None:
         line = work.lines[answered.custom_id]
         if isinstance(work.answers.get(line.custom_id), Completion):
             return
@@ -226,7 +228,7 @@ class Batches:
         except ProviderError as error:
             work.answers[line.custom_id] = error
 
-    def _reason(self, answered: Answered) -> str:
+    def _reason(self, answered: LineAnswer) -> str:
         """Why a request was not answered, in the server's words."""
         if answered.status:
             return str(self._shape.refusal(answered.status, answered.body))
@@ -234,7 +236,7 @@ class Batches:
         return f"not answered in time ({told})" if told else "not answered in time"
 
 
-async def _all(works: Sequence[Coroutine[None, None, T]]) -> list[T]:
+async def _gather_or_cancel(works: Sequence[Coroutine[None, None, T]]) -> list[T]:
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
         return await asyncio.gather(*tasks)

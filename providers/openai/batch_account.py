@@ -14,10 +14,18 @@ from openai.types import Batch
 
 from providers.batching import BatchRecord, BatchRecords
 from providers.errors import AmbiguousSubmission, BadRequest, ProviderError, RateLimited
-from providers.openai.batch_file import ENDPOINT, BatchPart
-from providers.openai.calling import ATTEMPTS, Caller, identity, listed, pause_s, status_code
+from providers.openai.batch_format import ENDPOINT, BatchPart
+from providers.openai.calling import (
+    ATTEMPTS,
+    SUBMISSIONS,
+    Caller,
+    compute_pause,
+    create_once,
+    find_status,
+    list_items,
+    require_id,
+)
 from providers.openai.files import Files
-from providers.openai.submission import SUBMISSIONS, create_once
 
 DIGEST_KEY = "digest"
 _ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
@@ -26,7 +34,7 @@ _PAGE = 100
 _LOOK_S = 8.0
 
 
-class Index:
+class BatchIndex:
     """The account's batches by the start of their digest."""
 
     def __init__(self) -> None:
@@ -108,7 +116,7 @@ class AccountBatches:
             batch = (await self.index()).get(digest)
             if batch is not None or (looks >= ATTEMPTS and waited >= least_s):
                 return batch
-            pause = min(_LOOK_S, pause_s(None, looks))
+            pause = min(_LOOK_S, compute_pause(None, looks))
             await self._caller.sleep(pause)
             waited, looks = waited + pause, looks + 1
 
@@ -121,26 +129,26 @@ class AccountBatches:
             batch = await self._retrieve(batch_id)
         return batch
 
-    async def find(self, record: BatchRecord, index: Index) -> Batch | None:
+    async def find(self, record: BatchRecord, index: BatchIndex) -> Batch | None:
         """The recorded batch, if there is one at the server."""
         if record.batch_id is None:
             return index.get(record.digest)
         try:
             return await self._retrieve(record.batch_id)
         except ProviderError as error:
-            if status_code(error) != 404:
+            if find_status(error) != 404:
                 raise
             return None
 
-    async def index(self) -> Index:
+    async def index(self) -> BatchIndex:
         """Every batch of ours by the start of its digest, also on servers that drop metadata."""
 
         async def fetch(after: str | Omit) -> AsyncCursorPage[Batch]:
             return await self._client.batches.list(limit=_PAGE, after=after)
 
-        index = Index()
+        index = BatchIndex()
         unmarked: list[Batch] = []
-        async for batch in listed(self._caller.patiently, "batches", fetch):
+        async for batch in list_items(self._caller.patiently, "batches", fetch):
             digest = (batch.metadata or {}).get(DIGEST_KEY)
             if digest:
                 index.add(digest, batch)
@@ -157,7 +165,7 @@ class AccountBatches:
     async def _retrieve(self, batch_id: str) -> Batch:
         async def retrieve() -> Batch:
             batch = await self._client.batches.retrieve(batch_id)
-            identity(batch)
+            require_id(batch)
             return batch
 
         return await self._caller.patiently(retrieve)
@@ -167,7 +175,7 @@ class AccountBatches:
         try:
             await self._caller.patiently(lambda: self._client.batches.cancel(batch.id))
         except ProviderError as error:
-            if status_code(error) not in (400, 404):
+            if find_status(error) not in (400, 404):
                 raise
 
     async def download(self, file_id: str, path: Path) -> None:

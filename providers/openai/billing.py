@@ -16,7 +16,7 @@ import aiohttp
 
 from providers.attempts import FREE, Usage
 from providers.base import Message, Sampling
-from providers.openai.answers import Answer, counts
+from providers.openai.answers import ChatAnswer, parse_token_counts
 from providers.tokens import most_prompt_tokens, most_written_tokens
 
 _AFTER_WORK = {408, 424, 499}
@@ -32,8 +32,8 @@ _NEVER_SENT = (
 _THOUGHTS = (b'"reasoning', b'"thinking', b'"thought')
 
 
-def usage_of(
-    answer: Answer, content: bytes, messages: Sequence[Message], sampling: Sampling
+def compute_usage(
+    answer: ChatAnswer, content: bytes, messages: Sequence[Message], sampling: Sampling
 ) -> Usage:
     """What an answer is billed: what the server tells, and a bound for what it does not.
 
@@ -52,7 +52,7 @@ def usage_of(
     return Usage(answer.prompt_tokens or most_prompt_tokens(messages), completion, estimated)
 
 
-def usage_told(body: object) -> Usage | None:
+def parse_usage(body: object) -> Usage | None:
     """The usage that stands in a body, whatever else does, or None; the body is JSON or bytes."""
     if isinstance(body, bytes):
         try:
@@ -62,20 +62,20 @@ def usage_told(body: object) -> Usage | None:
     usage = body.get("usage") if isinstance(body, Mapping) else None
     if not isinstance(usage, Mapping):
         return None
-    prompt, completion = counts(usage)
+    prompt, completion = parse_token_counts(usage)
     return None if prompt is None or completion is None else Usage(prompt, completion)
 
 
-def billed_for_status(status: int, body: object) -> Usage | None:
+def bill_status(status: int, body: object) -> Usage | None:
     """What a request is billed that the server has answered with a status that is not good."""
-    told = usage_told(body)
+    told = parse_usage(body)
     if told is not None:
         return told
     refused = 300 <= status < 500 and status not in _AFTER_WORK
     return FREE if refused or status in _BEFORE_WORK else None
 
 
-def billed_for_failure(error: BaseException) -> Usage | None:
+def bill_failure(error: BaseException) -> Usage | None:
     """What a request is billed whose answer never came, for what was met instead."""
     link: BaseException | None = error
     while link is not None:

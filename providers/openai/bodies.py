@@ -19,7 +19,7 @@ _MARKS = (
 )
 
 
-def read_body(content: bytes, charset: str | None = None) -> Mapping[str, Any]:
+def parse_body(content: bytes, charset: str | None = None) -> Mapping[str, Any]:
     """The JSON object in a response's body; `charset` is what its header declares.
 
     A stream of events, which some gateways send unasked, is joined into one object. Raises
@@ -31,16 +31,16 @@ def read_body(content: bytes, charset: str | None = None) -> Mapping[str, Any]:
         body = _join_events(text) if _is_stream(text) else json.loads(text)
     except RecursionError:
         raise UnusableAnswer(
-            f"the server's answer is not usable (nested too deeply): {_start(text)}"
+            f"the server's answer is not usable (nested too deeply): {_quote_start(text)}"
         ) from None
     except ValueError as error:
         raise RetryableError(
-            f"the server's answer is not usable (no JSON: {error}): {_start(text)}"
+            f"the server's answer is not usable (no JSON: {error}): {_quote_start(text)}"
         ) from None
     if not isinstance(body, Mapping):
         raise UnusableAnswer(
             f"the server's answer is not usable (a JSON {type(body).__name__}, no object): "
-            f"{_start(text)}"
+            f"{_quote_start(text)}"
         )
     return body
 
@@ -60,7 +60,7 @@ def decode_text(content: bytes, charset: str | None = None) -> str:
         return content.decode("utf-8")
     except UnicodeDecodeError:
         pass
-    declared = _codec(charset)
+    declared = _find_codec(charset)
     if declared is not None and declared != "utf-8":
         return content.decode(declared, "replace")
     text = content.decode("utf-8", "replace")
@@ -70,7 +70,7 @@ def decode_text(content: bytes, charset: str | None = None) -> str:
     return content.decode("cp1252", "replace")
 
 
-def _codec(charset: str | None) -> str | None:
+def _find_codec(charset: str | None) -> str | None:
     try:
         found = codecs.lookup((charset or "").strip("\"' "))
     except LookupError:
@@ -90,7 +90,7 @@ def _join_events(text: str) -> Mapping[str, Any]:
     parts: list[str] = []
     joined: dict[str, Any] = {"finish_reason": None}
     ended = False
-    for event in _events(text):
+    for event in _parse_events(text):
         if event is None:
             ended = True
             continue
@@ -109,7 +109,7 @@ def _join_events(text: str) -> Mapping[str, Any]:
     return {"choices": [choice], "usage": joined.get("usage")}
 
 
-def _events(text: str) -> Iterator[dict[str, Any] | None]:
+def _parse_events(text: str) -> Iterator[dict[str, Any] | None]:
     """The data of every event; None for the mark of the end."""
     for line in text.splitlines():
         if not line.startswith("data:"):
@@ -124,5 +124,5 @@ def _events(text: str) -> Iterator[dict[str, Any] | None]:
             yield event
 
 
-def _start(text: str) -> str:
+def _quote_start(text: str) -> str:
     return repr(text[:_SHOWN])

@@ -24,21 +24,28 @@ from providers.errors import (
     UnusableAnswer,
 )
 from providers.limits import Errand, Limiter
-from providers.openai.answers import Answer, ErrorInside, read_answer
-from providers.openai.billing import (
-    billed_for_failure,
-    billed_for_status,
-    usage_of,
-    usage_told,
-)
+from providers.openai.answers import ChatAnswer, EmbeddedError, parse_answer
+from providers.openai.billing import bill_failure, bill_status, compute_usage, parse_usage
 from providers.openai.client import Connection
-from providers.openai.failures import Refusal, judged, refusal, said, status_inside, translate
-from providers.openai.hints import quotas
-from providers.openai.parameters import Parameters, expected, learnt, refuses_parameters
+from providers.openai.errors import (
+    Refusal,
+    classify_refusal,
+    find_embedded_status,
+    parse_quotas,
+    parse_refusal,
+    parse_status_error,
+    translate_error,
+)
+from providers.openai.parameters import (
+    Parameters,
+    guess_parameters,
+    learn_from_refusal,
+    refuses_parameters,
+)
 from providers.openai.settings import OpenAISettings
 
 T = TypeVar("T")
-Read = Callable[[bytes, str | None], tuple[T, Usage]]
+ReadResponse = Callable[[bytes, str | None], tuple[T, Usage]]
 """What a response's body says, in the charset that its header declares, and what it was billed."""
 
 _log = logging.getLogger(__name__)
@@ -54,7 +61,7 @@ _TOKENS_PER_MESSAGE = 8
 _OPTIONS: RequestOptions = {"idempotency_key": "none"}
 
 
-class _DoWithout(Exception):
+class _ParameterRefused(Exception):
     """The server refuses a parameter, and the next request leaves it out."""
 
 
@@ -76,7 +83,7 @@ class Chat:
         """What `model` takes, as far as it is known by now."""
         known = self._parameters.get(model)
         if known is None:
-            known = expected(self._connection.address, model, self._settings)
+            known = guess_parameters(self._connection.address, model, self._settings)
             self._parameters[model] = known
         return known
 
@@ -87,9 +94,9 @@ class Chat:
         """
         messages, sampling = request.messages, request.sampling
 
-        def read(content: bytes, charset: str | None) -> tuple[Answer, Usage]:
-            answer = read_answer(content, charset).within(sampling)
-            return answer, usage_of(answer, content, messages, sampling)
+        def read(content: bytes, charset: str | None) -> tuple[ChatAnswer, Usage]:
+            answer = parse_answer(content, charset).within(sampling)
+            return answer, compute_usage(answer, content, messages, sampling)
 
         answer, usage, latency_ms = await self.ask(
             model, messages, sampling, request.key, read, again=request.again
@@ -103,11 +110,11 @@ class Chat:
 
     def completion(self, body: bytes, request: Request) -> Completion:
         """The answer in a body that came another way; its latency is 0."""
-        answer = read_answer(body).within(request.sampling)
-        usage = usage_of(answer, body, request.messages, request.sampling)
+        answer = parse_answer(body).within(request.sampling)
+        usage = compute_usage(answer, body, request.messages, request.sampling)
         return self._completion(answer, usage, 0.0)
 
-    def _completion(self, answer: Answer, usage: Usage, latency_ms: float) -> Completion:
+    def _completion(self, answer: ChatAnswer, usage: Usage, latency_ms: float) -> Completion:
         if usage.estimated:
             self._note(
                 "the server does not tell how many tokens it used; they are stored as the most "
@@ -129,7 +136,7 @@ class Chat:
         messages: Sequence[Message],
         sampling: Sampling,
         key: str,
-        read: Read[T],
+        read: ReadResponse[T],
         extra: Mapping[str, object] | None = None,
         *,
         again: bool = False,
@@ -157,7 +164,7 @@ class Chat:
                 return await self._limiter.call(
                     attempt, tokens, errand, attempts.current.get(), follows=follows
                 )
-            except _DoWithout:
+            except _ParameterRefused:
                 follows = True
 
     async def _understood(
@@ -166,7 +173,7 @@ class Chat:
         messages: list[Any],
         sampling: Sampling,
         key: str,
-        read: Read[T],
+        read: ReadResponse[T],
         extra: Mapping[str, object] | None,
         tried: set[Parameters],
     ) -> tuple[T, Usage, float]:
@@ -182,19 +189,19 @@ class Chat:
             self._answered = True
             return *outcome, (time.perf_counter() - began) * 1000.0
         if self.parameters(model) == parameters:
-            changed, note = learnt(parameters, outcome, values)
+            changed, note = learn_from_refusal(parameters, outcome, values)
             if note:
                 self._note(f"{model}: {note}")
             self._parameters[model] = changed
         if self.parameters(model) in tried:
             raise await self._judged(outcome, errand)
-        raise _DoWithout
+        raise _ParameterRefused
 
     async def _sent(
         self,
         model: str,
         body: Mapping[str, object],
-        read: Read[T],
+        read: ReadResponse[T],
     ) -> tuple[T, Usage] | Refusal:
         # Errors are raised outside the handlers: no chain may lead to an unscrubbed message.
         secrets, counted = self._connection.secrets, attempts.current.get()
@@ -213,19 +220,19 @@ class Chat:
             counted.answered(usage)
             return found, usage
         except APIStatusError as error:
-            counted.failed(billed_for_status(error.status_code, error.body))
+            counted.failed(bill_status(error.status_code, error.body))
             self._hear(error.response.headers)
-            return refusal(error, secrets)
-        except ErrorInside as error:
+            return parse_status_error(error, secrets)
+        except EmbeddedError as error:
             told = _inside(error, headers, self._connection)
-            counted.failed(usage_told(content) or billed_for_status(told.status, error.body))
+            counted.failed(parse_usage(content) or bill_status(told.status, error.body))
             return told
         except (RetryableError, UnusableAnswer) as error:
-            counted.failed(usage_told(content))
+            counted.failed(parse_usage(content))
             failure: ProviderError = type(error)(secrets.scrubbed(str(error)))
         except Exception as error:
-            counted.failed(usage_told(content) if content else billed_for_failure(error))
-            translated = translate(error, secrets, model)
+            counted.failed(parse_usage(content) if content else bill_failure(error))
+            translated = translate_error(error, secrets, model)
             if translated is None:
                 raise
             failure = translated
@@ -235,7 +242,7 @@ class Chat:
         raise failure
 
     async def _judged(self, told: Refusal, errand: Errand) -> ProviderError:
-        error = judged(told, errand.model)
+        error = classify_refusal(told, errand.model)
         if told.status == 403 and isinstance(error, AuthenticationFailed):
             if await self._forbids_others(errand):
                 return error
@@ -272,7 +279,7 @@ class Chat:
         return not evidence.blames_call(errand, evidence.mark(errand))
 
     def _hear(self, headers: Mapping[str, str]) -> None:
-        for kind, quota in quotas(headers).items():
+        for kind, quota in parse_quotas(headers).items():
             self._limiter.observe(kind, quota)
 
     def _note(self, text: str) -> None:
@@ -282,6 +289,6 @@ class Chat:
             _log.warning("%s: %s", self._connection.address.text, text)
 
 
-def _inside(error: ErrorInside, headers: Mapping[str, str], connection: Connection) -> Refusal:
+def _inside(error: EmbeddedError, headers: Mapping[str, str], connection: Connection) -> Refusal:
     """An error that came with status 200, as some gateways send them."""
-    return said(status_inside(error.body), error.body, headers, connection.secrets)
+    return parse_refusal(find_embedded_status(error.body), error.body, headers, connection.secrets)

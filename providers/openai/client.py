@@ -9,9 +9,13 @@ import httpx2
 from openai import AsyncOpenAI, DefaultAioHttpClient
 
 from providers.errors import AuthenticationFailed
-from providers.openai.address import Address
-from providers.openai.secrets import FROM_ENVIRONMENT, Secrets, from_environment
-from providers.openai.settings import OpenAISettings
+from providers.openai.settings import (
+    ENV_PREFIX,
+    ModelAddress,
+    OpenAISettings,
+    Secrets,
+    read_variable,
+)
 
 _CONNECT_S = 30.0
 _KEEP_ALIVE_S = 30.0
@@ -27,14 +31,14 @@ class Connection:
     for server and key without telling the key.
     """
 
-    def __init__(self, address: Address, settings: OpenAISettings) -> None:
+    def __init__(self, address: ModelAddress, settings: OpenAISettings) -> None:
         self.address = address
-        key = _key(address, settings)
-        headers = _headers(settings.headers)
-        self.account = f"{address.url} {_fingerprint(key)}"
+        key = _read_key(address, settings)
+        headers = _resolve_headers(settings.headers)
+        self.account = f"{address.url} {_hash_key(key)}"
         if address.is_azure and key:
             headers.setdefault("api-key", key)
-        self.client = _client(address, settings, key, headers)
+        self.client = _make_client(address, settings, key, headers)
         # What the file itself spells out is no secret; all else came from the environment.
         hidden = {
             name: value
@@ -47,8 +51,8 @@ class Connection:
         await self.client.close()
 
 
-def _client(
-    address: Address, settings: OpenAISettings, key: str, headers: Mapping[str, str]
+def _make_client(
+    address: ModelAddress, settings: OpenAISettings, key: str, headers: Mapping[str, str]
 ) -> AsyncOpenAI:
     timeout = httpx2.Timeout(settings.timeout_s, connect=min(_CONNECT_S, settings.timeout_s))
     limits = httpx2.Limits(
@@ -76,11 +80,11 @@ def _client(
     return client
 
 
-def _key(address: Address, settings: OpenAISettings) -> str:
+def _read_key(address: ModelAddress, settings: OpenAISettings) -> str:
     variable = settings.key_variable(address)
     if not variable:
         return ""
-    key = from_environment(variable, f"it holds the key for {address.host}")
+    key = read_variable(variable, f"it holds the key for {address.host}")
     if not key.isascii() or not key.isprintable() or " " in key:
         raise AuthenticationFailed(
             f"the environment variable {variable} holds something that is no key (spaces, line "
@@ -89,11 +93,11 @@ def _key(address: Address, settings: OpenAISettings) -> str:
     return key
 
 
-def _headers(written: Mapping[str, str]) -> dict[str, str]:
+def _resolve_headers(written: Mapping[str, str]) -> dict[str, str]:
     headers = {}
     for name, value in written.items():
         if variable := _variable(value):
-            value = from_environment(variable, f"it holds the value of header {name}")
+            value = read_variable(variable, f"it holds the value of header {name}")
             if not value.isascii() or not value.isprintable():
                 raise AuthenticationFailed(
                     f"the environment variable {variable} holds something that cannot be sent as "
@@ -105,9 +109,9 @@ def _headers(written: Mapping[str, str]) -> dict[str, str]:
 
 def _variable(value: str) -> str:
     """The variable that a header's written value names, "" where it is the value itself."""
-    return value.removeprefix(FROM_ENVIRONMENT) if value.startswith(FROM_ENVIRONMENT) else ""
+    return value.removeprefix(ENV_PREFIX) if value.startswith(ENV_PREFIX) else ""
 
 
-def _fingerprint(key: str) -> str:
+def _hash_key(key: str) -> str:
     """Tells keys apart without holding them."""
     return hashlib.sha256(key.encode()).hexdigest()[:16]

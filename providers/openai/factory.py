@@ -7,8 +7,7 @@ from pathlib import Path
 
 from providers import extras
 from providers.base import Provider
-from providers.openai.address import parse
-from providers.openai.settings import OpenAISettings
+from providers.openai.settings import OpenAISettings, parse_address
 
 HAS_BATCHES = True
 _DECIDING = ("max_tokens_parameter", "temperature", "top_p", "seed", "score")
@@ -18,7 +17,7 @@ def check(target: str, settings: Mapping[str, object]) -> None:
     """Raise `InvalidSettings` for a wrong address or setting. Whether the key is there is seen when
     the connection is made.
     """
-    OpenAISettings.read(settings, parse(target))
+    OpenAISettings.read(settings, parse_address(target))
     extras.require("api", "models behind an API")
 
 
@@ -27,7 +26,7 @@ def connect(target: str, settings: Mapping[str, object], workdir: Path) -> Provi
     check(target, settings)
     from providers.openai.provider import OpenAIProvider
 
-    address = parse(target)
+    address = parse_address(target)
     written = f"openai{target}" if target.startswith("+") else f"openai:{target}"
     return OpenAIProvider(address, OpenAISettings.read(settings, address), written)
 

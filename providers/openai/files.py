@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import json
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from openai import AsyncOpenAI
@@ -11,17 +13,17 @@ from openai._types import Omit
 from openai.pagination import AsyncCursorPage
 from openai.types import FileObject
 
+from providers.base import Example
 from providers.errors import InvalidTrainingData, ProviderError, RetryableError, TimedOut
 from providers.openai.calling import (
     ATTEMPTS,
     Caller,
-    Unreadable,
-    identity,
-    listed,
-    pause_s,
-    status_code,
+    UnreadableAnswer,
+    compute_pause,
+    find_status,
+    list_items,
+    require_id,
 )
-from providers.openai.training_file import LocalFile
 
 Purpose = Literal["fine-tune", "batch"]
 
@@ -31,7 +33,7 @@ _REFUSED = frozenset({"error", "failed", "deleted", "deleting"})
 
 
 @dataclass(frozen=True, slots=True)
-class Readiness:
+class FilePolling:
     """How long to wait for a file to become usable, in seconds.
 
     "uploaded" is the last state some servers know, so that it is waited out only for a short time.
@@ -53,11 +55,11 @@ class Files:
         self,
         client: AsyncOpenAI,
         caller: Caller,
-        readiness: Readiness | None = None,
+        readiness: FilePolling | None = None,
     ) -> None:
         self._client = client
         self._caller = caller
-        self._readiness = readiness or Readiness()
+        self._readiness = readiness or FilePolling()
 
     async def ensure(
         self, local: LocalFile, name: str, purpose: Purpose, part: str | None = None
@@ -70,7 +72,7 @@ class Files:
 
         def is_it(file: FileObject) -> bool:
             named = file.filename == name or bool(part and part in (file.filename or ""))
-            return named and file.bytes == local.bytes and _state(file) not in _REFUSED
+            return named and file.bytes == local.bytes and _get_state(file) not in _REFUSED
 
         return await self._ready(await self._found_or_uploaded(local, name, purpose, is_it))
 
@@ -90,7 +92,7 @@ class Files:
             except RetryableError as error:
                 failure = error
             # An upload whose outcome is unknown may have arrived; only a look tells.
-            await self._caller.sleep(pause_s(failure, attempt))
+            await self._caller.sleep(compute_pause(failure, attempt))
             found = await self._find(is_it, purpose)
         if found is None:
             raise failure
@@ -114,12 +116,12 @@ class Files:
         async def fetch(after: str | Omit) -> AsyncCursorPage[FileObject]:
             return await self._client.files.list(purpose=purpose, after=after)
 
-        return listed(self._caller.patiently, "files", fetch)
+        return list_items(self._caller.patiently, "files", fetch)
 
     async def _upload(self, local: LocalFile, name: str, purpose: Purpose) -> FileObject:
         with local.path.open("rb") as content:
             uploaded = await self._client.files.create(file=(name, content), purpose=purpose)
-        identity(uploaded)
+        require_id(uploaded)
         return uploaded
 
     async def _ready(self, file: FileObject) -> str:
@@ -130,7 +132,7 @@ class Files:
             return await self._client.files.retrieve(file_id)
 
         while True:
-            state = _state(file)
+            state = _get_state(file)
             if state in _REFUSED:
                 raise InvalidTrainingData(
                     f"the server refused file {file_id}: {file.status_details or state}"
@@ -160,8 +162,61 @@ class Files:
 
 def _is_closed(error: ProviderError) -> bool:
     """Whether the server has no such list or description, or none for this key."""
-    return isinstance(error, Unreadable) or status_code(error) in _CLOSED
+    return isinstance(error, UnreadableAnswer) or find_status(error) in _CLOSED
 
 
-def _state(file: FileObject) -> str:
+def _get_state(file: FileObject) -> str:
     return str(file.status or "")
+
+
+MAX_BYTES = 512 * 1000 * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFile:
+    """A file ready to be sent: where it lies, its size in bytes, its number of lines."""
+
+    path: Path
+    bytes: int
+    lines: int
+
+
+def write_training_file(
+    examples: Iterable[Example], path: Path, max_bytes: int = MAX_BYTES
+) -> LocalFile:
+    """Write `examples` to `path`, one at a time; the same examples give the same bytes. Blocks.
+
+    Raises `InvalidTrainingData` for an example that cannot be told, or more than `max_bytes`.
+    """
+    size, count = 0, 0
+    with path.open("wb") as file:
+        for count, example in enumerate(examples, start=1):
+            size += file.write(_format_example(example, count))
+            if size > max_bytes:
+                raise InvalidTrainingData(
+                    f"the training file would have more than {max_bytes:,} bytes, the most the "
+                    "server takes; set datasets.max_examples, or train on fewer questions"
+                )
+    return LocalFile(path, size, count)
+
+
+def _format_example(example: Example, number: int) -> bytes:
+    learnt = set(example.learn)
+    messages: list[dict[str, str | int]] = []
+    for index, message in enumerate(example.messages):
+        turn: dict[str, str | int] = {"role": message.role, "content": message.content}
+        if message.role == "assistant":
+            turn["weight"] = int(index in learnt)
+            learnt.discard(index)
+        messages.append(turn)
+    if learnt or not example.learn:
+        raise InvalidTrainingData(
+            f"training example {number} learns messages {sorted(example.learn)}, which are not "
+            "assistant messages of it"
+        )
+    try:
+        return (json.dumps({"messages": messages}, ensure_ascii=False) + "\n").encode()
+    except UnicodeEncodeError as error:
+        raise InvalidTrainingData(
+            f"training example {number} holds text that is not valid Unicode: {error.reason}"
+        ) from error

@@ -33,20 +33,25 @@ from providers.errors import (
 )
 from providers.openai.calling import (
     Caller,
-    Unreadable,
-    identity,
-    listed,
-    pages,
-    pause_s,
-    status_code,
+    UnreadableAnswer,
+    compute_pause,
+    create_once,
+    find_status,
+    list_items,
+    list_pages,
+    require_id,
 )
-from providers.openai.files import Files, Readiness
-from providers.openai.job_request import DIGEST_KEY, JobRequest, job_request
-from providers.openai.job_state import job_state, status_of
+from providers.openai.files import FilePolling, Files, write_training_file
+from providers.openai.job_format import (
+    DIGEST_KEY,
+    JobRequest,
+    TrainingLog,
+    build_job_request,
+    build_job_state,
+    map_status,
+    parse_number,
+)
 from providers.openai.settings import LISTING_LAG_S
-from providers.openai.submission import create_once
-from providers.openai.training_file import write_training_file
-from providers.openai.training_log import TrainingLog, number
 
 T = TypeVar("T")
 
@@ -61,7 +66,7 @@ _LAST_LOOKS = 3
 _LAST_LOOK_PAUSE_S = 4.0
 
 
-class Jobs:
+class FinetuningJobs:
     """The fine-tuning jobs of one account for one base model.
 
     `client` must not retry by itself (max_retries=0): that would create jobs twice. `base` is the
@@ -77,7 +82,7 @@ class Jobs:
         *,
         base: str,
         address: str,
-        readiness: Readiness | None = None,
+        readiness: FilePolling | None = None,
         lag_s: float = LISTING_LAG_S,
     ) -> None:
         if client.max_retries:
@@ -101,7 +106,7 @@ class Jobs:
         whether there is a job now, `InvalidTrainingData`, `InvalidSettings`, `BadRequest`,
         `Unsupported` where the endpoint is closed, and other `RunError`s.
         """
-        request = job_request(spec, self._base)
+        request = build_job_request(spec, self._base)
         # A job that is known by its file alone cannot share it.
         content = request.content if self._marked else None
         training = await self._upload(spec.examples, request.file_name, content)
@@ -116,9 +121,9 @@ class Jobs:
         try:
             job = await create_once(self._caller, f"job {spec.name}", create, self._lag_s)
         except ProviderError as error:
-            raise _refusal(error, spec.name, _files_of(training, validation)) from error
+            raise _explain_refusal(error, spec.name, _format_files(training, validation)) from error
         self._unseen_until[job.id] = time.monotonic() + self._lag_s
-        return _handle(job, spec)
+        return _make_handle(job, spec)
 
     async def find(self, spec: FinetuneSpec) -> JobHandle | None:
         """The job that was created for this very spec, by the digest in its metadata.
@@ -130,14 +135,14 @@ class Jobs:
         unmarked: list[FineTuningJob] = []
         async for job in self._all():
             metadata = job.metadata if isinstance(job.metadata, dict) else {}
-            self._marked |= DIGEST_KEY in metadata or _suffix_of(job) is not None
+            self._marked |= DIGEST_KEY in metadata or _find_suffix(job) is not None
             if metadata.get(DIGEST_KEY) == spec.digest:
                 marked.append(job)
             elif not metadata:
                 unmarked.append(job)
         if not marked and unmarked:
             marked = await self._ours(unmarked, spec)
-        return _handle(_best(marked), spec) if marked else None
+        return _make_handle(_choose_best(marked), spec) if marked else None
 
     async def poll(self, handle: JobHandle) -> JobState:
         """The job's state, with everything its events have told so far.
@@ -150,16 +155,16 @@ class Jobs:
             if time.monotonic() >= self._unseen_until.get(handle.job_id, 0.0):
                 raise
             return JobState("queued", "not seen yet")
-        status = status_of(job.status)
+        status = map_status(job.status)
         log = self._logs.setdefault(handle.job_id, TrainingLog())
         ended = status in ("succeeded", "failed", "cancelled")
         if status != "queued":
             await self._follow(handle.job_id, log, whole=ended)
         checkpoints = await self._checkpoints(handle.job_id) if status == "succeeded" else []
-        state = job_state(job, log, checkpoints, name=handle.name, address=self._address)
+        state = build_job_state(job, log, checkpoints, name=handle.name, address=self._address)
         state = replace(state, note=self._missing)
         if state.error is not None:
-            error = f"{state.error} [{_files_of(job.training_file, job.validation_file)}]"
+            error = f"{state.error} [{_format_files(job.training_file, job.validation_file)}]"
             state = replace(state, error=self._caller.scrubbed(error))
         if status == "succeeded" and state.model is None:
             return self._nameless_state(handle, state)
@@ -172,12 +177,12 @@ class Jobs:
                 lambda: self._client.fine_tuning.jobs.cancel(handle.job_id)
             )
         except ProviderError as error:
-            if status_code(error) == 404:
+            if find_status(error) == 404:
                 return
-            if status_code(error) != 400:
+            if find_status(error) != 400:
                 raise
             job = await self._retrieve(handle)
-            if status_of(job.status) in ("queued", "running"):
+            if map_status(job.status) in ("queued", "running"):
                 raise
 
     async def _upload(self, examples: Sequence[Example], name: str, content: str | None) -> str:
@@ -206,18 +211,18 @@ class Jobs:
         async def fetch(after: str | Omit) -> AsyncCursorPage[FineTuningJob]:
             return await self._client.fine_tuning.jobs.list(limit=_PAGE, after=after)
 
-        return listed(self._caller.patiently, "fine-tuning jobs", fetch)
+        return list_items(self._caller.patiently, "fine-tuning jobs", fetch)
 
     async def _ours(self, jobs: Sequence[FineTuningJob], spec: FinetuneSpec) -> list[FineTuningJob]:
         """Those of `jobs` that bear this spec's suffix or train on its file, unique as both are."""
-        request = job_request(spec, self._base)
+        request = build_job_request(spec, self._base)
         names = await self._files.names("fine-tune")
         return [
             job
             for job in jobs
-            if (_suffix_of(job) or request.suffix) == request.suffix
+            if (_find_suffix(job) or request.suffix) == request.suffix
             and (
-                _suffix_of(job) is not None
+                _find_suffix(job) is not None
                 or request.suffix in (job.fine_tuned_model or "")
                 or names.get(job.training_file) == request.file_name
             )
@@ -226,13 +231,13 @@ class Jobs:
     async def _retrieve(self, handle: JobHandle) -> FineTuningJob:
         async def retrieve() -> FineTuningJob:
             job = await self._client.fine_tuning.jobs.retrieve(handle.job_id)
-            identity(job)
+            require_id(job)
             return job
 
         try:
             return await self._caller.patiently(retrieve)
         except ProviderError as error:
-            if status_code(error) != 404:
+            if find_status(error) != 404:
                 raise
             raise TrainingFailed(
                 f"the server knows no job {handle.job_id}; run again to make a new one"
@@ -250,7 +255,7 @@ class Jobs:
         with self._dispensable("events", last=whole):
             async with asyncio.timeout(_DISPENSABLE_S):
                 way = self._briefly if whole else self._caller.once
-                async for page in pages(way, "job events", fetch):
+                async for page in list_pages(way, "job events", fetch):
                     known = any(log.knows(event) for event in page)
                     fresh += page
                     if known and not whole:
@@ -266,7 +271,7 @@ class Jobs:
         found: list[FineTuningJobCheckpoint] = []
         with self._dispensable("checkpoints", last=True):
             async with asyncio.timeout(_DISPENSABLE_S):
-                async for page in pages(self._briefly, "checkpoints", fetch):
+                async for page in list_pages(self._briefly, "checkpoints", fetch):
                     found += page
         return found
 
@@ -275,10 +280,10 @@ class Jobs:
         for attempt in range(_LAST_LOOKS - 1):
             try:
                 return await self._caller.once(call)
-            except Unreadable:
+            except UnreadableAnswer:
                 raise
             except RetryableError as error:
-                await self._caller.sleep(min(_LAST_LOOK_PAUSE_S, pause_s(error, attempt)))
+                await self._caller.sleep(min(_LAST_LOOK_PAUSE_S, compute_pause(error, attempt)))
         return await self._caller.once(call)
 
     @contextmanager
@@ -293,9 +298,9 @@ class Jobs:
             yield
         except (ProviderError, TimeoutError) as error:
             passing = isinstance(error, RetryableError | TimeoutError)
-            final = last or not passing or isinstance(error, Unreadable)
+            final = last or not passing or isinstance(error, UnreadableAnswer)
             if what == "events" and final and self._missing is None:
-                code = status_code(error)
+                code = find_status(error)
                 reason = f"status {code}" if code else str(error) or "no answer in time"
                 self._missing = (
                     f"the server gives no events of its fine-tuning jobs ({reason}), so there is "
@@ -313,30 +318,32 @@ class Jobs:
         return replace(state, status="failed", error=reason)
 
 
-def _handle(job: FineTuningJob, spec: FinetuneSpec) -> JobHandle:
+def _make_handle(job: FineTuningJob, spec: FinetuneSpec) -> JobHandle:
     return JobHandle(job.id, spec.name, spec.digest)
 
 
-def _suffix_of(job: FineTuningJob) -> str | None:
+def _find_suffix(job: FineTuningJob) -> str | None:
     """The suffix a job was asked for, which OpenAI tells beyond its published schema."""
     told = getattr(job, "user_provided_suffix", None)
     return told if isinstance(told, str) and told else None
 
 
-def _best(jobs: Sequence[FineTuningJob]) -> FineTuningJob:
+def _choose_best(jobs: Sequence[FineTuningJob]) -> FineTuningJob:
     """Of several jobs for one spec the one to go on with: alive before failed, then the oldest."""
     rank = {"succeeded": 0, "running": 1, "queued": 1, "failed": 2, "cancelled": 3}
-    return min(jobs, key=lambda job: (rank[status_of(job.status)], number(job.created_at) or 0.0))
+    return min(
+        jobs, key=lambda job: (rank[map_status(job.status)], parse_number(job.created_at) or 0.0)
+    )
 
 
-def _files_of(training: str, validation: str | None) -> str:
+def _format_files(training: str, validation: str | None) -> str:
     measured = f", validation file {validation}" if validation else ""
     return f"training file {training}{measured}"
 
 
-def _refusal(error: ProviderError, name: str, files: str) -> ProviderError:
+def _explain_refusal(error: ProviderError, name: str, files: str) -> ProviderError:
     """What a clean refusal of a new job on these `files` means."""
-    code, text = status_code(error), str(error)
+    code, text = find_status(error), str(error)
     lowered = text.lower()
     if code in (404, 405, 501) and not isinstance(error, ModelNotFound):
         return Unsupported(

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from providers.attempts import Usage
 from providers.base import Message, Sampling, Score
 from providers.errors import Unsupported
-from providers.openai.answers import PromptScore, read_prompt_score
-from providers.openai.billing import usage_told
+from providers.openai.answers import PromptScore, parse_prompt_score
+from providers.openai.billing import parse_usage
 from providers.openai.chat import Chat
 from providers.tokens import most_prompt_tokens
 
@@ -23,7 +23,7 @@ _OWN_TOKENS_ONLY: dict[str, object] = {"prompt_logprobs": 0}
 _LEFT_OPEN: dict[str, object] = {"add_generation_prompt": False, "continue_final_message": True}
 
 
-async def score(chat: Chat, model: str, messages: Sequence[Message], text: str) -> Score:
+async def score_text(chat: Chat, model: str, messages: Sequence[Message], text: str) -> Score:
     """Natural logs of the probabilities of `text`'s tokens as the answer of `model` to `messages`,
     at temperature 1 and without the end token.
 
@@ -32,14 +32,14 @@ async def score(chat: Chat, model: str, messages: Sequence[Message], text: str) 
     """
     if not text:
         return Score((), ())
-    before = await _prompt(chat, model, messages, _OWN_TOKENS_ONLY)
+    before = await _score_prompt(chat, model, messages, _OWN_TOKENS_ONLY)
     spoken = (*messages, Message("assistant", text))
-    after = await _prompt(chat, model, spoken, _OWN_TOKENS_ONLY | _LEFT_OPEN, follows=True)
-    start = _common(before.token_ids, after.token_ids)
+    after = await _score_prompt(chat, model, spoken, _OWN_TOKENS_ONLY | _LEFT_OPEN, follows=True)
+    start = _count_common(before.token_ids, after.token_ids)
     return Score(after.token_ids[start:], after.logprobs[start:])
 
 
-async def _prompt(
+async def _score_prompt(
     chat: Chat,
     model: str,
     messages: Sequence[Message],
@@ -49,7 +49,7 @@ async def _prompt(
 ) -> PromptScore:
     def read(content: bytes, charset: str | None) -> tuple[PromptScore | None, Usage]:
         bound = Usage(most_prompt_tokens(messages), _ONE_TOKEN.max_tokens, estimated=True)
-        return read_prompt_score(content, charset), usage_told(content) or bound
+        return parse_prompt_score(content, charset), parse_usage(content) or bound
 
     found, _, _ = await chat.ask(model, messages, _ONE_TOKEN, "score", read, extra, follows=follows)
     if found is None:
@@ -60,7 +60,7 @@ async def _prompt(
     return found
 
 
-def _common(left: Sequence[int], right: Sequence[int]) -> int:
+def _count_common(left: Sequence[int], right: Sequence[int]) -> int:
     """How many tokens both sequences begin with."""
     for place, (one, other) in enumerate(zip(left, right, strict=False)):
         if one != other:

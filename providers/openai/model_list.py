@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from urllib.parse import quote
 
 from openai import AsyncOpenAI
 
-from providers.openai.calling import Caller, Unreadable
+from providers.openai.calling import Caller, UnreadableAnswer
+from providers.preflight import Finding, Need
 
 Facts = Mapping[str, object]
 
@@ -43,12 +45,12 @@ async def list_models(client: AsyncOpenAI, caller: Caller) -> ModelList:
 
     Raises `Unreadable` for anything else.
     """
-    told = await _json(client, caller, "/models", "the list of models")
+    told = await _get_json(client, caller, "/models", "the list of models")
     items = told.get("data", told.get("models")) if isinstance(told, dict) else told
     if items is None and isinstance(told, dict) and "data" in told:
         items = []
     if not isinstance(items, list):
-        raise Unreadable("the server answered the list of models with something else")
+        raise UnreadableAnswer("the server answered the list of models with something else")
     models: dict[str, Facts] = {}
     for item in items:
         facts = item if isinstance(item, dict) else {"id": item}
@@ -58,20 +60,83 @@ async def list_models(client: AsyncOpenAI, caller: Caller) -> ModelList:
     return ModelList(models)
 
 
-async def describe(client: AsyncOpenAI, caller: Caller, model: str) -> Facts:
+async def describe_model(client: AsyncOpenAI, caller: Caller, model: str) -> Facts:
     """What the server says of one model. Raises `Unreadable` for what is no description."""
     what = f"model {model}"
-    told = await _json(client, caller, f"/models/{quote(model, safe='/:@')}", what)
+    told = await _get_json(client, caller, f"/models/{quote(model, safe='/:@')}", what)
     found = told.get("data", told) if isinstance(told, dict) else told
     if not isinstance(found, dict) or not (found.get("id") or found.get("name")):
-        raise Unreadable(f"the server answered the description of {what} with something else")
+        raise UnreadableAnswer(f"the server answered the description of {what} with something else")
     return found
 
 
-async def _json(client: AsyncOpenAI, caller: Caller, path: str, what: str) -> object:
+async def _get_json(client: AsyncOpenAI, caller: Caller, path: str, what: str) -> object:
     text = await caller.patiently(lambda: client.get(path, cast_to=str))
     try:
         found: object = json.loads(text)
     except (ValueError, RecursionError):
-        raise Unreadable(f"the server answered {what} with something that is not JSON") from None
+        raise UnreadableAnswer(
+            f"the server answered {what} with something that is not JSON"
+        ) from None
     return found
+
+
+_OTHER_MODEL = "choose a model that stays, or run fewer iterations"
+# OpenAI's name, OpenRouter's, and what gateways call the same.
+_ANSWERING = (
+    "shutdown_date",
+    "expiration_date",
+    "retirement_date",
+    "sunset_date",
+    "end_of_life",
+    "deprecation_date",
+)
+_LONGEST_S = 1e11
+"""Unix time beyond this is in milliseconds."""
+
+
+def find_shutdowns(model: str, facts: Mapping[str, object], need: Need) -> Iterator[Finding]:
+    """What is announced of the end of answering and of fine-tuning, seen from what is needed."""
+    for what, ends in _find_dates(facts):
+        if what == "fine-tuning" and not need.finetune:
+            continue
+        day = f"{ends:%Y-%m-%d}"
+        if ends <= datetime.now(UTC):
+            yield Finding("error", f"{what} of {model} ended on {day}", _OTHER_MODEL)
+        elif ends <= _to_utc(need.ends_at):
+            text = f"{what} of {model} ends on {day}, before the run may be over"
+            yield Finding("error", text, _OTHER_MODEL)
+        else:
+            text = f"{what} of {model} ends on {day}, and so do the models tuned from it"
+            yield Finding("warning", text)
+
+
+def _find_dates(facts: Mapping[str, object]) -> Iterator[tuple[str, datetime]]:
+    """Azure has `deprecation.inference` and `.fine_tune`, Mistral a bare `deprecation`."""
+    deprecation = facts.get("deprecation")
+    both = deprecation if isinstance(deprecation, Mapping) else {"inference": deprecation}
+    answering = [facts.get(name) for name in _ANSWERING] + [both.get("inference")]
+    moments = [moment for value in answering if (moment := _parse_moment(value)) is not None]
+    if moments:
+        yield "answering", min(moments)
+    tuning = _parse_moment(both.get("fine_tune") or both.get("fineTune"))
+    if tuning is not None:
+        yield "fine-tuning", tuning
+
+
+def _parse_moment(value: object) -> datetime | None:
+    """A date, a time or Unix time; None for what is none of them."""
+    if isinstance(value, str) and value.strip().isdecimal() and len(value.strip()) > 8:
+        value = int(value)
+    try:
+        if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
+            return datetime.fromtimestamp(value / (1000 if value > _LONGEST_S else 1), UTC)
+        if isinstance(value, str):
+            return _to_utc(datetime.fromisoformat(value.strip()))
+    except (ValueError, OverflowError, OSError):
+        return None
+    return None
+
+
+def _to_utc(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment

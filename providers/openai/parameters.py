@@ -15,9 +15,8 @@ from typing import Literal
 
 from providers.base import Sampling
 from providers.errors import InvalidSettings
-from providers.openai.address import Address
-from providers.openai.failures import Refusal
-from providers.openai.settings import OpenAISettings
+from providers.openai.errors import Refusal
+from providers.openai.settings import ModelAddress, OpenAISettings
 
 MaxTokens = Literal["max_completion_tokens", "max_tokens"]
 Value = str | int | float
@@ -60,7 +59,7 @@ class Parameters:
     def values(self, sampling: Sampling, key: str, model: str) -> dict[str, Value]:
         """The request's parameters; raises `InvalidSettings` for what `model` cannot honour."""
         values: dict[str, Value] = {self.max_tokens: sampling.max_tokens}
-        left_out = None if self.both else _left_out(sampling, model)
+        left_out = None if self.both else _choose_omitted(sampling, model)
         for name, taken, wanted in (
             ("temperature", self.temperature, sampling.temperature),
             ("top_p", self.top_p, sampling.top_p),
@@ -75,11 +74,11 @@ class Parameters:
                     f"for; {_REMEDIES[name]}"
                 )
         if self.seed:
-            values["seed"] = request_seed(sampling.seed, key)
+            values["seed"] = derive_seed(sampling.seed, key)
         return values
 
 
-def _left_out(sampling: Sampling, model: str) -> str:
+def _choose_omitted(sampling: Sampling, model: str) -> str:
     """Which of temperature and top_p changes nothing, where only one of them may be sent."""
     if sampling.top_p == 1.0 or sampling.temperature == 0.0:  # greedy whatever top_p is
         return "top_p"
@@ -99,7 +98,7 @@ _REMEDIES = {
 }
 
 
-def expected(address: Address, model: str, settings: OpenAISettings) -> Parameters:
+def guess_parameters(address: ModelAddress, model: str, settings: OpenAISettings) -> Parameters:
     """What `model`, the base or one tuned from it, takes as far as table and settings know."""
     vendor = address.is_openai or address.is_azure
     family = model.removeprefix("ft:")
@@ -119,17 +118,19 @@ def expected(address: Address, model: str, settings: OpenAISettings) -> Paramete
     return replace(known, **changes)  # type: ignore[arg-type]
 
 
-def learnt(now: Parameters, told: Refusal, sent: Mapping[str, object]) -> tuple[Parameters, str]:
+def learn_from_refusal(
+    now: Parameters, told: Refusal, sent: Mapping[str, object]
+) -> tuple[Parameters, str]:
     """What a refusal teaches, and how to tell the user; the same as `now` where it is nothing.
 
     Whether a value can be done without is for `Parameters.values` to say.
     """
-    if _wants_one(told, sent):
+    if _is_exclusive(told, sent):
         return replace(now, both=False), (
             f"the server takes temperature or top_p, not both ({told.message}); the one that is 1, "
             "and top_p where answers are greedy, is sent no more"
         )
-    name = _refused(told, sent)
+    name = _find_refused(told, sent)
     match name:
         case None:
             return now, ""
@@ -153,44 +154,44 @@ def refuses_parameters(told: Refusal) -> bool:
     return bool({told.code, told.type} & _UNSUPPORTED_CODES)
 
 
-def request_seed(seed: int, key: str) -> int:
+def derive_seed(seed: int, key: str) -> int:
     """31 bits from (`seed`, `key`): the same on every machine, and in range for every server."""
     digest = hashlib.sha256(f"{seed}/{key}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1
 
 
-def _wants_one(told: Refusal, sent: Mapping[str, object]) -> bool:
+def _is_exclusive(told: Refusal, sent: Mapping[str, object]) -> bool:
     """Whether a refusal objects to temperature and top_p in one request."""
     named = all(name in sent and _NAMED[name].search(told.message) for name in _PAIR)
     return told.status in (400, 422) and named and bool(_EXCLUSIVE.search(told.message))
 
 
-def _refused(told: Refusal, sent: Mapping[str, object]) -> str | None:
+def _find_refused(told: Refusal, sent: Mapping[str, object]) -> str | None:
     """Which of our parameters a 400 or 422 objects to for its presence, not for its size."""
     if told.status not in (400, 422):
         return None
     known = {told.code, told.type} & _UNSUPPORTED_CODES
     if not known and not _UNSUPPORTED.search(told.message):
-        return _dispensable(told, sent)
+        return _find_dispensable(told, sent)
     if told.param in sent and told.param in _OWN:
         return told.param
     if told.param and told.param not in _OWN:
         return None
-    places = _places(told, sent)
+    places = _find_mentions(told, sent)
     return min(places)[1] if places else None
 
 
-def _dispensable(told: Refusal, sent: Mapping[str, object]) -> str | None:
+def _find_dispensable(told: Refusal, sent: Mapping[str, object]) -> str | None:
     """The one parameter that a refusal names for its value, where that changes nothing if it is not
     sent: the seed, and a top_p of 1 ("top_p must be > 0.0 and < 1.0").
     """
-    named = {name for _, name in _places(told, sent)} | ({told.param} & set(_OWN))
+    named = {name for _, name in _find_mentions(told, sent)} | ({told.param} & set(_OWN))
     if named == {"seed"} or (named == {"top_p"} and sent.get("top_p") == 1.0):
         return named.pop()
     return None
 
 
-def _places(told: Refusal, sent: Mapping[str, object]) -> list[tuple[int, str]]:
+def _find_mentions(told: Refusal, sent: Mapping[str, object]) -> list[tuple[int, str]]:
     """Which of our parameters a refusal names, by where it does."""
     return [
         (found.start(), name)

@@ -20,15 +20,14 @@ from providers.batching import BatchClient, BatchRecords
 from providers.errors import Unsupported
 from providers.limits import shared
 from providers.openai import logprobs
-from providers.openai.address import Address
 from providers.openai.calling import Caller
 from providers.openai.chat import Chat
 from providers.openai.client import Connection
-from providers.openai.job_request import unsupported
-from providers.openai.jobs import Jobs
-from providers.openai.looking import look
-from providers.openai.readiness import Readiness
-from providers.openai.settings import OpenAISettings
+from providers.openai.job_format import find_unsupported
+from providers.openai.jobs import FinetuningJobs
+from providers.openai.model_readiness import ModelReadiness
+from providers.openai.preflight import preflight_model
+from providers.openai.settings import ModelAddress, OpenAISettings
 from providers.preflight import Finding, Need
 from providers.served import AdapterServer
 
@@ -47,7 +46,7 @@ class OpenAIProvider:
 
     def __init__(
         self,
-        address: Address,
+        address: ModelAddress,
         settings: OpenAISettings,
         written: str,
         *,
@@ -59,8 +58,8 @@ class OpenAIProvider:
         self._base = ModelRef(written, written)
         self._connection: Connection | None = None
         self._chat: Chat | None = None
-        self._jobs: Jobs | None = None
-        self._readiness: Readiness | None = None
+        self._jobs: FinetuningJobs | None = None
+        self._readiness: ModelReadiness | None = None
 
     @property
     def base(self) -> ModelRef:
@@ -89,7 +88,7 @@ class OpenAIProvider:
                 f"{self._base.address} gives no log-probabilities of a given text; set "
                 'score = "vllm" in [provider] if the server is vLLM, or score with a local model'
             )
-        return await logprobs.score(self._talking(), self._name(model), messages, text)
+        return await logprobs.score_text(self._talking(), self._name(model), messages, text)
 
     async def submit(self, spec: FinetuneSpec) -> JobHandle:
         return await self._training().submit(spec)
@@ -124,7 +123,7 @@ class OpenAIProvider:
             "timeout_s": min(_PREFLIGHT_CALL_S, self._settings.timeout_s),
         }
         settings = self._settings.model_copy(update=brief)
-        return await look(self._connected, self._address, settings, need)
+        return await preflight_model(self._connected, self._address, settings, need)
 
     def hurried(self, give_up_after_s: float) -> OpenAIProvider:
         """See `providers.base.Hurried`."""
@@ -134,11 +133,11 @@ class OpenAIProvider:
 
     def unsupported(self, hyperparameters: Hyperparameters) -> Sequence[str]:
         """See `providers.base.Choosy`."""
-        return unsupported(hyperparameters)
+        return find_unsupported(hyperparameters)
 
     def adapters(self) -> AdapterServer:
         """See `providers.served.ServesAdapters`; shows at the first call whether it is one."""
-        from providers.openai.adapters import LoraServer
+        from providers.openai.lora_server import LoraServer
 
         connection = self._connected()
         headers = {**connection.client.auth_headers, **connection.client._custom_headers}
@@ -152,7 +151,7 @@ class OpenAIProvider:
     def batches(self, records: BatchRecords) -> BatchClient:
         """See `providers.batching.Batching`."""
         from providers.openai.batch import Batches, BatchPacing
-        from providers.openai.batch_shape import BatchChat
+        from providers.openai.batch_format import BatchChat
 
         chat, connection = self._talking(), self._connected()
         return Batches(
@@ -182,10 +181,10 @@ class OpenAIProvider:
             self._chat = Chat(connection, self._settings, limiter)
         return self._chat
 
-    def _training(self) -> Jobs:
+    def _training(self) -> FinetuningJobs:
         if self._jobs is None:
             connection = self._connected()
-            self._jobs = Jobs(
+            self._jobs = FinetuningJobs(
                 connection.client,
                 self._caller(connection),
                 base=self._address.model,
@@ -194,10 +193,10 @@ class OpenAIProvider:
             )
         return self._jobs
 
-    def _waiting(self) -> Readiness:
+    def _waiting(self) -> ModelReadiness:
         if self._readiness is None:
             connection = self._connected()
-            self._readiness = Readiness(
+            self._readiness = ModelReadiness(
                 connection.client, self._caller(connection), self._address.model
             )
         return self._readiness

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import ipaddress
+import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from providers.errors import InvalidSettings
+from providers.errors import AuthenticationFailed, InvalidSettings
 from providers.limits import Limits, Patience
-from providers.openai.address import Address
-from providers.openai.secrets import FROM_ENVIRONMENT, Secrets
 
 LISTING_LAG_S = 20.0
 """Seconds for which a server's list may not show what was created just now."""
@@ -85,7 +87,7 @@ class OpenAISettings(_Table):
         for name, value in headers.items():
             if _HEADER_NAME.fullmatch(name) is None:
                 raise ValueError("a header's name has letters, digits and dashes only")
-            variable = value.removeprefix(FROM_ENVIRONMENT)
+            variable = value.removeprefix(ENV_PREFIX)
             if variable != value:
                 if not variable or re.fullmatch(_VARIABLE, variable) is None:
                     raise ValueError(f"header {name!r}: write the value as 'env:VARIABLE_NAME'")
@@ -99,7 +101,7 @@ class OpenAISettings(_Table):
         return headers
 
     @classmethod
-    def read(cls, settings: Mapping[str, object], address: Address) -> OpenAISettings:
+    def read(cls, settings: Mapping[str, object], address: ModelAddress) -> OpenAISettings:
         """The validated settings; raises `InvalidSettings` naming key and remedy.
 
         Values are not repeated, since somebody may have pasted a key.
@@ -115,7 +117,7 @@ class OpenAISettings(_Table):
             read = cls.model_validate(dict(settings))
         except ValidationError as error:
             faults = error.errors(include_url=False)
-            raise InvalidSettings("; ".join(_explain(fault) for fault in faults)) from None
+            raise InvalidSettings("; ".join(_format_fault(fault) for fault in faults)) from None
         if read.key_variable(address) is None:
             raise InvalidSettings(
                 f"[provider] api_key_env is not set, and {address.host} is not OpenAI; name the "
@@ -123,7 +125,7 @@ class OpenAISettings(_Table):
             )
         return read
 
-    def key_variable(self, address: Address) -> str | None:
+    def key_variable(self, address: ModelAddress) -> str | None:
         """The variable that holds the key for `address`; "" for none, None where it is open."""
         if self.api_key_env is not None:
             return self.api_key_env
@@ -144,7 +146,7 @@ class OpenAISettings(_Table):
         return Patience(attempts=self.max_attempts, give_up_after_s=self.give_up_after_s)
 
 
-def _explain(fault: Mapping[str, object]) -> str:
+def _format_fault(fault: Mapping[str, object]) -> str:
     location = fault["loc"]
     key = ".".join(map(str, location)) if isinstance(location, tuple) else str(location)
     key = Secrets().scrubbed(key)
@@ -158,3 +160,141 @@ def _explain(fault: Mapping[str, object]) -> str:
         )
     message = str(fault["msg"]).removeprefix("Value error, ")
     return f"[provider] {key} is not usable: {message}; change it or leave it out"
+
+
+OPENAI_URL = "https://api.openai.com/v1"
+
+_TARGET = re.compile(
+    r"""(?P<url>
+        https?://
+        (?P<host>\[[0-9A-Fa-f:.]+\]|[^\s/:@\[\]?\#]+)
+        (?>(:\d+(?=[:/]|$))?)
+        (/[^\s:?\#]*)?
+    )
+    :(?P<model>\S(.*\S)?)""",
+    re.VERBOSE,
+)
+_FORM = "write it as openai:MODEL or openai+URL:MODEL, e.g. openai+http://127.0.0.1:8000/v1:NAME"
+_AZURE = (".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com")
+_PRIVATE_SUFFIXES = (".local", ".localhost", ".internal", ".lan")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelAddress:
+    """Where to ask, and for what. `url` has no slash at its end."""
+
+    url: str
+    model: str
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.url).hostname or ""
+
+    @property
+    def is_openai(self) -> bool:
+        """The vendor itself, also one of its regional endpoints."""
+        return self.host == "openai.com" or self.host.endswith(".openai.com")
+
+    @property
+    def is_azure(self) -> bool:
+        return self.host.endswith(_AZURE)
+
+    @property
+    def is_private(self) -> bool:
+        """This machine or a network of one's own, as far as the name tells."""
+        try:
+            ip = ipaddress.ip_address(self.host)
+        except ValueError:
+            bare = "." not in self.host
+            return bare or self.host.endswith(_PRIVATE_SUFFIXES)
+        return ip.is_private or ip.is_loopback or ip.is_link_local
+
+    @property
+    def is_encrypted(self) -> bool:
+        return self.url.startswith("https://")
+
+    @property
+    def text(self) -> str:
+        """What the user writes."""
+        if self.url == OPENAI_URL:
+            return f"openai:{self.model}"
+        return f"openai+{self.url}:{self.model}"
+
+
+def parse_address(target: str) -> ModelAddress:
+    """Read what stands behind ``openai``: "MODEL" or "+URL:MODEL".
+
+    Raises `InvalidSettings`. Messages do not repeat a URL with a name or password in it.
+    """
+    if not target.startswith("+"):
+        return ModelAddress(OPENAI_URL, _check_model_name(target, target))
+    rest = target[1:]
+    if re.match(r"\w+://[^/]*@", rest):
+        raise InvalidSettings(
+            "the URL of the model address holds a user name or password; keep keys in the "
+            "environment and name the variable as api_key_env in [provider]"
+        )
+    match = _TARGET.fullmatch(rest)
+    if match is None:
+        shown = Secrets().scrubbed(target)
+        raise InvalidSettings(f"model address 'openai{shown}' has no URL and model; {_FORM}")
+    return ModelAddress(match["url"].rstrip("/"), _check_model_name(match["model"], target))
+
+
+def _check_model_name(name: str, target: str) -> str:
+    if not name or name != name.strip() or any(ord(letter) < 32 for letter in name):
+        raise InvalidSettings(f"model address 'openai:{target}' names no model; {_FORM}")
+    return name
+
+
+HIDDEN = "[secret]"
+ENV_PREFIX = "env:"
+
+_SHORTEST = 4
+_UNMISTAKABLE = 12
+_LOOKS_SECRET = re.compile(
+    r"""(?ix)
+    \b(?:sk|pk|rk|sess|gsk|key|nvapi|hf|fw|xai|r8)[-_][A-Za-z0-9_\-*.]{8,}
+    | \b(?:bearer|basic)\s+[A-Za-z0-9_\-+/=.~*]{4,}
+    | \b(?:authorization|api[-_]?key|x-api-key)["']?\s*[:=]\s*["']?
+      (?:(?:bearer|basic)\s+)?[^\s"',;}\]]+
+    | (?<=://)[^\s/:@]+:[^\s/@]+(?=@)
+    | \beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)?
+    """
+)
+
+
+class Secrets:
+    """The secret values of one connection, by their names. Prints as nothing but their number."""
+
+    def __init__(self, values: Mapping[str, str] | None = None) -> None:
+        # Longest first, so that a value which is part of another leaves nothing of it.
+        kept = {value for value in (values or {}).values() if len(value) >= _SHORTEST}
+        self._values = sorted(kept, key=len, reverse=True)
+
+    def __repr__(self) -> str:
+        return f"Secrets({len(self._values)})"
+
+    def removed(self, text: str) -> str:
+        """A model's answer without the secret values; short ones may be words, and stay."""
+        for value in self._values:
+            if len(value) >= _UNMISTAKABLE and value in text:
+                text = text.replace(value, HIDDEN)
+        return text
+
+    def scrubbed(self, text: str) -> str:
+        """A message without the secret values and whatever looks like a key or a token."""
+        for value in self._values:
+            text = text.replace(value, HIDDEN)
+        return _LOOKS_SECRET.sub(HIDDEN, text)
+
+
+def read_variable(name: str, needed_for: str) -> str:
+    """The value of the environment variable `name`; raises `AuthenticationFailed` without one."""
+    value = os.environ.get(name, "").strip()
+    if not value:
+        raise AuthenticationFailed(
+            f"the environment variable {name} is not set; {needed_for}: export {name}=… and start "
+            "again"
+        )
+    return value

@@ -12,9 +12,9 @@ from openai import AsyncOpenAI, DefaultAioHttpClient
 from providers.base import Example, FinetuneSpec, Hyperparameters, JobState, Message, ModelRef
 from providers.limits.patience import Patience
 from providers.openai.calling import Caller
-from providers.openai.files import Files, Readiness
-from providers.openai.jobs import Jobs
-from providers.openai.secrets import Secrets
+from providers.openai.files import FilePolling, Files
+from providers.openai.jobs import FinetuningJobs
+from providers.openai.settings import Secrets
 from tests.providers.job_account import BASE
 from tests.providers.job_server import Server
 
@@ -57,17 +57,19 @@ def caller(attempts: int = 5) -> Caller:
 
 
 @asynccontextmanager
-async def jobs(server: Server, timeout_s: float = 10.0) -> AsyncIterator[Jobs]:
+async def jobs(server: Server, timeout_s: float = 10.0) -> AsyncIterator[FinetuningJobs]:
     """The jobs of the server's account, as a process that has just started sees them."""
     async with client(server, timeout_s) as opened:
-        yield Jobs(opened, caller(), base=BASE, address=ADDRESS, readiness=Readiness(0.01))
+        yield FinetuningJobs(
+            opened, caller(), base=BASE, address=ADDRESS, readiness=FilePolling(0.01)
+        )
 
 
 @asynccontextmanager
 async def files(server: Server) -> AsyncIterator[Files]:
     """The files of the server's account."""
     async with client(server) as opened:
-        yield Files(opened, caller(), Readiness(0.01))
+        yield Files(opened, caller(), FilePolling(0.01))
 
 
 def spec(**changes: object) -> FinetuneSpec:
@@ -75,7 +77,7 @@ def spec(**changes: object) -> FinetuneSpec:
     return replace(SPEC, **changes)
 
 
-async def followed(its_jobs: Jobs, handle) -> list[JobState]:
+async def followed(its_jobs: FinetuningJobs, handle) -> list[JobState]:
     """The states of a job to its end."""
     states = []
     while True:

@@ -16,7 +16,7 @@ from providers.errors import (
     RetryableError,
     Unsupported,
 )
-from providers.openai.adapters import LoraServer
+from providers.openai.lora_server import LoraServer
 from providers.scripted import ScriptedProvider
 from providers.served import Served, Serving
 from tests.providers.adapter_server import AdapterServer

@@ -7,8 +7,7 @@ import pytest
 
 from providers import registry
 from providers.errors import InvalidSettings
-from providers.openai.address import OPENAI_URL, Address, parse
-from providers.openai.settings import OpenAISettings
+from providers.openai.settings import OPENAI_URL, ModelAddress, OpenAISettings, parse_address
 
 
 @pytest.mark.parametrize(
@@ -34,7 +33,7 @@ from providers.openai.settings import OpenAISettings
     ],
 )
 def test_an_address_names_a_server_and_a_model(target, url, model):
-    assert parse(target) == Address(url, model)
+    assert parse_address(target) == ModelAddress(url, model)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +54,7 @@ def test_an_address_names_a_server_and_a_model(target, url, model):
 )
 def test_an_address_without_server_or_model_is_refused_with_the_form(target):
     with pytest.raises(InvalidSettings, match="write it as openai:MODEL or openai"):
-        parse(target)
+        parse_address(target)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +63,7 @@ def test_an_address_without_server_or_model_is_refused_with_the_form(target):
 )
 def test_a_secret_in_a_url_is_refused_and_not_repeated(target):
     with pytest.raises(InvalidSettings) as refused:
-        parse(target)
+        parse_address(target)
     assert "hunter2" not in str(refused.value)
 
 
@@ -88,7 +87,7 @@ def test_a_provider_bears_the_address_it_was_opened_with(tmp_path):
     ],
 )
 def test_a_server_of_ones_own_needs_no_key_and_another_vendors_key_has_to_be_named(url, private):
-    address = Address(url, "m")
+    address = ModelAddress(url, "m")
     assert address.is_private is private
     if private:
         assert OpenAISettings.read({}, address).key_variable(address) == ""
@@ -101,7 +100,7 @@ def test_a_server_of_ones_own_needs_no_key_and_another_vendors_key_has_to_be_nam
 
 
 def test_openai_itself_takes_the_usual_variable():
-    address = Address(OPENAI_URL, "m")
+    address = ModelAddress(OPENAI_URL, "m")
     assert OpenAISettings.read({}, address).key_variable(address) == "OPENAI_API_KEY"
 
 

@@ -9,9 +9,8 @@ import pytest
 from providers import registry
 from providers.base import Message, Request, Sampling
 from providers.errors import RetryableError, UnusableAnswer
-from providers.openai.answers import ErrorInside, read_answer
+from providers.openai.answers import EmbeddedError, parse_answer, parse_ending
 from providers.openai.bodies import decode_text
-from providers.openai.endings import read_ending
 from tests.providers.chat_server import ChatServer, Reply, fails, says
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3}
@@ -28,7 +27,7 @@ def read(content="text", finish_reason="stop", *, usage=USAGE, choice=(), **mess
         ],
         "usage": usage,
     }
-    return read_answer(json.dumps(body).encode())
+    return parse_answer(json.dumps(body).encode())
 
 
 @pytest.mark.parametrize(
@@ -48,7 +47,7 @@ def read(content="text", finish_reason="stop", *, usage=USAGE, choice=(), **mess
     ],
 )
 def test_the_words_for_an_end_are_known_however_they_are_written(kind, words):
-    assert {str(word): read_ending(word).kind for word in words} == {str(w): kind for w in words}
+    assert {str(word): parse_ending(word).kind for word in words} == {str(w): kind for w in words}
 
 
 @pytest.mark.parametrize("word", ["OTHER", "", None, "tool_calls", "weird", 7])
@@ -148,7 +147,7 @@ def test_an_error_that_says_nothing_is_none(error):
 
 @pytest.mark.parametrize("error", [{"code": 502, "message": "gone"}, "gone", [{"message": "gone"}]])
 def test_an_error_inside_a_choice_is_an_error(error):
-    with pytest.raises(ErrorInside):
+    with pytest.raises(EmbeddedError):
         read("half of it", "error", choice={"error": error})
 
 
@@ -163,25 +162,25 @@ def test_an_error_inside_a_choice_is_an_error(error):
     ],
 )
 def test_a_body_without_choices_that_tells_an_error_is_one(body):
-    with pytest.raises(ErrorInside):
-        read_answer(json.dumps(body).encode())
+    with pytest.raises(EmbeddedError):
+        parse_answer(json.dumps(body).encode())
 
 
 @pytest.mark.parametrize("body", [[1], 3, "text", None, {"candidates": []}, {"choices": ["a"]}, {}])
 def test_json_of_another_form_is_refused_once(body):
     with pytest.raises(UnusableAnswer, match="not usable"):
-        read_answer(json.dumps(body).encode())
+        parse_answer(json.dumps(body).encode())
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"<html>", b'{"choices": [{"mess', b"\xff\x00\x12"])
 def test_what_is_no_json_may_be_better_next_time(raw):
     with pytest.raises(RetryableError, match="no JSON"):
-        read_answer(raw)
+        parse_answer(raw)
 
 
 def test_nesting_without_end_is_refused():
     with pytest.raises(UnusableAnswer, match="nested too deeply"):
-        read_answer(b'{"choices": ' + b"[" * 200_000)
+        parse_answer(b'{"choices": ' + b"[" * 200_000)
 
 
 TEXT = '{"t": "5 €, naïve, ½"}'
@@ -219,12 +218,12 @@ def test_a_stream_that_nobody_asked_for_is_read_as_one_answer():
         {"choices": [], "usage": USAGE},
     ]
     stream = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks)
-    answer = read_answer((": waiting\n\n" + stream + "data: [DONE]\n\n").encode())
+    answer = parse_answer((": waiting\n\n" + stream + "data: [DONE]\n\n").encode())
     assert (answer.text, answer.finish_reason, answer.completion_tokens) == ("it is 4", "stop", 3)
     with pytest.raises(RetryableError, match="breaks off"):
-        read_answer(stream[: stream.index("4")].rsplit("data", 1)[0].encode())
-    with pytest.raises(ErrorInside):
-        read_answer(b'data: {"error": {"message": "gone", "code": 502}}\n\n')
+        parse_answer(stream[: stream.index("4")].rsplit("data", 1)[0].encode())
+    with pytest.raises(EmbeddedError):
+        parse_answer(b'data: {"error": {"message": "gone", "code": 502}}\n\n')
 
 
 def test_a_text_without_an_end_that_fills_max_tokens_is_truncated():

@@ -20,14 +20,12 @@ from providers.errors import (
     RequestFailed,
 )
 from providers.limits import Limiter, Limits
-from providers.openai.address import parse
 from providers.openai.batch import Batches, BatchPacing
-from providers.openai.batch_file import batch_line, split
-from providers.openai.batch_shape import BatchChat
+from providers.openai.batch_format import BatchChat, build_line, split_lines
 from providers.openai.calling import Caller
 from providers.openai.chat import Chat
 from providers.openai.client import Connection
-from providers.openai.settings import OpenAISettings
+from providers.openai.settings import OpenAISettings, parse_address
 from tests.providers.job_account import BASE
 from tests.providers.job_client import ADDRESS, briefly
 from tests.providers.job_server import Server, serving
@@ -68,7 +66,7 @@ async def batches(
 ) -> AsyncIterator[Batches]:
     """The batches of the server's account, as a process that has just started sees them."""
     settings = OpenAISettings()
-    connection = Connection(parse(f"+{server.url}:{BASE}"), settings)
+    connection = Connection(parse_address(f"+{server.url}:{BASE}"), settings)
     chat = Chat(connection, settings, Limiter(Limits()))
     caller = Caller(connection.secrets, BASE, settings.patience(), sleep=briefly)
     yield Batches(
@@ -129,14 +127,14 @@ async def test_much_work_is_split_under_the_limits(server):
 
 
 def test_a_batch_is_bounded_in_bytes_and_of_one_model():
-    lines = [batch_line(request, {"model": BASE, "x": "y" * 100}) for request in requests(10)]
-    other = batch_line(requests(1)[0], {"model": "ft:x"})
+    lines = [build_line(request, {"model": BASE, "x": "y" * 100}) for request in requests(10)]
+    other = build_line(requests(1)[0], {"model": "ft:x"})
     size = len(lines[0].text)
-    parts = split([lines[0], other, *lines[1:]], max_bytes=3 * size + 5)
+    parts = split_lines([lines[0], other, *lines[1:]], max_bytes=3 * size + 5)
     assert [len(part.lines) for part in parts] == [3, 3, 3, 1, 1]
     assert [line for part in parts[:4] for line in part.lines] == lines
     with pytest.raises(BadRequest, match="question-0"):
-        split(lines, max_bytes=size - 1)
+        split_lines(lines, max_bytes=size - 1)
 
 
 async def test_what_expired_or_met_a_passing_error_goes_into_a_further_batch(server):

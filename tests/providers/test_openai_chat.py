@@ -11,9 +11,8 @@ import pytest
 from providers import registry
 from providers.base import Message, ModelRef, Request, Sampling
 from providers.errors import AuthenticationFailed, BadRequest, InvalidSettings, Unsupported
-from providers.openai.address import OPENAI_URL, Address
-from providers.openai.parameters import expected, request_seed
-from providers.openai.settings import OpenAISettings
+from providers.openai.parameters import derive_seed, guess_parameters
+from providers.openai.settings import OPENAI_URL, ModelAddress, OpenAISettings
 from providers.preflight import Need, Preflight
 from tests.providers.chat_server import ChatServer, Reply, fails, says
 
@@ -57,7 +56,7 @@ async def test_a_request_is_sent_as_it_was_asked_and_its_answer_comes_back():
         "max_tokens": 77,
         "temperature": 0.0,
         "top_p": 0.9,
-        "seed": request_seed(5, "q/1"),
+        "seed": derive_seed(5, "q/1"),
     }
 
 
@@ -76,8 +75,8 @@ async def test_a_tuned_model_is_asked_by_its_own_id():
 
 
 def test_the_seed_depends_on_seed_and_key_only_and_fits_every_server():
-    assert request_seed(1, "a") == request_seed(1, "a")
-    seeds = {request_seed(seed, f"k{n}") for seed in range(50) for n in range(50)}
+    assert derive_seed(1, "a") == derive_seed(1, "a")
+    seeds = {derive_seed(seed, f"k{n}") for seed in range(50) for n in range(50)}
     assert len(seeds) == 2500
     assert all(0 <= seed < 2**31 for seed in seeds)
 
@@ -156,13 +155,13 @@ async def test_half_a_surrogate_pair_in_an_answer_does_not_lose_the_answer():
     ],
 )
 def test_what_openais_models_take_is_known(model, max_tokens, fixed):
-    known = expected(Address(OPENAI_URL, model), model, OpenAISettings())
+    known = guess_parameters(ModelAddress(OPENAI_URL, model), model, OpenAISettings())
     assert known.max_tokens == max_tokens
     assert (known.temperature, known.top_p) == (not fixed, not fixed)
 
 
 def test_other_servers_models_are_not_judged_by_openais_names():
-    known = expected(Address("http://127.0.0.1/v1", "o3"), "o3", OpenAISettings())
+    known = guess_parameters(ModelAddress("http://127.0.0.1/v1", "o3"), "o3", OpenAISettings())
     assert (known.max_tokens, known.temperature) == ("max_tokens", True)
 
 

@@ -24,15 +24,13 @@ from providers.base import Message, ModelRef, Request, Sampling
 from providers.batching import BatchRecord
 from providers.errors import BadRequest
 from providers.limits import Limiter, Limits
-from providers.openai.address import parse
 from providers.openai.batch_account import AccountBatches
-from providers.openai.batch_file import batch_line, split
-from providers.openai.batch_shape import BatchChat
+from providers.openai.batch_format import BatchChat, build_line, split_lines
 from providers.openai.chat import Chat
 from providers.openai.client import Connection
-from providers.openai.files import Readiness
-from providers.openai.jobs import Jobs
-from providers.openai.settings import OpenAISettings
+from providers.openai.files import FilePolling
+from providers.openai.jobs import FinetuningJobs
+from providers.openai.settings import OpenAISettings, parse_address
 from society.config import schema as experiments
 from society.method import loop
 from society.runs import folder as folders
@@ -99,7 +97,7 @@ def wait_until_it_listens(process: subprocess.Popen[bytes], log: Path) -> None:
 @pytest.fixture
 def connection(prism, monkeypatch) -> Connection:
     monkeypatch.setenv("A_KEY", "sk-test-0123456789abcdef")
-    return Connection(parse(f"+{prism.url}:{BASE}"), OpenAISettings(api_key_env="A_KEY"))
+    return Connection(parse_address(f"+{prism.url}:{BASE}"), OpenAISettings(api_key_env="A_KEY"))
 
 
 @pytest.mark.timeout(600)
@@ -142,7 +140,9 @@ def test_a_whole_run_is_accepted(prism, tmp_path, monkeypatch):
 
 @pytest.mark.timeout(600)
 async def test_jobs_with_validation_and_cancelled_ones_are_accepted(prism, connection):
-    mine = Jobs(connection.client, caller(2), base=BASE, address=ADDRESS, readiness=Readiness(0.01))
+    mine = FinetuningJobs(
+        connection.client, caller(2), base=BASE, address=ADDRESS, readiness=FilePolling(0.01)
+    )
     measured = spec(validation=SPEC.examples[:2], validation_sha256="v")
     handle = await mine.submit(measured)
     assert await mine.find(measured) == handle
@@ -168,7 +168,7 @@ async def test_batches_are_accepted(prism, connection):
     shape = BatchChat(connection, Chat(connection, OpenAISettings(), Limiter(Limits())))
     model, sampling = ModelRef(ADDRESS, ADDRESS), Sampling(max_tokens=16)
     asked = [Request(model, (Message("user", f"{n}+1?"),), sampling, f"q{n}") for n in range(3)]
-    [part] = split([batch_line(request, shape.body(request)) for request in asked])
+    [part] = split_lines([build_line(request, shape.body(request)) for request in asked])
     account = AccountBatches(connection.client, caller(2), 0.1, 0.1, lag_s=0.1)
     batch = await account.create(part, part.digest(1), Forgetful())
     index = await account.index()

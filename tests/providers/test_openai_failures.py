@@ -25,7 +25,7 @@ from providers.errors import (
     Unsupported,
     UnusableAnswer,
 )
-from providers.openai.hints import duration_s, quotas, retry_after_s
+from providers.openai.errors import parse_duration, parse_quotas, parse_retry_after
 from tests.providers.chat_server import ChatServer, Reply, fails, says
 
 ONCE = {"max_attempts": 1}
@@ -174,19 +174,19 @@ async def test_requests_that_are_refused_one_and_all_stop_the_run_instead_of_goi
     ],
 )
 def test_durations_are_read_as_servers_write_them(text, seconds):
-    assert duration_s(text) == (None if seconds is None else pytest.approx(seconds))
+    assert parse_duration(text) == (None if seconds is None else pytest.approx(seconds))
 
 
 def test_the_hint_is_the_most_exact_one_that_is_there():
-    assert retry_after_s({}) is None
-    assert retry_after_s({"retry-after": "3"}) == 3.0
-    assert retry_after_s({"retry-after": "3", "retry-after-ms": "250"}) == 0.25
+    assert parse_retry_after({}) is None
+    assert parse_retry_after({"retry-after": "3"}) == 3.0
+    assert parse_retry_after({"retry-after": "3", "retry-after-ms": "250"}) == 0.25
     later = datetime.now(UTC) + timedelta(seconds=100)
-    dated = retry_after_s({"retry-after": format_datetime(later, usegmt=True)})
+    dated = parse_retry_after({"retry-after": format_datetime(later, usegmt=True)})
     assert dated is not None
     assert 90 < dated <= 100
-    assert retry_after_s({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0.0
-    assert retry_after_s({"retry-after": "tomorrow"}) is None
+    assert parse_retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0.0
+    assert parse_retry_after({"retry-after": "tomorrow"}) is None
 
 
 def test_without_a_hint_the_reset_of_the_used_up_budget_counts():
@@ -196,8 +196,8 @@ def test_without_a_hint_the_reset_of_the_used_up_budget_counts():
         "x-ratelimit-remaining-tokens": "500",
         "x-ratelimit-reset-tokens": "1h0m0s",
     }
-    assert retry_after_s(headers) == 360.0
-    assert retry_after_s({**headers, "retry-after": "2"}) == 2.0
+    assert parse_retry_after(headers) == 360.0
+    assert parse_retry_after({**headers, "retry-after": "2"}) == 2.0
 
 
 def test_budgets_are_read_only_where_they_are_told_in_full():
@@ -207,6 +207,6 @@ def test_budgets_are_read_only_where_they_are_told_in_full():
         "x-ratelimit-reset-requests": "1s",
         "x-ratelimit-remaining-tokens": "100",
     }
-    (kind, quota), *others = quotas(told).items()
+    (kind, quota), *others = parse_quotas(told).items()
     assert (kind, quota.limit, quota.remaining, quota.reset_s) == ("requests", 600, 590, 1.0)
     assert not others

@@ -9,8 +9,7 @@ import pytest
 
 from providers.base import Example, Message
 from providers.errors import AuthenticationFailed, InvalidTrainingData, TimedOut
-from providers.openai.files import Files, Readiness
-from providers.openai.training_file import write_training_file
+from providers.openai.files import FilePolling, Files, write_training_file
 from tests.providers.job_client import caller, client, files
 from tests.providers.job_server import Server, serving
 
@@ -148,7 +147,7 @@ async def test_the_file_is_used_when_the_server_has_prepared_it(server, local):
 async def test_a_file_that_is_never_ready_is_given_up_and_found_again(server, local):
     server.tell(file_status="pending")
     async with client(server) as opened:
-        impatient = Files(opened, caller(), Readiness(0.01, prepared_s=0.0))
+        impatient = Files(opened, caller(), FilePolling(0.01, prepared_s=0.0))
         with pytest.raises(TimedOut, match="it will be found"):
             await impatient.ensure(local, "a.jsonl", "fine-tune")
     async with files(server) as patient:

@@ -21,8 +21,8 @@ from providers.errors import (
     TrainingFailed,
     Unsupported,
 )
-from providers.openai.access import preflight
-from providers.openai.submission import create_once
+from providers.openai.calling import create_once
+from providers.openai.preflight import preflight_finetuning
 from tests.providers.job_account import BASE
 from tests.providers.job_client import ADDRESS, KEY, SPEC, caller, client, followed, jobs, spec
 from tests.providers.job_server import Server, serving
@@ -308,16 +308,16 @@ async def test_cancelling_stops_a_job_and_leaves_an_ended_one_alone(server):
 
 
 async def test_a_client_that_retries_by_itself_is_refused(server):
-    from providers.openai.jobs import Jobs
+    from providers.openai.jobs import FinetuningJobs
 
     async with client(server) as opened:
         with pytest.raises(ValueError, match="max_retries=0"):
-            Jobs(opened.with_options(max_retries=2), caller(), base=BASE, address=ADDRESS)
+            FinetuningJobs(opened.with_options(max_retries=2), caller(), base=BASE, address=ADDRESS)
 
 
 async def test_beforehand_nothing_is_created_and_everything_is_said(server):
     async with client(server) as opened:
-        findings = await preflight(
+        findings = await preflight_finetuning(
             opened, BASE, caller(), hyperparameters=Hyperparameters(lora_rank=4)
         )
     assert [finding.level for finding in findings] == ["error", "ok"]

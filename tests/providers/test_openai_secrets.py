@@ -14,7 +14,7 @@ import pytest
 from providers import registry
 from providers.base import Message, Request, Sampling
 from providers.errors import ProviderError
-from providers.openai.secrets import HIDDEN, Secrets
+from providers.openai.settings import HIDDEN, Secrets
 from providers.preflight import Need
 from society.cli import main as society
 from tests.providers.chat_server import ChatServer, Reply, fails, says

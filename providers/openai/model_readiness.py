@@ -19,7 +19,7 @@ from openai.pagination import AsyncCursorPage
 from openai.types.fine_tuning import FineTuningJob
 
 from providers.errors import ModelNotFound, ProviderError
-from providers.openai.calling import Caller, pages
+from providers.openai.calling import Caller, list_pages
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ _TOLD_EVERY_S = 60.0
 _PAGE, _MOST_PAGES = 100, 10
 
 
-class Readiness:
+class ModelReadiness:
     """Waits for the tuned models of one base model; each is waited for once.
 
     `now` is in Unix seconds, as the server's own times are.
@@ -121,7 +121,7 @@ class Readiness:
 
         found: dict[str, float | None] = {}
         count = 0
-        async for page in pages(self._caller.patiently, "fine-tuning jobs", fetch):
+        async for page in list_pages(self._caller.patiently, "fine-tuning jobs", fetch):
             for job in page:
                 for name in names:
                     # A checkpoint's name begins with that of the job's model.

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Literal
 
 import aiohttp
 import openai
@@ -34,8 +38,8 @@ from providers.errors import (
     Unreachable,
     Unsupported,
 )
-from providers.openai.hints import retry_after_s
-from providers.openai.secrets import Secrets
+from providers.limits import Quota
+from providers.openai.settings import Secrets
 
 _LONGEST_MESSAGE = 400
 _QUOTA = {
@@ -83,7 +87,7 @@ class Refusal:
     retry_after_s: float | None = None
 
 
-def translate(error: BaseException, secrets: Secrets, model: str) -> ProviderError | None:
+def translate_error(error: BaseException, secrets: Secrets, model: str) -> ProviderError | None:
     """The error to raise instead, or None where `error` is not of the connection's making.
 
     `model` is named in what the user can do about it.
@@ -91,27 +95,31 @@ def translate(error: BaseException, secrets: Secrets, model: str) -> ProviderErr
     if isinstance(error, ProviderError):
         return error
     if isinstance(error, APIStatusError):
-        told = refusal(error, secrets)
+        told = parse_status_error(error, secrets)
         # Whoever raises from it prints it: what the server said must not hold a secret there.
         error.message = f"Error code: {told.status} - {told.message}"
         error.args = (error.message,)
-        return judged(told, model)
+        return classify_refusal(told, model)
     if isinstance(error, APIConnectionError):
-        return _unreached(_root(error), secrets)
+        return _classify_transport_error(_find_root_cause(error), secrets)
     if isinstance(error, (aiohttp.ClientError, ConnectionError, asyncio.TimeoutError)):
-        return _unreached(error, secrets)
+        return _classify_transport_error(error, secrets)
     if isinstance(error, openai.OpenAIError):
-        return RetryableError(_short(secrets, f"the server's answer is not usable: {error}"))
+        return RetryableError(
+            _scrub_and_cut(secrets, f"the server's answer is not usable: {error}")
+        )
     return None
 
 
-def refusal(error: APIStatusError, secrets: Secrets) -> Refusal:
+def parse_status_error(error: APIStatusError, secrets: Secrets) -> Refusal:
     """What the server said with a status of 400 or above."""
     headers = error.response.headers
-    return said(error.status_code, error.body, headers, secrets)
+    return parse_refusal(error.status_code, error.body, headers, secrets)
 
 
-def said(status: int, body: object, headers: Mapping[str, str], secrets: Secrets) -> Refusal:
+def parse_refusal(
+    status: int, body: object, headers: Mapping[str, str], secrets: Secrets
+) -> Refusal:
     """A refusal from its status and body; the body is JSON that was read already, or text."""
     told = body.get("error", body) if isinstance(body, Mapping) else body
     fields = told if isinstance(told, Mapping) else {}
@@ -120,7 +128,7 @@ def said(status: int, body: object, headers: Mapping[str, str], secrets: Secrets
         message = told if isinstance(told, str) else json.dumps(told, default=str)
     elif not isinstance(message, str):
         message = json.dumps(message, default=str)
-    message += _upstream(fields.get("metadata"))
+    message += _format_metadata(fields.get("metadata"))
     inner = fields.get("innererror")
     deeper = inner.get("code") if isinstance(inner, Mapping) else None
     param = fields.get("param")
@@ -129,12 +137,12 @@ def said(status: int, body: object, headers: Mapping[str, str], secrets: Secrets
         code=str(fields.get("code") or deeper or "").lower(),
         type=str(fields.get("type") or "").lower(),
         param=param if isinstance(param, str) else None,
-        message=_short(secrets, _text_of(message)),
-        retry_after_s=retry_after_s(headers),
+        message=_scrub_and_cut(secrets, _strip_html(message)),
+        retry_after_s=parse_retry_after(headers),
     )
 
 
-def _upstream(metadata: object) -> str:
+def _format_metadata(metadata: object) -> str:
     """What a gateway adds: the words of the vendor behind it, or why it withholds a request."""
     if not isinstance(metadata, Mapping):
         return ""
@@ -145,7 +153,7 @@ def _upstream(metadata: object) -> str:
     return f" ({'; '.join(told)})" if told else ""
 
 
-def status_inside(body: object) -> int:
+def find_embedded_status(body: object) -> int:
     """The status that an error means which came with status 200; its code may be one itself."""
     fields = body if isinstance(body, Mapping) else {}
     for name in ("code", "status", "status_code"):
@@ -157,10 +165,10 @@ def status_inside(body: object) -> int:
     return next(found, 500)
 
 
-def judged(told: Refusal, model: str) -> ProviderError:
+def classify_refusal(told: Refusal, model: str) -> ProviderError:
     """The error that a refusal means. What is not known by its code goes by its status."""
     where = f"(status {told.status}: {told.message})"
-    by_code = _by_code(told, model, where)
+    by_code = _classify_by_code(told, model, where)
     if by_code is not None:
         return by_code
     hint = told.retry_after_s
@@ -172,9 +180,9 @@ def judged(told: Refusal, model: str) -> ProviderError:
                 f"the server refuses the key {where}; check the key and what its account may use"
             )
         case 402:
-            return _no_credit(where)
+            return _make_quota_error(where)
         case 404 | 410:
-            return _not_found(told, model, where)
+            return _make_not_found_error(told, model, where)
         case 408:
             return TimedOut(f"the server gave up waiting {where}", retry_after_s=hint)
         case 413:
@@ -201,10 +209,10 @@ def is_moderation(told: Refusal) -> bool:
     return any(_MODERATION.search(text) for text in (told.code, told.type, told.message))
 
 
-def _by_code(told: Refusal, model: str, where: str) -> ProviderError | None:
+def _classify_by_code(told: Refusal, model: str, where: str) -> ProviderError | None:
     words = {told.code, told.type}
     if words & _QUOTA or any(word.endswith("_spend_limit_exceeded") for word in words):
-        return _no_credit(where)
+        return _make_quota_error(where)
     if "slow_down" in words:
         return RateLimited(
             f"the server asks to slow down {where}", retry_after_s=told.retry_after_s
@@ -212,7 +220,7 @@ def _by_code(told: Refusal, model: str, where: str) -> ProviderError | None:
     if "server_is_overloaded" in words or "overloaded_error" in words:
         return Overloaded(f"the server is overloaded {where}", retry_after_s=told.retry_after_s)
     if told.status in (400, 404, 410, 422) and words & _NO_MODEL:
-        return _not_found(told, model, where)
+        return _make_not_found_error(told, model, where)
     if told.status == 429 and _TOO_LARGE_FOR_QUOTA.search(told.message):
         return ContextOverflow(
             f"the request is larger than the tokens per minute of this account {where}; lower "
@@ -232,14 +240,14 @@ def _by_code(told: Refusal, model: str, where: str) -> ProviderError | None:
     return None
 
 
-def _no_credit(where: str) -> QuotaExhausted:
+def _make_quota_error(where: str) -> QuotaExhausted:
     return QuotaExhausted(
         f"the account's credit or spending limit is used up {where}; add credit or raise the "
         "limit, then start again: what is stored is kept"
     )
 
 
-def _not_found(told: Refusal, model: str, where: str) -> ProviderError:
+def _make_not_found_error(told: Refusal, model: str, where: str) -> ProviderError:
     if told.code in _NO_MODEL or _NAMES_A_MODEL.search(told.message):
         return ModelNotFound(
             f"the server has no model {model!r} for this key {where}; check its name, or which "
@@ -251,10 +259,10 @@ def _not_found(told: Refusal, model: str, where: str) -> ProviderError:
     )
 
 
-def _unreached(error: BaseException, secrets: Secrets) -> ProviderError:
+def _classify_transport_error(error: BaseException, secrets: Secrets) -> ProviderError:
     # The transport files a connection that was reset under its timeouts; the cause tells them
     # apart. https://github.com/karpetrosyan/httpx-aiohttp
-    reason = _short(secrets, str(error) or type(error).__name__)
+    reason = _scrub_and_cut(secrets, str(error) or type(error).__name__)
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return Unreachable(f"the server did not take the connection in time ({reason})")
     if isinstance(error, (asyncio.TimeoutError, aiohttp.ServerTimeoutError)):
@@ -271,7 +279,7 @@ def _unreached(error: BaseException, secrets: Secrets) -> ProviderError:
     return ConnectionLost(f"the connection to the server broke ({reason})")
 
 
-def _root(error: BaseException) -> BaseException:
+def _find_root_cause(error: BaseException) -> BaseException:
     """The error at the bottom that the transport met with."""
     while error.__cause__ is not None or error.__context__ is not None:
         deeper = error.__cause__ or error.__context__
@@ -283,14 +291,89 @@ def _root(error: BaseException) -> BaseException:
     return error
 
 
-def _text_of(message: str) -> str:
+def _strip_html(message: str) -> str:
     """A page of HTML without its tags."""
     if "<html" in message.lower() or "<!doctype" in message.lower():
         message = re.sub(r"<(script|style)\b.*?</\1>|<[^>]*>", " ", message, flags=re.S | re.I)
     return " ".join(message.split())
 
 
-def _short(secrets: Secrets, text: str) -> str:
+def _scrub_and_cut(secrets: Secrets, text: str) -> str:
     # Cut after scrubbing: half a key would not be recognised.
     clean = secrets.scrubbed(text)
     return clean if len(clean) <= _LONGEST_MESSAGE else clean[:_LONGEST_MESSAGE] + "…"
+
+
+_DURATION = re.compile(r"(?P<amount>\d+(?:\.\d+)?)(?P<unit>ms|us|µs|d|h|m|s)")
+_SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6}
+_BUDGETS: tuple[Literal["requests", "tokens"], ...] = ("requests", "tokens")
+
+
+def parse_retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds the server asks to wait before the next try, None where it does not say.
+
+    Without a `retry-after` header it is the longest reset among the budgets that are used up.
+    """
+    milliseconds = _parse_number(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return milliseconds / 1000.0
+    told = headers.get("retry-after")
+    seconds = _parse_number(told)
+    if seconds is None and told is not None:
+        seconds = _parse_date(told)
+    if seconds is not None:
+        return seconds
+    resets = [
+        parse_duration(headers.get(f"x-ratelimit-reset-{kind}"))
+        for kind in _BUDGETS
+        if _parse_number(headers.get(f"x-ratelimit-remaining-{kind}")) == 0
+    ]
+    return max((reset for reset in resets if reset is not None), default=None)
+
+
+def parse_quotas(headers: Mapping[str, str]) -> dict[Literal["requests", "tokens"], Quota]:
+    """The budgets that the headers describe in full."""
+    found: dict[Literal["requests", "tokens"], Quota] = {}
+    for kind in _BUDGETS:
+        remaining = _parse_number(headers.get(f"x-ratelimit-remaining-{kind}"))
+        if remaining is None:
+            continue
+        limit = _parse_number(headers.get(f"x-ratelimit-limit-{kind}"))
+        reset = parse_duration(headers.get(f"x-ratelimit-reset-{kind}"))
+        if limit is not None and reset is not None:
+            found[kind] = Quota(limit, remaining, reset)
+    return found
+
+
+def parse_duration(text: str | None) -> float | None:
+    """Seconds of "12s", "6m0s", "1ms", "1h2m3.5s" or a bare number; None for anything else."""
+    if text is None:
+        return None
+    bare = _parse_number(text)
+    if bare is not None:
+        return bare
+    text, at, total = text.strip(), 0, 0.0
+    for part in _DURATION.finditer(text):
+        if part.start() != at:
+            return None
+        total += float(part["amount"]) * _SECONDS[part["unit"]]
+        at = part.end()
+    return total if text and at == len(text) else None
+
+
+def _parse_number(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) and number >= 0 else None
+
+
+def _parse_date(date: str) -> float | None:
+    """Seconds until an HTTP date; 0 where it has passed."""
+    try:
+        return max(0.0, parsedate_to_datetime(date).timestamp() - time.time())
+    except (ValueError, TypeError, IndexError):
+        return None

@@ -31,15 +31,15 @@ from providers.errors import (
     Unsupported,
 )
 from providers.limits.patience import Patience, Sleep, persistently
-from providers.openai.failures import judged, said
-from providers.openai.secrets import Secrets
+from providers.openai.errors import classify_refusal, parse_refusal
+from providers.openai.settings import Secrets
 from providers.preflight import Finding
 from providers.served import LoadedAdapter
 
 Dialect = Literal["vllm", "sglang"]
 Action = Literal["load_lora_adapter", "unload_lora_adapter"]
 
-PATIENCE = Patience(attempts=6, give_up_after_s=120.0)
+RETRIES = Patience(attempts=6, give_up_after_s=120.0)
 _BRIEF = Patience(attempts=2, give_up_after_s=10.0)
 _TIMEOUT = httpx2.Timeout(30.0, read=300.0)
 _TRANSIENT = frozenset({408, 409, 425, 429, 502, 503, 504})
@@ -69,7 +69,7 @@ class LoraServer:
         headers: Mapping[str, str],
         *,
         secrets: Secrets | None = None,
-        patience: Patience = PATIENCE,
+        patience: Patience = RETRIES,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         self._url = url.rstrip("/")
@@ -168,14 +168,14 @@ class LoraServer:
         response = await self._send("POST", self._administration(action), json=dict(body))
         if response.is_success:
             return None
-        if response.status_code in (404, 405) and not _considered(response):
+        if response.status_code in (404, 405) and not _states_reason(response):
             raise Unsupported(
                 f"{self._url} does not load adapters while it runs (status "
                 f"{response.status_code}); {self._remedy}"
             )
         if response.status_code in _TRANSIENT or response.status_code in (401, 403):
             self._require(response)
-        if response.status_code >= 500 and not _considered(response):
+        if response.status_code >= 500 and not _states_reason(response):
             self._require(response)
         return self._said(response)
 
@@ -196,14 +196,18 @@ class LoraServer:
     def _require(self, response: httpx2.Response) -> None:
         if response.is_success:
             return
-        told = said(response.status_code, _body(response), response.headers, self._secrets)
-        error = judged(told, self._model)
+        told = parse_refusal(
+            response.status_code, _parse_reply(response), response.headers, self._secrets
+        )
+        error = classify_refusal(told, self._model)
         if isinstance(error, (RetryableError, AuthenticationFailed)):
             raise error
         raise Unsupported(f"{self._url}: {error}")
 
     def _said(self, response: httpx2.Response) -> str:
-        told = said(response.status_code, _body(response), response.headers, self._secrets)
+        told = parse_refusal(
+            response.status_code, _parse_reply(response), response.headers, self._secrets
+        )
         return f"status {told.status}, {told.message}"
 
     def _administration(self, action: Action) -> str:
@@ -231,9 +235,9 @@ _LETTERS = (
 )
 
 
-def _considered(response: httpx2.Response) -> bool:
+def _states_reason(response: httpx2.Response) -> bool:
     """Whether the server itself says why, and not a router or proxy that knows no such path."""
-    body = _body(response)
+    body = _parse_reply(response)
     if not isinstance(body, dict):
         return False
     told = body.get("error", body)
@@ -242,7 +246,7 @@ def _considered(response: httpx2.Response) -> bool:
     )
 
 
-def _body(response: httpx2.Response) -> object:
+def _parse_reply(response: httpx2.Response) -> object:
     try:
         body = json.loads(response.content)
     except (ValueError, UnicodeDecodeError):

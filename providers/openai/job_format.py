@@ -1,0 +1,365 @@
+"""A `FinetuneSpec` as the request that creates the job, or why there can be no such request."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+
+from openai.types.fine_tuning import (
+    FineTuningJob,
+    FineTuningJobEvent,
+    SupervisedHyperparametersParam,
+)
+from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
+
+from providers.base import (
+    Checkpoint,
+    FinetuneSpec,
+    Hyperparameters,
+    JobState,
+    JobStatus,
+    ModelRef,
+    TrainingPoint,
+)
+from providers.errors import InvalidSettings
+
+DIGEST_KEY = "digest"
+# OpenAI takes 64 characters by now; servers that follow its earlier documents refuse more than 40.
+MAX_SUFFIX = 40
+MAX_EPOCHS = 50
+MAX_BATCH = 256
+
+_MAX_PAIRS, _MAX_KEY, _MAX_VALUE = 16, 64, 512
+_SENT = frozenset({"method", "epochs", "batch_size", "learning_rate_multiplier"})
+_DEFAULTS = Hyperparameters()
+
+
+@dataclass(frozen=True, slots=True)
+class JobRequest:
+    """What is sent to create a job, apart from the files' ids.
+
+    `file_name` and `validation_name` are the names the files are uploaded under; like `suffix` they
+    occur for this very job only. `content` and `validation_content` are the parts of them that
+    stand for the data alone.
+    """
+
+    model: str
+    suffix: str
+    seed: int
+    hyperparameters: SupervisedHyperparametersParam
+    metadata: Mapping[str, str]
+    file_name: str
+    validation_name: str
+    content: str
+    validation_content: str
+
+
+def build_job_request(spec: FinetuneSpec, base: str) -> JobRequest:
+    """The request for `spec`; `base` is the name of the untuned model.
+
+    Raises `InvalidSettings` where the vendor's shape has no place for a hyperparameter.
+    """
+    refused = find_unsupported(spec.hyperparameters)
+    if refused:
+        raise InvalidSettings("; ".join(refused))
+    chosen = spec.hyperparameters
+    hyperparameters = SupervisedHyperparametersParam(
+        n_epochs=chosen.epochs, batch_size=chosen.batch_size
+    )
+    if chosen.learning_rate_multiplier is not None:
+        hyperparameters["learning_rate_multiplier"] = chosen.learning_rate_multiplier
+    stem, mark = re.sub(r"[^A-Za-z0-9_.-]", "-", spec.name), spec.digest[:16]
+    content, measured = _hash_content(spec, "training"), _hash_content(spec, "validation")
+    return JobRequest(
+        model=spec.start.artifact or base,
+        suffix=build_suffix(spec),
+        seed=spec.seed % 2**31,
+        hyperparameters=hyperparameters,
+        metadata=_build_metadata(spec),
+        file_name=f"{stem}{content}{mark}.jsonl",
+        validation_name=f"{stem}{measured}{mark}-validation.jsonl",
+        content=content,
+        validation_content=measured,
+    )
+
+
+def _hash_content(spec: FinetuneSpec, kind: str) -> str:
+    """Names of files with this part and of one size have the same examples, whatever the job."""
+    data = f"{kind}\n{spec.dataset_sha256}\n{spec.validation_sha256}"
+    return f"-{hashlib.sha256(data.encode()).hexdigest()[:16]}-"
+
+
+def build_suffix(spec: FinetuneSpec) -> str:
+    """The part of the tuned model's name that is ours.
+
+    It is the end of the job's name, which tells agent, role and iteration, made unique by the
+    digest.
+    """
+    readable = re.sub(r"[^A-Za-z0-9]+", "-", spec.name).lower()
+    mark = spec.digest[:8]
+    return f"{readable[-(MAX_SUFFIX - 1 - len(mark)) :].strip('-')}-{mark}"
+
+
+def find_unsupported(hyperparameters: Hyperparameters) -> tuple[str, ...]:
+    """What this shape of fine-tuning cannot honour, each with its remedy.
+
+    A vendor trains as it likes: of the whole recipe it takes epochs, batch size and a multiplier of
+    its own learning rate. Any other setting may only have its default, which here means "the
+    vendor's choice".
+    """
+    problems = [
+        f"finetune.{name} = {value!r} cannot be passed on: the vendor chooses it; remove the "
+        f"setting{', use finetune.learning_rate_multiplier' if name == 'learning_rate' else ''}"
+        for name, value in _recipe(hyperparameters).items()
+        if name not in _SENT and value != getattr(_DEFAULTS, name)
+    ]
+    if hyperparameters.method != "lora":
+        problems.append(
+            f"finetune.method = {hyperparameters.method!r} cannot be asked for: the vendor chooses "
+            "how it tunes; remove the setting"
+        )
+    if hyperparameters.epochs > MAX_EPOCHS:
+        problems.append(f"{hyperparameters.epochs} epochs; the most is {MAX_EPOCHS}")
+    if hyperparameters.batch_size > MAX_BATCH:
+        problems.append(
+            f"finetune.batch_size = {hyperparameters.batch_size}; the most is {MAX_BATCH}"
+        )
+    return tuple(problems)
+
+
+def _recipe(hyperparameters: Hyperparameters) -> dict[str, object]:
+    return {field.name: getattr(hyperparameters, field.name) for field in fields(hyperparameters)}
+
+
+def _build_metadata(spec: FinetuneSpec) -> dict[str, str]:
+    pairs = {DIGEST_KEY: spec.digest, "name": spec.name, **spec.metadata}
+    pairs[DIGEST_KEY] = spec.digest
+    return {key[:_MAX_KEY]: value[:_MAX_VALUE] for key, value in list(pairs.items())[:_MAX_PAIRS]}
+
+
+_STATUS: dict[str, JobStatus] = {
+    "validating_files": "queued",
+    "queued": "queued",
+    "pending": "queued",
+    "created": "queued",
+    "running": "running",
+    "pausing": "running",
+    "paused": "running",
+    "succeeded": "succeeded",
+    "failed": "failed",
+    "cancelled": "cancelled",
+    "canceled": "cancelled",
+}
+
+_REMEDIES = (
+    (("n_examples",), "train on more questions, so that more answers can be learnt"),
+    (("invalid_training_file", "invalid_file", "file_format"), "look at the file at the vendor"),
+    (("hyperparam", "batch_size", "n_epochs"), "change it under [finetune]"),
+    (("moderation", "policy", "unsafe"), "the vendor's moderation refuses texts of this dataset"),
+    (("model_not", "not_available", "deprecat"), "choose a model that can still be fine-tuned"),
+)
+
+_CREDIT_CODES = ("quota", "billing", "credit", "spend_limit", "balance", "payment")
+_CREDIT = re.compile(
+    r"quota|billing|spend(ing)?[ _]limit|payment required|out of (credit|fund)"
+    r"|(insufficient|not enough|no)[ _](account )?(credit|balance|fund)",
+    re.IGNORECASE,
+)
+_CREDIT_REMEDY = "add credit to the account"
+_MOST_TOKENS = 2**63 - 1
+
+# A moment before the end that no estimate can pass.
+_NEARLY = 0.99
+
+
+def map_status(raw: object) -> JobStatus:
+    """Our word for the vendor's; an unknown one means that the job is still on its way."""
+    return _STATUS.get(str(raw).lower(), "running")
+
+
+def build_job_state(
+    job: FineTuningJob,
+    log: TrainingLog,
+    checkpoints: Sequence[FineTuningJobCheckpoint],
+    *,
+    name: str,
+    address: str,
+) -> JobState:
+    """The state of `job`; a job that succeeded without naming its model yet counts as running."""
+    status = map_status(job.status)
+    artifact = _parse_text(job.fine_tuned_model) or log.model if status == "succeeded" else None
+    if status == "succeeded" and artifact is None:
+        status = "running"
+    return JobState(
+        status=status,
+        raw_status=str(job.status),
+        progress=1.0 if status == "succeeded" else _estimate_progress(job, log, status),
+        model=None if artifact is None else ModelRef(name, address, artifact),
+        points=log.points,
+        trained_tokens=_parse_tokens(job.trained_tokens),
+        error=explain_failure(job, log) if status == "failed" else None,
+        checkpoints=tuple(sorted(_convert_checkpoints(checkpoints), key=lambda point: point.step)),
+        fatal=status == "failed" and _lacks_credit(job, log),
+    )
+
+
+def explain_failure(job: FineTuningJob, log: TrainingLog) -> str:
+    """Why a job failed, in the vendor's words, and what to do where the words are known."""
+    text = _quote_vendor(job, log)
+    if _lacks_credit(job, log):
+        return f"{text}; {_CREDIT_REMEDY}"
+    for words, remedy in _REMEDIES:
+        if any(word in text.lower() for word in words):
+            return f"{text}; {remedy}"
+    return text
+
+
+def _quote_vendor(job: FineTuningJob, log: TrainingLog) -> str:
+    # A healthy job may bear `error: {}`, which the openai package turns into an object without
+    # any of its fields; some servers have a plain text there.
+    error: object = job.error
+    code, param = getattr(error, "code", None), getattr(error, "param", None)
+    message = getattr(error, "message", None) or _parse_text(error) or log.complaint
+    text = str(message or "the vendor gives no reason").rstrip(".")
+    facts = ", ".join(str(fact) for fact in (code, param) if fact)
+    return f"{text} ({facts})" if facts else text
+
+
+def _lacks_credit(job: FineTuningJob, log: TrainingLog) -> bool:
+    """Whether the account could not pay, which says nothing about the training."""
+    code = str(getattr(job.error, "code", None) or "").lower()
+    return any(word in code for word in _CREDIT_CODES) or bool(
+        _CREDIT.search(_quote_vendor(job, log))
+    )
+
+
+def _parse_text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _parse_tokens(value: object) -> int | None:
+    count = parse_number(value)
+    return int(count) if count is not None and 0 <= count < _MOST_TOKENS else None
+
+
+def _estimate_progress(job: FineTuningJob, log: TrainingLog, status: JobStatus) -> float:
+    if log.progress:
+        return min(_NEARLY, log.progress)
+    begun, ends = parse_number(job.created_at), parse_number(job.estimated_finish)
+    if status != "running" or not begun or not ends or ends <= begun:
+        return 0.0
+    return max(0.0, min(_NEARLY, (time.time() - begun) / (ends - begun)))
+
+
+def _convert_checkpoints(checkpoints: Sequence[FineTuningJobCheckpoint]) -> Iterator[Checkpoint]:
+    """Those that name their model and their step."""
+    for checkpoint in checkpoints:
+        step, model = (
+            parse_number(checkpoint.step_number),
+            _parse_text(checkpoint.fine_tuned_model_checkpoint),
+        )
+        if step is None or not 0 <= step <= MOST_STEPS or model is None:
+            continue
+        names = ("full_valid_loss", "valid_loss", "train_loss")
+        losses = (getattr(checkpoint.metrics, name, None) for name in names)
+        yield Checkpoint(int(step), model, parse_number(*losses))
+
+
+_STEP = re.compile(r"\bstep (\d+)(?:\s*(?:/|of)\s*(\d+))?", re.IGNORECASE)
+_LOSS = re.compile(r"\b(?:train(?:ing)?[ _])?loss\b\s*[=:]?\s*(\d+(?:\.\d+)?(?:e[+-]?\d+)?)", re.I)
+MOST_STEPS = 2**31 - 1
+_CREATED = re.compile(r"model created: (\S+)")
+
+
+class TrainingLog:
+    """The events of one job, taken in as they come; each counts once, whatever the order."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+        self._steps: set[int] = set()
+        self._last_step = 0
+        self._total_steps = 0
+        self._points: list[TrainingPoint] = []
+        self._complaint: tuple[float, str] | None = None
+        self.model: str | None = None
+
+    @property
+    def points(self) -> tuple[TrainingPoint, ...]:
+        """One point per step, by step within what arrived together, later arrivals behind."""
+        return tuple(self._points)
+
+    @property
+    def progress(self) -> float:
+        """The share of the steps that is done; 0 where the server does not tell."""
+        if not self._total_steps:
+            return 0.0
+        return min(1.0, self._last_step / self._total_steps)
+
+    @property
+    def complaint(self) -> str | None:
+        """The latest event of level "error"."""
+        return None if self._complaint is None else self._complaint[1]
+
+    def knows(self, event: FineTuningJobEvent) -> bool:
+        """Whether this event has been taken in."""
+        return _event_key(event) in self._seen
+
+    def take(self, events: Iterable[FineTuningJobEvent]) -> None:
+        """Take in events; those known already change nothing."""
+        fresh: list[TrainingPoint] = []
+        for event in events:
+            if self.knows(event):
+                continue
+            self._seen.add(_event_key(event))
+            point = self._read(event)
+            if point is not None and point.step not in self._steps:
+                self._steps.add(point.step)
+                fresh.append(point)
+        self._points += sorted(fresh, key=lambda point: point.step)
+
+    def _read(self, event: FineTuningJobEvent) -> TrainingPoint | None:
+        message = event.message if isinstance(event.message, str) else ""
+        if event.level == "error" and message:
+            when = parse_number(event.created_at) or 0.0
+            if self._complaint is None or when >= self._complaint[0]:
+                self._complaint = (when, message)
+        created = _CREATED.search(message)
+        if created is not None:
+            self.model = created[1]
+        data = event.data if isinstance(event.data, Mapping) else {}
+        named = _STEP.search(message)
+        step = parse_number(data.get("step"), named and named[1])
+        total = parse_number(data.get("total_steps"), named and named[2])
+        if total is not None and total <= MOST_STEPS:
+            self._total_steps = max(self._total_steps, int(total))
+        if step is None or not 0 <= step <= MOST_STEPS:
+            return None
+        self._last_step = max(self._last_step, int(step))
+        told = _LOSS.search(message)
+        loss = parse_number(data.get("train_loss"), data.get("training_loss"), told and told[1])
+        if loss is None:
+            return None
+        rate = parse_number(data.get("learning_rate"))
+        return TrainingPoint(int(step), loss, math.nan if rate is None else rate)
+
+
+def _event_key(event: FineTuningJobEvent) -> str:
+    return event.id or f"{event.created_at} {event.message}"
+
+
+def parse_number(*candidates: object) -> float | None:
+    """The first candidate that is a finite number or the text of one."""
+    for candidate in candidates:
+        if isinstance(candidate, bool) or not isinstance(candidate, int | float | str):
+            continue
+        try:
+            value = float(candidate)
+        except (ValueError, OverflowError):
+            continue
+        if math.isfinite(value):
+            return value
+    return None

@@ -1,0 +1,334 @@
+"""What can be known about a server, a model and an account before anything is spent.
+
+Servers of this shape agree on chat; many have no list of models, or let a key answer that may not
+read it. What cannot be asked is told as that, and is no error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime
+
+from openai import AsyncOpenAI
+from openai.types.fine_tuning import FineTuningJob
+
+from providers.base import Hyperparameters
+from providers.errors import (
+    AuthenticationFailed,
+    BadRequest,
+    ModelNotFound,
+    ProviderError,
+    QuotaExhausted,
+    RetryableError,
+    TimedOut,
+)
+from providers.openai.calling import Caller, UnreadableAnswer, find_status, is_unreachable
+from providers.openai.client import Connection
+from providers.openai.job_format import find_unsupported, map_status
+from providers.openai.model_list import (
+    Facts,
+    ModelList,
+    describe_model,
+    find_shutdowns,
+    list_models,
+)
+from providers.openai.parameters import guess_parameters
+from providers.openai.settings import ModelAddress, OpenAISettings
+from providers.preflight import Finding, Need, checked
+
+_LISTED_AT_MOST = 10
+_OF_THE_LIST = {"server", "model", "ending"}
+
+
+async def preflight_model(
+    connect: Callable[[], Connection], address: ModelAddress, settings: OpenAISettings, need: Need
+) -> list[Finding]:
+    """Every finding about chatting with and tuning `address`, also the good ones."""
+    try:
+        connection = connect()
+    except ProviderError as error:
+        return [Finding("error", str(error), "nothing else could be looked at", "server")]
+    client = connection.client
+    patience, timeout_s = settings.patience(), settings.timeout_s
+    caller = Caller(connection.secrets, address.model, patience, timeout_s=timeout_s)
+    findings: list[Finding] = []
+    reached = True
+    if not need.skip >= _OF_THE_LIST:
+        reached, found = await _ModelCheck(client, caller, address, need).findings()
+        findings += found
+    if not reached and "server" not in need.skip:
+        return findings
+    findings += _check_encryption(address, settings)
+    findings += _check_sampling(address, settings, need)
+    if need.batches and "batches" not in need.skip:
+        findings += checked("batches", await _check_batches(client, caller))
+    if need.finetune and "fine-tuning" not in need.skip:
+        findings += checked(
+            "fine-tuning", await _check_finetuning(client, address, settings, caller)
+        )
+    return findings
+
+
+async def _check_batches(client: AsyncOpenAI, caller: Caller) -> list[Finding]:
+    try:
+        await caller.patiently(lambda: client.batches.list(limit=1))
+    except ProviderError as error:
+        if is_missing(error):
+            text, remedy = f"the server has no batches: {error}", "set evaluation.batch = false"
+            return [Finding("error", text, remedy)]
+        return [Finding("warning", f"whether the server has batches cannot be checked: {error}")]
+    return [Finding("ok", "the server has batches")]
+
+
+async def _check_finetuning(
+    client: AsyncOpenAI, address: ModelAddress, settings: OpenAISettings, caller: Caller
+) -> list[Finding]:
+    if settings.finetune:
+        return await preflight_finetuning(client, address.model, caller)
+    text = "fine-tuning is switched off for this server (finetune = false in [provider])"
+    return [Finding("error", text, "set iterations = 0, or choose a provider that fine-tunes")]
+
+
+class _ModelCheck:
+    """Looks whether key and model are accepted, and how long the model stays."""
+
+    def __init__(
+        self, client: AsyncOpenAI, caller: Caller, address: ModelAddress, need: Need
+    ) -> None:
+        self._client = client
+        self._caller = caller
+        self._address = address
+        self._need = need
+
+    async def findings(self) -> tuple[bool, list[Finding]]:
+        """Whether the server can be asked anything, and what it says."""
+        host, model = self._address.host, self._address.model
+        try:
+            models = await list_models(self._client, self._caller)
+        except ProviderError as error:
+            if isinstance(error, TimedOut):
+                text = f"{host} cannot be looked at now: {error}"
+                return False, [Finding("warning", text, "", "server")]
+            if not is_harmless(error) and not isinstance(error, AuthenticationFailed):
+                return False, [_make_server_error(error)]
+            return await self._without_list(error)
+        findings = [Finding("ok", f"{host} accepts the key", check="server")]
+        listed = models.facts(model)
+        try:
+            described = await describe_model(self._client, self._caller, model)
+        except ProviderError as error:
+            if listed is None:
+                return True, [*findings, self._unlisted(models, error)]
+            described = {}
+        there = Finding("ok", f"model {model} is there", check="model")
+        return True, [*findings, there, *self._endings(listed or {}, described)]
+
+    async def _without_list(self, refusal: ProviderError) -> tuple[bool, list[Finding]]:
+        """The list cannot be had: the model's own description may still tell everything."""
+        model = self._address.model
+        try:
+            described = await describe_model(self._client, self._caller, model)
+        except ModelNotFound as error:
+            if not self._address.is_azure and not is_missing(refusal):
+                finding = Finding("error", str(error), "correct the model address", "model")
+                return True, [finding]
+        except ProviderError as error:
+            if not is_harmless(error):
+                return False, [_make_server_error(error)]
+        else:
+            found = Finding("ok", f"model {model} is there", check="model")
+            return True, [found, *self._endings({}, described)]
+        if not is_harmless(refusal):
+            return False, [_make_server_error(refusal)]
+        text = (
+            f"the server does not tell which models it has, so that neither {model} nor the key "
+            f"nor an announced end can be checked: {refusal}"
+        )
+        return True, [Finding("warning", text, "check them yourself", "model")]
+
+    def _unlisted(self, models: ModelList, error: ProviderError) -> Finding:
+        model = self._address.model
+        close = models.close_to(model)
+        if self._address.is_azure or not models.names:
+            text = f"the server does not list {model}, as is usual for a deployment"
+        elif close is not None:
+            text = f"the server lists {close}, not {model}"
+        elif find_status(error) in (404, 405, 410, 501):
+            shown = ", ".join(sorted(models.names)[:_LISTED_AT_MOST])
+            text = f"the server has no model {model}; among those it has: {shown}"
+            return Finding("error", text, "correct the model address", "model")
+        else:
+            text = f"the server does not list {model}, and does not describe it: {error}"
+        return Finding("warning", text, "check the name yourself", "model")
+
+    def _endings(self, listed: Facts, described: Facts) -> list[Finding]:
+        # Some servers tell the end in the list, some only in the description of the one model.
+        told = {name: value for name, value in described.items() if value is not None}
+        found = find_shutdowns(self._address.model, {**listed, **told}, self._need)
+        return checked("ending", found)
+
+
+def _make_server_error(error: ProviderError) -> Finding:
+    return Finding("error", str(error), "nothing else could be looked at", "server")
+
+
+def _check_encryption(address: ModelAddress, settings: OpenAISettings) -> Iterator[Finding]:
+    if settings.key_variable(address) and not address.is_encrypted and not address.is_private:
+        text = f"the key travels to {address.host} without encryption"
+        yield Finding("warning", text, "use an https URL", "encryption")
+
+
+def _check_sampling(
+    address: ModelAddress, settings: OpenAISettings, need: Need
+) -> Iterator[Finding]:
+    taken = guess_parameters(address, address.model, settings)
+    fixed = [name for name in ("temperature", "top_p") if not getattr(taken, name)]
+    if fixed:
+        yield Finding(
+            "warning",
+            f"{address.model} takes no {' and no '.join(fixed)}: it always uses 1",
+            'set sampling.temperature = 1, sampling.top_p = 1, evaluation.decodings = ["sampled"]',
+            "sampling",
+        )
+    if need.sampling_seed:
+        text = "the server's seed is best effort: a rerun need not give the same answers"
+        yield Finding("warning", text, "choose a local model where that matters", "sampling")
+    if need.score and settings.score is None:
+        yield Finding(
+            "error",
+            f"{address.host} gives no log-probabilities of a given text",
+            'set score = "vllm" in [provider] if the server is vLLM, or leave out what needs them',
+            "scores",
+        )
+
+
+CLOSED_TO_NEWCOMERS = date(2026, 5, 7)
+CLOSED_TO_INACTIVE = date(2026, 7, 2)
+CLOSED_TO_ALL = date(2027, 1, 6)
+_OTHER_VENDOR = 'take another vendor of this shape (model = "openai+URL:MODEL"), or a local model'
+
+
+async def preflight_finetuning(
+    client: AsyncOpenAI,
+    model: str,
+    caller: Caller,
+    *,
+    hyperparameters: Hyperparameters | None = None,
+    now: datetime | None = None,
+) -> list[Finding]:
+    """Every finding about fine-tuning `model` with this account; lists only, creates nothing."""
+    return [
+        *_recipe(hyperparameters),
+        *await _check_endpoint(client, model, caller, (now or datetime.now(UTC)).date()),
+    ]
+
+
+def _recipe(hyperparameters: Hyperparameters | None) -> list[Finding]:
+    problems = () if hyperparameters is None else find_unsupported(hyperparameters)
+    return [Finding("error", problem) for problem in problems]
+
+
+async def _check_endpoint(
+    client: AsyncOpenAI, model: str, caller: Caller, today: date
+) -> list[Finding]:
+
+    async def latest() -> list[FineTuningJob]:
+        page = await client.fine_tuning.jobs.list(limit=20)
+        if not isinstance(page.data, list | None):
+            raise UnreadableAnswer(
+                "the server answered the list of fine-tuning jobs with something else"
+            )
+        return page.data or []
+
+    try:
+        jobs = await caller.patiently(latest)
+    except ProviderError as error:
+        return [_explain_refused_list(error)]
+    findings = [Finding("ok", f"the fine-tuning endpoint answers ({len(jobs)} recent jobs)")]
+    host = client.base_url.host
+    if host == "openai.com" or host.endswith(".openai.com"):
+        findings += _check_closing_dates(model, jobs, today)
+    running = sum(map_status(job.status) in ("queued", "running") for job in jobs)
+    if running:
+        findings.append(
+            Finding("warning", f"{running} fine-tuning jobs of this account are under way already")
+        )
+    return findings
+
+
+def _explain_refused_list(error: ProviderError) -> Finding:
+    """What it means that the jobs of the account cannot be listed. A run has to list them: that is
+    how it never creates one twice."""
+    if isinstance(error, RetryableError) and not isinstance(error, UnreadableAnswer):
+        text = f"whether fine-tuning jobs can be created cannot be checked now: {error}"
+        return Finding("warning", text, "ask again with `society doctor` when the server is well")
+    if lacks_scope(error):
+        text = f"the key may not list fine-tuning jobs: {error}"
+        return Finding("error", text, "let the key read and write fine-tuning jobs")
+    if isinstance(error, (AuthenticationFailed, QuotaExhausted)):
+        return Finding("error", f"the fine-tuning endpoint refuses: {error}")
+    return Finding("error", f"the server has no fine-tuning endpoint: {error}", _OTHER_VENDOR)
+
+
+def _check_closing_dates(model: str, jobs: list[FineTuningJob], today: date) -> list[Finding]:
+    if today >= CLOSED_TO_ALL:
+        return [
+            Finding(
+                "error",
+                f"OpenAI takes no fine-tuning jobs since {CLOSED_TO_ALL}, from anybody",
+                _OTHER_VENDOR,
+            )
+        ]
+    findings = [
+        Finding(
+            "warning", f"OpenAI takes no fine-tuning jobs from {CLOSED_TO_ALL} on", _OTHER_VENDOR
+        )
+    ]
+    if not jobs and today >= CLOSED_TO_NEWCOMERS:
+        text = (
+            f"this organisation has no fine-tuning job for {model} or any other model; OpenAI "
+            f"refuses those that had none before {CLOSED_TO_NEWCOMERS}"
+        )
+        findings.append(Finding("error", text, _OTHER_VENDOR))
+    elif today >= CLOSED_TO_INACTIVE:
+        text = (
+            f"since {CLOSED_TO_INACTIVE} OpenAI refuses organisations that have not asked a "
+            "fine-tuned model for 60 days; this cannot be seen from here"
+        )
+        findings.append(Finding("warning", text, "ask one of your fine-tuned models, then start"))
+    return findings
+
+
+_MISSING = frozenset({404, 405, 410, 501})
+# OpenAI answers 401 with "Missing scopes: api.model.read" to a restricted key; others 403.
+_SCOPE = re.compile(r"\bscopes?\b|permission|not permitted|restricted", re.IGNORECASE)
+_ACCOUNT = re.compile(
+    r"(invalid|incorrect|wrong|expired|revoked|unknown|malformed) (api[ -]?)?(key|token)"
+    r"|(key|token) (is |was |has |been )*(invalid|incorrect|expired|revoked|disabled)"
+    r"|country|region|deactivat|suspend|banned|blocked|disabled",
+    re.IGNORECASE,
+)
+
+
+def is_harmless(error: ProviderError) -> bool:
+    """Whether the server may be all right although it does not answer this question."""
+    if isinstance(error, RetryableError):
+        return not is_unreachable(error)
+    if isinstance(error, AuthenticationFailed):
+        return lacks_scope(error)
+    return is_missing(error) or isinstance(error, (BadRequest, ModelNotFound))
+
+
+def is_missing(error: ProviderError) -> bool:
+    """Whether the server has no such endpoint."""
+    return find_status(error) in _MISSING
+
+
+def lacks_scope(error: ProviderError) -> bool:
+    """Whether the key is good, and may not be used for this."""
+    text = str(error)
+    status = find_status(error)
+    if status == 401:
+        return _SCOPE.search(text) is not None
+    return status == 403 and _ACCOUNT.search(text) is None
