@@ -60,7 +60,7 @@ def conversations(path: Path) -> Iterator[Example]:
         for line in lines:
             row = json.loads(line)
             messages = (Message("user", row["question"]), Message("assistant", row["answer"]))
-            yield Example(messages, learn=(1,))
+            yield Example(messages, loss_on=(1,))
 
 
 def make_tokenizer(examples: list[Example]) -> Any:
@@ -169,8 +169,8 @@ def theirs(tokenizer: Any, examples: list[Example]) -> Clock:
     for step in range(STEPS):
         for index in step_members(len(examples), BATCH, SEED, step):
             sequence = encode_example(tokenizer, examples[index])
-            pairs = zip(sequence.token_ids, sequence.learnt, strict=True)
-            labels = [token if learnt else -100 for token, learnt in pairs]
+            pairs = zip(sequence.token_ids, sequence.trained, strict=True)
+            labels = [token if trained else -100 for token, trained in pairs]
             rows.append({"input_ids": sequence.token_ids, "labels": labels})
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
@@ -211,7 +211,7 @@ def main() -> int:
     examples = everything[: STEPS * BATCH]
     sequences = [encode_example(tokenizer, example) for example in examples]
     tokens = [len(sequence.token_ids) for sequence in sequences]
-    answers = sum(sum(sequence.learnt) for sequence in sequences)
+    answers = sum(sum(sequence.trained) for sequence in sequences)
     print(
         f"{len(examples)} conversations, {sum(tokens) / len(tokens):.0f} tokens on average, "
         f"{max(tokens)} at most, {answers / len(tokens):.0f} of them learnt; "

@@ -37,7 +37,7 @@ class Tuned:
     """The models of one role in one iteration: `models` were to be tuned, `done` of them are.
 
     `examples` is the mean over the models; `first_loss` and `last_loss` are means over the jobs, of
-    their first and last optimizer step, in nats per learnt token; None where none is told.
+    their first and last optimizer step, in nats per trained token; None where none is told.
     """
 
     iteration: int

@@ -20,7 +20,7 @@ from finetune.custom import Chosen, Selection, select
 from finetune.errors import DatasetChanged
 from finetune.mixture import Mixture, mix
 from store.ledger import Store
-from store.records import AgentRole, Dataset, Learn
+from store.records import AgentRole, Dataset, LossOn
 from store.writer import insert
 
 SHARED_AGENT = 0
@@ -152,7 +152,7 @@ class DatasetRules:
     """
 
     w: float = 0.5
-    critic_loss: Learn = "final"
+    critic_loss: LossOn = "final"
     max_examples: int | None = None
     seed: int = 0
     matched: bool = False

@@ -60,7 +60,7 @@ class StoredExamples(Sequence[Example]):
                     f"{self._dataset.dataset_id}: turn {turn_id} was changed after it was stored; "
                     "restore the file from a copy"
                 )
-            yield example(messages, response, learn_all=self._dataset.learn == "all")
+            yield example(messages, response, loss_on_all=self._dataset.learn == "all")
         recorded = self._dataset.examples
         if count != recorded:
             raise DatasetDamaged(
@@ -81,14 +81,14 @@ class StoredExamples(Sequence[Example]):
         return tuple(self)
 
 
-def example(messages: str, response: str, *, learn_all: bool) -> Example:
+def example(messages: str, response: str, *, loss_on_all: bool) -> Example:
     """The prompt exactly as sent (JSON) and the response, which is learnt.
 
-    With `learn_all` every assistant message of the conversation bears the loss.
+    With `loss_on_all` every assistant message of the conversation bears the loss.
     """
     prompt = [Message(turn["role"], turn["content"]) for turn in json.loads(messages)]
     whole = (*prompt, Message("assistant", response))
     last = len(whole) - 1
-    if not learn_all:
+    if not loss_on_all:
         return Example(whole, (last,))
     return Example(whole, tuple(i for i, turn in enumerate(whole) if turn.role == "assistant"))

@@ -95,7 +95,7 @@ class TuningPlan:
         return FinetuneSpec(
             name=name if attempt == 1 else f"{name}-try{attempt}",
             start=self.start,
-            examples=parts.learnt if parts else StoredExamples(store, self.dataset),
+            examples=parts.trained if parts else StoredExamples(store, self.dataset),
             dataset_sha256=self.dataset.sha256,
             hyperparameters=self.hyperparameters,
             seed=self.seed,

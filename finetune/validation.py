@@ -1,7 +1,7 @@
-"""A part of a dataset that is measured and never learnt, cut by question.
+"""A part of a dataset that is measured and never trained on, cut by question.
 
 Which side a question is on depends on its id alone, so it is the same for every agent, role and
-iteration: what one model is measured on, no other model of the society learns.
+iteration: what one model is measured on, no other model of the society trains on.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from store.records import Dataset
 class Parts:
     """The two sides of a dataset. `sha256` stands for what is measured, in a job's digest."""
 
-    learnt: StoredExamples
+    trained: StoredExamples
     measured: StoredExamples
     sha256: str
 
@@ -30,7 +30,7 @@ def held_out(question_id: str, share: float) -> bool:
 
 
 def split(store: Store, dataset: Dataset, share: float) -> Parts:
-    """Cut `dataset`: every conversation about a held-out question is measured, the others learnt.
+    """Cut `dataset`: every conversation about a held-out question is measured, the others trained.
 
     `share` is that of the questions, not of the rows; a small dataset may have none on one side.
     """
@@ -40,12 +40,12 @@ def split(store: Store, dataset: Dataset, share: float) -> Parts:
     def measured(question_id: str) -> bool:
         return held_out(question_id, share)
 
-    def learnt(question_id: str) -> bool:
+    def trained(question_id: str) -> bool:
         return not held_out(question_id, share)
 
     content = f"validation {share!r}\n{dataset.sha256}"
     return Parts(
-        StoredExamples(store, dataset, learnt),
+        StoredExamples(store, dataset, trained),
         StoredExamples(store, dataset, measured),
         hashlib.sha256(content.encode()).hexdigest(),
     )

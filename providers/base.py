@@ -124,10 +124,10 @@ class Divergence:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One training conversation. `learn` holds the indices of the assistant messages to learn."""
+    """One training conversation; the loss is on the assistant messages at indices `loss_on`."""
 
     messages: tuple[Message, ...]
-    learn: tuple[int, ...]
+    loss_on: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +199,7 @@ class JobHandle:
 
 @dataclass(frozen=True, slots=True)
 class TrainingPoint:
-    """One optimizer step: mean loss in nats per learnt token, and the learning rate used.
+    """One optimizer step: mean loss in nats per trained token, and the learning rate used.
 
     `learning_rate` is nan where the provider does not tell.
     """
@@ -214,7 +214,7 @@ class Checkpoint:
     """Tuned weights as they were at `step`; `model` is their artifact, as in `ModelRef`.
 
     `loss` is on the validation data where there are any, else on the training data; in nats per
-    learnt token, None where the provider does not tell.
+    trained token, None where the provider does not tell.
     """
 
     step: int

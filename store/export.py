@@ -134,11 +134,11 @@ def export_dataset(store: Store, dataset_id: str, path: str | Path, shape: Shape
     The shapes are in `store.shapes`. Raises `InvalidQuery` for an unknown dataset, `StoreBroken`
     where turns of it are missing.
     """
-    learn_all = _whole(store, dataset_id).learn == "all"
+    loss_on_all = _whole(store, dataset_id).learn == "all"
     line, count = SHAPES[shape], 0
     with _replacing(Path(path)) as part, part.open("w", encoding="utf-8", newline="\n") as file:
         for messages, response in store.stream(_CONVERSATIONS, [dataset_id]):
-            file.write(line(str(messages), str(response), learn_all=learn_all) + "\n")
+            file.write(line(str(messages), str(response), loss_on_all=loss_on_all) + "\n")
             count += 1
     return count
 

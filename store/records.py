@@ -18,7 +18,7 @@ Split = Literal["train", "eval"]
 Decoding = Literal["sampled", "greedy"]
 TurnKind = Literal["answer", "summary"]
 AgentRole = Literal["generator", "critic"]
-Learn = Literal["final", "all"]
+LossOn = Literal["final", "all"]
 Labels = Literal["final", "round1", "gold"]
 Failure = Literal["passing", "refused", "final"]
 DiversityMeasure = Literal["embedding", "nll", "kl", "kl_base"]
@@ -208,7 +208,7 @@ class Dataset:
     role: AgentRole
     examples: int
     sha256: str
-    learn: Learn
+    learn: LossOn
     seed: int
     corrected: int | None = None
     kept: int | None = None
@@ -352,7 +352,7 @@ class Diversity:
 
 @dataclass(frozen=True, slots=True)
 class TrainingPoint:
-    """One optimizer step of a job: mean loss in nats per learnt token, learning rate used."""
+    """One optimizer step of a job: mean loss in nats per trained token, learning rate used."""
 
     job_id: str
     step: int

@@ -13,10 +13,10 @@ _SPEAKERS = {"system": "system", "user": "human", "assistant": "gpt"}
 class Line(Protocol):
     """Makes a line (without its end) of a prompt as stored (JSON) and the response to it."""
 
-    def __call__(self, messages: str, response: str, *, learn_all: bool) -> str: ...
+    def __call__(self, messages: str, response: str, *, loss_on_all: bool) -> str: ...
 
 
-def chat(messages: str, response: str, *, learn_all: bool) -> str:
+def chat(messages: str, response: str, *, loss_on_all: bool) -> str:
     """{"messages": [{"role", "content"}, ...]}: the shape of chat fine-tuning APIs.
 
     Assistant messages carry "weight" 1 where the loss falls on them, otherwise 0.
@@ -25,13 +25,13 @@ def chat(messages: str, response: str, *, learn_all: bool) -> str:
     for message in json.loads(messages):
         turn: dict[str, object] = {"role": message["role"], "content": message["content"]}
         if message["role"] == "assistant":
-            turn["weight"] = int(learn_all)
+            turn["weight"] = int(loss_on_all)
         turns.append(turn)
     turns.append({"role": "assistant", "content": response, "weight": 1})
     return json.dumps({"messages": turns}, ensure_ascii=False)
 
 
-def sharegpt(messages: str, response: str, *, learn_all: bool) -> str:
+def sharegpt(messages: str, response: str, *, loss_on_all: bool) -> str:
     """{"conversations": [{"from", "value"}, ...]} with "system", "human" and "gpt".
 
     The shape has no place for weights: where not all of an agent's turns are learnt, the reader has

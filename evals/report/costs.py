@@ -44,7 +44,7 @@ class Cost:
     """One stage of one arm in one iteration, summed over the seeds.
 
     `answers` and `summaries` are None for fine-tuning, where `jobs` counts. `new_tokens` are
-    completion tokens, or the tokens learnt. `seconds` is from the first to the last response, or
+    completion tokens, or the trained tokens. `seconds` is from the first to the last response, or
     from submission to adoption. `usd` is None where a price or the tokens are unknown.
     """
 

@@ -68,7 +68,7 @@ class Flips:
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """One job; `losses` in nats per learnt token, one per optimizer step. `shared`: it has taken
+    """One job; `losses` in nats per trained token, one per optimizer step. `shared`: it has taken
     over another job's model, because it described the same training. `agent` 0: all agents'."""
 
     run: str

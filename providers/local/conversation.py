@@ -23,13 +23,13 @@ _DIRECTIVES = (*"aAbBcCdDeFgGhHIjmMnprRsStTuUVwWxXyYzZ", *(f"-{letter}" for lett
 
 @dataclass(frozen=True)
 class Encoded:
-    """A training sequence, cut after its last learnt token.
+    """A training sequence, cut after its last trained token.
 
-    `learnt[i]` says whether `token_ids[i]` is a target of the loss. Both have shape (tokens,).
+    `trained[i]` says whether the loss is on `token_ids[i]`. Both have shape (tokens,).
     """
 
     token_ids: list[int]
-    learnt: list[bool]
+    trained: list[bool]
 
 
 def pin_date(tokenizer: Any, day: date) -> None:
@@ -66,44 +66,44 @@ def encode_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
 
 
 def encode_example(tokenizer: Any, example: Example) -> Encoded:
-    """The sequence that teaches the messages `example.learn`, each with its end-of-turn token.
+    """The sequence that teaches the messages `example.loss_on`, each with its end-of-turn token.
 
     The end-of-turn token is the first special token the template sets behind an answer, or the
-    tokenizer's end of sequence where it sets none; nothing after it is learnt. What precedes the
-    last learnt message is `encode_prompt` of the messages before it, token for token. Messages
-    after it are left out. An earlier learnt message carries loss only where its own prompt and
+    tokenizer's end of sequence where it sets none; nothing after it is trained. What precedes
+    the last trained message is `encode_prompt` of the messages before it, token for token. Messages
+    after it are left out. An earlier trained message carries loss only where its own prompt and
     answer, as they were at inference, are a prefix of that sequence; where the template rewrites
     earlier turns they are not, and the example is refused rather than taught with a prompt that
     was never sent.
 
-    Raises `InvalidTrainingData` for that, for a `learn` that names no assistant message, for a
+    Raises `InvalidTrainingData` for that, for a `loss_on` that names no assistant message, for a
     conversation the template refuses, and where neither template nor tokenizer has an
     end-of-turn token.
     """
-    learn = sorted(set(example.learn))
-    if not learn:
-        raise InvalidTrainingData("an example learns no message: `learn` must name at least one")
-    for index in learn:
+    loss_on = sorted(set(example.loss_on))
+    if not loss_on:
+        raise InvalidTrainingData("an example trains no message; `loss_on` must name at least one")
+    for index in loss_on:
         if not 0 <= index < len(example.messages) or example.messages[index].role != "assistant":
-            raise InvalidTrainingData(f"learn={index} is not the index of an assistant message")
+            raise InvalidTrainingData(f"loss_on={index} is not the index of an assistant message")
     try:
         *earlier, (prompt, answer) = [
-            _prompt_and_answer(tokenizer, example.messages[: index + 1]) for index in learn
+            _prompt_and_answer(tokenizer, example.messages[: index + 1]) for index in loss_on
         ]
     except BadRequest as error:
         raise InvalidTrainingData(str(error)) from error
     token_ids = prompt + answer
-    learnt = [False] * len(prompt) + [True] * len(answer)
-    for index, (prompt, answer) in zip(learn, earlier, strict=False):
+    trained = [False] * len(prompt) + [True] * len(answer)
+    for index, (prompt, answer) in zip(loss_on, earlier, strict=False):
         start, end = len(prompt), len(prompt) + len(answer)
         if token_ids[:end] != prompt + answer:
             raise InvalidTrainingData(
-                f"message {index} cannot be learnt together with message {learn[-1]}: the chat "
-                "template shows it differently once the conversation goes on; learn only the "
-                "last message, or give each its own example"
+                f"message {index} cannot be trained together with message {loss_on[-1]}: the chat "
+                "template shows it differently once another turn follows; train only the last "
+                "message, or give each its own example"
             )
-        learnt[start:end] = [True] * (end - start)
-    return Encoded(token_ids, learnt)
+        trained[start:end] = [True] * (end - start)
+    return Encoded(token_ids, trained)
 
 
 def _prompt_and_answer(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[int], list[int]]:

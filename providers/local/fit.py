@@ -179,7 +179,7 @@ class Fit:
 
     def _try_gradient(self, members: list[Encoded], number: int) -> float | None:
         """Loss of the step, its gradient in place; None if memory ran out."""
-        targets = sum(sum(sequence.learnt) for sequence in members)
+        targets = sum(sum(sequence.trained) for sequence in members)
         lengths = [len(sequence.token_ids) - 1 for sequence in members]
         self._optimizer.zero_grad()
         total = torch.zeros((), device=self._device)

@@ -82,8 +82,8 @@ def collate(sequences: Sequence[Encoded], device: torch.device) -> MicroBatch:
     places = [
         (row, column, sequence.token_ids[column + 1])
         for row, sequence in enumerate(sequences)
-        for column, learnt in enumerate(sequence.learnt[1:])
-        if learnt
+        for column, trained in enumerate(sequence.trained[1:])
+        if trained
     ]
     rows_N, columns_N, targets_N = torch.tensor(places).T.contiguous().to(device)
     return MicroBatch(torch.tensor(tokens).to(device), rows_N, columns_N, targets_N)

@@ -41,7 +41,7 @@ def encode_passage(
             f"prompt and text have {len(token_ids)} tokens, the model's context "
             f"{backbone.context}; shorten them"
         )
-    return Passage(adapter, token_ids, encoded.learnt.index(True))
+    return Passage(adapter, token_ids, encoded.trained.index(True))
 
 
 @torch.inference_mode()

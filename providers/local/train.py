@@ -57,7 +57,7 @@ def finetune(
     the trained weights afterwards, and after an error whatever was reached.
 
     Each optimizer step takes `batch_size` examples of a seeded permutation and minimises the mean
-    cross-entropy over all their learnt tokens, however memory makes it cut the step. `on_point`
+    cross-entropy over all their trained tokens, however memory makes it cut the step. `on_point`
     gets each step and the progress (0 to 1); after a resume, the steps of before come first. The
     same spec gives the same weights, resumed or not, bit for bit on one CPU; dropout draws from
     torch's global generator, which no other thread may use meanwhile.

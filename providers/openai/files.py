@@ -201,18 +201,18 @@ def write_training_file(
 
 
 def _format_example(example: Example, number: int) -> bytes:
-    learnt = set(example.learn)
+    trained = set(example.loss_on)
     messages: list[dict[str, str | int]] = []
     for index, message in enumerate(example.messages):
         turn: dict[str, str | int] = {"role": message.role, "content": message.content}
         if message.role == "assistant":
-            turn["weight"] = int(index in learnt)
-            learnt.discard(index)
+            turn["weight"] = int(index in trained)
+            trained.discard(index)
         messages.append(turn)
-    if learnt or not example.learn:
+    if trained or not example.loss_on:
         raise InvalidTrainingData(
-            f"training example {number} learns messages {sorted(example.learn)}, which are not "
-            "assistant messages of it"
+            f"training example {number} puts the loss on messages {sorted(example.loss_on)}, which "
+            "are not assistant messages of it"
         )
     try:
         return (json.dumps({"messages": messages}, ensure_ascii=False) + "\n").encode()

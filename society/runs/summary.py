@@ -218,7 +218,7 @@ def labels_table(labels: Sequence[Labels]) -> Table:
 
 def tuning_table(models: Iterable[Tuned]) -> Table:
     """One line per iteration and role: models, examples and losses."""
-    drawn = _drawn("Fine-tuning; loss in nats per learnt token")
+    drawn = _drawn("Fine-tuning; loss in nats per trained token")
     headings = ("iteration", "role", "tuned", "examples\neach", "first\nloss", "last\nloss")
     for heading in headings:
         drawn.add_column(heading, justify="left" if heading == "role" else "right", no_wrap=True)

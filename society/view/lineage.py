@@ -88,7 +88,7 @@ class JobFacts:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One optimizer step; loss in nats per learnt token."""
+    """One optimizer step; loss in nats per trained token."""
 
     step: int
     loss: float

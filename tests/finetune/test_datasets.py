@@ -200,10 +200,10 @@ def test_examples_are_the_prompt_as_sent_and_the_response(store, debate_rows, cr
     plain = [{"role": message.role, "content": message.content} for message in prompt]
     assert json.dumps(plain, ensure_ascii=False) == sent
     assert response == Message("assistant", "q1/1/3")
-    assert example.learn == learn
+    assert example.loss_on == learn
     generator = StoredExamples(store, build(store, 1, "multiagent", 1, "generator", rules))[0]
     assert [message.role for message in generator.messages] == ["user", "assistant"]
-    assert generator.learn == (1,)
+    assert generator.loss_on == (1,)
 
 
 def test_a_changed_or_missing_turn_is_noticed(store, debate_rows):

@@ -1,4 +1,4 @@
-"""The part of a dataset that is measured and not learnt."""
+"""The part of a dataset that is measured and not trained."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def questions(examples):
 def test_every_conversation_is_on_exactly_one_side(store, datasets):
     for dataset in datasets.values():
         parts = split(store, dataset, 0.25)
-        learnt, measured = list(parts.learnt), list(parts.measured)
-        assert (len(parts.learnt), len(parts.measured)) == (len(learnt), len(measured))
-        assert 0 < len(measured) < len(learnt)
+        trained, measured = list(parts.trained), list(parts.measured)
+        assert (len(parts.trained), len(parts.measured)) == (len(trained), len(measured))
+        assert 0 < len(measured) < len(trained)
         whole = list(StoredExamples(store, dataset))
-        assert len(whole) == len(learnt) + len(measured)
-        assert [example for example in whole if example in learnt] == learnt
+        assert len(whole) == len(trained) + len(measured)
+        assert [example for example in whole if example in trained] == trained
         assert [example for example in whole if example in measured] == measured
 
 
 def test_what_one_model_is_measured_on_no_other_learns(store, datasets):
     sides = [split(store, dataset, 0.25) for dataset in datasets.values()]
-    learnt = set().union(*(questions(parts.learnt) for parts in sides))
+    trained = set().union(*(questions(parts.trained) for parts in sides))
     measured = set().union(*(questions(parts.measured) for parts in sides))
-    assert learnt.isdisjoint(measured)
+    assert trained.isdisjoint(measured)
 
 
 def test_the_share_is_that_of_the_questions():

@@ -24,9 +24,9 @@ DEBATE = (
 )
 
 
-def learnt_text(tokenizer, encoded):
-    pairs = zip(encoded.token_ids, encoded.learnt, strict=True)
-    return tokenizer.decode([token for token, learnt in pairs if learnt])
+def trained_text(tokenizer, encoded):
+    pairs = zip(encoded.token_ids, encoded.trained, strict=True)
+    return tokenizer.decode([token for token, trained in pairs if trained])
 
 
 @pytest.mark.parametrize("template", [CHATML, LLAMA3, REASONING, OPENED_REASONING, PLAIN])
@@ -36,7 +36,7 @@ def test_training_prompt_is_the_prompt_that_was_sent(template, last):
     encoded = encode_example(tokenizer, Example(DEBATE, (last,)))
     prompt = encode_prompt(tokenizer, DEBATE[:last])
     assert encoded.token_ids[: len(prompt)] == prompt
-    assert encoded.learnt == [False] * len(prompt) + [True] * (len(encoded.learnt) - len(prompt))
+    assert encoded.trained == [False] * len(prompt) + [True] * (len(encoded.trained) - len(prompt))
     sent = tokenizer.apply_chat_template(
         [{"role": m.role, "content": m.content} for m in DEBATE[:last]],
         add_generation_prompt=True,
@@ -45,18 +45,18 @@ def test_training_prompt_is_the_prompt_that_was_sent(template, last):
 
 
 @pytest.mark.parametrize("template", [CHATML, LLAMA3, REASONING, OPENED_REASONING])
-def test_answer_and_its_end_are_learnt_and_nothing_after(template):
+def test_answer_and_its_end_are_trained_and_nothing_after(template):
     tokenizer = make_tokenizer(template)
     for last in (1, 3):
         encoded = encode_example(tokenizer, Example(DEBATE, (last,)))
-        assert learnt_text(tokenizer, encoded) == DEBATE[last].content + "<|im_end|>"
+        assert trained_text(tokenizer, encoded) == DEBATE[last].content + "<|im_end|>"
         assert encoded.token_ids[-1] == tokenizer.eos_token_id
 
 
 def test_template_without_an_end_learns_the_end_of_sequence():
     tokenizer = make_tokenizer(PLAIN)
     encoded = encode_example(tokenizer, Example(DEBATE[:2], (1,)))
-    assert learnt_text(tokenizer, encoded) == " " + DEBATE[1].content + "<|im_end|>"
+    assert trained_text(tokenizer, encoded) == " " + DEBATE[1].content + "<|im_end|>"
 
 
 def test_no_end_of_turn_anywhere_is_an_error():
@@ -66,17 +66,17 @@ def test_no_end_of_turn_anywhere_is_an_error():
         encode_example(tokenizer, Example(DEBATE[:2], (1,)))
 
 
-def test_all_answers_can_be_learnt_where_the_template_keeps_them():
+def test_all_answers_can_be_trained_where_the_template_keeps_them():
     tokenizer = make_tokenizer(CHATML)
     encoded = encode_example(tokenizer, Example(DEBATE, (1, 3)))
     both = f"{DEBATE[1].content}<|im_end|>{DEBATE[3].content}<|im_end|>"
-    assert learnt_text(tokenizer, encoded) == both
+    assert trained_text(tokenizer, encoded) == both
     assert encoded.token_ids == encode_example(tokenizer, Example(DEBATE, (3,))).token_ids
 
 
 @pytest.mark.parametrize("template", [REASONING, OPENED_REASONING])
 def test_a_rewritten_earlier_answer_is_refused(template):
-    with pytest.raises(InvalidTrainingData, match="message 1 cannot be learnt together"):
+    with pytest.raises(InvalidTrainingData, match="message 1 cannot be trained together"):
         encode_example(make_tokenizer(template), Example(DEBATE, (1, 3)))
 
 
@@ -91,13 +91,13 @@ def test_odd_answers(answer):
     tokenizer = make_tokenizer(CHATML)
     messages = (Message("user", "say it"), Message("assistant", answer))
     encoded = encode_example(tokenizer, Example(messages, (1,)))
-    assert learnt_text(tokenizer, encoded) == answer + "<|im_end|>"
+    assert trained_text(tokenizer, encoded) == answer + "<|im_end|>"
 
 
-@pytest.mark.parametrize("learn", [(), (0,), (4,), (-1,)])
-def test_learn_must_name_assistant_messages(learn):
-    with pytest.raises(InvalidTrainingData, match="learn"):
-        encode_example(make_tokenizer(), Example(DEBATE, learn))
+@pytest.mark.parametrize("loss_on", [(), (0,), (4,), (-1,)])
+def test_loss_on_must_name_assistant_messages(loss_on):
+    with pytest.raises(InvalidTrainingData, match="loss_on"):
+        encode_example(make_tokenizer(), Example(DEBATE, loss_on))
 
 
 def test_what_the_template_refuses():

@@ -70,10 +70,10 @@ def test_a_line_holds_the_conversation_as_it_was_and_a_weight_per_assistant_turn
     assert again.path.read_bytes() == content
 
 
-@pytest.mark.parametrize("learn", [(), (0,), (2, 3), (7,)])
-def test_only_assistant_turns_can_be_learnt(tmp_path, learn):
-    with pytest.raises(InvalidTrainingData, match="training example 1 learns"):
-        write_training_file([Example(CRITIC.messages, learn)], tmp_path / "data.jsonl")
+@pytest.mark.parametrize("loss_on", [(), (0,), (2, 3), (7,)])
+def test_only_assistant_turns_can_be_trained(tmp_path, loss_on):
+    with pytest.raises(InvalidTrainingData, match="training example 1 puts the loss on"):
+        write_training_file([Example(CRITIC.messages, loss_on)], tmp_path / "data.jsonl")
 
 
 def test_a_dataset_over_the_limit_is_refused_while_it_is_written(tmp_path):

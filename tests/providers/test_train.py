@@ -43,7 +43,7 @@ def gradients(model):
 
 
 def direct_loss(model, sequences):
-    """Mean cross-entropy over the learnt tokens, one sequence at a time, from full logits."""
+    """Mean cross-entropy over the trained tokens, one sequence at a time, from full logits."""
     losses = []
     for sequence in sequences:
         ids_1_T = torch.tensor([sequence.token_ids])
@@ -52,7 +52,7 @@ def direct_loss(model, sequences):
         losses += [
             -logprobs_T_V[place - 1, token]
             for place, token in enumerate(sequence.token_ids)
-            if sequence.learnt[place]
+            if sequence.trained[place]
         ]
     return torch.stack(losses).mean()
 
@@ -79,7 +79,7 @@ def test_gradient_is_that_of_the_mean_over_learnt_tokens(kind, budget):
     model.zero_grad()
 
     loss = SummedLoss(model, CPU, bf16=False)
-    divisor = sum(sum(sequence.learnt) for sequence in sequences)
+    divisor = sum(sum(sequence.trained) for sequence in sequences)
     lengths = [len(sequence.token_ids) - 1 for sequence in sequences]
     total = sum(
         loss.backward(collate([sequences[i] for i in group], CPU), divisor)
@@ -99,8 +99,8 @@ def test_only_learnt_tokens_matter_and_later_messages_are_left_out():
     alone = encode_example(tokenizer, Example(messages[:2], (1,)))
     assert first == alone
     batch = collate([first], CPU)
-    assert len(batch.targets_N) == sum(first.learnt)
-    assert batch.targets_N.tolist() == first.token_ids[-sum(first.learnt) :]
+    assert len(batch.targets_N) == sum(first.trained)
+    assert batch.targets_N.tolist() == first.token_ids[-sum(first.trained) :]
 
 
 def test_cut_covers_every_sequence_once_within_the_budget():

@@ -131,7 +131,7 @@ def make_examples(count: int, seed: int = 0) -> tuple[Example, ...]:
                 Message("user", "others: " + "the total is 7, " * rng.randrange(3)),
                 Message("assistant", "the answer is " + "so " * rng.randrange(12) + "7"),
             ),
-            learn=(3,),
+            loss_on=(3,),
         )
         for _ in range(count)
     )

@@ -97,7 +97,7 @@ def losses(facts: Facts) -> Figure:
                 panels.append(
                     Panel(
                         title(facts, experiment, f"{role}s"), "progress", "iteration",
-                        "loss, nats per learnt token", tuple(lines), percent=False,
+                        "loss, nats per trained token", tuple(lines), percent=False,
                     )
                 )  # fmt: skip
     caption = (

@@ -252,7 +252,7 @@ def _tuning(facts: Facts) -> Table:
                 Text(f"{len(left)} ({'; '.join(reasons)})" if left else "–"),
             )  # fmt: skip
 
-    note = "Means over the models of an arm and over the seeds. Loss: nats per learnt token."
+    note = "Means over the models of an arm and over the seeds. Loss: nats per trained token."
     return spanning(facts, "tuning", "Fine-tuning", columns, rows, note)
 
 

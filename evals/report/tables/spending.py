@@ -15,7 +15,7 @@ _NUMBERS = (
     Column("summaries", "summaries"),
     Column("jobs", "jobs"),
     Column("prompt tokens", "prompt_tokens"),
-    Column("new or learnt tokens", "new_tokens"),
+    Column("new or trained tokens", "new_tokens"),
     Column("time", "seconds"),
     Column("USD", "usd"),
 )
