@@ -29,7 +29,8 @@ from openai import AsyncOpenAI, DefaultAioHttpClient
 
 from evals.tasks.arithmetic import create
 from providers import registry
-from providers.base import Message, Provider, Request, Sampling
+from providers.base import Provider
+from providers.types import Message, Request, Sampling
 from society.method.agents import Society
 from society.method.debate import Debate, Rules
 from society.method.voting import Scope

@@ -26,7 +26,7 @@ import aiohttp
 
 from evals.tasks.arithmetic import create
 from providers import registry
-from providers.base import Sampling
+from providers.types import Sampling
 from society.method.agents import Society
 from society.method.debate import Debate, Rules
 from society.method.voting import Scope

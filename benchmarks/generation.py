@@ -30,21 +30,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from providers.base import (
+from providers.base import Provider
+from providers.embedded import MODEL_DIR
+from providers.embedded.conversations import Recipe, ask, quote, single
+from providers.embedded.corpus import draw_question
+from providers.registry import connect
+from providers.types import (
     Example,
     FinetuneSpec,
     Hyperparameters,
     JobHandle,
     Message,
     ModelRef,
-    Provider,
     Request,
     Sampling,
 )
-from providers.embedded import MODEL_DIR
-from providers.embedded.conversations import Recipe, ask, quote, single
-from providers.embedded.corpus import draw_question
-from providers.registry import connect
 
 ADDRESS = os.environ.get("BENCH_MODEL", "embedded:")
 QUESTIONS = int(os.environ.get("BENCH_QUESTIONS", "128"))
@@ -87,7 +87,7 @@ async def adapters(provider: Provider) -> list[ModelRef]:
         spec = FinetuneSpec(f"agent{agent}", provider.base, examples, f"{agent:064}", how)
         handle = await provider.submit(spec)
         models.append(await trained(provider, handle))
-    await provider.serve(models)
+    await provider.load_adapters(models)
     return models
 
 

@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from providers.base import Example, FinetuneSpec, Hyperparameters, Message, ModelRef
 from providers.local.conversation import encode_example
 from providers.local.microbatches import step_members
+from providers.types import Example, FinetuneSpec, Hyperparameters, Message, ModelRef
 
 STEPS = int(os.environ.get("BENCH_STEPS", "2"))
 BATCH = int(os.environ.get("BENCH_BATCH", "16"))

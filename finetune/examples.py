@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import overload
 
 from finetune.errors import DatasetDamaged
-from providers.base import Example, Message
+from providers.types import Example, Message
 from store.ledger import Store
 from store.records import Dataset, content_sha256
 

@@ -16,8 +16,9 @@ from finetune.plans import (
     TuningProgress,
 )
 from finetune.tuner import OnProgress, Tuner
-from providers.base import ModelRef, Provider
+from providers.base import Provider
 from providers.errors import Unsupported
+from providers.types import ModelRef
 from store.ledger import Store
 
 __all__ = [

@@ -9,7 +9,7 @@ from typing import Literal
 
 from finetune.examples import StoredExamples
 from finetune.validation import split
-from providers.base import FinetuneSpec, Hyperparameters, ModelRef
+from providers.types import FinetuneSpec, Hyperparameters, ModelRef
 from store.ledger import Store
 from store.records import AgentRole, Dataset, StoredJobStatus
 

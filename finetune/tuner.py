@@ -19,16 +19,16 @@ from finetune.errors import (
     TuningStopped,
 )
 from finetune.plans import KEPT, Kept, OnFailure, Polling, TuningPlan, TuningProgress
-from providers.base import (
+from providers.base import Provider
+from providers.errors import AmbiguousSubmission, JobError, RequestError, RetryableError
+from providers.types import (
     Capabilities,
     FinetuneSpec,
     JobHandle,
     JobState,
     JobStatus,
     ModelRef,
-    Provider,
 )
-from providers.errors import AmbiguousSubmission, JobError, RequestError, RetryableError
 from store.ledger import Store
 from store.records import Checkpoint, Job, Model, Row, StoredJobStatus, TrainingPoint, utc_now
 

@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 
 from providers import attempts
 from providers.attempts import FREE, Usage
-from providers.base import ModelRef
 from providers.budget import Budget
 from providers.charges import Charge, Charges
 from providers.errors import ConnectionLost, TimedOut
+from providers.types import ModelRef
 
 PERHAPS_BILLED = (TimedOut, ConnectionLost, asyncio.CancelledError)
 """After these the server may have done the work although its answer never arrived."""

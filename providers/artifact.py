@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from providers.base import FinetuneSpec, TrainingPoint
 from providers.errors import ModelDamaged, ModelNotFound
+from providers.types import FinetuneSpec, TrainingPoint
 
 MANIFEST = "manifest.json"
 _REMEDY = (

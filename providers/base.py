@@ -1,274 +1,31 @@
-"""The seam between the framework and the models: what every provider can be asked for.
+"""The contract between the framework and the models: what every provider can be asked for.
 
 Callers hold `ModelRef`s and call `Provider.complete`, `score`, `submit`/`find`/`poll`/`cancel`
-and `serve`; whether that means an HTTP call, a server with adapters or in-process training is
-the provider's business. All methods are async and single: batching, limits and retries are
-the provider's own.
+and `load_adapters`; the provider decides whether that is an HTTP call, a server with adapters or
+training in this process. Each method makes one request: batching, limits and retries are the
+provider's own.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from providers.errors import Unsupported
-
-Role = Literal["system", "user", "assistant"]
-FinishReason = Literal["stop", "length", "filtered", "refused", "error"]
-JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One turn of a conversation, as it is sent."""
-
-    role: Role
-    content: str
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How a completion is drawn. `temperature` 0 is greedy; `max_tokens` counts new tokens."""
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    max_tokens: int = 512
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class ModelRef:
-    """A model that can be addressed.
-
-    `address` is what `registry.connect` takes ("embedded:", "local:PATH", "openai:NAME") and names
-    the provider and the base model. `artifact` is None for the bare base, otherwise what the
-    provider needs to find the tuned weights again: an adapter folder or a tuned-model id.
-    `sha256` is that of the weights, where they are files and it is known; a provider that loads
-    them refuses others. It is no part of what the model is called.
-    """
-
-    model_id: str
-    address: str
-    artifact: str | None = None
-    sha256: str | None = field(default=None, compare=False)
-
-    @property
-    def identity(self) -> dict[str, str | None]:
-        """What the model is called, for digests and records."""
-        return {"model_id": self.model_id, "address": self.address, "artifact": self.artifact}
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One completion to be made.
-
-    `key` names the request within the run. A provider that draws its own sampling noise draws
-    it from (`sampling.seed`, `key`) and nothing else, so that neither batching nor order nor a
-    resume changes what is sampled. `again`: it failed in an earlier start of the run, so that it
-    may fail once more and means nothing for others.
-    """
-
-    model: ModelRef
-    messages: tuple[Message, ...]
-    sampling: Sampling
-    key: str
-    again: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """The answer to a `Request`. `finish_reason` "length" means truncated at `max_tokens`.
-
-    `error` says why there is no text, where there is none and the provider knows. `estimated`: the
-    server has not told its tokens; these are as many as they can be at most.
-    """
-
-    text: str
-    finish_reason: FinishReason
-    prompt_tokens: int
-    completion_tokens: int
-    latency_ms: float
-    error: str | None = None
-    estimated: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """Log-probabilities of a given text.
-
-    `logprobs[i]` is the natural log of the probability of `token_ids[i]` given the prompt and
-    the tokens before it, at temperature 1. Shapes: both (tokens,).
-    """
-
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Divergence:
-    """How far one model's predictions are from another's along a given text.
-
-    `nats[i]` is the Kullback-Leibler divergence D(p ‖ q), over the whole vocabulary and at
-    temperature 1, of the two models' distributions of the token at the place of `token_ids[i]`,
-    given the prompt and the tokens before it. Shapes: both (tokens,).
-    """
-
-    token_ids: tuple[int, ...]
-    nats: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One training conversation; the loss is on the assistant messages at indices `loss_on`."""
-
-    messages: tuple[Message, ...]
-    loss_on: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Hyperparameters:
-    """How to fine-tune. What a provider cannot honour it refuses; it ignores nothing silently.
-
-    `batch_size` counts examples per optimizer step. `learning_rate` is absolute for local
-    training; `learning_rate_multiplier` is for vendors that scale their own. `warmup` is a
-    fraction of all steps. `weight_decay` and `max_grad_norm` as usual.
-    """
-
-    method: Literal["lora", "full"] = "lora"
-    epochs: int = 2
-    batch_size: int = 16
-    learning_rate: float = 1e-4
-    learning_rate_multiplier: float | None = None
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup: float = 0.03
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    lora_rank: int = 16
-    lora_alpha: int = 32
-    lora_dropout: float = 0.0
-
-
-@dataclass(frozen=True)
-class FinetuneSpec:
-    """A fine-tuning job, fully described before anything is submitted.
-
-    `name` is unique for ever ("{run}-{arm}-a{agent}-{role}-it{k}-{sha8}"); `start` is the model the
-    weights start from (the base itself for a fresh start). `dataset_sha256` stands for
-    `examples` in the digest, so a spec can be recognised without its data, and `validation_sha256`
-    for `validation`: conversations that are only measured, never learnt.
-    """
-
-    name: str
-    start: ModelRef
-    examples: Sequence[Example]
-    dataset_sha256: str
-    hyperparameters: Hyperparameters
-    seed: int = 0
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    validation: Sequence[Example] = ()
-    validation_sha256: str | None = None
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 over everything that decides the result; equal digests mean the same job."""
-        facts: dict[str, object] = {
-            "name": self.name,
-            "start": self.start.identity,
-            "dataset": self.dataset_sha256,
-            "hyperparameters": asdict(self.hyperparameters),
-            "seed": self.seed,
-        }
-        if self.validation_sha256 is not None:
-            facts["validation"] = self.validation_sha256
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-@dataclass(frozen=True, slots=True)
-class JobHandle:
-    """A submitted job. `job_id` is the provider's own name for it and survives a restart."""
-
-    job_id: str
-    name: str
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingPoint:
-    """One optimizer step: mean loss in nats per trained token, and the learning rate used.
-
-    `learning_rate` is nan where the provider does not tell.
-    """
-
-    step: int
-    loss: float
-    learning_rate: float
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """Tuned weights as they were at `step`; `model` is their artifact, as in `ModelRef`.
-
-    `loss` is on the validation data where there are any, else on the training data; in nats per
-    trained token, None where the provider does not tell.
-    """
-
-    step: int
-    model: str
-    loss: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class JobState:
-    """What is known about a job now. `raw_status` keeps the vendor's own word.
-
-    `points` holds every point known so far, oldest first; a later state of the same connection
-    only adds to its end. `progress` runs from 0 to 1; `checkpoints` are by step. `note` is what the
-    user should know of a job that goes on all the same. `fatal`: not the training failed but what
-    it needs, such as credit, disk or memory, and the run cannot go on without.
-    """
-
-    status: JobStatus
-    raw_status: str
-    progress: float = 0.0
-    model: ModelRef | None = None
-    artifact_sha256: str | None = None
-    points: tuple[TrainingPoint, ...] = ()
-    trained_tokens: int | None = None
-    error: str | None = None
-    checkpoints: tuple[Checkpoint, ...] = ()
-    note: str | None = None
-    fatal: bool = False
-
-    @property
-    def done(self) -> bool:
-        return self.status in ("succeeded", "failed", "cancelled")
-
-
-@dataclass(frozen=True, slots=True)
-class Capabilities:
-    """What a provider can do, so that callers ask instead of guessing.
-
-    `poll_s`: least seconds between two questions about a job's state. `validation`: a job takes
-    validation data along. `max_parallel_jobs`: more wait their turn here. `repeatable`: at
-    temperature 0 a conversation gets the same answer every time and need be asked only once.
-    `compare`: it is `Comparing`. `listing_lag_s`: for so many seconds `find` may not see a new job.
-    """
-
-    finetune: bool
-    score: bool
-    sampling_seed: bool
-    min_examples: int = 1
-    max_parallel_jobs: int = 1
-    poll_s: float = 0.0
-    validation: bool = False
-    repeatable: bool = False
-    compare: bool = False
-    listing_lag_s: float = 0.0
+from providers.types import (
+    Capabilities,
+    Completion,
+    Divergence,
+    FinetuneSpec,
+    Hyperparameters,
+    JobHandle,
+    JobState,
+    Message,
+    ModelRef,
+    Request,
+    Score,
+)
 
 
 @runtime_checkable
@@ -303,7 +60,7 @@ class Provider(Protocol):
     async def cancel(self, handle: JobHandle) -> None:
         """Stop a job; nothing happens where it is already done."""
 
-    async def serve(self, models: Sequence[ModelRef]) -> None:
+    async def load_adapters(self, models: Sequence[ModelRef]) -> None:
         """Make exactly these tuned models answerable; returns once they are confirmed."""
 
     async def close(self) -> None:

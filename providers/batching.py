@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from providers.base import (
+from providers.base import Provider, comparing
+from providers.errors import ProviderError
+from providers.types import (
     Capabilities,
     Completion,
     Divergence,
@@ -20,12 +22,9 @@ from providers.base import (
     JobState,
     Message,
     ModelRef,
-    Provider,
     Request,
     Score,
-    comparing,
 )
-from providers.errors import ProviderError
 
 QUIET_S = 2.0
 """Seconds without a new request after which what has gathered is sent."""
@@ -119,8 +118,8 @@ class Gathered:
     async def cancel(self, handle: JobHandle) -> None:
         await self._provider.cancel(handle)
 
-    async def serve(self, models: Sequence[ModelRef]) -> None:
-        await self._provider.serve(models)
+    async def load_adapters(self, models: Sequence[ModelRef]) -> None:
+        await self._provider.load_adapters(models)
 
     async def close(self) -> None:
         """Stop waiting; batches that were sent go on and are found again."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from providers.attempts import Usage
-from providers.base import ModelRef
+from providers.types import ModelRef
 
 
 class Charge(Protocol):

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from providers import extras, registry
-from providers.base import Capabilities, Choosy, Hyperparameters, Provider
+from providers.base import Choosy, Provider
 from providers.errors import ProviderError
 from providers.preflight import Finding, Need, Preflight, checked
 from providers.served import ServesAdapters, Serving
+from providers.types import Capabilities, Hyperparameters
 
 _IN_PROCESS = frozenset({"embedded", "local"})
 _EXTRAS: Mapping[str, str] = {"embedded": "local", "local": "local", "openai": "api"}

@@ -9,20 +9,7 @@ from itertools import chain
 
 from providers.accounts import PERHAPS_BILLED, Account
 from providers.attempts import Usage
-from providers.base import (
-    Capabilities,
-    Completion,
-    Divergence,
-    FinetuneSpec,
-    JobHandle,
-    JobState,
-    Message,
-    ModelRef,
-    Provider,
-    Request,
-    Score,
-    comparing,
-)
+from providers.base import Provider, comparing
 from providers.budget import Budget
 from providers.charges import Charges, NoCharges
 from providers.errors import (
@@ -32,6 +19,18 @@ from providers.errors import (
 from providers.preflight import Finding, Need, Preflight
 from providers.pricing import Price, Prices
 from providers.tokens import most_prompt_tokens, most_written_tokens
+from providers.types import (
+    Capabilities,
+    Completion,
+    Divergence,
+    FinetuneSpec,
+    JobHandle,
+    JobState,
+    Message,
+    ModelRef,
+    Request,
+    Score,
+)
 
 JobTokens = Callable[[FinetuneSpec], int]
 
@@ -155,8 +154,8 @@ class Metered:
     async def cancel(self, handle: JobHandle) -> None:
         await self._provider.cancel(handle)
 
-    async def serve(self, models: Sequence[ModelRef]) -> None:
-        await self._provider.serve(models)
+    async def load_adapters(self, models: Sequence[ModelRef]) -> None:
+        await self._provider.load_adapters(models)
 
     async def close(self) -> None:
         self._charges.tidy()

@@ -18,9 +18,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from providers.base import ModelRef
 from providers.errors import InvalidSettings
 from providers.openai.settings import parse_address
+from providers.types import ModelRef
 
 FREE_SCHEMES = frozenset({"embedded", "local", "scripted", "replay"})
 """Addresses that are answered in this process or from a file."""

@@ -22,18 +22,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from providers.base import (
-    Capabilities,
-    Completion,
-    FinetuneSpec,
-    JobHandle,
-    JobState,
-    Message,
-    ModelRef,
-    Provider,
-    Request,
-    Score,
-)
+from providers.base import Provider
 from providers.errors import (
     InvalidSettings,
     ModelNotFound,
@@ -42,6 +31,17 @@ from providers.errors import (
     Unsupported,
 )
 from providers.transcripts import Place, StoredTurn, Transcripts, opened
+from providers.types import (
+    Capabilities,
+    Completion,
+    FinetuneSpec,
+    JobHandle,
+    JobState,
+    Message,
+    ModelRef,
+    Request,
+    Score,
+)
 
 _KEY = re.compile(
     r"(?:train(?P<iteration>\d+)|eval)/(?P<question>.+)"
@@ -121,7 +121,7 @@ class ReplayProvider:
     async def cancel(self, handle: JobHandle) -> None:
         return None
 
-    async def serve(self, models: Sequence[ModelRef]) -> None:
+    async def load_adapters(self, models: Sequence[ModelRef]) -> None:
         self._iteration, self._arm = 0, _MAIN_ARM
         for model in models:
             tuned = _ARTIFACT.fullmatch(model.artifact or "")

@@ -15,7 +15,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from providers.base import (
+from providers.base import Provider
+from providers.errors import BadRequest, InvalidSettings, ModelNotFound, TrainingFailed, Unsupported
+from providers.types import (
     Capabilities,
     Completion,
     FinetuneSpec,
@@ -24,11 +26,9 @@ from providers.base import (
     JobState,
     Message,
     ModelRef,
-    Provider,
     Request,
     Score,
 )
-from providers.errors import BadRequest, InvalidSettings, ModelNotFound, TrainingFailed, Unsupported
 
 Script = Callable[[Request], str | Completion]
 
@@ -104,7 +104,7 @@ class ScriptedProvider:
     async def cancel(self, handle: JobHandle) -> None:
         return None
 
-    async def serve(self, models: Sequence[ModelRef]) -> None:
+    async def load_adapters(self, models: Sequence[ModelRef]) -> None:
         self.served = tuple(models)
 
     async def close(self) -> None:

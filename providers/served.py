@@ -21,9 +21,11 @@ from typing import Literal, Protocol, runtime_checkable
 
 from providers import registry
 from providers.artifact import verify
-from providers.base import (
+from providers.base import Choosy, Provider, comparing
+from providers.errors import InvalidSettings, ModelNotFound, RequestError
+from providers.preflight import Finding
+from providers.types import (
     Capabilities,
-    Choosy,
     Completion,
     Divergence,
     FinetuneSpec,
@@ -32,13 +34,9 @@ from providers.base import (
     JobState,
     Message,
     ModelRef,
-    Provider,
     Request,
     Score,
-    comparing,
 )
-from providers.errors import InvalidSettings, ModelNotFound, RequestError
-from providers.preflight import Finding
 
 _TOKEN_BYTES = 3
 
@@ -148,8 +146,8 @@ class Served:
     """Asks `server` and trains with `trainer`; see `providers.base.Provider`.
 
     Models are named as the trainer names them, so what is stored does not depend on the server. A
-    tuned model can be asked once `serve` has returned for it. The adapters served last stay loaded
-    when the connection is closed, and the next one finds them.
+    tuned model can be asked once `load_adapters` has returned for it. The adapters loaded last stay
+    loaded when the connection is closed, and the next one finds them.
     """
 
     def __init__(
@@ -215,7 +213,7 @@ class Served:
     async def cancel(self, handle: JobHandle) -> None:
         await self._trainer.cancel(handle)
 
-    async def serve(self, models: Sequence[ModelRef]) -> None:
+    async def load_adapters(self, models: Sequence[ModelRef]) -> None:
         """Load what is missing and unload what an earlier call, also of another process, left."""
         wanted = dict.fromkeys(model.artifact for model in models if model.artifact is not None)
         hashes = {model.artifact: model.sha256 for model in models}
@@ -249,7 +247,7 @@ class Served:
         if name is None:
             raise ModelNotFound(
                 f"the tuned model {model.artifact!r} is not loaded at {self._serving.address}; "
-                "serve it first"
+                "load it first"
             )
         address = self._server.base.address
         return ModelRef(model.model_id, address, self._adapters.model_name(name))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from providers.base import Message
+from providers.types import Message
 
 TOKENS_PER_MESSAGE = 16
 TOKENS_PER_PROMPT = 128

@@ -11,8 +11,8 @@ from typing import Any
 
 import duckdb
 
-from providers.base import Completion, FinishReason
 from providers.errors import InvalidSettings, RequestError, RunError
+from providers.types import Completion, FinishReason
 
 _REQUESTS_PER_QUERY = 512
 # DuckDB lets one process open a file twice only with the same settings: these are the store's.

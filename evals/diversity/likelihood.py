@@ -16,8 +16,9 @@ from typing import Literal, TypeVar
 from evals.diversity.estimates import ordered
 from evals.diversity.memory import Memory, Scored, divergence_row, score_row
 from evals.diversity.responses import Response, Said
-from providers.base import Divergence, ModelRef, Provider, comparing
+from providers.base import Provider, comparing
 from providers.errors import RequestError
+from providers.types import Divergence, ModelRef
 from store.records import DiversityMeasure, Likelihood
 
 Method = Literal["exact", "sampled"]

@@ -14,8 +14,9 @@ from evals.diversity.likelihood import Likelihoods, Method, base_of, wishes
 from evals.diversity.memory import Memory
 from evals.diversity.responses import Place, read
 from evals.diversity.wanted import Wanted
-from providers.base import ModelRef, Provider
+from providers.base import Provider
 from providers.errors import Unsupported
+from providers.types import ModelRef
 from store.ledger import Store
 from store.records import AgentRole, Diversity, DiversityMeasure, Likelihood
 

@@ -11,7 +11,7 @@ from typing import Self
 
 from evals.diversity.encoders import Vector
 from evals.diversity.responses import Said
-from providers.base import ModelRef, Score
+from providers.types import ModelRef, Score
 from store.ledger import Store
 from store.records import Likelihood, content_sha256, messages_json
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-from providers.base import Message, ModelRef
+from providers.types import Message, ModelRef
 from store.ledger import Store
 from store.records import AgentRole, Decoding, Split
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
-from providers.base import Hyperparameters
 from providers.errors import InvalidSettings, ModelNotFound, OutOfMemory, Unsupported
 from providers.local.adapters import AdapterBank
 from providers.local.conversation import pin_date
 from providers.local.factory import Source
 from providers.local.settings import LocalSettings
 from providers.local.trial import try_template
+from providers.types import Hyperparameters
 
 _ADAPTER_CONFIG = "adapter_config.json"
 

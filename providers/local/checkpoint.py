@@ -17,7 +17,7 @@ from typing import Any
 from zipfile import is_zipfile
 
 from providers.artifact import sibling, sync
-from providers.base import TrainingPoint
+from providers.types import TrainingPoint
 
 _log = logging.getLogger(__name__)
 

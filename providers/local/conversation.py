@@ -14,8 +14,8 @@ from datetime import UTC, date, datetime, time
 from functools import partial
 from typing import Any
 
-from providers.base import Example, Message
 from providers.errors import BadRequest, InvalidTrainingData
+from providers.types import Example, Message
 
 # "-d" is the day without a leading zero, as templates write it on Linux and macOS.
 _DIRECTIVES = (*"aAbBcCdDeFgGhHIjmMnprRsStTuUVwWxXyYzZ", *(f"-{letter}" for letter in "dmHIMSjy"))

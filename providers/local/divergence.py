@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from providers.base import Divergence
 from providers.local.backbone import Backbone
 from providers.local.score import TOKENS, Passage, answer_logits, padded
+from providers.types import Divergence
 
 _POSITIONS = 256
 """Distributions over the vocabulary that are compared at a time, so that memory is bounded."""

@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 
 import torch
 
-from providers.base import Completion, Divergence, Message, Request, Score
 from providers.errors import OutOfMemory, RunError
 from providers.local import memory
 from providers.local.backbone import Backbone
@@ -40,6 +39,7 @@ from providers.local.work import (
     fail,
     resolve,
 )
+from providers.types import Completion, Divergence, Message, Request, Score
 
 T = TypeVar("T")
 M = TypeVar("M", Scoring, Comparing)

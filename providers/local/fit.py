@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from providers.base import FinetuneSpec, Hyperparameters, TrainingPoint
 from providers.errors import OutOfMemory, TrainingFailed
 from providers.local.checkpoint import Checkpoint
 from providers.local.conversation import Encoded
 from providers.local.loss import SummedLoss, causal_model
 from providers.local.memory import ran_out
 from providers.local.microbatches import collate, cut, step_members, steps_per_epoch
+from providers.types import FinetuneSpec, Hyperparameters, TrainingPoint
 
 # Padded tokens in one micro-batch to begin with: what fits a CPU's caches, or fills a GPU's cores.
 _TOKEN_BUDGET = {"cpu": 1024, "cuda": 32768}

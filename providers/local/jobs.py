@@ -7,12 +7,19 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 
 from providers.artifact import Trained, finished
-from providers.base import FinetuneSpec, JobHandle, JobState, JobStatus, ModelRef, TrainingPoint
 from providers.errors import ProviderError, RunError, StorageFailed
 from providers.local import memory
 from providers.local.engine import Engine
 from providers.local.models import Models
 from providers.local.train import TrainingStopped, finetune
+from providers.types import (
+    FinetuneSpec,
+    JobHandle,
+    JobState,
+    JobStatus,
+    ModelRef,
+    TrainingPoint,
+)
 
 _MORE_MEMORY = (
     "free some of the device's memory, or use a smaller model, a lower finetune.lora_rank or "

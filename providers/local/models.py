@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from providers.artifact import verify
-from providers.base import ModelRef
 from providers.local import memory
 from providers.local.backbone import Backbone, is_adapter
 from providers.local.factory import Source
 from providers.local.settings import LocalSettings
+from providers.types import ModelRef
 
 
 class Models:

@@ -12,13 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from providers.base import Hyperparameters
 from providers.embedded import MODEL_DIR
 from providers.errors import ProviderError
 from providers.examination import Examination
 from providers.local.factory import Source, locate
 from providers.local.settings import CAPABILITIES, LocalSettings, unsupported
 from providers.preflight import Finding, Need
+from providers.types import Hyperparameters
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
 _BYTES_PER_FACTOR = 4

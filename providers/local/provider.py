@@ -6,7 +6,12 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
-from providers.base import (
+from providers.local.engine import Engine
+from providers.local.factory import Source
+from providers.local.jobs import Jobs
+from providers.local.models import Models
+from providers.local.settings import CAPABILITIES, LocalSettings, unsupported
+from providers.types import (
     Capabilities,
     Completion,
     Divergence,
@@ -19,11 +24,6 @@ from providers.base import (
     Request,
     Score,
 )
-from providers.local.engine import Engine
-from providers.local.factory import Source
-from providers.local.jobs import Jobs
-from providers.local.models import Models
-from providers.local.settings import CAPABILITIES, LocalSettings, unsupported
 
 
 class LocalProvider:
@@ -81,7 +81,7 @@ class LocalProvider:
     async def cancel(self, handle: JobHandle) -> None:
         self._jobs.cancel(handle)
 
-    async def serve(self, models: Sequence[ModelRef]) -> None:
+    async def load_adapters(self, models: Sequence[ModelRef]) -> None:
         self._models.expect(models)
         artifacts = [model.artifact for model in models if model.artifact is not None]
         await asyncio.wrap_future(self._engine.run(lambda: self._models.keep(artifacts)))

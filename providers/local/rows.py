@@ -9,9 +9,9 @@ from typing import Protocol
 
 import numpy as np
 
-from providers.base import FinishReason, Sampling
 from providers.local.adapters import Span
 from providers.local.sampling import noise
+from providers.types import FinishReason, Sampling
 
 
 @dataclass(eq=False, slots=True)

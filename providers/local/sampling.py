@@ -16,7 +16,7 @@ from hashlib import blake2b
 import numpy as np
 import torch
 
-from providers.base import Sampling
+from providers.types import Sampling
 
 
 def noise(seed: int, key: str, count: int) -> np.ndarray:

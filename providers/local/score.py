@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from providers.base import Example, Message, Score
 from providers.errors import ContextOverflow
 from providers.local.adapters import ROW_MULTIPLE
 from providers.local.backbone import Backbone
 from providers.local.conversation import encode_example
 from providers.local.rows import spans
+from providers.types import Example, Message, Score
 
 TOKENS = 2048
 """Tokens of all rows of one forward pass, at most, unless a single row has more."""

@@ -8,8 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from providers.base import Capabilities, Hyperparameters
 from providers.errors import InvalidSettings
+from providers.types import Capabilities, Hyperparameters
 
 CAPABILITIES = Capabilities(
     finetune=True, score=True, sampling_seed=True, repeatable=True, compare=True

@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from providers.artifact import Trained, finished, publish, set_aside
-from providers.base import FinetuneSpec, TrainingPoint
 from providers.errors import (
     InvalidSettings,
     InvalidTrainingData,
@@ -28,6 +27,7 @@ from providers.local.conversation import Encoded, encode_example
 from providers.local.fit import Fit
 from providers.local.memory import ran_out
 from providers.local.settings import unsupported
+from providers.types import FinetuneSpec, TrainingPoint
 
 _log = logging.getLogger(__name__)
 

@@ -9,13 +9,13 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from providers.base import Completion, Divergence, Request, Score
 from providers.errors import ContextOverflow, OutOfMemory, ProviderError, RunError
 from providers.local.backbone import Backbone
 from providers.local.conversation import encode_prompt
 from providers.local.divergence import Contrast
 from providers.local.rows import Row
 from providers.local.score import Passage
+from providers.types import Completion, Divergence, Request, Score
 
 T = TypeVar("T")
 

@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from providers.base import FinishReason, Sampling
 from providers.errors import RetryableError, UnusableAnswer
 from providers.openai.bodies import parse_body
+from providers.types import FinishReason, Sampling
 
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thoughts", "reasoning_details")
 _THOUGHT_PARTS = {"thinking", "redacted_thinking", "reasoning", "reasoning_text", "thought"}

@@ -17,7 +17,6 @@ from typing import Protocol, TypeVar
 from openai import AsyncOpenAI
 from openai.types import Batch
 
-from providers.base import Completion, Request
 from providers.batching import BatchRecords
 from providers.errors import (
     Overloaded,
@@ -39,6 +38,7 @@ from providers.openai.batch_format import (
 )
 from providers.openai.calling import Caller
 from providers.openai.settings import LISTING_LAG_S
+from providers.types import Completion, Request
 
 T = TypeVar("T")
 BatchOutcome = Completion | ProviderError

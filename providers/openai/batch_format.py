@@ -16,13 +16,13 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from providers.base import Completion, Request
 from providers.errors import BadRequest, ProviderError
 from providers.openai.answers import EmbeddedError
 from providers.openai.chat import Chat
 from providers.openai.client import Connection
 from providers.openai.errors import classify_refusal, find_embedded_status, parse_refusal
 from providers.openai.files import LocalFile
+from providers.types import Completion, Request
 
 ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 MAX_REQUESTS = 50_000

@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 import aiohttp
 
 from providers.attempts import FREE, Usage
-from providers.base import Message, Sampling
 from providers.openai.answers import ChatAnswer, parse_token_counts
 from providers.tokens import most_prompt_tokens, most_written_tokens
+from providers.types import Message, Sampling
 
 _AFTER_WORK = {408, 424, 499}
 _BEFORE_WORK = {501, 503, 505, 529}

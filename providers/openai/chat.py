@@ -14,7 +14,6 @@ from openai._types import RequestOptions
 
 from providers import attempts
 from providers.attempts import Usage
-from providers.base import Completion, Message, Request, Sampling
 from providers.errors import (
     AuthenticationFailed,
     BadRequest,
@@ -43,6 +42,7 @@ from providers.openai.parameters import (
     refuses_parameters,
 )
 from providers.openai.settings import OpenAISettings
+from providers.types import Completion, Message, Request, Sampling
 
 T = TypeVar("T")
 ReadResponse = Callable[[bytes, str | None], tuple[T, Usage]]

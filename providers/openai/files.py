@@ -13,7 +13,6 @@ from openai._types import Omit
 from openai.pagination import AsyncCursorPage
 from openai.types import FileObject
 
-from providers.base import Example
 from providers.errors import InvalidTrainingData, ProviderError, RetryableError, TimedOut
 from providers.openai.calling import (
     ATTEMPTS,
@@ -24,6 +23,7 @@ from providers.openai.calling import (
     list_items,
     require_id,
 )
+from providers.types import Example
 
 Purpose = Literal["fine-tune", "batch"]
 

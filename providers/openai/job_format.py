@@ -16,7 +16,8 @@ from openai.types.fine_tuning import (
 )
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 
-from providers.base import (
+from providers.errors import InvalidSettings
+from providers.types import (
     Checkpoint,
     FinetuneSpec,
     Hyperparameters,
@@ -25,7 +26,6 @@ from providers.base import (
     ModelRef,
     TrainingPoint,
 )
-from providers.errors import InvalidSettings
 
 DIGEST_KEY = "digest"
 # OpenAI takes 64 characters by now; servers that follow its earlier documents refuse more than 40.

@@ -21,7 +21,6 @@ from openai.pagination import AsyncCursorPage
 from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 
-from providers.base import Example, FinetuneSpec, JobHandle, JobState
 from providers.errors import (
     BadRequest,
     InvalidTrainingData,
@@ -52,6 +51,7 @@ from providers.openai.job_format import (
     parse_number,
 )
 from providers.openai.settings import LISTING_LAG_S
+from providers.types import Example, FinetuneSpec, JobHandle, JobState
 
 T = TypeVar("T")
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from providers.attempts import Usage
-from providers.base import Message, Sampling, Score
 from providers.errors import Unsupported
 from providers.openai.answers import PromptScore, parse_prompt_score
 from providers.openai.billing import parse_usage
 from providers.openai.chat import Chat
 from providers.tokens import most_prompt_tokens
+from providers.types import Message, Sampling, Score
 
 _ONE_TOKEN = Sampling(temperature=1.0, top_p=1.0, max_tokens=1)
 _OWN_TOKENS_ONLY: dict[str, object] = {"prompt_logprobs": 0}

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from providers.base import Sampling
 from providers.errors import InvalidSettings
 from providers.openai.errors import Refusal
 from providers.openai.settings import ModelAddress, OpenAISettings
+from providers.types import Sampling
 
 MaxTokens = Literal["max_completion_tokens", "max_tokens"]
 Value = str | int | float

@@ -13,7 +13,6 @@ from datetime import UTC, date, datetime
 from openai import AsyncOpenAI
 from openai.types.fine_tuning import FineTuningJob
 
-from providers.base import Hyperparameters
 from providers.errors import (
     AuthenticationFailed,
     BadRequest,
@@ -36,6 +35,7 @@ from providers.openai.model_list import (
 from providers.openai.parameters import guess_parameters
 from providers.openai.settings import ModelAddress, OpenAISettings
 from providers.preflight import Finding, Need, checked
+from providers.types import Hyperparameters
 
 _LISTED_AT_MOST = 10
 _OF_THE_LIST = {"server", "model", "ending"}

@@ -4,18 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from providers.base import (
-    Capabilities,
-    Completion,
-    FinetuneSpec,
-    Hyperparameters,
-    JobHandle,
-    JobState,
-    Message,
-    ModelRef,
-    Request,
-    Score,
-)
 from providers.batching import BatchClient, BatchRecords
 from providers.errors import Unsupported
 from providers.limits import shared
@@ -30,6 +18,18 @@ from providers.openai.preflight import preflight_model
 from providers.openai.settings import ModelAddress, OpenAISettings
 from providers.preflight import Finding, Need
 from providers.served import AdapterServer
+from providers.types import (
+    Capabilities,
+    Completion,
+    FinetuneSpec,
+    Hyperparameters,
+    JobHandle,
+    JobState,
+    Message,
+    ModelRef,
+    Request,
+    Score,
+)
 
 _MIN_EXAMPLES = 10
 _PREFLIGHT_ATTEMPTS = 4
@@ -105,7 +105,7 @@ class OpenAIProvider:
     async def cancel(self, handle: JobHandle) -> None:
         await self._training().cancel(handle)
 
-    async def serve(self, models: Sequence[ModelRef]) -> None:
+    async def load_adapters(self, models: Sequence[ModelRef]) -> None:
         """Wait until the server has made ready what it has tuned; see `readiness`.
 
         A hurried connection does not wait: the server's own refusal says what is missing.

@@ -14,8 +14,8 @@ from pydantic import (
 
 from finetune.custom import Selection, check
 from finetune.errors import SelectionRefused
-from providers.base import Hyperparameters
 from providers.served import Serving
+from providers.types import Hyperparameters
 from society.method.selections import SelectionFile
 from store.records import AgentRole
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from providers import pricing
-from providers.base import FinetuneSpec
 from providers.budget import Budget
 from providers.metering import Metered, meter, most_trained_tokens
 from providers.pricing import Prices
 from providers.tokens import TOKENS_PER_MESSAGE, TOKENS_PER_PROMPT
+from providers.types import FinetuneSpec
 from society.config.schema import Config
 from society.costs.charges import StoredCharges
 from society.method.connections import Connections

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from providers import charges
 from providers.attempts import Usage
-from providers.base import ModelRef
+from providers.types import ModelRef
 from store.ledger import Store
 from store.records import Charge, ChargedStage, ChargeState, Turn
 

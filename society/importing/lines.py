@@ -16,7 +16,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from providers.base import FinishReason, Role
+from providers.types import FinishReason, Role
 from society.importing.spoken import Spoken, plain
 from society.method.voting import Scope
 from store.records import Decoding, Split, TurnKind, messages_json, storable

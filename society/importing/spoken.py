@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from providers.base import FinishReason
+from providers.types import FinishReason
 from society.config.schema import ConfigError
 from society.method.voting import Scope
 from store.records import TurnKind

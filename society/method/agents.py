@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from finetune.datasets import SHARED_AGENT
-from providers.base import ModelRef
+from providers.types import ModelRef
 
 AgentRole = Literal["generator", "critic"]
 ROLES: tuple[AgentRole, ...] = ("generator", "critic")

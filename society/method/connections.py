@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from providers import registry, served
-from providers.base import Hurried, ModelRef, Provider
+from providers.base import Hurried, Provider
 from providers.batching import Batching, BatchRecord, Gathered
 from providers.errors import Unsupported
+from providers.types import ModelRef
 from society.config.schema import Config
 from society.method.agents import Society, base_address
 from store.ledger import Store
@@ -127,11 +128,11 @@ class Connections(Mapping[str, Provider]):
         """The untuned model of agent `agent` (from 1); of 0, what all agents share."""
         return self[base_address(self._agents, agent)].base
 
-    async def serve(self, models: Sequence[ModelRef]) -> None:
+    async def load_adapters(self, models: Sequence[ModelRef]) -> None:
         """Make exactly these tuned models answerable, each at its own provider."""
         await asyncio.gather(
             *(
-                provider.serve([model for model in models if model.address == address])
+                provider.load_adapters([model for model in models if model.address == address])
                 for address, provider in self.items()
             )
         )

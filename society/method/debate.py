@@ -26,7 +26,7 @@ from typing import Literal, Protocol
 
 from evals.tasks.base import Task, TaskQuestion
 from providers import halting
-from providers.base import Message, ModelRef, Provider, Request, Sampling
+from providers.base import Provider
 from providers.errors import (
     ContextOverflow,
     RequestError,
@@ -34,6 +34,7 @@ from providers.errors import (
     RetryableError,
     RunError,
 )
+from providers.types import Message, ModelRef, Request, Sampling
 from society import prompts
 from society.costs.charges import made_for, turn_of
 from society.method.agents import Society

@@ -98,7 +98,7 @@ class Meter:
         place = measurement.place
         purpose = Purpose("diversity", place.iteration, place.arm, place.split, place.decoding)
         if measurement.tuned_models:
-            await self._connections.serve(measurement.tuned_models)
+            await self._connections.load_adapters(measurement.tuned_models)
         try:
             with made_for(purpose):
                 return await measurement.carry_out(on_progress)

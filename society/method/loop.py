@@ -23,7 +23,7 @@ from evals.health import Concern
 from evals.tasks.base import Split, Task, TaskQuestion
 from finetune.datasets import build_all
 from finetune.jobs import TuningProgress, tune
-from providers.base import ModelRef, Sampling
+from providers.types import ModelRef, Sampling
 from society.config.schema import Config
 from society.costs import budget
 from society.method.agents import AgentRole, Society
@@ -247,7 +247,7 @@ class _Experiment:
         reading = Reading(named, task, first, again)
         with self._stage(scope.iteration, named, "turns", len(questions) * each, done):
             if remaining:
-                await self.connections.serve(society.tuned_models)
+                await self.connections.load_adapters(society.tuned_models)
             if again:
                 self._note(f"{len(again)} requests that failed are asked again")
             debate = Debate(

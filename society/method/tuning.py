@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 from finetune.datasets import SHARED_AGENT, DatasetRules
 from finetune.plans import KEPT, TuningPlan
-from providers.base import Capabilities, Choosy, ModelRef, Provider
+from providers.base import Choosy, Provider
 from providers.errors import InvalidSettings
 from providers.examination import trains_in_process
+from providers.types import Capabilities, ModelRef
 from society.config.schema import Config
 from society.method.agents import ROLES, AgentRole
 from society.method.arms import Arm

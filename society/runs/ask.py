@@ -114,7 +114,7 @@ async def ask(
     try:
         arm = config.main_arm
         society = society_after(store, connections.untuned(arm.agents), newest, arm.name)
-        await connections.serve(society.tuned_models)
+        await connections.load_adapters(society.tuned_models)
         debate = Debate(
             society,
             tasks.load(config.task.name, config.task.options),

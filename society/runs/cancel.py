@@ -17,10 +17,11 @@ from pathlib import Path
 
 from evals import reading
 from providers import registry
-from providers.base import FinetuneSpec, Hurried, JobHandle, JobState, ModelRef, Provider
+from providers.base import Hurried, Provider
 from providers.batching import Batching
 from providers.errors import JobError, ProviderError
 from providers.examination import trains_in_process
+from providers.types import FinetuneSpec, JobHandle, JobState, ModelRef
 from society.config.schema import Config
 from society.method.agents import Society
 from society.method.connections import StoredBatches

@@ -13,8 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from providers.artifact import set_aside, verify
-from providers.base import FinetuneSpec, JobState, Provider
+from providers.base import Provider
 from providers.errors import ModelDamaged, ModelNotFound, TrainingFailed
+from providers.types import FinetuneSpec, JobState
 from society.config.schema import Config, ConfigError
 from society.method.connections import Connections
 from society.method.progress import Note, Observer, StageAdvanced, StageFinished, StageStarted

@@ -12,7 +12,7 @@ from finetune.datasets import SHARED_AGENT, DatasetRules, build, build_all
 from finetune.errors import DatasetChanged, DatasetDamaged
 from finetune.examples import StoredExamples
 from finetune.mixture import mix
-from providers.base import Message
+from providers.types import Message
 from store.ledger import Store
 from store.records import content_sha256, turn_id_of, turn_key
 

@@ -9,15 +9,7 @@ import pytest
 from finetune.datasets import DatasetRules, build_all
 from finetune.errors import JobChanged, SubmissionUnknown, TuningStopped
 from finetune.jobs import Kept, TuningFailed, TuningPlan, tune
-from providers.base import (
-    Capabilities,
-    FinetuneSpec,
-    Hyperparameters,
-    JobHandle,
-    JobState,
-    ModelRef,
-    Provider,
-)
+from providers.base import Provider
 from providers.errors import (
     AmbiguousSubmission,
     AuthenticationFailed,
@@ -25,6 +17,14 @@ from providers.errors import (
     InvalidTrainingData,
     Overloaded,
     Unsupported,
+)
+from providers.types import (
+    Capabilities,
+    FinetuneSpec,
+    Hyperparameters,
+    JobHandle,
+    JobState,
+    ModelRef,
 )
 from store.ledger import Store
 from tests.finetune.vendor import BASE, FAST, Connection, Crash, Vendor

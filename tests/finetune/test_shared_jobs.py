@@ -9,7 +9,7 @@ import pytest
 
 from finetune.datasets import DatasetRules, build_all
 from finetune.jobs import TuningPlan, tune
-from providers.base import Hyperparameters, ModelRef
+from providers.types import Hyperparameters, ModelRef
 from store.records import Turn, Verdict
 from tests.finetune.vendor import BASE, FAST, Connection, Crash, Vendor
 

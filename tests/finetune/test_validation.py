@@ -8,7 +8,7 @@ from finetune.datasets import DatasetRules, build_all
 from finetune.examples import StoredExamples
 from finetune.jobs import TuningPlan
 from finetune.validation import held_out, split
-from providers.base import Hyperparameters, ModelRef
+from providers.types import Hyperparameters, ModelRef
 
 BASE = ModelRef("base", "vendor:base")
 OWNERS = [(agent, role) for role in ("generator", "critic") for agent in (1, 2)]

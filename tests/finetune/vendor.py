@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from finetune.jobs import Polling
-from providers.base import (
+from providers.types import (
     Capabilities,
     Completion,
     FinetuneSpec,
@@ -101,7 +101,7 @@ class Connection:
 
     async def cancel(self, handle: JobHandle) -> None: ...
 
-    async def serve(self, models: Sequence[ModelRef]) -> None: ...
+    async def load_adapters(self, models: Sequence[ModelRef]) -> None: ...
 
     async def close(self) -> None: ...
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from providers.base import Message, ModelRef, Request, Sampling
+from providers.types import Message, ModelRef, Request, Sampling
 
 TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>"

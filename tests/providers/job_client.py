@@ -9,12 +9,19 @@ from dataclasses import replace
 
 from openai import AsyncOpenAI, DefaultAioHttpClient
 
-from providers.base import Example, FinetuneSpec, Hyperparameters, JobState, Message, ModelRef
 from providers.limits.patience import Patience
 from providers.openai.calling import Caller
 from providers.openai.files import FilePolling, Files
 from providers.openai.jobs import FinetuningJobs
 from providers.openai.settings import Secrets
+from providers.types import (
+    Example,
+    FinetuneSpec,
+    Hyperparameters,
+    JobState,
+    Message,
+    ModelRef,
+)
 from tests.providers.job_account import BASE
 from tests.providers.job_server import Server
 

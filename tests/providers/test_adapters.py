@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 
 from providers import registry, served
-from providers.base import Message, ModelRef, Request, Sampling
 from providers.errors import (
     AuthenticationFailed,
     InvalidSettings,
@@ -19,6 +18,7 @@ from providers.errors import (
 from providers.openai.lora_server import LoraServer
 from providers.scripted import ScriptedProvider
 from providers.served import Served, Serving
+from providers.types import Message, ModelRef, Request, Sampling
 from tests.providers.adapter_server import AdapterServer
 
 
@@ -66,7 +66,7 @@ def request(model: ModelRef) -> Request:
 async def test_a_tuned_model_is_answered_by_its_adapter_and_the_base_by_the_base(folders, dialect):
     with AdapterServer(dialect=dialect) as server:
         provider = pair(server, folders)
-        await provider.serve([tuned("a0"), tuned("a1")])
+        await provider.load_adapters([tuned("a0"), tuned("a1")])
         said = [
             (await provider.complete(request(model))).text
             for model in (tuned("a0"), tuned("a1"), provider.base)
@@ -82,8 +82,8 @@ async def test_a_tuned_model_is_answered_by_its_adapter_and_the_base_by_the_base
 async def test_what_is_no_longer_needed_is_unloaded_before_more_is_loaded(folders):
     with AdapterServer(most=2) as server:
         provider = pair(server, folders)
-        await provider.serve([tuned("a0"), tuned("a1")])
-        await provider.serve([tuned("a1"), tuned("a2")])
+        await provider.load_adapters([tuned("a0"), tuned("a1")])
+        await provider.load_adapters([tuned("a1"), tuned("a2")])
         await provider.close()
     assert [name.split("-")[0] for name, _ in server.loads] == ["a0", "a1", "a2"]
     assert [name.split("-")[0] for name in server.unloads] == ["a0"]
@@ -93,7 +93,7 @@ async def test_a_name_is_never_used_twice(folders):
     with AdapterServer() as server:
         provider = pair(server, folders)
         for models in ([tuned("a0")], [], [tuned("a0")]):
-            await provider.serve(models)
+            await provider.load_adapters(models)
         assert (await provider.complete(request(tuned("a0")))).text.startswith("hello from a0-")
         await provider.close()
     assert len({name for name, _ in server.loads}) == 2
@@ -103,11 +103,11 @@ async def test_a_name_is_never_used_twice(folders):
 async def test_another_process_finds_what_is_loaded_and_unloads_what_is_stale(folders):
     with AdapterServer() as server:
         first = pair(server, folders)
-        await first.serve([tuned("a0"), tuned("a1"), tuned("a2")])
+        await first.load_adapters([tuned("a0"), tuned("a1"), tuned("a2")])
         await first.close()
         make_folder(folders / "a1", 7)
         second = pair(server, folders)
-        await second.serve([tuned("a0"), tuned("a1")])
+        await second.load_adapters([tuned("a0"), tuned("a1")])
         await second.close()
     assert [name.split("-")[0] for name, _ in server.loads] == ["a0", "a1", "a2", "a1"]
     assert sorted(name.split("-")[0] for name in server.unloads) == ["a1", "a2"]
@@ -119,9 +119,9 @@ async def test_adapters_of_others_stay(folders, tmp_path_factory):
     make_folder(other / "a0", 0)
     with AdapterServer() as server:
         theirs, ours = pair(server, other), pair(server, folders)
-        await theirs.serve([tuned("a0")])
-        await ours.serve([tuned("a0")])
-        await ours.serve([])
+        await theirs.load_adapters([tuned("a0")])
+        await ours.load_adapters([tuned("a0")])
+        await ours.load_adapters([])
         assert list(server.loaded.values()) == [str(other / "a0")]
         await asyncio.gather(theirs.close(), ours.close())
 
@@ -129,11 +129,11 @@ async def test_adapters_of_others_stay(folders, tmp_path_factory):
 async def test_nothing_is_changed_under_traffic(folders):
     with AdapterServer(answer_s=0.05, load_s=0.2) as server:
         provider = pair(server, folders)
-        await provider.serve([tuned("a0"), tuned("a1")])
+        await provider.load_adapters([tuned("a0"), tuned("a1")])
         asking = [asyncio.create_task(provider.complete(request(tuned("a0")))) for _ in range(8)]
         while len(server.chats) < 8:  # noqa: ASYNC110 (the server counts in its own thread)
             await asyncio.sleep(0.001)
-        changing = asyncio.create_task(provider.serve([tuned("a1"), tuned("a2")]))
+        changing = asyncio.create_task(provider.load_adapters([tuned("a1"), tuned("a2")]))
         while len(server.loads) < 3:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
         late = [asyncio.create_task(provider.complete(request(tuned("a1")))) for _ in range(8)]
@@ -146,12 +146,12 @@ async def test_nothing_is_changed_under_traffic(folders):
 async def test_a_request_that_is_given_up_does_not_hold_up_a_change(folders):
     with AdapterServer(answer_s=0.2) as server:
         provider = pair(server, folders)
-        await provider.serve([tuned("a0")])
+        await provider.load_adapters([tuned("a0")])
         asking = asyncio.create_task(provider.complete(request(tuned("a0"))))
         await asyncio.sleep(0.05)
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
-        await provider.serve([tuned("a0"), tuned("a1")])
+        await provider.load_adapters([tuned("a0"), tuned("a1")])
         assert len(server.loaded) == 2
         await provider.close()
 
@@ -159,8 +159,8 @@ async def test_a_request_that_is_given_up_does_not_hold_up_a_change(folders):
 async def test_the_servers_disk_may_be_mounted_elsewhere(folders):
     with AdapterServer(disk=("/mnt/models", str(folders))) as server:
         provider = pair(server, folders, path_map={str(folders): "/mnt/models", "/": "/wrong"})
-        await provider.serve([tuned("a0")])
-        await provider.serve([tuned("a0"), tuned("a1")])
+        await provider.load_adapters([tuned("a0")])
+        await provider.load_adapters([tuned("a0"), tuned("a1")])
         await provider.close()
     assert [path for _, path in server.loads] == ["/mnt/models/a0", "/mnt/models/a1"]
 
@@ -168,10 +168,10 @@ async def test_the_servers_disk_may_be_mounted_elsewhere(folders):
 async def test_a_model_that_is_not_served_is_not_asked_for(folders):
     with AdapterServer() as server:
         provider = pair(server, folders)
-        with pytest.raises(ModelNotFound, match="serve it first"):
+        with pytest.raises(ModelNotFound, match="load it first"):
             await provider.complete(request(tuned("a0")))
         with pytest.raises(ModelNotFound, match="'missing' is not in"):
-            await provider.serve([tuned("missing")])
+            await provider.load_adapters([tuned("missing")])
         await provider.close()
     assert server.chats == []
 
@@ -182,9 +182,9 @@ async def test_an_adapter_that_is_not_as_it_was_trained_is_not_loaded(folders):
     with AdapterServer() as server:
         provider = pair(server, folders)
         with pytest.raises(ModelDamaged, match=r"adapter_config\.json has changed"):
-            await provider.serve([tuned("a1"), tuned("a0")])
+            await provider.load_adapters([tuned("a1"), tuned("a0")])
         with pytest.raises(ModelDamaged, match="cannot be read"):
-            await provider.serve([replace(tuned("a2"), sha256="1" * 64)])
+            await provider.load_adapters([replace(tuned("a2"), sha256="1" * 64)])
         await provider.close()
     assert server.loads == []
 
@@ -193,7 +193,7 @@ async def test_a_server_without_runtime_loading_is_told_how_to_be_started(folder
     with AdapterServer(runtime=False) as server:
         provider = pair(server, folders)
         with pytest.raises(Unsupported, match="VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve"):
-            await provider.serve([tuned("a0")])
+            await provider.load_adapters([tuned("a0")])
         await provider.close()
 
 
@@ -204,7 +204,7 @@ async def test_a_refusal_names_the_servers_reason_and_its_options(folders, diale
     with AdapterServer(dialect=dialect, most=1) as server:
         provider = pair(server, folders)
         with pytest.raises(Unsupported, match="at most 1 adapters") as error:
-            await provider.serve([tuned("a0"), tuned("a1")])
+            await provider.load_adapters([tuned("a0"), tuned("a1")])
         assert command in str(error.value)
         await provider.close()
 
@@ -213,14 +213,14 @@ async def test_a_path_the_server_does_not_see_is_told_from_a_missing_endpoint(fo
     with AdapterServer(disk=("/", "/nowhere/")) as server:
         provider = pair(server, folders)
         with pytest.raises(Unsupported, match=r"No adapter found for .*path_map"):
-            await provider.serve([tuned("a0")])
+            await provider.load_adapters([tuned("a0")])
         await provider.close()
 
 
 async def test_a_load_whose_answer_is_lost_is_not_made_twice(folders):
     with AdapterServer(trouble={"load_lora_adapter": ["lost"]}) as server:
         provider = pair(server, folders)
-        await provider.serve([tuned("a0")])
+        await provider.load_adapters([tuned("a0")])
         await provider.close()
     assert len(server.loads) == 1
     assert server.faults == []
@@ -230,8 +230,8 @@ async def test_a_busy_server_is_asked_again(folders):
     trouble = {"load_lora_adapter": [503, 502], "unload_lora_adapter": [503]}
     with AdapterServer(trouble=trouble) as server:
         provider = pair(server, folders)
-        await provider.serve([tuned("a0")])
-        await provider.serve([])
+        await provider.load_adapters([tuned("a0")])
+        await provider.load_adapters([])
         await provider.close()
     assert (len(server.loads), len(server.unloads)) == (1, 1)
 
@@ -239,9 +239,9 @@ async def test_a_busy_server_is_asked_again(folders):
 async def test_an_adapter_that_cannot_be_removed_is_left_behind(folders):
     with AdapterServer() as server:
         provider = pair(server, folders)
-        await provider.serve([tuned("a0")])
+        await provider.load_adapters([tuned("a0")])
         server.stuck.update(server.loaded)
-        await provider.serve([tuned("a1")])
+        await provider.load_adapters([tuned("a1")])
         assert (await provider.complete(request(tuned("a1")))).text.startswith("hello from a1-")
         await provider.close()
     assert len(server.loaded) == 2

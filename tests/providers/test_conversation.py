@@ -4,9 +4,9 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from providers.base import Example, Message
 from providers.errors import BadRequest, InvalidTrainingData
 from providers.local.conversation import encode_example, encode_prompt, pin_date
+from providers.types import Example, Message
 from tests.providers.training_fixtures import (
     CHATML,
     LLAMA3,

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from providers.base import Message, Request
 from providers.local.factory import connect, locate
 from providers.local.settings import LocalSettings
+from providers.types import Message, Request
 
 QUESTIONS = (
     "What is the result of 3+4*2+9-1*5?",
@@ -111,10 +111,10 @@ def test_sampled_answers_do_not_depend_on_the_batch(llama, adapters, ask):
 
 
 def test_rows_that_end_leave_and_others_take_their_place(llama):
-    from providers.base import Sampling
     from providers.local.backbone import Backbone
     from providers.local.decode import SlotDecoder
     from providers.local.rows import Row
+    from providers.types import Sampling
 
     settings = LocalSettings(threads=1)
     decoder = SlotDecoder(Backbone(locate(str(llama), settings), settings), 32, 4096)

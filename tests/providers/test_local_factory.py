@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 import pytest
 
 from providers import registry
-from providers.base import Hyperparameters
 from providers.errors import InvalidSettings, ModelNotFound
 from providers.local.factory import check, locate
 from providers.local.preflight import examine
 from providers.local.settings import LocalSettings
 from providers.preflight import Need
+from providers.types import Hyperparameters
 
 
 def folder_with(folder, **files):

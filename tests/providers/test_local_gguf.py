@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from providers.base import Example, FinetuneSpec, Hyperparameters, Message
 from providers.errors import InvalidSettings
 from providers.local.factory import check, connect
+from providers.types import Example, FinetuneSpec, Hyperparameters, Message
 
 gguf = pytest.importorskip("gguf")
 

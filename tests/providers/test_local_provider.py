@@ -6,19 +6,19 @@ import time
 
 import pytest
 
-from providers.base import (
+from providers.base import Provider
+from providers.errors import ContextOverflow, InvalidSettings, ModelNotFound, OutOfMemory, RunError
+from providers.local.factory import connect, locate
+from providers.local.models import Models
+from providers.local.settings import LocalSettings
+from providers.types import (
     Example,
     FinetuneSpec,
     Hyperparameters,
     Message,
     ModelRef,
-    Provider,
     Request,
 )
-from providers.errors import ContextOverflow, InvalidSettings, ModelNotFound, OutOfMemory, RunError
-from providers.local.factory import connect, locate
-from providers.local.models import Models
-from providers.local.settings import LocalSettings
 
 
 @pytest.fixture
@@ -203,7 +203,7 @@ async def test_a_job_trains_and_its_model_answers(llama, tmp_path, ask):
     assert state.model.artifact == spec.name
     assert len(state.points) == 40
     assert state.points[-1].loss < state.points[0].loss
-    await provider.serve([state.model])
+    await provider.load_adapters([state.model])
     request = Request(state.model, (Message("user", "1+1"),), ask("x").sampling, "k")
     assert (await provider.complete(request)).text == "2"
     assert await provider.complete(ask("1+1")) != before  # latency differs
@@ -237,7 +237,7 @@ async def test_a_full_fine_tune_is_a_model_of_its_own(llama, tmp_path, ask):
     before = await provider.complete(ask("1+1"))
     state = await finish(provider, await provider.submit(spec))
     assert state.status == "succeeded", state.error
-    await provider.serve([state.model])
+    await provider.load_adapters([state.model])
     base, tuned = await asyncio.gather(
         provider.complete(ask("1+1")), provider.complete(ask("1+1", "full"))
     )
@@ -268,10 +268,10 @@ async def test_after_a_job_requests_are_answered_as_before(provider, ask):
 
 async def test_serving_drops_other_adapters(provider, adapters, ask):
     said = [(await provider.complete(ask("Why?", name))).text for name in ("a0", "a1")]
-    await provider.serve([ModelRef("a1", provider.base.address, "a1")])
+    await provider.load_adapters([ModelRef("a1", provider.base.address, "a1")])
     assert [(await provider.complete(ask("Why?", name))).text for name in ("a0", "a1")] == said
     with pytest.raises(ModelNotFound):
-        await provider.serve([ModelRef("none", provider.base.address, "none")])
+        await provider.load_adapters([ModelRef("none", provider.base.address, "none")])
 
 
 async def test_a_device_that_is_not_there(llama, tmp_path, ask):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from providers.base import Sampling
 from providers.local.sampling import Choice, choose, noise
+from providers.types import Sampling
 
 
 def drawn(logits, points, **sampling) -> list[int]:

@@ -10,17 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from providers.base import (
-    Completion,
-    Example,
-    FinetuneSpec,
-    Hyperparameters,
-    JobState,
-    Message,
-    ModelRef,
-    Request,
-    Sampling,
-)
 from providers.budget import Budget
 from providers.errors import (
     AmbiguousSubmission,
@@ -41,6 +30,17 @@ from providers.metering import (
 from providers.preflight import Finding, Preflight
 from providers.pricing import PriceOverride, Prices
 from providers.scripted import ScriptedProvider
+from providers.types import (
+    Completion,
+    Example,
+    FinetuneSpec,
+    Hyperparameters,
+    JobState,
+    Message,
+    ModelRef,
+    Request,
+    Sampling,
+)
 
 ADDRESS = "scripted:"
 BASE = ModelRef("base", ADDRESS)
@@ -371,6 +371,6 @@ async def test_everything_else_is_passed_on():
     assert not isinstance(meter(ScriptedProvider(str), PRICES, Budget()), Preflight)
     assert provider.capabilities.min_examples == 7
     assert provider.base == inner.base
-    await provider.serve([BASE])
+    await provider.load_adapters([BASE])
     assert inner.served == (BASE,)
     assert isinstance(provider, Metered)

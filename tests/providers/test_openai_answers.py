@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from providers import registry
-from providers.base import Message, Request, Sampling
 from providers.errors import RetryableError, UnusableAnswer
 from providers.openai.answers import EmbeddedError, parse_answer, parse_ending
 from providers.openai.bodies import decode_text
+from providers.types import Message, Request, Sampling
 from tests.providers.chat_server import ChatServer, Reply, fails, says
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3}

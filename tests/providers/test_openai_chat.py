@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from providers import registry
-from providers.base import Message, ModelRef, Request, Sampling
 from providers.errors import AuthenticationFailed, BadRequest, InvalidSettings, Unsupported
 from providers.openai.parameters import derive_seed, guess_parameters
 from providers.openai.settings import OPENAI_URL, ModelAddress, OpenAISettings
 from providers.preflight import Need, Preflight
+from providers.types import Message, ModelRef, Request, Sampling
 from tests.providers.chat_server import ChatServer, Reply, fails, says
 
 GREEDY = Sampling(temperature=0.0, top_p=0.9, max_tokens=77, seed=5)
@@ -69,7 +69,7 @@ async def test_a_tuned_model_is_asked_by_its_own_id():
     async with ChatServer(script) as server:
         provider = connect(server)
         assert (await asks(provider, artifact="ft:m:org::id")).text == "ft:m:org::id"
-        await provider.serve((ModelRef("tuned", provider.base.address, "ft:m:org::id"),))
+        await provider.load_adapters((ModelRef("tuned", provider.base.address, "ft:m:org::id"),))
         await provider.close()
     assert [asked.path.rsplit("/", 1)[-1] for asked in server.asked[1:]] == ["m", "ft:m:org::id"]
 

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import pytest
 
-from providers.base import Message, ModelRef, Request, Sampling
 from providers.batching import BatchRecord
 from providers.errors import BadRequest
 from providers.limits import Limiter, Limits
@@ -31,6 +30,7 @@ from providers.openai.client import Connection
 from providers.openai.files import FilePolling
 from providers.openai.jobs import FinetuningJobs
 from providers.openai.settings import OpenAISettings, parse_address
+from providers.types import Message, ModelRef, Request, Sampling
 from society.config import schema as experiments
 from society.method import loop
 from society.runs import folder as folders

@@ -16,8 +16,8 @@ import pytest
 
 from evals.tasks.arithmetic import create
 from providers import registry
-from providers.base import Sampling
 from providers.errors import ConnectionLost, QuotaExhausted
+from providers.types import Sampling
 from society.method.agents import Society
 from society.method.debate import Debate, Rules
 from society.method.redo import take_back

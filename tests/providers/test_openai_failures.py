@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from providers import registry
-from providers.base import Message, Request, Sampling
 from providers.errors import (
     AuthenticationFailed,
     BadRequest,
@@ -26,6 +25,7 @@ from providers.errors import (
     UnusableAnswer,
 )
 from providers.openai.errors import parse_duration, parse_quotas, parse_retry_after
+from providers.types import Message, Request, Sampling
 from tests.providers.chat_server import ChatServer, Reply, fails, says
 
 ONCE = {"max_attempts": 1}

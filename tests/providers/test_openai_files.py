@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from providers.base import Example, Message
 from providers.errors import AuthenticationFailed, InvalidTrainingData, TimedOut
 from providers.openai.files import FilePolling, Files, write_training_file
+from providers.types import Example, Message
 from tests.providers.job_client import caller, client, files
 from tests.providers.job_server import Server, serving
 

@@ -9,7 +9,6 @@ from itertools import pairwise
 
 import pytest
 
-from providers.base import Hyperparameters, JobHandle, ModelRef, TrainingPoint
 from providers.errors import (
     AmbiguousSubmission,
     AuthenticationFailed,
@@ -23,6 +22,7 @@ from providers.errors import (
 )
 from providers.openai.calling import create_once
 from providers.openai.preflight import preflight_finetuning
+from providers.types import Hyperparameters, JobHandle, ModelRef, TrainingPoint
 from tests.providers.job_account import BASE
 from tests.providers.job_client import ADDRESS, KEY, SPEC, caller, client, followed, jobs, spec
 from tests.providers.job_server import Server, serving

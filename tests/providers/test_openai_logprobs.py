@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from providers import registry
-from providers.base import Message, ModelRef, Score
 from providers.errors import Unsupported
+from providers.types import Message, ModelRef, Score
 from tests.providers.chat_server import ChatServer, Reply, says
 
 TURN = {"user": 1, "assistant": 2, "system": 3}

@@ -12,10 +12,10 @@ import duckdb
 import pytest
 
 from providers import registry
-from providers.base import Message, Request, Sampling
 from providers.errors import ProviderError
 from providers.openai.settings import HIDDEN, Secrets
 from providers.preflight import Need
+from providers.types import Message, Request, Sampling
 from society.cli import main as society
 from tests.providers.chat_server import ChatServer, Reply, fails, says
 

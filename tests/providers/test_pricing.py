@@ -8,9 +8,9 @@ from importlib.resources import files
 import pytest
 from pydantic import ValidationError
 
-from providers.base import ModelRef
 from providers.errors import InvalidSettings
 from providers.pricing import PriceOverride, Prices
+from providers.types import ModelRef
 
 MINI = "openai:gpt-4o-mini-2024-07-18"
 

@@ -3,8 +3,9 @@ import json
 import pytest
 
 from providers import registry
-from providers.base import Message, ModelRef, Provider, Request, Sampling
+from providers.base import Provider
 from providers.errors import BadRequest, InvalidSettings, ModelNotFound
+from providers.types import Message, ModelRef, Request, Sampling
 
 
 @pytest.mark.parametrize("address", ["", "gpt-4", "./model", "EMBEDDED:", "nowhere:model"])

@@ -10,15 +10,7 @@ import duckdb
 import pytest
 
 from providers import registry
-from providers.base import (
-    FinetuneSpec,
-    Hyperparameters,
-    Message,
-    ModelRef,
-    Provider,
-    Request,
-    Sampling,
-)
+from providers.base import Provider
 from providers.errors import (
     InvalidSettings,
     ModelNotFound,
@@ -26,6 +18,14 @@ from providers.errors import (
     RunError,
     TrainingFailed,
     Unsupported,
+)
+from providers.types import (
+    FinetuneSpec,
+    Hyperparameters,
+    Message,
+    ModelRef,
+    Request,
+    Sampling,
 )
 from store.ledger import Store
 from store.records import Run, Turn, messages_json
@@ -149,7 +149,7 @@ async def test_an_evaluation_is_answered_by_the_iteration_whose_models_are_serve
         ([first, second], base, "2"),
         ([], second, "2"),
     ]:
-        await provider.serve(served)
+        await provider.load_adapters(served)
         answer = await provider.complete(ask("eval/q/a1/r1/answer", model=model))
         assert answer.text == expected
     await provider.close()
@@ -163,7 +163,7 @@ async def test_the_same_conversation_comes_before_the_same_iteration(made, tmp_p
         turn(question_id="q", split="eval", iteration=0, arm="base", response="base arm"),
     ]
     provider = connect(made(*turns), tmp_path)
-    await provider.serve(await tuned(provider, spec(1)))
+    await provider.load_adapters(await tuned(provider, spec(1)))
     assert (await provider.complete(ask("eval/q/a1/r1/answer"))).text == "same"
     await provider.close()
 
@@ -225,7 +225,7 @@ async def test_jobs_succeed_at_once_and_are_known_after_a_restart(made, tmp_path
     with pytest.raises(TrainingFailed, match="no job of a replay"):
         await again.poll(replace(handle, job_id="elsewhere"))
     with pytest.raises(ModelNotFound, match="not made by a replay"):
-        await again.serve([ModelRef("m", "local:", "adapter")])
+        await again.load_adapters([ModelRef("m", "local:", "adapter")])
     with pytest.raises(Unsupported):
         await again.score(again.base, ASKED, "four")
     await again.close()

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from providers.base import Example, Message
 from providers.errors import (
     InvalidSettings,
     InvalidTrainingData,
@@ -20,6 +19,7 @@ from providers.local.conversation import encode_example
 from providers.local.loss import SummedLoss
 from providers.local.microbatches import collate, cut, step_members
 from providers.local.train import finished
+from providers.types import Example, Message
 from tests.providers.training_fixtures import (
     fit,
     make_examples,

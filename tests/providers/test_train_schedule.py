@@ -4,8 +4,8 @@ from itertools import pairwise
 
 import pytest
 
-from providers.base import Hyperparameters
 from providers.local.fit import learning_rate
+from providers.types import Hyperparameters
 
 
 def rates(steps=20, **changes):

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from providers.base import Example, FinetuneSpec, Hyperparameters, Message, ModelRef
 from providers.local.train import Trained, finetune
+from providers.types import Example, FinetuneSpec, Hyperparameters, Message, ModelRef
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from providers.base import ModelRef
+from providers.types import ModelRef
 from society.cli import app
 from society.config import schema as experiments
 from society.runs import cancel

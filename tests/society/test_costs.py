@@ -18,9 +18,9 @@ import pytest
 from typer.testing import CliRunner
 
 from evals.tasks.assumed import CHARACTERS
-from providers.base import JobState
 from providers.errors import BudgetReached
 from providers.scripted import ScriptedProvider
+from providers.types import JobState
 from society.cli import app
 from society.config import schema as experiments
 from society.config.schema import ConfigError

@@ -8,9 +8,9 @@ from dataclasses import asdict
 import pytest
 
 from evals.tasks.arithmetic import create
-from providers.base import Completion, Message, ModelRef, Request, Sampling
 from providers.errors import AuthenticationFailed, ContextOverflow
 from providers.scripted import ScriptedProvider
+from providers.types import Completion, Message, ModelRef, Request, Sampling
 from society import prompts
 from society.method.agents import Agent, Society
 from society.method.debate import Debate, Rules

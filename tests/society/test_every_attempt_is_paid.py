@@ -13,11 +13,11 @@ import pytest
 
 from providers import registry
 from providers.attempts import Usage
-from providers.base import Message, ModelRef, Request, Sampling
 from providers.budget import Budget
 from providers.errors import BudgetReached, ProviderError
 from providers.metering import meter
 from providers.pricing import PriceOverride, Prices
+from providers.types import Message, ModelRef, Request, Sampling
 from society.costs.charges import Purpose, StoredCharges, made_for
 from store.ledger import Store
 from store.records import Model, Price, Turn

@@ -6,7 +6,7 @@ from evals.diversity.embedding import dissimilarities
 from evals.diversity.encoders import Vector
 from evals.diversity.estimates import Pair, estimate, ordered, unordered
 from evals.diversity.responses import Response
-from providers.base import ModelRef
+from providers.types import ModelRef
 
 BASE = ModelRef("base", "local:x")
 

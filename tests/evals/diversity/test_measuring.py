@@ -12,9 +12,17 @@ import pytest
 
 from evals.diversity import Measurement, Memory, Place, Wanted
 from providers import registry
-from providers.base import Capabilities, Divergence, Message, ModelRef, Request, Sampling, Score
 from providers.errors import ContextOverflow, TimedOut, Unsupported
 from providers.scripted import ScriptedProvider
+from providers.types import (
+    Capabilities,
+    Divergence,
+    Message,
+    ModelRef,
+    Request,
+    Sampling,
+    Score,
+)
 from tests.evals.diversity.conftest import AGREES, SAID
 
 PLACE = Place(1, "multiagent", "eval", "sums", "sampled")
