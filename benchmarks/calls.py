@@ -33,9 +33,8 @@ from providers.base import Provider
 from providers.types import Message, Request, Sampling
 from society.method.agents import Society
 from society.method.debate import Debate, Rules
-from society.method.voting import Scope
 from store.ledger import Store
-from store.records import Turn, messages_json
+from store.records import StageKey, Turn, messages_json
 
 SERVER = Path(__file__).parents[1] / "tests" / "providers" / "chat_server.py"
 MODEL = "bench-model"
@@ -237,7 +236,7 @@ async def _debates(url: str, store: Store, questions: int, *, rounds: int) -> No
         task,
         {provider.base.address: provider},
         store,
-        Scope(1, "train", "multiagent", "sampled"),
+        StageKey(1, "train", "multiagent", "sampled"),
         rules,
     )
     try:

@@ -29,8 +29,8 @@ from providers import registry
 from providers.types import Sampling
 from society.method.agents import Society
 from society.method.debate import Debate, Rules
-from society.method.voting import Scope
 from store.ledger import Store
+from store.records import StageKey
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "providers"))
 from chat_server import ChatServer, gateway
@@ -82,7 +82,7 @@ async def _debated(upstream: str, store: Store, questions: int) -> int:
             task,
             {provider.base.address: provider},
             store,
-            Scope(1, "train", "multiagent", "sampled"),
+            StageKey(1, "train", "multiagent", "sampled"),
             rules,
         )
         try:

@@ -32,6 +32,7 @@ from evals.intervals import (
 )
 from evals.metrics import Decoding, Measure
 from store.ledger import Store
+from store.records import StageKey
 
 _ALIKE = 1e-9
 _EVALUATED = """
@@ -44,12 +45,10 @@ _EVALUATED = """
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """What is compared: an arm after `iteration` passes (0: untuned), and how it answers."""
+    """What is compared: an evaluated stage, and which of its answers count."""
 
-    arm: str
-    iteration: int
+    stage: StageKey
     measure: Measure
-    decoding: Decoding
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +129,8 @@ def compare(
     B is measured as A unless `measure_b` or `decoding_b` say otherwise. None where no run has two
     questions that both systems have answered.
     """
-    a = System(arm_a, iteration_a, measure, decoding)
-    b = System(arm_b, iteration_b, measure_b or measure, decoding_b or decoding)
+    a = System(StageKey(iteration_a, "eval", arm_a, decoding), measure)
+    b = System(StageKey(iteration_b, "eval", arm_b, decoding_b or decoding), measure_b or measure)
     exact = "single" not in (a.measure, b.measure)
     runs: list[RunDifference] = []
     pooled: list[tuple[float, float]] = []
@@ -207,8 +206,9 @@ def last_iteration(
 
 
 def _answered(store: Store, system: System, task: str | None) -> dict[str, float]:
+    stage = system.stage
     return metrics.by_question(
-        store, system.measure, system.decoding, system.iteration, system.arm, task
+        store, system.measure, stage.decoding, stage.iteration, stage.arm, task
     )
 
 

@@ -22,7 +22,7 @@ from store import schema
 from store.connection import connect, seal
 from store.ledger import Store
 from store.packing import TABLES, Table, pack
-from store.records import Question, Row, Turn, Verdict, Vote
+from store.records import Question, Row, StageKey, Turn, Verdict, Vote
 
 GOLD = frozenset({"gold", "correct"})
 VIEWS = ("generation_examples", "critic_examples")
@@ -69,9 +69,10 @@ def visible(store: Store, iteration: int, arm: str) -> Iterator[duckdb.DuckDBPyC
             questions = [q for q in store.questions("train") if q.question_id in debated]
             _insert(connection, Question, questions)
             for each in range(1, iteration + 1):
-                _insert(connection, Turn, store.turns(each, "train", arm))
-                _insert(connection, Vote, store.votes(each, "train", arm))
-                _insert(connection, Verdict, store.verdicts(each, "train", arm).values())
+                stage = StageKey(each, "train", arm)
+                _insert(connection, Turn, store.turns(stage))
+                _insert(connection, Vote, store.votes(stage))
+                _insert(connection, Verdict, store.verdicts(stage).values())
             yield connection
 
 

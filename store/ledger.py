@@ -19,10 +19,10 @@ from store.errors import StoreClosed, StoreError, StoreLocked, StoreMissing
 from store.packing import TABLES, unpack
 from store.reader import Reader, open_reader
 from store.records import (
+    IN_STAGE,
     Batch,
     Checkpoint,
     Dataset,
-    Decoding,
     Job,
     Model,
     Overlap,
@@ -32,6 +32,7 @@ from store.records import (
     RunStart,
     SettingChange,
     Split,
+    StageKey,
     TrainingPoint,
     Turn,
     Verdict,
@@ -60,7 +61,6 @@ _WITHDRAWALS = (
     f"DELETE FROM verdicts WHERE turn_id IN (SELECT turn_id FROM turns WHERE {_OF_THEIR_DEBATES})",
     "DELETE FROM turns WHERE turn_id IN (SELECT unnest($turns::BIGINT[])) AND failure IS NOT NULL",
 )
-_STAGE = "iteration = ? AND split = ? AND arm = ? AND decoding = ?"
 
 
 class Store:
@@ -256,56 +256,39 @@ class Store:
             [split, iteration],
         )
 
-    def turns(
-        self, iteration: int, split: Split, arm: str, decoding: Decoding = "sampled"
-    ) -> Iterator[Turn]:
+    def turns(self, stage: StageKey) -> Iterator[Turn]:
         """The stored turns of a stage, of all kinds, in the order they were stored."""
         columns = ", ".join(TABLES[Turn].given)
         found = self.stream(
-            f"SELECT {columns} FROM turns WHERE {_STAGE} ORDER BY created_at, turn_id",
-            [iteration, split, arm, decoding],
+            f"SELECT {columns} FROM turns WHERE {IN_STAGE} ORDER BY created_at, turn_id",
+            stage.params,
         )
         for row in found:
             yield from unpack(Turn, [row])
 
-    def turns_of_others(
-        self,
-        iteration: int,
-        split: Split,
-        arm: str,
-        decoding: Decoding,
-        models: Sequence[str],
-    ) -> Iterator[Turn]:
-        """What other arms than `arm` have asked these models in a stage, without what was shared;
+    def turns_of_others(self, stage: StageKey, models: Sequence[str]) -> Iterator[Turn]:
+        """What the other arms have asked these models in the same stage, without what was shared;
         in the order it was stored."""
         columns = ", ".join(TABLES[Turn].given)
         found = self.stream(
-            f"SELECT {columns} FROM turns WHERE iteration = ? AND split = ? AND arm <> ? "
-            "AND decoding = ? AND shared_turn_id IS NULL "
-            "AND model_id IN (SELECT unnest(?::VARCHAR[])) ORDER BY created_at, turn_id",
-            [iteration, split, arm, decoding, list(models)],
+            f"SELECT {columns} FROM turns WHERE iteration = $iteration AND split = $split "
+            "AND arm <> $arm AND decoding = $decoding AND shared_turn_id IS NULL "
+            "AND model_id IN (SELECT unnest($models::VARCHAR[])) ORDER BY created_at, turn_id",
+            {**stage.params, "models": list(models)},
         )
         for row in found:
             yield from unpack(Turn, [row])
 
-    def votes(
-        self, iteration: int, split: Split, arm: str, decoding: Decoding = "sampled"
-    ) -> list[Vote]:
+    def votes(self, stage: StageKey) -> list[Vote]:
         """The stored votes of a stage, by question and round."""
-        return self._find(
-            Vote,
-            f"WHERE {_STAGE} ORDER BY question_id, round",
-            [iteration, split, arm, decoding],
-        )
+        return self._find(Vote, f"WHERE {IN_STAGE} ORDER BY question_id, round", stage.params)
 
-    def verdicts(
-        self, iteration: int, split: Split, arm: str, decoding: Decoding = "sampled"
-    ) -> dict[int, Verdict]:
+    def verdicts(self, stage: StageKey) -> dict[int, Verdict]:
         """The stored verdicts of a stage by turn_id."""
         found = self._find(
             Verdict,
-            f"WHERE turn_id IN (SELECT turn_id FROM turns WHERE {_STAGE})",
-            [iteration, split, arm, decoding],
+            f"WHERE turn_id IN (SELECT turn_id FROM turns WHERE {IN_STAGE})",
+            stage.params,
         )
         return {verdict.turn_id: verdict for verdict in found}
 

@@ -34,18 +34,39 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def turn_key(
-    iteration: int,
-    split: str,
-    arm: str,
-    decoding: str,
-    question_id: str,
-    agent: int,
-    round: int,
-    kind: str,
-) -> str:
+@dataclass(frozen=True, slots=True)
+class StageKey:
+    """The debates of one arm, on one split, in one iteration and decoding.
+
+    A turn's key is that of its stage, then question, agent, round and kind.
+
+        StageKey(1, "train", "multiagent")  # the debates that the first fine-tuning learns from
+        StageKey(2, "eval", "multiagent", "greedy")  # the society after two passes, evaluated
+    """
+
+    iteration: int
+    split: Split
+    arm: str
+    decoding: Decoding = "sampled"
+
+    @property
+    def params(self) -> dict[str, object]:
+        """The four parts by name: the parameters of `IN_STAGE`."""
+        return {
+            "iteration": self.iteration,
+            "split": self.split,
+            "arm": self.arm,
+            "decoding": self.decoding,
+        }
+
+
+IN_STAGE = "iteration = $iteration AND split = $split AND arm = $arm AND decoding = $decoding"
+"""The SQL condition that picks a stage's rows of `turns` or `votes`."""
+
+
+def turn_key(stage: StageKey, question_id: str, agent: int, round: int, kind: TurnKind) -> str:
     """The canonical name of a turn within a run; equal keys are the same turn."""
-    key = (iteration, split, arm, decoding, question_id, agent, round, kind)
+    key = (*stage.params.values(), question_id, agent, round, kind)
     return json.dumps(key, separators=(",", ":"))
 
 
@@ -140,18 +161,14 @@ class Turn:
         object.__setattr__(self, "sha256", content_sha256(self.messages, self.response))
 
     @property
+    def stage(self) -> StageKey:
+        """The stage it belongs to."""
+        return StageKey(self.iteration, self.split, self.arm, self.decoding)
+
+    @property
     def key(self) -> str:
         """The turn's `turn_key`."""
-        return turn_key(
-            self.iteration,
-            self.split,
-            self.arm,
-            self.decoding,
-            self.question_id,
-            self.agent,
-            self.round,
-            self.kind,
-        )
+        return turn_key(self.stage, self.question_id, self.agent, self.round, self.kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +194,11 @@ class Vote:
     tie: bool
     correct: bool | None = None
     quorum: int | None = None
+
+    @property
+    def stage(self) -> StageKey:
+        """The stage it belongs to."""
+        return StageKey(self.iteration, self.split, self.arm, self.decoding)
 
 
 @dataclass(frozen=True, slots=True)

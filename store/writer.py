@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import duckdb
 
 from store.errors import InvalidRecord, StoreClosed, StoreError, WriteFailed
-from store.guard import Guard, Scope
+from store.guard import Guard, KeySet
 from store.packing import TABLES, Table, pack
 from store.records import Row
 
@@ -33,7 +33,7 @@ class _Append:
     work: Work | None = None
     removes: bool = False
     done: Future[None] = field(default_factory=Future)
-    claimed: list[tuple[Scope, Hashable]] = field(default_factory=list)
+    claimed: list[tuple[KeySet, Hashable]] = field(default_factory=list)
 
 
 class Writer:

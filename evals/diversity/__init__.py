@@ -24,7 +24,6 @@ from evals.diversity.encoders import EncoderUnavailable
 from evals.diversity.encoders import check as check_encoder
 from evals.diversity.measuring import Measurement, Progress
 from evals.diversity.memory import Memory
-from evals.diversity.responses import Place
 from evals.diversity.wanted import MEASURES, Wanted
 
 __all__ = [
@@ -32,7 +31,6 @@ __all__ = [
     "EncoderUnavailable",
     "Measurement",
     "Memory",
-    "Place",
     "Progress",
     "Wanted",
     "check_encoder",

@@ -12,22 +12,22 @@ from evals.diversity.embedding import dissimilarities
 from evals.diversity.estimates import Pair, Responses, estimate
 from evals.diversity.likelihood import Likelihoods, Method, base_of, wishes
 from evals.diversity.memory import Memory
-from evals.diversity.responses import Place, read
+from evals.diversity.responses import read
 from evals.diversity.wanted import Wanted
 from providers.base import Provider
 from providers.errors import Unsupported
 from providers.types import ModelRef
 from store.ledger import Store
-from store.records import AgentRole, Diversity, DiversityMeasure, Likelihood
+from store.records import IN_STAGE, AgentRole, Diversity, DiversityMeasure, Likelihood, StageKey
 
 Progress = Callable[[int], None]
 """Called with the steps done; a text embedded, or a request answered, is a step."""
 
-_STORED = """
+_STORED = f"""
     select role, measure, value is not null
     from diversity
-    where iteration = ? and arm = ? and split = ? and task = ? and decoding = ?
-      and (measure <> 'embedding' or encoder = ?) and responses = 'all'
+    where {IN_STAGE} and task = $task
+      and (measure <> 'embedding' or encoder = $encoder) and responses = 'all'
 """
 _NO_SCORE = (
     "the provider gives no log-probabilities of a given text; use a local model, or a vLLM server "
@@ -49,8 +49,9 @@ class _Result:
 
 
 class Measurement:
-    """What is to be measured at `place`: all of `wanted` that the store does not have, or, with
-    `again`, also what it has.
+    """What is to be measured of a stage's debates on the questions of one task.
+
+    That is all of `wanted` that the store does not have or, with `again`, also what it has.
 
     `providers` by the addresses of their bases. What is in `memory` is not computed again.
     """
@@ -59,19 +60,20 @@ class Measurement:
         self,
         store: Store,
         providers: Mapping[str, Provider],
-        place: Place,
+        stage: StageKey,
+        task: str,
         wanted: Wanted,
         memory: Memory,
         *,
         again: bool = False,
     ) -> None:
-        self.place = place
+        self.stage, self.task = stage, task
         self._store = store
         self._providers = providers
         self._wanted = wanted
-        self._responses = read(store, place, wanted.questions)
-        where = (place.iteration, place.arm, place.split, place.task, place.decoding)
-        stored = [] if again else store.rows(_STORED, [*where, wanted.encoder])
+        self._responses = read(store, stage, task, wanted.questions)
+        which = {**stage.params, "task": task, "encoder": wanted.encoder}
+        stored = [] if again else store.rows(_STORED, which)
         # What a provider could not tell may be had by now; somebody to compare with may not.
         done = {(role, measure) for role, measure, known in stored if known or self._alone(role)}
         self.todo: tuple[tuple[AgentRole, DiversityMeasure], ...] = tuple(
@@ -193,7 +195,7 @@ class Measurement:
         if measure == "nll" or self._methods[role] == "sampled":
             if not all(each.score for each in able):
                 self._unable[role, measure] = _NO_SCORE
-            elif measure != "nll" and self.place.decoding == "greedy":
+            elif measure != "nll" and self.stage.decoding == "greedy":
                 self._unable[role, measure] = _GREEDY
         if (role, measure) not in self._unable:
             for wish in wishes(responses, measure):
@@ -245,7 +247,8 @@ class Measurement:
             if found.value is None and not notes:
                 notes.append(self._nobody(role, responses))
             yield Diversity(
-                **asdict(self.place),
+                **asdict(self.stage),
+                task=self.task,
                 role=role,
                 measure=measure,
                 responses=responses,

@@ -9,12 +9,12 @@ from hashlib import sha256
 
 from providers.types import Message, ModelRef
 from store.ledger import Store
-from store.records import AgentRole, Decoding, Split
+from store.records import IN_STAGE, AgentRole, StageKey
 
-_DEBATED = """
+_DEBATED = f"""
     select question_id, max(round)
     from votes
-    where iteration = $iteration and arm = $arm and split = $split and decoding = $decoding
+    where {IN_STAGE}
       and question_id in (select question_id from questions where task = $task)
     group by question_id
 """
@@ -30,17 +30,6 @@ _SPOKEN = r"""
       and regexp_matches(t.response, '\S')
     order by t.question_id, t.agent
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Which debates: those of one society, on the questions of one task and split."""
-
-    iteration: int
-    arm: str
-    split: Split
-    task: str
-    decoding: Decoding
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,32 +56,24 @@ class Response:
         return Said(self.messages, self.text)
 
 
-def read(store: Store, place: Place, limit: int) -> dict[AgentRole, list[Response]]:
+def read(store: Store, stage: StageKey, task: str, limit: int) -> dict[AgentRole, list[Response]]:
     """The answers of round 1 (generator) and of the last round (critic; only where there are more
     rounds than one) to at most `limit` questions whose debates are complete.
 
     The questions with the smallest SHA-256 of their id are taken. Blank responses are left out.
     """
-    which = {
-        "iteration": place.iteration,
-        "arm": place.arm,
-        "split": place.split,
-        "decoding": place.decoding,
-    }
-    found = store.rows(_DEBATED, which | {"task": place.task})
+    found = store.rows(_DEBATED, {**stage.params, "task": task})
     last_round = max((int(rounds) for _, rounds in found), default=0)
     debated = [str(question) for question, rounds in found if rounds == last_round]
     chosen = sorted(debated, key=lambda question: sha256(question.encode()).digest())[:limit]
     rounds: dict[AgentRole, int] = {"generator": 1} if last_round else {}
     if last_round > 1:
         rounds["critic"] = last_round
-    return {role: _said(store, which, chosen, number) for role, number in rounds.items()}
+    return {role: _said(store, stage, chosen, number) for role, number in rounds.items()}
 
 
-def _said(
-    store: Store, which: dict[str, object], questions: Sequence[str], number: int
-) -> list[Response]:
-    rows = store.rows(_SPOKEN, which | {"questions": list(questions), "round": number})
+def _said(store: Store, stage: StageKey, questions: Sequence[str], number: int) -> list[Response]:
+    rows = store.rows(_SPOKEN, {**stage.params, "questions": list(questions), "round": number})
     return [
         Response(
             question,

@@ -17,6 +17,7 @@ from evals.intervals import Rate, rate
 from evals.metrics import Decoding
 from evals.report.experiments import Source
 from store.ledger import Store
+from store.records import StageKey
 
 Quantity = Literal["single", "majority", "consensus", "agreement-first", "agreement-last"]
 """An accuracy, or the share of an answer's supporters among the agents with a readable answer in
@@ -47,13 +48,12 @@ Marks = dict[str, tuple[float, int]]
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
-    """Which system on which task; `task` None is the runs' own."""
+class AccuracyKey:
+    """Whose answers (an evaluated stage), on which task (None is the runs' own), and which value of
+    them."""
 
+    stage: StageKey
     task: str | None
-    arm: str
-    iteration: int
-    decoding: Decoding
     quantity: Quantity
 
 
@@ -61,7 +61,7 @@ class Key:
 class Accuracy:
     """One value with its interval over questions, and every seed's own; shares 0 to 1."""
 
-    key: Key
+    key: AccuracyKey
     rate: Rate
     seeds: tuple[tuple[int, float], ...]
 
@@ -70,12 +70,17 @@ class Accuracy:
 class Accuracies:
     """All of them, by key."""
 
-    by_key: Mapping[Key, Accuracy]
+    by_key: Mapping[AccuracyKey, Accuracy]
 
     def of(
-        self, arm: str, iteration: int, decoding: str, quantity: Quantity, task: str | None = None
+        self,
+        arm: str,
+        iteration: int,
+        decoding: Decoding,
+        quantity: Quantity,
+        task: str | None = None,
     ) -> Accuracy | None:
-        return self.by_key.get(Key(task, arm, iteration, decoding, quantity))  # type: ignore[arg-type]
+        return self.by_key.get(_key(task, arm, iteration, decoding, quantity))
 
     def iterations(
         self, arm: str, decoding: str, quantity: Quantity, task: str | None = None
@@ -84,9 +89,10 @@ class Accuracies:
         found = [
             each
             for key, each in self.by_key.items()
-            if (key.task, key.arm, key.decoding, key.quantity) == (task, arm, decoding, quantity)
+            if (key.task, key.stage.arm, key.stage.decoding, key.quantity)
+            == (task, arm, decoding, quantity)
         ]
-        return sorted(found, key=lambda each: each.key.iteration)
+        return sorted(found, key=lambda each: each.key.stage.iteration)
 
     def last(
         self, arm: str, decoding: str, quantity: Quantity, task: str | None = None
@@ -99,7 +105,7 @@ class Accuracies:
 
     def decodings(self, task: str | None = None) -> list[Decoding]:
         """Those that something was evaluated with; sampled first."""
-        found = {key.decoding for key in self.by_key if key.task == task}
+        found = {key.stage.decoding for key in self.by_key if key.task == task}
         return sorted(found, reverse=True)
 
     def tasks(self) -> list[str]:
@@ -109,14 +115,14 @@ class Accuracies:
 
 def read(sources: Sequence[Source]) -> Accuracies:
     """The values over all seeds of one experiment."""
-    found: defaultdict[Key, list[tuple[int, Marks]]] = defaultdict(list)
+    found: defaultdict[AccuracyKey, list[tuple[int, Marks]]] = defaultdict(list)
     for source in sources:
         for key, marks in _marks(source.store).items():
             found[key].append((source.seed, marks))
     return Accuracies({key: _pooled(key, seeds) for key, seeds in found.items()})
 
 
-def _pooled(key: Key, seeds: Sequence[tuple[int, Marks]]) -> Accuracy:
+def _pooled(key: AccuracyKey, seeds: Sequence[tuple[int, Marks]]) -> Accuracy:
     asked: defaultdict[str, list[float]] = defaultdict(list)
     answers = 0
     for _, marks in seeds:
@@ -128,13 +134,19 @@ def _pooled(key: Key, seeds: Sequence[tuple[int, Marks]]) -> Accuracy:
     return Accuracy(key, rate(means, answers), own)
 
 
-def _marks(store: Store) -> dict[Key, Marks]:
-    found: defaultdict[Key, Marks] = defaultdict(dict)
+def _key(
+    task: str | None, arm: str, iteration: int, decoding: Decoding, quantity: Quantity
+) -> AccuracyKey:
+    return AccuracyKey(StageKey(iteration, "eval", arm, decoding), task, quantity)
+
+
+def _marks(store: Store) -> dict[AccuracyKey, Marks]:
+    found: defaultdict[AccuracyKey, Marks] = defaultdict(dict)
     for task, arm, iteration, decoding, question, right, answers in store.rows(_SINGLES):
-        found[Key(task, arm, iteration, decoding, "single")][question] = right, answers
+        found[_key(task, arm, iteration, decoding, "single")][question] = right, answers
     names: tuple[Quantity, ...] = ("majority", "consensus", "agreement-first", "agreement-last")
     for task, arm, iteration, decoding, question, first, last, *values in store.rows(_VOTES):
         for quantity, value, of in zip(names, values, (1, 1, first, last), strict=True):
             if value is not None:
-                found[Key(task, arm, iteration, decoding, quantity)][question] = value, of
+                found[_key(task, arm, iteration, decoding, quantity)][question] = value, of
     return dict(found)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from evals.intervals import Rate
+from evals.metrics import Decoding
 from evals.report.accuracies import Accuracies
 from evals.report.experiments import Source
 
@@ -54,7 +55,7 @@ class Diversity:
     task: str | None
     arm: str
     iteration: int
-    decoding: str
+    decoding: Decoding
     scale: Scale
     value: float | None
     low: float | None
@@ -83,9 +84,9 @@ def _agreement(accuracies: Accuracies) -> list[Diversity]:
             found.append(
                 Diversity(
                     key.task,
-                    key.arm,
-                    key.iteration,
-                    key.decoding,
+                    key.stage.arm,
+                    key.stage.iteration,
+                    key.stage.decoding,
                     scale,
                     rate.value,
                     rate.low,
@@ -117,7 +118,7 @@ def _stored(sources: Sequence[Source]) -> list[Diversity]:
                 None if task is None else str(task),
                 str(arm),
                 int(iteration),  # type: ignore[call-overload]
-                str(decoding),
+                "greedy" if decoding == "greedy" else "sampled",
                 scale,
                 _mean([row[0] for _, row in seeds]),
                 _mean([row[1] for _, row in seeds]),

@@ -80,7 +80,7 @@ class ExperimentFacts:
         """The society's last evaluated iteration."""
         found = self.accuracies.last(self.main.name, self.decoding, "consensus")
         if found is not None:
-            return found.key.iteration
+            return found.key.stage.iteration
         return max((each.iteration for each in self.main_votings), default=0)
 
     @property
@@ -153,7 +153,7 @@ def read(stores: Sequence[Store], *, quote: bool = True) -> Facts:
 def _experiment(experiment: Experiment) -> ExperimentFacts:
     sources = experiment.sources
     values = accuracies.read(sources)
-    evaluated = {key.arm for key in values.by_key}
+    evaluated = {key.stage.arm for key in values.by_key}
     arms = tuple(arm for arm in experiment.arms if arm.name in evaluated)
     jobs = training.tunings(sources)
     shown: Decoding = (values.decodings() or ["sampled"])[0]

@@ -32,7 +32,7 @@ def opening(experiment: ExperimentFacts) -> str | None:
     vote = experiment.accuracies.last(society, experiment.decoding, "consensus")
     if vote is None:
         return None
-    after = f"After iteration {vote.key.iteration}" if vote.key.iteration else "Untuned"
+    after = f"After iteration {vote.key.stage.iteration}" if vote.key.stage.iteration else "Untuned"
     rate, seeds = vote.rate, len(vote.seeds)
     size = f"{rate.total} questions" + (f", {seeds} seeds" if seeds > 1 else "")
     return (

@@ -42,7 +42,8 @@ def read(experiment: Experiment, arms: Sequence[Arm], accuracies: Accuracies) ->
     for arm in arms:
         for decoding in accuracies.decodings():
             evaluated = [
-                each.key.iteration for each in accuracies.iterations(arm.name, decoding, "single")
+                each.key.stage.iteration
+                for each in accuracies.iterations(arm.name, decoding, "single")
             ]
             if len(evaluated) > 1:
                 first, last = evaluated[0], evaluated[-1]
@@ -57,7 +58,7 @@ def _known(experiment: Experiment, task: Task, accuracies: Accuracies) -> bool:
     """Whether the task tells a style in any of the main arm's first answers."""
     main, source = experiment.main.name, experiment.first
     return any(
-        styles.use(source.store, task, each.key.decoding, each.key.iteration, main)
+        styles.use(source.store, task, each.key.stage.decoding, each.key.stage.iteration, main)
         for decoding in accuracies.decodings()[:1]
         for each in accuracies.iterations(main, decoding, "single")[:1]
     )

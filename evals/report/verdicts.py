@@ -73,7 +73,7 @@ def _verdicts(
     society = experiment.main.name
     if (found := accuracies.last(society, decoding, measure, task)) is None:
         return Verdicts(measure, decoding, task, ())
-    last = found.key.iteration
+    last = found.key.stage.iteration
     against: list[tuple[str, int]] = []
     twin = arms.untuned(experiment.arms)
     before = accuracies.of(society, 0, decoding, measure, task)
@@ -82,7 +82,7 @@ def _verdicts(
     for arm in experiment.arms:
         at = accuracies.last(arm.name, decoding, measure, task)
         if arm.name != society and at is not None:
-            against.append((arm.name, at.key.iteration))
+            against.append((arm.name, at.key.stage.iteration))
     changes = (
         compare(experiment.stores, society, other, measure, decoding, last, at, task)
         for other, at in against
@@ -92,7 +92,7 @@ def _verdicts(
         measure,
         decoding,
         task,
-        tuple(Verdict(each.b.arm, each.b.arm == society, each) for each in compared),
+        tuple(Verdict(each.b.stage.arm, each.b.stage.arm == society, each) for each in compared),
     )
 
 

@@ -97,8 +97,8 @@ class _Content:
         for debate in told.complete:
             if debate.question_id not in seen:
                 seen.add(debate.question_id)
-                yield self.questions.record(debate.question_id, position[debate.scope.split])
-                position[debate.scope.split] += 1
+                yield self.questions.record(debate.question_id, position[debate.stage.split])
+                position[debate.stage.split] += 1
             yield from rows(
                 debate,
                 self.questions.asked(debate.question_id),
@@ -144,8 +144,8 @@ def _batches(records: Iterator[Row]) -> Iterator[Sequence[Row]]:
 
 def _build_datasets(store: Store, content: _Content) -> None:
     config, told = content.config, content.debates
-    scopes = (debate.scope for debate in told.complete)
-    trained = {(s.iteration, s.arm) for s in scopes if s.split == "train"}
+    stages = (debate.stage for debate in told.complete)
+    trained = {(s.iteration, s.arm) for s in stages if s.split == "train"}
     arms = {arm.name: arm for arm in config.all_arms}
     for iteration, arm in sorted(trained):
         rules = arms.get(arm) or replace(config.all_arms[0], name=arm)
@@ -163,7 +163,7 @@ def _write_questions(folder: RunFolder, content: _Content) -> None:
             "gold": question.gold,
         }
         line = json.dumps(row, ensure_ascii=False)
-        asked[debate.scope.split][question.question_id] = line
+        asked[debate.stage.split][question.question_id] = line
     for split, lines in asked.items():
         if lines:
             text = "".join(f"{line}\n" for line in lines.values())

@@ -14,8 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from society.importing.spoken import Spoken, plain
-from society.method.voting import Scope
-from store.records import messages_json, storable
+from store.records import StageKey, messages_json, storable
 
 
 class ContextMessage(BaseModel):
@@ -40,7 +39,7 @@ def looks_like(document: object) -> bool:
     )
 
 
-def read(document: Mapping[str, Any], scope: Scope, problems: list[str]) -> list[Spoken]:
+def read(document: Mapping[str, Any], stage: StageKey, problems: list[str]) -> list[Spoken]:
     """All answers; what is wrong with a question goes to `problems`, with its number."""
     found: list[Spoken] = []
     for number, (question, entry) in enumerate(document.items(), start=1):
@@ -59,13 +58,13 @@ def read(document: Mapping[str, Any], scope: Scope, problems: list[str]) -> list
             if (wrong := _wrong(context)) is not None:
                 problems.append(f"{place}: {wrong}")
             else:
-                found += _answers(place, scope, question, plain(gold), agent, context)
+                found += _answers(place, stage, question, plain(gold), agent, context)
     return found
 
 
 def _answers(
     where: str,
-    scope: Scope,
+    stage: StageKey,
     question: str,
     gold: str | None,
     agent: int,
@@ -80,7 +79,7 @@ def _answers(
             failed = message.content is None
             yield Spoken(
                 where=f"{where}, round {number}",
-                scope=scope,
+                stage=stage,
                 question=storable(question),
                 agent=agent,
                 round=number,

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from society.importing.spoken import Spoken
-from society.method.voting import Scope
-from store.records import TurnKind
+from store.records import StageKey, TurnKind
 
-Place = tuple[int, int, TurnKind]
+TurnPlace = tuple[int, int, TurnKind]
+"""Agent, round and kind."""
+
 Size = tuple[tuple[int, ...], int]
 """The numbers of the agents, and how many rounds they speak."""
 
@@ -19,14 +20,14 @@ Size = tuple[tuple[int, ...], int]
 class ToldDebate:
     """One debate; `spoken` by (agent, round, kind)."""
 
-    scope: Scope
+    stage: StageKey
     question_id: str
-    spoken: Mapping[Place, Spoken]
+    spoken: Mapping[TurnPlace, Spoken]
 
     @property
     def title(self) -> str:
-        scope = self.scope
-        return f"question {self.question_id!r} ({scope.split}, iteration {scope.iteration})"
+        stage = self.stage
+        return f"question {self.question_id!r} ({stage.split}, iteration {stage.iteration})"
 
     @property
     def size(self) -> Size:
@@ -81,16 +82,16 @@ def gather(spoken: Sequence[Spoken], ids: Sequence[str], problems: list[str]) ->
     The size of a debate is what most complete debates have; all others are incomplete. Numbers of
     agents may have gaps. A response that is there twice goes to `problems`.
     """
-    grouped: dict[tuple[Scope, str], dict[Place, Spoken]] = {}
+    grouped: dict[tuple[StageKey, str], dict[TurnPlace, Spoken]] = {}
     for each, question_id in zip(spoken, ids, strict=True):
-        places = grouped.setdefault((each.scope, question_id), {})
+        places = grouped.setdefault((each.stage, question_id), {})
         before = places.setdefault(each.place, each)
         if before is not each:
             problems.append(
                 f"{each.where}: {each.kind} of agent {each.agent} in round {each.round} is in "
                 f"{before.where} already; remove one, or tell them apart by iteration or decoding"
             )
-    debates = [ToldDebate(scope, name, places) for (scope, name), places in grouped.items()]
+    debates = [ToldDebate(stage, name, places) for (stage, name), places in grouped.items()]
     usual = _usual_size(debates)
     complete, left_out = [], []
     for debate in debates:

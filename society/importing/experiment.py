@@ -111,20 +111,20 @@ def _kind_options(config: Config) -> dict[str, object]:
 
 
 def _found(debates: Debates) -> dict[str, Any]:
-    scopes = {debate.scope for debate in debates.complete}
+    stages = {debate.stage for debate in debates.complete}
     asked: dict[Split, dict[int, set[str]]] = {"train": {}, "eval": {}}
     for debate in debates.complete:
-        split, iteration = debate.scope.split, debate.scope.iteration
+        split, iteration = debate.stage.split, debate.stage.iteration
         asked[split].setdefault(iteration, set()).add(debate.question_id)
     others = "summarized" if debates.summarized else "quoted"
     found: dict[str, Any] = {
-        "iterations": max(scope.iteration for scope in scopes),
+        "iterations": max(stage.iteration for stage in stages),
         "society": {"agents": debates.agents, "rounds": debates.rounds, "others": others},
     }
     if asked["train"]:
         found["train"] = {"questions": max(map(len, asked["train"].values()))}
     if asked["eval"]:
-        decodings = sorted({s.decoding for s in scopes if s.split == "eval"}, reverse=True)
+        decodings = sorted({s.decoding for s in stages if s.split == "eval"}, reverse=True)
         questions = max(map(len, asked["eval"].values()))
         found["evaluation"] = {"questions": questions, "decodings": decodings}
     return found

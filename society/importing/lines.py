@@ -18,8 +18,7 @@ from pydantic_core import ErrorDetails
 
 from providers.types import FinishReason, Role
 from society.importing.spoken import Spoken, plain
-from society.method.voting import Scope
-from store.records import Decoding, Split, TurnKind, messages_json, storable
+from store.records import Decoding, Split, StageKey, TurnKind, messages_json, storable
 
 _LARGEST = 2**31 - 1
 _MOST_ITERATIONS = 10_000
@@ -81,29 +80,29 @@ def read(
         where = f"line {number}"
         try:
             line = _LINE.validate_python(json.loads(text))
-            scope = _scope(line, split, iteration)
-            spoken = _spoken(line, where, scope)
+            stage = _stage(line, split, iteration)
+            spoken = _spoken(line, where, stage)
         except ValidationError as error:
             problems += [f"{where}: {_explained(e)}" for e in error.errors(include_url=False)]
         except (ValueError, RecursionError) as error:
             reason = "too deeply nested" if isinstance(error, RecursionError) else str(error)
             problems.append(f"{where}: not one JSON object ({reason}); correct or remove the line")
         else:
-            if (wrong := _wrong(line, scope)) is not None:
+            if (wrong := _wrong(line, stage)) is not None:
                 problems.append(f"{where}: {wrong}")
             found.append(spoken)
     return found
 
 
-def _scope(line: TurnLine, split: Split, iteration: int | None) -> Scope:
+def _stage(line: TurnLine, split: Split, iteration: int | None) -> StageKey:
     part = line.split or split
     first = 1 if part == "train" else 0
     given = iteration if line.iteration is None else line.iteration
-    return Scope(first if given is None else given, part, storable(line.arm), line.decoding)
+    return StageKey(first if given is None else given, part, storable(line.arm), line.decoding)
 
 
-def _wrong(line: TurnLine, scope: Scope) -> str | None:
-    if scope.split == "train" and scope.iteration == 0:
+def _wrong(line: TurnLine, stage: StageKey) -> str | None:
+    if stage.split == "train" and stage.iteration == 0:
         return (
             "a training debate has an iteration from 1 on, got 0; set it, or split = eval: "
             "iteration 0 is the evaluation of the untuned society"
@@ -113,7 +112,7 @@ def _wrong(line: TurnLine, scope: Scope) -> str | None:
     return None
 
 
-def _spoken(line: TurnLine, where: str, scope: Scope) -> Spoken:
+def _spoken(line: TurnLine, where: str, stage: StageKey) -> Spoken:
     messages = None
     if line.messages is not None:
         sent = [{"role": m.role, "content": storable(m.content)} for m in line.messages]
@@ -121,7 +120,7 @@ def _spoken(line: TurnLine, where: str, scope: Scope) -> Spoken:
     reason: Literal["stop", "error"] = "stop" if line.error is None else "error"
     return Spoken(
         where=where,
-        scope=scope,
+        stage=stage,
         question=storable(line.question),
         agent=line.agent,
         round=line.round,

@@ -83,7 +83,7 @@ class Questions:
         question_id = self._named(spoken, text)
         found = self.found.get(question_id)
         if found is None:
-            found = _Found(spoken.where, text, spoken.scope.split)
+            found = _Found(spoken.where, text, spoken.stage.split)
             self.found[question_id] = found
             self._check_split(spoken, text)
         elif found.text != text:
@@ -91,7 +91,7 @@ class Questions:
                 f"{spoken.where}: question_id {question_id!r} stands for another text in "
                 f"{found.where}; give every question an id of its own"
             )
-        elif found.split != spoken.scope.split:
+        elif found.split != spoken.stage.split:
             self._two_splits(spoken, found.where)
         if found.meta is None:
             found.meta = spoken.meta
@@ -110,9 +110,9 @@ class Questions:
         return f"{self.prefix}{min(given)}" if given else text_id(self.task.name, text)
 
     def _check_split(self, spoken: Spoken, text: str) -> None:
-        split, where = self._splits.setdefault(text, (spoken.scope.split, spoken.where))
+        split, where = self._splits.setdefault(text, (spoken.stage.split, spoken.where))
         known = self.known.get(text)
-        if split != spoken.scope.split:
+        if split != spoken.stage.split:
             self._two_splits(spoken, where)
         elif known is not None and known.split != split:
             self.problems.append(
@@ -122,7 +122,7 @@ class Questions:
 
     def _two_splits(self, spoken: Spoken, where: str) -> None:
         self.problems.append(
-            f"{spoken.where}: this question is in split {spoken.scope.split} here and in the other "
+            f"{spoken.where}: this question is in split {spoken.stage.split} here and in the other "
             f"in {where}; training and evaluation questions must differ, remove it from one"
         )
 

@@ -11,8 +11,7 @@ from typing import Any
 from evals.tasks.sources.text import read_text
 from society.importing import contexts, lines
 from society.importing.spoken import Spoken, TranscriptError
-from society.method.voting import Scope
-from store.records import Split
+from store.records import Split, StageKey
 
 _FORMATS = (
     'one JSON object per line with "question", "agent", "round" and "response", or one object '
@@ -32,8 +31,8 @@ def read(path: Path, split: Split, iteration: int | None) -> list[Spoken]:
         found = lines.read(text.split("\n"), split, iteration, problems)
     else:
         first = 1 if split == "train" else 0
-        scope = Scope(first if iteration is None else iteration, split, "multiagent", "sampled")
-        found = contexts.read(document, scope, problems)
+        stage = StageKey(first if iteration is None else iteration, split, "multiagent", "sampled")
+        found = contexts.read(document, stage, problems)
     if problems:
         raise TranscriptError(str(path), problems)
     return found

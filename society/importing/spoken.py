@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from providers.types import FinishReason
 from society.config.schema import ConfigError
-from society.method.voting import Scope
-from store.records import TurnKind
+from store.records import StageKey, TurnKind
 
 _SHOWN = 20
 _PLACES = 8
@@ -58,7 +57,7 @@ class Spoken:
     """
 
     where: str
-    scope: Scope
+    stage: StageKey
     question: str
     agent: int
     round: int

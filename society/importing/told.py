@@ -53,23 +53,23 @@ def rows(
             turns.append(_turn(debate, told, sent, task))
     drawn = lot(seed, question.question_id)
     numbers = range(1, rounds + 1)
-    tallies = [tally(task, debate.scope, turns, number, drawn) for number in numbers]
+    tallies = [tally(task, debate.stage, turns, number, drawn) for number in numbers]
     decided = outcome(
-        task, debate.scope, question, turns, tallies, drop_ties=drop_ties, quorum=quorum
+        task, debate.stage, question, turns, tallies, drop_ties=drop_ties, quorum=quorum
     )
     return [*turns, *decided]
 
 
 def _turn(debate: ToldDebate, told: Spoken, sent: str, task: Task) -> Turn:
-    scope = debate.scope
+    stage = debate.stage
     answer = None
     if told.kind == "answer" and told.finish_reason == "stop":
         answer = told.answer or readable(task, told.response, told.finish_reason)
     return Turn(
-        iteration=scope.iteration,
-        arm=scope.arm,
-        split=scope.split,
-        decoding=scope.decoding,
+        iteration=stage.iteration,
+        arm=stage.arm,
+        split=stage.split,
+        decoding=stage.decoding,
         question_id=debate.question_id,
         agent=told.agent,
         round=told.round,

@@ -39,8 +39,8 @@ from society import prompts
 from society.costs.charges import made_for, turn_of
 from society.method.agents import Society
 from society.method.reuse import Shared, taken_over
-from society.method.voting import Scope, Tally, lot, outcome, readable, shown, tally, why_empty
-from store.records import Failure, Labels, Row, Turn, messages_json, storable, utc_now
+from society.method.voting import Tally, lot, outcome, readable, shown, tally, why_empty
+from store.records import Failure, Labels, Row, StageKey, Turn, messages_json, storable, utc_now
 
 Kind = Literal["answer", "summary"]
 # A call that is made again and again would keep a run from stopping.
@@ -72,7 +72,7 @@ class Rules:
 
 
 class Debate:
-    """Debates questions of one scope between one society, resuming from `known` turns.
+    """Debates questions of one stage between one society, resuming from `known` turns.
 
     What is in `shared` already is not asked again. `again` are turns that failed in an earlier
     start and are asked once more; where that does not come to an end they stay. Where `stop` gives
@@ -85,7 +85,7 @@ class Debate:
         task: Task,
         providers: Mapping[str, Provider],
         recorder: Recorder,
-        scope: Scope,
+        stage: StageKey,
         rules: Rules,
         *,
         known: Iterable[Turn] = (),
@@ -98,7 +98,7 @@ class Debate:
         self._task = task
         self._providers = providers
         self._recorder = recorder
-        self._scope = scope
+        self._stage = stage
         self._rules = rules
         self._known = {turn.turn_id: turn for turn in known}
         self._again = again or {}
@@ -149,7 +149,7 @@ class Debate:
                 await asyncio.to_thread(
                     tally,
                     self._task,
-                    self._scope,
+                    self._stage,
                     turns,
                     number,
                     lot(self._rules.seed, question.question_id),
@@ -159,7 +159,7 @@ class Debate:
         rows = await asyncio.to_thread(
             outcome,
             self._task,
-            self._scope,
+            self._stage,
             question,
             turns,
             tallies,
@@ -206,12 +206,12 @@ class Debate:
         model: ModelRef,
         messages: tuple[Message, ...],
     ) -> Turn:
-        scope = self._scope
+        stage = self._stage
         turn = Turn(
-            iteration=scope.iteration,
-            arm=scope.arm,
-            split=scope.split,
-            decoding=scope.decoding,
+            iteration=stage.iteration,
+            arm=stage.arm,
+            split=stage.split,
+            decoding=stage.decoding,
             question_id=question.question_id,
             agent=agent,
             round=number,

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from evals import diversity, reading
-from evals.diversity import EncoderUnavailable, Measurement, Memory, Place, Progress, Wanted
+from evals.diversity import EncoderUnavailable, Measurement, Memory, Progress, Wanted
 from society.config.schema import Config, ConfigError
 from society.costs import budget
 from society.costs.charges import Purpose, made_for
 from society.method.connections import Connections
-from society.method.voting import Scope
 from society.runs.folder import RunFolder
 from society.terminal.table import write
 from store.ledger import Store
-from store.records import Diversity
+from store.records import Diversity, StageKey
 
 _DEBATED = """
     select v.iteration, v.arm, q.task, v.decoding
@@ -75,15 +74,14 @@ class Meter:
         self._memory = Memory()
         self._iteration = 0
 
-    def planned(self, scope: Scope, task: str, *, again: bool = False) -> Measurement | None:
-        """What is left to be measured of the society that has debated `scope`; None: nothing."""
-        if not self._wanted.measures or scope.decoding not in self._section.decodings:
+    def planned(self, stage: StageKey, task: str, *, again: bool = False) -> Measurement | None:
+        """What is left to be measured of the society that has debated `stage`; None: nothing."""
+        if not self._wanted.measures or stage.decoding not in self._section.decodings:
             return None
-        if scope.iteration != self._iteration:
-            self._memory, self._iteration = Memory(), scope.iteration
-        place = Place(scope.iteration, scope.arm, scope.split, task, scope.decoding)
+        if stage.iteration != self._iteration:
+            self._memory, self._iteration = Memory(), stage.iteration
         found = Measurement(
-            self._store, self._connections, place, self._wanted, self._memory, again=again
+            self._store, self._connections, stage, task, self._wanted, self._memory, again=again
         )
         return found if found.todo else None
 
@@ -95,8 +93,8 @@ class Meter:
         Serves the tuned models that have to be asked. Raises the providers' errors, and
         `ConfigError` where the sentence encoder cannot be loaded; a later call goes on from there.
         """
-        place = measurement.place
-        purpose = Purpose("diversity", place.iteration, place.arm, place.split, place.decoding)
+        stage = measurement.stage
+        purpose = Purpose("diversity", stage.iteration, stage.arm, stage.split, stage.decoding)
         if measurement.tuned_models:
             await self._connections.load_adapters(measurement.tuned_models)
         try:
@@ -117,7 +115,7 @@ async def measure_run(
     config = _chosen(Config.from_json(reading.run_of(store).config), choice)
     section = config.diversity
     debated = [
-        (Scope(iteration, "eval", arm, decoding), task)
+        (StageKey(iteration, "eval", arm, decoding), task)
         for iteration, arm, task, decoding in store.rows(
             _DEBATED, {"decodings": list(section.decodings), "arm": choice.arm}
         )
@@ -132,9 +130,9 @@ async def measure_run(
     connections = budget.metered(Connections.open(config, folder.models), config, store)
     meter = Meter(store, config, connections)
     try:
-        for number, (scope, task) in enumerate(debated):
+        for number, (stage, task) in enumerate(debated):
             on_society(number, len(debated))
-            if (found := meter.planned(scope, task, again=choice.again)) is not None:
+            if (found := meter.planned(stage, task, again=choice.again)) is not None:
                 rows += await meter.measure(found)
         on_society(len(debated), len(debated))
     finally:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from evals.tasks.base import Task
 from providers.base import Provider
 from providers.errors import RunError
-from society.method.voting import Scope
-from store.records import Turn
+from store.records import IN_STAGE, StageKey, Turn
 
 _SAMPLES = 3
 _SHOWN = 300
@@ -104,8 +103,7 @@ _WHAT_NOW = (
     "is"
 )
 
-_STAGE = "iteration = ? AND split = ? AND arm = ? AND decoding = ?"
-_READ = f"SELECT count(answer), count(*) FROM turns WHERE {_STAGE} AND kind = 'answer'"
+_READ = f"SELECT count(answer), count(*) FROM turns WHERE {IN_STAGE} AND kind = 'answer'"
 _LABELS = """
 WITH finals AS (
     SELECT question_id, arg_max(struct_pack(answer, voters, tie), round) AS final
@@ -176,15 +174,14 @@ class Reading:
         return f"{len(self._unread)} of {self._answers} answers could not be read: {why}"
 
 
-def check_stage(store: Store, scope: Scope, stage: str, task: Task) -> None:
+def check_stage(store: Store, stage: StageKey, name: str, task: Task) -> None:
     """Raise `NothingRead` where a complete stage has answers and none of them could be read."""
-    key = (scope.iteration, scope.split, scope.arm, scope.decoding)
-    [(read, answers)] = store.rows(_READ, key)
+    [(read, answers)] = store.rows(_READ, stage.params)
     if read or not answers:
         return
-    why = describe_unread(_unread(store, scope), task)
+    why = describe_unread(_unread(store, stage), task)
     raise NothingRead(
-        f"none of the {answers} answers of the stage {stage!r} could be read, so there is nothing "
+        f"none of the {answers} answers of the stage {name!r} could be read, so there is nothing "
         f"to go on with:\n{why}\n{_WHAT_NOW}"
     )
 
@@ -210,9 +207,9 @@ def check_data(
             f"answer that can be read, {ties} are tied, {questions - labels - unread - ties} have "
             "fewer readable answers than consensus.quorum asks for"
         )
-        scope = Scope(iteration, "train", arm, "sampled")
+        stage = StageKey(iteration, "train", arm, "sampled")
         if questions > labels + ties:
-            told.append(describe_unread(_unread(store, scope), task))
+            told.append(describe_unread(_unread(store, stage), task))
     if starved:
         most = max(plan.dataset.examples for plan in plans)
         raise NothingLearnt(
@@ -223,7 +220,7 @@ def check_data(
         )
 
 
-def _unread(store: Store, scope: Scope) -> list[Turn]:
-    turns = store.turns(scope.iteration, scope.split, scope.arm, scope.decoding)
+def _unread(store: Store, stage: StageKey) -> list[Turn]:
+    turns = store.turns(stage)
     unread = (turn for turn in turns if turn.kind == "answer" and turn.answer is None)
     return [turn for turn, _ in zip(unread, range(_LOOKED_AT), strict=False)]

@@ -35,18 +35,18 @@ from society.method.early_stop import Reading, check_data, check_stage
 from society.method.progress import (
     Note,
     Observer,
-    Stage,
     StageAdvanced,
     StageFinished,
+    StageName,
     StageStarted,
 )
 from society.method.redo import take_back
 from society.method.reuse import Shared
 from society.method.tuning import plan, require_trainable, resumed, selection, tuned_roles
-from society.method.voting import Scope, majority
+from society.method.voting import majority
 from society.runs.folder import RunFolder, as_started
 from store.ledger import Store
-from store.records import Dataset, Decoding, Model, Question, Turn
+from store.records import Dataset, Decoding, Model, Question, StageKey, Turn
 
 # A model that took over another job's outcome is that job's.
 _TUNED = """
@@ -175,35 +175,35 @@ class _Experiment:
             self.questions.start(iteration),
             self.questions.made_for(iteration),
         )
-        scope = Scope(iteration, "train", arm.name, "sampled")
+        stage = StageKey(iteration, "train", arm.name, "sampled")
         asking = society.first(arm.train_agents)
         task = self.questions.task_of(iteration)
-        await self._debate(arm, asking, task, questions, scope, "debate")
+        await self._debate(arm, asking, task, questions, stage, "debate")
 
     async def _evaluate(self, arm: Arm, society: Society, iteration: int) -> None:
         for exam in self.questions.exams:
             questions = exam.questions()
             self._remember(questions, exam.label, "eval", zero_shot=exam.apart)
             for decoding in arm.decodings(self.config.evaluation.decodings):
-                scope = Scope(iteration, "eval", arm.name, decoding)
-                stage = f"{exam.stage} {decoding}"
-                await self._debate(arm, society, exam.task, questions, scope, stage)
+                stage = StageKey(iteration, "eval", arm.name, decoding)
+                name = f"{exam.stage} {decoding}"
+                await self._debate(arm, society, exam.task, questions, stage, name)
                 if not exam.apart:
-                    await self._measure_diversity(scope, exam.label)
+                    await self._measure_diversity(stage, exam.label)
 
-    async def _measure_diversity(self, scope: Scope, task: str) -> None:
-        found = self.meter.planned(scope, task)
+    async def _measure_diversity(self, stage: StageKey, task: str) -> None:
+        found = self.meter.planned(stage, task)
         if found is None:
             return
         if not found.steps:  # other arms had all of it
             await self.meter.measure(found)
             return
-        stage = self._of_arm(scope.arm, f"diversity {scope.decoding}")
+        name = self._of_arm(stage.arm, f"diversity {stage.decoding}")
 
         def on_progress(done: int) -> None:
             self.observer(StageAdvanced(done, detail=budget.shown(self.connections)))
 
-        with self._stage(scope.iteration, stage, "steps", found.steps):
+        with self._stage(stage.iteration, name, "steps", found.steps):
             await self.meter.measure(found, on_progress)
 
     def _tell(self, arm: Arm, concerns: Sequence[Concern]) -> None:
@@ -224,15 +224,14 @@ class _Experiment:
         society: Society,
         task: Task,
         questions: Sequence[TaskQuestion],
-        scope: Scope,
-        stage: Stage,
+        stage: StageKey,
+        name: StageName,
     ) -> None:
-        stored = (scope.iteration, scope.split, scope.arm, scope.decoding)
-        again = take_back(self.store, scope)
-        voted = {vote.question_id for vote in self.store.votes(*stored) if vote.round == arm.rounds}
+        again = take_back(self.store, stage)
+        voted = {vote.question_id for vote in self.store.votes(stage) if vote.round == arm.rounds}
         remaining = [q for q in questions if q.question_id not in voted]
         pending = {q.question_id for q in remaining}
-        known = [turn for turn in self.store.turns(*stored) if turn.question_id in pending]
+        known = [turn for turn in self.store.turns(stage) if turn.question_id in pending]
         each = arm.calls(len(society.agents))
         done, tokens = (len(questions) - len(remaining)) * each + len(known), 0
 
@@ -243,9 +242,9 @@ class _Experiment:
             self.observer(StageAdvanced(done, tokens, budget.shown(self.connections)))
             self._note(reading.add(turn))
 
-        named, first = self._of_arm(arm.name, stage), self.config.stop_if_unread
+        named, first = self._of_arm(arm.name, name), self.config.stop_if_unread
         reading = Reading(named, task, first, again)
-        with self._stage(scope.iteration, named, "turns", len(questions) * each, done):
+        with self._stage(stage.iteration, named, "turns", len(questions) * each, done):
             if remaining:
                 await self.connections.load_adapters(society.tuned_models)
             if again:
@@ -253,13 +252,13 @@ class _Experiment:
             debate = Debate(
                 society,
                 task,
-                self.connections if scope.split == "train" else self.connections.evaluating,
+                self.connections if stage.split == "train" else self.connections.evaluating,
                 self.store,
-                scope,
-                self._rules(arm, scope, len(remaining)),
+                stage,
+                self._rules(arm, stage, len(remaining)),
                 known=known,
                 again=again,
-                shared=self._shared(society, scope, pending),
+                shared=self._shared(society, stage, pending),
                 on_turn=on_turn,
                 stop=reading.stop,
             )
@@ -267,26 +266,24 @@ class _Experiment:
                 self._tell_surrenders()
         self._note(reading.summary())
         if first:
-            check_stage(self.store, scope, named, task)
+            check_stage(self.store, stage, named, task)
 
-    def _shared(self, society: Society, scope: Scope, questions: set[str]) -> Shared:
+    def _shared(self, society: Society, stage: StageKey, questions: set[str]) -> Shared:
         """What other arms have asked in this stage, of models that this society uses too."""
         models = {m.model_id: m.address for m in society.models}
 
         def repeats(model_id: str) -> bool:
-            greedy = scope.decoding == "greedy" and model_id in models
+            greedy = stage.decoding == "greedy" and model_id in models
             return greedy and self.connections[models[model_id]].capabilities.repeatable
 
         if len(self.arms) == 1:
             return Shared((), repeats)
-        others = self.store.turns_of_others(
-            scope.iteration, scope.split, scope.arm, scope.decoding, sorted(models)
-        )
+        others = self.store.turns_of_others(stage, sorted(models))
         return Shared((turn for turn in others if turn.question_id in questions), repeats)
 
-    def _rules(self, arm: Arm, scope: Scope, questions: int) -> Rules:
-        found = rules(self.config, arm, scope.decoding)
-        if scope.split == "eval" and self.connections.batched:
+    def _rules(self, arm: Arm, stage: StageKey, questions: int) -> Rules:
+        found = rules(self.config, arm, stage.decoding)
+        if stage.split == "eval" and self.connections.batched:
             # A batch takes what is asked at one time, so all questions are asked.
             return replace(found, questions_in_flight=questions)
         return found
@@ -371,7 +368,7 @@ class _Experiment:
 
     @contextmanager
     def _stage(
-        self, iteration: int, stage: Stage, unit: str, total: int, done: int = 0
+        self, iteration: int, stage: StageName, unit: str, total: int, done: int = 0
     ) -> Iterator[None]:
         started = time.monotonic()
         self.observer(StageStarted(iteration, stage, unit, total, done))

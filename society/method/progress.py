@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-Stage = str
+StageName = str
 """One of debate, datasets, finetune, "diversity DECODING", "evaluate DECODING", and where the
 questions are those of another task "zero-shot LABEL DECODING", of a curriculum's rung "rung LABEL
 DECODING"; where a run has several arms, after the arm's name."""
@@ -16,7 +16,7 @@ class StageStarted:
     """`total` units of work, `done` of which an earlier start of this run already finished."""
 
     iteration: int
-    stage: Stage
+    stage: StageName
     unit: str
     total: int
     done: int

@@ -11,15 +11,14 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from society.method.voting import Scope
 from store.ledger import Store
-from store.records import Turn
+from store.records import IN_STAGE, StageKey, Turn
 
-_TURNS = """
+_TURNS = f"""
 WITH stage AS (
     SELECT turn_id, question_id, agent, round, kind, failure
     FROM turns
-    WHERE iteration = $iteration AND split = $split AND arm = $arm AND decoding = $decoding
+    WHERE {IN_STAGE}
 )
 SELECT * FROM stage
 WHERE question_id IN (SELECT question_id FROM stage WHERE failure IN ('passing', 'refused'))
@@ -57,23 +56,16 @@ class _Stored:
         return self.round > other.round
 
 
-def take_back(store: Store, scope: Scope) -> dict[int, Turn]:
+def take_back(store: Store, stage: StageKey) -> dict[int, Turn]:
     """Remove from a stage the failed turns that can be asked again; returns them by their ids."""
-    stage = {
-        "iteration": scope.iteration,
-        "split": scope.split,
-        "arm": scope.arm,
-        "decoding": scope.decoding,
-    }
     debates: defaultdict[str, list[_Stored]] = defaultdict(list)
-    for row in store.rows(_TURNS, stage):
+    for row in store.rows(_TURNS, stage.params):
         turn = _Stored(*row)
         debates[turn.question_id].append(turn)
-    if not debates or store.rows(_BUILT_UPON, stage) == [(True,)]:
+    if not debates or store.rows(_BUILT_UPON, stage.params) == [(True,)]:
         return {}
     free = {turn_id for debate in debates.values() for turn_id in _free(debate)}
-    key = (scope.iteration, scope.split, scope.arm, scope.decoding)
-    taken = {turn.turn_id: turn for turn in store.turns(*key) if turn.turn_id in free}
+    taken = {turn.turn_id: turn for turn in store.turns(stage) if turn.turn_id in free}
     if taken:
         store.withdraw(sorted(taken))
     return taken

@@ -13,10 +13,9 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from evals.tasks.base import Task, TaskQuestion
-from store.records import Labels, Row, Turn, Verdict, Vote
+from store.records import Labels, Row, StageKey, Turn, Verdict, Vote
 
 Equivalent = Callable[[str, str], bool]
 
@@ -95,16 +94,6 @@ def _classes(distinct: list[str], equivalent: Equivalent) -> list[list[str]]:
 # """
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """Which debates these are: the part of a turn's key that all questions share."""
-
-    iteration: int
-    split: Literal["train", "eval"]
-    arm: str
-    decoding: Literal["sampled", "greedy"]
-
-
 NO_RESPONSE = "(no response)"
 """What stands in a conversation for an answer without a text, which several servers refuse."""
 
@@ -139,18 +128,18 @@ def majority(agents: int) -> int:
     return agents // 2 + 1
 
 
-def tally(task: Task, scope: Scope, turns: Sequence[Turn], number: int, lot: str) -> Tally:
+def tally(task: Task, stage: StageKey, turns: Sequence[Turn], number: int, lot: str) -> Tally:
     """The vote of round `number` over a debate's answers, given in the order of the agents.
 
     `lot` decides ties in evaluation; in training, where a tie counts at all, the first one wins.
     """
     answers = [t.answer for t in turns if t.round == number and t.kind == "answer"]
-    return vote(answers, task.equivalent, lot if scope.split == "eval" else None)
+    return vote(answers, task.equivalent, lot if stage.split == "eval" else None)
 
 
 def outcome(
     task: Task,
-    scope: Scope,
+    stage: StageKey,
     question: TaskQuestion,
     turns: Sequence[Turn],
     tallies: Sequence[Tally],
@@ -166,19 +155,19 @@ def outcome(
     answers of a training debate are held against: the vote of the last round or of the first, or
     the gold answer (STaR, the only arm that may learn from it).
     """
-    if scope.split == "eval":
+    if stage.split == "eval":
         label = "final"
-    training = scope.split == "train"
+    training = stage.split == "train"
     labels = [
         None if training and ((drop_ties and each.tie) or each.voters < quorum) else each.answer
         for each in tallies
     ]
     votes: list[Row] = [
         Vote(
-            iteration=scope.iteration,
-            arm=scope.arm,
-            split=scope.split,
-            decoding=scope.decoding,
+            iteration=stage.iteration,
+            arm=stage.arm,
+            split=stage.split,
+            decoding=stage.decoding,
             question_id=question.question_id,
             round=number,
             answer=label,

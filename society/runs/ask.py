@@ -17,12 +17,12 @@ from society.costs import budget
 from society.method.connections import Connections
 from society.method.debate import Debate
 from society.method.loop import rules, society_after
-from society.method.voting import Scope, Tally
+from society.method.voting import Tally
 from society.runs.folder import RunFolder
 from society.terminal.output import Screen, one_line, plain
 from store.errors import StoreLocked
 from store.ledger import Store
-from store.records import Row, Turn
+from store.records import Row, StageKey, Turn
 
 _NEWEST = "select coalesce(max(iteration), 0) from votes where split = 'eval' and arm = ?"
 
@@ -120,7 +120,7 @@ async def ask(
             tasks.load(config.task.name, config.task.options),
             connections,
             _Nowhere(),
-            Scope(newest, "eval", arm.name, "sampled"),
+            StageKey(newest, "eval", arm.name, "sampled"),
             rules(config, arm, "sampled"),
             on_turn=show,
         )

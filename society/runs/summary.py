@@ -148,7 +148,7 @@ def differences(store: Store, arm: str, others: Sequence[str]) -> list[str]:
     if not found:
         return []
     lines = [f"The vote of {one_line(arm)} minus that of every other arm, sampled, paired:"]
-    lines += [f"  {one_line(each.b.arm)}: {points(each.pooled)}" for each in found]
+    lines += [f"  {one_line(each.b.stage.arm)}: {points(each.pooled)}" for each in found]
     return [*lines, "  Of one run; other seeds would differ. p is not corrected for several arms."]
 
 

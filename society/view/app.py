@@ -24,11 +24,11 @@ from society.view.access import Access, Guarded
 from society.view.asking import Desk, TookTooLong
 from society.view.catalogue import Library, RunEntry
 from society.view.debate import NotFound
-from society.view.debates import Key
+from society.view.debates import DebateKey
 from society.view.figures import figures
 from society.view.filters import BadAddress, Filter, stage, whole
 from society.view.overview import Choices
-from society.view.pages import address, stage_query
+from society.view.pages import address
 from store.errors import StoreError, StoreLocked
 from store.reader import Reader
 
@@ -234,7 +234,7 @@ class _Site:
         where, question = await self.desk.ask(
             folder.database, partial(debate.of_turn, turn_id=turn_id)
         )
-        path = address(f"/runs/{folder.name}/debate", **stage_query(where), question=question)
+        path = address(f"/runs/{folder.name}/debate", **where.params, question=question)
         return RedirectResponse(f"{path}#turn-{turn_id}", 303)
 
     async def text(self, request: Request) -> Response:
@@ -290,8 +290,8 @@ class _Site:
         return await self.desk.remembered(folder.database, "choices", overview.choices)
 
 
-def _place(query: Mapping[str, str], name: str) -> Key | None:
-    return Key.decoded(query[name]) if query.get(name) else None
+def _place(query: Mapping[str, str], name: str) -> DebateKey | None:
+    return DebateKey.decoded(query[name]) if query.get(name) else None
 
 
 def _within(query: Mapping[str, str]) -> Filter:
@@ -302,10 +302,10 @@ def _within(query: Mapping[str, str]) -> Filter:
     return Filter.parse(dict(parse_qsl(query["in"])))
 
 
-def _debate_address(folder: RunFolder, key: Key, within: Filter, end: str | None) -> str:
+def _debate_address(folder: RunFolder, key: DebateKey, within: Filter, end: str | None) -> str:
     return address(
         f"/runs/{folder.name}/debate",
-        **stage_query(key.stage),
+        **key.stage.params,
         question=key.question_id,
         **{"in": within.query()},
         end=end,

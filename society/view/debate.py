@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from society.view import debates
-from society.view.filters import BadAddress, Stage
+from society.view.filters import BadAddress, stage_title
 from society.view.words import Piece, differences
 from store.reader import Reader
-
-_STAGE = "iteration = $1 AND split = $2 AND arm = $3 AND decoding = $4"
+from store.records import IN_STAGE, StageKey
 
 
 class NotFound(LookupError):
@@ -91,7 +90,7 @@ class Round:
 class Debate:
     """One question as one society debated it."""
 
-    stage: Stage
+    stage: StageKey
     question_id: str
     question: str | None
     task: str | None
@@ -100,25 +99,25 @@ class Debate:
     meta: str | None
     rounds: tuple[Round, ...]
     agents: tuple[int, ...]
-    others: tuple[Stage, ...]
+    others: tuple[StageKey, ...]
 
     @property
-    def key(self) -> debates.Key:
+    def key(self) -> debates.DebateKey:
         """Its place in the list of debates."""
-        return debates.Key(self.stage, self.place, self.question_id)
+        return debates.DebateKey(self.stage, self.place, self.question_id)
 
 
-def read(reader: Reader, stage: Stage, question_id: str) -> Debate:
+def read(reader: Reader, stage: StageKey, question_id: str) -> Debate:
     """One debate; raises `NotFound`."""
     said = _said(reader, stage, question_id)
     if not said:
-        raise NotFound(f"no debate on question {question_id!r} ({stage.name})")
+        raise NotFound(f"no debate on question {question_id!r} ({stage_title(stage)})")
     votes = {
         vote[0]: Voted(*vote)
         for vote in reader.rows(
             "SELECT round, answer, votes, voters, tie, correct FROM votes "
-            f"WHERE {_STAGE} AND question_id = $5",
-            [stage.iteration, stage.split, stage.arm, stage.decoding, question_id],
+            f"WHERE {IN_STAGE} AND question_id = $question_id",
+            {**stage.params, "question_id": question_id},
         )
     }
     rounds: dict[int, list[Said]] = defaultdict(list)
@@ -151,7 +150,7 @@ def turn_text(reader: Reader, turn_id: int) -> str:
     return str(found[0][0])
 
 
-def of_turn(reader: Reader, turn_id: int) -> tuple[Stage, str]:
+def of_turn(reader: Reader, turn_id: int) -> tuple[StageKey, str]:
     """The debate that a turn belongs to; raises `NotFound`."""
     found = reader.rows(
         "SELECT iteration, split, arm, decoding, question_id FROM turns WHERE turn_id = $1",
@@ -159,7 +158,7 @@ def of_turn(reader: Reader, turn_id: int) -> tuple[Stage, str]:
     )
     if not found:
         raise NotFound(f"no turn {turn_id}")
-    return Stage(*found[0][:4]), str(found[0][4])
+    return StageKey(*found[0][:4]), str(found[0][4])
 
 
 def messages(text: str) -> tuple[Message, ...]:
@@ -176,21 +175,22 @@ def _round(number: int, said: Sequence[Said], vote: Voted | None) -> Round:
     )
 
 
-def _stages(reader: Reader, question_id: str) -> list[Stage]:
+def _stages(reader: Reader, question_id: str) -> list[StageKey]:
     found = reader.rows(
         "SELECT DISTINCT iteration, split, arm, decoding FROM votes WHERE question_id = $1 "
         "ORDER BY arm, decoding DESC, iteration",
         [question_id],
     )
-    return [Stage(*row) for row in found]
+    return [StageKey(*row) for row in found]
 
 
-def _said(reader: Reader, stage: Stage, question_id: str) -> list[Said]:
+def _said(reader: Reader, stage: StageKey, question_id: str) -> list[Said]:
     turns = reader.rows(
         "SELECT turn_id, round, agent, kind, model_id, messages::VARCHAR, response, answer, "
         "finish_reason, prompt_tokens, completion_tokens, latency_ms, error, created_at, "
-        f"shared_turn_id FROM turns WHERE {_STAGE} AND question_id = $5 ORDER BY round, agent",
-        [stage.iteration, stage.split, stage.arm, stage.decoding, question_id],
+        f"shared_turn_id FROM turns WHERE {IN_STAGE} AND question_id = $question_id "
+        "ORDER BY round, agent",
+        {**stage.params, "question_id": question_id},
     )
     ids = [int(turn[0]) for turn in turns]
     worth = debates.verdicts(reader, ids)

@@ -14,8 +14,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from society.view.filters import BadAddress, Filter, Stage
+from society.view.filters import DECODINGS, SPLITS, BadAddress, Filter
 from store.reader import Reader
+from store.records import StageKey
 from store.schema import view_sql
 
 PAGE = 50
@@ -50,27 +51,28 @@ _DISSENT = """
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class DebateKey:
     """Where a debate is in the order of all debates; `place` is its question's in the split."""
 
-    stage: Stage
+    stage: StageKey
     place: int
     question_id: str
 
     def encoded(self) -> str:
         """For an address."""
-        stage = self.stage
-        parts = (stage.iteration, stage.split, stage.arm, stage.decoding)
-        text = json.dumps([*parts, self.place, self.question_id], separators=(",", ":"))
+        stage = self.stage.params.values()
+        text = json.dumps([*stage, self.place, self.question_id], separators=(",", ":"))
         return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
     @classmethod
-    def decoded(cls, text: str) -> Key:
+    def decoded(cls, text: str) -> DebateKey:
         """From an address. Raises `BadAddress`."""
         try:
             raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
             iteration, split, arm, decoding, place, question_id = json.loads(raw)
-            stage = Stage(int(iteration), str(split), str(arm), str(decoding))
+            if split not in SPLITS or decoding not in DECODINGS:
+                raise ValueError(text)
+            stage = StageKey(int(iteration), split, str(arm), decoding)
             return cls(stage, int(place), str(question_id))
         except (ValueError, TypeError, binascii.Error):
             raise BadAddress(f"not a place in the list: {text[:80]!r}") from None
@@ -106,7 +108,7 @@ class Spoken:
 class Listed:
     """One row of the list. `question` is None where the run does not know the question."""
 
-    key: Key
+    key: DebateKey
     task: str | None
     rounds: int
     first_answer: str | None
@@ -152,7 +154,7 @@ def where(wanted: Filter) -> tuple[str, dict[str, object]]:
     return " AND ".join(parts), values
 
 
-def page(reader: Reader, wanted: Filter, after: Key | None, before: Key | None) -> Page:
+def page(reader: Reader, wanted: Filter, after: DebateKey | None, before: DebateKey | None) -> Page:
     """The `PAGE` debates that follow `after`, or that come before `before`, or the first ones."""
     keys = matching(reader, wanted, after or before, PAGE + 1, back=before is not None)
     more, keys = len(keys) > PAGE, keys[:PAGE]
@@ -178,7 +180,7 @@ def count(reader: Reader, wanted: Filter) -> int:
     )
 
 
-def neighbour(reader: Reader, wanted: Filter, key: Key, *, back: bool) -> Key | None:
+def neighbour(reader: Reader, wanted: Filter, key: DebateKey, *, back: bool) -> DebateKey | None:
     """The next debate after `key` in the list, or the last one before it; None at its end."""
     found = matching(reader, wanted, key, 1, back=back)
     return found[0] if found else None
@@ -187,19 +189,19 @@ def neighbour(reader: Reader, wanted: Filter, key: Key, *, back: bool) -> Key | 
 def matching(
     reader: Reader,
     wanted: Filter,
-    start: Key | None,
+    start: DebateKey | None,
     limit: int | None,
     *,
     back: bool,
     among: Sequence[str] | None = None,
-) -> list[Key]:
+) -> list[DebateKey]:
     """Up to `limit` debates in order, from `start` on or, `back`, before it, nearest first.
 
     The filter's text is not looked at. `among` names the questions that come into question.
     """
     if wanted.flip != "changed":
         return [key for key, _ in _keys(reader, wanted, start, limit, back, among)]
-    found: list[Key] = []
+    found: list[DebateKey] = []
     batch = None if limit is None else 4 * limit
     while True:
         candidates = _keys(reader, wanted, start, batch, back, among)
@@ -209,7 +211,7 @@ def matching(
         start, batch = candidates[-1][0], 10 * batch
 
 
-def rows(reader: Reader, keys: list[Key]) -> tuple[Listed, ...]:
+def rows(reader: Reader, keys: list[DebateKey]) -> tuple[Listed, ...]:
     """What the list shows about these debates, in this order."""
     if not keys:
         return ()
@@ -248,11 +250,11 @@ def rows(reader: Reader, keys: list[Key]) -> tuple[Listed, ...]:
 def _keys(
     reader: Reader,
     wanted: Filter,
-    start: Key | None,
+    start: DebateKey | None,
     limit: int | None,
     back: bool,
     among: Sequence[str] | None,
-) -> list[tuple[Key, bool]]:
+) -> list[tuple[DebateKey, bool]]:
     """The keys, and whether it is certain that a vote with two labels has changed."""
     condition, values = where(wanted)
     condition += " AND iteration BETWEEN $first_iteration AND $last_iteration"
@@ -271,7 +273,7 @@ def _keys(
     )
     if limit is None:
         return _found(reader, query, values, _EVERY_ITERATION)
-    found: list[tuple[Key, bool]] = []
+    found: list[tuple[DebateKey, bool]] = []
     for iterations in _iterations(reader, wanted, start, back):
         values["limit"] = limit - len(found)
         found += _found(reader, query + " LIMIT $limit", values, iterations)
@@ -282,14 +284,14 @@ def _keys(
 
 def _found(
     reader: Reader, query: str, values: dict[str, object], iterations: tuple[int, int]
-) -> list[tuple[Key, bool]]:
+) -> list[tuple[DebateKey, bool]]:
     first, last = iterations
     rows = reader.rows(query, values | {"first_iteration": first, "last_iteration": last})
     return [(_key(row), row[6]) for row in rows]
 
 
 def _iterations(
-    reader: Reader, wanted: Filter, start: Key | None, back: bool
+    reader: Reader, wanted: Filter, start: DebateKey | None, back: bool
 ) -> Iterator[tuple[int, int]]:
     """Which iterations to look at one after the other, each time from the first to the last.
 
@@ -312,11 +314,13 @@ def _iterations(
         together *= 2
 
 
-def _key(row: Sequence[Any]) -> Key:
-    return Key(Stage(*row[:4]), row[4], row[5])
+def _key(row: Sequence[Any]) -> DebateKey:
+    return DebateKey(StageKey(*row[:4]), row[4], row[5])
 
 
-def _really_changed(reader: Reader, candidates: Sequence[tuple[Key, bool]]) -> list[Key]:
+def _really_changed(
+    reader: Reader, candidates: Sequence[tuple[DebateKey, bool]]
+) -> list[DebateKey]:
     """Those whose first label differs from the last also in value.
 
     The first label is a round-1 answer as somebody wrote it; if it equals the last, that turn's
@@ -336,7 +340,9 @@ def _really_changed(reader: Reader, candidates: Sequence[tuple[Key, bool]]) -> l
     ]
 
 
-def _first_labels(reader: Reader, keys: Sequence[Key]) -> dict[tuple[Stage, str], str | None]:
+def _first_labels(
+    reader: Reader, keys: Sequence[DebateKey]
+) -> dict[tuple[StageKey, str], str | None]:
     if not keys:
         return {}
     found = reader.rows(
@@ -344,12 +350,12 @@ def _first_labels(reader: Reader, keys: Sequence[Key]) -> dict[tuple[Stage, str]
         "WHERE round = 1 AND question_id IN (SELECT unnest($ids))",
         {"ids": sorted({key.question_id for key in keys})},
     )
-    return {(Stage(*row[:4]), row[4]): row[5] for row in found}
+    return {(StageKey(*row[:4]), row[4]): row[5] for row in found}
 
 
-def _agents(reader: Reader, ids: Sequence[str]) -> dict[tuple[Stage, str], list[Spoken]]:
+def _agents(reader: Reader, ids: Sequence[str]) -> dict[tuple[StageKey, str], list[Spoken]]:
     """Everybody's first and last answer, by debate; in two steps, which need no join of all."""
-    agents: dict[tuple[Stage, str], list[Spoken]] = defaultdict(list)
+    agents: dict[tuple[StageKey, str], list[Spoken]] = defaultdict(list)
     if not ids:
         return agents
     turns = reader.rows(
@@ -364,7 +370,7 @@ def _agents(reader: Reader, ids: Sequence[str]) -> dict[tuple[Stage, str], list[
     )
     worth = verdicts(reader, [end["turn_id"] for turn in turns for end in turn[-2:]])
     for *stage, question_id, agent, first, last in turns:
-        agents[Stage(*stage), question_id].append(
+        agents[StageKey(*stage), question_id].append(
             Spoken(
                 agent,
                 first["answer"],

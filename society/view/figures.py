@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from evals.intervals import Rate
 from society.view.chart import LINES, Curve
-from society.view.filters import Stage
 from society.view.overview import Accuracy, Overview
+from store.records import StageKey
 
-Singles = Mapping[tuple[Stage, str | None], Rate]
+Singles = Mapping[tuple[StageKey, str | None], Rate]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Self, TypeVar
 from urllib.parse import urlencode
+
+from store.records import Decoding, Split, StageKey
 
 FLIPS = {
     "wrong_to_right": "vote turned right",
@@ -19,30 +21,14 @@ VOTES = {
     "divided": "not unanimous",
     "none": "no label",
 }
-SPLITS = ("train", "eval")
-DECODINGS = ("sampled", "greedy")
+SPLITS: tuple[Split, ...] = ("train", "eval")
+DECODINGS: tuple[Decoding, ...] = ("sampled", "greedy")
 _LONGEST_TEXT = 300
+C = TypeVar("C", bound=str)
 
 
 class BadAddress(ValueError):
     """A page's address holds a value that cannot be meant."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """One society's debates on one split in one decoding."""
-
-    iteration: int
-    split: str
-    arm: str
-    decoding: str
-
-    @property
-    def name(self) -> str:
-        """In words."""
-        society = "untuned" if not self.iteration else f"iteration {self.iteration}"
-        questions = "training" if self.split == "train" else "held-out"
-        return f"{self.arm}, {society}, {questions} questions, {self.decoding}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +40,9 @@ class Filter:
     """
 
     iteration: int | None = None
-    split: str | None = None
+    split: Split | None = None
     arm: str | None = None
-    decoding: str | None = None
+    decoding: Decoding | None = None
     task: str | None = None
     flip: str | None = None
     vote: str | None = None
@@ -117,7 +103,7 @@ def whole(query: Mapping[str, str], name: str) -> int | None:
     return int(text)
 
 
-def stage(query: Mapping[str, str]) -> Stage:
+def stage(query: Mapping[str, str]) -> StageKey:
     """The stage an address names in full. Raises `BadAddress`."""
     wanted = Filter.parse(query)
     if (
@@ -127,14 +113,24 @@ def stage(query: Mapping[str, str]) -> Stage:
         or wanted.decoding is None
     ):
         raise BadAddress("the address must name iteration, split, arm and decoding")
-    return Stage(wanted.iteration, wanted.split, wanted.arm, wanted.decoding)
+    return StageKey(wanted.iteration, wanted.split, wanted.arm, wanted.decoding)
 
 
-def _one_of(query: Mapping[str, str], name: str, known: tuple[str, ...]) -> str | None:
-    value = query.get(name) or None
-    if value is not None and value not in known:
-        raise BadAddress(f"{name} must be one of {', '.join(known)}, not {value[:80]!r}")
-    return value
+def stage_title(stage: StageKey) -> str:
+    """A stage in words."""
+    society = "untuned" if not stage.iteration else f"iteration {stage.iteration}"
+    questions = "training" if stage.split == "train" else "held-out"
+    return f"{stage.arm}, {society}, {questions} questions, {stage.decoding}"
+
+
+def _one_of(query: Mapping[str, str], name: str, known: tuple[C, ...]) -> C | None:
+    value = query.get(name)
+    if not value:
+        return None
+    for choice in known:
+        if choice == value:
+            return choice
+    raise BadAddress(f"{name} must be one of {', '.join(known)}, not {value[:80]!r}")
 
 
 def _text(query: Mapping[str, str]) -> str:

@@ -10,8 +10,8 @@ from datetime import datetime
 from typing import Any
 
 from evals.intervals import Rate
-from society.view.filters import Stage
 from store.reader import Reader
+from store.records import StageKey
 from store.schema import view_sql
 
 _ACCURACY = f"({view_sql('accuracy')}) AS a"
@@ -50,7 +50,7 @@ class ArmFacts:
 class Progress:
     """One stage: debates done, of `expected` where that is known."""
 
-    stage: Stage
+    stage: StageKey
     task: str | None
     debates: int
     expected: int | None
@@ -60,7 +60,7 @@ class Progress:
 class Accuracy:
     """One society under one decoding; a rate is None until it is known."""
 
-    stage: Stage
+    stage: StageKey
     task: str | None
     majority: Rate | None
     consensus: Rate | None
@@ -74,7 +74,7 @@ class Voting:
     answers that equal the plurality answer, in round 1 and in the last round.
     """
 
-    stage: Stage
+    stage: StageKey
     task: str | None
     questions: int
     known: int
@@ -158,7 +158,7 @@ class Overview:
     diversity: tuple[Diverse, ...]
     live: bool
 
-    def voting(self, stage: Stage, task: str | None) -> Voting | None:
+    def voting(self, stage: StageKey, task: str | None) -> Voting | None:
         """How the agents vote in this stage."""
         return next((v for v in self.votings if (v.stage, v.task) == (stage, task)), None)
 
@@ -172,7 +172,7 @@ class Agents:
     its last answer cannot be read.
     """
 
-    stage: Stage
+    stage: StageKey
     task: str | None
     agent: int
     conversations: int
@@ -208,7 +208,7 @@ def overview(reader: Reader) -> Overview | None:
         tuple(_arms(reader)),
         tuple(_progress(reader)),
         tuple(_accuracies(reader)),
-        tuple(Voting(Stage(*row[:4]), *row[4:]) for row in reader.rows(_VOTINGS)),
+        tuple(Voting(StageKey(*row[:4]), *row[4:]) for row in reader.rows(_VOTINGS)),
         tuple(Labels(*row) for row in reader.rows(_LABELS)),
         tuple(Training(*row) for row in reader.rows(_TRAININGS)),
         tuple(Diverse(*row) for row in reader.rows(_DIVERSITY)),
@@ -216,7 +216,7 @@ def overview(reader: Reader) -> Overview | None:
     )
 
 
-def singles(reader: Reader) -> dict[tuple[Stage, str | None], Rate]:
+def singles(reader: Reader) -> dict[tuple[StageKey, str | None], Rate]:
     """How often one agent alone is right in round 1, the mean over the agents, by stage and task.
 
     Goes through all turns.
@@ -225,16 +225,16 @@ def singles(reader: Reader) -> dict[tuple[Stage, str | None], Rate]:
         f"SELECT {_OF_STAGE}, task, accuracy, ci_low, ci_high, questions FROM {_ACCURACY} "
         "WHERE measure = 'single' AND agent IS NULL AND round = 1 AND split = 'eval'"
     )
-    return {(Stage(*row[:4]), row[4]): Rate(*row[5:]) for row in found}
+    return {(StageKey(*row[:4]), row[4]): Rate(*row[5:]) for row in found}
 
 
-def readings(reader: Reader) -> dict[tuple[Stage, str | None], Readings]:
+def readings(reader: Reader) -> dict[tuple[StageKey, str | None], Readings]:
     """How many answers cannot be read and are cut, by stage and task. Goes through all turns."""
     found = reader.rows(
         f"SELECT {_OF_STAGE}, task, sum(unparsed) / sum(answers), sum(truncated) / sum(answers) "
         f"FROM {_READINGS} WHERE agent IS NULL GROUP BY ALL"
     )
-    return {(Stage(*row[:4]), row[4]): Readings(*row[5:]) for row in found}
+    return {(StageKey(*row[:4]), row[4]): Readings(*row[5:]) for row in found}
 
 
 def spent(reader: Reader) -> list[Spent]:
@@ -262,13 +262,14 @@ def agents(reader: Reader, arm: str | None, split: str, decoding: str) -> list[A
         """,
         values,
     )
-    return [Agents(Stage(*row[:4]), *row[4:]) for row in found]
+    return [Agents(StageKey(*row[:4]), *row[4:]) for row in found]
 
 
 def choices(reader: Reader) -> Choices:
     """What the run's debates can be filtered by."""
     stages = [
-        Stage(*row) for row in reader.rows(f"SELECT DISTINCT {_OF_STAGE} FROM votes ORDER BY ALL")
+        StageKey(*row)
+        for row in reader.rows(f"SELECT DISTINCT {_OF_STAGE} FROM votes ORDER BY ALL")
     ]
     order = {row[0]: row[1] for row in reader.rows("SELECT arm, position FROM arms")}
     tasks = reader.rows("SELECT DISTINCT task FROM questions ORDER BY task")
@@ -363,7 +364,7 @@ def _progress(reader: Reader) -> Iterator[Progress]:
             for of, its_task, made_for, number in asked
             if (of, its_task) == (split, task) and made_for in (None, iteration)
         )
-        yield Progress(Stage(iteration, split, arm, decoding), task, debates, expected or None)
+        yield Progress(StageKey(iteration, split, arm, decoding), task, debates, expected or None)
 
 
 def _accuracies(reader: Reader) -> Iterator[Accuracy]:
@@ -372,9 +373,9 @@ def _accuracies(reader: Reader) -> Iterator[Accuracy]:
         "WHERE measure <> 'single' AND split = 'eval' "
         "ORDER BY arm, task, decoding DESC, iteration"
     )
-    rates: dict[tuple[Stage, str | None], dict[str, Rate]] = defaultdict(dict)
+    rates: dict[tuple[StageKey, str | None], dict[str, Rate]] = defaultdict(dict)
     for row in found:
-        rates[Stage(*row[:4]), row[4]][row[5]] = Rate(*row[6:])
+        rates[StageKey(*row[:4]), row[4]][row[5]] = Rate(*row[6:])
     for (stage, task), measured in rates.items():
         yield Accuracy(stage, task, measured.get("majority"), measured.get("consensus"))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -15,8 +14,8 @@ from evals.intervals import Rate
 from evals.visible import plain
 from society.terminal.live import duration
 from society.view import chart
-from society.view.debates import Key
-from society.view.filters import FLIPS, VOTES, Filter, Stage
+from society.view.debates import DebateKey
+from society.view.filters import FLIPS, VOTES, Filter, stage_title
 from society.view.visible import fold, inline, visible
 
 
@@ -31,19 +30,9 @@ def address(path: str, /, **query: object) -> str:
     return f"{path}?{urlencode(given)}" if given else path
 
 
-def stage_query(stage: Stage) -> Mapping[str, object]:
-    """A stage as the query of an address."""
-    return {
-        "iteration": stage.iteration,
-        "split": stage.split,
-        "arm": stage.arm,
-        "decoding": stage.decoding,
-    }
-
-
-def debate_query(key: Key, within: Filter) -> str:
+def debate_query(key: DebateKey, within: Filter) -> str:
     """The query of a debate's address, opened from the list `within`."""
-    return urlencode({**stage_query(key.stage), "question": key.question_id, "in": within.query()})
+    return urlencode({**key.stage.params, "question": key.question_id, "in": within.query()})
 
 
 @cache
@@ -66,7 +55,6 @@ def _environment() -> Environment:
         "loss_curve": chart.loss_curve,
         "marker": chart.marker,
         "sparkline": chart.sparkline,
-        "stage_query": stage_query,
         "votes": VOTES,
         "zip": zip,
     }
@@ -80,6 +68,7 @@ def _environment() -> Environment:
         "percent": lambda share: "–" if share is None else f"{100 * share:.1f} %",
         "rate": _rate,
         "share": _share,
+        "stage_title": stage_title,
         "society": lambda number: "untuned" if number == 0 else f"iteration {number}",
         "took": _took,
         "usd": lambda usd: "–" if usd is None else f"{usd:,.2f}",

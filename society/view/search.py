@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from society.view import debates
-from society.view.debates import Key, Listed
-from society.view.filters import Filter, Stage
+from society.view.debates import DebateKey, Listed
+from society.view.filters import Filter
 from store.reader import Reader
+from store.records import IN_STAGE, StageKey
 
 # Rows of `turns` and, of them, turns that match: what one step looks at, at least.
 _STRETCH = 200_000
@@ -26,7 +27,7 @@ _MATCH = """
         SELECT question_id FROM questions WHERE contains(lower(question), $text)))
 """
 
-_Debate = tuple[Stage, str]
+_Debate = tuple[StageKey, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class Found:
 def search(reader: Reader, wanted: Filter, start: int) -> Found:
     """The debates that match from row `start` on, a page of them or what the time allows."""
     total = _count(reader)
-    found: dict[Key, int] = {}
+    found: dict[DebateKey, int] = {}
     until = time.monotonic() + _BUDGET_S
     for matches, reached in _steps(reader, wanted, start, back=False):
         found |= matches
@@ -62,7 +63,7 @@ def search(reader: Reader, wanted: Filter, start: int) -> Found:
     return Found(debates.rows(reader, keys), go_on, min(at, total), total)
 
 
-def neighbour(reader: Reader, wanted: Filter, key: Key, *, back: bool) -> Key | None:
+def neighbour(reader: Reader, wanted: Filter, key: DebateKey, *, back: bool) -> DebateKey | None:
     """The match stored next after `key`, or before it; None if there is none within the time."""
     here = _first_match(reader, wanted, key)
     if here is None:
@@ -84,7 +85,7 @@ def _count(reader: Reader) -> int:
 
 def _steps(
     reader: Reader, wanted: Filter, start: int, *, back: bool
-) -> Iterator[tuple[dict[Key, int], int]]:
+) -> Iterator[tuple[dict[DebateKey, int], int]]:
     """The debates first matched from row `start` on, or before it, each with the row of its match.
 
     With every step comes the row that it has reached. A step that took little time makes the next
@@ -116,12 +117,12 @@ def _matches(
         f"AND {condition} AND {_MATCH} ORDER BY rowid {'DESC' if back else ''} LIMIT $limit",
         values | {"first": first, "last": last, "text": wanted.text.lower(), "limit": limit},
     )
-    return [((Stage(*match[:4]), match[4]), match[5]) for match in found]
+    return [((StageKey(*match[:4]), match[4]), match[5]) for match in found]
 
 
 def _first_matched(
     reader: Reader, wanted: Filter, matches: list[tuple[_Debate, int]], first: int
-) -> dict[Key, int]:
+) -> dict[DebateKey, int]:
     """Those of the matches' debates that the filter wants and that match nowhere before `first`."""
     if not matches:
         return {}
@@ -155,21 +156,14 @@ def _matched_before(reader: Reader, wanted: Filter, first: int, among: list[str]
         f"AND question_id IN (SELECT unnest($among)) AND {_MATCH}",
         values | {"first": first, "among": among, "text": wanted.text.lower()},
     )
-    return {(Stage(*row[:4]), row[4]) for row in found}
+    return {(StageKey(*row[:4]), row[4]) for row in found}
 
 
-def _first_match(reader: Reader, wanted: Filter, key: Key) -> int | None:
+def _first_match(reader: Reader, wanted: Filter, key: DebateKey) -> int | None:
     ((row,),) = reader.rows(
-        "SELECT min(rowid) FROM turns WHERE iteration = $iteration AND split = $split "
-        f"AND arm = $arm AND decoding = $decoding AND question_id = $question_id AND {_MATCH}",
-        {
-            "iteration": key.stage.iteration,
-            "split": key.stage.split,
-            "arm": key.stage.arm,
-            "decoding": key.stage.decoding,
-            "question_id": key.question_id,
-            "text": wanted.text.lower(),
-        },
+        f"SELECT min(rowid) FROM turns WHERE {IN_STAGE} "
+        f"AND question_id = $question_id AND {_MATCH}",
+        {**key.stage.params, "question_id": key.question_id, "text": wanted.text.lower()},
     )
     return None if row is None else int(row)
 

@@ -120,7 +120,7 @@ def test_many_arms_are_corrected_together(store_of) -> None:
     found = compare_all(
         [store], "ours", {**dict.fromkeys(arms, 1), "gone": 1}, "consensus", "greedy", 1
     )
-    assert [each.b.arm for each in found] == list(arms)
+    assert [each.b.stage.arm for each in found] == list(arms)
     assert [each.p_holm for each in found] == holm([each.p_value for each in found])
     assert [each.p_value for each in found] == [each.pooled.p_value for each in found]
     assert all(each.p_holm >= each.p_value for each in found if each.p_holm is not None)

@@ -14,7 +14,7 @@ from finetune.examples import StoredExamples
 from finetune.mixture import mix
 from providers.types import Message
 from store.ledger import Store
-from store.records import content_sha256, turn_id_of, turn_key
+from store.records import StageKey, content_sha256, turn_id_of, turn_key
 
 OWNERS = [(agent, role) for role in ("generator", "critic") for agent in (1, 2, 3)]
 STAYED, CORRECTED, LOST, WRONG = (True, True), (False, True), (True, False), (False, False)
@@ -82,7 +82,7 @@ def test_datasets_agree_with_a_plain_derivation(shared_store, debate_rows, data)
         assert dataset.examples == len(expected)
         round = 1 if role == "generator" else rounds
         for question_id, turn_id in found:
-            key = turn_key(1, "train", arm, "sampled", question_id, agent, round, "answer")
+            key = turn_key(StageKey(1, "train", arm), question_id, agent, round, "answer")
             assert turn_id == turn_id_of(key)
         if role == "critic":
             assert dataset.examples == dataset.corrected + dataset.kept

@@ -21,14 +21,13 @@ from providers.types import Sampling
 from society.method.agents import Society
 from society.method.debate import Debate, Rules
 from society.method.redo import take_back
-from society.method.voting import Scope
 from store.ledger import Store
-from store.records import Model
+from store.records import Model, StageKey
 from tests.providers.chat_server import ChatServer, fails, gateway, says
 
 TASK = create({})
 AGENTS, ROUNDS = 3, 2
-SCOPE = Scope(1, "train", "multiagent", "sampled")
+STAGE = StageKey(1, "train", "multiagent", "sampled")
 
 
 @pytest.fixture
@@ -45,10 +44,10 @@ async def debate(url, store, questions, **settings):
         TASK,
         {provider.base.address: provider},
         store,
-        SCOPE,
+        STAGE,
         Rules(ROUNDS, "quoted", sampling, sampling, drop_ties=True),
-        again=take_back(store, SCOPE),
-        known=store.turns(SCOPE.iteration, SCOPE.split, SCOPE.arm, SCOPE.decoding),
+        again=take_back(store, STAGE),
+        known=store.turns(STAGE),
     )
     try:
         async for _ in engine.run(TASK.questions("train", 0, questions)):

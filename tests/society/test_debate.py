@@ -14,9 +14,8 @@ from providers.types import Completion, Message, ModelRef, Request, Sampling
 from society import prompts
 from society.method.agents import Agent, Society
 from society.method.debate import Debate, Rules
-from society.method.voting import Scope
 from store.ledger import Store
-from store.records import Model
+from store.records import Model, StageKey
 
 TASK = create({"seed": 3})
 SAMPLED = Sampling(temperature=1.0, max_tokens=64, seed=5)
@@ -58,7 +57,7 @@ async def debate(store, script, questions, *, split="train", known=(), **changes
         TASK,
         {"scripted:": provider},
         store,
-        Scope(1, split, "multiagent", "sampled"),
+        StageKey(1, split, "multiagent", "sampled"),
         rules(**changes),
         known=known,
     )
@@ -142,7 +141,7 @@ async def test_stored_turns_are_never_asked_again(store):
         await debate(store, fails_in_the_middle, questions)
     # What was on its way when the run broke off is stored before this row.
     await store.append(Model(model_id="m", provider="scripted:"))
-    stored = list(store.turns(1, "train", "multiagent", "sampled"))
+    stored = list(store.turns(StageKey(1, "train", "multiagent")))
     provider, _ = await debate(store, says, questions, known=stored)
     assert len(stored) + len(provider.requests) == 3 * 3 * 2
     assert store.rows("SELECT count(*), count(DISTINCT turn_id) FROM turns") == [(18, 18)]
@@ -294,7 +293,7 @@ async def test_no_question_waits_for_another(store):
         TASK,
         {"scripted:": Slow(says)},
         store,
-        Scope(1, "train", "m", "sampled"),
+        StageKey(1, "train", "m", "sampled"),
         rules(),
     )
     async for question in engine.run(questions):
@@ -319,7 +318,7 @@ async def test_questions_in_flight_are_bounded(store):
         TASK,
         {"scripted:": ScriptedProvider(script)},
         store,
-        Scope(1, "train", "m", "sampled"),
+        StageKey(1, "train", "m", "sampled"),
         rules(questions_in_flight=2),
     )
     async for question in engine.run(TASK.questions("train", 0, 9)):

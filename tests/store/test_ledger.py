@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,14 +16,15 @@ from store.records import (
     Model,
     Question,
     Run,
+    StageKey,
     TrainingPoint,
     Verdict,
     Vote,
     messages_json,
 )
 
-STAGE = (1, "train", "multiagent", "sampled")
-VOTE = Vote(*STAGE, "q1", 1, "4", 2, 3, False, True)
+STAGE = StageKey(1, "train", "multiagent")
+VOTE = Vote(*astuple(STAGE), "q1", 1, "4", 2, 3, False, True)
 
 NASTY = [
     "",
@@ -60,10 +61,10 @@ async def test_what_is_appended_is_read_back(store, make_turn):
     assert store.question("q1") == rows[1]
     assert store.questions("train", 1) == [rows[1]]
     assert store.questions("train", 2) == []
-    assert sorted(store.turns(*STAGE), key=lambda turn: turn.round) == rows[2:4]
-    assert list(store.turns(2, *STAGE[1:])) == []
-    assert store.votes(*STAGE) == [VOTE]
-    assert store.verdicts(*STAGE) == {rows[5].turn_id: rows[5]}
+    assert sorted(store.turns(STAGE), key=lambda turn: turn.round) == rows[2:4]
+    assert list(store.turns(replace(STAGE, iteration=2))) == []
+    assert store.votes(STAGE) == [VOTE]
+    assert store.verdicts(STAGE) == {rows[5].turn_id: rows[5]}
     assert store.dataset("d") == rows[6]
     assert store.datasets(1, "multiagent") == [rows[6]]
     assert store.job("j") == rows[7]
@@ -95,21 +96,21 @@ def test_any_text_comes_back_byte_for_byte(shared_store, make_turn, texts):
         for number, text in enumerate(texts)
     ]
     shared_store.write(*turns)
-    found = {turn.turn_id: turn for turn in shared_store.turns(1, "train", arm)}
+    found = {turn.turn_id: turn for turn in shared_store.turns(StageKey(1, "train", arm))}
     assert found == {turn.turn_id: turn for turn in turns}
 
 
 def test_all_nasty_texts_in_one_statement(store, make_turn):
     turns = [make_turn(f"q{number}", response=text) for number, text in enumerate(NASTY)]
     store.write(*turns)
-    assert sorted(turn.response for turn in store.turns(*STAGE)) == sorted(NASTY)
+    assert sorted(turn.response for turn in store.turns(STAGE)) == sorted(NASTY)
 
 
 async def test_a_stored_turn_is_never_stored_again(store, make_turn):
     await store.append(make_turn())
     with pytest.raises(DuplicateRecord, match=r'"q1",1,1,"answer"'):
         await store.append(make_turn(response="another"), make_turn(round=2))
-    assert [turn.round for turn in store.turns(*STAGE)] == [1]
+    assert [turn.round for turn in store.turns(STAGE)] == [1]
     await store.append(make_turn(round=2))
 
 
@@ -117,7 +118,7 @@ async def test_duplicates_within_one_append_are_refused(store, make_turn):
     with pytest.raises(DuplicateRecord):
         await store.append(make_turn(), make_turn())
     await store.append(make_turn())
-    assert len(list(store.turns(*STAGE))) == 1
+    assert len(list(store.turns(STAGE))) == 1
 
 
 def test_duplicates_are_refused_after_reopening(path, make_turn):
@@ -147,8 +148,8 @@ def test_duplicates_are_refused_after_reopening(path, make_turn):
 async def test_an_invalid_row_takes_its_whole_append_with_it(store, make_turn, changes, message):
     with pytest.raises(InvalidRecord, match=message):
         await store.append(make_turn(), VOTE, make_turn(round=2, **changes))
-    assert list(store.turns(*STAGE)) == []
-    assert store.votes(*STAGE) == []
+    assert list(store.turns(STAGE)) == []
+    assert store.votes(STAGE) == []
     await store.append(make_turn(), VOTE)
 
 
@@ -182,7 +183,7 @@ async def test_an_append_that_nobody_waits_for_any_more_is_still_written(store, 
     with pytest.raises(asyncio.CancelledError):
         await waiting
     await store.append(make_turn(round=2))
-    assert len(list(store.turns(*STAGE))) == 2
+    assert len(list(store.turns(STAGE))) == 2
 
 
 def test_readers_see_whole_appends_only_while_a_writer_writes(store, make_turn):

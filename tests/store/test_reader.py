@@ -141,9 +141,9 @@ def test_a_store_opened_for_reading_asks_the_run(filled, make_turn):
             [
                 sys.executable,
                 "-c",
-                "import sys; from store.ledger import Store\n"
+                "import sys; from store.ledger import Store; from store.records import StageKey\n"
                 "with Store.open(sys.argv[1], read_only=True) as store:\n"
-                "    print(store.live, len(list(store.turns(1, 'train', 'multiagent'))),"
+                "    print(store.live, len(list(store.turns(StageKey(1, 'train', 'multiagent')))),"
                 " store.question('q1'))\n"
                 "    print(store.query('SELECT max(agent) FROM turns').rows)\n",
                 filled,

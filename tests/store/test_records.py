@@ -6,11 +6,11 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.records import content_sha256, messages_json, storable, turn_id_of, turn_key
+from store.records import StageKey, content_sha256, messages_json, storable, turn_id_of, turn_key
 
 
 def test_turn_id_is_fixed_for_ever():
-    key = turn_key(1, "train", "multiagent", "sampled", "q1", 2, 3, "answer")
+    key = turn_key(StageKey(1, "train", "multiagent"), "q1", 2, 3, "answer")
     assert key == '[1,"train","multiagent","sampled","q1",2,3,"answer"]'
     assert turn_id_of(key) == 4128671907366348953
 

@@ -20,7 +20,7 @@ from store import remote, serving
 from store.errors import InvalidQuery
 from store.ledger import Store
 from store.reader import open_reader
-from store.records import Verdict, Vote
+from store.records import StageKey, Verdict, Vote
 
 WRITING = """
 import sys
@@ -362,7 +362,7 @@ def test_an_error_in_a_query_is_the_users(store, path):
 
 def test_votes_and_verdicts_arrive_as_records(store, path):
     vote = Vote(1, "train", "multiagent", "sampled", "q1", 1, "4", 3, 3, False)
-    [turn] = store.turns(1, "train", "multiagent")
+    [turn] = store.turns(StageKey(1, "train", "multiagent"))
     with serving.served(store):
         store.write(vote, Verdict(turn.turn_id, True, None))
         with open_reader(path) as reader:

@@ -63,7 +63,7 @@ def point(accuracy: Accuracy) -> Point:
     """An accuracy at its iteration."""
     rate = accuracy.rate
     seeds = tuple(value for _, value in accuracy.seeds) if len(accuracy.seeds) > 1 else ()
-    return Point(accuracy.key.iteration, rate.value, rate.low, rate.high, seeds)
+    return Point(accuracy.key.stage.iteration, rate.value, rate.low, rate.high, seeds)
 
 
 def comparable(panels: Sequence[Panel]) -> list[Panel]:

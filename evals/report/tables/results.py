@@ -136,9 +136,9 @@ def _verdict_rows(experiment: ExperimentFacts) -> Iterator[tuple[Cell, ...]]:
             yield (
                 Text(verdicts.task or experiment.experiment.first.task),
                 Text(f"{MEASURES[verdicts.measure]}, {verdicts.decoding}"),
-                society(comparison.a.iteration),
+                society(comparison.a.stage.iteration),
                 arm(verdict.other),
-                society(comparison.b.iteration),
+                society(comparison.b.stage.iteration),
                 Percent(change.after, interval=False),
                 Percent(change.before, interval=False),
                 Points(change),
@@ -165,7 +165,7 @@ def _table_one(facts: Facts) -> Table:
             if (vote := values.last(each.name, decoding, "consensus")) is None:
                 continue
             single = values.last(each.name, decoding, "single")
-            cells: list[Cell] = [arm(each.name), society(vote.key.iteration)]
+            cells: list[Cell] = [arm(each.name), society(vote.key.stage.iteration)]
             cells += [Percent.of(vote.rate if task == here else None) for task in own]
             cells += [Percent.of(single.rate if single and task == here else None) for task in own]
             found = (values.last(each.name, decoding, "consensus", task) for task in unseen)
@@ -219,7 +219,7 @@ def _accuracy(facts: Facts, task: str | None, name: str, title: str) -> Table:
         for each in experiment.arms:
             for decoding in values.decodings(task):
                 for vote in values.iterations(each.name, decoding, "consensus", task):
-                    i = vote.key.iteration
+                    i = vote.key.stage.iteration
                     quantities = (
                         values.of(each.name, i, decoding, quantity, task)
                         for quantity in ("single", "majority", "consensus", "agreement-last")

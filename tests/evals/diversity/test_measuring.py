@@ -10,7 +10,7 @@ from statistics import fmean, stdev
 
 import pytest
 
-from evals.diversity import Measurement, Memory, Place, Wanted
+from evals.diversity import Measurement, Memory, Wanted
 from providers import registry
 from providers.errors import ContextOverflow, TimedOut, Unsupported
 from providers.scripted import ScriptedProvider
@@ -23,10 +23,11 @@ from providers.types import (
     Sampling,
     Score,
 )
+from store.records import StageKey
 from tests.evals.diversity.conftest import AGREES, SAID
 
-PLACE = Place(1, "multiagent", "eval", "sums", "sampled")
-GREEDY = Place(1, "multiagent", "eval", "sums", "greedy")
+STAGE = StageKey(1, "eval", "multiagent")
+GREEDY = StageKey(1, "eval", "multiagent", "greedy")
 ALL = ("nll", "kl", "kl_base")
 
 
@@ -63,12 +64,12 @@ class Told(ScriptedProvider):
         return [Divergence((1,) * len(text), (0.5,) * len(text)) for _ in others]
 
 
-async def measured(store, provider, place=PLACE, **wanted):
+async def measured(store, provider, stage=STAGE, **wanted):
     """Rows by (role, measure, responses)."""
     settings = Wanted(**{"measures": ALL, **wanted})
     providers = {one.base.address: one for one in ([provider] if not isinstance(provider, list)
                                                    else provider)}  # fmt: skip
-    found = await Measurement(store, providers, place, settings, Memory()).carry_out()
+    found = await Measurement(store, providers, stage, "sums", settings, Memory()).carry_out()
     return {(row.role, row.measure, row.responses): row for row in found}
 
 
@@ -250,7 +251,7 @@ async def test_one_agent_has_nobody_to_differ_from(debated):
 async def test_one_agent_is_not_looked_at_twice(debated):
     store, provider = debated([own("told:", 1)]), Told()
     await measured(store, provider)
-    later = Measurement(store, {"told:": provider}, PLACE, Wanted(ALL), Memory())
+    later = Measurement(store, {"told:": provider}, STAGE, "sums", Wanted(ALL), Memory())
     assert later.todo == ()
 
 
@@ -259,13 +260,13 @@ async def test_what_is_stored_is_not_computed_again(debated):
     await measured(store, provider, measures=("kl",))
     before = store.rows("SELECT * FROM diversity ORDER BY ALL")
     providers = {"told:": provider}
-    later = Measurement(store, providers, PLACE, Wanted(("kl", "nll")), Memory())
+    later = Measurement(store, providers, STAGE, "sums", Wanted(("kl", "nll")), Memory())
     assert later.todo == (("generator", "nll"),)
     await later.carry_out()
     assert store.rows("SELECT * FROM diversity WHERE measure = 'kl' ORDER BY ALL") == before
-    done = Measurement(store, providers, PLACE, Wanted(("kl", "nll")), Memory())
+    done = Measurement(store, providers, STAGE, "sums", Wanted(("kl", "nll")), Memory())
     assert (done.todo, done.steps) == ((), 0)
-    again = Measurement(store, providers, PLACE, Wanted(("kl",)), Memory(), again=True)
+    again = Measurement(store, providers, STAGE, "sums", Wanted(("kl",)), Memory(), again=True)
     assert again.todo == (("generator", "kl"),)
     await again.carry_out()
     assert store.rows("SELECT count(*) FROM diversity") == [(4,)]
@@ -281,14 +282,14 @@ async def test_what_could_not_be_had_is_tried_again(debated):
 
 async def test_arms_with_the_same_answers_are_asked_once(debated):
     store, provider, memory = debated([own("told:")]), Told(compare=True), Memory()
-    for row in debated([own("told:")], arm="twin").turns(1, "eval", "twin"):
+    for row in debated([own("told:")], arm="twin").turns(StageKey(1, "eval", "twin")):
         store.write(row)
-    for vote in debated([own("told:")], arm="twin").votes(1, "eval", "twin"):
+    for vote in debated([own("told:")], arm="twin").votes(StageKey(1, "eval", "twin")):
         store.write(vote)
     steps = []
     for arm in ("multiagent", "twin"):
-        place = Place(1, arm, "eval", "sums", "sampled")
-        one = Measurement(store, {"told:": provider}, place, Wanted(ALL), memory)
+        stage = StageKey(1, "eval", arm)
+        one = Measurement(store, {"told:": provider}, stage, "sums", Wanted(ALL), memory)
         steps.append(one.steps)
         await one.carry_out()
     assert steps[0] > 0
@@ -308,8 +309,8 @@ async def test_the_questions_are_chosen_by_hash_and_bounded(debated):
     for arm in ("multiagent", "star"):
         provider = Told()
         store = debated([own("told:", 2)], said=said, agrees=agrees, arm=arm)
-        place = Place(1, arm, "eval", "sums", "sampled")
-        found = await measured(store, provider, place, measures=("nll",), questions=7)
+        stage = StageKey(1, "eval", arm)
+        found = await measured(store, provider, stage, measures=("nll",), questions=7)
         assert found["generator", "nll", "all"].questions == 7
         chosen.append({text for _, text in provider.asked})
     assert chosen[0] == chosen[1]
@@ -318,7 +319,7 @@ async def test_the_questions_are_chosen_by_hash_and_bounded(debated):
 async def test_progress_counts_to_the_end(debated, t5_like_minilm):
     store = debated([own("told:")])
     wanted = Wanted(("embedding", "nll"), encoder=str(t5_like_minilm))
-    one = Measurement(store, {"told:": Told()}, PLACE, wanted, Memory())
+    one = Measurement(store, {"told:": Told()}, STAGE, "sums", wanted, Memory())
     done: list[int] = []
     rows = await one.carry_out(done.append)
     assert done == sorted(done)

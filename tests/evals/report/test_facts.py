@@ -5,9 +5,10 @@ import pytest
 
 from evals import metrics
 from evals.report import arms, experiments, facts, figures, saying, tables
-from evals.report.accuracies import Key
+from evals.report.accuracies import AccuracyKey
 from evals.report.experiments import SameRun
 from store import records
+from store.records import StageKey
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,9 @@ def test_accuracies_are_those_of_the_view(three_seeds, found) -> None:
     )
     assert len(rows) > 100
     for task, arm, iteration, decoding, measure, value in rows:
-        each = found.accuracies.by_key[Key(task, arm, iteration, decoding, measure)]
+        each = found.accuracies.by_key[
+            AccuracyKey(StageKey(iteration, "eval", arm, decoding), task, measure)
+        ]
         assert dict(each.seeds)[1] == pytest.approx(value)
 
 
@@ -62,7 +65,7 @@ def test_the_society_is_compared_with_every_arm_at_its_last_iteration(found) -> 
     votes = found.verdicts[0]
     assert (votes.measure, votes.decoding, votes.task) == ("consensus", "sampled", None)
     assert [
-        (each.other, each.comparison.a.iteration, each.comparison.b.iteration)
+        (each.other, each.comparison.a.stage.iteration, each.comparison.b.stage.iteration)
         for each in votes.verdicts
     ] == [
         ("multiagent", 2, 0),
@@ -227,7 +230,7 @@ def test_a_seed_that_lags_behind_does_not_mix_iterations(society_store) -> None:
     [experiment] = facts.read([ahead, behind]).experiments
     assert experiment.last == 1
     [majority] = [v for v in experiment.verdicts[0].verdicts if v.other == "majority"]
-    assert majority.comparison.a.iteration == 1
+    assert majority.comparison.a.stage.iteration == 1
     assert len(majority.comparison.runs) == 2
 
 

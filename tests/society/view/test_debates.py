@@ -6,7 +6,7 @@ from urllib.parse import parse_qsl
 import pytest
 
 from society.view import debates, search
-from society.view.debates import Key
+from society.view.debates import DebateKey
 from society.view.filters import BadAddress, Filter
 from store.ledger import Store
 from store.reader import open_reader
@@ -218,4 +218,4 @@ def test_an_address_that_cannot_be_meant_is_refused(query):
 @pytest.mark.parametrize("text", ["", "!", "e30", "WzFd", "WyJ4Il0", "é"])
 def test_a_place_that_is_none_is_refused(text):
     with pytest.raises(BadAddress):
-        Key.decoded(text)
+        DebateKey.decoded(text)
