@@ -1,18 +1,19 @@
-"""Single-shot work at half the price: many requests sent as one file, answered within a day.
+"""Batches: many requests sent as one file, answered within a day at half the price.
 
-https://platform.openai.com/docs/guides/batch. A batch is never created twice: what is intended is
-recorded first, the batch bears a digest of its input, and it is looked for before it is created.
+https://platform.openai.com/docs/guides/batch. A batch is never created twice: the intent is
+recorded first, the batch carries a digest of its input, and the account is searched for that digest
+before a batch is created.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from openai import AsyncOpenAI
 from openai.types import Batch
@@ -29,6 +30,7 @@ from providers.openai.batch_account import AccountBatches, has_ended
 from providers.openai.batch_format import (
     MAX_BYTES,
     MAX_REQUESTS,
+    BatchChat,
     BatchLine,
     BatchPart,
     LineAnswer,
@@ -45,26 +47,13 @@ BatchOutcome = Completion | ProviderError
 
 _SILENCE = "the batch's files say nothing about it"
 _FEW = 3
-"""So many failing requests are no outage, also where there are no others."""
-
-
-class ChatShape(Protocol):
-    """How a request is put for this server, and how its answer is read."""
-
-    def body(self, request: Request) -> Mapping[str, object]:
-        """The parameters of the chat completion."""
-
-    def completion(self, body: object, request: Request) -> Completion:
-        """The answer; raises `providers.errors` for what is none."""
-
-    def refusal(self, status: int, body: object) -> ProviderError:
-        """What an error answer means."""
+"""So few failing requests are no outage, even if there were no others."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchPacing:
-    """How often to ask, in seconds; how many batches to try for what stays unanswered; limits; how
-    long a list may not show a new batch."""
+    """Seconds between two polls (at first and at most), how many batches to try for requests that
+    stay unanswered, the size limits of one batch, and how long a list may not show a new batch."""
 
     first_s: float = 1.0
     longest_s: float = 60.0
@@ -78,7 +67,8 @@ class BatchPacing:
 class _Work:
     """The requests of one call, and what is known about them.
 
-    `reasons` are those of the last failures, and whether the server answered the request itself.
+    `used` has the ids of the batches whose answers were read. `reasons` has, for the last failure
+    of each request, its text and whether the server answered the request itself.
     """
 
     lines: dict[str, BatchLine]
@@ -93,18 +83,22 @@ class _Work:
 
 
 class Batches:
-    """The batches of one account."""
+    """The batches of one account.
+
+    batches = Batches(client, caller, BatchChat(connection, chat), records)
+    outcomes = await batches.complete_batch(requests)
+    """
 
     def __init__(
         self,
         client: AsyncOpenAI,
         caller: Caller,
-        shape: ChatShape,
+        chat: BatchChat,
         records: BatchRecords,
         pacing: BatchPacing | None = None,
     ) -> None:
-        self._scrubbed = caller.scrubbed
-        self._shape = shape
+        self._caller = caller
+        self._chat = chat
         self._records = records
         self._pacing = pacing or BatchPacing()
         self._account = AccountBatches(
@@ -112,19 +106,18 @@ class Batches:
         )
 
     async def complete_batch(self, requests: Sequence[Request]) -> dict[str, BatchOutcome]:
-        """Answer all `requests`; the result is by `Request.key`, and has every one of them.
+        """An outcome for every request, by `Request.key`.
 
-        Where a request can never succeed its error stands in place of the completion. Those that
-        expired or met a passing error go into a further batch; one that fails in every batch, while
-        most are answered, has a `RequestFailed` with the last reason. Answers of batches that an
-        earlier, interrupted call has made are used first. Being cancelled leaves the batches
-        running.
+        A request that can never succeed has its error as outcome. Requests that expired or met a
+        passing error go into another batch; one that fails in every batch while most are answered
+        gets a `RequestFailed` with the last reason. Answers of batches that an earlier, interrupted
+        call created are used first. Cancelling the call leaves the batches running.
 
-        Raises `AmbiguousSubmission` where nobody knows whether a batch exists (calling again looks
+        Raises `AmbiguousSubmission` if it is unknown whether a batch exists (the next call looks
         for it), `BadRequest` or `RateLimited` for a batch that was refused as a whole, and
         `RunError`s.
         """
-        lines = [build_line(request, self._shape.body(request)) for request in requests]
+        lines = [build_line(request, self._chat.build_body(request)) for request in requests]
         if len({request.key for request in requests}) != len(requests):
             raise ValueError("two requests of a batch have the same key; each needs its own")
         work = _Work({line.custom_id: line for line in lines})
@@ -132,6 +125,7 @@ class Batches:
         rounds = 0
         while work.open and rounds < self._pacing.rounds:
             parts = split_lines(work.open, self._pacing.max_requests, self._pacing.max_bytes)
+            # Only rounds that create a batch count: reading old batches is free.
             rounds += any(await _gather_or_cancel([self._answer(part, work) for part in parts]))
             if work.stop is not None:
                 raise work.stop
@@ -139,7 +133,7 @@ class Batches:
         return {line.request.key: work.answers[line.custom_id] for line in lines}
 
     def _give_up(self, work: _Work) -> None:
-        """Say of every request that is still open why it has no answer."""
+        """Set an error for every request that is still unanswered."""
         lost = work.open
         outage = len(lost) > max(_FEW, len(work.lines) // 2)
         for line in lost:
@@ -153,7 +147,7 @@ class Batches:
 
     async def cancel(self) -> int:
         """Cancel every recorded batch that has not ended; returns how many."""
-        cancelled, index = 0, await self._account.index()
+        cancelled, index = 0, await self._account.list_batches()
         for record in await self._records.all():
             batch = await self._account.find(record, index)
             if batch is not None and not has_ended(batch):
@@ -170,18 +164,19 @@ class Batches:
         ]
         if not records:
             return
-        index = await self._account.index()
+        index = await self._account.list_batches()
         found = [await self._account.find(record, index) for record in records]
         await _gather_or_cancel(
             [self._collect(batch, work) for batch in found if batch is not None]
         )
 
     async def _answer(self, part: BatchPart, work: _Work) -> bool:
-        """Have a batch answered: one that is there already, or (True) a new one."""
-        index = await self._account.index()
+        """Have a part answered by an existing batch, or (True) by a new one."""
+        index = await self._account.list_batches()
         for attempt in itertools.count(1):
             digest = part.digest(attempt)
             batch = index.get(digest)
+            # The answers of this batch were read, and left these requests open: a new attempt.
             if batch is not None and batch.id in work.used:
                 continue
             if batch is not None:
@@ -192,51 +187,53 @@ class Batches:
         raise AssertionError
 
     async def _collect(self, batch: Batch, work: _Work) -> None:
-        """Wait for a batch and take what it answered."""
+        """Wait for a batch and read its answers."""
         work.used.add(batch.id)
         was_over = has_ended(batch)
-        batch = await self._account.ended(batch)
+        batch = await self._account.wait_until_ended(batch)
         if batch.status == "failed" and not was_over:
-            raise self._account.refused(batch)
+            raise self._account.explain_refusal(batch)
         for file_id in (batch.output_file_id, batch.error_file_id):
             if file_id:
-                await self._read(file_id, work, fresh=not was_over)
+                await self._read_file(file_id, work, fresh=not was_over)
 
-    async def _read(self, file_id: str, work: _Work, *, fresh: bool) -> None:
+    async def _read_file(self, file_id: str, work: _Work, *, fresh: bool) -> None:
         with TemporaryDirectory(prefix="society-") as folder:
             path = Path(folder) / "answers.jsonl"
             await self._account.download(file_id, path)
-            for answered in read_answers(path, lambda custom_id: custom_id in work.lines):
-                self._take(answered, work, fresh=fresh)
+            for answer in read_answers(path, lambda custom_id: custom_id in work.lines):
+                self._take_answer(answer, work, fresh=fresh)
 
-    def _take(self, answered: LineAnswer, work: _Work, *, fresh: bool) -> None:
-        line = work.lines[answered.custom_id]
+    def _take_answer(self, answer: LineAnswer, work: _Work, *, fresh: bool) -> None:
+        line = work.lines[answer.custom_id]
+        # Batches overlap after an interruption: the first good answer stays.
         if isinstance(work.answers.get(line.custom_id), Completion):
             return
-        if answered.passing:
-            work.reasons[line.custom_id] = self._reason(answered), bool(answered.status)
+        if answer.passing:
+            work.reasons[line.custom_id] = self._explain_failure(answer), bool(answer.status)
             return
         try:
-            if answered.status != 200:
-                raise self._shape.refusal(answered.status, answered.body)
-            work.answers[line.custom_id] = self._shape.completion(answered.body, line.request)
+            if answer.status != 200:
+                raise self._chat.classify_refusal(answer.status, answer.body)
+            work.answers[line.custom_id] = self._chat.parse_completion(answer.body, line.request)
         except RunError as error:
-            # In an old batch it is the reason of an old stop, which may be gone.
+            # An old batch has the reason for an earlier stop, which the user may have removed.
             work.stop = error if fresh else work.stop
         except RetryableError as error:
             work.reasons[line.custom_id] = str(error), True
         except ProviderError as error:
             work.answers[line.custom_id] = error
 
-    def _reason(self, answered: LineAnswer) -> str:
+    def _explain_failure(self, answer: LineAnswer) -> str:
         """Why a request was not answered, in the server's words."""
-        if answered.status:
-            return str(self._shape.refusal(answered.status, answered.body))
-        told = self._scrubbed(answered.said)
-        return f"not answered in time ({told})" if told else "not answered in time"
+        if answer.status:
+            return str(self._chat.classify_refusal(answer.status, answer.body))
+        reason = self._caller.scrub(answer.reason)
+        return f"not answered in time ({reason})" if reason else "not answered in time"
 
 
 async def _gather_or_cancel(works: Sequence[Coroutine[None, None, T]]) -> list[T]:
+    """The results in order; after a failure the others are cancelled before it is raised."""
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
         return await asyncio.gather(*tasks)

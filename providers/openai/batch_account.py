@@ -1,4 +1,4 @@
-"""The batches of one account: created once, found again, waited for."""
+"""The batches of one account: created once, found again, awaited, read."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from openai import AsyncOpenAI
-from openai._types import Omit
+from openai import AsyncOpenAI, Omit
 from openai.pagination import AsyncCursorPage
 from openai.types import Batch
 
@@ -31,17 +30,17 @@ DIGEST_KEY = "digest"
 _ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 _NAME, _MARK = "society-batch-", 32
 _PAGE = 100
-_LOOK_S = 8.0
+_SEARCH_PAUSE_S = 8.0
 
 
 class BatchIndex:
-    """The account's batches by the start of their digest."""
+    """The account's batches by the start of their digest, which is all that a file name has."""
 
     def __init__(self) -> None:
         self._batches: dict[str, Batch] = {}
 
     def add(self, digest: str, batch: Batch) -> None:
-        """Take in a batch; of several with one digest the first stays."""
+        """Add a batch; of several with one digest the first stays."""
         self._batches.setdefault(digest[:_MARK], batch)
 
     def get(self, digest: str) -> Batch | None:
@@ -50,7 +49,11 @@ class BatchIndex:
 
 
 class AccountBatches:
-    """What `Batches` does at the server."""
+    """The calls about batches that `Batches` makes.
+
+    account = AccountBatches(client, caller, first_s=1.0, longest_s=60.0, lag_s=20.0)
+    batch = await account.wait_until_ended(await account.create(part, digest, records))
+    """
 
     def __init__(
         self, client: AsyncOpenAI, caller: Caller, first_s: float, longest_s: float, lag_s: float
@@ -65,29 +68,29 @@ class AccountBatches:
         self._files = Files(client, caller)
 
     async def create(self, part: BatchPart, digest: str, records: BatchRecords) -> Batch:
-        """A new batch, whose intent is recorded before anything is sent.
+        """A new batch; the intent is recorded before anything is sent.
 
-        It is created again only where it has settled that there is none. Raises
-        `AmbiguousSubmission` where nobody knows whether there is one now.
+        The request is repeated only once it is settled that there is no batch. Raises
+        `AmbiguousSubmission` if it stays unknown whether there is one.
         """
         record = BatchRecord(digest, part.custom_ids)
-        # One that was intended before may have been created the moment before a process ended.
+        # An intent without a batch: a process may have ended between creating and recording it.
         doubtful = any(r.digest == digest and r.batch_id is None for r in await records.all())
-        batch = await self._look_for(digest, self._lag_s) if doubtful else None
+        batch = await self._search(digest, self._lag_s) if doubtful else None
         if batch is None:
             await records.save(record)
-            batch = await self._created(digest, await self._input(part, digest))
+            batch = await self._create(digest, await self._upload_input(part, digest))
         await records.save(replace(record, batch_id=batch.id))
         return batch
 
-    async def _input(self, part: BatchPart, digest: str) -> str:
+    async def _upload_input(self, part: BatchPart, digest: str) -> str:
         """The id of the uploaded input file."""
         name = f"{_NAME}{digest[:_MARK]}.jsonl"
         with TemporaryDirectory(prefix="society-") as folder:
             local = await asyncio.to_thread(part.write, Path(folder) / name)
-            return await self._files.ensure(local, name, "batch")
+            return await self._files.ensure_uploaded(local, name, "batch")
 
-    async def _created(self, digest: str, file_id: str) -> Batch:
+    async def _create(self, digest: str, file_id: str) -> Batch:
         async def create() -> Batch:
             return await self._client.batches.create(
                 input_file_id=file_id,
@@ -102,26 +105,26 @@ class AccountBatches:
                 return await create_once(self._caller, what, create, self._lag_s)
             except AmbiguousSubmission as error:
                 unknown = error
-            batch = await self._look_for(digest, unknown.settles_in_s or 0.0)
+            batch = await self._search(digest, unknown.settles_in_s or 0.0)
             if batch is not None:
                 return batch
             if unknown.settles_in_s is None:
                 break
         raise unknown
 
-    async def _look_for(self, digest: str, least_s: float) -> Batch | None:
-        """The batch of this digest, where the server lists it within `least_s` seconds."""
-        waited, looks = 0.0, 0
+    async def _search(self, digest: str, least_s: float) -> Batch | None:
+        """The batch of this digest, if the server lists it within `least_s` seconds."""
+        waited, searches = 0.0, 0
         while True:
-            batch = (await self.index()).get(digest)
-            if batch is not None or (looks >= ATTEMPTS and waited >= least_s):
+            batch = (await self.list_batches()).get(digest)
+            if batch is not None or (searches >= ATTEMPTS and waited >= least_s):
                 return batch
-            pause = min(_LOOK_S, compute_pause(None, looks))
+            pause = min(_SEARCH_PAUSE_S, compute_pause(None, searches))
             await self._caller.sleep(pause)
-            waited, looks = waited + pause, looks + 1
+            waited, searches = waited + pause, searches + 1
 
-    async def ended(self, batch: Batch) -> Batch:
-        """The batch once it has ended, however that was; its state is asked for till then."""
+    async def wait_until_ended(self, batch: Batch) -> Batch:
+        """The batch once it has ended, whatever its outcome."""
         batch_id, wait = batch.id, self._first_s
         while not has_ended(batch):
             await self._caller.sleep(wait)
@@ -140,22 +143,23 @@ class AccountBatches:
                 raise
             return None
 
-    async def index(self) -> BatchIndex:
-        """Every batch of ours by the start of its digest, also on servers that drop metadata."""
+    async def list_batches(self) -> BatchIndex:
+        """Every batch that we created, also on servers that drop metadata: there the name of the
+        input file has the digest."""
 
-        async def fetch(after: str | Omit) -> AsyncCursorPage[Batch]:
+        async def fetch_page(after: str | Omit) -> AsyncCursorPage[Batch]:
             return await self._client.batches.list(limit=_PAGE, after=after)
 
         index = BatchIndex()
         unmarked: list[Batch] = []
-        async for batch in list_items(self._caller.patiently, "batches", fetch):
+        async for batch in list_items(self._caller.call_with_retry, "batches", fetch_page):
             digest = (batch.metadata or {}).get(DIGEST_KEY)
             if digest:
                 index.add(digest, batch)
             elif not batch.metadata:
                 unmarked.append(batch)
         if unmarked:
-            names = await self._files.names("batch")
+            names = await self._files.list_names("batch")
             for batch in unmarked:
                 name = names.get(batch.input_file_id, "")
                 if name.startswith(_NAME):
@@ -168,12 +172,12 @@ class AccountBatches:
             require_id(batch)
             return batch
 
-        return await self._caller.patiently(retrieve)
+        return await self._caller.call_with_retry(retrieve)
 
     async def cancel(self, batch: Batch) -> None:
-        """Stop a batch; what is answered by then stays answered, and is charged."""
+        """Stop a batch; requests answered by then stay answered, and are billed."""
         try:
-            await self._caller.patiently(lambda: self._client.batches.cancel(batch.id))
+            await self._caller.call_with_retry(lambda: self._client.batches.cancel(batch.id))
         except ProviderError as error:
             if find_status(error) not in (400, 404):
                 raise
@@ -186,23 +190,21 @@ class AccountBatches:
             async with content as response:
                 await response.stream_to_file(path)
 
-        await self._caller.patiently(download)
+        await self._caller.call_with_retry(download)
 
-    def refused(self, batch: Batch) -> ProviderError:
-        """Why a batch was refused as a whole; nothing of it was answered, or charged."""
-        told = (batch.errors.data if batch.errors else None) or []
+    def explain_refusal(self, batch: Batch) -> ProviderError:
+        """Why a batch was refused as a whole; nothing of it was answered or billed."""
+        errors = (batch.errors.data if batch.errors else None) or []
         reasons = "; ".join(
             f"{error.message or error.code}" + (f" (line {error.line})" if error.line else "")
-            for error in told[:3]
+            for error in errors[:3]
         )
-        text = self._caller.scrubbed(
-            f"batch {batch.id} was refused: {reasons or 'no reason given'}"
-        )
-        if any("limit" in str(error.code) for error in told):
+        text = self._caller.scrub(f"batch {batch.id} was refused: {reasons or 'no reason given'}")
+        if any("limit" in str(error.code) for error in errors):
             return RateLimited(f"{text}; wait until earlier batches have ended, then run again")
         return BadRequest(text)
 
 
 def has_ended(batch: Batch) -> bool:
-    """Whether nothing more will come of a batch."""
+    """Whether a batch will bring no further answers."""
     return batch.status in _ENDED

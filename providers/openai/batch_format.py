@@ -1,7 +1,7 @@
-"""Requests as the files a batch reads, and a batch's answers as what they were asked for.
+"""The files of a batch: requests as input lines, output lines as answers.
 
-Input lines are ``{"custom_id", "method", "url", "body"}``, output and error lines
-``{"custom_id", "response": {"status_code", "body"}, "error": {"code", "message"}}``; see
+Input lines are ``{"custom_id", "method", "url", "body"}``; output and error lines are
+``{"custom_id", "response": {"status_code", "body"}, "error": {"code", "message"}}``. See
 https://platform.openai.com/docs/guides/batch.
 """
 
@@ -33,7 +33,7 @@ _PASSING = frozenset({408, 409, 429, 500, 502, 503, 504})
 
 @dataclass(frozen=True, slots=True)
 class BatchLine:
-    """One request as it is sent. `custom_id` stands for the request's key and its whole body."""
+    """One request as it is sent. `custom_id` is a hash of the request's key and its whole body."""
 
     custom_id: str
     model: str
@@ -52,7 +52,7 @@ class BatchPart:
         return tuple(line.custom_id for line in self.lines)
 
     def digest(self, attempt: int) -> str:
-        """SHA-256 of what is asked, and of how often the very same was asked before."""
+        """SHA-256 of the lines and the attempt's number, so that a retry is a batch of its own."""
         content = hashlib.sha256(f"attempt {attempt}\n".encode())
         for line in self.lines:
             content.update(line.text)
@@ -66,7 +66,10 @@ class BatchPart:
 
 
 def build_line(request: Request, body: Mapping[str, object]) -> BatchLine:
-    """The line of one request, whose chat completion parameters are `body`."""
+    """The line of one request; `body` is that of its chat completion.
+
+    build_line(request, {"model": "gpt-4.1-mini", "messages": […]}).custom_id
+    """
     canonical = json.dumps(body, ensure_ascii=False, sort_keys=True)
     custom_id = hashlib.sha256(f"{request.key}\n{canonical}".encode()).hexdigest()[:48]
     line = {"custom_id": custom_id, "method": "POST", "url": ENDPOINT, "body": body}
@@ -77,9 +80,9 @@ def build_line(request: Request, body: Mapping[str, object]) -> BatchLine:
 def split_lines(
     lines: Iterable[BatchLine], max_requests: int = MAX_REQUESTS, max_bytes: int = MAX_BYTES
 ) -> list[BatchPart]:
-    """Cut `lines` into batches of one model each, under the limits, keeping the order.
+    """Split `lines` into batches of one model each, within the limits, in order.
 
-    Raises `BadRequest` for a request that is too long to be in any batch.
+    Raises `BadRequest` for a request that is too long for any batch.
     """
     by_model: dict[str, list[BatchLine]] = {}
     for line in lines:
@@ -127,22 +130,22 @@ class _AnswerLine(BaseModel):
 class LineAnswer:
     """What a batch says about one request.
 
-    `status` 200: `body` is the completion. Another status is the server's refusal of this request,
-    with `body` as it came. `passing`: it was not answered for a reason that may be gone next time;
-    `said` is that reason where there is no status.
+    With `status` 200, `body` is the completion. With another status the server refused this
+    request, and `body` is what it sent. With `status` 0 there is no answer, and `reason` says why.
+    `passing`: the request may succeed in another batch.
     """
 
     custom_id: str
     status: int
     body: object
     passing: bool
-    said: str = ""
+    reason: str = ""
 
 
-def read_answers(path: Path, wanted: Callable[[str], bool]) -> Iterator[LineAnswer]:
-    """The answers of an output or error file to the wanted requests.
+def read_answers(path: Path, is_wanted: Callable[[str], bool]) -> Iterator[LineAnswer]:
+    """The answers in an output or error file whose `custom_id` is wanted.
 
-    A line that cannot be read counts as not answered.
+    A line that cannot be parsed is skipped, so its request counts as unanswered.
     """
     with path.open("rb") as file:
         for text in file:
@@ -150,13 +153,13 @@ def read_answers(path: Path, wanted: Callable[[str], bool]) -> Iterator[LineAnsw
                 answer = _AnswerLine.model_validate_json(text)
             except ValidationError:
                 continue
-            if not wanted(answer.custom_id):
+            if not is_wanted(answer.custom_id):
                 continue
             response = answer.response
             if response is None or not response.status_code:
                 # Expired and cancelled requests come with an error and without a response.
                 yield LineAnswer(
-                    answer.custom_id, 0, None, passing=True, said=_find_error_text(answer.error)
+                    answer.custom_id, 0, None, passing=True, reason=_find_error_text(answer.error)
                 )
             else:
                 status = response.status_code
@@ -164,42 +167,40 @@ def read_answers(path: Path, wanted: Callable[[str], bool]) -> Iterator[LineAnsw
 
 
 def _find_error_text(error: object) -> str:
-    told = error.get("message") or error.get("code") if isinstance(error, dict) else error
-    return str(told or "")
+    text = error.get("message") or error.get("code") if isinstance(error, dict) else error
+    return str(text or "")
 
 
 class BatchChat:
-    """A `ChatShape` for the models of one connection.
+    """Chat completions inside batches, with the parameters and the parsing of single calls.
 
-    What `chat` has learnt about a model's parameters holds here too; nothing can be learnt from a
-    batch.
+    What `chat` has learned about a model's parameters applies here too. A batch itself teaches
+    nothing, since its refusals come too late to send other parameters.
     """
 
     def __init__(self, connection: Connection, chat: Chat) -> None:
         self._connection = connection
         self._chat = chat
 
-    def body(self, request: Request) -> Mapping[str, object]:
-        """The parameters of the chat completion."""
-        model = self._name(request)
-        return {
-            "model": model,
-            "messages": [{"role": m.role, "content": m.content} for m in request.messages],
-            **self._chat.parameters(model).values(request.sampling, request.key, model),
-        }
+    def build_body(self, request: Request) -> Mapping[str, object]:
+        """The request's body."""
+        model = request.model.artifact or self._connection.address.model
+        parameters = self._chat.get_parameters(model)
+        values = parameters.build_values(request.sampling, request.key, model)
+        return self._chat.make_call(request, model).build_body(values)
 
-    def completion(self, body: object, request: Request) -> Completion:
-        """The answer; its `latency_ms` is 0, since a batch has no latency of single answers."""
+    def parse_completion(self, body: object, request: Request) -> Completion:
+        """The answer; its `latency_ms` is 0, since single answers of a batch have no latency."""
+        model = request.model.artifact or self._connection.address.model
         try:
-            return self._chat.completion(json.dumps(body).encode(), request)
+            completion, _ = self._chat.parse_completion(request, model, json.dumps(body).encode())
+            return completion
         except EmbeddedError as error:
-            failure = self.refusal(find_embedded_status(error.body), error.body)
+            failure = self.classify_refusal(find_embedded_status(error.body), error.body)
+        # Raised outside the handler: a chained exception would show the server's unscrubbed words.
         raise failure
 
-    def refusal(self, status: int, body: object) -> ProviderError:
-        """What an error answer means."""
-        told = parse_refusal(status, body, {}, self._connection.secrets)
-        return classify_refusal(told, self._connection.address.model)
-
-    def _name(self, request: Request) -> str:
-        return request.model.artifact or self._connection.address.model
+    def classify_refusal(self, status: int, body: object) -> ProviderError:
+        """The error that an answer with another status than 200 means."""
+        refusal = parse_refusal(status, body, {}, self._connection.secrets)
+        return classify_refusal(refusal, self._connection.address.model)

@@ -1,24 +1,28 @@
-"""What an attempt is billed by a server of OpenAI's shape, as far as that can be known.
+"""The tokens a server says it used, and what it bills for an attempt that brought no answer.
 
-A server that tells its usage is believed, also beside an error. What it refuses before any work
-costs nothing: a connection that was never made, the statuses of 300 and 400, and those that say
-that it cannot take the request now. All else may have been billed in full: the vendor, or the one
-behind a gateway, may have done the work of which the answer was lost.
+The usage in a body is trusted, even beside an error. A request that the server refuses before any
+work costs nothing: a connection that was never made, the statuses 300 to 499, and statuses that say
+the server cannot take the request now. Any other failure may have been billed in full, because the
+vendor, or the vendor behind a gateway, may have done the work although its answer was lost.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import socket
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import aiohttp
 
 from providers.attempts import FREE, Usage
-from providers.openai.answers import ChatAnswer, parse_token_counts
-from providers.tokens import most_prompt_tokens, most_written_tokens
-from providers.types import Message, Sampling
 
+_PROMPT_TOKENS = ("prompt_tokens", "input_tokens", "prompt_token_count")
+_COMPLETION_TOKENS = ("completion_tokens", "output_tokens", "generated_tokens")
+_MOST_TOKENS = 2**31 - 1
+# 408: the server stopped waiting; 424: a step behind it failed; 499: the connection was closed. In
+# all three the model may have run.
 _AFTER_WORK = {408, 424, 499}
 _BEFORE_WORK = {501, 503, 505, 529}
 _NEVER_SENT = (
@@ -28,32 +32,14 @@ _NEVER_SENT = (
     aiohttp.ConnectionTimeoutError,
     aiohttp.InvalidURL,
 )
-# Where these stand in a body, a model has written more than its answer.
-_THOUGHTS = (b'"reasoning', b'"thinking', b'"thought')
-
-
-def compute_usage(
-    answer: ChatAnswer, content: bytes, messages: Sequence[Message], sampling: Sampling
-) -> Usage:
-    """What an answer is billed: what the server tells, and a bound for what it does not.
-
-    `content` is the body that the answer was read from. A prompt of no tokens is not believed, nor
-    is a text of none.
-    """
-    completion = answer.completion_tokens
-    if completion == 0 and answer.text:
-        completion = None
-    estimated = not answer.prompt_tokens or completion is None
-    if completion is None:
-        thinks = any(mark in content for mark in _THOUGHTS)
-        shown = content.decode("utf-8", "replace") if thinks else answer.text
-        truncated = answer.finish_reason == "length"
-        completion = most_written_tokens(shown, sampling.max_tokens, truncated=truncated)
-    return Usage(answer.prompt_tokens or most_prompt_tokens(messages), completion, estimated)
 
 
 def parse_usage(body: object) -> Usage | None:
-    """The usage that stands in a body, whatever else does, or None; the body is JSON or bytes."""
+    """The usage in a body (parsed JSON, or bytes), whatever else it says; None if incomplete.
+
+    >>> parse_usage(b'{"usage": {"prompt_tokens": 9, "completion_tokens": 12}}')
+    Usage(prompt_tokens=9, completion_tokens=12, estimated=False)
+    """
     if isinstance(body, bytes):
         try:
             body = json.loads(body)
@@ -66,17 +52,51 @@ def parse_usage(body: object) -> Usage | None:
     return None if prompt is None or completion is None else Usage(prompt, completion)
 
 
+def parse_token_counts(usage: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Tokens of prompt and answer, each None if it is missing or makes no sense.
+
+    Some vendors do not count reasoning among the answer's tokens, but bill it; the total has it.
+    """
+    prompt = _find_count(usage, _PROMPT_TOKENS)
+    completion = _find_count(usage, _COMPLETION_TOKENS)
+    total = parse_count(usage.get("total_tokens"))
+    if total is not None and prompt is not None and total > prompt:
+        completion = max(completion or 0, total - prompt)
+    if total is not None and completion is not None and prompt is None and total > completion:
+        prompt = total - completion
+    return prompt, completion
+
+
+def parse_count(value: object) -> int | None:
+    """A number of tokens, rounded up; None for what is no such number."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if not math.isfinite(value) or not 0 <= value <= _MOST_TOKENS:
+        return None
+    return math.ceil(value)
+
+
+def _find_count(usage: Mapping[str, Any], names: Sequence[str]) -> int | None:
+    counts = (parse_count(usage.get(name)) for name in names)
+    return next((count for count in counts if count is not None), None)
+
+
 def bill_status(status: int, body: object) -> Usage | None:
-    """What a request is billed that the server has answered with a status that is not good."""
-    told = parse_usage(body)
-    if told is not None:
-        return told
+    """What a request with an error status is billed; None if that is unknown."""
+    usage = parse_usage(body)
+    if usage is not None:
+        return usage
     refused = 300 <= status < 500 and status not in _AFTER_WORK
     return FREE if refused or status in _BEFORE_WORK else None
 
 
 def bill_failure(error: BaseException) -> Usage | None:
-    """What a request is billed whose answer never came, for what was met instead."""
+    """What a request without any answer is billed, by the error met; None if that is unknown."""
     link: BaseException | None = error
     while link is not None:
         if isinstance(link, _NEVER_SENT):

@@ -1,4 +1,8 @@
-"""From the bytes of a response to JSON, whatever encoding a server or gateway has put it in."""
+"""From the bytes of a response to a JSON object, in whatever encoding a server or gateway sent it.
+
+>>> parse_body(b'{"choices": []}')
+{'choices': []}
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from typing import Any
 
 from providers.errors import RetryableError, UnusableAnswer
 
-_SHOWN = 200
+_LONGEST_QUOTE = 200
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -20,11 +24,11 @@ _MARKS = (
 
 
 def parse_body(content: bytes, charset: str | None = None) -> Mapping[str, Any]:
-    """The JSON object in a response's body; `charset` is what its header declares.
+    """The JSON object in a response's body; `charset` is what the response header declares.
 
-    A stream of events, which some gateways send unasked, is joined into one object. Raises
-    `RetryableError` for what is no JSON, as when the connection was cut or a proxy sent a page, and
-    `UnusableAnswer` for JSON that is no object.
+    Some gateways send a stream of events although nobody asked for one; it is joined into one
+    object. Raises `RetryableError` for text that is not JSON, as after a cut connection or from a
+    proxy, and `UnusableAnswer` for JSON that is not an object.
     """
     text = decode_text(content, charset)
     try:
@@ -46,17 +50,19 @@ def parse_body(content: bytes, charset: str | None = None) -> Mapping[str, Any]:
 
 
 def decode_text(content: bytes, charset: str | None = None) -> str:
-    """The text of a response: by its byte order mark, by what is valid, by what is declared.
+    """The text of a response: by byte order mark, then by validity, then by declared charset.
 
-    Text that is mostly UTF-8 keeps U+FFFD where a character is broken; other text without a usable
-    `charset` is read as Latin-1 (Windows-1252).
+    Text that is mostly UTF-8 keeps U+FFFD for a broken character; other text without a usable
+    `charset` is decoded as Latin-1 (Windows-1252).
     """
     for mark, encoding in _MARKS:
         if content.startswith(mark):
             return content.decode(encoding, "replace")
+    # JSON begins with ASCII, so zero bytes near the start mean UTF-16 or UTF-32 without a mark.
     if content[:4].count(0) >= 2 or (len(content) < 4 and 0 in content):
         return content.decode(json.detect_encoding(content), "replace")
     try:
+        # Valid UTF-8 beats the declared charset: many servers declare Latin-1 and send UTF-8.
         return content.decode("utf-8")
     except UnicodeDecodeError:
         pass
@@ -64,6 +70,7 @@ def decode_text(content: bytes, charset: str | None = None) -> str:
     if declared is not None and declared != "utf-8":
         return content.decode(declared, "replace")
     text = content.decode("utf-8", "replace")
+    # More broken than good non-ASCII characters: the text never was UTF-8.
     broken = text.count("\ufffd")
     if broken <= sum(not letter.isascii() for letter in text) - broken:
         return text
@@ -71,11 +78,13 @@ def decode_text(content: bytes, charset: str | None = None) -> str:
 
 
 def _find_codec(charset: str | None) -> str | None:
+    """The codec's name; None if `charset` is missing, unknown or no text encoding."""
+    name = (charset or "").strip("\"' ")
     try:
-        found = codecs.lookup((charset or "").strip("\"' "))
+        b"a".decode(name, "replace")
+        return codecs.lookup(name).name
     except LookupError:
         return None
-    return found.name if found._is_text_encoding else None
 
 
 def _is_stream(text: str) -> bool:
@@ -83,7 +92,7 @@ def _is_stream(text: str) -> bool:
 
 
 def _join_events(text: str) -> Mapping[str, Any]:
-    """One completion from the chunks of a stream; an event that is no chunk stands for itself.
+    """One completion from the chunks of a stream; an event with an error replaces all of them.
 
     Raises ValueError for a stream that has no end.
     """
@@ -110,7 +119,7 @@ def _join_events(text: str) -> Mapping[str, Any]:
 
 
 def _parse_events(text: str) -> Iterator[dict[str, Any] | None]:
-    """The data of every event; None for the mark of the end."""
+    """The data of every event; None for the end mark."""
     for line in text.splitlines():
         if not line.startswith("data:"):
             continue
@@ -125,4 +134,4 @@ def _parse_events(text: str) -> Iterator[dict[str, Any] | None]:
 
 
 def _quote_start(text: str) -> str:
-    return repr(text[:_SHOWN])
+    return repr(text[:_LONGEST_QUOTE])

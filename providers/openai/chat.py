@@ -1,4 +1,10 @@
-"""Chat completions: one request through limits and retries to one checked answer."""
+"""Chat completions: one request through limits and retries to one checked answer.
+
+    OpenAIProvider.complete → Chat.ask → Limiter.call → Chat._attempt → HTTP
+
+`Chat.ask` repeats a call with other parameters if the server refuses one; the limiter repeats it
+after passing failures; `Chat._attempt` is one HTTP request.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +12,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Generic, TypeVar
 
 import httpx2
-from openai import APIStatusError
-from openai._types import RequestOptions
+from openai import APIStatusError, RequestOptions
 
 from providers import attempts
 from providers.attempts import Usage
@@ -23,8 +30,8 @@ from providers.errors import (
     UnusableAnswer,
 )
 from providers.limits import Errand, Limiter
-from providers.openai.answers import ChatAnswer, EmbeddedError, parse_answer
-from providers.openai.billing import bill_failure, bill_status, compute_usage, parse_usage
+from providers.openai.answers import EmbeddedError, compute_usage, parse_answer
+from providers.openai.billing import bill_failure, bill_status, parse_usage
 from providers.openai.client import Connection
 from providers.openai.errors import (
     Refusal,
@@ -45,28 +52,70 @@ from providers.openai.settings import OpenAISettings
 from providers.types import Completion, Message, Request, Sampling
 
 T = TypeVar("T")
-ReadResponse = Callable[[bytes, str | None], tuple[T, Usage]]
-"""What a response's body says, in the charset that its header declares, and what it was billed."""
+ParseResponse = Callable[[bytes, str | None, float], tuple[T, Usage]]
+"""From a response's body, its declared charset and its latency in ms to the result and what the
+server bills for it."""
 
 _log = logging.getLogger(__name__)
-# That many refusals without a single answer are not the questions' fault.
+# After so many refusals without a single answer the questions are not to blame.
 _REFUSALS_AT_MOST = 20
-# A server that writes something else every time must not fill the screen.
-_NOTES_AT_MOST = 50
+# A server that words every message differently must not fill the screen.
+_WARNINGS_AT_MOST = 50
 _LONGEST_WAIT_S = 30.0
 _LOOK_EVERY_S = 0.05
 _CHARACTERS_PER_TOKEN = 4
 _TOKENS_PER_MESSAGE = 8
-# Keeps the package from drawing a random key for every call; none is sent.
+# Without this the package draws a random key for every call. It sends neither.
 _OPTIONS: RequestOptions = {"idempotency_key": "none"}
 
 
+@dataclass(frozen=True, slots=True)
+class ChatCall(Generic[T]):
+    """A call of the chat endpoint: what is sent, and how the response is parsed.
+
+    `model` is the server's name of the model. The request's seed depends on `key`. `extra` goes
+    into the request's body unchanged; `again` is that of `Request`.
+    """
+
+    model: str
+    messages: Sequence[Message]
+    sampling: Sampling
+    key: str
+    parse: ParseResponse[T]
+    extra: Mapping[str, object] = field(default_factory=dict)
+    again: bool = False
+
+    def build_body(self, parameters: Mapping[str, object]) -> dict[str, object]:
+        """The request's body with these sampling parameters."""
+        messages = format_messages(self.messages)
+        return {"model": self.model, "messages": messages, **parameters, **self.extra}
+
+    @property
+    def tokens(self) -> int:
+        """About as many tokens as the call may use, for the budget per minute."""
+        return self.sampling.max_tokens + sum(
+            len(message.content) // _CHARACTERS_PER_TOKEN + _TOKENS_PER_MESSAGE
+            for message in self.messages
+        )
+
+    @property
+    def errand(self) -> Errand:
+        """What the limiter compares calls by, to tell whether the call or the server is at fault:
+        the model and the first question of the conversation."""
+        subject = next((m.content for m in self.messages if m.role == "user"), "")
+        return Errand(self.model, subject, self.again)
+
+
 class _ParameterRefused(Exception):
-    """The server refuses a parameter, and the next request leaves it out."""
+    """The server refuses a parameter; the next request is sent without it."""
 
 
 class Chat:
-    """Asks the models of one connection. What it learns about them it keeps."""
+    """Asks the models of one connection, and remembers which parameters each of them accepts.
+
+    chat = Chat(connection, settings, limiter)
+    completion = await chat.ask(chat.make_call(request, "gpt-4.1-mini"))
+    """
 
     def __init__(self, connection: Connection, settings: OpenAISettings, limiter: Limiter) -> None:
         self._connection = connection
@@ -77,51 +126,53 @@ class Chat:
         self._answered = False
         self._refused = 0
         self._forbidden = 0
-        self._noted: set[str] = set()
+        self._warnings: set[str] = set()
 
-    def parameters(self, model: str) -> Parameters:
-        """What `model` takes, as far as it is known by now."""
+    def get_parameters(self, model: str) -> Parameters:
+        """The parameters that `model` accepts, as far as known by now."""
         known = self._parameters.get(model)
         if known is None:
             known = guess_parameters(self._connection.address, model, self._settings)
             self._parameters[model] = known
         return known
 
-    async def complete(self, request: Request, model: str) -> Completion:
-        """The answer of `model`, the server's name for `request.model`.
+    def make_call(self, request: Request, model: str) -> ChatCall[Completion]:
+        """The call that answers `request`; `model` is the server's name for `request.model`."""
+        return ChatCall(
+            model,
+            request.messages,
+            request.sampling,
+            request.key,
+            partial(self.parse_completion, request, model),
+            again=request.again,
+        )
+
+    def parse_completion(
+        self,
+        request: Request,
+        model: str,
+        content: bytes,
+        charset: str | None = None,
+        latency_ms: float = 0.0,
+    ) -> tuple[Completion, Usage]:
+        """The completion in a response's body, and what the server bills for it.
 
         `latency_ms` is that of the attempt that succeeded.
         """
-        messages, sampling = request.messages, request.sampling
-
-        def read(content: bytes, charset: str | None) -> tuple[ChatAnswer, Usage]:
-            answer = parse_answer(content, charset).within(sampling)
-            return answer, compute_usage(answer, content, messages, sampling)
-
-        answer, usage, latency_ms = await self.ask(
-            model, messages, sampling, request.key, read, again=request.again
-        )
+        answer = parse_answer(content, charset).infer_truncation(request.sampling)
+        usage = compute_usage(answer, content, request.messages, request.sampling)
         if answer.ending.kind == "unknown" and answer.ending.word and answer.error is None:
-            self._note(
+            self._warn_once(
                 f"answers of {model} end with finish_reason {answer.ending.word!r}, which is not "
                 "known; they are taken as complete"
             )
-        return self._completion(answer, usage, latency_ms)
-
-    def completion(self, body: bytes, request: Request) -> Completion:
-        """The answer in a body that came another way; its latency is 0."""
-        answer = parse_answer(body).within(request.sampling)
-        usage = compute_usage(answer, body, request.messages, request.sampling)
-        return self._completion(answer, usage, 0.0)
-
-    def _completion(self, answer: ChatAnswer, usage: Usage, latency_ms: float) -> Completion:
         if usage.estimated:
-            self._note(
-                "the server does not tell how many tokens it used; they are stored as the most "
-                "that they can be, and marked as estimated"
+            self._warn_once(
+                "the server does not report how many tokens it used; the highest possible numbers "
+                "are stored, and marked as estimated"
             )
-        return Completion(
-            self._connection.secrets.removed(answer.text),
+        completion = Completion(
+            self._connection.secrets.redact_answer(answer.text),
             answer.finish_reason,
             usage.prompt_tokens,
             usage.completion_tokens,
@@ -129,129 +180,109 @@ class Chat:
             answer.error,
             usage.estimated,
         )
+        return completion, usage
 
-    async def ask(
-        self,
-        model: str,
-        messages: Sequence[Message],
-        sampling: Sampling,
-        key: str,
-        read: ReadResponse[T],
-        extra: Mapping[str, object] | None = None,
-        *,
-        again: bool = False,
-        follows: bool = False,
-    ) -> tuple[T, Usage, float]:
-        """What `read` makes of the response's body, and the milliseconds it took.
+    async def ask(self, call: ChatCall[T], *, follows: bool = False) -> T:
+        """What `call.parse` makes of the response.
 
-        `extra` goes into the request's body as it is; `again` as in `Request`; `follows` as in
-        `Limiter.call`. Raises errors of `providers.errors`.
+        `follows` is that of `Limiter.call`. Raises errors of `providers.errors`.
         """
-        written: list[Any] = [{"role": m.role, "content": m.content} for m in messages]
-        tokens = sampling.max_tokens + sum(
-            len(m.content) // _CHARACTERS_PER_TOKEN + _TOKENS_PER_MESSAGE for m in messages
-        )
-
-        subject = next((m.content for m in messages if m.role == "user"), "")
-        errand = Errand(model, subject, again)
         tried: set[Parameters] = set()
-
-        async def attempt() -> tuple[T, Usage, float]:
-            return await self._understood(errand, written, sampling, key, read, extra, tried)
-
+        attempt = partial(self._attempt, call, tried)
         while True:
             try:
                 return await self._limiter.call(
-                    attempt, tokens, errand, attempts.current.get(), follows=follows
+                    attempt, call.tokens, call.errand, attempts.current.get(), follows=follows
                 )
             except _ParameterRefused:
                 follows = True
 
-    async def _understood(
-        self,
-        errand: Errand,
-        messages: list[Any],
-        sampling: Sampling,
-        key: str,
-        read: ReadResponse[T],
-        extra: Mapping[str, object] | None,
-        tried: set[Parameters],
-    ) -> tuple[T, Usage, float]:
-        """One attempt; raises `_DoWithout` where the server refuses what can be done without."""
-        model = errand.model
-        parameters = self.parameters(model)
-        values = parameters.values(sampling, key, model)
+    async def _attempt(self, call: ChatCall[T], tried: set[Parameters]) -> T:
+        """One request. Raises `_ParameterRefused` if the server refuses an optional parameter."""
+        parameters = self.get_parameters(call.model)
+        values = parameters.build_values(call.sampling, call.key, call.model)
         tried.add(parameters)
+        counter = attempts.current.get()
+        response: httpx2.Response | None = None
         began = time.perf_counter()
-        body = {"model": model, "messages": messages, **values, **(extra or {})}
-        outcome = await self._sent(model, body, read)
-        if not isinstance(outcome, Refusal):
-            self._answered = True
-            return *outcome, (time.perf_counter() - began) * 1000.0
-        if self.parameters(model) == parameters:
-            changed, note = learn_from_refusal(parameters, outcome, values)
-            if note:
-                self._note(f"{model}: {note}")
-            self._parameters[model] = changed
-        if self.parameters(model) in tried:
-            raise await self._judged(outcome, errand)
-        raise _ParameterRefused
-
-    async def _sent(
-        self,
-        model: str,
-        body: Mapping[str, object],
-        read: ReadResponse[T],
-    ) -> tuple[T, Usage] | Refusal:
-        # Errors are raised outside the handlers: no chain may lead to an unscrubbed message.
-        secrets, counted = self._connection.secrets, attempts.current.get()
-        headers: Mapping[str, str] = {}
-        content = b""
         try:
             async with asyncio.timeout(self._settings.timeout_s):
-                # Not `chat.completions.create`: taking the messages through its types and the
-                # answer into its models costs as much as sending them.
+                # Not `chat.completions.create`: checking the messages against its types and the
+                # answer against its models takes as much CPU time as all the rest of the call.
                 response = await self._connection.client.post(
-                    self._url, cast_to=httpx2.Response, body=body, options=_OPTIONS
+                    self._url,
+                    cast_to=httpx2.Response,
+                    body=call.build_body(values),
+                    options=_OPTIONS,
                 )
-            headers, content = response.headers, response.content
-            self._hear(headers)
-            found, usage = read(content, response.charset_encoding)
-            counted.answered(usage)
-            return found, usage
-        except APIStatusError as error:
-            counted.failed(bill_status(error.status_code, error.body))
-            self._hear(error.response.headers)
-            return parse_status_error(error, secrets)
-        except EmbeddedError as error:
-            told = _inside(error, headers, self._connection)
-            counted.failed(parse_usage(content) or bill_status(told.status, error.body))
-            return told
-        except (RetryableError, UnusableAnswer) as error:
-            counted.failed(parse_usage(content))
-            failure: ProviderError = type(error)(secrets.scrubbed(str(error)))
-        except Exception as error:
-            counted.failed(parse_usage(content) if content else bill_failure(error))
-            translated = translate_error(error, secrets, model)
-            if translated is None:
+            latency_ms = (time.perf_counter() - began) * 1000.0
+            self._observe_quotas(response.headers)
+            result, usage = call.parse(response.content, response.charset_encoding, latency_ms)
+            counter.answered(usage)
+        except BaseException as error:
+            failure, billed = self._classify_failure(error, response, call.model)
+            counter.failed(billed)
+            if failure is None:
                 raise
-            failure = translated
-        except BaseException:
-            counted.failed()
-            raise
-        raise failure
+        else:
+            self._answered = True
+            return result
+        # Raised outside the handler: a chained exception would show the server's unscrubbed words.
+        if not isinstance(failure, Refusal):
+            raise failure
+        self._learn(call.model, parameters, failure, values)
+        if self.get_parameters(call.model) not in tried:
+            raise _ParameterRefused
+        raise await self._classify_refusal(failure, call.errand)
 
-    async def _judged(self, told: Refusal, errand: Errand) -> ProviderError:
-        error = classify_refusal(told, errand.model)
-        if told.status == 403 and isinstance(error, AuthenticationFailed):
+    def _classify_failure(
+        self, error: BaseException, response: httpx2.Response | None, model: str
+    ) -> tuple[Refusal | ProviderError | None, Usage | None]:
+        """What a failed attempt means (None: not the server's doing), and what it was billed (None:
+        unknown)."""
+        secrets = self._connection.secrets
+        content = b"" if response is None else response.content
+        match error:
+            case APIStatusError():
+                self._observe_quotas(error.response.headers)
+                billed = bill_status(error.status_code, error.body)
+                return parse_status_error(error, secrets), billed
+            case EmbeddedError():
+                # An error with status 200, as some gateways send it.
+                headers = {} if response is None else response.headers
+                status = find_embedded_status(error.body)
+                refusal = parse_refusal(status, error.body, headers, secrets)
+                return refusal, parse_usage(content) or bill_status(status, error.body)
+            case RetryableError() | UnusableAnswer():
+                return type(error)(secrets.scrub(str(error))), parse_usage(content)
+            case Exception():
+                billed = parse_usage(content) if content else bill_failure(error)
+                return translate_error(error, secrets, model), billed
+        return None, None
+
+    def _learn(
+        self, model: str, sent: Parameters, refusal: Refusal, values: Mapping[str, object]
+    ) -> None:
+        # Another call that was under way may have learned from the same refusal already.
+        if self.get_parameters(model) != sent:
+            return
+        changed, note = learn_from_refusal(sent, refusal, values)
+        if note:
+            self._warn_once(f"{model}: {note}")
+        self._parameters[model] = changed
+
+    async def _classify_refusal(self, refusal: Refusal, errand: Errand) -> ProviderError:
+        """The error that a refusal means, given what the server does with other calls."""
+        error = classify_refusal(refusal, errand.model)
+        if refusal.status == 403 and isinstance(error, AuthenticationFailed):
             if await self._forbids_others(errand):
                 return error
-            return BadRequest(f"the server forbids this request, and no other: {told.message}")
+            return BadRequest(f"the server forbids this request, and no other: {refusal.message}")
         if type(error) is not BadRequest:
             return error
         self._refused += not errand.again
         hopeless = not self._answered and self._refused >= _REFUSALS_AT_MOST
-        if hopeless or refuses_parameters(told):
+        if hopeless or refuses_parameters(refusal):
             return InvalidSettings(
                 f"{error}, and would refuse every other alike; check the model address and the "
                 "parameters under [provider] and [sampling]"
@@ -259,9 +290,10 @@ class Chat:
         return error
 
     async def _forbids_others(self, errand: Errand) -> bool:
-        """Whether a status 403 is about the key: a firewall may forbid what one question holds.
+        """Whether a status 403 is about the key; a firewall may forbid the content of one question.
 
-        While nothing was answered yet, the calls that are under way show it.
+        The evidence is how the server treats other calls. If nothing is answered yet, wait for the
+        calls that are under way.
         """
         limiter, until = self._limiter, time.monotonic() + _LONGEST_WAIT_S
         evidence = limiter.evidence
@@ -269,6 +301,7 @@ class Chat:
         try:
             while (
                 not evidence.has_answered(errand.model)
+                # If every call under way is forbidden too, there is nothing to wait for.
                 and self._forbidden < limiter.slots.taken
                 and not limiter.breaker.tripped
                 and time.monotonic() < until
@@ -278,17 +311,16 @@ class Chat:
             self._forbidden -= 1
         return not evidence.blames_call(errand, evidence.mark(errand))
 
-    def _hear(self, headers: Mapping[str, str]) -> None:
+    def _observe_quotas(self, headers: Mapping[str, str]) -> None:
         for kind, quota in parse_quotas(headers).items():
             self._limiter.observe(kind, quota)
 
-    def _note(self, text: str) -> None:
-        """Tell the user, once."""
-        if text not in self._noted and len(self._noted) < _NOTES_AT_MOST:
-            self._noted.add(text)
+    def _warn_once(self, text: str) -> None:
+        if text not in self._warnings and len(self._warnings) < _WARNINGS_AT_MOST:
+            self._warnings.add(text)
             _log.warning("%s: %s", self._connection.address.text, text)
 
 
-def _inside(error: EmbeddedError, headers: Mapping[str, str], connection: Connection) -> Refusal:
-    """An error that came with status 200, as some gateways send them."""
-    return parse_refusal(find_embedded_status(error.body), error.body, headers, connection.secrets)
+def format_messages(messages: Sequence[Message]) -> list[dict[str, str]]:
+    """The messages as the server takes them."""
+    return [{"role": message.role, "content": message.content} for message in messages]

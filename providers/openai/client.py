@@ -1,12 +1,14 @@
-"""One connection: the openai package on aiohttp, its key and its headers."""
+"""One connection to a server: the openai package on aiohttp, with its key and its headers."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import httpx2
-from openai import AsyncOpenAI, DefaultAioHttpClient
+from openai import VERSION, AsyncOpenAI, DefaultAioHttpClient, Omit
 
 from providers.errors import AuthenticationFailed
 from providers.openai.settings import (
@@ -20,32 +22,62 @@ from providers.openai.settings import (
 _CONNECT_S = 30.0
 _KEEP_ALIVE_S = 30.0
 _SPARE_CONNECTIONS = 16
-# Sent where no key is wanted: the package insists on one.
+# The package refuses to start without a key, so servers that need none get this text.
 _NO_KEY = "none"
+_CUSTOM_HEADERS = "OPENAI_CUSTOM_HEADERS"
+
+
+class _Client(AsyncOpenAI):
+    """An `AsyncOpenAI` that sends exactly the headers in `extra_headers` besides its own.
+
+    The package adds everything in OPENAI_CUSTOM_HEADERS to the requests of every client. Those
+    headers are meant for OpenAI, and may contain a key, so no other server may get them.
+    """
+
+    extra_headers: Mapping[str, str] = MappingProxyType({})
+
+    @property
+    def default_headers(self) -> dict[str, str | Omit]:
+        return {
+            "Accept": "application/json",
+            "Content-Type": "application/json",
+            "User-Agent": f"{AsyncOpenAI.__name__}/Python {VERSION}",
+            **self.platform_headers(),
+            "OpenAI-Organization": Omit() if self.organization is None else self.organization,
+            "OpenAI-Project": Omit() if self.project is None else self.project,
+            **self.extra_headers,
+        }
 
 
 class Connection:
-    """A client and what it must keep secret. For one event loop; to be closed.
+    """A client, and the values it must keep secret. Use it in one event loop and close it.
 
-    Raises `AuthenticationFailed` when made without the key that the settings name. `account` stands
-    for server and key without telling the key.
+    `account` identifies server and key without revealing the key. Raises `AuthenticationFailed`
+    if the key that the settings name is missing or malformed.
+
+        settings = OpenAISettings(api_key_env="")
+        connection = Connection(parse_address("+http://127.0.0.1:8000/v1:m"), settings)
     """
 
     def __init__(self, address: ModelAddress, settings: OpenAISettings) -> None:
         self.address = address
         key = _read_key(address, settings)
         headers = _resolve_headers(settings.headers)
+        if address.is_openai:
+            headers = _read_custom_headers(headers) | headers
         self.account = f"{address.url} {_hash_key(key)}"
         if address.is_azure and key:
             headers.setdefault("api-key", key)
         self.client = _make_client(address, settings, key, headers)
-        # What the file itself spells out is no secret; all else came from the environment.
-        hidden = {
-            name: value
-            for name, value in self.client._custom_headers.items()
-            if isinstance(value, str) and settings.headers.get(name) != value
-        }
+        # A value that the experiment file spells out is no secret; the others come from the
+        # environment and may be one.
+        hidden = {n: value for n, value in headers.items() if settings.headers.get(n) != value}
         self.secrets = Secrets({"key": key, **hidden})
+
+    @property
+    def auth_headers(self) -> dict[str, str]:
+        """What a client of another kind must send to be accepted; contains secrets."""
+        return {**self.client.auth_headers, **self.client.extra_headers}
 
     async def close(self) -> None:
         await self.client.close()
@@ -53,30 +85,30 @@ class Connection:
 
 def _make_client(
     address: ModelAddress, settings: OpenAISettings, key: str, headers: Mapping[str, str]
-) -> AsyncOpenAI:
+) -> _Client:
     timeout = httpx2.Timeout(settings.timeout_s, connect=min(_CONNECT_S, settings.timeout_s))
     limits = httpx2.Limits(
         max_connections=settings.limits.max_concurrent + _SPARE_CONNECTIONS,
         max_keepalive_connections=settings.limits.max_concurrent,
         keepalive_expiry=_KEEP_ALIVE_S,
     )
-    client = AsyncOpenAI(
+    client = _Client(
         api_key=key or _NO_KEY,
         admin_api_key="",
         organization=settings.organization,
         project=settings.project,
         base_url=address.url,
         timeout=timeout,
+        # The limiter and `Caller` retry. A retry here would repeat requests that create jobs.
         max_retries=0,
-        default_headers=headers,
-        # A redirect would take key and conversation to a server that nobody has named.
+        # A redirect would send key and conversation to a server that the user did not name.
         http_client=DefaultAioHttpClient(timeout=timeout, limits=limits, follow_redirects=False),
     )
+    client.extra_headers = headers
     if not address.is_openai:
-        # The package takes these from the environment, where they are meant for OpenAI.
+        # The package has taken these from the environment, where they are meant for OpenAI.
         client.organization = settings.organization
         client.project = settings.project
-        client._custom_headers = headers
     return client
 
 
@@ -87,16 +119,18 @@ def _read_key(address: ModelAddress, settings: OpenAISettings) -> str:
     key = read_variable(variable, f"it holds the key for {address.host}")
     if not key.isascii() or not key.isprintable() or " " in key:
         raise AuthenticationFailed(
-            f"the environment variable {variable} holds something that is no key (spaces, line "
-            "breaks or letters outside ASCII); set it to the bare key"
+            f"the environment variable {variable} contains spaces, line breaks or letters outside "
+            "ASCII, which no key does; set it to the bare key"
         )
     return key
 
 
 def _resolve_headers(written: Mapping[str, str]) -> dict[str, str]:
+    """The headers of the settings, with "env:NAME" replaced by the variable's value."""
     headers = {}
     for name, value in written.items():
-        if variable := _variable(value):
+        if value.startswith(ENV_PREFIX):
+            variable = value.removeprefix(ENV_PREFIX)
             value = read_variable(variable, f"it holds the value of header {name}")
             if not value.isascii() or not value.isprintable():
                 raise AuthenticationFailed(
@@ -107,9 +141,12 @@ def _resolve_headers(written: Mapping[str, str]) -> dict[str, str]:
     return headers
 
 
-def _variable(value: str) -> str:
-    """The variable that a header's written value names, "" where it is the value itself."""
-    return value.removeprefix(ENV_PREFIX) if value.startswith(ENV_PREFIX) else ""
+def _read_custom_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers in OPENAI_CUSTOM_HEADERS, one "Name: value" per line, that `headers` lacks."""
+    given = {name.lower() for name in headers}
+    lines = (line.partition(":") for line in os.environ.get(_CUSTOM_HEADERS, "").split("\n"))
+    found = {name.strip(): value.strip() for name, colon, value in lines if colon}
+    return {name: value for name, value in found.items() if name.lower() not in given}
 
 
 def _hash_key(key: str) -> str:

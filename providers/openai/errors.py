@@ -1,7 +1,11 @@
-"""From what the openai package raises, and what a server says, to our error tree.
+"""From what the openai package raises and what a server answers to our error tree.
 
-Codes: https://platform.openai.com/docs/guides/error-codes, and those seen at Azure, Nebius, vLLM,
-SGLang and OpenRouter. One exception is never translated twice, and no message holds a secret.
+    exception of the package ── translate_error ─┐
+    status and body ── parse_refusal ── Refusal ─┴─ classify_refusal ── ProviderError
+
+Error codes: https://platform.openai.com/docs/guides/error-codes, and those seen at Azure, Nebius,
+vLLM, SGLang and OpenRouter. No message contains a secret. The second half of the file reads what a
+server's headers say about waiting and about its budgets.
 """
 
 from __future__ import annotations
@@ -73,11 +77,19 @@ _STATUS_WORDS = (
     (re.compile(r"not.?found"), 404),
     (re.compile(r"invalid.?(request|argument|parameter|prompt)|bad.?request|context.?length"), 400),
 )
+_DURATION = re.compile(r"(?P<amount>\d+(?:\.\d+)?)(?P<unit>ms|us|µs|d|h|m|s)")
+_SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6}
+_BUDGETS: tuple[Literal["requests", "tokens"], ...] = ("requests", "tokens")
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A server's refusal, reduced to what is decided on. `message` is scrubbed and short."""
+    """A server's refusal, reduced to what decisions depend on. `message` is scrubbed and short.
+
+    >>> body = {"error": {"message": "No such model", "code": "model_not_found"}}
+    >>> parse_refusal(404, body, {}, Secrets()).code
+    'model_not_found'
+    """
 
     status: int
     code: str
@@ -88,53 +100,51 @@ class Refusal:
 
 
 def translate_error(error: BaseException, secrets: Secrets, model: str) -> ProviderError | None:
-    """The error to raise instead, or None where `error` is not of the connection's making.
+    """The error to raise instead; None if `error` does not come from the connection.
 
-    `model` is named in what the user can do about it.
+    Messages that say what the user can do name `model`.
     """
     if isinstance(error, ProviderError):
         return error
     if isinstance(error, APIStatusError):
-        told = parse_status_error(error, secrets)
-        # Whoever raises from it prints it: what the server said must not hold a secret there.
-        error.message = f"Error code: {told.status} - {told.message}"
+        refusal = parse_status_error(error, secrets)
+        # A traceback prints this error as the cause of ours, so its own text must be scrubbed too.
+        error.message = f"Error code: {refusal.status} - {refusal.message}"
         error.args = (error.message,)
-        return classify_refusal(told, model)
+        return classify_refusal(refusal, model)
     if isinstance(error, APIConnectionError):
         return _classify_transport_error(_find_root_cause(error), secrets)
     if isinstance(error, (aiohttp.ClientError, ConnectionError, asyncio.TimeoutError)):
         return _classify_transport_error(error, secrets)
     if isinstance(error, openai.OpenAIError):
-        return RetryableError(
-            _scrub_and_cut(secrets, f"the server's answer is not usable: {error}")
-        )
+        text = f"the server's answer is not usable: {error}"
+        return RetryableError(_scrub_and_cut(secrets, text))
     return None
 
 
 def parse_status_error(error: APIStatusError, secrets: Secrets) -> Refusal:
-    """What the server said with a status of 400 or above."""
-    headers = error.response.headers
-    return parse_refusal(error.status_code, error.body, headers, secrets)
+    """The refusal in an answer with a status of 400 or above."""
+    return parse_refusal(error.status_code, error.body, error.response.headers, secrets)
 
 
 def parse_refusal(
     status: int, body: object, headers: Mapping[str, str], secrets: Secrets
 ) -> Refusal:
-    """A refusal from its status and body; the body is JSON that was read already, or text."""
-    told = body.get("error", body) if isinstance(body, Mapping) else body
-    fields = told if isinstance(told, Mapping) else {}
+    """The refusal in a status and a body; the body is parsed JSON, or text."""
+    error = body.get("error", body) if isinstance(body, Mapping) else body
+    fields = error if isinstance(error, Mapping) else {}
     message = fields.get("message") or fields.get("detail") or fields.get("msg")
     if message is None:
-        message = told if isinstance(told, str) else json.dumps(told, default=str)
+        message = error if isinstance(error, str) else json.dumps(error, default=str)
     elif not isinstance(message, str):
         message = json.dumps(message, default=str)
     message += _format_metadata(fields.get("metadata"))
-    inner = fields.get("innererror")
-    deeper = inner.get("code") if isinstance(inner, Mapping) else None
+    inner = fields.get("innererror")  # Azure
+    inner_code = inner.get("code") if isinstance(inner, Mapping) else None
     param = fields.get("param")
     return Refusal(
         status=status,
-        code=str(fields.get("code") or deeper or "").lower(),
+        code=str(fields.get("code") or inner_code or "").lower(),
         type=str(fields.get("type") or "").lower(),
         param=param if isinstance(param, str) else None,
         message=_scrub_and_cut(secrets, _strip_html(message)),
@@ -143,18 +153,22 @@ def parse_refusal(
 
 
 def _format_metadata(metadata: object) -> str:
-    """What a gateway adds: the words of the vendor behind it, or why it withholds a request."""
+    """What a gateway adds: the message of the vendor behind it, or why it blocks a request."""
     if not isinstance(metadata, Mapping):
         return ""
-    parts = [metadata.get("raw"), metadata.get("reasons")]
-    told = [p if isinstance(p, str) else json.dumps(p, default=str) for p in parts if p]
+    values = [metadata.get("raw"), metadata.get("reasons")]
+    parts = [v if isinstance(v, str) else json.dumps(v, default=str) for v in values if v]
     if metadata.get("flagged_input"):
-        told.append("flagged by moderation")
-    return f" ({'; '.join(told)})" if told else ""
+        parts.append("flagged by moderation")
+    return f" ({'; '.join(parts)})" if parts else ""
 
 
 def find_embedded_status(body: object) -> int:
-    """The status that an error means which came with status 200; its code may be one itself."""
+    """The status of an error that came with HTTP status 200; 500 if the body names none.
+
+    Gateways that have begun to answer cannot change the HTTP status any more. They write it into
+    the body, as a number or as a word.
+    """
     fields = body if isinstance(body, Mapping) else {}
     for name in ("code", "status", "status_code"):
         code = str(fields.get(name, ""))
@@ -165,15 +179,15 @@ def find_embedded_status(body: object) -> int:
     return next(found, 500)
 
 
-def classify_refusal(told: Refusal, model: str) -> ProviderError:
-    """The error that a refusal means. What is not known by its code goes by its status."""
-    where = f"(status {told.status}: {told.message})"
-    by_code = _classify_by_code(told, model, where)
+def classify_refusal(refusal: Refusal, model: str) -> ProviderError:
+    """The error that a refusal means: by its code if that is known, otherwise by its status."""
+    where = f"(status {refusal.status}: {refusal.message})"
+    by_code = _classify_by_code(refusal, model, where)
     if by_code is not None:
         return by_code
-    hint = told.retry_after_s
-    match told.status:
-        case 403 if is_moderation(told):
+    hint = refusal.retry_after_s
+    match refusal.status:
+        case 403 if is_moderation(refusal):
             return ContentFiltered(f"the server refuses this content {where}")
         case 401 | 403:
             return AuthenticationFailed(
@@ -182,7 +196,7 @@ def classify_refusal(told: Refusal, model: str) -> ProviderError:
         case 402:
             return _make_quota_error(where)
         case 404 | 410:
-            return _make_not_found_error(told, model, where)
+            return _make_not_found_error(refusal, model, where)
         case 408:
             return TimedOut(f"the server gave up waiting {where}", retry_after_s=hint)
         case 413:
@@ -194,45 +208,48 @@ def classify_refusal(told: Refusal, model: str) -> ProviderError:
         case 502 | 503 | 504 | 529:
             return Overloaded(f"the server is overloaded {where}", retry_after_s=hint)
         case 409 | 425:
+            # A conflict, or a request that came too early, resolves itself with time.
             return RetryableError(f"the server cannot do this now {where}", retry_after_s=hint)
         case status if 300 <= status < 400:
             return InvalidSettings(
-                f"the server sends elsewhere {where}; write the URL it names into the model address"
+                f"the server redirects {where}; write the URL it names into the model address"
             )
         case status if status >= 500:
             return RetryableError(f"the server failed {where}", retry_after_s=hint)
     return BadRequest(f"the server refuses the request {where}")
 
 
-def is_moderation(told: Refusal) -> bool:
-    """Whether a refusal is about what was asked, and not about who asks."""
-    return any(_MODERATION.search(text) for text in (told.code, told.type, told.message))
+def is_moderation(refusal: Refusal) -> bool:
+    """Whether the server refuses because of the content, not because of the account."""
+    return any(_MODERATION.search(text) for text in (refusal.code, refusal.type, refusal.message))
 
 
-def _classify_by_code(told: Refusal, model: str, where: str) -> ProviderError | None:
-    words = {told.code, told.type}
+def _classify_by_code(refusal: Refusal, model: str, where: str) -> ProviderError | None:
+    words = {refusal.code, refusal.type}
     if words & _QUOTA or any(word.endswith("_spend_limit_exceeded") for word in words):
         return _make_quota_error(where)
     if "slow_down" in words:
         return RateLimited(
-            f"the server asks to slow down {where}", retry_after_s=told.retry_after_s
+            f"the server asks to slow down {where}", retry_after_s=refusal.retry_after_s
         )
     if "server_is_overloaded" in words or "overloaded_error" in words:
-        return Overloaded(f"the server is overloaded {where}", retry_after_s=told.retry_after_s)
-    if told.status in (400, 404, 410, 422) and words & _NO_MODEL:
-        return _make_not_found_error(told, model, where)
-    if told.status == 429 and _TOO_LARGE_FOR_QUOTA.search(told.message):
+        return Overloaded(f"the server is overloaded {where}", retry_after_s=refusal.retry_after_s)
+    if refusal.status in (400, 404, 410, 422) and words & _NO_MODEL:
+        return _make_not_found_error(refusal, model, where)
+    # OpenAI sends 429 also for a single request that exceeds the budget of a whole minute; waiting
+    # would never help.
+    if refusal.status == 429 and _TOO_LARGE_FOR_QUOTA.search(refusal.message):
         return ContextOverflow(
             f"the request is larger than the tokens per minute of this account {where}; lower "
             "sampling.max_tokens or raise the account's limit"
         )
-    if told.status not in (400, 422):
+    if refusal.status not in (400, 422):
         return None
     if words & _FILTERED or any("content_filter" in word for word in words):
         return ContentFiltered(f"the server refuses this content {where}")
     if "invalid_api_key" in words:
         return AuthenticationFailed(f"the server refuses the key {where}; check the key")
-    if "context_length_exceeded" in words or _TOO_LONG.search(told.message):
+    if "context_length_exceeded" in words or _TOO_LONG.search(refusal.message):
         return ContextOverflow(
             f"prompt and answer do not fit into the model's context {where}; lower "
             "sampling.max_tokens, or use fewer agents or rounds"
@@ -247,8 +264,8 @@ def _make_quota_error(where: str) -> QuotaExhausted:
     )
 
 
-def _make_not_found_error(told: Refusal, model: str, where: str) -> ProviderError:
-    if told.code in _NO_MODEL or _NAMES_A_MODEL.search(told.message):
+def _make_not_found_error(refusal: Refusal, model: str, where: str) -> ProviderError:
+    if refusal.code in _NO_MODEL or _NAMES_A_MODEL.search(refusal.message):
         return ModelNotFound(
             f"the server has no model {model!r} for this key {where}; check its name, or which "
             "models the key may use"
@@ -260,11 +277,11 @@ def _make_not_found_error(told: Refusal, model: str, where: str) -> ProviderErro
 
 
 def _classify_transport_error(error: BaseException, secrets: Secrets) -> ProviderError:
-    # The transport files a connection that was reset under its timeouts; the cause tells them
-    # apart. https://github.com/karpetrosyan/httpx-aiohttp
+    # The transport (https://github.com/karpetrosyan/httpx-aiohttp) reports a connection that was
+    # reset as a timeout; only the cause tells the two apart.
     reason = _scrub_and_cut(secrets, str(error) or type(error).__name__)
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return Unreachable(f"the server did not take the connection in time ({reason})")
+        return Unreachable(f"the server did not accept the connection in time ({reason})")
     if isinstance(error, (asyncio.TimeoutError, aiohttp.ServerTimeoutError)):
         return TimedOut(f"the server did not answer in time ({reason})")
     if isinstance(error, aiohttp.InvalidURL):
@@ -280,7 +297,7 @@ def _classify_transport_error(error: BaseException, secrets: Secrets) -> Provide
 
 
 def _find_root_cause(error: BaseException) -> BaseException:
-    """The error at the bottom that the transport met with."""
+    """The first error of the transport in the chain behind `error`, or the last error of it."""
     while error.__cause__ is not None or error.__context__ is not None:
         deeper = error.__cause__ or error.__context__
         if deeper is None or not isinstance(deeper, Exception):
@@ -292,35 +309,30 @@ def _find_root_cause(error: BaseException) -> BaseException:
 
 
 def _strip_html(message: str) -> str:
-    """A page of HTML without its tags."""
+    """The text of an HTML page; any other message with its white space joined."""
     if "<html" in message.lower() or "<!doctype" in message.lower():
         message = re.sub(r"<(script|style)\b.*?</\1>|<[^>]*>", " ", message, flags=re.S | re.I)
     return " ".join(message.split())
 
 
 def _scrub_and_cut(secrets: Secrets, text: str) -> str:
-    # Cut after scrubbing: half a key would not be recognised.
-    clean = secrets.scrubbed(text)
+    # Scrub before cutting: half a key would not be recognized.
+    clean = secrets.scrub(text)
     return clean if len(clean) <= _LONGEST_MESSAGE else clean[:_LONGEST_MESSAGE] + "…"
 
 
-_DURATION = re.compile(r"(?P<amount>\d+(?:\.\d+)?)(?P<unit>ms|us|µs|d|h|m|s)")
-_SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6}
-_BUDGETS: tuple[Literal["requests", "tokens"], ...] = ("requests", "tokens")
-
-
 def parse_retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds the server asks to wait before the next try, None where it does not say.
+    """Seconds the server asks to wait before the next try; None if it does not say.
 
-    Without a `retry-after` header it is the longest reset among the budgets that are used up.
+    Without a `retry-after` header this is the longest reset time of the exhausted budgets.
     """
     milliseconds = _parse_number(headers.get("retry-after-ms"))
     if milliseconds is not None:
         return milliseconds / 1000.0
-    told = headers.get("retry-after")
-    seconds = _parse_number(told)
-    if seconds is None and told is not None:
-        seconds = _parse_date(told)
+    written = headers.get("retry-after")
+    seconds = _parse_number(written)
+    if seconds is None and written is not None:
+        seconds = _parse_date(written)
     if seconds is not None:
         return seconds
     resets = [
@@ -332,7 +344,7 @@ def parse_retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def parse_quotas(headers: Mapping[str, str]) -> dict[Literal["requests", "tokens"], Quota]:
-    """The budgets that the headers describe in full."""
+    """The budgets that the headers describe completely: limit, remainder and reset time."""
     found: dict[Literal["requests", "tokens"], Quota] = {}
     for kind in _BUDGETS:
         remaining = _parse_number(headers.get(f"x-ratelimit-remaining-{kind}"))
@@ -372,7 +384,7 @@ def _parse_number(text: str | None) -> float | None:
 
 
 def _parse_date(date: str) -> float | None:
-    """Seconds until an HTTP date; 0 where it has passed."""
+    """Seconds until an HTTP date; 0 if it has passed."""
     try:
         return max(0.0, parsedate_to_datetime(date).timestamp() - time.time())
     except (ValueError, TypeError, IndexError):

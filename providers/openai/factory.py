@@ -17,7 +17,7 @@ def check(target: str, settings: Mapping[str, object]) -> None:
     """Raise `InvalidSettings` for a wrong address or setting. Whether the key is there is seen when
     the connection is made.
     """
-    OpenAISettings.read(settings, parse_address(target))
+    OpenAISettings.parse(settings, parse_address(target))
     extras.require("api", "models behind an API")
 
 
@@ -28,7 +28,7 @@ def connect(target: str, settings: Mapping[str, object], workdir: Path) -> Provi
 
     address = parse_address(target)
     written = f"openai{target}" if target.startswith("+") else f"openai:{target}"
-    return OpenAIProvider(address, OpenAISettings.read(settings, address), written)
+    return OpenAIProvider(address, OpenAISettings.parse(settings, address), written)
 
 
 def deciding(settings: Mapping[str, object]) -> Mapping[str, object]:

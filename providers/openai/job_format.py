@@ -1,4 +1,8 @@
-"""A `FinetuneSpec` as the request that creates the job, or why there can be no such request."""
+"""Fine-tuning jobs in the vendor's format: the request that creates one, and its state.
+
+FinetuneSpec ── build_job_request ── JobRequest ── server
+job object, events (TrainingLog), checkpoints ── build_job_state ── JobState
+"""
 
 from __future__ import annotations
 
@@ -28,23 +32,57 @@ from providers.types import (
 )
 
 DIGEST_KEY = "digest"
-# OpenAI takes 64 characters by now; servers that follow its earlier documents refuse more than 40.
+# OpenAI accepts 64 characters now; servers that follow its earlier documents refuse more than 40.
 MAX_SUFFIX = 40
 MAX_EPOCHS = 50
 MAX_BATCH = 256
+MOST_STEPS = 2**31 - 1
 
 _MAX_PAIRS, _MAX_KEY, _MAX_VALUE = 16, 64, 512
 _SENT = frozenset({"method", "epochs", "batch_size", "learning_rate_multiplier"})
 _DEFAULTS = Hyperparameters()
+_STATUS: dict[str, JobStatus] = {
+    "validating_files": "queued",
+    "queued": "queued",
+    "pending": "queued",
+    "created": "queued",
+    "running": "running",
+    "pausing": "running",
+    "paused": "running",
+    "succeeded": "succeeded",
+    "failed": "failed",
+    "cancelled": "cancelled",
+    "canceled": "cancelled",
+}
+_REMEDIES = (
+    (("n_examples",), "train on more questions, so that there are more answers to train on"),
+    (("invalid_training_file", "invalid_file", "file_format"), "look at the file at the vendor"),
+    (("hyperparam", "batch_size", "n_epochs"), "change it under [finetune]"),
+    (("moderation", "policy", "unsafe"), "the vendor's moderation refuses texts of this dataset"),
+    (("model_not", "not_available", "deprecat"), "choose a model that can still be fine-tuned"),
+)
+_CREDIT_CODES = ("quota", "billing", "credit", "spend_limit", "balance", "payment")
+_CREDIT = re.compile(
+    r"quota|billing|spend(ing)?[ _]limit|payment required|out of (credit|fund)"
+    r"|(insufficient|not enough|no)[ _](account )?(credit|balance|fund)",
+    re.IGNORECASE,
+)
+_CREDIT_REMEDY = "add credit to the account"
+_MOST_TOKENS = 2**63 - 1
+# An estimate never says that the job has ended.
+_MOST_PROGRESS = 0.99
+_STEP = re.compile(r"\bstep (\d+)(?:\s*(?:/|of)\s*(\d+))?", re.IGNORECASE)
+_LOSS = re.compile(r"\b(?:train(?:ing)?[ _])?loss\b\s*[=:]?\s*(\d+(?:\.\d+)?(?:e[+-]?\d+)?)", re.I)
+_CREATED = re.compile(r"model created: (\S+)")
 
 
 @dataclass(frozen=True, slots=True)
 class JobRequest:
-    """What is sent to create a job, apart from the files' ids.
+    """What is sent to create a job, except the ids of the files.
 
-    `file_name` and `validation_name` are the names the files are uploaded under; like `suffix` they
-    occur for this very job only. `content` and `validation_content` are the parts of them that
-    stand for the data alone.
+    The files are uploaded as `file_name` and `validation_name`; these two and `suffix` are unique
+    to this job. `content` and `validation_content` are the parts of the file names that depend on
+    the data alone.
     """
 
     model: str
@@ -61,7 +99,9 @@ class JobRequest:
 def build_job_request(spec: FinetuneSpec, base: str) -> JobRequest:
     """The request for `spec`; `base` is the name of the untuned model.
 
-    Raises `InvalidSettings` where the vendor's shape has no place for a hyperparameter.
+    Raises `InvalidSettings` for a hyperparameter that the vendor's API cannot express.
+
+        build_job_request(spec, "gpt-4.1-mini-2025-04-14").suffix
     """
     refused = find_unsupported(spec.hyperparameters)
     if refused:
@@ -88,16 +128,17 @@ def build_job_request(spec: FinetuneSpec, base: str) -> JobRequest:
 
 
 def _hash_content(spec: FinetuneSpec, kind: str) -> str:
-    """Names of files with this part and of one size have the same examples, whatever the job."""
+    """The same for all jobs with the same data: files whose names share this part, and which have
+    the same size, have the same examples."""
     data = f"{kind}\n{spec.dataset_sha256}\n{spec.validation_sha256}"
     return f"-{hashlib.sha256(data.encode()).hexdigest()[:16]}-"
 
 
 def build_suffix(spec: FinetuneSpec) -> str:
-    """The part of the tuned model's name that is ours.
+    """The part of the tuned model's name that we choose.
 
-    It is the end of the job's name, which tells agent, role and iteration, made unique by the
-    digest.
+    It is the end of the job's name, which has agent, role and iteration, and the digest, which
+    makes it unique.
     """
     readable = re.sub(r"[^A-Za-z0-9]+", "-", spec.name).lower()
     mark = spec.digest[:8]
@@ -105,16 +146,15 @@ def build_suffix(spec: FinetuneSpec) -> str:
 
 
 def find_unsupported(hyperparameters: Hyperparameters) -> tuple[str, ...]:
-    """What this shape of fine-tuning cannot honour, each with its remedy.
+    """The hyperparameters that a vendor cannot honor, each with its remedy.
 
-    A vendor trains as it likes: of the whole recipe it takes epochs, batch size and a multiplier of
-    its own learning rate. Any other setting may only have its default, which here means "the
-    vendor's choice".
+    A vendor accepts epochs, batch size and a multiplier of its own learning rate. Any other
+    hyperparameter must have its default, which stands for "the vendor's choice".
     """
     problems = [
         f"finetune.{name} = {value!r} cannot be passed on: the vendor chooses it; remove the "
         f"setting{', use finetune.learning_rate_multiplier' if name == 'learning_rate' else ''}"
-        for name, value in _recipe(hyperparameters).items()
+        for name, value in _list_values(hyperparameters).items()
         if name not in _SENT and value != getattr(_DEFAULTS, name)
     ]
     if hyperparameters.method != "lora":
@@ -131,53 +171,20 @@ def find_unsupported(hyperparameters: Hyperparameters) -> tuple[str, ...]:
     return tuple(problems)
 
 
-def _recipe(hyperparameters: Hyperparameters) -> dict[str, object]:
+def _list_values(hyperparameters: Hyperparameters) -> dict[str, object]:
     return {field.name: getattr(hyperparameters, field.name) for field in fields(hyperparameters)}
 
 
 def _build_metadata(spec: FinetuneSpec) -> dict[str, str]:
+    # The digest comes first, since servers take 16 pairs only, and a user's pair cannot replace it.
     pairs = {DIGEST_KEY: spec.digest, "name": spec.name, **spec.metadata}
     pairs[DIGEST_KEY] = spec.digest
     return {key[:_MAX_KEY]: value[:_MAX_VALUE] for key, value in list(pairs.items())[:_MAX_PAIRS]}
 
 
-_STATUS: dict[str, JobStatus] = {
-    "validating_files": "queued",
-    "queued": "queued",
-    "pending": "queued",
-    "created": "queued",
-    "running": "running",
-    "pausing": "running",
-    "paused": "running",
-    "succeeded": "succeeded",
-    "failed": "failed",
-    "cancelled": "cancelled",
-    "canceled": "cancelled",
-}
-
-_REMEDIES = (
-    (("n_examples",), "train on more questions, so that more answers can be learnt"),
-    (("invalid_training_file", "invalid_file", "file_format"), "look at the file at the vendor"),
-    (("hyperparam", "batch_size", "n_epochs"), "change it under [finetune]"),
-    (("moderation", "policy", "unsafe"), "the vendor's moderation refuses texts of this dataset"),
-    (("model_not", "not_available", "deprecat"), "choose a model that can still be fine-tuned"),
-)
-
-_CREDIT_CODES = ("quota", "billing", "credit", "spend_limit", "balance", "payment")
-_CREDIT = re.compile(
-    r"quota|billing|spend(ing)?[ _]limit|payment required|out of (credit|fund)"
-    r"|(insufficient|not enough|no)[ _](account )?(credit|balance|fund)",
-    re.IGNORECASE,
-)
-_CREDIT_REMEDY = "add credit to the account"
-_MOST_TOKENS = 2**63 - 1
-
-# A moment before the end that no estimate can pass.
-_NEARLY = 0.99
-
-
 def map_status(raw: object) -> JobStatus:
-    """Our word for the vendor's; an unknown one means that the job is still on its way."""
+    """Our status for the vendor's. An unknown one counts as running, so that the job is polled on
+    and never submitted again."""
     return _STATUS.get(str(raw).lower(), "running")
 
 
@@ -189,8 +196,9 @@ def build_job_state(
     name: str,
     address: str,
 ) -> JobState:
-    """The state of `job`; a job that succeeded without naming its model yet counts as running."""
+    """The state of `job`. A job that succeeded but names no model yet counts as running."""
     status = map_status(job.status)
+    # Some servers name the model only in an event.
     artifact = _parse_text(job.fine_tuned_model) or log.model if status == "succeeded" else None
     if status == "succeeded" and artifact is None:
         status = "running"
@@ -208,7 +216,7 @@ def build_job_state(
 
 
 def explain_failure(job: FineTuningJob, log: TrainingLog) -> str:
-    """Why a job failed, in the vendor's words, and what to do where the words are known."""
+    """Why a job failed, in the vendor's words, and what to do if the reason is a known one."""
     text = _quote_vendor(job, log)
     if _lacks_credit(job, log):
         return f"{text}; {_CREDIT_REMEDY}"
@@ -219,8 +227,8 @@ def explain_failure(job: FineTuningJob, log: TrainingLog) -> str:
 
 
 def _quote_vendor(job: FineTuningJob, log: TrainingLog) -> str:
-    # A healthy job may bear `error: {}`, which the openai package turns into an object without
-    # any of its fields; some servers have a plain text there.
+    # A healthy job may have `error: {}`, which the openai package turns into an object without any
+    # of its fields; some servers send plain text.
     error: object = job.error
     code, param = getattr(error, "code", None), getattr(error, "param", None)
     message = getattr(error, "message", None) or _parse_text(error) or log.complaint
@@ -230,7 +238,7 @@ def _quote_vendor(job: FineTuningJob, log: TrainingLog) -> str:
 
 
 def _lacks_credit(job: FineTuningJob, log: TrainingLog) -> bool:
-    """Whether the account could not pay, which says nothing about the training."""
+    """Whether the job failed because the account could not pay. That ends the run, not the job."""
     code = str(getattr(job.error, "code", None) or "").lower()
     return any(word in code for word in _CREDIT_CODES) or bool(
         _CREDIT.search(_quote_vendor(job, log))
@@ -248,20 +256,18 @@ def _parse_tokens(value: object) -> int | None:
 
 def _estimate_progress(job: FineTuningJob, log: TrainingLog, status: JobStatus) -> float:
     if log.progress:
-        return min(_NEARLY, log.progress)
+        return min(_MOST_PROGRESS, log.progress)
     begun, ends = parse_number(job.created_at), parse_number(job.estimated_finish)
     if status != "running" or not begun or not ends or ends <= begun:
         return 0.0
-    return max(0.0, min(_NEARLY, (time.time() - begun) / (ends - begun)))
+    return max(0.0, min(_MOST_PROGRESS, (time.time() - begun) / (ends - begun)))
 
 
 def _convert_checkpoints(checkpoints: Sequence[FineTuningJobCheckpoint]) -> Iterator[Checkpoint]:
-    """Those that name their model and their step."""
+    """The checkpoints that name their model and their step."""
     for checkpoint in checkpoints:
-        step, model = (
-            parse_number(checkpoint.step_number),
-            _parse_text(checkpoint.fine_tuned_model_checkpoint),
-        )
+        step = parse_number(checkpoint.step_number)
+        model = _parse_text(checkpoint.fine_tuned_model_checkpoint)
         if step is None or not 0 <= step <= MOST_STEPS or model is None:
             continue
         names = ("full_valid_loss", "valid_loss", "train_loss")
@@ -269,14 +275,11 @@ def _convert_checkpoints(checkpoints: Sequence[FineTuningJobCheckpoint]) -> Iter
         yield Checkpoint(int(step), model, parse_number(*losses))
 
 
-_STEP = re.compile(r"\bstep (\d+)(?:\s*(?:/|of)\s*(\d+))?", re.IGNORECASE)
-_LOSS = re.compile(r"\b(?:train(?:ing)?[ _])?loss\b\s*[=:]?\s*(\d+(?:\.\d+)?(?:e[+-]?\d+)?)", re.I)
-MOST_STEPS = 2**31 - 1
-_CREATED = re.compile(r"model created: (\S+)")
-
-
 class TrainingLog:
-    """The events of one job, taken in as they come; each counts once, whatever the order."""
+    """What the events of one job say: losses, progress, errors, the tuned model's name.
+
+    Events may be added in any order and more than once; each counts once.
+    """
 
     def __init__(self) -> None:
         self._seen: set[str] = set()
@@ -289,12 +292,12 @@ class TrainingLog:
 
     @property
     def points(self) -> tuple[TrainingPoint, ...]:
-        """One point per step, by step within what arrived together, later arrivals behind."""
+        """One point per step. Points only ever appear at the end, sorted within one addition."""
         return tuple(self._points)
 
     @property
     def progress(self) -> float:
-        """The share of the steps that is done; 0 where the server does not tell."""
+        """The share of the steps that is done; 0 if the server does not report it."""
         if not self._total_steps:
             return 0.0
         return min(1.0, self._last_step / self._total_steps)
@@ -304,24 +307,24 @@ class TrainingLog:
         """The latest event of level "error"."""
         return None if self._complaint is None else self._complaint[1]
 
-    def knows(self, event: FineTuningJobEvent) -> bool:
-        """Whether this event has been taken in."""
+    def has_event(self, event: FineTuningJobEvent) -> bool:
+        """Whether this event was added before."""
         return _event_key(event) in self._seen
 
-    def take(self, events: Iterable[FineTuningJobEvent]) -> None:
-        """Take in events; those known already change nothing."""
+    def add_events(self, events: Iterable[FineTuningJobEvent]) -> None:
+        """Add events; known ones change nothing."""
         fresh: list[TrainingPoint] = []
         for event in events:
-            if self.knows(event):
+            if self.has_event(event):
                 continue
             self._seen.add(_event_key(event))
-            point = self._read(event)
+            point = self._read_event(event)
             if point is not None and point.step not in self._steps:
                 self._steps.add(point.step)
                 fresh.append(point)
         self._points += sorted(fresh, key=lambda point: point.step)
 
-    def _read(self, event: FineTuningJobEvent) -> TrainingPoint | None:
+    def _read_event(self, event: FineTuningJobEvent) -> TrainingPoint | None:
         message = event.message if isinstance(event.message, str) else ""
         if event.level == "error" and message:
             when = parse_number(event.created_at) or 0.0
@@ -339,8 +342,9 @@ class TrainingLog:
         if step is None or not 0 <= step <= MOST_STEPS:
             return None
         self._last_step = max(self._last_step, int(step))
-        told = _LOSS.search(message)
-        loss = parse_number(data.get("train_loss"), data.get("training_loss"), told and told[1])
+        # Some servers write the numbers only into the message.
+        match = _LOSS.search(message)
+        loss = parse_number(data.get("train_loss"), data.get("training_loss"), match and match[1])
         if loss is None:
             return None
         rate = parse_number(data.get("learning_rate"))

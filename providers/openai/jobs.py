@@ -1,7 +1,7 @@
-"""Fine-tuning jobs of the OpenAI shape: submitted once, found again, followed to their end.
+"""Fine-tuning jobs of OpenAI's API: submitted once, found again, followed to their end.
 
-https://platform.openai.com/docs/api-reference/fine-tuning; also Azure's `/openai/v1/`, Nebius and
-others who speak it.
+https://platform.openai.com/docs/api-reference/fine-tuning; Azure's `/openai/v1/`, Nebius and others
+offer the same.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
-from openai import AsyncOpenAI, omit
-from openai._types import Omit
+from openai import AsyncOpenAI, Omit, omit
 from openai.pagination import AsyncCursorPage
 from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
@@ -58,21 +57,24 @@ T = TypeVar("T")
 _PAGE = 100
 _DATA_WORDS = ("training_file", "validation_file", "training file", "validation file", "example")
 _CLOSED_WORDS = ("not available", "no longer", "not allowed", "not enabled", "does not support")
-# A server that says "succeeded" and names no model for that many polls is not going to.
+# A server that says "succeeded" and names no model in so many polls will not name one later.
 _NAMELESS_POLLS = 20
-# What a job can do without is asked for that long, and that often at its end.
-_DISPENSABLE_S = 60.0
-_LAST_LOOKS = 3
-_LAST_LOOK_PAUSE_S = 4.0
+# Events and checkpoints are optional: so long, and so often at the job's end, they are asked for.
+_OPTIONAL_S = 60.0
+_LAST_ATTEMPTS = 3
+_LAST_PAUSE_S = 4.0
 
 
 class FinetuningJobs:
     """The fine-tuning jobs of one account for one base model.
 
-    `client` must not retry by itself (max_retries=0): that would create jobs twice. `base` is the
-    untuned model's name for the server, `address` that of the provider, and `lag_s` how long a list
-    may not show a new job. The methods have exactly the meaning they have in
-    `providers.base.Provider`.
+    `client` must not retry by itself (max_retries=0), since that would create jobs twice. `base` is
+    the server's name of the untuned model, `address` its model address; `lag_s` is how long a list
+    may not show a new job. The methods mean what they mean in `providers.base.Provider`.
+
+        jobs = FinetuningJobs(client, caller, base="gpt-4.1-mini", address="openai:gpt-4.1-mini")
+        handle = await jobs.find(spec) or await jobs.submit(spec)
+        state = await jobs.poll(handle)
     """
 
     def __init__(
@@ -82,7 +84,7 @@ class FinetuningJobs:
         *,
         base: str,
         address: str,
-        readiness: FilePolling | None = None,
+        polling: FilePolling | None = None,
         lag_s: float = LISTING_LAG_S,
     ) -> None:
         if client.max_retries:
@@ -92,7 +94,7 @@ class FinetuningJobs:
         self._base = base
         self._address = address
         self._lag_s = lag_s
-        self._files = Files(client, caller, readiness)
+        self._files = Files(client, caller, polling)
         self._logs: dict[str, TrainingLog] = {}
         self._nameless: dict[str, int] = {}
         self._unseen_until: dict[str, float] = {}
@@ -100,14 +102,15 @@ class FinetuningJobs:
         self._marked = False
 
     async def submit(self, spec: FinetuneSpec) -> JobHandle:
-        """Upload the data unless they are there, also for another job, then create the job.
+        """Upload the data, unless this or another job has uploaded them, then create the job.
 
-        The caller has looked with `find` before. Raises `AmbiguousSubmission` where nobody knows
-        whether there is a job now, `InvalidTrainingData`, `InvalidSettings`, `BadRequest`,
-        `Unsupported` where the endpoint is closed, and other `RunError`s.
+        Call `find` first. Raises `AmbiguousSubmission` if it is unknown whether there is a job now,
+        `InvalidTrainingData`, `InvalidSettings`, `BadRequest`, `Unsupported` if the endpoint is
+        closed, and other `RunError`s.
         """
         request = build_job_request(spec, self._base)
-        # A job that is known by its file alone cannot share it.
+        # On a server that drops metadata a job may be recognized by its file alone (see `find`), so
+        # there every job needs a file of its own.
         content = request.content if self._marked else None
         training = await self._upload(spec.examples, request.file_name, content)
         validation = None
@@ -126,14 +129,14 @@ class FinetuningJobs:
         return _make_handle(job, spec)
 
     async def find(self, spec: FinetuneSpec) -> JobHandle | None:
-        """The job that was created for this very spec, by the digest in its metadata.
+        """The job that was created for exactly this spec, by the digest in its metadata.
 
-        Some servers drop metadata. There a job counts as this one if it bears the suffix, or trains
-        on the file, that belong to this spec only.
+        Some servers drop metadata. There a job counts if it has the suffix, or trains on the file,
+        that only this spec has.
         """
         marked: list[FineTuningJob] = []
         unmarked: list[FineTuningJob] = []
-        async for job in self._all():
+        async for job in self._list_jobs():
             metadata = job.metadata if isinstance(job.metadata, dict) else {}
             self._marked |= DIGEST_KEY in metadata or _find_suffix(job) is not None
             if metadata.get(DIGEST_KEY) == spec.digest:
@@ -141,11 +144,11 @@ class FinetuningJobs:
             elif not metadata:
                 unmarked.append(job)
         if not marked and unmarked:
-            marked = await self._ours(unmarked, spec)
+            marked = await self._match_unmarked(unmarked, spec)
         return _make_handle(_choose_best(marked), spec) if marked else None
 
     async def poll(self, handle: JobHandle) -> JobState:
-        """The job's state, with everything its events have told so far.
+        """The job's state, with everything its events have said so far.
 
         Raises `TrainingFailed` for a job the server does not know, unless it was created just now.
         """
@@ -159,21 +162,21 @@ class FinetuningJobs:
         log = self._logs.setdefault(handle.job_id, TrainingLog())
         ended = status in ("succeeded", "failed", "cancelled")
         if status != "queued":
-            await self._follow(handle.job_id, log, whole=ended)
-        checkpoints = await self._checkpoints(handle.job_id) if status == "succeeded" else []
+            await self._read_events(handle.job_id, log, whole=ended)
+        checkpoints = await self._list_checkpoints(handle.job_id) if status == "succeeded" else []
         state = build_job_state(job, log, checkpoints, name=handle.name, address=self._address)
         state = replace(state, note=self._missing)
         if state.error is not None:
             error = f"{state.error} [{_format_files(job.training_file, job.validation_file)}]"
-            state = replace(state, error=self._caller.scrubbed(error))
+            state = replace(state, error=self._caller.scrub(error))
         if status == "succeeded" and state.model is None:
-            return self._nameless_state(handle, state)
+            return self._count_nameless_poll(handle, state)
         return state
 
     async def cancel(self, handle: JobHandle) -> None:
-        """Stop the job; one that has ended, or is not known, stays as it is."""
+        """Stop the job. A job that has ended, or that the server does not know, stays as it is."""
         try:
-            await self._caller.patiently(
+            await self._caller.call_with_retry(
                 lambda: self._client.fine_tuning.jobs.cancel(handle.job_id)
             )
         except ProviderError as error:
@@ -181,6 +184,7 @@ class FinetuningJobs:
                 return
             if find_status(error) != 400:
                 raise
+            # A status 400 may mean that the job has ended already.
             job = await self._retrieve(handle)
             if map_status(job.status) in ("queued", "running"):
                 raise
@@ -189,7 +193,7 @@ class FinetuningJobs:
         with TemporaryDirectory(prefix="society-") as folder:
             path = Path(folder) / name
             local = await asyncio.to_thread(write_training_file, examples, path)
-            return await self._files.ensure(local, name, "fine-tune", content)
+            return await self._files.ensure_uploaded(local, name, "fine-tune", content)
 
     async def _create(
         self, request: JobRequest, training: str, validation: str | None
@@ -207,16 +211,18 @@ class FinetuningJobs:
             },
         )
 
-    def _all(self) -> AsyncIterator[FineTuningJob]:
-        async def fetch(after: str | Omit) -> AsyncCursorPage[FineTuningJob]:
+    def _list_jobs(self) -> AsyncIterator[FineTuningJob]:
+        async def fetch_page(after: str | Omit) -> AsyncCursorPage[FineTuningJob]:
             return await self._client.fine_tuning.jobs.list(limit=_PAGE, after=after)
 
-        return list_items(self._caller.patiently, "fine-tuning jobs", fetch)
+        return list_items(self._caller.call_with_retry, "fine-tuning jobs", fetch_page)
 
-    async def _ours(self, jobs: Sequence[FineTuningJob], spec: FinetuneSpec) -> list[FineTuningJob]:
-        """Those of `jobs` that bear this spec's suffix or train on its file, unique as both are."""
+    async def _match_unmarked(
+        self, jobs: Sequence[FineTuningJob], spec: FinetuneSpec
+    ) -> list[FineTuningJob]:
+        """The jobs with this spec's suffix or training file, both of which are unique to it."""
         request = build_job_request(spec, self._base)
-        names = await self._files.names("fine-tune")
+        names = await self._files.list_names("fine-tune")
         return [
             job
             for job in jobs
@@ -235,7 +241,7 @@ class FinetuningJobs:
             return job
 
         try:
-            return await self._caller.patiently(retrieve)
+            return await self._caller.call_with_retry(retrieve)
         except ProviderError as error:
             if find_status(error) != 404:
                 raise
@@ -243,56 +249,56 @@ class FinetuningJobs:
                 f"the server knows no job {handle.job_id}; run again to make a new one"
             ) from error
 
-    async def _follow(self, job_id: str, log: TrainingLog, *, whole: bool) -> None:
-        """Take in new events. They come newest first; with `whole` all are looked through, for
-        servers that list them otherwise.
+    async def _read_events(self, job_id: str, log: TrainingLog, *, whole: bool) -> None:
+        """Add new events to `log`. Events come newest first, so reading stops at a known one; with
+        `whole` all are read, for servers that list them in another order.
         """
 
-        async def fetch(after: str | Omit) -> AsyncCursorPage[FineTuningJobEvent]:
+        async def fetch_page(after: str | Omit) -> AsyncCursorPage[FineTuningJobEvent]:
             return await self._client.fine_tuning.jobs.list_events(job_id, limit=_PAGE, after=after)
 
         fresh: list[FineTuningJobEvent] = []
-        with self._dispensable("events", last=whole):
-            async with asyncio.timeout(_DISPENSABLE_S):
-                way = self._briefly if whole else self._caller.once
-                async for page in list_pages(way, "job events", fetch):
-                    known = any(log.knows(event) for event in page)
+        with self._tolerate_failure("events", last=whole):
+            async with asyncio.timeout(_OPTIONAL_S):
+                call = self._retry_briefly if whole else self._caller.call_once
+                async for page in list_pages(call, "job events", fetch_page):
+                    known = any(log.has_event(event) for event in page)
                     fresh += page
                     if known and not whole:
                         break
-        log.take(fresh)
+        log.add_events(fresh)
 
-    async def _checkpoints(self, job_id: str) -> list[FineTuningJobCheckpoint]:
-        async def fetch(after: str | Omit) -> AsyncCursorPage[FineTuningJobCheckpoint]:
+    async def _list_checkpoints(self, job_id: str) -> list[FineTuningJobCheckpoint]:
+        async def fetch_page(after: str | Omit) -> AsyncCursorPage[FineTuningJobCheckpoint]:
             return await self._client.fine_tuning.jobs.checkpoints.list(
                 job_id, limit=_PAGE, after=after
             )
 
         found: list[FineTuningJobCheckpoint] = []
-        with self._dispensable("checkpoints", last=True):
-            async with asyncio.timeout(_DISPENSABLE_S):
-                async for page in list_pages(self._briefly, "checkpoints", fetch):
+        with self._tolerate_failure("checkpoints", last=True):
+            async with asyncio.timeout(_OPTIONAL_S):
+                async for page in list_pages(self._retry_briefly, "checkpoints", fetch_page):
                     found += page
         return found
 
-    async def _briefly(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Make a call again after passing failures, but not for long."""
-        for attempt in range(_LAST_LOOKS - 1):
+    async def _retry_briefly(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Make a call, again after a passing failure, but only a few times."""
+        for attempt in range(_LAST_ATTEMPTS - 1):
             try:
-                return await self._caller.once(call)
+                return await self._caller.call_once(call)
             except UnreadableAnswer:
                 raise
             except RetryableError as error:
-                await self._caller.sleep(min(_LAST_LOOK_PAUSE_S, compute_pause(error, attempt)))
-        return await self._caller.once(call)
+                await self._caller.sleep(min(_LAST_PAUSE_S, compute_pause(error, attempt)))
+        return await self._caller.call_once(call)
 
     @contextmanager
-    def _dispensable(self, what: str, *, last: bool) -> Iterator[None]:
-        """For what a job can do without, and a server of this shape need not have.
+    def _tolerate_failure(self, what: str, *, last: bool) -> Iterator[None]:
+        """For lists that are optional, and that not every server of this kind has.
 
-        Whatever comes instead, an absent list is no reason to give up a healthy job. What is wrong
-        with the key, or with the server, shows when it is asked for the job itself. `last`: it is
-        not asked for again, so that a passing failure is final too.
+        A missing list is no reason to give up a healthy job. A problem with the key or the server
+        shows in the call for the job itself. `last`: there will be no further call for this list,
+        so even a passing failure is final.
         """
         try:
             yield
@@ -304,16 +310,17 @@ class FinetuningJobs:
                 reason = f"status {code}" if code else str(error) or "no answer in time"
                 self._missing = (
                     f"the server gives no events of its fine-tuning jobs ({reason}), so there is "
-                    "no loss curve; the jobs themselves go on"
+                    "no loss curve; the jobs themselves continue"
                 )
 
-    def _nameless_state(self, handle: JobHandle, state: JobState) -> JobState:
+    def _count_nameless_poll(self, handle: JobHandle, state: JobState) -> JobState:
+        """The state of a job that succeeded without a model's name: failed after some polls."""
         polls = self._nameless[handle.job_id] = self._nameless.get(handle.job_id, 0) + 1
         if polls < _NAMELESS_POLLS:
             return state
         reason = (
             f"the server says {state.raw_status!r} and names no tuned model; look at job "
-            f"{handle.job_id} there; running again asks again and makes no second job"
+            f"{handle.job_id} at the vendor; running again asks again and makes no second job"
         )
         return replace(state, status="failed", error=reason)
 
@@ -323,13 +330,13 @@ def _make_handle(job: FineTuningJob, spec: FinetuneSpec) -> JobHandle:
 
 
 def _find_suffix(job: FineTuningJob) -> str | None:
-    """The suffix a job was asked for, which OpenAI tells beyond its published schema."""
-    told = getattr(job, "user_provided_suffix", None)
-    return told if isinstance(told, str) and told else None
+    """The suffix a job was created with; OpenAI returns it although its schema does not have it."""
+    suffix = getattr(job, "user_provided_suffix", None)
+    return suffix if isinstance(suffix, str) and suffix else None
 
 
 def _choose_best(jobs: Sequence[FineTuningJob]) -> FineTuningJob:
-    """Of several jobs for one spec the one to go on with: alive before failed, then the oldest."""
+    """The job to continue with, of several for one spec: alive before failed, then the oldest."""
     rank = {"succeeded": 0, "running": 1, "queued": 1, "failed": 2, "cancelled": 3}
     return min(
         jobs, key=lambda job: (rank[map_status(job.status)], parse_number(job.created_at) or 0.0)
@@ -337,12 +344,12 @@ def _choose_best(jobs: Sequence[FineTuningJob]) -> FineTuningJob:
 
 
 def _format_files(training: str, validation: str | None) -> str:
-    measured = f", validation file {validation}" if validation else ""
-    return f"training file {training}{measured}"
+    suffix = f", validation file {validation}" if validation else ""
+    return f"training file {training}{suffix}"
 
 
 def _explain_refusal(error: ProviderError, name: str, files: str) -> ProviderError:
-    """What a clean refusal of a new job on these `files` means."""
+    """What a clear refusal of a new job on these `files` means."""
     code, text = find_status(error), str(error)
     lowered = text.lower()
     if code in (404, 405, 501) and not isinstance(error, ModelNotFound):

@@ -187,10 +187,10 @@ class LoraServer:
         except httpx2.TimeoutException:
             raise TimedOut(f"{self._url} did not answer in time") from None
         except (httpx2.TransportError, httpx2.DecodingError) as error:
-            reason = self._secrets.scrubbed(str(error) or type(error).__name__)
+            reason = self._secrets.scrub(str(error) or type(error).__name__)
             raise ConnectionLost(f"{self._url} cannot be reached ({reason})") from None
         except (httpx2.InvalidURL, httpx2.HTTPError) as error:
-            reason = self._secrets.scrubbed(str(error))
+            reason = self._secrets.scrub(str(error))
             raise InvalidSettings(f"{self._url} cannot be asked ({reason})") from None
 
     def _require(self, response: httpx2.Response) -> None:

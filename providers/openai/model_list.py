@@ -71,7 +71,7 @@ async def describe_model(client: AsyncOpenAI, caller: Caller, model: str) -> Fac
 
 
 async def _get_json(client: AsyncOpenAI, caller: Caller, path: str, what: str) -> object:
-    text = await caller.patiently(lambda: client.get(path, cast_to=str))
+    text = await caller.call_with_retry(lambda: client.get(path, cast_to=str))
     try:
         found: object = json.loads(text)
     except (ValueError, RecursionError):

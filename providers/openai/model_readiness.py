@@ -1,9 +1,9 @@
 """Models that were tuned a moment ago: a server may need minutes before they answer.
 
 https://platform.openai.com/docs/guides/supervised-fine-tuning says so of OpenAI. A debate that
-starts too early would end at the first "model not found", so the server is asked for the model's
-description until it has one. That a model was tuned a moment ago is seen from its job; one that was
-tuned before and is not described is asked at once, and the server's own refusal ends the debate.
+starts too early would end at the first "model not found", so the server is polled for the model's
+description. The fine-tuning job shows that a model was tuned a moment ago. A model that was tuned
+earlier and has no description is not waited for: the server's own refusal ends the debate.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from openai import AsyncOpenAI
-from openai._types import Omit
+from openai import AsyncOpenAI, Omit
 from openai.pagination import AsyncCursorPage
 from openai.types.fine_tuning import FineTuningJob
 
@@ -24,17 +23,20 @@ from providers.openai.calling import Caller, list_pages
 _log = logging.getLogger(__name__)
 
 LONGEST_S = 900.0
-# Where the jobs cannot be listed, nobody knows how old a model is.
-_UNKNOWN_S = 30.0
-_FIRST_S, _LONGEST_PAUSE_S, _GROWTH = 1.0, 15.0, 1.5
-_TOLD_EVERY_S = 60.0
+# If the jobs cannot be listed, the age of a model is unknown.
+_UNKNOWN_AGE_S = 30.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S, _GROWTH = 1.0, 15.0, 1.5
+_WARN_EVERY_S = 60.0
 _PAGE, _MOST_PAGES = 100, 10
 
 
 class ModelReadiness:
-    """Waits for the tuned models of one base model; each is waited for once.
+    """Waits for the tuned models of one base model, once for each.
 
-    `now` is in Unix seconds, as the server's own times are.
+    `now` returns Unix seconds, like the server's own times.
+
+        readiness = ModelReadiness(client, caller, "gpt-4.1-mini")
+        await readiness.wait(["ft:gpt-4.1-mini:org::id"])
     """
 
     def __init__(
@@ -53,75 +55,77 @@ class ModelReadiness:
         self._clock = clock
         self._now = now
         self._known: set[str] = set()
-        self._made: set[str] = set()
+        self._fresh: set[str] = set()
 
-    def made(self, name: str) -> None:
-        """A job has just been seen to end with this model."""
-        self._made.add(name)
+    def mark_fresh(self, name: str) -> None:
+        """Note that a job has just ended with this model."""
+        self._fresh.add(name)
 
     async def wait(self, names: Iterable[str]) -> None:
-        """Return once the server describes every model that it may still be making ready.
+        """Return once the server describes every model that it may still be preparing.
 
-        A server that does not even describe the base describes no models at all: no waiting then.
-        Whether a model answers shows in its first call. Raises nothing but cancellation.
+        A server that does not even describe the base model describes none, so there is nothing to
+        wait for. The first call shows whether a model answers. Raises only cancellation.
         """
-        fresh = sorted(set(names) - self._known)
-        if not fresh:
+        unknown = sorted(set(names) - self._known)
+        if not unknown:
             return
-        if await self._described(self._base) is True:
-            described = await asyncio.gather(*(self._described(name) for name in fresh))
-            missing = [n for n, found in zip(fresh, described, strict=True) if found is False]
+        if await self._is_described(self._base) is True:
+            described = await asyncio.gather(*(self._is_described(name) for name in unknown))
+            missing = [n for n, found in zip(unknown, described, strict=True) if found is False]
             if missing:
-                await asyncio.gather(*map(self._ready, missing, await self._left(missing)))
-        self._known.update(fresh)
+                limits = await self._compute_limits(missing)
+                await asyncio.gather(*map(self._wait_for, missing, limits))
+        self._known.update(unknown)
 
-    async def _ready(self, name: str, longest_s: float) -> None:
+    async def _wait_for(self, name: str, longest_s: float) -> None:
         if longest_s <= 0:
-            _log.warning("the server does not have %s any more; asking it all the same", name)
+            _log.warning("the server no longer has %s; asking it all the same", name)
             return
         _log.warning("waiting for the server to make %s ready: at most %.0f s", name, longest_s)
-        began, pause, told = self._clock(), _FIRST_S, _TOLD_EVERY_S
+        began, pause, next_warning = self._clock(), _FIRST_PAUSE_S, _WARN_EVERY_S
         while (waited := self._clock() - began) < longest_s:
-            if waited >= told:
-                told += _TOLD_EVERY_S
+            if waited >= next_warning:
+                next_warning += _WARN_EVERY_S
                 _log.warning("%s is not ready after %.0f s", name, waited)
             await self._caller.sleep(min(pause, longest_s - waited))
             pause = min(_LONGEST_PAUSE_S, _GROWTH * pause)
-            if await self._described(name) is not False:
+            if await self._is_described(name) is not False:
                 return
         _log.warning("%s is not ready after %.0f s; asking it all the same", name, longest_s)
 
-    async def _left(self, names: Sequence[str]) -> list[float]:
-        """For how many seconds each of these models may still be made ready."""
-        if self._made.issuperset(names):
+    async def _compute_limits(self, names: Sequence[str]) -> list[float]:
+        """For how many seconds to wait for each of these models."""
+        if self._fresh.issuperset(names):
             return [self._longest_s] * len(names)
         try:
-            ended = await self._ended(set(names) - self._made)
+            ended = await self._find_end_times(set(names) - self._fresh)
         except ProviderError:
             ended = None
-        return [self._rest(name, ended) for name in names]
+        return [self._compute_limit(name, ended) for name in names]
 
-    def _rest(self, name: str, ended: dict[str, float | None] | None) -> float:
-        if name in self._made:
+    def _compute_limit(self, name: str, ended: dict[str, float | None] | None) -> float:
+        if name in self._fresh:
             return self._longest_s
         if ended is None:
-            return min(_UNKNOWN_S, self._longest_s)
+            return min(_UNKNOWN_AGE_S, self._longest_s)
         if name not in ended:
             return 0.0
         moment = ended[name]
         if moment is None:
-            return min(_UNKNOWN_S, self._longest_s)
+            return min(_UNKNOWN_AGE_S, self._longest_s)
         return self._longest_s - max(0.0, self._now() - moment)
 
-    async def _ended(self, names: set[str]) -> dict[str, float | None]:
-        """When the job of each model ended, as far as the server has the job and tells."""
+    async def _find_end_times(self, names: set[str]) -> dict[str, float | None]:
+        """When the job of each model ended (None: unknown), for models whose job is listed."""
 
-        async def fetch(after: str | Omit) -> AsyncCursorPage[FineTuningJob]:
+        async def fetch_page(after: str | Omit) -> AsyncCursorPage[FineTuningJob]:
             return await self._client.fine_tuning.jobs.list(limit=_PAGE, after=after)
 
         found: dict[str, float | None] = {}
         count = 0
-        async for page in list_pages(self._caller.patiently, "fine-tuning jobs", fetch):
+        call = self._caller.call_with_retry
+        async for page in list_pages(call, "fine-tuning jobs", fetch_page):
             for job in page:
                 for name in names:
                     # A checkpoint's name begins with that of the job's model.
@@ -132,10 +136,10 @@ class ModelReadiness:
                 break
         return found
 
-    async def _described(self, name: str) -> bool | None:
-        """Whether the server describes a model; None where it cannot be known."""
+    async def _is_described(self, name: str) -> bool | None:
+        """Whether the server describes a model; None if it does not say."""
         try:
-            await self._caller.patiently(lambda: self._client.models.retrieve(name))
+            await self._caller.call_with_retry(lambda: self._client.models.retrieve(name))
         except ModelNotFound:
             return False
         except ProviderError:

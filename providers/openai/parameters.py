@@ -1,8 +1,8 @@
-"""Which sampling parameters a model takes, and under which names.
+"""Which sampling parameters a model accepts, and under which names.
 
-What is known about a family is in a table; settings overrule it; a server's refusal teaches the
-rest, once for a model. A value that is asked for and cannot be honoured is an error, except for the
-seed, which is best effort everywhere but in this process.
+A table describes known families, settings overrule it, and a server's refusal corrects it, once for
+each model. A value that the user sets and the model does not accept is an error. The exception is
+the seed, which no server promises to honor.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from providers.types import Sampling
 MaxTokens = Literal["max_completion_tokens", "max_tokens"]
 Value = str | int | float
 
-# Reasoning models draw at temperature 1 only; the chat and non-reasoning ones of the same names
-# take what others take. https://platform.openai.com/docs/guides/reasoning, read 2026-11-22.
+# Reasoning models sample at temperature 1 only; the chat and non-reasoning models of the same names
+# accept what others accept. https://platform.openai.com/docs/guides/reasoning, read 2026-11-22.
 _FIXED_SAMPLING = re.compile(r"(o\d|gpt-5)(?!.*chat)", re.IGNORECASE)
 _UNSUPPORTED = re.compile(
     r"unsupported|not (yet |currently )?(supported|permitted|allowed|accepted|available)"
@@ -33,7 +33,7 @@ _UNSUPPORTED = re.compile(
     r"|only (the default|(temperature|top_p) ?= ?1|1(\.0)? (is|can))|may only be set to 1",
     re.IGNORECASE,
 )
-# "temperature and top_p cannot both be specified": each is fine alone.
+# A refusal like "temperature and top_p cannot both be specified": each is fine alone.
 _EXCLUSIVE = re.compile(
     r"\bboth\b|\beither\b|only one|one of|mutually exclusive|exclusive|together|simultaneous"
     r"|same time|at once|in combination|combined|alongside|one or the other|but not",
@@ -47,30 +47,34 @@ _NAMED = {name: re.compile(rf"(?<![A-Za-z_]){name}(?![A-Za-z_])") for name in _O
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """What one model takes."""
+    """What one model accepts.
+
+    >>> Parameters("max_tokens", seed=False).build_values(Sampling(max_tokens=9), "q1", "m")
+    {'max_tokens': 9, 'temperature': 1.0, 'top_p': 1.0}
+    """
 
     max_tokens: MaxTokens
     temperature: bool = True
     top_p: bool = True
     seed: bool = True
     both: bool = True
-    """Whether it takes temperature and top_p in one request."""
+    """Whether it accepts temperature and top_p in one request."""
 
-    def values(self, sampling: Sampling, key: str, model: str) -> dict[str, Value]:
-        """The request's parameters; raises `InvalidSettings` for what `model` cannot honour."""
+    def build_values(self, sampling: Sampling, key: str, model: str) -> dict[str, Value]:
+        """The request's parameters; raises `InvalidSettings` for a value `model` cannot honor."""
         values: dict[str, Value] = {self.max_tokens: sampling.max_tokens}
-        left_out = None if self.both else _choose_omitted(sampling, model)
-        for name, taken, wanted in (
+        omitted = None if self.both else _choose_omitted(sampling, model)
+        for name, accepted, value in (
             ("temperature", self.temperature, sampling.temperature),
             ("top_p", self.top_p, sampling.top_p),
         ):
-            if name == left_out:
+            if name == omitted:
                 continue
-            if taken:
-                values[name] = wanted
-            elif wanted != 1.0:
+            if accepted:
+                values[name] = value
+            elif value != 1.0:
                 raise InvalidSettings(
-                    f"model {model} takes no {name}, it always uses 1, but {wanted:g} is asked "
+                    f"model {model} takes no {name}, it always uses 1, but {value:g} is asked "
                     f"for; {_REMEDIES[name]}"
                 )
         if self.seed:
@@ -79,8 +83,9 @@ class Parameters:
 
 
 def _choose_omitted(sampling: Sampling, model: str) -> str:
-    """Which of temperature and top_p changes nothing, where only one of them may be sent."""
-    if sampling.top_p == 1.0 or sampling.temperature == 0.0:  # greedy whatever top_p is
+    """Which of temperature and top_p has no effect, for a model that accepts only one of them."""
+    # At temperature 0 the answer is greedy, whatever top_p is.
+    if sampling.top_p == 1.0 or sampling.temperature == 0.0:
         return "top_p"
     if sampling.temperature == 1.0:
         return "temperature"
@@ -99,7 +104,7 @@ _REMEDIES = {
 
 
 def guess_parameters(address: ModelAddress, model: str, settings: OpenAISettings) -> Parameters:
-    """What `model`, the base or one tuned from it, takes as far as table and settings know."""
+    """What `model` (the base or a model tuned from it) accepts by the table and the settings."""
     vendor = address.is_openai or address.is_azure
     family = model.removeprefix("ft:")
     fixed = _FIXED_SAMPLING.match(family) is not None and vendor
@@ -108,29 +113,30 @@ def guess_parameters(address: ModelAddress, model: str, settings: OpenAISettings
         temperature=not fixed,
         top_p=not fixed,
     )
-    told = {
+    chosen = {
         "max_tokens": settings.max_tokens_parameter,
         "temperature": settings.temperature,
         "top_p": settings.top_p,
         "seed": settings.seed,
     }
-    changes = {name: value for name, value in told.items() if value is not None}
+    changes = {name: value for name, value in chosen.items() if value is not None}
     return replace(known, **changes)  # type: ignore[arg-type]
 
 
 def learn_from_refusal(
-    now: Parameters, told: Refusal, sent: Mapping[str, object]
+    now: Parameters, refusal: Refusal, sent: Mapping[str, object]
 ) -> tuple[Parameters, str]:
-    """What a refusal teaches, and how to tell the user; the same as `now` where it is nothing.
+    """What the model accepts after this refusal, and a note for the user.
 
-    Whether a value can be done without is for `Parameters.values` to say.
+    The parameters are `now`, and the note is empty, if the refusal has another reason. Whether a
+    value can be left out is decided by `Parameters.build_values`.
     """
-    if _is_exclusive(told, sent):
+    if _is_exclusive(refusal, sent):
         return replace(now, both=False), (
-            f"the server takes temperature or top_p, not both ({told.message}); the one that is 1, "
-            "and top_p where answers are greedy, is sent no more"
+            f"the server takes temperature or top_p, not both ({refusal.message}); the one that is "
+            "1, and top_p if answers are greedy, is no longer sent"
         )
-    name = _find_refused(told, sent)
+    name = _find_refused(refusal, sent)
     match name:
         case None:
             return now, ""
@@ -145,13 +151,13 @@ def learn_from_refusal(
         case _:
             changed = replace(now, seed=False)
     other = changed.max_tokens if name in ("max_tokens", "max_completion_tokens") else None
-    instead = f"{other} is sent instead" if other else "it is sent no more"
-    return changed, f"the server does not take {name} ({told.message}); {instead}"
+    instead = f"{other} is sent instead" if other else "it is no longer sent"
+    return changed, f"the server does not take {name} ({refusal.message}); {instead}"
 
 
-def refuses_parameters(told: Refusal) -> bool:
-    """Whether the refusal is about parameters, and so would meet every request alike."""
-    return bool({told.code, told.type} & _UNSUPPORTED_CODES)
+def refuses_parameters(refusal: Refusal) -> bool:
+    """Whether the refusal is about parameters, so that every request would meet it."""
+    return bool({refusal.code, refusal.type} & _UNSUPPORTED_CODES)
 
 
 def derive_seed(seed: int, key: str) -> int:
@@ -160,41 +166,42 @@ def derive_seed(seed: int, key: str) -> int:
     return int.from_bytes(digest[:4], "big") >> 1
 
 
-def _is_exclusive(told: Refusal, sent: Mapping[str, object]) -> bool:
+def _is_exclusive(refusal: Refusal, sent: Mapping[str, object]) -> bool:
     """Whether a refusal objects to temperature and top_p in one request."""
-    named = all(name in sent and _NAMED[name].search(told.message) for name in _PAIR)
-    return told.status in (400, 422) and named and bool(_EXCLUSIVE.search(told.message))
+    named = all(name in sent and _NAMED[name].search(refusal.message) for name in _PAIR)
+    return refusal.status in (400, 422) and named and bool(_EXCLUSIVE.search(refusal.message))
 
 
-def _find_refused(told: Refusal, sent: Mapping[str, object]) -> str | None:
-    """Which of our parameters a 400 or 422 objects to for its presence, not for its size."""
-    if told.status not in (400, 422):
+def _find_refused(refusal: Refusal, sent: Mapping[str, object]) -> str | None:
+    """Which of our parameters a 400 or 422 rejects as such, not for its value."""
+    if refusal.status not in (400, 422):
         return None
-    known = {told.code, told.type} & _UNSUPPORTED_CODES
-    if not known and not _UNSUPPORTED.search(told.message):
-        return _find_dispensable(told, sent)
-    if told.param in sent and told.param in _OWN:
-        return told.param
-    if told.param and told.param not in _OWN:
+    known = {refusal.code, refusal.type} & _UNSUPPORTED_CODES
+    if not known and not _UNSUPPORTED.search(refusal.message):
+        return _find_dispensable(refusal, sent)
+    if refusal.param in sent and refusal.param in _OWN:
+        return refusal.param
+    if refusal.param and refusal.param not in _OWN:
         return None
-    places = _find_mentions(told, sent)
-    return min(places)[1] if places else None
+    # "temperature is not supported, use top_p": the first one named is the one refused.
+    mentions = _find_mentions(refusal, sent)
+    return min(mentions)[1] if mentions else None
 
 
-def _find_dispensable(told: Refusal, sent: Mapping[str, object]) -> str | None:
-    """The one parameter that a refusal names for its value, where that changes nothing if it is not
-    sent: the seed, and a top_p of 1 ("top_p must be > 0.0 and < 1.0").
+def _find_dispensable(refusal: Refusal, sent: Mapping[str, object]) -> str | None:
+    """The one parameter whose value is rejected, if leaving it out changes nothing: the seed, and a
+    top_p of 1 ("top_p must be > 0.0 and < 1.0").
     """
-    named = {name for _, name in _find_mentions(told, sent)} | ({told.param} & set(_OWN))
+    named = {name for _, name in _find_mentions(refusal, sent)} | ({refusal.param} & set(_OWN))
     if named == {"seed"} or (named == {"top_p"} and sent.get("top_p") == 1.0):
         return named.pop()
     return None
 
 
-def _find_mentions(told: Refusal, sent: Mapping[str, object]) -> list[tuple[int, str]]:
-    """Which of our parameters a refusal names, by where it does."""
+def _find_mentions(refusal: Refusal, sent: Mapping[str, object]) -> list[tuple[int, str]]:
+    """Our parameters that a refusal names, each with its place in the message."""
     return [
         (found.start(), name)
         for name, pattern in _NAMED.items()
-        if name in sent and (found := pattern.search(told.message))
+        if name in sent and (found := pattern.search(refusal.message))
     ]

@@ -50,7 +50,7 @@ async def preflight_model(
     except ProviderError as error:
         return [Finding("error", str(error), "nothing else could be looked at", "server")]
     client = connection.client
-    patience, timeout_s = settings.patience(), settings.timeout_s
+    patience, timeout_s = settings.to_retry_policy(), settings.timeout_s
     caller = Caller(connection.secrets, address.model, patience, timeout_s=timeout_s)
     findings: list[Finding] = []
     reached = True
@@ -72,7 +72,7 @@ async def preflight_model(
 
 async def _check_batches(client: AsyncOpenAI, caller: Caller) -> list[Finding]:
     try:
-        await caller.patiently(lambda: client.batches.list(limit=1))
+        await caller.call_with_retry(lambda: client.batches.list(limit=1))
     except ProviderError as error:
         if is_missing(error):
             text, remedy = f"the server has no batches: {error}", "set evaluation.batch = false"
@@ -242,7 +242,7 @@ async def _check_endpoint(
         return page.data or []
 
     try:
-        jobs = await caller.patiently(latest)
+        jobs = await caller.call_with_retry(latest)
     except ProviderError as error:
         return [_explain_refused_list(error)]
     findings = [Finding("ok", f"the fine-tuning endpoint answers ({len(jobs)} recent jobs)")]

@@ -80,7 +80,8 @@ class OpenAIProvider:
         )
 
     async def complete(self, request: Request) -> Completion:
-        return await self._talking().complete(request, self._name(request.model))
+        chat = self._get_chat()
+        return await chat.ask(chat.make_call(request, self._name(request.model)))
 
     async def score(self, model: ModelRef, messages: Sequence[Message], text: str) -> Score:
         if self._settings.score is None:
@@ -88,22 +89,22 @@ class OpenAIProvider:
                 f"{self._base.address} gives no log-probabilities of a given text; set "
                 'score = "vllm" in [provider] if the server is vLLM, or score with a local model'
             )
-        return await logprobs.score_text(self._talking(), self._name(model), messages, text)
+        return await logprobs.score_text(self._get_chat(), self._name(model), messages, text)
 
     async def submit(self, spec: FinetuneSpec) -> JobHandle:
-        return await self._training().submit(spec)
+        return await self._get_jobs().submit(spec)
 
     async def find(self, spec: FinetuneSpec) -> JobHandle | None:
-        return await self._training().find(spec)
+        return await self._get_jobs().find(spec)
 
     async def poll(self, handle: JobHandle) -> JobState:
-        state = await self._training().poll(handle)
+        state = await self._get_jobs().poll(handle)
         if state.status == "succeeded" and state.model is not None and state.model.artifact:
-            self._waiting().made(state.model.artifact)
+            self._get_readiness().mark_fresh(state.model.artifact)
         return state
 
     async def cancel(self, handle: JobHandle) -> None:
-        await self._training().cancel(handle)
+        await self._get_jobs().cancel(handle)
 
     async def load_adapters(self, models: Sequence[ModelRef]) -> None:
         """Wait until the server has made ready what it has tuned; see `readiness`.
@@ -112,7 +113,7 @@ class OpenAIProvider:
         """
         tuned = [model.artifact for model in models if model.artifact is not None]
         if tuned and self._waits_for_models:
-            await self._waiting().wait(tuned)
+            await self._get_readiness().wait(tuned)
 
     async def preflight(self, need: Need) -> Sequence[Finding]:
         """See `providers.preflight.Preflight`: asks for lists and descriptions only."""
@@ -123,7 +124,7 @@ class OpenAIProvider:
             "timeout_s": min(_PREFLIGHT_CALL_S, self._settings.timeout_s),
         }
         settings = self._settings.model_copy(update=brief)
-        return await preflight_model(self._connected, self._address, settings, need)
+        return await preflight_model(self._connect, self._address, settings, need)
 
     def hurried(self, give_up_after_s: float) -> OpenAIProvider:
         """See `providers.base.Hurried`."""
@@ -139,7 +140,7 @@ class OpenAIProvider:
         """See `providers.served.ServesAdapters`; shows at the first call whether it is one."""
         from providers.openai.lora_server import LoraServer
 
-        connection = self._connected()
+        connection = self._connect()
         headers = {**connection.client.auth_headers, **connection.client._custom_headers}
         return LoraServer(
             self._address.url,
@@ -153,7 +154,7 @@ class OpenAIProvider:
         from providers.openai.batch import Batches, BatchPacing
         from providers.openai.batch_format import BatchChat
 
-        chat, connection = self._talking(), self._connected()
+        chat, connection = self._get_chat(), self._connect()
         return Batches(
             connection.client,
             self._caller(connection),
@@ -169,21 +170,21 @@ class OpenAIProvider:
         if connection is not None:
             await connection.close()
 
-    def _connected(self) -> Connection:
+    def _connect(self) -> Connection:
         if self._connection is None:
             self._connection = Connection(self._address, self._settings)
         return self._connection
 
-    def _talking(self) -> Chat:
+    def _get_chat(self) -> Chat:
         if self._chat is None:
-            connection = self._connected()
-            limiter = shared(connection.account, self._address.model, self._settings.limiting())
+            connection = self._connect()
+            limiter = shared(connection.account, self._address.model, self._settings.to_limits())
             self._chat = Chat(connection, self._settings, limiter)
         return self._chat
 
-    def _training(self) -> FinetuningJobs:
+    def _get_jobs(self) -> FinetuningJobs:
         if self._jobs is None:
-            connection = self._connected()
+            connection = self._connect()
             self._jobs = FinetuningJobs(
                 connection.client,
                 self._caller(connection),
@@ -193,16 +194,16 @@ class OpenAIProvider:
             )
         return self._jobs
 
-    def _waiting(self) -> ModelReadiness:
+    def _get_readiness(self) -> ModelReadiness:
         if self._readiness is None:
-            connection = self._connected()
+            connection = self._connect()
             self._readiness = ModelReadiness(
                 connection.client, self._caller(connection), self._address.model
             )
         return self._readiness
 
     def _caller(self, connection: Connection) -> Caller:
-        return Caller(connection.secrets, self._address.model, self._settings.patience())
+        return Caller(connection.secrets, self._address.model, self._settings.to_retry_policy())
 
     def _name(self, model: ModelRef) -> str:
         return model.artifact or self._address.model

@@ -1,4 +1,12 @@
-"""The user's `[provider]` table for servers that speak OpenAI's API."""
+"""Where the server is and how to talk to it: model address, `[provider]` table, secrets.
+
+    openai:gpt-4o-mini-2024-07-18
+    openai+https://api.tokenfactory.nebius.com/v1:Qwen/Qwen3-8B
+    openai+http://127.0.0.1:8000/v1:ft:gpt-4o:org::id
+
+The URL is what the openai package calls `base_url`. The model is everything after the colon that
+follows the URL, and may contain colons and slashes itself.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +23,29 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from providers.errors import AuthenticationFailed, InvalidSettings
 from providers.limits import Limits, Patience
 
+OPENAI_URL = "https://api.openai.com/v1"
 LISTING_LAG_S = 20.0
-"""Seconds for which a server's list may not show what was created just now."""
+"""Seconds for which a server's list may not yet show an object that was just created."""
+HIDDEN = "[secret]"
+ENV_PREFIX = "env:"
+"""A header value that starts with this names an environment variable."""
 
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+
+_TARGET = re.compile(
+    r"""(?P<url>
+        https?://
+        (?P<host>\[[0-9A-Fa-f:.]+\]|[^\s/:@\[\]?\#]+)
+        (?>(:\d+(?=[:/]|$))?)
+        (/[^\s:?\#]*)?
+    )
+    :(?P<model>\S(.*\S)?)""",
+    re.VERBOSE,
+)
+_FORM = "write it as openai:MODEL or openai+URL:MODEL, e.g. openai+http://127.0.0.1:8000/v1:NAME"
+_AZURE = (".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com")
+_PRIVATE_SUFFIXES = (".local", ".localhost", ".internal", ".lan")
 
 _VARIABLE = r"^([A-Z_][A-Z0-9_]*)?$"
 _DEFAULT_KEY = "OPENAI_API_KEY"
@@ -27,16 +53,145 @@ _KEY_SETTINGS = {"api_key", "apikey", "key", "token", "openai_api_key", "admin_a
 _SECRET_HEADER = re.compile(r"auth|key|token|secret|cookie|credential|password", re.IGNORECASE)
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
+# Shorter values are not treated as secrets at all: removing them would mutilate every message.
+_SHORTEST_SECRET = 4
+# From this length on a value cannot be an ordinary word, so it is removed from answers too.
+_UNMISTAKABLE = 12
+_LOOKS_SECRET = re.compile(
+    r"""(?ix)
+    \b(?:sk|pk|rk|sess|gsk|key|nvapi|hf|fw|xai|r8)[-_][A-Za-z0-9_\-*.]{8,}
+    | \b(?:bearer|basic)\s+[A-Za-z0-9_\-+/=.~*]{4,}
+    | \b(?:authorization|api[-_]?key|x-api-key)["']?\s*[:=]\s*["']?
+      (?:(?:bearer|basic)\s+)?[^\s"',;}\]]+
+    | (?<=://)[^\s/:@]+:[^\s/@]+(?=@)
+    | \beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)?
+    """
+)
+
+
+class Secrets:
+    """The secret values of one connection, by name. Its repr shows only how many there are.
+
+    >>> Secrets({"key": "plain-key-without-prefix"}).scrub("key plain-key-without-prefix is wrong")
+    'key [secret] is wrong'
+    """
+
+    def __init__(self, values: Mapping[str, str] | None = None) -> None:
+        # Longest first, so that a value that contains another one is removed whole.
+        kept = {value for value in (values or {}).values() if len(value) >= _SHORTEST_SECRET}
+        self._values = sorted(kept, key=len, reverse=True)
+
+    def __repr__(self) -> str:
+        return f"Secrets({len(self._values)})"
+
+    def redact_answer(self, text: str) -> str:
+        """A model's answer without the secret values; short values may be words, and stay."""
+        for value in self._values:
+            if len(value) >= _UNMISTAKABLE and value in text:
+                text = text.replace(value, HIDDEN)
+        return text
+
+    def scrub(self, text: str) -> str:
+        """A message without the secret values and without anything that looks like a key."""
+        for value in self._values:
+            text = text.replace(value, HIDDEN)
+        return _LOOKS_SECRET.sub(HIDDEN, text)
+
+
+def read_variable(name: str, purpose: str) -> str:
+    """The value of the environment variable `name`.
+
+    Raises `AuthenticationFailed` if it is unset or empty; `purpose` says what it is needed for.
+    """
+    value = os.environ.get(name, "").strip()
+    if not value:
+        raise AuthenticationFailed(
+            f"the environment variable {name} is not set; {purpose}: export {name}=… and start "
+            "again"
+        )
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class ModelAddress:
+    """A server and one of its models. `url` has no trailing slash."""
+
+    url: str
+    model: str
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.url).hostname or ""
+
+    @property
+    def is_openai(self) -> bool:
+        """OpenAI itself, including its regional endpoints."""
+        return self.host == "openai.com" or self.host.endswith(".openai.com")
+
+    @property
+    def is_azure(self) -> bool:
+        return self.host.endswith(_AZURE)
+
+    @property
+    def is_private(self) -> bool:
+        """This machine or a private network, as far as the host name shows."""
+        try:
+            ip = ipaddress.ip_address(self.host)
+        except ValueError:
+            bare = "." not in self.host
+            return bare or self.host.endswith(_PRIVATE_SUFFIXES)
+        return ip.is_private or ip.is_loopback or ip.is_link_local
+
+    @property
+    def is_encrypted(self) -> bool:
+        return self.url.startswith("https://")
+
+    @property
+    def text(self) -> str:
+        """The address as the user writes it."""
+        if self.url == OPENAI_URL:
+            return f"openai:{self.model}"
+        return f"openai+{self.url}:{self.model}"
+
+
+def parse_address(target: str) -> ModelAddress:
+    """Parse "MODEL" (what follows ``openai:``) or "+URL:MODEL" (what follows ``openai``).
+
+    Raises `InvalidSettings`. The message does not repeat a URL that contains a user or password.
+
+    >>> parse_address("+http://127.0.0.1:8000/v1:Qwen/Qwen3-8B").model
+    'Qwen/Qwen3-8B'
+    """
+    if not target.startswith("+"):
+        return ModelAddress(OPENAI_URL, _check_model_name(target, target))
+    rest = target[1:]
+    if re.match(r"\w+://[^/]*@", rest):
+        raise InvalidSettings(
+            "the URL of the model address contains a user name or password; keep keys in the "
+            "environment and name the variable as api_key_env in [provider]"
+        )
+    match = _TARGET.fullmatch(rest)
+    if match is None:
+        written = Secrets().scrub(target)
+        raise InvalidSettings(f"model address 'openai{written}' has no URL and model; {_FORM}")
+    return ModelAddress(match["url"].rstrip("/"), _check_model_name(match["model"], target))
+
+
+def _check_model_name(name: str, target: str) -> str:
+    if not name or name != name.strip() or any(ord(letter) < 32 for letter in name):
+        raise InvalidSettings(f"model address 'openai:{target}' names no model; {_FORM}")
+    return name
+
 
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class LimitSettings(_Table):
-    """How fast the server may be asked. Without budgets the server's own headers are followed.
+    """How fast to send requests. Without budgets the limiter follows the server's headers.
 
-    `tokens_per_minute` counts prompts and `max_tokens` of the answers. `max_concurrent` is the most
-    that concurrency grows to by itself.
+    `tokens_per_minute` counts prompts plus the `max_tokens` of the answers. `max_concurrent` is
+    the upper bound to which the limiter may raise concurrency.
     """
 
     requests_per_minute: Positive | None = None
@@ -45,22 +200,23 @@ class LimitSettings(_Table):
 
 
 class OpenAISettings(_Table):
-    """How a server is spoken to. Keys come from the environment only.
+    """The `[provider]` table for a server that speaks OpenAI's API. It never contains a key.
 
-    api_key_env: the variable with the key; "" sends none. Unset it is OPENAI_API_KEY for OpenAI
-        itself and none for a server on this machine or in a private network; elsewhere it has to
-        be named, so that no key reaches a vendor it does not belong to.
-    organization, project: for OpenAI; unset, OPENAI_ORG_ID and OPENAI_PROJECT_ID are used there.
-    headers: sent with every request; a value "env:NAME" is taken from the environment.
-    timeout_s: for one attempt at one call.
-    max_attempts, give_up_after_s: how long a failing call is tried again; see `limits.Patience`.
-    max_tokens_parameter, temperature, top_p, seed: what the model takes, where the built-in table
-        and what the server's refusals tell are wrong.
-    score: "vllm" where the server is vLLM, which gives log-probabilities of a given text.
-    finetune: whether the server has fine-tuning jobs; max_parallel_jobs: how many at a time;
-        poll_s: how long to wait at least before asking again how a job goes; listing_lag_s: how
-        long the server's list of jobs may not show a new one, for which it is looked for before a
-        submission of unknown outcome is made again.
+    api_key_env: the environment variable with the key; "" sends none. The default is
+        OPENAI_API_KEY for OpenAI and no key for a server on this machine or in a private network.
+        For any other server it must be named, so that a key never reaches the wrong vendor.
+    organization, project: for OpenAI; the defaults are OPENAI_ORG_ID and OPENAI_PROJECT_ID.
+    headers: sent with every request; a value "env:NAME" is read from the environment.
+    timeout_s: for one attempt of one call.
+    max_attempts, give_up_after_s: how long to retry a failing call; see `providers.limits`.
+    max_tokens_parameter, temperature, top_p, seed: which parameters the model accepts, where
+        neither the built-in table nor the server's refusals get it right.
+    score: "vllm" if the server is vLLM, which returns log-probabilities of a given text.
+    finetune: whether the server has fine-tuning jobs.
+    max_parallel_jobs: how many fine-tuning jobs to run at a time.
+    poll_s: minimum seconds between two polls of a job.
+    listing_lag_s: how long the server's list of jobs may not show a new one. If the outcome of a
+        submission is unknown, the job is searched for that long before it is submitted again.
     """
 
     api_key_env: Annotated[str, Field(pattern=_VARIABLE)] | None = None
@@ -83,7 +239,7 @@ class OpenAISettings(_Table):
 
     @field_validator("headers")
     @classmethod
-    def _hold_no_secrets(cls, headers: dict[str, str]) -> dict[str, str]:
+    def _check_headers(cls, headers: dict[str, str]) -> dict[str, str]:
         for name, value in headers.items():
             if _HEADER_NAME.fullmatch(name) is None:
                 raise ValueError("a header's name has letters, digits and dashes only")
@@ -91,7 +247,7 @@ class OpenAISettings(_Table):
             if variable != value:
                 if not variable or re.fullmatch(_VARIABLE, variable) is None:
                     raise ValueError(f"header {name!r}: write the value as 'env:VARIABLE_NAME'")
-            elif _SECRET_HEADER.search(name) or Secrets().scrubbed(value) != value:
+            elif _SECRET_HEADER.search(name) or Secrets().scrub(value) != value:
                 raise ValueError(
                     f"header {name!r} looks like a secret, and the experiment file is stored; "
                     "put the value into an environment variable and write 'env:VARIABLE_NAME'"
@@ -101,10 +257,10 @@ class OpenAISettings(_Table):
         return headers
 
     @classmethod
-    def read(cls, settings: Mapping[str, object], address: ModelAddress) -> OpenAISettings:
-        """The validated settings; raises `InvalidSettings` naming key and remedy.
+    def parse(cls, settings: Mapping[str, object], address: ModelAddress) -> OpenAISettings:
+        """The validated settings; raises `InvalidSettings` with the key and the remedy.
 
-        Values are not repeated, since somebody may have pasted a key.
+        Messages do not repeat values, because a value may be a key pasted by mistake.
         """
         for name in settings:
             if name.lower() in _KEY_SETTINGS:
@@ -114,42 +270,43 @@ class OpenAISettings(_Table):
                     "api_key_env"
                 )
         try:
-            read = cls.model_validate(dict(settings))
+            parsed = cls.model_validate(dict(settings))
         except ValidationError as error:
             faults = error.errors(include_url=False)
             raise InvalidSettings("; ".join(_format_fault(fault) for fault in faults)) from None
-        if read.key_variable(address) is None:
+        if parsed.key_variable(address) is None:
             raise InvalidSettings(
                 f"[provider] api_key_env is not set, and {address.host} is not OpenAI; name the "
                 'environment variable that holds your key there (or "" to send none)'
             )
-        return read
+        return parsed
 
     def key_variable(self, address: ModelAddress) -> str | None:
-        """The variable that holds the key for `address`; "" for none, None where it is open."""
+        """The variable with the key for `address`; "" for no key, None if the user must say."""
         if self.api_key_env is not None:
             return self.api_key_env
         if address.is_openai:
             return _DEFAULT_KEY
         return "" if address.is_private else None
 
-    def limiting(self) -> Limits:
-        """The limits as the limiter takes them."""
+    def to_limits(self) -> Limits:
+        """The limits in the limiter's terms."""
         return Limits(
             requests_per_minute=self.limits.requests_per_minute,
             tokens_per_minute=self.limits.tokens_per_minute,
             max_concurrent=self.limits.max_concurrent,
-            patience=self.patience(),
+            patience=self.to_retry_policy(),
         )
 
-    def patience(self) -> Patience:
+    def to_retry_policy(self) -> Patience:
+        """How long to retry a failing call."""
         return Patience(attempts=self.max_attempts, give_up_after_s=self.give_up_after_s)
 
 
 def _format_fault(fault: Mapping[str, object]) -> str:
     location = fault["loc"]
     key = ".".join(map(str, location)) if isinstance(location, tuple) else str(location)
-    key = Secrets().scrubbed(key)
+    key = Secrets().scrub(key)
     if fault["type"] == "extra_forbidden":
         table = LimitSettings if key.startswith("limits.") else OpenAISettings
         return f"[provider] has no key {key!r}; there are: {', '.join(table.model_fields)}"
@@ -160,141 +317,3 @@ def _format_fault(fault: Mapping[str, object]) -> str:
         )
     message = str(fault["msg"]).removeprefix("Value error, ")
     return f"[provider] {key} is not usable: {message}; change it or leave it out"
-
-
-OPENAI_URL = "https://api.openai.com/v1"
-
-_TARGET = re.compile(
-    r"""(?P<url>
-        https?://
-        (?P<host>\[[0-9A-Fa-f:.]+\]|[^\s/:@\[\]?\#]+)
-        (?>(:\d+(?=[:/]|$))?)
-        (/[^\s:?\#]*)?
-    )
-    :(?P<model>\S(.*\S)?)""",
-    re.VERBOSE,
-)
-_FORM = "write it as openai:MODEL or openai+URL:MODEL, e.g. openai+http://127.0.0.1:8000/v1:NAME"
-_AZURE = (".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com")
-_PRIVATE_SUFFIXES = (".local", ".localhost", ".internal", ".lan")
-
-
-@dataclass(frozen=True, slots=True)
-class ModelAddress:
-    """Where to ask, and for what. `url` has no slash at its end."""
-
-    url: str
-    model: str
-
-    @property
-    def host(self) -> str:
-        return urlsplit(self.url).hostname or ""
-
-    @property
-    def is_openai(self) -> bool:
-        """The vendor itself, also one of its regional endpoints."""
-        return self.host == "openai.com" or self.host.endswith(".openai.com")
-
-    @property
-    def is_azure(self) -> bool:
-        return self.host.endswith(_AZURE)
-
-    @property
-    def is_private(self) -> bool:
-        """This machine or a network of one's own, as far as the name tells."""
-        try:
-            ip = ipaddress.ip_address(self.host)
-        except ValueError:
-            bare = "." not in self.host
-            return bare or self.host.endswith(_PRIVATE_SUFFIXES)
-        return ip.is_private or ip.is_loopback or ip.is_link_local
-
-    @property
-    def is_encrypted(self) -> bool:
-        return self.url.startswith("https://")
-
-    @property
-    def text(self) -> str:
-        """What the user writes."""
-        if self.url == OPENAI_URL:
-            return f"openai:{self.model}"
-        return f"openai+{self.url}:{self.model}"
-
-
-def parse_address(target: str) -> ModelAddress:
-    """Read what stands behind ``openai``: "MODEL" or "+URL:MODEL".
-
-    Raises `InvalidSettings`. Messages do not repeat a URL with a name or password in it.
-    """
-    if not target.startswith("+"):
-        return ModelAddress(OPENAI_URL, _check_model_name(target, target))
-    rest = target[1:]
-    if re.match(r"\w+://[^/]*@", rest):
-        raise InvalidSettings(
-            "the URL of the model address holds a user name or password; keep keys in the "
-            "environment and name the variable as api_key_env in [provider]"
-        )
-    match = _TARGET.fullmatch(rest)
-    if match is None:
-        shown = Secrets().scrubbed(target)
-        raise InvalidSettings(f"model address 'openai{shown}' has no URL and model; {_FORM}")
-    return ModelAddress(match["url"].rstrip("/"), _check_model_name(match["model"], target))
-
-
-def _check_model_name(name: str, target: str) -> str:
-    if not name or name != name.strip() or any(ord(letter) < 32 for letter in name):
-        raise InvalidSettings(f"model address 'openai:{target}' names no model; {_FORM}")
-    return name
-
-
-HIDDEN = "[secret]"
-ENV_PREFIX = "env:"
-
-_SHORTEST = 4
-_UNMISTAKABLE = 12
-_LOOKS_SECRET = re.compile(
-    r"""(?ix)
-    \b(?:sk|pk|rk|sess|gsk|key|nvapi|hf|fw|xai|r8)[-_][A-Za-z0-9_\-*.]{8,}
-    | \b(?:bearer|basic)\s+[A-Za-z0-9_\-+/=.~*]{4,}
-    | \b(?:authorization|api[-_]?key|x-api-key)["']?\s*[:=]\s*["']?
-      (?:(?:bearer|basic)\s+)?[^\s"',;}\]]+
-    | (?<=://)[^\s/:@]+:[^\s/@]+(?=@)
-    | \beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)?
-    """
-)
-
-
-class Secrets:
-    """The secret values of one connection, by their names. Prints as nothing but their number."""
-
-    def __init__(self, values: Mapping[str, str] | None = None) -> None:
-        # Longest first, so that a value which is part of another leaves nothing of it.
-        kept = {value for value in (values or {}).values() if len(value) >= _SHORTEST}
-        self._values = sorted(kept, key=len, reverse=True)
-
-    def __repr__(self) -> str:
-        return f"Secrets({len(self._values)})"
-
-    def removed(self, text: str) -> str:
-        """A model's answer without the secret values; short ones may be words, and stay."""
-        for value in self._values:
-            if len(value) >= _UNMISTAKABLE and value in text:
-                text = text.replace(value, HIDDEN)
-        return text
-
-    def scrubbed(self, text: str) -> str:
-        """A message without the secret values and whatever looks like a key or a token."""
-        for value in self._values:
-            text = text.replace(value, HIDDEN)
-        return _LOOKS_SECRET.sub(HIDDEN, text)
-
-
-def read_variable(name: str, needed_for: str) -> str:
-    """The value of the environment variable `name`; raises `AuthenticationFailed` without one."""
-    value = os.environ.get(name, "").strip()
-    if not value:
-        raise AuthenticationFailed(
-            f"the environment variable {name} is not set; {needed_for}: export {name}=… and start "
-            "again"
-        )
-    return value

@@ -68,7 +68,7 @@ async def jobs(server: Server, timeout_s: float = 10.0) -> AsyncIterator[Finetun
     """The jobs of the server's account, as a process that has just started sees them."""
     async with client(server, timeout_s) as opened:
         yield FinetuningJobs(
-            opened, caller(), base=BASE, address=ADDRESS, readiness=FilePolling(0.01)
+            opened, caller(), base=BASE, address=ADDRESS, polling=FilePolling(0.01)
         )
 
 

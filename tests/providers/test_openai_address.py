@@ -90,18 +90,18 @@ def test_a_server_of_ones_own_needs_no_key_and_another_vendors_key_has_to_be_nam
     address = ModelAddress(url, "m")
     assert address.is_private is private
     if private:
-        assert OpenAISettings.read({}, address).key_variable(address) == ""
+        assert OpenAISettings.parse({}, address).key_variable(address) == ""
     else:
         with pytest.raises(InvalidSettings, match=r"api_key_env is not set, and .* is not OpenAI"):
-            OpenAISettings.read({}, address)
-        named = OpenAISettings.read({"api_key_env": "OTHER_KEY"}, address)
+            OpenAISettings.parse({}, address)
+        named = OpenAISettings.parse({"api_key_env": "OTHER_KEY"}, address)
         assert named.key_variable(address) == "OTHER_KEY"
-        assert OpenAISettings.read({"api_key_env": ""}, address).key_variable(address) == ""
+        assert OpenAISettings.parse({"api_key_env": ""}, address).key_variable(address) == ""
 
 
 def test_openai_itself_takes_the_usual_variable():
     address = ModelAddress(OPENAI_URL, "m")
-    assert OpenAISettings.read({}, address).key_variable(address) == "OPENAI_API_KEY"
+    assert OpenAISettings.parse({}, address).key_variable(address) == "OPENAI_API_KEY"
 
 
 @pytest.mark.parametrize(

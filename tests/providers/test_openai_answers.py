@@ -63,12 +63,12 @@ def test_a_text_that_ended_in_an_unknown_way_is_an_answer(word):
         ("", "MAX_TOKENS", {"reasoning": "hm"}, "length", "raise sampling.max_tokens"),
         ("", "length", {}, "length", "wrote no text"),
         (None, "stop", {"reasoning_content": "It is 4."}, "stop", "is in reasoning_content"),
-        ([{"type": "thinking", "thinking": "hm"}], "stop", {}, "stop", "parts that hold thoughts"),
+        ([{"type": "thinking", "thinking": "hm"}], "stop", {}, "stop", "parts with reasoning"),
         (None, "tool_calls", {"tool_calls": [{}]}, "error", "called a tool"),
         (None, "content_filter", {}, "filtered", "'content_filter'"),
         ("", "SAFETY", {}, "filtered", "'SAFETY'"),
         ("", "something_new", {}, "error", "'something_new', which is not known"),
-        (None, None, {}, "stop", "the server says nothing"),
+        (None, None, {}, "stop", "has no finish_reason"),
         (" \n", "stop", {}, "stop", "without a text"),
         ([], "eos", {}, "stop", "without a text"),
     ],
@@ -228,10 +228,10 @@ def test_a_stream_that_nobody_asked_for_is_read_as_one_answer():
 
 def test_a_text_without_an_end_that_fills_max_tokens_is_truncated():
     sampling = Sampling(max_tokens=3)
-    assert read("text", "").within(sampling).finish_reason == "length"
-    assert read("text", "OTHER").within(sampling).finish_reason == "length"
-    assert read("text", "stop").within(sampling).finish_reason == "stop"
-    assert read("text", "").within(Sampling(max_tokens=4)).finish_reason == "stop"
+    assert read("text", "").infer_truncation(sampling).finish_reason == "length"
+    assert read("text", "OTHER").infer_truncation(sampling).finish_reason == "length"
+    assert read("text", "stop").infer_truncation(sampling).finish_reason == "stop"
+    assert read("text", "").infer_truncation(Sampling(max_tokens=4)).finish_reason == "stop"
 
 
 async def ask_three_times(script, **settings):

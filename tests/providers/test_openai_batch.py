@@ -68,7 +68,7 @@ async def batches(
     settings = OpenAISettings()
     connection = Connection(parse_address(f"+{server.url}:{BASE}"), settings)
     chat = Chat(connection, settings, Limiter(Limits()))
-    caller = Caller(connection.secrets, BASE, settings.patience(), sleep=briefly)
+    caller = Caller(connection.secrets, BASE, settings.to_retry_policy(), sleep=briefly)
     yield Batches(
         connection.client,
         caller,

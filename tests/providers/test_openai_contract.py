@@ -141,7 +141,7 @@ def test_a_whole_run_is_accepted(prism, tmp_path, monkeypatch):
 @pytest.mark.timeout(600)
 async def test_jobs_with_validation_and_cancelled_ones_are_accepted(prism, connection):
     mine = FinetuningJobs(
-        connection.client, caller(2), base=BASE, address=ADDRESS, readiness=FilePolling(0.01)
+        connection.client, caller(2), base=BASE, address=ADDRESS, polling=FilePolling(0.01)
     )
     measured = spec(validation=SPEC.examples[:2], validation_sha256="v")
     handle = await mine.submit(measured)
@@ -168,12 +168,12 @@ async def test_batches_are_accepted(prism, connection):
     shape = BatchChat(connection, Chat(connection, OpenAISettings(), Limiter(Limits())))
     model, sampling = ModelRef(ADDRESS, ADDRESS), Sampling(max_tokens=16)
     asked = [Request(model, (Message("user", f"{n}+1?"),), sampling, f"q{n}") for n in range(3)]
-    [part] = split_lines([build_line(request, shape.body(request)) for request in asked])
+    [part] = split_lines([build_line(request, shape.build_body(request)) for request in asked])
     account = AccountBatches(connection.client, caller(2), 0.1, 0.1, lag_s=0.1)
     batch = await account.create(part, part.digest(1), Forgetful())
-    index = await account.index()
+    index = await account.list_batches()
     assert index.get(part.digest(1)).id == batch.id
-    assert (await account.ended(batch)).status == "completed"
+    assert (await account.wait_until_ended(batch)).status == "completed"
     await account.cancel(await account.create(part, part.digest(2), Forgetful()))
     await connection.close()
     assert prism.violations() == []
@@ -189,5 +189,5 @@ async def test_what_the_document_does_not_allow_is_refused(prism, connection):
         )
 
     with pytest.raises(BadRequest, match="422"):
-        await caller(1).once(wrong)
+        await caller(1).call_once(wrong)
     await connection.close()

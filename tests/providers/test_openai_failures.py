@@ -69,7 +69,7 @@ async def ask(server, **settings):
         (fails(404, code="DeploymentNotFound"), ModelNotFound, "no model"),
         (Reply({"detail": "Not Found"}, 404), InvalidSettings, "usually ends in /v1"),
         (Reply(raw=b"<html>nginx</html>", status=404), InvalidSettings, "usually ends in /v1"),
-        (Reply(status=307, headers={"location": "http://x/"}), InvalidSettings, "elsewhere"),
+        (Reply(status=307, headers={"location": "http://x/"}), InvalidSettings, "redirects"),
         (fails(405), Unsupported, "check the URL"),
         (fails(400, code="context_length_exceeded"), ContextOverflow, "sampling.max_tokens"),
         (

@@ -45,7 +45,7 @@ def local(tmp_path):
 async def test_a_server_that_tells_no_files_state_is_left_to_judge_at_the_job(server, local):
     server.tell(file_status="uploaded", refuse={"GET /files/.*": 404})
     async with files(server) as mine:
-        assert await mine.ensure(local, "data.jsonl", "fine-tune")
+        assert await mine.ensure_uploaded(local, "data.jsonl", "fine-tune")
     assert len(uploads(server)) == 1
 
 
@@ -92,10 +92,10 @@ def test_a_dataset_over_the_limit_is_refused_while_it_is_written(tmp_path):
 
 async def test_a_file_is_uploaded_once_however_often_it_is_asked_for(server, local):
     async with files(server) as mine:
-        first = await mine.ensure(local, "a.jsonl", "fine-tune")
-        assert await mine.ensure(local, "a.jsonl", "fine-tune") == first
+        first = await mine.ensure_uploaded(local, "a.jsonl", "fine-tune")
+        assert await mine.ensure_uploaded(local, "a.jsonl", "fine-tune") == first
     async with files(server) as restarted:
-        assert await restarted.ensure(local, "a.jsonl", "fine-tune") == first
+        assert await restarted.ensure_uploaded(local, "a.jsonl", "fine-tune") == first
     assert len(uploads(server)) == 1
     assert server.state()["contents"][first].encode() == local.path.read_bytes()
 
@@ -104,10 +104,10 @@ async def test_a_file_on_a_later_page_of_the_list_is_found(server, local, tmp_pa
     server.tell(page=2)
     async with files(server) as mine:
         names = [f"{n}.jsonl" for n in range(7)]
-        ids = [await mine.ensure(local, name, "fine-tune") for name in names]
-        assert [await mine.ensure(local, name, "fine-tune") for name in names] == ids
+        ids = [await mine.ensure_uploaded(local, name, "fine-tune") for name in names]
+        assert [await mine.ensure_uploaded(local, name, "fine-tune") for name in names] == ids
         other = write_training_file([CRITIC], tmp_path / "other.jsonl")
-        assert await mine.ensure(other, "3.jsonl", "fine-tune") not in ids
+        assert await mine.ensure_uploaded(other, "3.jsonl", "fine-tune") not in ids
     assert len(uploads(server)) == 8
 
 
@@ -115,7 +115,7 @@ async def test_a_file_on_a_later_page_of_the_list_is_found(server, local, tmp_pa
 async def test_an_upload_whose_answer_was_lost_is_not_repeated(server, local, failure):
     server.tell(uploaded=[failure])
     async with files(server) as mine:
-        file_id = await mine.ensure(local, "a.jsonl", "fine-tune")
+        file_id = await mine.ensure_uploaded(local, "a.jsonl", "fine-tune")
     assert len(uploads(server)) == 1
     assert list(server.state()["files"]) == [file_id]
 
@@ -124,7 +124,7 @@ async def test_an_upload_whose_answer_was_lost_is_not_repeated(server, local, fa
 async def test_an_upload_that_did_not_arrive_is_sent_again(server, local, failure):
     server.tell(upload=[failure, failure])
     async with files(server) as mine:
-        await mine.ensure(local, "a.jsonl", "fine-tune")
+        await mine.ensure_uploaded(local, "a.jsonl", "fine-tune")
     assert len(server.state()["files"]) == 1
 
 
@@ -132,14 +132,14 @@ async def test_a_refused_upload_is_not_sent_again(server, local):
     server.tell(upload=[401] * 5)
     async with files(server) as mine:
         with pytest.raises(AuthenticationFailed):
-            await mine.ensure(local, "a.jsonl", "fine-tune")
+            await mine.ensure_uploaded(local, "a.jsonl", "fine-tune")
     assert len(uploads(server)) == 1
 
 
 async def test_the_file_is_used_when_the_server_has_prepared_it(server, local):
     server.tell(file_status="pending")
     async with files(server) as mine:
-        file_id = await mine.ensure(local, "a.jsonl", "fine-tune")
+        file_id = await mine.ensure_uploaded(local, "a.jsonl", "fine-tune")
     assert server.state()["files"][file_id]["status"] == "processed"
     assert len(server.log("GET", f"/files/{file_id}")) == 1
 
@@ -149,9 +149,9 @@ async def test_a_file_that_is_never_ready_is_given_up_and_found_again(server, lo
     async with client(server) as opened:
         impatient = Files(opened, caller(), FilePolling(0.01, prepared_s=0.0))
         with pytest.raises(TimedOut, match="it will be found"):
-            await impatient.ensure(local, "a.jsonl", "fine-tune")
+            await impatient.ensure_uploaded(local, "a.jsonl", "fine-tune")
     async with files(server) as patient:
-        await patient.ensure(local, "a.jsonl", "fine-tune")
+        await patient.ensure_uploaded(local, "a.jsonl", "fine-tune")
     assert len(uploads(server)) == 1
 
 
@@ -159,4 +159,4 @@ async def test_a_file_the_server_refuses_is_bad_data(server, local):
     server.tell(file_status="error")
     async with files(server) as mine:
         with pytest.raises(InvalidTrainingData, match="file-000001: error"):
-            await mine.ensure(local, "a.jsonl", "fine-tune")
+            await mine.ensure_uploaded(local, "a.jsonl", "fine-tune")

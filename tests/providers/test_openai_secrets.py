@@ -94,8 +94,8 @@ async def test_an_answer_that_repeats_the_key_loses_it_and_nothing_else(key):
 
 def test_a_short_key_changes_no_answer_but_no_message_shows_it():
     secrets = Secrets({"key": "EMPTY"})
-    assert secrets.removed("The set is EMPTY.") == "The set is EMPTY."
-    assert "EMPTY" not in secrets.scrubbed("key EMPTY refused")
+    assert secrets.redact_answer("The set is EMPTY.") == "The set is EMPTY."
+    assert "EMPTY" not in secrets.scrub("key EMPTY refused")
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_a_short_key_changes_no_answer_but_no_message_shows_it():
     ],
 )
 def test_whatever_looks_like_a_key_is_taken_out_of_messages(text):
-    assert "abcd1234" not in Secrets().scrubbed(f"before {text} after")
+    assert "abcd1234" not in Secrets().scrub(f"before {text} after")
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_whatever_looks_like_a_key_is_taken_out_of_messages(text):
     ["the model sk is unknown", "maximum context length is 4096 tokens", "a bearer of news"],
 )
 def test_messages_without_secrets_stay_readable(text):
-    assert Secrets({"key": KEY}).scrubbed(text) == text or "bearer" in text
+    assert Secrets({"key": KEY}).scrub(text) == text or "bearer" in text
 
 
 EXPERIMENT = """
