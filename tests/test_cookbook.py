@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from society.checks import doctor
 from society.cli import app
-from society.config import schema as experiments
+from society.config import load as experiments
 from society.runs import folder as folders
 from tests.providers.adapter_server import AdapterServer
 from tests.providers.job_server import serving
@@ -60,7 +60,7 @@ def test_only_the_server_is_missing():
 @pytest.mark.parametrize("page", ["openai", "azure", "nebius"])
 def test_with_a_key_nothing_is_wrong(page, monkeypatch):
     monkeypatch.setenv(KEYS[page], "a-key-for-the-stand-in")
-    name = experiments.load(str(COOKBOOK / f"{page}.toml")).model.rsplit(":", 1)[1]
+    name = experiments.load_config(str(COOKBOOK / f"{page}.toml")).model.rsplit(":", 1)[1]
     with serving(base=name) as server:
         overrides = [f'model="openai+{server.url}:{name}"', f'prices={{"{name}" = {PRICE}}}']
         assert errors(page, *overrides) == []

@@ -82,7 +82,7 @@ USE = (
     "from finetune.datasets import build_all\n"
     "from evals.equivalence import Judge, Limits\n"
     "from providers.registry import schemes\n"
-    "from society.config.schema import load\n"
+    "from society.config.load import load\n"
     "print(load('demo').society.agents)\n"
 )
 

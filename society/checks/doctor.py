@@ -25,8 +25,9 @@ from providers.errors import ProviderError
 from providers.examination import Examination
 from providers.preflight import CHECKS, Finding, Level, Need
 from society.checks import overlap
-from society.config import schema as experiments
-from society.config.schema import Config, ConfigError
+from society.config import load as experiments
+from society.config.load import ConfigError
+from society.config.schema import Config
 from society.method.agents import ROLES
 from society.method.tuning import all_tuned, validation_fault
 from society.runs.folder import RunFolder, as_started
@@ -74,7 +75,7 @@ def examine_file(
 ) -> list[Finding]:
     """Everything about the experiment in `source` that would become the run in `folder`."""
     try:
-        config = experiments.load(source, overrides)
+        config = experiments.load_config(source, overrides)
     except ConfigError as error:
         return [Finding("error", str(error)), *despite(source, overrides, folder, skip)]
     return [*questions(config, folder, allow_overlap), *examine(config, folder, skip=skip)]
@@ -87,7 +88,7 @@ def despite(
     as questions that cannot be had; nothing where the file itself makes no experiment."""
     try:
         table, origin = experiments.read_table(source, overrides)
-        config = experiments.from_table(table, origin, stored=True)
+        config = experiments.build_config(table, origin, stored=True)
         return examine(config, folder, skip=skip)
     except (ValueError, ProviderError):
         return []

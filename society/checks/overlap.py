@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evals.leakage import Overlap, overlaps
-from society.config.schema import Config, ConfigError
+from society.config.load import ConfigError
+from society.config.schema import Config
 from store import records
 from store.errors import StoreLocked, StoreOutdated
 from store.ledger import Store

@@ -9,7 +9,7 @@ from evals.answers import kind
 from evals.answers.base import AnswerKind
 from evals.answers.stated import statements
 from evals.answers.thoughts import spoken
-from society.config.schema import ConfigError
+from society.config.load import ConfigError
 from society.terminal.output import one_line, write_line
 
 _MOST = 8

@@ -75,7 +75,7 @@ def outcome(error: Exception) -> tuple[int, str | None]:
     from evals.equivalence import JudgeError
     from evals.reading import NothingStored
     from finetune.errors import FinetuneError
-    from society.config.schema import ConfigError
+    from society.config.load import ConfigError
     from store.errors import StoreError, StoreLocked, WriteFailed
 
     if isinstance(error, ModuleNotFoundError) and (told := extras.explained(error)):

@@ -73,7 +73,7 @@ def cost(
 
     with reported():
         from evals.tasks.assumed import without_download
-        from society.config import schema as experiments
+        from society.config import load as experiments
         from society.costs import overview
         from society.costs.estimate import estimate
         from society.sweeps import definition
@@ -86,7 +86,7 @@ def cost(
                 sweep = definition.load(source, RUNS, "sweep")
                 sweeps.show_cost(sweep, answer_tokens, summary_tokens, output, sys.stdout)
             else:
-                experiment = experiments.load(config, settings or ())
+                experiment = experiments.load_config(config, settings or ())
                 found = estimate(experiment, answer_tokens, summary_tokens)
                 overview.show(found, experiment, output, sys.stdout)
         overview.show_assumed(assumed, sys.stderr)

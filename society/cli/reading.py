@@ -57,7 +57,7 @@ def report(
         from contextlib import ExitStack
 
         from evals import report as reports
-        from society.config.schema import ConfigError
+        from society.config.load import ConfigError
         from society.runs import folder as folders
         from society.sweeps import record
         from society.terminal.output import say

@@ -46,7 +46,7 @@ def run(
     with reported() as context:
         from society.checks import doctor, overlap
         from society.cli import sweeping
-        from society.config import schema as experiments
+        from society.config import load as experiments
         from society.runs import changes
         from society.runs import folder as folders
         from society.runs.status import readable
@@ -60,7 +60,7 @@ def run(
             _refuse_retrain(config, retrain)
             sweeping.carry_out(context, source, name, None, allow_overlap, live, skip or (), runs)
             return
-        experiment = experiments.load(config, settings or ())
+        experiment = experiments.load_config(config, settings or ())
         folder = folders.folder(runs, Path(config).stem if name is None else name)
         allowed = overlap.check(experiment, folder.database, allow=allow_overlap)
         doctor.before_run(experiment, folder, sys.stderr, doctor.chosen(skip or ()))
@@ -80,7 +80,7 @@ def run(
 
 
 def _refuse_retrain(config: str, retrain: bool) -> None:
-    from society.config.schema import ConfigError
+    from society.config.load import ConfigError
 
     if retrain:
         raise ConfigError(

@@ -1,55 +1,296 @@
-"""The experiment file: one TOML, checked in full before anything is loaded or spent.
-
-Every key has a default except `model`; `society run demo` uses the packaged `configs/demo.toml`.
-Unknown keys are errors. `--set society.agents=5` overrides one key. The keys `seeds` and `sweep`
-say which runs are made of the experiment (`society.sweeps`); every one of them is a `Config`.
-"""
+"""The sections of an experiment file, each with its defaults and the bounds of its values."""
 
 from __future__ import annotations
 
 import json
-import tomllib
-from collections.abc import Sequence
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, ValidationInfo, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    model_serializer,
+    model_validator,
+)
 
 from evals.diversity import encoders
 from evals.tasks.sources.text import read_text
+from finetune.custom import Selection, check
+from finetune.errors import SelectionRefused
 from providers import registry, served
+from providers.types import Hyperparameters
 from providers.errors import ProviderError
 from providers.pricing import PriceOverride, Prices
-from society.config.sections import (
-    ArmSection,
-    ConsensusSection,
-    DatasetsSection,
-    DiversitySection,
-    EvaluationSection,
-    FinetuneSection,
-    LeakageSection,
-    SamplingSection,
-    Section,
-    ServingSection,
-    SocietySection,
-    TrainedTaskSection,
-    TrainSection,
-    ZeroShotSection,
-)
+from providers.served import Serving
+from society.config.load import STORED, get_scheme
 from society.method.agents import base_address
 from society.method.arms import Arm, arms
 from society.method.questions import Questions
-from society.method.selections import difference
+from store.records import AgentRole
 
 
-class ConfigError(ValueError):
-    """The experiment file or an override is wrong; the message names key, value and remedy."""
+class SelectionFile(BaseModel):
+    """A .sql file: its name, text and SHA-256. In an experiment file its path alone is written.
+
+    What a run stores is whole and does not need the file any more.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    file: str
+    text: str
+    sha256: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, given: Any) -> Any:
+        if not isinstance(given, str):
+            return given
+        try:
+            text = read_text(Path(given)).replace("\r\n", "\n")
+        except ValueError as error:
+            raise ValueError(f"cannot read {given!r}: {error}") from error
+        name = Path(given).name
+        return {"file": name, "text": text, "sha256": Selection(name, text).sha256}
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> SelectionFile:
+        if self.selection.sha256 != self.sha256:
+            raise ValueError(
+                f"the text of {self.file!r} does not have the SHA-256 beside it; give the path of "
+                "the file instead of both"
+            )
+        return self
+
+    @property
+    def selection(self) -> Selection:
+        """The same for whoever makes datasets."""
+        return Selection(self.file, self.text)
 
 
-STORED = "stored"
-SWEEP_KEYS = ("seeds", "sweep")
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Share = Annotated[float, Field(ge=0.0, le=1.0, strict=False)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False, strict=False)]
+NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False, strict=False)]
+
+
+class SocietySection(Section):
+    """Who debates, and how. `models` gives each agent a base model of its own, else all have
+    `model`, which also writes the summaries."""
+
+    agents: Count = 3
+    rounds: Count = 2
+    others: Literal["summarized", "quoted"] = "summarized"
+    models: tuple[str, ...] | None = Field(default=None, strict=False)
+
+    @property
+    def calls(self) -> int:
+        """Answers and summaries of one debate."""
+        summaries = self.rounds - 1 if self.others == "summarized" else 0
+        return self.agents * (self.rounds + summaries)
+
+
+class ArmSection(Section):
+    """A variant of an arm of `society.method.arms`: `like` names it, the rest is what differs.
+
+    `tune` says which models are trained; what is left out is as in the arm it is like.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    like: str
+    agents: Count | None = None
+    rounds: Count | None = None
+    others: Literal["summarized", "quoted"] | None = None
+    w: Share | None = None
+    labels: Literal["final", "round1", "gold"] | None = None
+    data: Literal["own", "pooled", "matched"] | None = None
+    tune: Literal["both", "generators"] | None = None
+
+
+class SamplingSection(Section):
+    """How answers are drawn. The paper's released code: temperature 1, top_p 0.9, 2,048 tokens."""
+
+    temperature: NotNegative = 1.0
+    top_p: Annotated[float, Field(gt=0.0, le=1.0, strict=False)] = 0.9
+    max_tokens: Count = 2048
+    summary_max_tokens: Count = 512
+
+
+class TaskSection(BaseModel):
+    """Which task, and its own options; the task checks them."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    name: str
+
+    @property
+    def options(self) -> dict[str, object]:
+        return dict(self.model_extra or {})
+
+
+class TrainedTaskSection(TaskSection):
+    """The run's own task. `curriculum` changes its options for training: the first entry for
+    iteration 1, the second for iteration 2, and so on; the last one stays."""
+
+    curriculum: tuple[dict[str, Any], ...] = Field(default=(), strict=False)
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # What has no curriculum is stored as it was before there were any.
+        found: dict[str, Any] = handler(self)
+        return {key: value for key, value in found.items() if key != "curriculum" or value}
+
+
+class ZeroShotSection(TaskSection):
+    """A task the societies are evaluated on and never trained on, with its own options.
+
+    `label` names it in the store and the report, by default the task's name; `questions` are as
+    many as in `evaluation` by default.
+    """
+
+    label: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] | None = None
+    questions: Count | None = None
+
+
+class LeakageSection(Section):
+    """From which likeness on (share 0..1) two questions count as the same; 1: exact copies only."""
+
+    threshold: Annotated[float, Field(gt=0.0, le=1.0, strict=False)] = 0.95
+
+
+class TrainSection(Section):
+    """Unlabelled questions of one iteration. `fresh` draws new ones each time, else the same."""
+
+    questions: Count = 500
+    fresh: bool = False
+
+
+class EvaluationSection(Section):
+    """Held-out questions, debated by the untuned society and after every iteration.
+
+    `batch` sends each round's calls as a batch, where the provider has batches: slow, at less cost.
+    """
+
+    questions: Count = 500
+    batch: bool = False
+    decodings: tuple[Literal["sampled", "greedy"], ...] = Field(
+        default=("sampled", "greedy"), min_length=1, strict=False
+    )
+
+
+class ConsensusSection(Section):
+    """When a vote in training is a label.
+
+    `ties`: `drop` leaves a tied question out, `first` takes the answer of the lowest agent number.
+    `quorum` is how many agents must have a readable answer, by default more than half of them.
+    """
+
+    ties: Literal["drop", "first"] = "drop"
+    quorum: Count | None = None
+
+
+class DatasetsSection(Section):
+    """`w` is the fraction of critic examples that corrected themselves.
+
+    `generation` and `critic` name files with the user's own selection, see docs/datasets.md.
+    """
+
+    w: Share = 0.5
+    critic_loss: Literal["final", "all"] = "final"
+    max_examples: Count | None = None
+    generation: SelectionFile | None = None
+    critic: SelectionFile | None = None
+
+    @property
+    def selections(self) -> dict[AgentRole, Selection]:
+        """The user's own selections, by the role whose rows they choose."""
+        files: dict[AgentRole, SelectionFile | None] = {
+            "generator": self.generation,
+            "critic": self.critic,
+        }
+        return {role: file.selection for role, file in files.items() if file is not None}
+
+    def require(self) -> None:
+        """Raise ValueError where a selection cannot be used."""
+        for role, selection in self.selections.items():
+            try:
+                check(selection, role)
+            except SelectionRefused as error:
+                key = "generation" if role == "generator" else "critic"
+                raise ValueError(f"datasets.{key}: {error}") from error
+
+
+class FinetuneSection(Section):
+    """Fine-tuning of every agent's generator and critic.
+
+    `on_failure` says what a failed job does: stop before the next iteration, or keep the old model.
+    `validation_share` of the questions are measured by the provider and not learnt.
+    """
+
+    init: Literal["continue", "fresh"] = "continue"
+    on_failure: Literal["stop", "keep"] = "stop"
+    validation_share: Annotated[float, Field(ge=0.0, lt=1.0, strict=False)] = 0.0
+    method: Literal["lora", "full"] = "lora"
+    generator_epochs: Count = 2
+    critic_epochs: Count = 2
+    batch_size: Count = 16
+    learning_rate: Positive = 1e-4
+    learning_rate_multiplier: Positive | None = None
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: Share = 0.03
+    weight_decay: NotNegative = 0.0
+    max_grad_norm: Positive = 1.0
+    lora_rank: Count = 16
+    lora_alpha: Count = 32
+    lora_dropout: Share = 0.0
+
+    def hyperparameters(self, role: Literal["generator", "critic"]) -> Hyperparameters:
+        """The same for all agents; only the epochs differ by role."""
+        ours = {"init", "on_failure", "validation_share", "generator_epochs", "critic_epochs"}
+        shared = self.model_dump(exclude=ours)
+        epochs = self.generator_epochs if role == "generator" else self.critic_epochs
+        return Hyperparameters(epochs=epochs, **shared)
+
+
+class DiversitySection(Section):
+    """How different the agents are, measured after every evaluation; see `evals.diversity`.
+
+    Off by default: `nll` and the divergences ask the models once more, which costs where calls do.
+    `encoder` is "minilm", a model folder or a hub name, `device` where it runs. `questions` bounds
+    how many of the evaluation questions are looked at.
+    """
+
+    measures: tuple[Literal["embedding", "nll", "kl", "kl_base"], ...] = Field(
+        default=(), strict=False
+    )
+    encoder: str = "minilm"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    questions: Count = 100
+    decodings: tuple[Literal["sampled", "greedy"], ...] = Field(
+        default=("sampled",), min_length=1, strict=False
+    )
+
+
+class ServingSection(Section):
+    """A server that answers for `model`, which is trained here and loaded there as adapters.
+
+    `settings` are those of the server's provider. `path_map` translates folders of this machine
+    into those of the server: {"/here" = "/there"}.
+    """
+
+    address: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+    path_map: dict[str, str] = Field(default_factory=dict)
+
+    def as_serving(self) -> Serving:
+        """The same for the provider layer."""
+        return Serving(self.address, self.settings, self.path_map)
 
 
 class Config(Section):
@@ -212,7 +453,7 @@ class Config(Section):
         the scheme of `model`."""
         if address in self.providers:
             return self.providers[address]
-        return self.provider if scheme(address) == scheme(self.model) else {}
+        return self.provider if get_scheme(address) == get_scheme(self.model) else {}
 
     @classmethod
     def from_json(cls, text: str) -> Config:
@@ -229,157 +470,3 @@ class Config(Section):
     def to_json(self) -> str:
         """Canonical text: what a run stores and compares."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
-
-
-def load(source: str, overrides: Sequence[str] = ()) -> Config:
-    """Read an experiment from a TOML file or the name of a packaged one.
-
-    `overrides` are "dotted.key=value" with the value in TOML (bare words are taken as text). Of an
-    experiment with seeds or a sweep this is the one run that the rest of the file describes.
-    Raises `ConfigError`.
-    """
-    table, origin = read_table(source, overrides)
-    return from_table(table, origin)
-
-
-def read_table(source: str, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
-    """The parsed file with its overrides, unchecked, and how errors name it. See `load`."""
-    text, origin = _read(source)
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{origin} is not valid TOML: {error}") from error
-    except RecursionError as error:
-        raise ConfigError(f"{origin} is not valid TOML: it is too deeply nested") from error
-    for override in overrides:
-        _apply(table, override)
-    return table, origin
-
-
-def from_table(
-    table: dict[str, Any], origin: str, overrides: Sequence[str] = (), *, stored: bool = False
-) -> Config:
-    """The experiment in a parsed TOML table; `origin` names it in errors.
-
-    `stored`: without asking whether its model and its questions are there. Raises `ConfigError`.
-    """
-    for override in overrides:
-        _apply(table, override)
-    one = {key: value for key, value in table.items() if key not in SWEEP_KEYS}
-    try:
-        return Config.model_validate(one, context=STORED if stored else None)
-    except ValidationError as error:
-        raise ConfigError(_explain(error, origin)) from error
-
-
-def scheme(address: str) -> str:
-    """The kind of provider an address names: "openai" for "openai+http://host/v1:m"."""
-    return address.partition(":")[0].partition("+")[0]
-
-
-def packaged() -> tuple[str, ...]:
-    """Names of the experiments that come with the package."""
-    folder = files("society").joinpath("configs")
-    return tuple(sorted(f.name.removesuffix(".toml") for f in folder.iterdir()))
-
-
-def differences(stored: str, current: str) -> list[str]:
-    """What differs between two configs' canonical texts, one line per key."""
-    return [_difference(*change) for change in changed_settings(stored, current, "(absent)")]
-
-
-def changed_settings(
-    stored: str, current: str, absent: str | None = None
-) -> list[tuple[str, Any, Any]]:
-    """The keys that differ between two canonical texts, with both values."""
-    old, new = _flat(json.loads(stored)), _flat(json.loads(current))
-    return [
-        (key, old.get(key, absent), new.get(key, absent))
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key, absent) != new.get(key, absent)
-    ]
-
-
-def _difference(key: str, old: Any, new: Any) -> str:
-    if isinstance(old, str) and isinstance(new, str) and "\n" in old + new:
-        return f"{key}:\n{difference(old, new)}"
-    return f"{key}: stored {old!r}, now {new!r}"
-
-
-def _read(source: str) -> tuple[str, str]:
-    if source in packaged():
-        return files("society").joinpath("configs", f"{source}.toml").read_text("utf-8"), source
-    path = Path(source)
-    if not path.is_file():
-        raise ConfigError(
-            f"no experiment file {source!r}; pass a .toml file or one of: {', '.join(packaged())}"
-        )
-    try:
-        return read_text(path), str(path)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-
-
-def _apply(table: dict[str, Any], override: str) -> None:
-    key, equals, value = override.partition("=")
-    names = key_parts(key)
-    if not equals or not all(names):
-        raise ConfigError(f"--set {override!r} is not of the form key=value, e.g. society.agents=5")
-    put(table, names, toml_value(value), f"--set {override!r}")
-
-
-def put(table: dict[str, Any], names: Sequence[str], value: object, origin: str) -> None:
-    """Set one key of a table in place. Raises `ConfigError` where it would lie inside a value."""
-    *parents, last = names
-    for name in parents:
-        table = table.setdefault(name, {})
-        if not isinstance(table, dict):
-            raise ConfigError(f"{origin}: {name!r} is a value, not a section")
-    table[last] = value
-
-
-def toml_value(text: str) -> Any:
-    """A value as TOML writes it; bare words are taken as text."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
-        return text
-
-
-def key_parts(key: str) -> list[str]:
-    """The parts of a dotted key; a part with dots of its own is quoted, as in TOML."""
-    if '"' not in key:
-        return key.strip().split(".")
-    try:
-        table: Any = tomllib.loads(f"{key} = 0")
-    except (tomllib.TOMLDecodeError, RecursionError):
-        return [""]
-    names = []
-    while isinstance(table, dict):
-        [(name, table)] = table.items()
-        names.append(name)
-    return names
-
-
-def _explain(error: ValidationError, origin: str) -> str:
-    lines = [f"{origin} has {error.error_count()} problem(s):"]
-    for problem in error.errors(include_url=False):
-        key = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            lines.append(f"  {key}: unknown key; remove it or correct its spelling")
-        elif problem["type"] == "missing":
-            lines.append(f"  {key}: missing; add it")
-        elif problem["type"] == "value_error":
-            lines.append(f"  {key + ': ' if key else ''}{problem['ctx']['error']}")
-        else:
-            lines.append(f"  {key}: {problem['msg']}, got {problem['input']!r}")
-    return "\n".join(lines)
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, inner in value.items():
-        flat |= _flat(inner, f"{prefix}.{key}" if prefix else key)
-    return flat

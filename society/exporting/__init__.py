@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from society.config.schema import ConfigError
+from society.config.load import ConfigError
 from society.exporting.card import Config, card
 from society.exporting.pieces import SUFFIXES, Kind, Output, Piece, pieces
 from store.errors import InvalidQuery, StoreLocked, WriteFailed

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from finetune.datasets import build_all
-from society.config.schema import Config, ConfigError
+from society.config.load import ConfigError
+from society.config.schema import Config
 from society.importing import debates, experiment, recognised
 from society.importing.debates import Debates
 from society.importing.experiment import Source

@@ -9,8 +9,9 @@ from typing import Any
 
 from evals import answers, tasks
 from evals.tasks.base import ReadsGold, Split, Task
-from society.config import schema as experiments
-from society.config.schema import Config, ConfigError
+from society.config import load as experiments
+from society.config.load import ConfigError
+from society.config.schema import Config
 from society.importing.debates import Debates
 from society.importing.questions import KnownQuestion, ReadGold
 from society.method.questions import Questions
@@ -58,10 +59,10 @@ def judge(source: Source, folder: RunFolder) -> tuple[Judge, Config]:
     Raises `ConfigError` for an experiment, task, kind or setting that cannot be used.
     """
     if source.experiment is not None:
-        config = experiments.load(source.experiment, source.settings)
+        config = experiments.load_config(source.experiment, source.settings)
         questions = config.questions
         return Judge(questions.task, _gold_reader(questions.task), _known(questions)), config
-    config = experiments.from_table(_table(source, folder), "--set", source.settings, stored=True)
+    config = experiments.build_config(_table(source, folder), "--set", source.settings, stored=True)
     try:
         task = tasks.load(config.task.name, config.task.options)
         if source.answers is None:
@@ -79,7 +80,7 @@ def completed(source: Source, config: Config, folder: RunFolder, debates: Debate
     """
     if source.experiment is None:
         made = {**_found(debates), **_table(source, folder)}
-        config = experiments.from_table(made, "--set", source.settings, stored=True)
+        config = experiments.build_config(made, "--set", source.settings, stored=True)
     size = (config.society.agents, config.society.rounds)
     if size != (debates.agents, debates.rounds):
         raise ConfigError(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from providers.types import FinishReason
-from society.config.schema import ConfigError
+from society.config.load import ConfigError
 from store.records import StageKey, TurnKind
 
 _SHOWN = 20

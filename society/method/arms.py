@@ -19,7 +19,7 @@ from store.ledger import Store
 from store.records import Decoding, Labels
 
 if TYPE_CHECKING:
-    from society.config.sections import ArmSection, DatasetsSection, SocietySection
+    from society.config.schema import ArmSection, DatasetsSection, SocietySection
 
 Kind = Literal[
     "multiagent",

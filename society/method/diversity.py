@@ -8,7 +8,8 @@ from typing import TextIO
 
 from evals import diversity, reading
 from evals.diversity import EncoderUnavailable, Measurement, Memory, Progress, Wanted
-from society.config.schema import Config, ConfigError
+from society.config.load import ConfigError
+from society.config.schema import Config
 from society.costs import budget
 from society.costs.charges import Purpose, made_for
 from society.method.connections import Connections

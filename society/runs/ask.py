@@ -12,7 +12,8 @@ from rich.text import Text
 
 from evals import reading, tasks
 from evals.tasks.base import TaskQuestion
-from society.config.schema import Config, ConfigError
+from society.config.load import ConfigError
+from society.config.schema import Config
 from society.costs import budget
 from society.method.connections import Connections
 from society.method.debate import Debate

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from providers import registry
 from providers.examination import trains_in_process
-from society.config.schema import Config, ConfigError, changed_settings, differences
+from society.config.load import ConfigError, compare_configs, describe_differences
+from society.config.schema import Config
 from society.method.tuning import evaluated, is_final, tuned_roles
 from store.ledger import Store
 from store.records import Job, SettingChange, utc_now
@@ -27,7 +28,7 @@ _ENDED = (*_OVER, "failed", "cancelled")
 def require_allowed(name: str, path: Path, store: Store, before: Config, now: Config) -> None:
     """Raise `ConfigError` naming every setting of the run `name` that may not become as in `now`,
     with the stored and the new value. `path` is where the stored config lies."""
-    faults = differences(_lasting(before, now).to_json(), _lasting(now, now).to_json())
+    faults = describe_differences(_lasting(before, now).to_json(), _lasting(now, now).to_json())
     if now.iterations < before.iterations:
         faults.append(
             f"iterations: stored {before.iterations}, now {now.iterations} (may only grow)"
@@ -55,7 +56,7 @@ def changes(before: Config, now: Config) -> list[SettingChange]:
     at = utc_now()
     return [
         SettingChange(key, _json(old), _json(new), at)
-        for key, old, new in changed_settings(before.to_json(), now.to_json())
+        for key, old, new in compare_configs(before.to_json(), now.to_json())
     ]
 
 

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import tomli_w
 
-from society.config.schema import Config, ConfigError
+from society.config.load import ConfigError
+from society.config.schema import Config
 from society.runs import changes, provenance
 from society.terminal import output
 from store.errors import StoreLocked, StoreOutdated

@@ -15,8 +15,10 @@ from pathlib import Path
 from providers.artifact import set_aside, verify
 from providers.base import Provider
 from providers.errors import ModelDamaged, ModelNotFound, TrainingFailed
-from providers.types import FinetuneSpec, JobState
-from society.config.schema import Config, ConfigError
+from providers.types import FinetuneSpec
+from providers.types import JobState
+from society.config.load import ConfigError
+from society.config.schema import Config
 from society.method.connections import Connections
 from society.method.progress import Note, Observer, StageAdvanced, StageFinished, StageStarted
 from society.runs.cancel import Unrecognized, description

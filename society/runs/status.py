@@ -14,7 +14,8 @@ from typing import TextIO
 from pydantic import AwareDatetime, BaseModel
 
 from evals import reading
-from society.config.schema import Config, ConfigError
+from society.config.load import ConfigError
+from society.config.schema import Config
 from society.method.progress import Event, Note, StageAdvanced, StageStarted
 from society.runs import summary
 from society.runs.folder import RunFolder

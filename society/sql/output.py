@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TextIO
 
-from society.config.schema import ConfigError
+from society.config.load import ConfigError
 from society.sql.session import Session
 from society.terminal.table import write
 from store.errors import WriteFailed

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from society.config.schema import ConfigError
+from society.config.load import ConfigError
 from society.runs.folder import RunFolder
 from store.answers import Query
 from store.binding import Params

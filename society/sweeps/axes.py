@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from evals.tasks.sources.text import read_text
-from society.config import schema as experiments
-from society.config.schema import ConfigError
+from society.config import load as experiments
+from society.config.load import ConfigError
 from society.sweeps import naming
 from society.sweeps.naming import Settings
 
@@ -116,7 +116,7 @@ def require_effect(overrides: Sequence[str], found: Axes) -> None:
     """Raise `ConfigError` for a `--set` whose key the axes set themselves, in every run."""
     varied = {*found.grid, *(path for point in found.listed for path in point.settings)}
     for override in overrides:
-        path = tuple(experiments.key_parts(override.partition("=")[0]))
+        path = tuple(experiments.split_key(override.partition("=")[0]))
         if path == ("seed",) and not found.own_seed:
             seeds = ", ".join(map(str, found.seeds))
             raise ConfigError(
@@ -147,7 +147,7 @@ def _from_table(section: object, origin: str) -> dict[naming.Path, tuple[object,
 
 def _from_option(text: str) -> tuple[naming.Path, tuple[object, ...]]:
     key, equals, values = text.partition("=")
-    path = tuple(experiments.key_parts(key))
+    path = tuple(experiments.split_key(key))
     if not equals or not all(path):
         raise ConfigError(f"--grid {text!r} is not of the form KEY=v1,v2, e.g. datasets.w=0.2,0.5")
     if not values.strip():
@@ -155,7 +155,7 @@ def _from_option(text: str) -> tuple[naming.Path, tuple[object, ...]]:
     try:
         return path, tuple(tomllib.loads(f"values = [{values}]")["values"])
     except tomllib.TOMLDecodeError:
-        return path, tuple(experiments.toml_value(value.strip()) for value in values.split(","))
+        return path, tuple(experiments.parse_value(value.strip()) for value in values.split(","))
 
 
 def _require_values(path: naming.Path, values: Sequence[object]) -> None:
@@ -216,7 +216,7 @@ def _leaves(
 ) -> Iterator[tuple[naming.Path, Any]]:
     for key, value in section.items():
         # What is quoted at the top, as JSON must, is a dotted key all the same.
-        path = (*above, key) if above else tuple(experiments.key_parts(key))
+        path = (*above, key) if above else tuple(experiments.split_key(key))
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, path)
         else:

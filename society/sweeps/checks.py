@@ -11,7 +11,8 @@ from typing import TextIO
 
 from providers.preflight import Finding
 from society.checks import doctor, overlap
-from society.config.schema import Config, ConfigError
+from society.config.load import ConfigError
+from society.config.schema import Config
 from society.runs import folder as folders
 from society.sweeps.axes import Source
 from society.sweeps.definition import Member, Sweep, load

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from society.config import schema as experiments
-from society.config.schema import Config, ConfigError
+from society.config import load as experiments
+from society.config.load import ConfigError
+from society.config.schema import Config
 from society.runs import folder as folders
 from society.runs.folder import RunFolder
 from society.sweeps import axes, naming
@@ -80,8 +81,8 @@ def _config(base: dict[str, Any], point: Point, seed: int, origin: str) -> Confi
     shown = ", ".join(f"{naming.dotted(p)} = {value!r}" for p, value in point.settings.items())
     where = f"{origin} with {shown}" if shown else origin
     for path, value in point.settings.items():
-        experiments.put(table, path, value, where)
-    return experiments.from_table({**table, "seed": seed}, where)
+        experiments.set_key(table, path, value, where)
+    return experiments.build_config({**table, "seed": seed}, where)
 
 
 def _require_different(members: tuple[Member, ...]) -> None:

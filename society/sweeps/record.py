@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from society.config.schema import ConfigError
+from society.config.load import ConfigError
 from society.runs import folder as folders
 from society.runs.folder import RunFolder
 from society.sweeps import naming

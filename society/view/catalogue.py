@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from evals.intervals import Rate, wilson
-from society.config.schema import ConfigError
+from society.config.load import ConfigError
 from society.runs import folder as folders
 from society.runs.folder import RunFolder
 from society.runs.status import age_of, read_notice

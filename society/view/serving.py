@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable
 from contextlib import closing
 
-from society.config.schema import ConfigError
+from society.config.load import ConfigError
 from society.view.access import Access, is_loopback, new_token
 from society.view.app import create
 from society.view.catalogue import Library

@@ -28,10 +28,16 @@ from providers.openai.batch_format import BatchChat, build_line, split_lines
 from providers.openai.chat import Chat
 from providers.openai.client import Connection
 from providers.openai.files import FilePolling
+from providers.openai.files import Readiness
 from providers.openai.jobs import FinetuningJobs
-from providers.openai.settings import OpenAISettings, parse_address
-from providers.types import Message, ModelRef, Request, Sampling
-from society.config import schema as experiments
+from providers.openai.jobs import Jobs
+from providers.openai.settings import OpenAISettings
+from providers.openai.settings import parse_address
+from providers.types import Message
+from providers.types import ModelRef
+from providers.types import Request
+from providers.types import Sampling
+from society.config import load as experiments
 from society.method import loop
 from society.runs import folder as folders
 from tests.providers.job_account import BASE
@@ -125,7 +131,7 @@ def test_a_whole_run_is_accepted(prism, tmp_path, monkeypatch):
         max_attempts = 2
         """
     )
-    config = experiments.load(str(experiment))
+    config = experiments.load_config(str(experiment))
     folder = folders.folder(tmp_path / "runs", "run")
     with folders.start(folder, config) as store:
         asyncio.run(loop.run(folder, config, store, lambda event: None))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from society.cli import errors
-from society.config import schema as experiments
+from society.config import load as experiments
 from society.method import loop
 from society.method.progress import Event, Note
 from society.runs import folder as folders
@@ -81,7 +81,7 @@ def write(folder: Path, url: str, model: str = "m") -> Path:
 
 def run(folder: Path, url: str, *overrides: str, model: str = "m") -> Outcome:
     """Start the experiment, or go on with it, as `society run` does."""
-    config = experiments.load(str(write(folder, url, model)), overrides)
+    config = experiments.load_config(str(write(folder, url, model)), overrides)
     run_folder = folders.folder(folder / "runs", "run")
     heard, status = _Heard(), 0
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from finetune.errors import TuningFailed
 from providers.errors import ModelNotFound
 from society.cli import app
-from society.config import schema as experiments
+from society.config import load as experiments
 from society.method import loop
 from society.runs import folder as folders
 from store.ledger import Store
@@ -43,7 +43,7 @@ def experiment(tmp_path, server, monkeypatch):
     path.write_text(CONFIG.format(url=server.url, base=BASE))
 
     def run(*overrides: str) -> Path:
-        config = experiments.load(str(path), ['provider.api_key_env="A_KEY"', *overrides])
+        config = experiments.load_config(str(path), ['provider.api_key_env="A_KEY"', *overrides])
         folder = folders.folder(tmp_path / "runs", "run")
         with folders.start(folder, config) as store:
             asyncio.run(loop.run(folder, config, store, lambda event: None))

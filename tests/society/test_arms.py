@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from society.config import schema as experiments
-from society.config.schema import ConfigError
+from society.config import load as experiments
+from society.config import schema
+from society.config.load import ConfigError
 from society.method import loop
 from society.method.arms import KINDS, samples_for_tokens
 from society.runs import folder as folders
@@ -18,7 +19,7 @@ ALL = ", ".join(f'"{kind}"' for kind in KINDS)
 
 
 def load(experiment, *overrides):
-    return experiments.load(str(experiment), overrides)
+    return experiments.load_config(str(experiment), overrides)
 
 
 def start(tmp_path, experiment, *overrides, name="run"):
@@ -322,14 +323,14 @@ def test_a_variant_differs_in_what_it_says_and_in_nothing_else(experiment):
     assert (more.agents, more.train_agents, more.w) == (5, 5, 0.25)
     assert (more.rounds, more.tuned, more.labels) == (whole.rounds, whole.tuned, whole.labels)
     assert (generators.tuned, generators.rounds) == (("generator",), 3)
-    assert experiments.Config.from_json(config.to_json()).all_arms == config.all_arms
+    assert schema.Config.from_json(config.to_json()).all_arms == config.all_arms
 
 
 def test_the_stored_experiment_file_starts_the_same_run(tmp_path):
     _write_experiment(tmp_path, ["multiagent", "debate"])
     five = 'arms=["multiagent", {name = "five", like = "debate", agents = 5}]'
     folder = start(tmp_path, tmp_path / "arms.toml", five)
-    again = experiments.load(str(folder.path / "config.toml"))
+    again = experiments.load_config(str(folder.path / "config.toml"))
     assert again == load(tmp_path / "arms.toml", five)
 
 

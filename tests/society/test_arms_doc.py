@@ -4,8 +4,8 @@ import re
 import tomllib
 from pathlib import Path
 
-from society.config import schema as experiments
-from society.config.sections import ArmSection
+from society.config import load as experiments
+from society.config.schema import ArmSection
 from society.method.arms import KINDS
 from store.ledger import Store
 
@@ -24,7 +24,7 @@ def test_the_examples_are_experiments(experiment):
     assert len(found) == 2
     for text in found:
         table = tomllib.loads(experiment.read_text()) | tomllib.loads(text)
-        assert len(experiments.from_table(table, "docs/arms.md").all_arms) >= 5
+        assert len(experiments.build_config(table, "docs/arms.md").all_arms) >= 5
 
 
 def test_the_query_runs(tmp_path):

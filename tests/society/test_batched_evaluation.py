@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from society.config import schema as experiments
-from society.config.schema import ConfigError
+from society.config import load as experiments
+from society.config.load import ConfigError
 from society.method import loop
 from society.runs import folder as folders
 from store.ledger import Store
@@ -39,7 +39,7 @@ def experiment(tmp_path, server, monkeypatch):
 
     def run(name, *overrides):
         given = ['provider.api_key_env="A_KEY"', *SMALL, *PRICED, *overrides]
-        config = experiments.load(str(path), given)
+        config = experiments.load_config(str(path), given)
         folder = folders.folder(tmp_path / "runs", name)
         with folders.start(folder, config) as store:
             asyncio.run(loop.run(folder, config, store, lambda event: None))
@@ -91,4 +91,4 @@ def test_batches_need_a_provider_that_has_them(tmp_path):
     path = tmp_path / "local.toml"
     path.write_text('model = "embedded:"\ntask.name = "arithmetic"\nevaluation.batch = true\n')
     with pytest.raises(ConfigError, match=r"evaluation.batch = true, and none of embedded:"):
-        experiments.load(str(path))
+        experiments.load_config(str(path))

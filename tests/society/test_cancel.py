@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from providers.types import ModelRef
 from society.cli import app
-from society.config import schema as experiments
+from society.config import load as experiments
 from society.runs import cancel
 from society.runs import folder as folders
 from store.ledger import Store
@@ -144,7 +144,9 @@ async def test_a_server_that_is_down_is_given_up_for_all_jobs_together(server):
     path = write_experiment(server)
     interrupted(path, server)
     folder = folders.folder(Path("runs"), "small")
-    config = experiments.load(str(path)).model_copy(update={"model": f"openai+{DOWN}:{BASE}"})
+    config = experiments.load_config(str(path)).model_copy(
+        update={"model": f"openai+{DOWN}:{BASE}"}
+    )
     told: list[str] = []
     waits = cancel.Waits(call_s=3.0, told_every_s=0.5)
     with Store.open(folder.database) as store:
@@ -175,7 +177,7 @@ async def test_a_server_that_does_not_answer_is_given_up_for_all_jobs_together(s
 
 def test_nothing_is_asked_of_a_local_model(tmp_path):
     folder = folders.folder(tmp_path, "local")
-    config = experiments.load("demo")
+    config = experiments.load_config("demo")
     with folders.start(folder, config) as store:
         store.write(Job("job", 1, "multiagent", 1, "generator", "dataset", "digest", "running"))
         told: list[str] = []
@@ -189,7 +191,7 @@ def test_nothing_is_asked_of_a_local_model(tmp_path):
 
 def test_only_jobs_and_batches_that_exist_go_on(tmp_path):
     folder = folders.folder(tmp_path, "batched")
-    config = experiments.load("demo", [f'model="openai+{DOWN}:{BASE}"'])
+    config = experiments.load_config("demo", [f'model="openai+{DOWN}:{BASE}"'])
     job = Job("meant", 1, "multiagent", 1, "generator", "dataset", "digest", "intent")
     created = dataclasses.replace(job, job_id="created", status="running", provider_job_id="ft-1")
     with folders.start(folder, config) as store:
@@ -205,7 +207,7 @@ def test_only_jobs_and_batches_that_exist_go_on(tmp_path):
 def test_of_several_runs_one_that_is_in_use_stops_no_other(tmp_path):
     folders = [folders.folder(tmp_path, name) for name in ("a", "b")]
     for folder in folders:
-        folders.start(folder, experiments.load("demo")).close()
+        folders.start(folder, experiments.load_config("demo")).close()
     told: list[str] = []
     with Store.open(folders[1].database):
         assert asyncio.run(cancel.cancel_all(folders, told.append)) == 1
@@ -219,7 +221,7 @@ def test_a_run_that_is_being_worked_on_is_left_alone(tmp_path):
     code = (
         "import sys, duckdb\nheld = duckdb.connect(sys.argv[1])\nprint('open', flush=True)\ninput()"
     )
-    with folders.start(folder, experiments.load("demo")):
+    with folders.start(folder, experiments.load_config("demo")):
         pass
     holder = subprocess.Popen(
         [sys.executable, "-c", code, str(folder.database)],
@@ -241,7 +243,7 @@ def test_a_job_is_described_as_it_was_when_it_was_submitted(server):
     path = write_experiment(server)
     interrupted(path, server)
     with Store.open("runs/small/run.duckdb", read_only=True) as store:
-        config = experiments.load(str(path))
+        config = experiments.load_config(str(path))
         for job in store.jobs():
             spec = cancel.description(store, config, "small", job)
             assert (spec.name, spec.digest) == (job.job_id, job.digest)

@@ -7,7 +7,7 @@ import typer
 from finetune.errors import FinetuneError
 from providers.errors import AuthenticationFailed, InvalidSettings, ModelNotFound
 from society.cli.errors import outcome, reported
-from society.config.schema import ConfigError
+from society.config.load import ConfigError
 from store.errors import StoreBroken, StoreLocked, StoreNewer, WriteFailed
 
 

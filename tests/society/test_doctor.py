@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from providers.embedded import MODEL_DIR
 from society.checks import doctor
 from society.cli import app
-from society.config import schema as experiments
+from society.config import load as experiments
 from society.runs import folder as folders
 from store.ledger import Store
 from store.records import Job
@@ -245,7 +245,7 @@ def test_a_disk_that_is_too_small_for_what_is_trained_is_an_error(tmp_path):
 def test_a_finished_run_is_let_through_although_its_server_is_gone(experiment):
     status, said = society("run", experiment)
     assert status == 0, said
-    config = experiments.load(str(experiment))
+    config = experiments.load_config(str(experiment))
     folder = folders.folder(Path("runs"), "scripted")
     assert doctor.past_of(config, folder) == doctor.Past(tuned=2, finished=True)
     longer = config.model_copy(update={"iterations": 3})
@@ -254,7 +254,7 @@ def test_a_finished_run_is_let_through_although_its_server_is_gone(experiment):
 
 def test_a_run_whose_tuning_is_done_does_not_ask_for_tuning(tmp_path):
     with AdapterServer(BASE) as server:
-        config = experiments.load("demo", remote(server.url, "iterations=1")[1::2])
+        config = experiments.load_config("demo", remote(server.url, "iterations=1")[1::2])
         folder = folders.folder(tmp_path / "runs", "tuned")
         with folders.start(folder, config) as store:
             write_tuned(store, config.society.agents)
@@ -272,7 +272,7 @@ def write_tuned(store: Store, agents: int) -> None:
 
 
 def test_the_end_of_a_run_moves_with_what_is_left_of_it():
-    config = experiments.load("demo")
+    config = experiments.load_config("demo")
     whole = doctor.ends_at(config, doctor.Past(), SOME_DAY)
     part = doctor.ends_at(config, doctor.Past(tuned=2), SOME_DAY)
     assert SOME_DAY < part < whole < SOME_DAY + timedelta(days=2)

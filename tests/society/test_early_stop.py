@@ -8,7 +8,7 @@ import json
 import pytest
 
 from evals.tasks.arithmetic import create
-from society.config import schema as experiments
+from society.config import load as experiments
 from society.method import loop
 from society.method.early_stop import NothingLearnt, describe_unread
 from society.runs import folder as folders
@@ -134,7 +134,7 @@ def scripted(folder, answer):
 
     def run(*overrides):
         run_folder = folders.folder(folder / "runs", "run")
-        config = experiments.load(str(path), overrides)
+        config = experiments.load_config(str(path), overrides)
         with folders.start(run_folder, config) as store:
             asyncio.run(loop.run(run_folder, config, store, lambda event: None))
             return store.rows("SELECT count(*), count(error) FROM jobs")

@@ -9,7 +9,7 @@ import pytest
 
 from evals.tasks.arithmetic import create
 from society.cli import app
-from society.config import schema as experiments
+from society.config import load as experiments
 from society.runs import folder as folders
 from society.sweeps import axes
 from society.sweeps.axes import Options
@@ -75,7 +75,7 @@ def test_the_commands_mean_what_they_say(written, tmp_path, monkeypatch):
 
 
 def test_the_curriculum_climbs(written):
-    questions = experiments.load(str(written(toml("curriculum")))).questions
+    questions = experiments.load_config(str(written(toml("curriculum")))).questions
     assert [questions.task_of(k).options.high for k in (1, 2, 3)] == [4, 7, 10]
     assert [exam.label for exam in questions.exams] == [
         "arithmetic",
@@ -86,7 +86,7 @@ def test_the_curriculum_climbs(written):
 
 
 def test_several_runs_are_asked_at_once(written, tmp_path):
-    config = experiments.load(str(written("")))
+    config = experiments.load_config(str(written("")))
     for seed in (0, 1):
         folders.start(folders.folder(tmp_path / "runs", f"NAME.seed-{seed}"), config).close()
     [sql] = [text for language, text in BLOCKS if language == "sql"]
@@ -97,7 +97,7 @@ def test_several_runs_are_asked_at_once(written, tmp_path):
 
 def test_every_packaged_experiment_is_described():
     described = re.findall(r"^\| `([\w-]+)` \|.*\|.*\|$", DOC, re.MULTILINE)
-    assert sorted(described) == list(experiments.packaged())
+    assert sorted(described) == list(experiments.list_packaged())
 
 
 def test_every_option_is_described():

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from finetune.errors import TuningFailed, TuningStopped
-from society.config import schema as experiments
+from society.config import load as experiments
 from society.method import loop
 from society.runs import folder as folders
 from store.ledger import Store
@@ -43,7 +43,7 @@ def start(tmp_path):
     folder = folders.folder(tmp_path / "runs", "run")
 
     def run(*overrides: str) -> Store:
-        config = experiments.load(str(path), overrides)
+        config = experiments.load_config(str(path), overrides)
         with folders.start(folder, config) as store:
             asyncio.run(loop.run(folder, config, store, lambda event: None))
         return Store.open(folder.database, read_only=True)

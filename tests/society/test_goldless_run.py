@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from society.cli import app
-from society.config import schema as experiments
+from society.config import load as experiments
 from society.method import loop
 from society.runs import folder as folders
 from society.sweeps import definition, record, results
@@ -155,4 +155,4 @@ def test_an_arm_without_gold_stands_beside_the_others(experiment):
     path = experiment(more='arms = ["multiagent", "majority"]')
     said = society("run", path, "--no-live")
     assert line(said, "majority") == "majority untuned 66.7 0.0 0.0 0.0"
-    assert experiments.load(str(path)).main_arm.name == "multiagent"
+    assert experiments.load_config(str(path)).main_arm.name == "multiagent"

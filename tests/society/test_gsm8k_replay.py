@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from society import importing
-from society.config import schema as experiments
+from society.config import load as experiments
 from society.importing import Source
 from society.method import loop
 from society.runs import folder as folders
@@ -75,7 +75,7 @@ def imported(tmp_path_factory, transcripts):
 
 @pytest.fixture(scope="module")
 def replayed(tmp_path_factory, imported):
-    config = experiments.load(str(imported.path / "config.toml"))
+    config = experiments.load_config(str(imported.path / "config.toml"))
     assert config.model == f"replay:{imported.path}"
     folder = folders.folder(tmp_path_factory.mktemp("replayed"), "again")
     with folders.start(folder, config) as store:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from evals import tasks
 from evals.tasks.arithmetic import create
 from society import importing
-from society.config import schema as experiments
-from society.config.schema import Config, ConfigError
+from society.config import load as experiments
+from society.config.load import ConfigError
+from society.config.schema import Config
 from society.importing import Source, TranscriptError, overview, recognised
 from society.method import loop
 from society.runs import folder as folders
@@ -182,7 +183,7 @@ def export(folder, *, messages: bool, where="true"):
 def held(tmp_path, experiment):
     """A run of two iterations that was held here."""
     folder = folders.folder(tmp_path / "held", "held")
-    config = experiments.load(str(experiment))
+    config = experiments.load_config(str(experiment))
     with folders.start(folder, config) as store:
         asyncio.run(loop.run(folder, config, store, lambda event: None))
     return folder
@@ -221,7 +222,7 @@ def test_a_run_goes_on_where_the_transcripts_of_its_experiment_end(tmp_path, exp
     lines = [x for x in lines if x["iteration"] < 2]
     for each in lines:
         del each["question_id"], each["gold"], each["model"]
-    config = experiments.load(str(experiment))
+    config = experiments.load_config(str(experiment))
     folder = bring(tmp_path, lines, Source(str(experiment), None, None))
     before = rows(folder, "SELECT * FROM turns ORDER BY ALL")
     with folders.start(folder, config) as store:
@@ -463,7 +464,7 @@ def test_a_kind_of_answer_is_enough(tmp_path, kind, gold, response, settings):
     )
     assert found == [("eval", True), ("train", True)]
     # The run's own experiment asks exactly these questions.
-    config = experiments.load(str(folder.path / "config.toml"))
+    config = experiments.load_config(str(folder.path / "config.toml"))
     task = tasks.load(config.task.name, config.task.options)
     asked = [*task.questions("train", 0, 1), *task.questions("eval", 0, 1)]
     stored = rows(folder, "SELECT question_id, question, gold FROM questions ORDER BY split DESC")

@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from society.config import schema as experiments
-from society.config.schema import ConfigError
+from society.config import load as experiments
+from society.config.load import ConfigError
 from society.method import loop
 from society.method.progress import Note, StageFinished, StageStarted
 from society.runs import folder as folders
@@ -15,7 +15,7 @@ from society.runs import folder as folders
 
 def start(tmp_path, experiment, *overrides, name="run"):
     """Run to the end; returns the run's folder and what the loop said."""
-    config = experiments.load(str(experiment), overrides)
+    config = experiments.load_config(str(experiment), overrides)
     folder = folders.folder(tmp_path / "runs", name)
     events = []
     with folders.start(folder, config) as store:
@@ -76,9 +76,9 @@ def test_a_label_takes_more_than_half_of_the_agents_unless_the_file_says_otherwi
 
 def test_a_quorum_that_cannot_be_reached_is_refused(experiment):
     with pytest.raises(ConfigError, match=r"consensus\.quorum = 4 leaves the arm 'multiagent'"):
-        experiments.load(str(experiment), ["consensus.quorum=4"])
+        experiments.load_config(str(experiment), ["consensus.quorum=4"])
     with pytest.raises(ConfigError, match=r"arm 'pair' without any label: 2 agent"):
-        experiments.load(
+        experiments.load_config(
             str(experiment),
             [
                 'arms=["multiagent", {name = "pair", like = "multiagent", agents = 2}]',

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from providers.errors import InvalidSettings
 from society.cli import app
-from society.config import schema as experiments
+from society.config import load as experiments
 from society.method import loop
 from society.runs import folder as folders
 from store.ledger import Store
@@ -118,7 +118,7 @@ def test_what_is_not_trained_needs_no_recipe(overrides):
 
 @pytest.mark.parametrize("override", ["finetune.validation_share=0.5"])
 def test_also_without_the_doctor_nothing_is_asked(tmp_path, experiment, override):
-    config = experiments.load(str(experiment), [override])
+    config = experiments.load_config(str(experiment), [override])
     folder = folders.folder(tmp_path / "runs", "run")
     with (
         folders.start(folder, config) as store,

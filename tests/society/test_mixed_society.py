@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from society.config import schema as experiments
-from society.config.schema import ConfigError
+from society.config import load as experiments
+from society.config.load import ConfigError
 from society.method import loop
 from society.runs import folder as folders
 from store.ledger import Store
@@ -27,7 +27,7 @@ def mixed(experiment):
 
 def test_each_agent_speaks_and_learns_with_its_own_base(tmp_path, mixed):
     experiment, overrides = mixed
-    config = experiments.load(str(experiment), overrides)
+    config = experiments.load_config(str(experiment), overrides)
     folder = folders.folder(tmp_path / "runs", "mixed")
     with folders.start(folder, config) as store:
         asyncio.run(loop.run(folder, config, store, [].append))
@@ -50,18 +50,20 @@ def test_each_agent_speaks_and_learns_with_its_own_base(tmp_path, mixed):
 def test_one_model_for_each_agent(mixed):
     experiment, overrides = mixed
     with pytest.raises(ConfigError, match="names 3 models for 2 agents"):
-        experiments.load(str(experiment), [*overrides, "society.agents=2"])
+        experiments.load_config(str(experiment), [*overrides, "society.agents=2"])
 
 
 def test_settings_belong_to_a_model_of_the_experiment(mixed):
     experiment, overrides = mixed
     with pytest.raises(ConfigError, match="'local:x' is the address of no model here"):
-        experiments.load(str(experiment), [*overrides, 'providers={"local:x" = {threads = 1}}'])
+        experiments.load_config(
+            str(experiment), [*overrides, 'providers={"local:x" = {threads = 1}}']
+        )
 
 
 def test_settings_of_one_model_do_not_reach_another(mixed):
     experiment, overrides = mixed
-    config = experiments.load(str(experiment), overrides)
+    config = experiments.load_config(str(experiment), overrides)
     with_settings = config.model_copy(
         update={
             "model": "local:a",

@@ -21,7 +21,7 @@ import pytest
 
 from evals.tasks import gsm8k, math
 from providers.embedded import MODEL_DIR
-from society.config import schema as experiments
+from society.config import load as experiments
 from tests.providers.job_server import serving as openai_stand_in
 
 ROOT = Path(__file__).parents[2]
@@ -146,7 +146,7 @@ def doctor(
 
 
 def test_they_are_packaged():
-    assert set(MODELS) <= set(experiments.packaged())
+    assert set(MODELS) <= set(experiments.list_packaged())
 
 
 @pytest.mark.parametrize("name", MODELS)

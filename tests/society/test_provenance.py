@@ -14,7 +14,8 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from society.config.schema import Config, ConfigError
+from society.config.load import ConfigError
+from society.config.schema import Config
 from society.runs import folder as folders
 from society.runs import provenance, status
 from store.ledger import Store

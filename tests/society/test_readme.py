@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from society.config import schema as experiments
+from society.config import load as experiments
 
 ROOT = Path(__file__).parents[2]
 SMALL = (
@@ -111,6 +111,6 @@ def test_no_command_is_left_untested():
 
 
 def test_the_packaged_experiments_are_valid():
-    for name in experiments.packaged():
+    for name in experiments.list_packaged():
         # Whether their models and questions can be had is up to the machine; see test_packaged.py.
-        experiments.from_table(*experiments.read_table(name), stored=True)
+        experiments.build_config(*experiments.read_table(name), stored=True)

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from providers.replay import TranscriptMismatch
-from society.config import schema as experiments
+from society.config import load as experiments
 from society.method import loop
 from society.runs import folder as folders
 from store.ledger import Store
@@ -29,7 +29,7 @@ def rows(folder, sql):
 
 
 def carry_out(tmp_path, experiment, name, *overrides):
-    config = experiments.load(str(experiment), overrides)
+    config = experiments.load_config(str(experiment), overrides)
     folder = folders.folder(tmp_path / "runs", name)
     with folders.start(folder, config) as store:
         asyncio.run(loop.run(folder, config, store, lambda event: None))
@@ -116,7 +116,7 @@ def test_a_replay_goes_on_where_it_stopped(tmp_path, experiment, held):
 
 
 def test_a_run_cannot_replay_itself(tmp_path, experiment, held):
-    config = experiments.load(str(experiment), [f'model="replay:{held.path}"'])
+    config = experiments.load_config(str(experiment), [f'model="replay:{held.path}"'])
     with (
         Store.open(held.database) as store,
         pytest.raises(ValueError, match="into a run of another name"),

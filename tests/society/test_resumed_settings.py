@@ -7,8 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from society.cli import app
-from society.config import schema as experiments
-from society.config.schema import ConfigError
+from society.config import load as experiments
+from society.config.load import ConfigError
 from society.runs import folder as folders
 from society.runs.folder import RunFolder
 from store.ledger import Store
@@ -44,9 +44,9 @@ def start(folder, tmp_path):
     def restart(*overrides: str, rows=(), text=REMOTE):
         path = tmp_path / "experiment.toml"
         path.write_text(text)
-        with folders.start(folder, experiments.load(str(path))) as store:
+        with folders.start(folder, experiments.load_config(str(path))) as store:
             store.write(*rows)
-        with folders.start(folder, experiments.load(str(path), overrides)) as store:
+        with folders.start(folder, experiments.load_config(str(path), overrides)) as store:
             return store.setting_changes()
 
     return restart
@@ -116,17 +116,17 @@ def test_a_run_from_before_there_was_a_quorum_goes_on_without_one(tmp_path, quor
     path.write_text(REMOTE)
     folder = folders.folder(tmp_path / "runs", "run")
     given = [] if quorum is None else [f"consensus.quorum={quorum}"]
-    with folders.start(folder, experiments.load(str(path))) as store:
+    with folders.start(folder, experiments.load_config(str(path))) as store:
         first = store.run()
         config = json.loads(first.config)
         del config["consensus"]["quorum"]
         store.write(replace(first, config=json.dumps(config)))
     if quorum is not None:
         with pytest.raises(ConfigError, match=r"consensus\.quorum: stored 1, now 2"):
-            folders.start(folder, experiments.load(str(path), given))
+            folders.start(folder, experiments.load_config(str(path), given))
         return
     for _ in range(2):
-        with folders.start(folder, experiments.load(str(path))) as store:
+        with folders.start(folder, experiments.load_config(str(path))) as store:
             assert json.loads(store.run().config)["consensus"]["quorum"] == 1
     assert "quorum = 1" in folder.config.read_text()
 

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from society.config import schema as experiments
-from society.config.schema import ConfigError
+from society.config import load as experiments
+from society.config.load import ConfigError
 from society.method import loop
 from society.runs import folder as folders
 from store.ledger import Store
@@ -36,7 +36,7 @@ def run(tmp_path, server: AdapterServer, iterations: int) -> folders.RunFolder:
         f'serving.path_map={{"{tmp_path}" = "/mnt/there"}}',
     ]
     folder = folders.folder(tmp_path, "away")
-    config = experiments.load("demo", overrides)
+    config = experiments.load_config("demo", overrides)
     with folders.start(folder, config) as store:
         asyncio.run(loop.run(folder, config, store, [].append))
     return folder
@@ -78,6 +78,6 @@ def test_whole_models_are_refused_before_anything_is_trained(tmp_path):
         AdapterServer(BASE) as server,
         pytest.raises(ConfigError, match=r"takes adapters only"),
     ):
-        experiments.load(
+        experiments.load_config(
             "demo", [*SMALL, f'serving.address="{server.address}"', 'finetune.method="full"']
         )

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from finetune.errors import TuningFailed
-from society.config import schema as experiments
-from society.config.schema import ConfigError
+from society.config import load as experiments
+from society.config.load import ConfigError
 from society.method import loop
 from society.method.progress import Note
 from society.runs import folder as folders
@@ -55,7 +55,7 @@ def experiment(tmp_path, server, monkeypatch):
     path.write_text(CONFIG.format(url=server.url, base=BASE))
 
     def run(*overrides: str, within_s: float | None = None) -> list[str]:
-        config = experiments.load(str(path), [*SMALL, *overrides])
+        config = experiments.load_config(str(path), [*SMALL, *overrides])
         folder = folders.folder(tmp_path / "runs", "run")
         said: list[str] = []
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from society.config.schema import ConfigError
+from society.config.load import ConfigError
 from society.sweeps import axes, definition, naming, record
 from society.sweeps.axes import Options, Source
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from society.config.schema import ConfigError
+from society.config.load import ConfigError
 from society.runs.folder import folder
 from society.terminal.state import open_private
 from store.ledger import Store

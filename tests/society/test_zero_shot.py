@@ -12,8 +12,8 @@ import pytest
 from evals import metrics, report
 from evals.tasks.arithmetic import create
 from society.checks import overlap
-from society.config import schema as experiments
-from society.config.schema import ConfigError
+from society.config import load as experiments
+from society.config.load import ConfigError
 from society.method import loop
 from society.method.progress import StageStarted
 from society.runs import folder as folders
@@ -41,7 +41,7 @@ def transfer(experiment):
 
 
 def start(folder, experiment, *overrides, events=None):
-    config = experiments.load(str(experiment), overrides)
+    config = experiments.load_config(str(experiment), overrides)
     with folders.start(folder, config) as store:
         observer = [].append if events is None else events.append
         asyncio.run(loop.run(folder, config, store, observer))
@@ -113,19 +113,19 @@ def test_a_zero_shot_task_may_be_the_same_in_name_only_under_a_label(experiment)
     with experiment.open("a") as config:
         config.write('\n[[zero_shot]]\nname = "arithmetic"\n')
     with pytest.raises(ConfigError, match="label 'arithmetic' is taken; add label"):
-        experiments.load(str(experiment))
+        experiments.load_config(str(experiment))
 
 
 def test_wrong_zero_shot_options_are_named_before_anything_runs(experiment):
     with experiment.open("a") as config:
         config.write('\n[[zero_shot]]\nname = "arithmetic"\nlabel = "b"\nlevel = 3\n')
     with pytest.raises(ConfigError, match=r"zero_shot.0: .*level"):
-        experiments.load(str(experiment))
+        experiments.load_config(str(experiment))
 
 
 def test_more_zero_shot_questions_than_there_are_is_named(transfer):
     with pytest.raises(ConfigError, match=r"zero_shot.0: .* eval questions over 20\.\.21"):
-        experiments.load(
+        experiments.load_config(
             str(transfer),
             ['zero_shot=[{name="arithmetic", label="few", low=20, high=21, questions=500}]'],
         )
@@ -145,7 +145,9 @@ def test_the_documented_example_is_an_experiment(tmp_path, monkeypatch):
         (tmp_path / path.name).symlink_to(path)
     (tmp_path / "script.jsonl").write_text("")
     monkeypatch.chdir(tmp_path)
-    config = experiments.load("transfer.toml", ["train.questions=50", "evaluation.questions=50"])
+    config = experiments.load_config(
+        "transfer.toml", ["train.questions=50", "evaluation.questions=50"]
+    )
     exams = {exam.label: exam for exam in config.questions.exams}
     assert {label: exam.count for label, exam in exams.items()} == {
         "math": 50,

@@ -1,0 +1,195 @@
+"""The experiment file: one TOML, checked in full before anything is loaded or spent.
+
+Every key has a default except `model`; `society run demo` uses the packaged `configs/demo.toml`.
+Unknown keys are errors. `--set society.agents=5` overrides one key. The keys `seeds` and `sweep`
+say which runs are made of the experiment (`society.sweeps`); every one of them is a `Config`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from evals.tasks.sources.text import read_text
+from society.config.schema import (
+    Config,
+)
+
+
+class ConfigError(ValueError):
+    """The experiment file or an override is wrong; the message names key, value and remedy."""
+
+
+STORED = "stored"
+SWEEP_KEYS = ("seeds", "sweep")
+
+
+def load_config(source: str, overrides: Sequence[str] = ()) -> Config:
+    """Read an experiment from a TOML file or the name of a packaged one.
+
+    `overrides` are "dotted.key=value" with the value in TOML (bare words are taken as text). Of an
+    experiment with seeds or a sweep this is the one run that the rest of the file describes.
+    Raises `ConfigError`.
+    """
+    table, origin = read_table(source, overrides)
+    return build_config(table, origin)
+
+
+def read_table(source: str, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
+    """The parsed file with its overrides, unchecked, and how errors name it. See `load`."""
+    text, origin = _read_source(source)
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{origin} is not valid TOML: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{origin} is not valid TOML: it is too deeply nested") from error
+    for override in overrides:
+        _apply_override(table, override)
+    return table, origin
+
+
+def build_config(
+    table: dict[str, Any], origin: str, overrides: Sequence[str] = (), *, stored: bool = False
+) -> Config:
+    """The experiment in a parsed TOML table; `origin` names it in errors.
+
+    `stored`: without asking whether its model and its questions are there. Raises `ConfigError`.
+    """
+    for override in overrides:
+        _apply_override(table, override)
+    one = {key: value for key, value in table.items() if key not in SWEEP_KEYS}
+    try:
+        return Config.model_validate(one, context=STORED if stored else None)
+    except ValidationError as error:
+        raise ConfigError(format_errors(error, origin)) from error
+
+
+def get_scheme(address: str) -> str:
+    """The kind of provider an address names: "openai" for "openai+http://host/v1:m"."""
+    return address.partition(":")[0].partition("+")[0]
+
+
+def list_packaged() -> tuple[str, ...]:
+    """Names of the experiments that come with the package."""
+    folder = files("society").joinpath("configs")
+    return tuple(sorted(f.name.removesuffix(".toml") for f in folder.iterdir()))
+
+
+def describe_differences(stored: str, current: str) -> list[str]:
+    """What differs between two configs' canonical texts, one line per key."""
+    return [
+        _describe_difference(*change) for change in compare_configs(stored, current, "(absent)")
+    ]
+
+
+def compare_configs(
+    stored: str, current: str, absent: str | None = None
+) -> list[tuple[str, Any, Any]]:
+    """The keys that differ between two canonical texts, with both values."""
+    old, new = _flatten(json.loads(stored)), _flatten(json.loads(current))
+    return [
+        (key, old.get(key, absent), new.get(key, absent))
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key, absent) != new.get(key, absent)
+    ]
+
+
+def _describe_difference(key: str, old: Any, new: Any) -> str:
+    if isinstance(old, str) and isinstance(new, str) and "\n" in old + new:
+        return f"{key}:\n{diff_lines(old, new)}"
+    return f"{key}: stored {old!r}, now {new!r}"
+
+
+def _read_source(source: str) -> tuple[str, str]:
+    if source in list_packaged():
+        return files("society").joinpath("configs", f"{source}.toml").read_text("utf-8"), source
+    path = Path(source)
+    if not path.is_file():
+        raise ConfigError(
+            f"no experiment file {source!r}; pass a .toml file or one of: {', '.join(list_packaged())}"
+        )
+    try:
+        return read_text(path), str(path)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _apply_override(table: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    names = split_key(key)
+    if not equals or not all(names):
+        raise ConfigError(f"--set {override!r} is not of the form key=value, e.g. society.agents=5")
+    set_key(table, names, parse_value(value), f"--set {override!r}")
+
+
+def set_key(table: dict[str, Any], names: Sequence[str], value: object, origin: str) -> None:
+    """Set one key of a table in place. Raises `ConfigError` where it would lie inside a value."""
+    *parents, last = names
+    for name in parents:
+        table = table.setdefault(name, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"{origin}: {name!r} is a value, not a section")
+    table[last] = value
+
+
+def parse_value(text: str) -> Any:
+    """A value as TOML writes it; bare words are taken as text."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (tomllib.TOMLDecodeError, RecursionError):
+        return text
+
+
+def split_key(key: str) -> list[str]:
+    """The parts of a dotted key; a part with dots of its own is quoted, as in TOML."""
+    if '"' not in key:
+        return key.strip().split(".")
+    try:
+        table: Any = tomllib.loads(f"{key} = 0")
+    except (tomllib.TOMLDecodeError, RecursionError):
+        return [""]
+    names = []
+    while isinstance(table, dict):
+        [(name, table)] = table.items()
+        names.append(name)
+    return names
+
+
+def format_errors(error: ValidationError, origin: str) -> str:
+    lines = [f"{origin} has {error.error_count()} problem(s):"]
+    for problem in error.errors(include_url=False):
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"  {key}: unknown key; remove it or correct its spelling")
+        elif problem["type"] == "missing":
+            lines.append(f"  {key}: missing; add it")
+        elif problem["type"] == "value_error":
+            lines.append(f"  {key + ': ' if key else ''}{problem['ctx']['error']}")
+        else:
+            lines.append(f"  {key}: {problem['msg']}, got {problem['input']!r}")
+    return "\n".join(lines)
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        flat |= _flatten(inner, f"{prefix}.{key}" if prefix else key)
+    return flat
+
+
+def diff_lines(stored: str, now: str) -> str:
+    """What has changed between two texts, line by line."""
+    lines = difflib.unified_diff(
+        stored.splitlines(), now.splitlines(), "stored", "now", n=1, lineterm=""
+    )
+    return "\n".join(f"    {line}" for line in lines)
