@@ -49,7 +49,7 @@ def test_the_five_packages_and_nothing_else_are_installed(unpacked):
 @pytest.mark.parametrize(
     "part",
     [
-        "society/configs/demo.toml",
+        "society/config/demo.toml",
         "society/prompts/summarize.txt",
         "providers/embedded/model/model.safetensors",
         "providers/embedded/model/tokenizer.json",

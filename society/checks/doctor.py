@@ -25,10 +25,11 @@ from providers.errors import ProviderError
 from providers.examination import Examination
 from providers.preflight import CHECKS, Finding, Level, Need
 from society.checks import overlap
-from society.config import load as experiments
-from society.config.load import ConfigError
+from society.config.load import ConfigError, load_config
 from society.config.schema import Config
 from society.method.agents import ROLES
+from society.method.arms import is_tuned
+from society.method.experiment import Experiment, assemble, load_experiment
 from society.method.tuning import all_tuned, validation_fault
 from society.runs.folder import RunFolder, as_started
 from society.terminal.output import Screen, plain
@@ -75,10 +76,10 @@ def examine_file(
 ) -> list[Finding]:
     """Everything about the experiment in `source` that would become the run in `folder`."""
     try:
-        config = experiments.load_config(source, overrides)
+        experiment = load_experiment(source, overrides)
     except ConfigError as error:
         return [Finding("error", str(error)), *despite(source, overrides, folder, skip)]
-    return [*questions(config, folder, allow_overlap), *examine(config, folder, skip=skip)]
+    return [*questions(experiment, folder, allow_overlap), *examine(experiment, folder, skip=skip)]
 
 
 def despite(
@@ -87,30 +88,29 @@ def despite(
     """What can be said of the models of an experiment that has something else wrong with it, such
     as questions that cannot be had; nothing where the file itself makes no experiment."""
     try:
-        table, origin = experiments.read_table(source, overrides)
-        config = experiments.build_config(table, origin, stored=True)
-        return examine(config, folder, skip=skip)
+        return examine(assemble(load_config(source, overrides)), folder, skip=skip)
     except (ValueError, ProviderError):
         return []
 
 
 def examine(
-    config: Config, folder: RunFolder, runs: int = 1, *, skip: frozenset[str] = frozenset()
+    experiment: Experiment, folder: RunFolder, runs: int = 1, *, skip: frozenset[str] = frozenset()
 ) -> list[Finding]:
     """Everything about an experiment's models and the machine, whose disk so many such `runs` will
     share, but for the checks in `skip`. Raises nothing of a provider's."""
+    config = experiment.config
     past = past_of(config, folder)
-    examinations = asyncio.run(_models(config, folder, past, skip))
+    examinations = asyncio.run(_models(experiment, folder, past, skip))
     findings = [
         replace(found, text=f"{address.removesuffix(':')}: {found.text}")
         for address, examination in examinations
         for found in (
             *examination.findings,
-            *_capable(config, address, examination, past),
+            *_capable(experiment, address, examination, past),
             *_measurable(config, address, examination),
         )
     ]
-    findings += _disk(config, folder, past, [found for _, found in examinations], runs)
+    findings += _disk(experiment, folder, past, [found for _, found in examinations], runs)
     kept = [found for found in findings if found.check not in skip]
     if skip:
         kept.append(Finding("ok", f"left out, as you ask: {', '.join(sorted(skip))}"))
@@ -118,11 +118,11 @@ def examine(
 
 
 def before_run(
-    config: Config, folder: RunFolder, stream: TextIO, skip: frozenset[str] = frozenset()
+    experiment: Experiment, folder: RunFolder, stream: TextIO, skip: frozenset[str] = frozenset()
 ) -> None:
     """Print the warnings; raise `Unfit` for errors. A finished run is let through unseen."""
-    if not past_of(config, folder).finished:
-        require_fit(examine(config, folder, skip=skip), stream)
+    if not past_of(experiment.config, folder).finished:
+        require_fit(examine(experiment, folder, skip=skip), stream)
 
 
 def require_fit(findings: Sequence[Finding], stream: TextIO) -> None:
@@ -175,17 +175,17 @@ def past_of(config: Config, folder: RunFolder) -> Past:
     return Past(tuned, finished)
 
 
-def questions(config: Config, folder: RunFolder, allow_overlap: bool) -> Iterator[Finding]:
+def questions(experiment: Experiment, folder: RunFolder, allow_overlap: bool) -> Iterator[Finding]:
     """What the experiment asks, and whether it trains on what it is evaluated on."""
-    section = config.society
+    config, section = experiment.config, experiment.config.society
     yield Finding(
         "ok",
         f"the experiment: {section.agents} agents, rounds: {section.rounds}, iterations: "
-        f"{config.iterations}; {len(config.questions.all_training())} questions to train on, "
+        f"{config.iterations}; {len(experiment.questions.all_training())} questions to train on, "
         f"{config.evaluation.questions} to evaluate",
     )
     try:
-        allowed = overlap.check(config, folder.database, allow=allow_overlap)
+        allowed = overlap.check_overlap(experiment, folder.database, allow=allow_overlap)
     except overlap.LeakageFound as error:
         yield Finding("error", str(error))
         return
@@ -196,11 +196,13 @@ def questions(config: Config, folder: RunFolder, allow_overlap: bool) -> Iterato
 
 
 async def _models(
-    config: Config, folder: RunFolder, past: Past, skip: frozenset[str]
+    experiment: Experiment, folder: RunFolder, past: Past, skip: frozenset[str]
 ) -> list[tuple[str, Examination]]:
+    config = experiment.config
+
     async def one(address: str) -> tuple[str, Examination]:
         settings = config.settings_of(address)
-        need = _need(config, past, config.tunes(address), skip)
+        need = _need(experiment, past, is_tuned(config, address), skip)
         recipes = [config.finetune.hyperparameters(role) for role in ROLES]
         how = max(recipes, key=lambda recipe: recipe.epochs)
         return address, await examination.examine(address, settings, folder.models, need, how)
@@ -209,7 +211,7 @@ async def _models(
         if config.serving is None:
             return []
         serving = config.serving.as_serving()
-        need = _need(config, past, config.tunes(config.model), skip)
+        need = _need(experiment, past, is_tuned(config, config.model), skip)
         found = await examination.examine_server(serving, folder.models, need)
         return [(serving.address, found)]
 
@@ -219,10 +221,11 @@ async def _models(
     return [*models, *servers]
 
 
-def _need(config: Config, past: Past, tunes: bool, skip: frozenset[str]) -> Need:
+def _need(experiment: Experiment, past: Past, tunes: bool, skip: frozenset[str]) -> Need:
+    config = experiment.config
     return Need(
         finetune=tunes and config.iterations > past.tuned,
-        ends_at=ends_at(config, past, datetime.now(UTC)),
+        ends_at=ends_at(experiment, past, datetime.now(UTC)),
         adapters=all_tuned(config) if tunes else 0,
         sampling_seed=True,
         batches=config.evaluation.batch,
@@ -231,10 +234,10 @@ def _need(config: Config, past: Past, tunes: bool, skip: frozenset[str]) -> Need
 
 
 def _capable(
-    config: Config, address: str, examination: Examination, past: Past
+    experiment: Experiment, address: str, examination: Examination, past: Past
 ) -> Iterator[Finding]:
-    capabilities = examination.capabilities
-    if capabilities is None or not config.tunes(address) or config.iterations <= past.tuned:
+    config, capabilities = experiment.config, examination.capabilities
+    if capabilities is None or not is_tuned(config, address) or config.iterations <= past.tuned:
         return
     if not capabilities.finetune:
         if all(found.level != "error" for found in examination.findings):
@@ -251,7 +254,7 @@ def _capable(
     minimum, questions = capabilities.min_examples, config.train.questions
     most = min(questions, config.datasets.max_examples or questions)
     if share := config.finetune.validation_share:
-        learnt = _learnt(config, past)
+        learnt = _learnt(experiment, past)
         if learnt == questions:
             yield Finding(
                 "warning",
@@ -280,10 +283,10 @@ def _capable(
         )
 
 
-def _learnt(config: Config, past: Past) -> int:
+def _learnt(experiment: Experiment, past: Past) -> int:
     """How many training questions of the next iteration are not held out to be measured."""
-    share = config.finetune.validation_share
-    asked = config.questions.training(past.tuned + 1)
+    share = experiment.config.finetune.validation_share
+    asked = experiment.questions.training(past.tuned + 1)
     return sum(not held_out(question.question_id, share) for question in asked)
 
 
@@ -316,35 +319,37 @@ def _measurable(config: Config, address: str, examination: Examination) -> Itera
         )
 
 
-def ends_at(config: Config, past: Past, now: datetime) -> datetime:
+def ends_at(experiment: Experiment, past: Past, now: datetime) -> datetime:
     """When the run will be over at the latest, by the assumptions at the top."""
-    hours = _HOURS_PER_TUNING * (config.iterations - past.tuned)
-    return now + timedelta(hours=hours, seconds=_calls(config) / _CALLS_PER_S)
+    hours = _HOURS_PER_TUNING * (experiment.config.iterations - past.tuned)
+    return now + timedelta(hours=hours, seconds=_calls(experiment) / _CALLS_PER_S)
 
 
-def _calls(config: Config) -> int:
-    exams = sum(exam.count for exam in config.questions.exams)
+def _calls(experiment: Experiment) -> int:
+    config = experiment.config
+    evaluated = sum(each.count for each in experiment.questions.evaluation_sets)
     decodings = len(config.evaluation.decodings)
     return sum(
         arm.iterations * config.train.questions * arm.calls(arm.train_agents)
-        + (arm.iterations + 1) * decodings * exams * arm.calls()
-        for arm in config.all_arms
+        + (arm.iterations + 1) * decodings * evaluated * arm.calls()
+        for arm in experiment.arms
     )
 
 
 def _disk(
-    config: Config,
+    experiment: Experiment,
     folder: RunFolder,
     past: Past,
     examinations: Sequence[Examination],
     runs: int,
 ) -> Iterator[Finding]:
+    config = experiment.config
     sizes = [found.artifact_bytes for found in examinations]
     largest = max((size for size in sizes if size is not None), default=0)
     left = config.iterations - past.tuned
     models = runs * largest * (all_tuned(config) * left + (_TRAINING_COPIES if left else 0))
     each = 2 * config.society.rounds * config.sampling.max_tokens * _BYTES_PER_TOKEN
-    database = runs * max(0, _calls(config) * each - _bytes_of(folder.database))
+    database = runs * max(0, _calls(experiment) * each - _bytes_of(folder.database))
     free = shutil.disk_usage(_nearest(folder.path)).free
     text = (
         f"disk: {_size(free)} free for at most {_size(database)} of transcripts and "

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from evals.leakage import Overlap, overlaps
 from society.config.load import ConfigError
-from society.config.schema import Config
+from society.method.experiment import Experiment
 from store import records
 from store.errors import StoreLocked, StoreOutdated
 from store.ledger import Store
@@ -32,16 +32,16 @@ class LeakageFound(ConfigError):
     """Training and evaluation questions overlap; the message shows pairs and remedies."""
 
 
-def check(config: Config, database: Path, *, allow: bool) -> list[records.Overlap]:
+def check_overlap(experiment: Experiment, database: Path, *, allow: bool) -> list[records.Overlap]:
     """The overlaps of an experiment's questions, which the caller records once the run is open.
 
     Raises `LeakageFound` unless there are none, or `allow` is set, or all of them were allowed when
     this run was started. One question under one id in both splits cannot be allowed.
     """
-    questions = config.questions
+    questions, threshold = experiment.questions, experiment.config.leakage.threshold
     try:
-        held_out = [question for exam in questions.exams for question in exam.questions()]
-        found = overlaps(questions.all_training(), held_out, config.leakage.threshold)
+        held_out = [q for each in questions.evaluation_sets for q in each.questions()]
+        found = overlaps(questions.all_training(), held_out, threshold)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     if one := [pair for pair in found if _key(pair)[0] == _key(pair)[1]]:

@@ -22,7 +22,7 @@ app = typer.Typer(
 Name = Annotated[str, typer.Argument(help="Name of the run.", show_default=False)]
 Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Folder that holds the runs.")]
 RUNS = Path("runs")
-Experiment = Annotated[
+ExperimentFile = Annotated[
     str, typer.Argument(help="Experiment file (.toml), or a packaged one, such as demo.")
 ]
 RunName = Annotated[

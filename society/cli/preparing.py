@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from society.cli.app import RUNS, Experiment, RunName, Runs, Settings, Skip, app
+from society.cli.app import RUNS, ExperimentFile, RunName, Runs, Settings, Skip, app
 from society.cli.sweeping import Grid, Listed, Seeds
 
 
 @app.command("doctor")
 def examine(
-    config: Experiment,
+    config: ExperimentFile,
     name: RunName = None,
     settings: Settings = None,
     grid: Grid = None,
@@ -53,7 +53,7 @@ def examine(
 
 @app.command()
 def cost(
-    config: Experiment,
+    config: ExperimentFile,
     settings: Settings = None,
     grid: Grid = None,
     listed: Listed = None,
@@ -73,9 +73,9 @@ def cost(
 
     with reported():
         from evals.tasks.assumed import without_download
-        from society.config import load as experiments
         from society.costs import overview
         from society.costs.estimate import estimate
+        from society.method.experiment import load_experiment
         from society.sweeps import definition
         from society.sweeps import overview as sweeps
         from society.sweeps.axes import Options, Source
@@ -86,7 +86,7 @@ def cost(
                 sweep = definition.load(source, RUNS, "sweep")
                 sweeps.show_cost(sweep, answer_tokens, summary_tokens, output, sys.stdout)
             else:
-                experiment = experiments.load_config(config, settings or ())
+                experiment = load_experiment(config, settings or ())
                 found = estimate(experiment, answer_tokens, summary_tokens)
-                overview.show(found, experiment, output, sys.stdout)
+                overview.show(found, experiment.config, output, sys.stdout)
         overview.show_assumed(assumed, sys.stderr)

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from society.cli.app import RUNS, Experiment, Name, RunName, Runs, Settings, Skip, app
+from society.cli.app import RUNS, ExperimentFile, Name, RunName, Runs, Settings, Skip, app
 
 if TYPE_CHECKING:
-    from society.config.schema import Config
+    from society.method.experiment import Experiment
     from society.runs.folder import RunFolder
     from store.ledger import Store
 
 
 @app.command()
 def run(
-    config: Experiment,
+    config: ExperimentFile,
     name: RunName = None,
     settings: Settings = None,
     allow_overlap: Annotated[
@@ -46,7 +46,7 @@ def run(
     with reported() as context:
         from society.checks import doctor, overlap
         from society.cli import sweeping
-        from society.config import load as experiments
+        from society.method.experiment import load_experiment
         from society.runs import changes
         from society.runs import folder as folders
         from society.runs.status import readable
@@ -60,15 +60,15 @@ def run(
             _refuse_retrain(config, retrain)
             sweeping.carry_out(context, source, name, None, allow_overlap, live, skip or (), runs)
             return
-        experiment = experiments.load_config(config, settings or ())
+        experiment = load_experiment(config, settings or ())
         folder = folders.folder(runs, Path(config).stem if name is None else name)
-        allowed = overlap.check(experiment, folder.database, allow=allow_overlap)
+        allowed = overlap.check_overlap(experiment, folder.database, allow=allow_overlap)
         doctor.before_run(experiment, folder, sys.stderr, doctor.chosen(skip or ()))
         context.resumable = True
         outlive_readers()
         context.folder = folder.path
         begun = utc_now()
-        store = folders.start(folder, experiment, tell)
+        store = folders.start(folder, experiment.config, tell)
         try:
             for change in (c for c in store.setting_changes() if c.changed_at >= begun):
                 tell(changes.told(change))
@@ -155,29 +155,29 @@ def import_transcripts(
 
 
 def _carry_out(
-    folder: RunFolder, experiment: Config, store: Store, *, retrain: bool = False
+    folder: RunFolder, experiment: Experiment, store: Store, *, retrain: bool = False
 ) -> None:
     from evals import report as reports
     from society.costs.spending import spending_of
-    from society.method import loop
     from society.method.progress import Note
-    from society.runs import summary
+    from society.runs import runner, summary
     from society.runs.retrain import retrain as train_again
     from society.runs.status import Noticeboard, notice_of, together
     from society.terminal import live, stopping
     from society.terminal.output import say
 
-    notices = Noticeboard(notice_of(folder), experiment.iterations)
+    iterations = experiment.config.iterations
+    notices = Noticeboard(notice_of(folder), iterations)
     try:
-        with live.watch(sys.stderr, experiment.iterations) as observer:
+        with live.watch(sys.stderr, iterations) as observer:
             listeners = together(observer, notices)
 
             def tell(text: str) -> None:
                 listeners(Note(text))
 
             if retrain:
-                stopping.run(train_again(folder, experiment, store, listeners), tell)
-            stopping.run(loop.run(folder, experiment, store, listeners), tell)
+                stopping.run(train_again(folder, experiment.config, store, listeners), tell)
+            stopping.run(runner.run_experiment(folder, experiment, store, listeners), tell)
     finally:
         notices.remove()
     summary.show(store, sys.stdout)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from society.cli.app import RUNS, Experiment, RunName, Runs, Settings, Skip, app
+from society.cli.app import RUNS, ExperimentFile, RunName, Runs, Settings, Skip, app
 
 if TYPE_CHECKING:
     from society.cli.errors import Context
@@ -34,7 +34,7 @@ Jobs = Annotated[
 
 @app.command()
 def sweep(
-    config: Experiment,
+    config: ExperimentFile,
     grid: Grid = None,
     listed: Listed = None,
     seeds: Seeds = None,

@@ -1,8 +1,9 @@
-"""The experiment file: one TOML, checked in full before anything is loaded or spent.
+"""Reading the experiment file: TOML, the changes of `--set`, and messages about both.
 
-Every key has a default except `model`; `society run demo` uses the packaged `configs/demo.toml`.
-Unknown keys are errors. `--set society.agents=5` overrides one key. The keys `seeds` and `sweep`
-say which runs are made of the experiment (`society.sweeps`); every one of them is a `Config`.
+Every key has a default except `model` and `task.name`; `society run demo` uses the packaged
+`demo.toml` beside this module. Unknown keys are errors. `--set society.agents=5` changes one key.
+The keys `seeds` and `sweep` make several runs of the experiment (`society.sweeps`); each of these
+is a `Config`. Whether the experiment can be carried out is checked in `society.method.experiment`.
 """
 
 from __future__ import annotations
@@ -18,32 +19,33 @@ from typing import Any
 from pydantic import ValidationError
 
 from evals.tasks.sources.text import read_text
-from society.config.schema import (
-    Config,
-)
+from finetune.custom import Selection
+from society.config.schema import Config
 
 
 class ConfigError(ValueError):
     """The experiment file or an override is wrong; the message names key, value and remedy."""
 
 
-STORED = "stored"
 SWEEP_KEYS = ("seeds", "sweep")
 
 
 def load_config(source: str, overrides: Sequence[str] = ()) -> Config:
-    """Read an experiment from a TOML file or the name of a packaged one.
+    """Read an experiment from a TOML file, or from a packaged one by its name.
 
-    `overrides` are "dotted.key=value" with the value in TOML (bare words are taken as text). Of an
-    experiment with seeds or a sweep this is the one run that the rest of the file describes.
-    Raises `ConfigError`.
+    `overrides` are "dotted.key=value" with the value in TOML; bare words are text. `seeds` and
+    `sweep` are left out: the result is the one run that the rest of the file describes. Raises
+    `ConfigError`.
+
+    >>> load_config("demo", ["society.agents=5"]).society.agents
+    5
     """
     table, origin = read_table(source, overrides)
     return build_config(table, origin)
 
 
 def read_table(source: str, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
-    """The parsed file with its overrides, unchecked, and how errors name it. See `load`."""
+    """The parsed file with its overrides, unchecked, and its name for messages."""
     text, origin = _read_source(source)
     try:
         table = tomllib.loads(text)
@@ -56,31 +58,29 @@ def read_table(source: str, overrides: Sequence[str] = ()) -> tuple[dict[str, An
     return table, origin
 
 
-def build_config(
-    table: dict[str, Any], origin: str, overrides: Sequence[str] = (), *, stored: bool = False
-) -> Config:
-    """The experiment in a parsed TOML table; `origin` names it in errors.
+def build_config(table: dict[str, Any], origin: str, overrides: Sequence[str] = ()) -> Config:
+    """The config in a parsed TOML table; `origin` names the table in messages.
 
-    `stored`: without asking whether its model and its questions are there. Raises `ConfigError`.
+    Files with selections (`datasets.generation`, `datasets.critic`) are read. Raises `ConfigError`
+    that lists everything that is wrong.
     """
     for override in overrides:
         _apply_override(table, override)
     one = {key: value for key, value in table.items() if key not in SWEEP_KEYS}
+    one, problems = _read_selections(one)
     try:
-        return Config.model_validate(one, context=STORED if stored else None)
+        config = Config.model_validate(one)
     except ValidationError as error:
-        raise ConfigError(format_errors(error, origin)) from error
-
-
-def get_scheme(address: str) -> str:
-    """The kind of provider an address names: "openai" for "openai+http://host/v1:m"."""
-    return address.partition(":")[0].partition("+")[0]
+        raise ConfigError(list_problems(origin, problems + format_errors(error))) from error
+    if problems:
+        raise ConfigError(list_problems(origin, problems))
+    return config
 
 
 def list_packaged() -> tuple[str, ...]:
     """Names of the experiments that come with the package."""
-    folder = files("society").joinpath("configs")
-    return tuple(sorted(f.name.removesuffix(".toml") for f in folder.iterdir()))
+    names = (file.name for file in files("society.config").iterdir())
+    return tuple(sorted(n.removesuffix(".toml") for n in names if n.endswith(".toml")))
 
 
 def describe_differences(stored: str, current: str) -> list[str]:
@@ -110,11 +110,12 @@ def _describe_difference(key: str, old: Any, new: Any) -> str:
 
 def _read_source(source: str) -> tuple[str, str]:
     if source in list_packaged():
-        return files("society").joinpath("configs", f"{source}.toml").read_text("utf-8"), source
+        return files("society.config").joinpath(f"{source}.toml").read_text("utf-8"), source
     path = Path(source)
     if not path.is_file():
         raise ConfigError(
-            f"no experiment file {source!r}; pass a .toml file or one of: {', '.join(list_packaged())}"
+            f"no experiment file {source!r}; pass a .toml file or one of: "
+            f"{', '.join(list_packaged())}"
         )
     try:
         return read_text(path), str(path)
@@ -163,19 +164,50 @@ def split_key(key: str) -> list[str]:
     return names
 
 
-def format_errors(error: ValidationError, origin: str) -> str:
-    lines = [f"{origin} has {error.error_count()} problem(s):"]
+def format_errors(error: ValidationError) -> list[str]:
+    """One line for every problem: the key, what is wrong, and the remedy or the wrong value."""
+    lines = []
     for problem in error.errors(include_url=False):
         key = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            lines.append(f"  {key}: unknown key; remove it or correct its spelling")
+            lines.append(f"{key}: unknown key; remove it or correct its spelling")
         elif problem["type"] == "missing":
-            lines.append(f"  {key}: missing; add it")
+            lines.append(f"{key}: missing; add it")
         elif problem["type"] == "value_error":
-            lines.append(f"  {key + ': ' if key else ''}{problem['ctx']['error']}")
+            lines.append(f"{key + ': ' if key else ''}{problem['ctx']['error']}")
         else:
-            lines.append(f"  {key}: {problem['msg']}, got {problem['input']!r}")
-    return "\n".join(lines)
+            lines.append(f"{key}: {problem['msg']}, got {problem['input']!r}")
+    return lines
+
+
+def list_problems(origin: str, problems: Sequence[str]) -> str:
+    """The message about everything that is wrong with an experiment file."""
+    return "\n".join([f"{origin} has {len(problems)} problem(s):", *(f"  {p}" for p in problems)])
+
+
+def _read_selections(table: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The table with the text of every selection file in place of its path, and what went wrong.
+
+    A stored config has the text already, so that a run does not need the file any more.
+    """
+    section = table.get("datasets")
+    if not isinstance(section, dict):
+        return table, []
+    problems = []
+    read = dict(section)
+    for key in ("generation", "critic"):
+        given = section.get(key)
+        if not isinstance(given, str):
+            continue
+        try:
+            text = read_text(Path(given)).replace("\r\n", "\n")
+        except ValueError as error:
+            problems.append(f"datasets.{key}: cannot read {given!r}: {error}")
+            del read[key]
+            continue
+        selection = Selection(Path(given).name, text)
+        read[key] = {"file": selection.name, "text": text, "sha256": selection.sha256}
+    return {**table, "datasets": read}, problems
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -12,24 +11,14 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
-    ValidationInfo,
     model_serializer,
     model_validator,
 )
 
-from evals.diversity import encoders
-from evals.tasks.sources.text import read_text
-from finetune.custom import Selection, check
-from finetune.errors import SelectionRefused
-from providers import registry, served
-from providers.types import Hyperparameters
-from providers.errors import ProviderError
-from providers.pricing import PriceOverride, Prices
+from finetune.custom import Selection
+from providers.pricing import PriceOverride
 from providers.served import Serving
-from society.config.load import STORED, get_scheme
-from society.method.agents import base_address
-from society.method.arms import Arm, arms
-from society.method.questions import Questions
+from providers.types import Hyperparameters
 from store.records import AgentRole
 
 
@@ -43,18 +32,6 @@ class SelectionFile(BaseModel):
     file: str
     text: str
     sha256: str
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read(cls, given: Any) -> Any:
-        if not isinstance(given, str):
-            return given
-        try:
-            text = read_text(Path(given)).replace("\r\n", "\n")
-        except ValueError as error:
-            raise ValueError(f"cannot read {given!r}: {error}") from error
-        name = Path(given).name
-        return {"file": name, "text": text, "sha256": Selection(name, text).sha256}
 
     @model_validator(mode="after")
     def _is_whole(self) -> SelectionFile:
@@ -216,15 +193,6 @@ class DatasetsSection(Section):
         }
         return {role: file.selection for role, file in files.items() if file is not None}
 
-    def require(self) -> None:
-        """Raise ValueError where a selection cannot be used."""
-        for role, selection in self.selections.items():
-            try:
-                check(selection, role)
-            except SelectionRefused as error:
-                key = "generation" if role == "generator" else "critic"
-                raise ValueError(f"datasets.{key}: {error}") from error
-
 
 class FinetuneSection(Section):
     """Fine-tuning of every agent's generator and critic.
@@ -318,116 +286,9 @@ class Config(Section):
     budget_usd: Annotated[float, Field(gt=0.0, allow_inf_nan=False, strict=False)] | None = None
     prices: dict[str, PriceOverride] = Field(default_factory=dict)
 
-    @model_validator(mode="after")
-    def _can_be_run(self, info: ValidationInfo) -> Config:
-        if info.context == STORED:
-            return self
-        if self.society.agents == 1 and self.society.rounds > 1:
-            raise ValueError("society.agents = 1 has nobody to debate with; set society.rounds = 1")
-        if self.society.models is not None and len(self.society.models) != self.society.agents:
-            raise ValueError(
-                f"society.models names {len(self.society.models)} models for "
-                f"{self.society.agents} agents; name one for each, also the same more than once"
-            )
-        if unused := sorted(self.providers.keys() - set(self.addresses)):
-            raise ValueError(
-                f"providers.{unused[0]!r} is the address of no model here; the models are "
-                f"{', '.join(self.addresses)}"
-            )
-        if self.diversity.measures and (
-            idle := set(self.diversity.decodings) - set(self.evaluation.decodings)
-        ):
-            raise ValueError(
-                f"diversity.decodings names {min(idle)!r}, which evaluation.decodings does not; "
-                "add it there, or remove it here"
-            )
-        self.questions.require()
-        if self.datasets.critic and not any("critic" in arm.tuned for arm in self.all_arms):
-            raise ValueError("datasets.critic chooses rows, and no critic is trained; remove it")
-        self.datasets.require()
-        self._require_reachable_quorum()
-        self._require_samples()
-        if any(arm.labels == "gold" for arm in self.all_arms) and not self._has_gold:
-            raise ValueError(
-                f"the arm star learns from gold answers, and the training questions of "
-                f"{self.task.name!r} have none; remove it from arms"
-            )
-        try:
-            for address in self.addresses:
-                registry.check(address, self.settings_of(address))
-                if self.budget_usd is not None:
-                    Prices(self.prices).require(address, finetune=self.tunes(address))
-            if self.evaluation.batch and not any(map(registry.has_batches, self._asked_directly)):
-                raise ValueError(
-                    f"evaluation.batch = true, and none of {', '.join(self.addresses)} has "
-                    "batches; remove it"
-                )
-            if "embedding" in self.diversity.measures:
-                self._check_encoder()
-            if self.serving is not None:
-                served.check(self.serving.as_serving(), self.finetune.method)
-        except ProviderError as error:
-            raise ValueError(str(error)) from error
-        if unpriced := Prices(self.prices).unused(self.addresses):
-            raise ValueError(
-                f"prices.{unpriced[0]!r} is neither name nor address of a model here; the models "
-                f"are {', '.join(self.addresses)}"
-            )
-        return self
-
-    def _require_samples(self) -> None:
-        for arm in self.all_arms:
-            if not arm.decodings(self.evaluation.decodings):
-                raise ValueError(
-                    f"the arm {arm.name!r} is a vote over samples, and evaluation.decodings = "
-                    f"{list(self.evaluation.decodings)} draws none: many greedy answers of one "
-                    'model are one answer; add "sampled" there, or leave the arm out'
-                )
-
-    def _require_reachable_quorum(self) -> None:
-        quorum = self.consensus.quorum or 1
-        for arm in self.all_arms:
-            if arm.labels not in (None, "gold") and quorum > arm.train_agents:
-                raise ValueError(
-                    f"consensus.quorum = {quorum} leaves the arm {arm.name!r} without any label: "
-                    f"{arm.train_agents} agent(s) answer its training questions; set "
-                    f"{arm.train_agents} or less, or leave it out for more than half of the agents"
-                )
-
-    def _check_encoder(self) -> None:
-        try:
-            encoders.check(self.diversity.encoder)
-        except encoders.EncoderUnavailable as error:
-            raise ValueError(f"diversity.encoder: {error}") from error
-
-    @property
-    def questions(self) -> Questions:
-        """The experiment's questions, read once. Raises ValueError as `Questions` does."""
-        # A copy with other values has taken over what was read for the original.
-        return self.asked if self.asked.config is self else Questions(self)
-
-    @cached_property
-    def asked(self) -> Questions:
-        """What `questions` keeps."""
-        return Questions(self)
-
-    @property
-    def all_arms(self) -> tuple[Arm, ...]:
-        """The experiment's arms, in order. Raises ValueError as `society.method.arms.arms` does."""
-        return arms(self.arms, self.society, self.datasets, self.iterations)
-
-    @property
-    def main_arm(self) -> Arm:
-        """The arm that is meant where one is: the first that is trained, else the first."""
-        return next((arm for arm in self.all_arms if arm.iterations), self.all_arms[0])
-
     def base_address(self, agent: int) -> str:
-        """The address of an agent's base, in any arm; see `society.method.agents.base_address`."""
+        """The address of an agent's base, in any arm; see `base_address` of this module."""
         return base_address(self.agent_models, agent)
-
-    @property
-    def _has_gold(self) -> bool:
-        return not self.iterations or any(q.gold is not None for q in self.questions.training(1))
 
     @property
     def agent_models(self) -> tuple[str, ...]:
@@ -439,15 +300,6 @@ class Config(Section):
         """Every distinct model address of the experiment, that of `model` first."""
         return tuple(dict.fromkeys((self.model, *self.agent_models)))
 
-    @property
-    def _asked_directly(self) -> tuple[str, ...]:
-        return tuple(a for a in self.addresses if self.serving is None or a != self.model)
-
-    def tunes(self, address: str) -> bool:
-        """Whether models are tuned from the base at `address`: the summarizer never is."""
-        trained = any(arm.iterations for arm in self.all_arms)
-        return trained and address in self.agent_models
-
     def settings_of(self, address: str) -> dict[str, Any]:
         """The provider settings of a model: `providers."ADDRESS"`, else `provider` where it has
         the scheme of `model`."""
@@ -457,16 +309,29 @@ class Config(Section):
 
     @classmethod
     def from_json(cls, text: str) -> Config:
-        """The config a run has stored, without asking whether its model is still there.
+        """The config that a run has stored.
 
-        A run from before there was a quorum has been taking labels from a single voter.
+        A run from before there was a quorum took its labels from a single voter.
         """
         stored = json.loads(text)
         if "quorum" not in stored.get("consensus", {}):
             stored["consensus"] = {**stored.get("consensus", {}), "quorum": 1}
             text = json.dumps(stored)
-        return cls.model_validate_json(text, context=STORED)
+        return cls.model_validate_json(text)
 
     def to_json(self) -> str:
         """Canonical text: what a run stores and compares."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
+
+
+def base_address(bases: Sequence[str], agent: int) -> str:
+    """The address of the base of agent `agent` (from 1), given `bases` in the agents' order.
+
+    Agents beyond those, and the model that all agents share (agent 0), have the first agent's.
+    """
+    return bases[agent - 1 if 1 <= agent <= len(bases) else 0]
+
+
+def get_scheme(address: str) -> str:
+    """The kind of provider an address names: "openai" for "openai+http://host/v1:m"."""
+    return address.partition(":")[0].partition("+")[0]

@@ -12,6 +12,7 @@ from providers.tokens import TOKENS_PER_MESSAGE, TOKENS_PER_PROMPT
 from providers.types import FinetuneSpec
 from society.config.schema import Config
 from society.costs.charges import StoredCharges
+from society.method.arms import is_tuned
 from society.method.connections import Connections
 from store.ledger import Store
 from store.records import Price
@@ -60,7 +61,7 @@ def metered(
     prices = remembered(store, config)
     if config.budget_usd is not None:
         for address in config.addresses:
-            prices.require(address, finetune=config.tunes(address))
+            prices.require(address, finetune=is_tuned(config, address))
     budget = opened(store, config, prices)
     charges = StoredCharges(store, in_passing=in_passing)
 
@@ -100,7 +101,7 @@ def is_free(config: Config) -> bool:
     found = [
         prices.at(address, tuned=tuned)
         for address in config.addresses
-        for tuned in ((False, True) if config.tunes(address) else (False,))
+        for tuned in ((False, True) if is_tuned(config, address) else (False,))
     ]
     return all(price is not None and price.is_free for price in found)
 

@@ -16,11 +16,11 @@ from evals.tasks.base import Task, TaskQuestion
 from finetune.mixture import mix
 from providers.pricing import Price, Prices
 from society import prompts
-from society.config.schema import Config
 from society.costs import lengths, likelihoods
 from society.costs.lengths import MESSAGE, NOTHING, PROMPT, Range
 from society.method.agents import AgentRole
-from society.method.arms import Arm
+from society.method.arms import Arm, is_tuned
+from society.method.experiment import Experiment
 from society.method.tuning import tuned_roles
 
 Role = Literal["generator", "critic", "summarizer"]
@@ -73,14 +73,15 @@ class Estimate:
 
 
 def estimate(
-    config: Config, answer_tokens: int | None = None, summary_tokens: int | None = None
+    experiment: Experiment, answer_tokens: int | None = None, summary_tokens: int | None = None
 ) -> Estimate:
     """Price the whole experiment. `answer_tokens` and `summary_tokens` say what is usual.
 
     High bounds what can be spent if the vendor bills no failed attempts. Raises ValueError where a
     task cannot give its questions.
     """
-    estimator = _Estimator(config, answer_tokens, summary_tokens)
+    config = experiment.config
+    estimator = _Estimator(experiment, answer_tokens, summary_tokens)
     merged: dict[tuple[str | None, str, str, str, bool], Line] = {}
     for line in estimator.lines():
         key = line.arm, line.stage, line.role, line.model, line.tuned
@@ -88,7 +89,7 @@ def estimate(
     found = (
         estimator.prices.at(address, tuned=tuned)
         for address in config.addresses
-        for tuned in ((False, True) if config.tunes(address) else (False,))
+        for tuned in ((False, True) if is_tuned(config, address) else (False,))
     )
     stages = list(dict.fromkeys(line.stage for line in merged.values()))
     lines = sorted(merged.values(), key=lambda line: stages.index(line.stage))
@@ -100,12 +101,12 @@ def estimate(
 
 class _Estimator:
     def __init__(
-        self, config: Config, answer_tokens: int | None, summary_tokens: int | None
+        self, experiment: Experiment, answer_tokens: int | None, summary_tokens: int | None
     ) -> None:
-        self.config = config
+        self.config = config = experiment.config
         self.prices = Prices(config.prices)
-        self.questions = config.questions
-        self.arms = config.all_arms
+        self.questions = experiment.questions
+        self.arms = experiment.arms
         section = config.sampling
         self.answer = lengths.of_answer(section.max_tokens, answer_tokens)
         self.summary = lengths.of_answer(section.summary_max_tokens, summary_tokens)
@@ -124,13 +125,13 @@ class _Estimator:
             yield from self._evaluation(iteration, trained)
 
     def _evaluation(self, iteration: int, arms: Sequence[Arm]) -> Iterator[Line]:
-        for exam in self.questions.exams:
-            asked = exam.questions()
+        for each in self.questions.evaluation_sets:
+            asked = each.questions()
             for arm in arms:
                 for decoding in arm.decodings(self.config.evaluation.decodings):
-                    yield from self._debates(exam.stage, exam.task, asked, arm, iteration > 0)
-                    if not exam.apart:
-                        yield from self._diversity(exam.task, asked, arm, decoding, iteration > 0)
+                    yield from self._debates(each.stage, each.task, asked, arm, iteration > 0)
+                    if not each.is_extra:
+                        yield from self._diversity(each.task, asked, arm, decoding, iteration > 0)
 
     def _debates(
         self, stage: str, task: Task, asked: Sequence[TaskQuestion], arm: Arm, tuned: bool
@@ -185,17 +186,17 @@ class _Estimator:
             both = _of_examples(openings, context, count) + _of_examples(
                 openings, context + text, count
             )
-            for (model, is_tuned), texts in likelihoods.scored(
+            for (model, tuned_model), texts in likelihoods.scored(
                 self.config, arm, role, decoding, tuned=tuned
             ).items():
                 requests = lengths.exactly(likelihoods.REQUESTS * looked_at * texts)
-                if self._is_free(model, is_tuned):
+                if self._is_free(model, tuned_model):
                     continue
                 yield Line(
                     stage="diversity",
                     role=role,
                     model=model,
-                    tuned=is_tuned,
+                    tuned=tuned_model,
                     calls=requests,
                     prompt=both * texts,
                     completion=requests,

@@ -21,6 +21,7 @@ from society.importing.experiment import Source
 from society.importing.questions import Questions
 from society.importing.spoken import TranscriptError
 from society.importing.told import NAMELESS, rows
+from society.method.arms import build_arms
 from society.method.tuning import selection, tuned_roles
 from society.method.voting import majority
 from society.runs import folder as folders
@@ -147,9 +148,10 @@ def _build_datasets(store: Store, content: _Content) -> None:
     config, told = content.config, content.debates
     stages = (debate.stage for debate in told.complete)
     trained = {(s.iteration, s.arm) for s in stages if s.split == "train"}
-    arms = {arm.name: arm for arm in config.all_arms}
+    known = build_arms(config)
+    arms = {arm.name: arm for arm in known}
     for iteration, arm in sorted(trained):
-        rules = arms.get(arm) or replace(config.all_arms[0], name=arm)
+        rules = arms.get(arm) or replace(known[0], name=arm)
         build_all(store, iteration, arm, tuned_roles(rules), selection(config, rules))
 
 

@@ -14,6 +14,7 @@ from society.config.load import ConfigError
 from society.config.schema import Config
 from society.importing.debates import Debates
 from society.importing.questions import KnownQuestion, ReadGold
+from society.method.experiment import load_experiment
 from society.method.questions import Questions
 from society.runs.folder import RunFolder
 
@@ -59,10 +60,10 @@ def judge(source: Source, folder: RunFolder) -> tuple[Judge, Config]:
     Raises `ConfigError` for an experiment, task, kind or setting that cannot be used.
     """
     if source.experiment is not None:
-        config = experiments.load_config(source.experiment, source.settings)
-        questions = config.questions
-        return Judge(questions.task, _gold_reader(questions.task), _known(questions)), config
-    config = experiments.build_config(_table(source, folder), "--set", source.settings, stored=True)
+        loaded = load_experiment(source.experiment, source.settings)
+        task = loaded.questions.task
+        return Judge(task, _gold_reader(task), _known(loaded.questions)), loaded.config
+    config = experiments.build_config(_table(source, folder), "--set", source.settings)
     try:
         task = tasks.load(config.task.name, config.task.options)
         if source.answers is None:
@@ -80,7 +81,7 @@ def completed(source: Source, config: Config, folder: RunFolder, debates: Debate
     """
     if source.experiment is None:
         made = {**_found(debates), **_table(source, folder)}
-        config = experiments.build_config(made, "--set", source.settings, stored=True)
+        config = experiments.build_config(made, "--set", source.settings)
     size = (config.society.agents, config.society.rounds)
     if size != (debates.agents, debates.rounds):
         raise ConfigError(
@@ -134,7 +135,7 @@ def _found(debates: Debates) -> dict[str, Any]:
 def _known(questions: Questions) -> dict[str, KnownQuestion]:
     training = questions.all_training()
     known = {q.text.strip(): KnownQuestion(q, "train", n) for n, q in enumerate(training)}
-    held_out = questions.exams[0].questions()
+    held_out = questions.evaluation_sets[0].questions()
     return known | {q.text.strip(): KnownQuestion(q, "eval", n) for n, q in enumerate(held_out)}
 
 

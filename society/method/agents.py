@@ -13,12 +13,6 @@ AgentRole = Literal["generator", "critic"]
 ROLES: tuple[AgentRole, ...] = ("generator", "critic")
 
 
-def base_address(bases: Sequence[str], agent: int) -> str:
-    """The address of the base that agent `agent` (from 1) has, of `bases` in the agents' order;
-    agents beyond those, and what all share (0), have the first agent's."""
-    return bases[agent - 1 if 1 <= agent <= len(bases) else 0]
-
-
 @dataclass(frozen=True, slots=True)
 class Agent:
     """`number` counts from 1. Both models start as the base."""

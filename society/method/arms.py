@@ -19,7 +19,7 @@ from store.ledger import Store
 from store.records import Decoding, Labels
 
 if TYPE_CHECKING:
-    from society.config.schema import ArmSection, DatasetsSection, SocietySection
+    from society.config.schema import ArmSection, Config, SocietySection
 
 Kind = Literal[
     "multiagent",
@@ -104,18 +104,13 @@ class Arm:
         return records.Arm(self.name, self.position, self.kind, self.labels, json.dumps(settings))
 
 
-def arms(
-    entries: Sequence[str | ArmSection],
-    society: SocietySection,
-    datasets: DatasetsSection,
-    iterations: int,
-) -> tuple[Arm, ...]:
+def build_arms(config: Config) -> tuple[Arm, ...]:
     """The arms that an experiment file asks for, in its order.
 
     Raises ValueError for an unknown kind, a name that is taken, and for what an arm cannot be.
     """
     made: dict[str, Arm] = {}
-    for position, entry in enumerate(entries):
+    for position, entry in enumerate(config.arms):
         name, kind = (entry, entry) if isinstance(entry, str) else (entry.name, entry.like)
         if kind not in KINDS:
             raise ValueError(
@@ -126,16 +121,26 @@ def arms(
             raise ValueError(f"arms: {name!r} is there twice; give a variant a name of its own")
         if not isinstance(entry, str) and name in KINDS and name != kind:
             raise ValueError(f"arms: {name!r} is the name of another kind; choose another name")
-        arm = _of_kind(name, kind, position, society, datasets.w, iterations)
+        arm = _of_kind(name, kind, position, config)
         made[name] = arm if isinstance(entry, str) else _varied(arm, entry)
     for arm in made.values():
-        _check(arm, made, society)
+        _check(arm, made, config.society)
     return tuple(made.values())
 
 
-def _of_kind(
-    name: str, kind: Kind, position: int, society: SocietySection, w: float, iterations: int
-) -> Arm:
+def main_arm(config: Config) -> Arm:
+    """The arm that is meant where no arm is named: the first that is trained, else the first."""
+    found = build_arms(config)
+    return next((arm for arm in found if arm.iterations), found[0])
+
+
+def is_tuned(config: Config, address: str) -> bool:
+    """Whether models are tuned from the base at `address`; the summarizer's model never is."""
+    return address in config.agent_models and any(arm.iterations for arm in build_arms(config))
+
+
+def _of_kind(name: str, kind: Kind, position: int, config: Config) -> Arm:
+    society = config.society
     both = ROLES if society.rounds > 1 else ROLES[:1]
     whole = Arm(
         name=name,
@@ -145,11 +150,11 @@ def _of_kind(
         train_agents=society.agents,
         rounds=society.rounds,
         others=society.others,
-        iterations=iterations,
+        iterations=config.iterations,
         labels="final",
         tuned=both,
         data="own",
-        w=w,
+        w=config.datasets.w,
     )
     alone = replace(whole, rounds=1, tuned=ROLES[:1], data="pooled")
     untuned = replace(whole, iterations=0, labels=None, tuned=(), data=None)

@@ -13,8 +13,8 @@ from providers.base import Hurried, Provider
 from providers.batching import Batching, BatchRecord, Gathered
 from providers.errors import Unsupported
 from providers.types import ModelRef
-from society.config.schema import Config
-from society.method.agents import Society, base_address
+from society.config.schema import Config, base_address
+from society.method.agents import Society
 from store.ledger import Store
 from store.records import Batch
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -25,13 +25,13 @@ from finetune.datasets import build_all
 from finetune.jobs import TuningProgress, tune
 from providers.types import ModelRef, Sampling
 from society.config.schema import Config
-from society.costs import budget
 from society.method.agents import AgentRole, Society
 from society.method.arms import Arm, in_order, reference, samples_for_tokens
 from society.method.connections import Connections
 from society.method.debate import Debate, Rules
 from society.method.diversity import Meter
 from society.method.early_stop import Reading, check_data, check_stage
+from society.method.experiment import Experiment
 from society.method.progress import (
     Note,
     Observer,
@@ -42,9 +42,8 @@ from society.method.progress import (
 )
 from society.method.redo import take_back
 from society.method.reuse import Shared
-from society.method.tuning import plan, require_trainable, resumed, selection, tuned_roles
+from society.method.tuning import plan, resumed, selection, tuned_roles
 from society.method.voting import majority
-from society.runs.folder import RunFolder, as_started
 from store.ledger import Store
 from store.records import Dataset, Decoding, Model, Question, StageKey, Turn
 
@@ -57,22 +56,20 @@ WHERE j.iteration = ? AND j.arm = ? AND j.status = 'succeeded'
 """
 
 
-async def run(folder: RunFolder, config: Config, store: Store, observer: Observer) -> None:
-    """Bring a run to its end, from wherever it is.
+async def run(
+    name: str,
+    experiment: Experiment,
+    store: Store,
+    connections: Connections,
+    observer: Observer,
+    describe_spending: Callable[[], str],
+) -> None:
+    """Bring the run `name` to its end, from wherever it is.
 
     Raises `providers.errors.RunError`, `finetune.jobs.TuningFailed` or `store.errors.StoreError`
     when it has to stop; everything stored until then stays, and calling again resumes.
     """
-    config = as_started(config, store.run())
-    connections = Connections.open(config, folder.models)
-    require_trainable(config, connections)
-    if config.evaluation.batch:
-        connections = connections.with_batches(store)
-    connections = budget.metered(connections, config, store)
-    try:
-        await _Experiment(folder, config, store, connections, observer).run()
-    finally:
-        await connections.close()
+    await _Experiment(name, experiment, store, connections, observer, describe_spending).run()
 
 
 def society_after(store: Store, society: Society, iteration: int, arm: str) -> Society:
@@ -109,19 +106,21 @@ def rules(config: Config, arm: Arm, decoding: Decoding) -> Rules:
 class _Experiment:
     def __init__(
         self,
-        folder: RunFolder,
-        config: Config,
+        name: str,
+        experiment: Experiment,
         store: Store,
         connections: Connections,
         observer: Observer,
+        describe_spending: Callable[[], str],
     ) -> None:
-        self.folder = folder
-        self.config = config
+        self.name = name
+        self.config = config = experiment.config
+        self.describe_spending = describe_spending
         self.store = store
         self.connections = connections
         self.observer = observer
-        self.questions = config.questions
-        self.arms = config.all_arms
+        self.questions = experiment.questions
+        self.arms = experiment.arms
         self.meter = Meter(store, config, connections)
         self.surrenders = 0
         self.noted: set[str] = set()
@@ -173,7 +172,7 @@ class _Experiment:
             self.questions.task.name,
             "train",
             self.questions.start(iteration),
-            self.questions.made_for(iteration),
+            self.questions.first_iteration(iteration),
         )
         stage = StageKey(iteration, "train", arm.name, "sampled")
         asking = society.first(arm.train_agents)
@@ -181,15 +180,15 @@ class _Experiment:
         await self._debate(arm, asking, task, questions, stage, "debate")
 
     async def _evaluate(self, arm: Arm, society: Society, iteration: int) -> None:
-        for exam in self.questions.exams:
-            questions = exam.questions()
-            self._remember(questions, exam.label, "eval", zero_shot=exam.apart)
+        for each in self.questions.evaluation_sets:
+            questions = each.questions()
+            self._remember(questions, each.label, "eval", zero_shot=each.is_extra)
             for decoding in arm.decodings(self.config.evaluation.decodings):
                 stage = StageKey(iteration, "eval", arm.name, decoding)
-                name = f"{exam.stage} {decoding}"
-                await self._debate(arm, society, exam.task, questions, stage, name)
-                if not exam.apart:
-                    await self._measure_diversity(stage, exam.label)
+                name = f"{each.stage} {decoding}"
+                await self._debate(arm, society, each.task, questions, stage, name)
+                if not each.is_extra:
+                    await self._measure_diversity(stage, each.label)
 
     async def _measure_diversity(self, stage: StageKey, task: str) -> None:
         found = self.meter.planned(stage, task)
@@ -201,7 +200,7 @@ class _Experiment:
         name = self._of_arm(stage.arm, f"diversity {stage.decoding}")
 
         def on_progress(done: int) -> None:
-            self.observer(StageAdvanced(done, detail=budget.shown(self.connections)))
+            self.observer(StageAdvanced(done, detail=self.describe_spending()))
 
         with self._stage(stage.iteration, name, "steps", found.steps):
             await self.meter.measure(found, on_progress)
@@ -239,7 +238,7 @@ class _Experiment:
             nonlocal done, tokens
             done += 1
             tokens += turn.completion_tokens if turn.shared_turn_id is None else 0
-            self.observer(StageAdvanced(done, tokens, budget.shown(self.connections)))
+            self.observer(StageAdvanced(done, tokens, self.describe_spending()))
             self._note(reading.add(turn))
 
         named, first = self._of_arm(arm.name, name), self.config.stop_if_unread
@@ -305,7 +304,7 @@ class _Experiment:
             resumed(
                 plan(
                     self.config,
-                    self.folder.name,
+                    self.name,
                     dataset,
                     societies[arm.name].model(agent, role)
                     if settings.init == "continue"
@@ -326,7 +325,7 @@ class _Experiment:
                 self.observer(Note(news.note))
             jobs[news.job_id] = 1.0 if news.status == "succeeded" else news.progress
             loss = "" if news.loss is None else f", loss {news.loss:.3f}"
-            parts = [f"{self._whose(news)}{loss}", budget.shown(self.connections)]
+            parts = [f"{self._whose(news)}{loss}", self.describe_spending()]
             detail = " · ".join(part for part in parts if part)
             self.observer(StageAdvanced(sum(jobs.values()), detail=detail))
 

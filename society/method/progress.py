@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 StageName = str
 """One of debate, datasets, finetune, "diversity DECODING", "evaluate DECODING", and where the
-questions are those of another task "zero-shot LABEL DECODING", of a curriculum's rung "rung LABEL
-DECODING"; where a run has several arms, after the arm's name."""
+questions are those of another task "zero-shot LABEL DECODING", of a curriculum's stage
+"curriculum LABEL DECODING"; where a run has several arms, after the arm's name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from providers.examination import trains_in_process
 from providers.types import Capabilities, ModelRef
 from society.config.schema import Config
 from society.method.agents import ROLES, AgentRole
-from society.method.arms import Arm
+from society.method.arms import Arm, build_arms, is_tuned
 from store.ledger import Store
 from store.records import Dataset, Job
 
@@ -27,7 +27,7 @@ def tuned_roles(arm: Arm) -> list[tuple[int, AgentRole]]:
 
 def all_tuned(config: Config) -> int:
     """How many models one iteration of the whole experiment makes at most."""
-    return sum(len(tuned_roles(arm)) for arm in config.all_arms if arm.iterations)
+    return sum(len(tuned_roles(arm)) for arm in build_arms(config) if arm.iterations)
 
 
 def selection(config: Config, arm: Arm) -> DatasetRules:
@@ -100,7 +100,7 @@ def require_trainable(config: Config, providers: Mapping[str, Provider]) -> None
     faults = [
         f"{address}: {fault}"
         for address, provider in providers.items()
-        if config.iterations and config.tunes(address)
+        if config.iterations and is_tuned(config, address)
         for fault in faults_of(config, provider)
     ]
     if faults:

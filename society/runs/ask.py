@@ -15,6 +15,7 @@ from evals.tasks.base import TaskQuestion
 from society.config.load import ConfigError
 from society.config.schema import Config
 from society.costs import budget
+from society.method.arms import main_arm
 from society.method.connections import Connections
 from society.method.debate import Debate
 from society.method.loop import rules, society_after
@@ -113,7 +114,7 @@ async def ask(
     if not store.read_only:
         connections = budget.metered(connections, config, store, in_passing=True)
     try:
-        arm = config.main_arm
+        arm = main_arm(config)
         society = society_after(store, connections.untuned(arm.agents), newest, arm.name)
         await connections.load_adapters(society.tuned_models)
         debate = Debate(
@@ -134,7 +135,7 @@ async def ask(
 def newest_iteration(store: Store, config: Config) -> int:
     """The last iteration of the main arm whose tuning is complete: its society has been evaluated.
     0: untuned."""
-    [(newest,)] = store.rows(_NEWEST, [config.main_arm.name])
+    [(newest,)] = store.rows(_NEWEST, [main_arm(config).name])
     return int(newest)
 
 

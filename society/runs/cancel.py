@@ -24,6 +24,7 @@ from providers.examination import trains_in_process
 from providers.types import FinetuneSpec, JobHandle, JobState, ModelRef
 from society.config.schema import Config
 from society.method.agents import Society
+from society.method.arms import build_arms
 from society.method.connections import StoredBatches
 from society.method.loop import society_after
 from society.method.tuning import plan
@@ -347,7 +348,7 @@ def _start(store: Store, config: Config, job: Job) -> ModelRef:
         for model in store.models()
         if model.artifact is None
     }
-    agents = next(arm.agents for arm in config.all_arms if arm.name == job.arm)
+    agents = next(arm.agents for arm in build_arms(config) if arm.name == job.arm)
     untuned = Society.untuned(
         [bases[config.base_address(number)] for number in range(1, agents + 1)],
         bases[config.model],

@@ -14,6 +14,7 @@ from providers import registry
 from providers.examination import trains_in_process
 from society.config.load import ConfigError, compare_configs, describe_differences
 from society.config.schema import Config
+from society.method.arms import build_arms
 from society.method.tuning import evaluated, is_final, tuned_roles
 from store.ledger import Store
 from store.records import Job, SettingChange, utc_now
@@ -70,7 +71,7 @@ def _json(value: object) -> str | None:
 
 
 def _told(config: Config) -> str:
-    return ", ".join(arm.name for arm in config.all_arms)
+    return ", ".join(arm.name for arm in build_arms(config))
 
 
 def _lasting(config: Config, now: Config) -> Config:
@@ -120,7 +121,7 @@ def _too_late(store: Store, jobs: list[Job], now: Config) -> str | None:
         return None
     owners = {
         (arm.name, agent, role)
-        for arm in now.all_arms
+        for arm in build_arms(now)
         if arm.trained_in(last)
         for agent, role in tuned_roles(arm)
     }

@@ -65,7 +65,7 @@ _STAGES = """
     select iteration, case
                when split = 'train' then 'debate'
                when asked.task is null then 'evaluate ' || decoding
-               when task like '%@%' then 'rung ' || task || ' ' || decoding
+               when task like '%@%' then 'curriculum ' || task || ' ' || decoding
                else 'zero-shot ' || task || ' ' || decoding
            end, arm, debates,
            case when split = 'train' then $train else coalesce(asked.questions, $eval) end,
@@ -203,7 +203,7 @@ def _show_stored(store: Store, stream: TextIO) -> None:
     config = Config.from_json(reading.run_of(store).config)
     asked = {"train": config.train.questions, "eval": config.evaluation.questions}
     stages = store.rows(_STAGES, asked)
-    order = ("debate", "finetune", "evaluate", "rung", "zero-shot")
+    order = ("debate", "finetune", "evaluate", "curriculum", "zero-shot")
     stages.sort(key=lambda row: (row[0], order.index(row[1].split()[0])))
     write(_COLUMNS, stages, "table", stream)
     summary.show(store, stream)

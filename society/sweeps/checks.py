@@ -62,7 +62,7 @@ def examine_file(
         f"a sweep of {len(sweep.members)} runs: {len(points)} point(s) of the grid, {seeds} seed(s)"
         f"{budget(sweep)}",
     )
-    questions = [(m, list(doctor.questions(m.config, m.folder, allow))) for m in points]
+    questions = [(m, list(doctor.questions(m.experiment, m.folder, allow))) for m in points]
     return [first, *_merged(questions), *_examined(sweep.members, skip)]
 
 
@@ -93,7 +93,7 @@ def _check_leakage(members: Sequence[Member], *, allow: bool) -> None:
         if key not in checked:
             checked.add(key)
             try:
-                overlap.check(member.config, database, allow=allow)
+                overlap.check_overlap(member.experiment, database, allow=allow)
             except ConfigError as error:
                 raise type(error)(f"{member.short}: {error}") from error
 
@@ -108,7 +108,8 @@ def _examined(members: Sequence[Member], skip: frozenset[str]) -> list[Finding]:
     points = {member.point.name: member for member in reversed(members)}
     left = len(members)
     found = [
-        (m, doctor.examine(m.config, m.folder, left, skip=skip)) for m in reversed(points.values())
+        (m, doctor.examine(m.experiment, m.folder, left, skip=skip))
+        for m in reversed(points.values())
     ]
     return _merged(found)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from society.config import load as experiments
 from society.config.load import ConfigError
 from society.config.schema import Config
+from society.method.experiment import Experiment, resolve
 from society.runs import folder as folders
 from society.runs.folder import RunFolder
 from society.sweeps import axes, naming
@@ -26,7 +27,11 @@ class Member:
     folder: RunFolder
     point: Point
     seed: int
-    config: Config
+    experiment: Experiment
+
+    @property
+    def config(self) -> Config:
+        return self.experiment.config
 
     @property
     def short(self) -> str:
@@ -65,24 +70,25 @@ def _members(
 ) -> Iterator[Member]:
     count = 0
     for point in found.points():
-        config = _config(base, point, found.seeds[0], origin)
+        experiment = _experiment(base, point, found.seeds[0], origin)
         for seed in found.seeds:
             count += 1
             if count > _MOST:
                 raise ConfigError(f"the sweep has more than {_MOST} runs; take fewer values")
             name = f"{folder.name}.{naming.member_name(point.name, seed)}"
             # The seed decides neither the questions nor whether an experiment is a valid one.
-            seeded = config if seed == config.seed else config.model_copy(update={"seed": seed})
+            config = experiment.config.model_copy(update={"seed": seed})
+            seeded = replace(experiment, config=config)
             yield Member(folders.folder(runs, name), point, seed, seeded)
 
 
-def _config(base: dict[str, Any], point: Point, seed: int, origin: str) -> Config:
+def _experiment(base: dict[str, Any], point: Point, seed: int, origin: str) -> Experiment:
     table = copy.deepcopy(base)
     shown = ", ".join(f"{naming.dotted(p)} = {value!r}" for p, value in point.settings.items())
     where = f"{origin} with {shown}" if shown else origin
     for path, value in point.settings.items():
         experiments.set_key(table, path, value, where)
-    return experiments.build_config({**table, "seed": seed}, where)
+    return resolve(experiments.build_config({**table, "seed": seed}, where), where)
 
 
 def _require_different(members: tuple[Member, ...]) -> None:

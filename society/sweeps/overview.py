@@ -69,7 +69,7 @@ def show_cost(
 ) -> None:
     """Price every point, times its seeds, and the sum of them all."""
     points = sweep.representatives()
-    estimates = {m.point.name: estimate(m.config, answer, summary) for m in points}
+    estimates = {m.point.name: estimate(m.experiment, answer, summary) for m in points}
     seeds = {
         m.point.name: sum(other.point.name == m.point.name for other in sweep.members)
         for m in points

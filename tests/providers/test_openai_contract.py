@@ -38,8 +38,9 @@ from providers.types import ModelRef
 from providers.types import Request
 from providers.types import Sampling
 from society.config import load as experiments
-from society.method import loop
+from society.method.experiment import resolve
 from society.runs import folder as folders
+from society.runs import runner
 from tests.providers.job_account import BASE
 from tests.providers.job_client import ADDRESS, SPEC, caller, followed, spec
 from tests.providers.job_server import Server, serving
@@ -134,7 +135,7 @@ def test_a_whole_run_is_accepted(prism, tmp_path, monkeypatch):
     config = experiments.load_config(str(experiment))
     folder = folders.folder(tmp_path / "runs", "run")
     with folders.start(folder, config) as store:
-        asyncio.run(loop.run(folder, config, store, lambda event: None))
+        asyncio.run(runner.run_experiment(folder, resolve(config), store, lambda event: None))
         models = store.models(2)
     assert models
     assert prism.violations() == []

@@ -10,9 +10,10 @@ from typing import Any
 
 from society.cli import errors
 from society.config import load as experiments
-from society.method import loop
+from society.method.experiment import resolve
 from society.method.progress import Event, Note
 from society.runs import folder as folders
+from society.runs import runner
 from store.ledger import Store
 
 PROMPT_USD, ANSWER_USD = 1.0, 10.0
@@ -92,7 +93,7 @@ def run(folder: Path, url: str, *overrides: str, model: str = "m") -> Outcome:
     logging.getLogger().addHandler(heard)
     try:
         with folders.start(run_folder, config) as store:
-            asyncio.run(loop.run(run_folder, config, store, observer))
+            asyncio.run(runner.run_experiment(run_folder, resolve(config), store, observer))
     except Exception as error:
         status, message = errors.outcome(error)
         if message is None:

@@ -17,8 +17,9 @@ from finetune.errors import TuningFailed
 from providers.errors import ModelNotFound
 from society.cli import app
 from society.config import load as experiments
-from society.method import loop
+from society.method.experiment import resolve
 from society.runs import folder as folders
+from society.runs import runner
 from store.ledger import Store
 from tests.api_kill_and_resume import CONFIG
 from tests.providers.job_account import BASE
@@ -46,7 +47,7 @@ def experiment(tmp_path, server, monkeypatch):
         config = experiments.load_config(str(path), ['provider.api_key_env="A_KEY"', *overrides])
         folder = folders.folder(tmp_path / "runs", "run")
         with folders.start(folder, config) as store:
-            asyncio.run(loop.run(folder, config, store, lambda event: None))
+            asyncio.run(runner.run_experiment(folder, resolve(config), store, lambda event: None))
         return folder.database
 
     return run

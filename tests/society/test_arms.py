@@ -9,9 +9,10 @@ import pytest
 from society.config import load as experiments
 from society.config import schema
 from society.config.load import ConfigError
-from society.method import loop
-from society.method.arms import KINDS, samples_for_tokens
+from society.method.arms import KINDS, build_arms, samples_for_tokens
+from society.method.experiment import load_experiment, resolve
 from society.runs import folder as folders
+from society.runs import runner
 from store.ledger import Store
 from store.records import Question, Turn
 
@@ -19,14 +20,14 @@ ALL = ", ".join(f'"{kind}"' for kind in KINDS)
 
 
 def load(experiment, *overrides):
-    return experiments.load_config(str(experiment), overrides)
+    return load_experiment(str(experiment), overrides).config
 
 
 def start(tmp_path, experiment, *overrides, name="run"):
     config = load(experiment, *overrides)
     folder = folders.folder(tmp_path / "runs", name)
     with folders.start(folder, config) as store:
-        asyncio.run(loop.run(folder, config, store, lambda event: None))
+        asyncio.run(runner.run_experiment(folder, resolve(config), store, lambda event: None))
     return folder
 
 
@@ -319,11 +320,11 @@ def test_a_variant_differs_in_what_it_says_and_in_nothing_else(experiment):
     five = '{name = "five", like = "multiagent", agents = 5, w = 0.25}'
     quiet = '{name = "quiet", like = "multiagent", tune = "generators", rounds = 3}'
     config = load(experiment, f'arms=["multiagent", {five}, {quiet}]')
-    whole, more, generators = config.all_arms
+    whole, more, generators = build_arms(config)
     assert (more.agents, more.train_agents, more.w) == (5, 5, 0.25)
     assert (more.rounds, more.tuned, more.labels) == (whole.rounds, whole.tuned, whole.labels)
     assert (generators.tuned, generators.rounds) == (("generator",), 3)
-    assert schema.Config.from_json(config.to_json()).all_arms == config.all_arms
+    assert build_arms(schema.Config.from_json(config.to_json())) == build_arms(config)
 
 
 def test_the_stored_experiment_file_starts_the_same_run(tmp_path):
@@ -363,7 +364,9 @@ def test_a_run_of_several_arms_goes_on_from_wherever_it_was_stopped(tmp_path):
     for event in itertools.count(30, 29):
         with folders.start(folder, config) as store:
             try:
-                asyncio.run(loop.run(folder, config, store, _stopping_at(event)))
+                asyncio.run(
+                    runner.run_experiment(folder, resolve(config), store, _stopping_at(event))
+                )
             except _Stopped:
                 stops += 1
             else:

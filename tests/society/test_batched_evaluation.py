@@ -6,8 +6,9 @@ import pytest
 
 from society.config import load as experiments
 from society.config.load import ConfigError
-from society.method import loop
+from society.method.experiment import load_experiment, resolve
 from society.runs import folder as folders
+from society.runs import runner
 from store.ledger import Store
 from tests.api_kill_and_resume import CONFIG
 from tests.providers.job_account import BASE
@@ -42,7 +43,7 @@ def experiment(tmp_path, server, monkeypatch):
         config = experiments.load_config(str(path), given)
         folder = folders.folder(tmp_path / "runs", name)
         with folders.start(folder, config) as store:
-            asyncio.run(loop.run(folder, config, store, lambda event: None))
+            asyncio.run(runner.run_experiment(folder, resolve(config), store, lambda event: None))
         return folder.database
 
     return run
@@ -91,4 +92,4 @@ def test_batches_need_a_provider_that_has_them(tmp_path):
     path = tmp_path / "local.toml"
     path.write_text('model = "embedded:"\ntask.name = "arithmetic"\nevaluation.batch = true\n')
     with pytest.raises(ConfigError, match=r"evaluation.batch = true, and none of embedded:"):
-        experiments.load_config(str(path))
+        load_experiment(str(path))

@@ -6,6 +6,7 @@ import pytest
 from society.config import load
 from society.config.load import ConfigError
 from society.config.schema import Config
+from society.method.experiment import load_experiment
 
 SMALL = """
 model = "scripted:{script}"
@@ -25,7 +26,7 @@ def small(tmp_path: Path) -> str:
 
 def refused(source: str, *overrides: str) -> str:
     with pytest.raises(ConfigError) as error:
-        load.load_config(source, overrides)
+        load_experiment(source, overrides)
     return str(error.value)
 
 
@@ -74,7 +75,7 @@ def test_wrong_settings_are_named(small: str, override: str, message: str) -> No
 def test_fresh_questions_must_last_for_all_iterations(small: str) -> None:
     settings = ("train.fresh=true", "train.questions=30000", "iterations=3")
     assert "90000 are asked for" in refused(small, *settings)
-    load.load_config(small, ("train.fresh=false", *settings[1:]))
+    load_experiment(small, ("train.fresh=false", *settings[1:]))
 
 
 def test_every_problem_is_told_at_once(small: str) -> None:

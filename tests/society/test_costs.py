@@ -28,6 +28,7 @@ from society.costs import budget
 from society.costs.estimate import estimate
 from society.method import loop
 from society.method.connections import Connections
+from society.method.experiment import load_experiment, resolve
 from society.runs import folder as folders
 from store.ledger import Store
 from store.records import Job
@@ -128,7 +129,7 @@ def spent(folder):
 @pytest.mark.parametrize("more", [(), ("society.others=quoted",), ("iterations=3",)])
 def test_the_estimates_range_contains_what_a_run_spends(tmp_path, experiment, more):
     config, vendor = settings(experiment, *more), Vendor(experiment)
-    before = estimate(config)
+    before = estimate(resolve(config))
     folder = run(tmp_path, config, vendor)
     assert spent(folder) == pytest.approx(vendor.billed)
     assert before.usd is not None
@@ -147,7 +148,7 @@ def test_every_stage_of_the_estimate_contains_what_it_came_to(tmp_path, experime
             "FROM spend GROUP BY ALL"
         )
     for stage, role, *tokens in found:
-        lines = [x for x in estimate(config).lines if (x.stage, x.role) == (stage, role)]
+        lines = [x for x in estimate(resolve(config)).lines if (x.stage, x.role) == (stage, role)]
         for measured, part in zip(tokens, ("prompt", "completion", "trained"), strict=True):
             ranges = [getattr(line, part) for line in lines]
             assert sum(r.low for r in ranges) <= measured <= sum(r.high for r in ranges), stage
@@ -177,7 +178,7 @@ def test_low_caps_stop_cleanly_and_higher_ones_go_on_to_the_same_tables(tmp_path
 
 def test_a_cap_at_the_estimates_upper_end_never_stops_a_run(tmp_path, experiment):
     config = settings(experiment)
-    usd = estimate(config).usd
+    usd = estimate(resolve(config)).usd
     assert usd is not None
     run(tmp_path, settings(experiment, f"budget_usd={usd.high}"), Vendor(experiment))
 
@@ -249,19 +250,19 @@ def paid(tmp_path):
 
 def test_a_cap_without_a_price_is_refused_and_the_lines_to_write_are_named(paid):
     with pytest.raises(ConfigError) as error:
-        experiments.load_config(paid("gpt-9"), ["budget_usd=5"])
+        load_experiment(paid("gpt-9"), ["budget_usd=5"])
     assert '[prices."gpt-9"]' in str(error.value)
     assert "training_usd" in str(error.value)
     figures = [f'prices."gpt-9".{name}={usd}' for name, usd in RATES.items()]
-    assert experiments.load_config(paid("gpt-9"), ["budget_usd=5", *figures]).budget_usd == 5
+    assert load_experiment(paid("gpt-9"), ["budget_usd=5", *figures]).config.budget_usd == 5
     only_asked = ["budget_usd=5", "iterations=0", *figures[:2]]
-    assert experiments.load_config(paid("gpt-9"), only_asked).iterations == 0
+    assert load_experiment(paid("gpt-9"), only_asked).config.iterations == 0
     with pytest.raises(ConfigError, match=r"prices\.'gpt-8' is neither name nor address"):
-        experiments.load_config(paid("gpt-9"), ["prices.gpt-8.input_usd=1"])
+        load_experiment(paid("gpt-9"), ["prices.gpt-8.input_usd=1"])
     with pytest.raises(ConfigError, match="budget_usd"):
-        experiments.load_config(paid("gpt-4o-mini"), ["budget_usd=0"])
+        load_experiment(paid("gpt-4o-mini"), ["budget_usd=0"])
     with pytest.raises(ConfigError, match="budget_usd"):
-        experiments.load_config(paid("gpt-4o-mini"), ["budget_usd=inf"])
+        load_experiment(paid("gpt-4o-mini"), ["budget_usd=inf"])
 
 
 def test_cost_prices_an_experiment_without_a_key(paid, monkeypatch):
@@ -317,7 +318,10 @@ def test_cost_says_unknown_rather_than_nothing(paid):
 
 def test_what_the_user_knows_about_answers_sharpens_the_expectation(paid):
     config = experiments.load_config(paid("gpt-4o-mini"))
-    guess, told = estimate(config), estimate(config, answer_tokens=40, summary_tokens=30)
+    guess, told = (
+        estimate(resolve(config)),
+        estimate(resolve(config), answer_tokens=40, summary_tokens=30),
+    )
     assert guess.usd is not None
     assert told.usd is not None
     assert told.usd.expected < guess.usd.expected
@@ -326,7 +330,7 @@ def test_what_the_user_knows_about_answers_sharpens_the_expectation(paid):
 
 def test_more_of_anything_costs_more(paid):
     def high(*more):
-        usd = estimate(experiments.load_config(paid("gpt-4o-mini"), more)).usd
+        usd = estimate(load_experiment(paid("gpt-4o-mini"), more)).usd
         assert usd is not None
         assert usd.low <= usd.expected <= usd.high
         return usd.high
@@ -388,7 +392,7 @@ def test_over_http_the_range_holds_and_a_capped_run_asks_nothing_twice(tmp_path)
         total = len(server.log("POST", "/chat/completions"))
         tuned = len(server.log("POST", "/fine_tuning/jobs"))
     assert 0 < asked < total
-    before = estimate(config)
+    before = estimate(resolve(config))
     assert before.usd is not None
     assert before.usd.low <= spent(folder) <= before.usd.high
     assert total == sum(line.calls.high for line in before.lines if line.stage != "finetune")
@@ -458,7 +462,7 @@ def on_a_terminal(columns, *args):
 def test_no_figure_is_shortened_and_a_name_is_printed_as_it_is(tmp_path, columns):
     path = tmp_path / "narrow.toml"
     path.write_text(NARROW)
-    usd = estimate(experiments.load_config(str(path))).usd
+    usd = estimate(load_experiment(str(path))).usd
     assert usd is not None
     assert usd.high > 100_000
     said = on_a_terminal(columns, "cost", str(path))
@@ -473,7 +477,7 @@ def scoring(tmp_path, *lines):
     path = tmp_path / "scoring.toml"
     path.write_text(NARROW)
     config = experiments.load_config(str(path), lines)
-    return [line for line in estimate(config).lines if line.stage == "diversity"]
+    return [line for line in estimate(resolve(config)).lines if line.stage == "diversity"]
 
 
 def test_what_diversity_asks_for_is_in_the_estimate(tmp_path):
@@ -510,7 +514,7 @@ def test_the_estimate_of_diversity_is_what_a_server_is_asked(tmp_path):
         done = api_experiment.run(tmp_path, server.url, *more)
         assert done.status == 0, done.text
         path = api_experiment.write(tmp_path, server.url)
-        before = estimate(experiments.load_config(str(path), more))
+        before = estimate(load_experiment(str(path), more))
     likelihoods = [line for line in before.lines if line.stage == "diversity"]
     assert sum(line.calls.high for line in likelihoods) == sum(asked)
     [(spent_usd,)] = done.rows("SELECT sum(usd) FROM spend WHERE stage = 'diversity'")

@@ -10,13 +10,13 @@ import pytest
 from evals import metrics, report
 from evals.tasks.arithmetic import create
 from society.checks import overlap
-from society.config import load as experiments
 from society.config.load import ConfigError
 from society.costs.estimate import estimate
-from society.method import loop, questions
+from society.method import questions
+from society.method.experiment import load_experiment
 from society.method.progress import StageStarted
 from society.runs import folder as folders
-from society.runs import status, summary
+from society.runs import runner, status, summary
 from store.ledger import Store
 
 LADDER = "task.curriculum=[{high=3}, {high=4}]"
@@ -24,7 +24,7 @@ AGENTS, TRAIN, EVAL = 3, 4, 3
 
 
 def load(experiment, *overrides):
-    return experiments.load_config(str(experiment), overrides)
+    return load_experiment(str(experiment), overrides)
 
 
 def ids(questions) -> list[str]:
@@ -32,11 +32,11 @@ def ids(questions) -> list[str]:
 
 
 def test_without_one_everything_is_as_it_was(experiment):
-    config = load(experiment)
-    assert "curriculum" not in config.to_json()
-    assert config.questions.training(2) == create({}).questions("train", 0, TRAIN)
-    assert config.questions.made_for(2) is None
-    assert config.questions.task_of(2) is config.questions.task
+    loaded = load(experiment)
+    assert "curriculum" not in loaded.config.to_json()
+    assert loaded.questions.training(2) == create({}).questions("train", 0, TRAIN)
+    assert loaded.questions.first_iteration(2) is None
+    assert loaded.questions.task_of(2) is loaded.questions.task
 
 
 def test_rung_k_is_for_iteration_k_and_the_last_one_stays(experiment):
@@ -46,7 +46,7 @@ def test_rung_k_is_for_iteration_k_and_the_last_one_stays(experiment):
     assert all(q.question_id.startswith("arithmetic@1:") for q in found[0])
     assert all(q.question_id.startswith("arithmetic@2:") for q in found[1])
     assert ids(found[1]) == ids(found[2]) == ids(found[3])
-    assert [questions.made_for(k) for k in (1, 2, 3, 4)] == [1, 2, 2, 2]
+    assert [questions.first_iteration(k) for k in (1, 2, 3, 4)] == [1, 2, 2, 2]
     assert len(questions.all_training()) == 2 * TRAIN
 
 
@@ -57,18 +57,20 @@ def test_fresh_questions_go_on_where_the_rung_was_left(experiment):
     first = [name for k in (1, 3, 4) for name in ids(questions.training(k))]
     assert all(name.startswith("arithmetic@1:") for name in first)
     assert len(set(first)) == 3 * TRAIN
-    assert [questions.made_for(k) for k in (1, 2, 3, 4)] == [1, 2, 3, 4]
+    assert [questions.first_iteration(k) for k in (1, 2, 3, 4)] == [1, 2, 3, 4]
     assert len(questions.all_training()) == 4 * TRAIN
 
 
 def test_every_rung_is_an_exam_of_its_own_also_where_it_is_not_reached(experiment):
     questions = load(experiment, LADDER, "iterations=1").questions
-    assert [(e.label, e.rung, e.zero_shot, e.stage) for e in questions.exams] == [
+    assert [
+        (e.label, e.curriculum_stage, e.zero_shot, e.stage) for e in questions.evaluation_sets
+    ] == [
         ("arithmetic", None, False, "evaluate"),
-        ("arithmetic@1", 1, False, "rung arithmetic@1"),
-        ("arithmetic@2", 2, False, "rung arithmetic@2"),
+        ("arithmetic@1", 1, False, "curriculum arithmetic@1"),
+        ("arithmetic@2", 2, False, "curriculum arithmetic@2"),
     ]
-    asked = [name for exam in questions.exams for name in ids(exam.questions())]
+    asked = [name for each in questions.evaluation_sets for name in ids(each.questions())]
     assert len(asked) == len(set(asked)) == 3 * EVAL
 
 
@@ -76,7 +78,7 @@ def test_a_rung_that_is_the_task_itself_is_examined_by_its_evaluation(experiment
     questions = load(
         experiment, "task.curriculum=[{high=3}, {high=10}, {}]", "task.high=10"
     ).questions
-    assert [exam.label for exam in questions.exams] == ["arithmetic", "arithmetic@1"]
+    assert [each.label for each in questions.evaluation_sets] == ["arithmetic", "arithmetic@1"]
     assert all(name.startswith("arithmetic:") for name in ids(questions.training(2)))
     assert questions.training(3) == questions.training(2)
 
@@ -85,15 +87,17 @@ def test_a_rung_that_is_the_task_itself_is_examined_by_its_evaluation(experiment
 def test_no_exam_asks_what_a_rung_trains_on_also_not_in_other_clothes(experiment, count):
     # Over 1..3 there are 216 sums in all; most of them are questions of the wider ranges too.
     more = (f"train.questions={count}", "evaluation.questions=50", "iterations=3", "task.high=5")
-    config = load(experiment, LADDER, *more)
+    loaded = load(experiment, LADDER, *more)
     task = create({})
-    trained = {task.identity(q) for q in config.questions.all_training()}
-    asked = {task.identity(q) for exam in config.questions.exams for q in exam.questions()}
+    trained = {task.identity(q) for q in loaded.questions.all_training()}
+    asked = {
+        task.identity(q) for each in loaded.questions.evaluation_sets for q in each.questions()
+    }
     assert len(trained) > count
     assert not trained & asked
     unfiltered = create({"high": 3}).questions("train", 0, count)
     assert {task.identity(q) for q in unfiltered} & asked
-    assert overlap.check(config, experiment.parent / "none.duckdb", allow=False) == []
+    assert overlap.check_overlap(loaded, experiment.parent / "none.duckdb", allow=False) == []
 
 
 def test_swapped_operands_are_one_question():
@@ -102,7 +106,7 @@ def test_swapped_operands_are_one_question():
     a, b, c, d, e, f = re.findall(r"\d+", question.text)
     swapped = question.text.replace(f"{a}+{b}*{c}+{d}-{e}*{f}", f"{d}+{c}*{b}+{a}-{f}*{e}")
     again = type(question)("other", swapped, None)
-    assert questions.identity(task, again) == questions.identity(task, question)
+    assert questions.get_identity(task, again) == questions.get_identity(task, question)
 
 
 def test_files_with_the_same_ids_are_kept_apart(tmp_path):
@@ -134,7 +138,7 @@ def test_files_with_the_same_ids_are_kept_apart(tmp_path):
     easy, hard = questions.training(1), questions.training(2)
     assert {q.text.split()[1] for q in easy} == {"easy"}
     assert {q.text.split()[1] for q in hard} == {"hard"}
-    exams = [q for exam in questions.exams for q in exam.questions()]
+    exams = [q for each in questions.evaluation_sets for q in each.questions()]
     every = ids([*easy, *hard, *exams])
     assert len(every) == len(set(every)) == 36
 
@@ -149,7 +153,7 @@ def test_files_with_the_same_ids_are_kept_apart(tmp_path):
         ([LADDER, "train.questions=200"], r"task\.curriculum\.0: .* has 108 train questions"),
         (
             [LADDER, "train.questions=105", "evaluation.questions=108"],
-            r"task\.curriculum\.0: .*\(\d+ are left out, since an exam asks them\)",
+            r"task\.curriculum\.0: .*\(\d+ are in an evaluation set and left out\)",
         ),
         (['zero_shot=[{name="arithmetic", label="b", curriculum=[]}]'], r"zero_shot\.0: .*unknown"),
     ],
@@ -162,9 +166,9 @@ def test_what_is_wrong_is_named_before_anything_runs(experiment, overrides, mess
 @pytest.fixture
 def climbing(experiment):
     """The scripted experiment on a ladder; a script that answers what it asks."""
-    config = load(experiment, LADDER)
-    asked = [("eval", q) for exam in config.questions.exams for q in exam.questions()]
-    asked += [(f"train{k}", q) for k in (1, 2) for q in config.questions.training(k)]
+    loaded = load(experiment, LADDER)
+    asked = [("eval", q) for each in loaded.questions.evaluation_sets for q in each.questions()]
+    asked += [(f"train{k}", q) for k in (1, 2) for q in loaded.questions.training(k)]
     lines = []
     for which, question in asked:
         for agent in range(1, AGENTS + 1):
@@ -179,19 +183,19 @@ def climbing(experiment):
             ]
     script = "".join(json.dumps(line) + "\n" for line in lines)
     (experiment.parent / "script.jsonl").write_text(script)
-    return config
+    return loaded
 
 
 def test_a_run_climbs_and_every_society_takes_every_exam(climbing, tmp_path):
     folder, events = folders.folder(tmp_path / "runs", "climb"), []
-    with folders.start(folder, climbing) as store:
-        asyncio.run(loop.run(folder, climbing, store, events.append))
+    with folders.start(folder, climbing.config) as store:
+        asyncio.run(runner.run_experiment(folder, climbing, store, events.append))
     stages = [e.stage for e in events if isinstance(e, StageStarted) and e.iteration == 0]
-    labels = ("evaluate", "rung arithmetic@1", "rung arithmetic@2")
+    labels = ("evaluate", "curriculum arithmetic@1", "curriculum arithmetic@2")
     assert stages == [f"{label} {d}" for label in labels for d in ("sampled", "greedy")]
     shown, table = io.StringIO(), io.StringIO()
     status.show(folder, shown)
-    assert re.search(r"rung arithmetic@2 greedy +multiagent +3 +3", shown.getvalue())
+    assert re.search(r"curriculum arithmetic@2 greedy +multiagent +3 +3", shown.getvalue())
     with Store.open(folder.database, read_only=True) as store:
         assert store.rows(
             "SELECT task, split, iteration, count(*) FROM questions GROUP BY ALL ORDER BY ALL"
@@ -224,7 +228,7 @@ def test_a_run_climbs_and_every_society_takes_every_exam(climbing, tmp_path):
 
 
 def test_the_estimate_counts_every_rungs_exam(climbing):
-    lines = [line for line in estimate(climbing).lines if line.stage == "rung arithmetic@1"]
+    lines = [line for line in estimate(climbing).lines if line.stage == "curriculum arithmetic@1"]
     # Untuned and twice tuned, both decodings, three agents.
     generators = [line.calls.expected for line in lines if line.role == "generator"]
     assert sum(generators) == 3 * 2 * AGENTS * EVAL

@@ -14,9 +14,10 @@ from society.checks import doctor
 from society.cli import app
 from society.config import load as experiments
 from society.config.load import ConfigError
-from society.method import loop
+from society.method.experiment import load_experiment, resolve
 from society.method.progress import Note, StageStarted
 from society.runs import folder as folders
+from society.runs import runner
 from store.ledger import Store
 
 SMALL = (
@@ -29,7 +30,7 @@ SMALL = (
 def carry_out(folder, config):
     events = []
     with folders.start(folder, config) as store:
-        asyncio.run(loop.run(folder, config, store, events.append))
+        asyncio.run(runner.run_experiment(folder, resolve(config), store, events.append))
     return events
 
 
@@ -115,13 +116,13 @@ def test_what_cannot_be_measured_is_said_at_once(trained, options, message):
 
 def test_a_wrong_section_is_refused_before_anything_starts():
     with pytest.raises(ConfigError, match=r"diversity\.measures.*'spread'"):
-        experiments.load_config("demo", ['diversity.measures=["spread"]'])
+        load_experiment("demo", ['diversity.measures=["spread"]'])
     wrong = ['diversity.measures=["embedding"]', 'diversity.encoder="./gone"']
     with pytest.raises(ConfigError, match=r"diversity\.encoder: there is no encoder './gone'"):
-        experiments.load_config("demo", wrong)
-    experiments.load_config("demo", ['diversity.encoder="./gone"'])
+        load_experiment("demo", wrong)
+    load_experiment("demo", ['diversity.encoder="./gone"'])
     with pytest.raises(ConfigError, match=r"diversity\.decodings.*'greedy'.*evaluation\.decodings"):
-        experiments.load_config(
+        load_experiment(
             "demo",
             ['diversity.measures=["kl"]', 'diversity.decodings=["greedy"]',
              'evaluation.decodings=["sampled"]'],

@@ -15,6 +15,7 @@ from providers.embedded import MODEL_DIR
 from society.checks import doctor
 from society.cli import app
 from society.config import load as experiments
+from society.method.experiment import resolve
 from society.runs import folder as folders
 from store.ledger import Store
 from store.records import Job
@@ -258,9 +259,9 @@ def test_a_run_whose_tuning_is_done_does_not_ask_for_tuning(tmp_path):
         folder = folders.folder(tmp_path / "runs", "tuned")
         with folders.start(folder, config) as store:
             write_tuned(store, config.society.agents)
-        findings = doctor.examine(config, folder)
+        findings = doctor.examine(resolve(config), folder)
         assert [found for found in findings if found.level == "error"] == []
-        fresh = doctor.examine(config, folders.folder(tmp_path / "runs", "fresh"))
+        fresh = doctor.examine(resolve(config), folders.folder(tmp_path / "runs", "fresh"))
         assert any(found.level == "error" for found in fresh)
 
 
@@ -273,6 +274,6 @@ def write_tuned(store: Store, agents: int) -> None:
 
 def test_the_end_of_a_run_moves_with_what_is_left_of_it():
     config = experiments.load_config("demo")
-    whole = doctor.ends_at(config, doctor.Past(), SOME_DAY)
-    part = doctor.ends_at(config, doctor.Past(tuned=2), SOME_DAY)
+    whole = doctor.ends_at(resolve(config), doctor.Past(), SOME_DAY)
+    part = doctor.ends_at(resolve(config), doctor.Past(tuned=2), SOME_DAY)
     assert SOME_DAY < part < whole < SOME_DAY + timedelta(days=2)

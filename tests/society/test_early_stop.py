@@ -9,9 +9,10 @@ import pytest
 
 from evals.tasks.arithmetic import create
 from society.config import load as experiments
-from society.method import loop
 from society.method.early_stop import NothingLearnt, describe_unread
+from society.method.experiment import resolve
 from society.runs import folder as folders
+from society.runs import runner
 from store.records import Turn
 from tests.providers.chat_server import Reply, fails, says, serving
 from tests.society import api_experiment
@@ -136,7 +137,9 @@ def scripted(folder, answer):
         run_folder = folders.folder(folder / "runs", "run")
         config = experiments.load_config(str(path), overrides)
         with folders.start(run_folder, config) as store:
-            asyncio.run(loop.run(run_folder, config, store, lambda event: None))
+            asyncio.run(
+                runner.run_experiment(run_folder, resolve(config), store, lambda event: None)
+            )
             return store.rows("SELECT count(*), count(error) FROM jobs")
 
     return run

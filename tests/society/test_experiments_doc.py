@@ -10,6 +10,7 @@ import pytest
 from evals.tasks.arithmetic import create
 from society.cli import app
 from society.config import load as experiments
+from society.method.experiment import load_experiment
 from society.runs import folder as folders
 from society.sweeps import axes
 from society.sweeps.axes import Options
@@ -75,9 +76,9 @@ def test_the_commands_mean_what_they_say(written, tmp_path, monkeypatch):
 
 
 def test_the_curriculum_climbs(written):
-    questions = experiments.load_config(str(written(toml("curriculum")))).questions
+    questions = load_experiment(str(written(toml("curriculum")))).questions
     assert [questions.task_of(k).options.high for k in (1, 2, 3)] == [4, 7, 10]
-    assert [exam.label for exam in questions.exams] == [
+    assert [each.label for each in questions.evaluation_sets] == [
         "arithmetic",
         "arithmetic@1",
         "arithmetic@2",

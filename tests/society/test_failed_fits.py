@@ -6,8 +6,9 @@ import pytest
 
 from finetune.errors import TuningFailed, TuningStopped
 from society.config import load as experiments
-from society.method import loop
+from society.method.experiment import resolve
 from society.runs import folder as folders
+from society.runs import runner
 from store.ledger import Store
 
 EXPERIMENT = """
@@ -45,7 +46,7 @@ def start(tmp_path):
     def run(*overrides: str) -> Store:
         config = experiments.load_config(str(path), overrides)
         with folders.start(folder, config) as store:
-            asyncio.run(loop.run(folder, config, store, lambda event: None))
+            asyncio.run(runner.run_experiment(folder, resolve(config), store, lambda event: None))
         return Store.open(folder.database, read_only=True)
 
     run.folder = folder

@@ -11,10 +11,13 @@ from typer.testing import CliRunner
 
 from society.cli import app
 from society.config import load as experiments
-from society.method import loop
+from society.method.arms import main_arm
+from society.method.experiment import resolve
 from society.runs import folder as folders
+from society.runs import runner
 from society.sweeps import definition, record, results
 from society.sweeps.axes import Options, Source
+from store.ledger import Store
 
 TRAIN, EVAL = 6, 5
 
@@ -136,7 +139,11 @@ def test_a_sweep_without_gold_says_what_is_known(experiment, tmp_path):
     sweep.folder.path.mkdir(parents=True)
     for member in sweep.members:
         with folders.start(member.folder, member.config) as store:
-            asyncio.run(loop.run(member.folder, member.config, store, lambda event: None))
+            asyncio.run(
+                runner.run_experiment(
+                    member.folder, resolve(member.config), store, lambda event: None
+                )
+            )
     said = io.StringIO()
     results.show(record.of(sweep, str(path)), tmp_path / "runs", said)
     assert "accuracy needs gold answers, and there are none" in said.getvalue()
@@ -147,7 +154,7 @@ def test_a_sweep_without_gold_says_what_is_known(experiment, tmp_path):
 
 def _rows(sql):
     folder = folders.folder(Path("runs"), "own")
-    with loop.Store.open(folder.database, read_only=True) as store:
+    with Store.open(folder.database, read_only=True) as store:
         return store.rows(sql)
 
 
@@ -155,4 +162,4 @@ def test_an_arm_without_gold_stands_beside_the_others(experiment):
     path = experiment(more='arms = ["multiagent", "majority"]')
     said = society("run", path, "--no-live")
     assert line(said, "majority") == "majority untuned 66.7 0.0 0.0 0.0"
-    assert experiments.load_config(str(path)).main_arm.name == "multiagent"
+    assert main_arm(experiments.load_config(str(path))).name == "multiagent"

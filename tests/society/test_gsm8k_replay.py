@@ -18,8 +18,9 @@ import pytest
 from society import importing
 from society.config import load as experiments
 from society.importing import Source
-from society.method import loop
+from society.method.experiment import resolve
 from society.runs import folder as folders
+from society.runs import runner
 from store.ledger import Store
 
 DATA = Path(os.environ.get("SOCIETY_DATA", Path(__file__).parents[2] / "../shared/data"))
@@ -79,7 +80,7 @@ def replayed(tmp_path_factory, imported):
     assert config.model == f"replay:{imported.path}"
     folder = folders.folder(tmp_path_factory.mktemp("replayed"), "again")
     with folders.start(folder, config) as store:
-        asyncio.run(loop.run(folder, config, store, lambda event: None))
+        asyncio.run(runner.run_experiment(folder, resolve(config), store, lambda event: None))
     return folder
 
 

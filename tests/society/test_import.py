@@ -15,8 +15,9 @@ from society.config import load as experiments
 from society.config.load import ConfigError
 from society.config.schema import Config
 from society.importing import Source, TranscriptError, overview, recognised
-from society.method import loop
+from society.method.experiment import resolve
 from society.runs import folder as folders
+from society.runs import runner
 from store.ledger import Store
 
 ARITHMETIC = Source(None, "arithmetic", None)
@@ -185,7 +186,7 @@ def held(tmp_path, experiment):
     folder = folders.folder(tmp_path / "held", "held")
     config = experiments.load_config(str(experiment))
     with folders.start(folder, config) as store:
-        asyncio.run(loop.run(folder, config, store, lambda event: None))
+        asyncio.run(runner.run_experiment(folder, resolve(config), store, lambda event: None))
     return folder
 
 
@@ -226,7 +227,7 @@ def test_a_run_goes_on_where_the_transcripts_of_its_experiment_end(tmp_path, exp
     folder = bring(tmp_path, lines, Source(str(experiment), None, None))
     before = rows(folder, "SELECT * FROM turns ORDER BY ALL")
     with folders.start(folder, config) as store:
-        asyncio.run(loop.run(folder, config, store, lambda event: None))
+        asyncio.run(runner.run_experiment(folder, resolve(config), store, lambda event: None))
     assert [r for r in rows(folder, "SELECT * FROM turns ORDER BY ALL") if r in before] == before
     ours, theirs = contents(folder, ["turns"]), contents(held, ["turns"])
     assert ours == theirs

@@ -8,9 +8,11 @@ import pytest
 
 from society.config import load as experiments
 from society.config.load import ConfigError
-from society.method import loop
+from society.method.experiment import load_experiment, resolve
 from society.method.progress import Note, StageFinished, StageStarted
 from society.runs import folder as folders
+from society.runs import runner
+from store.ledger import Store
 
 
 def start(tmp_path, experiment, *overrides, name="run"):
@@ -19,12 +21,12 @@ def start(tmp_path, experiment, *overrides, name="run"):
     folder = folders.folder(tmp_path / "runs", name)
     events = []
     with folders.start(folder, config) as store:
-        asyncio.run(loop.run(folder, config, store, events.append))
+        asyncio.run(runner.run_experiment(folder, resolve(config), store, events.append))
     return folder, events
 
 
 def rows(folder, sql):
-    with loop.Store.open(folder.database, read_only=True) as store:
+    with Store.open(folder.database, read_only=True) as store:
         return store.rows(sql)
 
 
@@ -76,9 +78,9 @@ def test_a_label_takes_more_than_half_of_the_agents_unless_the_file_says_otherwi
 
 def test_a_quorum_that_cannot_be_reached_is_refused(experiment):
     with pytest.raises(ConfigError, match=r"consensus\.quorum = 4 leaves the arm 'multiagent'"):
-        experiments.load_config(str(experiment), ["consensus.quorum=4"])
+        load_experiment(str(experiment), ["consensus.quorum=4"])
     with pytest.raises(ConfigError, match=r"arm 'pair' without any label: 2 agent"):
-        experiments.load_config(
+        load_experiment(
             str(experiment),
             [
                 'arms=["multiagent", {name = "pair", like = "multiagent", agents = 2}]',

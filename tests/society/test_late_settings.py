@@ -9,8 +9,9 @@ from typer.testing import CliRunner
 from providers.errors import InvalidSettings
 from society.cli import app
 from society.config import load as experiments
-from society.method import loop
+from society.method.experiment import resolve
 from society.runs import folder as folders
+from society.runs import runner
 from store.ledger import Store
 from tests.providers.job_account import BASE
 from tests.providers.job_server import serving
@@ -124,6 +125,6 @@ def test_also_without_the_doctor_nothing_is_asked(tmp_path, experiment, override
         folders.start(folder, config) as store,
         pytest.raises(InvalidSettings, match=r"validation_share = 0\.5"),
     ):
-        asyncio.run(loop.run(folder, config, store, lambda event: None))
+        asyncio.run(runner.run_experiment(folder, resolve(config), store, lambda event: None))
     with Store.open(folder.database, read_only=True) as store:
         assert store.rows("SELECT count(*) FROM turns") == [(0,)]

@@ -7,8 +7,9 @@ import pytest
 
 from society.config import load as experiments
 from society.config.load import ConfigError
-from society.method import loop
+from society.method.experiment import load_experiment, resolve
 from society.runs import folder as folders
+from society.runs import runner
 from store.ledger import Store
 
 
@@ -30,7 +31,7 @@ def test_each_agent_speaks_and_learns_with_its_own_base(tmp_path, mixed):
     config = experiments.load_config(str(experiment), overrides)
     folder = folders.folder(tmp_path / "runs", "mixed")
     with folders.start(folder, config) as store:
-        asyncio.run(loop.run(folder, config, store, [].append))
+        asyncio.run(runner.run_experiment(folder, resolve(config), store, [].append))
     with Store.open(folder.database, read_only=True) as store:
         assert store.rows(
             "SELECT DISTINCT agent, starts_with(response, 'other: ') FROM turns "
@@ -50,15 +51,15 @@ def test_each_agent_speaks_and_learns_with_its_own_base(tmp_path, mixed):
 def test_one_model_for_each_agent(mixed):
     experiment, overrides = mixed
     with pytest.raises(ConfigError, match="names 3 models for 2 agents"):
-        experiments.load_config(str(experiment), [*overrides, "society.agents=2"])
+        load_experiment(str(experiment), [*overrides, "society.agents=2"])
 
 
 def test_settings_belong_to_a_model_of_the_experiment(mixed):
     experiment, overrides = mixed
-    with pytest.raises(ConfigError, match="'local:x' is the address of no model here"):
-        experiments.load_config(
-            str(experiment), [*overrides, 'providers={"local:x" = {threads = 1}}']
-        )
+    with pytest.raises(
+        ConfigError, match="'local:x' is the address of no model of this experiment"
+    ):
+        load_experiment(str(experiment), [*overrides, 'providers={"local:x" = {threads = 1}}'])
 
 
 def test_settings_of_one_model_do_not_reach_another(mixed):

@@ -74,7 +74,7 @@ def test_your_own_model(workplace):
     [command] = [c for c in commands() if "my-experiment" in c]
     text = (ROOT / "README.md").read_text()
     [line] = re.findall(r'^model = "local:.*$', text, re.MULTILINE)
-    demo = (ROOT / "society/configs/demo.toml").read_text()
+    demo = (ROOT / "society/config/demo.toml").read_text()
     own = demo.replace('model = "embedded:"', f'model = "local:{MODEL_DIR}"')
     assert line.startswith('model = "local:')
     assert own != demo
@@ -113,4 +113,4 @@ def test_no_command_is_left_untested():
 def test_the_packaged_experiments_are_valid():
     for name in experiments.list_packaged():
         # Whether their models and questions can be had is up to the machine; see test_packaged.py.
-        experiments.build_config(*experiments.read_table(name), stored=True)
+        experiments.build_config(*experiments.read_table(name))

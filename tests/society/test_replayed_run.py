@@ -6,8 +6,9 @@ import pytest
 
 from providers.replay import TranscriptMismatch
 from society.config import load as experiments
-from society.method import loop
+from society.method.experiment import resolve
 from society.runs import folder as folders
+from society.runs import runner
 from store.ledger import Store
 
 SAME = {
@@ -32,7 +33,7 @@ def carry_out(tmp_path, experiment, name, *overrides):
     config = experiments.load_config(str(experiment), overrides)
     folder = folders.folder(tmp_path / "runs", name)
     with folders.start(folder, config) as store:
-        asyncio.run(loop.run(folder, config, store, lambda event: None))
+        asyncio.run(runner.run_experiment(folder, resolve(config), store, lambda event: None))
     return folder
 
 
@@ -121,4 +122,4 @@ def test_a_run_cannot_replay_itself(tmp_path, experiment, held):
         Store.open(held.database) as store,
         pytest.raises(ValueError, match="into a run of another name"),
     ):
-        asyncio.run(loop.run(held, config, store, lambda event: None))
+        asyncio.run(runner.run_experiment(held, resolve(config), store, lambda event: None))

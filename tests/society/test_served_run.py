@@ -6,8 +6,9 @@ import pytest
 
 from society.config import load as experiments
 from society.config.load import ConfigError
-from society.method import loop
+from society.method.experiment import load_experiment, resolve
 from society.runs import folder as folders
+from society.runs import runner
 from store.ledger import Store
 from tests.providers.adapter_server import AdapterServer
 
@@ -38,7 +39,7 @@ def run(tmp_path, server: AdapterServer, iterations: int) -> folders.RunFolder:
     folder = folders.folder(tmp_path, "away")
     config = experiments.load_config("demo", overrides)
     with folders.start(folder, config) as store:
-        asyncio.run(loop.run(folder, config, store, [].append))
+        asyncio.run(runner.run_experiment(folder, resolve(config), store, [].append))
     return folder
 
 
@@ -78,6 +79,6 @@ def test_whole_models_are_refused_before_anything_is_trained(tmp_path):
         AdapterServer(BASE) as server,
         pytest.raises(ConfigError, match=r"takes adapters only"),
     ):
-        experiments.load_config(
+        load_experiment(
             "demo", [*SMALL, f'serving.address="{server.address}"', 'finetune.method="full"']
         )

@@ -13,9 +13,10 @@ import pytest
 from finetune.errors import TuningFailed
 from society.config import load as experiments
 from society.config.load import ConfigError
-from society.method import loop
+from society.method.experiment import resolve
 from society.method.progress import Note
 from society.runs import folder as folders
+from society.runs import runner
 from store.ledger import Store
 from tests.api_kill_and_resume import CONFIG
 from tests.providers.job_account import BASE
@@ -64,7 +65,7 @@ def experiment(tmp_path, server, monkeypatch):
                 said.append(event.text)
 
         with folders.start(folder, config) as store:
-            going = loop.run(folder, config, store, observe)
+            going = runner.run_experiment(folder, resolve(config), store, observe)
             asyncio.run(asyncio.wait_for(going, within_s))
         return said
 

@@ -14,10 +14,10 @@ from evals.tasks.arithmetic import create
 from society.checks import overlap
 from society.config import load as experiments
 from society.config.load import ConfigError
-from society.method import loop
+from society.method.experiment import load_experiment, resolve
 from society.method.progress import StageStarted
 from society.runs import folder as folders
-from society.runs import status, summary
+from society.runs import runner, status, summary
 from store.ledger import Store
 
 HARDER = {"low": 20, "high": 40}
@@ -44,7 +44,7 @@ def start(folder, experiment, *overrides, events=None):
     config = experiments.load_config(str(experiment), overrides)
     with folders.start(folder, config) as store:
         observer = [].append if events is None else events.append
-        asyncio.run(loop.run(folder, config, store, observer))
+        asyncio.run(runner.run_experiment(folder, resolve(config), store, observer))
 
 
 @pytest.fixture
@@ -113,19 +113,19 @@ def test_a_zero_shot_task_may_be_the_same_in_name_only_under_a_label(experiment)
     with experiment.open("a") as config:
         config.write('\n[[zero_shot]]\nname = "arithmetic"\n')
     with pytest.raises(ConfigError, match="label 'arithmetic' is taken; add label"):
-        experiments.load_config(str(experiment))
+        load_experiment(str(experiment))
 
 
 def test_wrong_zero_shot_options_are_named_before_anything_runs(experiment):
     with experiment.open("a") as config:
         config.write('\n[[zero_shot]]\nname = "arithmetic"\nlabel = "b"\nlevel = 3\n')
     with pytest.raises(ConfigError, match=r"zero_shot.0: .*level"):
-        experiments.load_config(str(experiment))
+        load_experiment(str(experiment))
 
 
 def test_more_zero_shot_questions_than_there_are_is_named(transfer):
     with pytest.raises(ConfigError, match=r"zero_shot.0: .* eval questions over 20\.\.21"):
-        experiments.load_config(
+        load_experiment(
             str(transfer),
             ['zero_shot=[{name="arithmetic", label="few", low=20, high=21, questions=500}]'],
         )
@@ -148,12 +148,12 @@ def test_the_documented_example_is_an_experiment(tmp_path, monkeypatch):
     config = experiments.load_config(
         "transfer.toml", ["train.questions=50", "evaluation.questions=50"]
     )
-    exams = {exam.label: exam for exam in config.questions.exams}
-    assert {label: exam.count for label, exam in exams.items()} == {
+    exams = {each.label: each for each in resolve(config).questions.evaluation_sets}
+    assert {label: each.count for label, each in exams.items()} == {
         "math": 50,
         "gsm8k": 200,
         "hard": 50,
     }
     ids = {q.question_id.partition(":")[0] for q in exams["hard"].questions()}
     assert ids == {"hard"}
-    assert overlap.check(config, tmp_path / "none.duckdb", allow=False) == []
+    assert overlap.check_overlap(resolve(config), tmp_path / "none.duckdb", allow=False) == []

@@ -1,0 +1,37 @@
+"""Carrying out a run: its models are opened, paid calls are counted, and the loop does the rest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+from society.costs import budget
+from society.method import loop
+from society.method.connections import Connections
+from society.method.experiment import Experiment
+from society.method.progress import Observer
+from society.method.tuning import require_trainable
+from society.runs.folder import RunFolder, as_started
+from store.ledger import Store
+
+
+async def run_experiment(
+    folder: RunFolder, experiment: Experiment, store: Store, observer: Observer
+) -> None:
+    """Bring a run to its end, from wherever it is; `store` is what `folder.start` has opened.
+
+    Raises `providers.errors.RunError`, `finetune.jobs.TuningFailed` or `store.errors.StoreError`
+    when it has to stop. Everything stored until then stays, and calling again resumes the run.
+    """
+    config = as_started(experiment.config, store.run())
+    experiment = replace(experiment, config=config)
+    connections = Connections.open(config, folder.models)
+    require_trainable(config, connections)
+    if config.evaluation.batch:
+        connections = connections.with_batches(store)
+    connections = budget.metered(connections, config, store)
+    try:
+        spending = partial(budget.shown, connections)
+        await loop.run(folder.name, experiment, store, connections, observer, spending)
+    finally:
+        await connections.close()
