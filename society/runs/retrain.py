@@ -15,8 +15,7 @@ from pathlib import Path
 from providers.artifact import set_aside, verify
 from providers.base import Provider
 from providers.errors import ModelDamaged, ModelNotFound, TrainingFailed
-from providers.types import FinetuneSpec
-from providers.types import JobState
+from providers.types import FinetuneSpec, JobState
 from society.config.load import ConfigError
 from society.config.schema import Config
 from society.method.connections import Connections

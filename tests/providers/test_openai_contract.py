@@ -28,15 +28,9 @@ from providers.openai.batch_format import BatchChat, build_line, split_lines
 from providers.openai.chat import Chat
 from providers.openai.client import Connection
 from providers.openai.files import FilePolling
-from providers.openai.files import Readiness
 from providers.openai.jobs import FinetuningJobs
-from providers.openai.jobs import Jobs
-from providers.openai.settings import OpenAISettings
-from providers.openai.settings import parse_address
-from providers.types import Message
-from providers.types import ModelRef
-from providers.types import Request
-from providers.types import Sampling
+from providers.openai.settings import OpenAISettings, parse_address
+from providers.types import Message, ModelRef, Request, Sampling
 from society.config import load as experiments
 from society.method.experiment import resolve
 from society.runs import folder as folders
