@@ -30,7 +30,7 @@ from society.config.schema import Config
 from society.method.agents import ROLES
 from society.method.arms import is_tuned
 from society.method.experiment import Experiment, assemble, load_experiment
-from society.method.tuning import all_tuned, validation_fault
+from society.method.finetuning import count_tuned, find_validation_fault
 from society.runs.folder import RunFolder, as_started
 from society.terminal.output import Screen, plain
 from store.errors import StoreError
@@ -168,7 +168,7 @@ def past_of(config: Config, folder: RunFolder) -> Past:
         # Opening it for writing will say what is wrong with it.
         return Past()
     config = as_started(config, run)
-    each = all_tuned(config)
+    each = count_tuned(config)
     over = [job.iteration for job in jobs if job.status in ("succeeded", "skipped")]
     tuned = sum(over.count(k) >= each for k in range(1, config.iterations + 1))
     finished = run is not None and run.finished_at is not None and run.config == config.to_json()
@@ -226,7 +226,7 @@ def _need(experiment: Experiment, past: Past, tunes: bool, skip: frozenset[str])
     return Need(
         finetune=tunes and config.iterations > past.tuned,
         ends_at=ends_at(experiment, past, datetime.now(UTC)),
-        adapters=all_tuned(config) if tunes else 0,
+        adapters=count_tuned(config) if tunes else 0,
         sampling_seed=True,
         batches=config.evaluation.batch,
         skip=skip,
@@ -248,7 +248,7 @@ def _capable(
                 "fine-tuning",
             )
         return
-    if fault := validation_fault(config, capabilities):
+    if fault := find_validation_fault(config, capabilities):
         yield Finding("error", fault, check="recipe")
         return
     minimum, questions = capabilities.min_examples, config.train.questions
@@ -347,7 +347,7 @@ def _disk(
     sizes = [found.artifact_bytes for found in examinations]
     largest = max((size for size in sizes if size is not None), default=0)
     left = config.iterations - past.tuned
-    models = runs * largest * (all_tuned(config) * left + (_TRAINING_COPIES if left else 0))
+    models = runs * largest * (count_tuned(config) * left + (_TRAINING_COPIES if left else 0))
     each = 2 * config.society.rounds * config.sampling.max_tokens * _BYTES_PER_TOKEN
     database = runs * max(0, _calls(experiment) * each - _bytes_of(folder.database))
     free = shutil.disk_usage(_nearest(folder.path)).free

@@ -61,7 +61,7 @@ def measure(
         from store.ledger import Store
 
         folder = folders.existing(runs, name)
-        choice = diversity.Choice(
+        choice = diversity.DiversityChoice(
             tuple(measure.value for measure in measures) if measures else None,
             encoder,
             questions,

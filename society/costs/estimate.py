@@ -21,7 +21,7 @@ from society.costs.lengths import MESSAGE, NOTHING, PROMPT, Range
 from society.method.agents import AgentRole
 from society.method.arms import Arm, is_tuned
 from society.method.experiment import Experiment
-from society.method.tuning import tuned_roles
+from society.method.finetuning import tuned_roles
 
 Role = Literal["generator", "critic", "summarizer"]
 
@@ -154,7 +154,7 @@ class _Estimator:
                 )
         if arm.others == "summarized" and arm.rounds > 1:
             calls = len(asked) * arm.agents * (arm.rounds - 1)
-            shown = lengths.of_text(prompts.summarize([""] * (arm.agents - 1)))
+            shown = lengths.of_text(prompts.build_summary_request([""] * (arm.agents - 1)))
             yield Line(
                 stage=stage,
                 role="summarizer",
@@ -210,10 +210,12 @@ class _Estimator:
     def _contexts(self, task: Task, arm: Arm) -> list[Range]:
         """What stands around the question's own prompt in each round; tokens of one call."""
         if arm.others == "summarized":
-            shown = lengths.of_text(prompts.summarized("", task.answer_form))
+            shown = lengths.of_text(prompts.build_summary_turn("", task.answer_form))
             shown += lengths.reread(self.summary)
         else:
-            shown = lengths.of_text(prompts.quoted([""] * (arm.agents - 1), task.answer_form))
+            shown = lengths.of_text(
+                prompts.build_quoted_turn([""] * (arm.agents - 1), task.answer_form)
+            )
             shown += self._others(arm)
         contexts = [PROMPT + MESSAGE]
         for _ in range(1, arm.rounds):

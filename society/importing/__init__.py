@@ -22,8 +22,8 @@ from society.importing.questions import Questions
 from society.importing.spoken import TranscriptError
 from society.importing.told import NAMELESS, rows
 from society.method.arms import build_arms
-from society.method.tuning import selection, tuned_roles
-from society.method.voting import majority
+from society.method.finetuning import build_rules, tuned_roles
+from society.method.voting import default_quorum
 from society.runs import folder as folders
 from society.runs.folder import RunFolder
 from store.ledger import Store
@@ -108,7 +108,7 @@ class _Content:
                 (told.agents, told.rounds),
                 summarized=config.society.others == "summarized",
                 drop_ties=config.consensus.ties == "drop",
-                quorum=config.consensus.quorum or majority(told.agents),
+                quorum=config.consensus.quorum or default_quorum(told.agents),
                 seed=config.seed,
             )
 
@@ -152,7 +152,7 @@ def _build_datasets(store: Store, content: _Content) -> None:
     arms = {arm.name: arm for arm in known}
     for iteration, arm in sorted(trained):
         rules = arms.get(arm) or replace(known[0], name=arm)
-        build_all(store, iteration, arm, tuned_roles(rules), selection(config, rules))
+        build_all(store, iteration, arm, tuned_roles(rules), build_rules(config, rules))
 
 
 def _write_questions(folder: RunFolder, content: _Content) -> None:

@@ -9,7 +9,14 @@ from evals.tasks.base import Task, TaskQuestion
 from society import prompts
 from society.importing.debates import ToldDebate
 from society.importing.spoken import Spoken
-from society.method.voting import lot, outcome, readable, shown, tally, why_empty
+from society.method.voting import (
+    build_tie_key,
+    count_round,
+    explain_empty,
+    extract_answer,
+    fill_empty,
+    judge_debate,
+)
 from store.records import Row, Turn, messages_json
 
 NAMELESS = "imported"
@@ -37,10 +44,10 @@ def rows(
     for number in range(1, rounds + 1):
         earlier = [t for t in turns if t.round == number - 1 and t.kind == "answer"]
         for agent in range(1, agents + 1):
-            others = [shown(t.response) for t in earlier if t.agent != agent]
+            others = [fill_empty(t.response) for t in earlier if t.agent != agent]
             summary = debate.spoken.get((agent, number, "summary"))
             if summary is not None:
-                asked = _conversation("user", prompts.summarize(others))
+                asked = _conversation("user", prompts.build_summary_request(others))
                 turns.append(_turn(debate, summary, asked, task))
             told = debate.spoken[agent, number, "answer"]
             if number == 1:
@@ -51,7 +58,7 @@ def rows(
             else:
                 sent = told.messages
             turns.append(_turn(debate, told, sent, task))
-    drawn = lot(seed, question.question_id)
+    drawn = build_tie_key(seed, question.question_id)
     numbers = range(1, rounds + 1)
     tallies = [tally(task, debate.stage, turns, number, drawn) for number in numbers]
     decided = outcome(
@@ -64,7 +71,7 @@ def _turn(debate: ToldDebate, told: Spoken, sent: str, task: Task) -> Turn:
     stage = debate.stage
     answer = None
     if told.kind == "answer" and told.finish_reason == "stop":
-        answer = told.answer or readable(task, told.response, told.finish_reason)
+        answer = told.answer or extract_answer(task, told.response, told.finish_reason)
     return Turn(
         iteration=stage.iteration,
         arm=stage.arm,
@@ -82,7 +89,7 @@ def _turn(debate: ToldDebate, told: Spoken, sent: str, task: Task) -> Turn:
         prompt_tokens=told.prompt_tokens,
         completion_tokens=told.completion_tokens,
         latency_ms=told.latency_ms,
-        error=told.error or why_empty(told.response, told.finish_reason),
+        error=told.error or explain_empty(told.response, told.finish_reason),
     )
 
 
@@ -91,13 +98,13 @@ def _shown(
 ) -> str:
     quoted = list(others)
     if summary is not None and summarized and quoted:
-        return prompts.summarized(shown(summary.response), answer_form)
-    return prompts.quoted(quoted, answer_form)
+        return prompts.build_summary_turn(fill_empty(summary.response), answer_form)
+    return prompts.build_quoted_turn(quoted, answer_form)
 
 
 def _continued(own: Turn, asked: str) -> str:
     said = [
-        {"role": "assistant", "content": shown(own.response)},
+        {"role": "assistant", "content": fill_empty(own.response)},
         {"role": "user", "content": asked},
     ]
     return messages_json([*json.loads(own.messages), *said])

@@ -121,10 +121,10 @@ def build_arms(config: Config) -> tuple[Arm, ...]:
             raise ValueError(f"arms: {name!r} is there twice; give a variant a name of its own")
         if not isinstance(entry, str) and name in KINDS and name != kind:
             raise ValueError(f"arms: {name!r} is the name of another kind; choose another name")
-        arm = _of_kind(name, kind, position, config)
-        made[name] = arm if isinstance(entry, str) else _varied(arm, entry)
+        arm = _build_kind(name, kind, position, config)
+        made[name] = arm if isinstance(entry, str) else _build_variant(arm, entry)
     for arm in made.values():
-        _check(arm, made, config.society)
+        _check_arm(arm, made, config.society)
     return tuple(made.values())
 
 
@@ -139,7 +139,7 @@ def is_tuned(config: Config, address: str) -> bool:
     return address in config.agent_models and any(arm.iterations for arm in build_arms(config))
 
 
-def _of_kind(name: str, kind: Kind, position: int, config: Config) -> Arm:
+def _build_kind(name: str, kind: Kind, position: int, config: Config) -> Arm:
     society = config.society
     both = ROLES if society.rounds > 1 else ROLES[:1]
     whole = Arm(
@@ -177,7 +177,7 @@ def _of_kind(name: str, kind: Kind, position: int, config: Config) -> Arm:
     return variants[kind]
 
 
-def _varied(arm: Arm, entry: ArmSection) -> Arm:
+def _build_variant(arm: Arm, entry: ArmSection) -> Arm:
     changes = entry.model_dump(exclude={"name", "like"}, exclude_none=True)
     tune = changes.pop("tune", None)
     if arm.matched_to and "agents" in changes:
@@ -200,7 +200,7 @@ def _varied(arm: Arm, entry: ArmSection) -> Arm:
     return varied
 
 
-def _check(arm: Arm, made: Mapping[str, Arm], society: SocietySection) -> None:
+def _check_arm(arm: Arm, made: Mapping[str, Arm], society: SocietySection) -> None:
     if arm.agents == 1 and arm.rounds > 1:
         raise ValueError(f"arms: {arm.name!r} has one agent and nobody to debate with; rounds = 1")
     if arm.data == "own" and arm.train_agents != arm.agents:
@@ -208,7 +208,7 @@ def _check(arm: Arm, made: Mapping[str, Arm], society: SocietySection) -> None:
             f"arms: {arm.name!r} has {arm.agents} models of their own to train and "
             f'{arm.train_agents} agent(s) in training; set data = "pooled"'
         )
-    if arm.matched_to == "tokens" and reference(made.values(), society) is None:
+    if arm.matched_to == "tokens" and find_reference(made.values(), society) is None:
         raise ValueError(
             f"arms: {arm.name!r} is matched to the tokens of the untuned society's debate, which "
             "no arm here measures; add 'debate' or 'multiagent'"
@@ -226,7 +226,7 @@ def _check(arm: Arm, made: Mapping[str, Arm], society: SocietySection) -> None:
         )
 
 
-def reference(among: Iterable[Arm], society: SocietySection) -> Arm | None:
+def find_reference(among: Iterable[Arm], society: SocietySection) -> Arm | None:
     """The arm whose untuned debate is what a compute-matched vote is matched to."""
     shape = (society.agents, society.rounds, society.others)
     fitting = (arm for arm in among if (arm.agents, arm.rounds, arm.others) == shape)
@@ -246,12 +246,12 @@ WHERE arm = ? AND iteration = 0 AND split = 'eval' AND decoding = 'sampled'
 """
 
 
-def in_order(arms: Sequence[Arm]) -> list[Arm]:
+def order_by_reference(arms: Sequence[Arm]) -> list[Arm]:
     """The arms as they are evaluated first: what others are matched to comes before them."""
     return sorted(arms, key=lambda arm: arm.matched_to == "tokens")
 
 
-def samples_for_tokens(store: Store, arm: str) -> int | None:
+def count_samples(store: Store, arm: str) -> int | None:
     """How many single answers cost as many tokens as one debate of the untuned society.
 
     Prompt and response tokens together, means over the sampled evaluation of the run's own task,

@@ -90,7 +90,7 @@ class Debate:
         *,
         known: Iterable[Turn] = (),
         again: Mapping[int, Turn] | None = None,
-        shared: Shared | None = None,
+        shared: SharedAnswers | None = None,
         on_turn: Callable[[Turn], None] = lambda turn: None,
         stop: Callable[[], RunError | None] = lambda: None,
     ) -> None:
@@ -102,7 +102,7 @@ class Debate:
         self._rules = rules
         self._known = {turn.turn_id: turn for turn in known}
         self._again = again or {}
-        self._shared = shared or Shared()
+        self._shared = shared or SharedAnswers()
         self._asking: defaultdict[str, dict[bytes, asyncio.Future[Turn]]] = defaultdict(dict)
         self._on_turn = on_turn
         self._stop = stop
@@ -147,17 +147,17 @@ class Debate:
             )
             tallies.append(
                 await asyncio.to_thread(
-                    tally,
+                    count_round,
                     self._task,
                     self._stage,
                     turns,
                     number,
-                    lot(self._rules.seed, question.question_id),
+                    build_tie_key(self._rules.seed, question.question_id),
                 )
             )
         # Comparing answers may take a worker process a second; other debates go on meanwhile.
         rows = await asyncio.to_thread(
-            outcome,
+            judge_debate,
             self._task,
             self._stage,
             question,
@@ -179,10 +179,10 @@ class Debate:
             messages: tuple[Message, ...] = (Message("user", self._task.prompt(question.text)),)
         else:
             own = earlier[agent - 1]
-            others = [shown(t.response) for t in earlier if t.agent != agent]
+            others = [fill_empty(t.response) for t in earlier if t.agent != agent]
             messages = (
                 *(Message(**m) for m in json.loads(own.messages)),
-                Message("assistant", shown(own.response)),
+                Message("assistant", fill_empty(own.response)),
                 Message("user", await self._shown(question, agent, number, others)),
             )
         return await self._turn(question, agent, number, "answer", model, messages)
@@ -191,11 +191,11 @@ class Debate:
         self, question: TaskQuestion, agent: int, number: int, others: Sequence[str]
     ) -> str:
         if self._rules.others == "quoted" or not others:
-            return prompts.quoted(others, self._task.answer_form)
-        asked = (Message("user", prompts.summarize(others)),)
+            return prompts.build_quoted_turn(others, self._task.answer_form)
+        asked = (Message("user", prompts.build_summary_request(others)),)
         summarizer = self._society.summarizer
         summary = await self._turn(question, agent, number, "summary", summarizer, asked)
-        return prompts.summarized(shown(summary.response), self._task.answer_form)
+        return prompts.build_summary_turn(fill_empty(summary.response), self._task.answer_form)
 
     async def _turn(
         self,
@@ -256,12 +256,12 @@ class Debate:
         """`turn` with its response: that of the same request, where it was made before."""
         key = self._shared.key_of(turn)
         if (source := self._shared.find(key)) is not None:
-            return taken_over(turn, source)
+            return take_over(turn, source)
         if not self._shared.repeats(turn.model_id):
             return await self._asked(turn, request)
         asking = self._asking[turn.question_id]
         if key in asking:
-            return taken_over(turn, await asyncio.shield(asking[key]))
+            return take_over(turn, await asyncio.shield(asking[key]))
         asking[key] = asyncio.ensure_future(self._asked(turn, request))
         return await asking[key]
 
@@ -274,12 +274,14 @@ class Debate:
             return _failed(turn, error, again=request.again)
         # The answer is read from what is stored, so reading it again later gives the same.
         response = storable(completion.text)
-        why = completion.error or why_empty(response, completion.finish_reason)
+        why = completion.error or explain_empty(response, completion.finish_reason)
         answers = turn.kind == "answer"
         return replace(
             turn,
             response=response,
-            answer=readable(self._task, response, completion.finish_reason) if answers else None,
+            answer=extract_answer(self._task, response, completion.finish_reason)
+            if answers
+            else None,
             finish_reason=completion.finish_reason,
             prompt_tokens=completion.prompt_tokens,
             completion_tokens=completion.completion_tokens,

@@ -36,7 +36,7 @@ _COLUMNS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class DiversityChoice:
     """What `society diversity` changes about the run's own `[diversity]`; None: as the run has it.
 
     `again` measures also what is stored already; `arm` only that one.
@@ -50,7 +50,7 @@ class Choice:
     again: bool = False
 
 
-def wanted(config: Config) -> Wanted:
+def build_options(config: Config) -> Wanted:
     """What an experiment asks for."""
     section, sampling = config.diversity, config.sampling
     own = sampling.temperature == 1.0 and sampling.top_p == 1.0
@@ -63,14 +63,14 @@ def wanted(config: Config) -> Wanted:
     )
 
 
-class Meter:
+class DiversityProbe:
     """Measures the societies of one run. What arms have in common in an iteration, such as all of
     the untuned society, is computed once."""
 
     def __init__(self, store: Store, config: Config, connections: Connections) -> None:
         self._store = store
         self._section = config.diversity
-        self._wanted = wanted(config)
+        self._wanted = build_options(config)
         self._connections = connections
         self._memory = Memory()
         self._iteration = 0
@@ -106,7 +106,7 @@ class Meter:
 
 
 async def measure_run(
-    folder: RunFolder, store: Store, choice: Choice, on_society: Callable[[int, int], None]
+    folder: RunFolder, store: Store, choice: DiversityChoice, on_society: Callable[[int, int], None]
 ) -> list[Diversity]:
     """Measure every evaluated society of a run, whatever of that is not stored yet.
 
@@ -129,7 +129,7 @@ async def measure_run(
         )
     rows: list[Diversity] = []
     connections = budget.metered(Connections.open(config, folder.models), config, store)
-    meter = Meter(store, config, connections)
+    meter = DiversityProbe(store, config, connections)
     try:
         for number, (stage, task) in enumerate(debated):
             on_society(number, len(debated))
@@ -149,7 +149,7 @@ def show(rows: Sequence[Diversity], stream: TextIO) -> None:
     write(_COLUMNS, [[getattr(row, name) for name in _COLUMNS] for row in rows], "table", stream)
 
 
-def _chosen(config: Config, choice: Choice) -> Config:
+def _chosen(config: Config, choice: DiversityChoice) -> Config:
     given = {
         name: value
         for name in ("measures", "encoder", "questions", "decodings")

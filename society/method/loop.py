@@ -26,12 +26,13 @@ from finetune.jobs import TuningProgress, tune
 from providers.types import ModelRef, Sampling
 from society.config.schema import Config
 from society.method.agents import AgentRole, Society
-from society.method.arms import Arm, in_order, reference, samples_for_tokens
+from society.method.arms import Arm, count_samples, find_reference, order_by_reference
 from society.method.connections import Connections
 from society.method.debate import Debate, Rules
-from society.method.diversity import Meter
-from society.method.early_stop import Reading, check_data, check_stage
+from society.method.diversity import DiversityProbe
 from society.method.experiment import Experiment
+from society.method.failed_requests import withdraw_failed
+from society.method.finetuning import build_plan, build_rules, keep_job_settings, tuned_roles
 from society.method.progress import (
     Note,
     Observer,
@@ -72,7 +73,7 @@ async def run(
     await _Experiment(name, experiment, store, connections, observer, describe_spending).run()
 
 
-def society_after(store: Store, society: Society, iteration: int, arm: str) -> Society:
+def load_society(store: Store, society: Society, iteration: int, arm: str) -> Society:
     """What has become of the untuned `society` after `iteration` passes, as the store knows it."""
     for k in range(1, iteration + 1):
         tuned = store.rows(_TUNED, [k, arm])
@@ -82,7 +83,7 @@ def society_after(store: Store, society: Society, iteration: int, arm: str) -> S
     return society
 
 
-def rules(config: Config, arm: Arm, decoding: Decoding) -> Rules:
+def build_debate_rules(config: Config, arm: Arm, decoding: Decoding) -> Rules:
     """How an arm of this experiment debates when it samples, or answers greedily."""
     section = config.sampling
     sampling = Sampling(
@@ -97,7 +98,7 @@ def rules(config: Config, arm: Arm, decoding: Decoding) -> Rules:
         sampling=sampling,
         summary_sampling=replace(sampling, max_tokens=section.summary_max_tokens),
         drop_ties=config.consensus.ties == "drop",
-        quorum=config.consensus.quorum or majority(arm.train_agents),
+        quorum=config.consensus.quorum or default_quorum(arm.train_agents),
         seed=config.seed,
         label=arm.labels or "final",
     )
@@ -121,7 +122,7 @@ class _Experiment:
         self.observer = observer
         self.questions = experiment.questions
         self.arms = experiment.arms
-        self.meter = Meter(store, config, connections)
+        self.meter = DiversityProbe(store, config, connections)
         self.surrenders = 0
         self.noted: set[str] = set()
 
@@ -130,7 +131,7 @@ class _Experiment:
         self.store.write(*(a.record() for a in self.arms if a.matched_to != "tokens"))
         self._remember_bases()
         societies: dict[str, Society] = {}
-        for arm in in_order(self.arms):
+        for arm in order_by_reference(self.arms):
             sized = self._sized(arm)
             societies[arm.name] = self.connections.untuned(sized.agents)
             await self._evaluate(sized, societies[arm.name], 0)
@@ -151,9 +152,9 @@ class _Experiment:
         """The arm with as many samples as what it is matched to takes."""
         if arm.matched_to != "tokens":
             return arm
-        model = reference(self.arms, self.config.society)
+        model = find_reference(self.arms, self.config.society)
         assert model is not None
-        samples = samples_for_tokens(self.store, model.name)
+        samples = count_samples(self.store, model.name)
         if samples is None:
             self.observer(
                 Note(
@@ -301,8 +302,8 @@ class _Experiment:
     ) -> dict[str, Society]:
         settings = self.config.finetune
         plans = [
-            resumed(
-                plan(
+            keep_job_settings(
+                build_plan(
                     self.config,
                     self.name,
                     dataset,
@@ -316,7 +317,7 @@ class _Experiment:
             for (agent, role), dataset in datasets.items()
         ]
         if self.config.stop_if_unread:
-            check_data(self.store, plans, self.connections, self.questions.task_of(iteration))
+            require_examples(self.store, plans, self.connections, self.questions.task_of(iteration))
         jobs: dict[str, float] = {}
 
         def on_progress(news: TuningProgress) -> None:
@@ -357,7 +358,7 @@ class _Experiment:
         derived = []
         with self._stage(iteration, "datasets", "datasets", sum(map(len, owners.values()))):
             for arm in arms:
-                rules = selection(self.config, arm)
+                rules = build_rules(self.config, arm)
                 derived.append(build_all(self.store, iteration, arm.name, owners[arm.name], rules))
                 self.observer(StageAdvanced(sum(map(len, derived))))
         for dataset in (d for datasets in derived for d in datasets.values()):

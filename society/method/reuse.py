@@ -19,12 +19,12 @@ Repeats = Callable[[str], bool]
 """Whether the model of this id gives every sample of one conversation the same answer."""
 
 
-def never(model_id: str) -> bool:
+def never_repeats(model_id: str) -> bool:
     """For sampled answers, and for models that may answer differently each time."""
     return False
 
 
-def request_key(
+def build_request_key(
     model_id: str,
     messages: str,
     question_id: str,
@@ -40,10 +40,10 @@ def request_key(
     return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
 
 
-class Shared:
+class SharedAnswers:
     """The answers that other arms have got in the same stage, by request."""
 
-    def __init__(self, turns: Iterable[Turn] = (), repeats: Repeats = never) -> None:
+    def __init__(self, turns: Iterable[Turn] = (), repeats: Repeats = never_repeats) -> None:
         self.repeats = repeats
         self._turns: dict[bytes, Turn] = {}
         for turn in turns:
@@ -53,7 +53,7 @@ class Shared:
 
     def key_of(self, turn: Turn) -> bytes:
         """The key of the request that `turn` answered."""
-        return request_key(
+        return build_request_key(
             turn.model_id,
             turn.messages,
             turn.question_id,
@@ -68,7 +68,7 @@ class Shared:
         return self._turns.get(key)
 
 
-def taken_over(turn: Turn, source: Turn) -> Turn:
+def take_over(turn: Turn, source: Turn) -> Turn:
     """`turn` with the response of `source`, which it names as its origin; a failure has none."""
     origin = None if source.failure is not None else source.shared_turn_id or source.turn_id
     return replace(

@@ -35,12 +35,14 @@ class Tally:
     tie: bool
 
 
-def lot(seed: int, question_id: str) -> str:
+def build_tie_key(seed: int, question_id: str) -> str:
     """What decides the ties of a question in a run of this seed, see `vote`."""
     return json.dumps([seed, question_id])
 
 
-def vote(answers: Sequence[str | None], equivalent: Equivalent, lot: str | None = None) -> Tally:
+def count_votes(
+    answers: Sequence[str | None], equivalent: Equivalent, lot: str | None = None
+) -> Tally:
     """Count the agents' answers, given in the order of the agents.
 
     Of tied classes that one wins whose answer, hashed together with `lot`, comes first; without a
@@ -50,7 +52,7 @@ def vote(answers: Sequence[str | None], equivalent: Equivalent, lot: str | None 
     if not cast:
         return Tally(None, frozenset(), 0, 0, False)
     counts = Counter(cast)
-    classes = _classes(list(counts), equivalent)
+    classes = _group_equivalent(list(counts), equivalent)
     sizes = [sum(counts[answer] for answer in members) for members in classes]
     most = max(sizes)
     leading = [members for members, size in zip(classes, sizes, strict=True) if size == most]
@@ -61,7 +63,7 @@ def vote(answers: Sequence[str | None], equivalent: Equivalent, lot: str | None 
     if lot is None:
         winner = min(leading, key=lambda members: min(cast.index(answer) for answer in members))
     else:
-        winner = min(leading, key=lambda members: _drawn(lot, spelling(members)))
+        winner = min(leading, key=lambda members: _hash_tie(lot, spelling(members)))
     return Tally(spelling(winner), frozenset(winner), most, len(cast), len(leading) > 1)
 
 
@@ -72,11 +74,11 @@ def agrees(answer: str | None, tally: Tally, equivalent: Equivalent) -> bool:
     return answer in tally.members or any(equivalent(answer, m) for m in tally.members)
 
 
-def _drawn(lot: str, answer: str) -> bytes:
+def _hash_tie(lot: str, answer: str) -> bytes:
     return hashlib.blake2b(f"{lot}\n{answer}".encode(), digest_size=16).digest()
 
 
-def _classes(distinct: list[str], equivalent: Equivalent) -> list[list[str]]:
+def _group_equivalent(distinct: list[str], equivalent: Equivalent) -> list[list[str]]:
     # Connected components over all pairs: a judge that is not transitive still gives
     # classes that do not depend on the order of the agents.
     classes: list[list[str]] = []
@@ -98,17 +100,17 @@ NO_RESPONSE = "(no response)"
 """What stands in a conversation for an answer without a text, which several servers refuse."""
 
 
-def readable(task: Task, text: str, finish_reason: str) -> str | None:
+def extract_answer(task: Task, text: str, finish_reason: str) -> str | None:
     """The final answer of a response; a truncated one has not stated its final answer."""
     return task.extract(text) if finish_reason == "stop" and text.strip() else None
 
 
-def shown(response: str) -> str:
+def fill_empty(response: str) -> str:
     """A response as it stands in later prompts, those of the others and of the agent itself."""
     return response if response.strip() else NO_RESPONSE
 
 
-def why_empty(response: str, finish_reason: str) -> str | None:
+def explain_empty(response: str, finish_reason: str) -> str | None:
     """Why a response has no text, as far as its end tells; None where it has one."""
     if response.strip():
         return None
@@ -123,7 +125,7 @@ _WHY_EMPTY = {
 }
 
 
-def majority(agents: int) -> int:
+def default_quorum(agents: int) -> int:
     """More than half of the agents: how many must answer for a label, unless the user says."""
     return agents // 2 + 1
 
@@ -137,7 +139,7 @@ def tally(task: Task, stage: StageKey, turns: Sequence[Turn], number: int, lot: 
     return vote(answers, task.equivalent, lot if stage.split == "eval" else None)
 
 
-def outcome(
+def judge_debate(
     task: Task,
     stage: StageKey,
     question: TaskQuestion,
@@ -174,7 +176,7 @@ def outcome(
             votes=each.votes,
             voters=each.voters,
             tie=each.tie,
-            correct=_correct(task, label, question.gold),
+            correct=_is_correct(task, label, question.gold),
             quorum=quorum if training else None,
         )
         for number, (each, label) in enumerate(zip(tallies, labels, strict=True), start=1)
@@ -184,7 +186,7 @@ def outcome(
     for turn in turns:
         if turn.kind != "answer":
             continue
-        correct = _correct(task, turn.answer, question.gold)
+        correct = _is_correct(task, turn.answer, question.gold)
         if label == "gold":
             agreeing = correct
         elif labels[place] is None:
@@ -195,7 +197,7 @@ def outcome(
     return [*verdicts, *votes]
 
 
-def _correct(task: Task, answer: str | None, gold: str | None) -> bool | None:
+def _is_correct(task: Task, answer: str | None, gold: str | None) -> bool | None:
     if gold is None:
         return None
     return answer is not None and task.equivalent(answer, gold)

@@ -13,28 +13,30 @@ from functools import cache
 from importlib.resources import files
 
 
-def quoted(solutions: Sequence[str], answer_form: str) -> str:
+def build_quoted_turn(solutions: Sequence[str], answer_form: str) -> str:
     """The user turn that shows the other agents' responses word for word."""
-    return _fill("debate_quoted", solutions=_numbered(solutions), answer_form=answer_form)
+    return _fill_template(
+        "debate_quoted", solutions=_number_solutions(solutions), answer_form=answer_form
+    )
 
 
-def summarized(summary: str, answer_form: str) -> str:
+def build_summary_turn(summary: str, answer_form: str) -> str:
     """The user turn that shows a summary of the other agents' responses."""
-    return _fill("debate_summarized", summary=summary, answer_form=answer_form)
+    return _fill_template("debate_summarized", summary=summary, answer_form=answer_form)
 
 
-def summarize(solutions: Sequence[str]) -> str:
+def build_summary_request(solutions: Sequence[str]) -> str:
     """What the summarizer is asked."""
-    return _fill("summarize", solutions=_numbered(solutions))
+    return _fill_template("summarize", solutions=_number_solutions(solutions))
 
 
-def _numbered(solutions: Sequence[str]) -> str:
+def _number_solutions(solutions: Sequence[str]) -> str:
     return "\n\n".join(f"Solution {i}:\n{text}" for i, text in enumerate(solutions, start=1))
 
 
-def _fill(name: str, **values: str) -> str:
+def _fill_template(name: str, **values: str) -> str:
     # One pass over the template: model text that happens to contain a placeholder stays as it is.
-    head, *rest = _template(name).split("{")
+    head, *rest = _read_template(name).split("{")
     parts = [head]
     for piece in rest:
         key, _, tail = piece.partition("}")
@@ -43,5 +45,5 @@ def _fill(name: str, **values: str) -> str:
 
 
 @cache
-def _template(name: str) -> str:
+def _read_template(name: str) -> str:
     return files(__name__).joinpath(f"{name}.txt").read_text(encoding="utf-8").rstrip("\n")

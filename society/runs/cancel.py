@@ -26,8 +26,8 @@ from society.config.schema import Config
 from society.method.agents import Society
 from society.method.arms import build_arms
 from society.method.connections import StoredBatches
-from society.method.loop import society_after
-from society.method.tuning import plan
+from society.method.finetuning import build_plan
+from society.method.loop import load_society
 from society.runs.folder import RunFolder
 from store.errors import StoreError
 from store.ledger import Store
@@ -329,7 +329,7 @@ def description(store: Store, config: Config, run: str, job: Job) -> FinetuneSpe
     """
     dataset = store.dataset(job.dataset_id)
     if dataset is not None:
-        described = plan(config, run, dataset, _start(store, config, job))
+        described = build_plan(config, run, dataset, _start(store, config, job))
         if job.settings is not None:
             described = described.with_settings(job.settings)
         for attempt in range(1, _MOST_ATTEMPTS):
@@ -355,7 +355,7 @@ def _start(store: Store, config: Config, job: Job) -> ModelRef:
     )
     if config.finetune.init == "fresh":
         return untuned.model(job.agent, job.role)
-    before = society_after(store, untuned, job.iteration - 1, job.arm)
+    before = load_society(store, untuned, job.iteration - 1, job.arm)
     return before.model(job.agent, job.role)
 
 

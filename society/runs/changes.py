@@ -2,7 +2,7 @@
 
 What decides the questions, the answers or the votes stays as it was. What only says how to talk to
 a server, what it costs or how long the run goes on is free, and [finetune] is where a training lies
-ahead: jobs that are there keep what they were made with (`society.method.tuning.resumed`).
+ahead: jobs that are there keep what they were made with (`society.method.finetuning.keep_job_settings`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from providers.examination import trains_in_process
 from society.config.load import ConfigError, compare_configs, describe_differences
 from society.config.schema import Config
 from society.method.arms import build_arms
-from society.method.tuning import evaluated, is_final, tuned_roles
+from society.method.finetuning import is_evaluated, is_final, tuned_roles
 from store.ledger import Store
 from store.records import Job, SettingChange, utc_now
 
@@ -156,5 +156,5 @@ def _came_to_nothing(store: Store, jobs: list[Job], iteration: int) -> bool:
     """Whether nothing could be trained in an iteration, and nothing was built upon that."""
     own = [job for job in jobs if job.iteration == iteration]
     return all(job.status == "skipped" and not is_final(job) for job in own) and not any(
-        evaluated(store, iteration, job.arm) for job in own
+        is_evaluated(store, iteration, job.arm) for job in own
     )

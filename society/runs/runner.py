@@ -9,8 +9,8 @@ from society.costs import budget
 from society.method import loop
 from society.method.connections import Connections
 from society.method.experiment import Experiment
+from society.method.finetuning import require_trainable
 from society.method.progress import Observer
-from society.method.tuning import require_trainable
 from society.runs.folder import RunFolder, as_started
 from store.ledger import Store
 

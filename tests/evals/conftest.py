@@ -13,7 +13,7 @@ import pytest
 from evals.tasks.arithmetic import Arithmetic
 from evals.tasks.base import TaskQuestion
 from providers.embedded import corpus
-from society.method.voting import agrees, vote
+from society.method.voting import agrees, count_votes
 from store import records
 from store.ledger import Store
 
@@ -93,7 +93,7 @@ def _debates(rng, iteration, split, decoding, questions, spoken):
                 answers.append(turn)
                 earlier[agent] = turn.answer == question.gold
         tallies = [
-            vote([t.answer for t in answers if t.round == r], TASK.equivalent)
+            count_votes([t.answer for t in answers if t.round == r], TASK.equivalent)
             for r in range(1, ROUNDS + 1)
         ]
         label = tallies[-1]

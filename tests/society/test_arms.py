@@ -9,7 +9,7 @@ import pytest
 from society.config import load as experiments
 from society.config import schema
 from society.config.load import ConfigError
-from society.method.arms import KINDS, build_arms, samples_for_tokens
+from society.method.arms import KINDS, build_arms, count_samples
 from society.method.experiment import load_experiment, resolve
 from society.runs import folder as folders
 from society.runs import runner
@@ -410,4 +410,4 @@ def test_samples_are_counted_only_where_answers_tell_their_tokens(
     gone = [turn(3 + n, 1, 0, "error") for n in range(failed)]
     with Store.open(tmp_path / "run.duckdb") as store:
         store.write(Question("q", "t", "eval", "?"), *answers, *gone)
-        assert samples_for_tokens(store, "debate") == samples
+        assert count_samples(store, "debate") == samples

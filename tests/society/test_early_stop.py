@@ -9,8 +9,8 @@ import pytest
 
 from evals.tasks.arithmetic import create
 from society.config import load as experiments
-from society.method.early_stop import NothingLearnt, describe_unread
 from society.method.experiment import resolve
+from society.method.unread import NothingTrainable, describe_unread_answers
 from society.runs import folder as folders
 from society.runs import runner
 from store.records import Turn
@@ -151,7 +151,7 @@ def disagree(which, question, agent):
 
 def test_an_iteration_that_has_nothing_to_train_on_stops_with_the_reason(tmp_path):
     run = scripted(tmp_path, disagree)
-    with pytest.raises(NothingLearnt) as told:
+    with pytest.raises(NothingTrainable) as told:
         run()
     assert "none of the 6 models of iteration 1 can be trained" in str(told.value)
     assert "0 of 4 training questions have a label" in str(told.value)
@@ -166,6 +166,6 @@ def turn(question, response, finish_reason="stop", error=None):
 
 def test_causes_come_with_the_most_frequent_first():
     turns = [*(turn(f"q{n}", "x") for n in range(3)), turn("q9", "", error="nobody was there")]
-    lines = describe_unread(turns, create({})).splitlines()
+    lines = describe_unread_answers(turns, create({})).splitlines()
     assert lines[0].startswith("  3 × the answer is in another form")
     assert lines[1] == "  1 × empty: nobody was there"

@@ -6,13 +6,13 @@ from society import prompts
 
 
 def test_model_text_that_looks_like_a_placeholder_stays_text():
-    shown = prompts.quoted(["I say {answer_form} and {0}"], "Answer.")
+    shown = prompts.build_quoted_turn(["I say {answer_form} and {0}"], "Answer.")
     assert "I say {answer_form} and {0}" in shown
     assert shown.endswith("updated solution. Answer.")
 
 
 def test_solutions_are_numbered_in_the_order_given():
-    shown = prompts.summarize(["first", "second"])
+    shown = prompts.build_summary_request(["first", "second"])
     assert shown.index("Solution 1:\nfirst") < shown.index("Solution 2:\nsecond")
 
 
@@ -29,9 +29,9 @@ def test_the_built_in_model_was_trained_on_exactly_these_words():
         return part["open"] + part["separator"].join(items) + part["close"]
 
     summary = wording["summarized"]["open"] + "in short" + wording["summarized"]["close"]
-    assert prompts.quoted(solutions, task.answer_form) == listed(wording["quoted"])
-    assert prompts.summarized("in short", task.answer_form) == summary
-    assert prompts.summarize(solutions) == listed(wording["summarizer"])
+    assert prompts.build_quoted_turn(solutions, task.answer_form) == listed(wording["quoted"])
+    assert prompts.build_summary_turn("in short", task.answer_form) == summary
+    assert prompts.build_summary_request(solutions) == listed(wording["summarizer"])
     question = task.questions("eval", 0, 1)[0]
     expression = question.text.removeprefix("What is the result of ").removesuffix("?")
     assert task.prompt(question.text) == wording["task"].replace("{question}", expression)

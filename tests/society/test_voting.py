@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evals.answers import kind
-from society.method.voting import agrees, lot, vote
+from society.method.voting import agrees, build_tie_key, count_votes
 
 
 def same_number(a: str, b: str) -> bool:
@@ -15,7 +15,7 @@ def same_number(a: str, b: str) -> bool:
 
 
 def test_equal_numbers_vote_together_whatever_their_spelling():
-    tally = vote(["1/2", "0.5", "3"], same_number)
+    tally = count_votes(["1/2", "0.5", "3"], same_number)
     assert (tally.votes, tally.voters, tally.tie) == (2, 3, False)
     assert tally.answer == "0.5"
     assert agrees("2/4", tally, same_number)
@@ -23,17 +23,17 @@ def test_equal_numbers_vote_together_whatever_their_spelling():
 
 
 def test_the_most_frequent_spelling_represents_its_class():
-    assert vote(["1/2", "1/2", "0.5"], same_number).answer == "1/2"
+    assert count_votes(["1/2", "1/2", "0.5"], same_number).answer == "1/2"
 
 
 def test_unreadable_answers_cast_no_vote():
-    tally = vote([None, "7", None], same_number)
+    tally = count_votes([None, "7", None], same_number)
     assert (tally.answer, tally.votes, tally.voters, tally.tie) == ("7", 1, 1, False)
     assert not agrees(None, tally, same_number)
 
 
 def test_nobody_answered():
-    tally = vote([None, None], same_number)
+    tally = count_votes([None, None], same_number)
     assert (tally.answer, tally.votes, tally.voters, tally.tie) == (None, 0, 0, False)
     assert not agrees("7", tally, same_number)
 
@@ -43,15 +43,17 @@ def test_nobody_answered():
     [(["2", "1"], "2"), (["3", "1", "1", "3"], "3"), ([None, "9", "4"], "9")],
 )
 def test_a_tie_is_said_and_goes_to_the_lowest_agent(answers, winner):
-    tally = vote(answers, same_number)
+    tally = count_votes(answers, same_number)
     assert tally.tie
     assert tally.answer == winner
 
 
 @given(st.permutations(["3", "1/2", "7", "0.5", "6/2", None]), st.integers(0, 9), st.text())
 def test_a_tie_by_lot_does_not_depend_on_the_order_of_the_agents(order, seed, question):
-    first = vote(["1/2", "0.5", "3", "6/2", "7", None], same_number, lot(seed, question))
-    other = vote(order, same_number, lot(seed, question))
+    first = count_votes(
+        ["1/2", "0.5", "3", "6/2", "7", None], same_number, build_tie_key(seed, question)
+    )
+    other = count_votes(order, same_number, build_tie_key(seed, question))
     assert first.tie
     assert first.votes == 2
     assert (first.answer, first.members) == (other.answer, other.members)
@@ -59,16 +61,19 @@ def test_a_tie_by_lot_does_not_depend_on_the_order_of_the_agents(order, seed, qu
 
 def test_a_lot_favors_no_agent_and_no_answer():
     winners = Counter(
-        vote(["5", "80", "9"], same_number, lot(0, f"q{n}")).answer for n in range(600)
+        count_votes(["5", "80", "9"], same_number, build_tie_key(0, f"q{n}")).answer
+        for n in range(600)
     )
     assert all(150 < winners[answer] < 250 for answer in ("5", "80", "9"))
-    again = [vote(["5", "9"], same_number, lot(seed, "q")).answer for seed in range(40)]
+    again = [
+        count_votes(["5", "9"], same_number, build_tie_key(seed, "q")).answer for seed in range(40)
+    ]
     assert len(set(again)) == 2
 
 
 def test_a_lot_decides_nothing_but_ties():
-    assert vote(["2", "1", "1"], same_number, lot(0, "q")).answer == "1"
-    assert vote([None, None], same_number, lot(0, "q")).answer is None
+    assert count_votes(["2", "1", "1"], same_number, build_tie_key(0, "q")).answer == "1"
+    assert count_votes([None, None], same_number, build_tie_key(0, "q")).answer is None
 
 
 ANSWERS = st.lists(st.sampled_from(["1", "2/2", "1.0", "2", "4/2", "3", None]), max_size=6)
@@ -76,9 +81,9 @@ ANSWERS = st.lists(st.sampled_from(["1", "2/2", "1.0", "2", "4/2", "3", None]), 
 
 @given(ANSWERS)
 def test_the_order_of_agents_decides_nothing_but_ties(answers):
-    tally = vote(answers, same_number)
+    tally = count_votes(answers, same_number)
     for order in list(permutations(answers))[:50]:
-        other = vote(order, same_number)
+        other = count_votes(order, same_number)
         assert (other.votes, other.voters, other.tie) == (tally.votes, tally.voters, tally.tie)
         if not tally.tie:
             assert (other.answer, other.members) == (tally.answer, tally.members)
@@ -88,7 +93,7 @@ def test_a_judge_that_is_not_transitive_gives_the_same_classes_in_any_order():
     def near(a: str, b: str) -> bool:
         return abs(int(a) - int(b)) <= 1
 
-    outcomes = {vote(order, near).members for order in permutations(["1", "2", "3", "9"])}
+    outcomes = {count_votes(order, near).members for order in permutations(["1", "2", "3", "9"])}
     assert outcomes == {frozenset({"1", "2", "3"})}
 
 
@@ -107,7 +112,7 @@ def test_real_answers_vote_the_same_in_any_order_of_agents(data):
     same = kind(name, {}).same
     answers = data.draw(st.lists(st.sampled_from(SPELLINGS[name]), min_size=1, max_size=6))
     order = data.draw(st.permutations(answers))
-    first, other = vote(answers, same), vote(order, same)
+    first, other = count_votes(answers, same), count_votes(order, same)
     assert (other.votes, other.voters, other.tie) == (first.votes, first.voters, first.tie)
     if not first.tie:
         assert (other.answer, other.members) == (first.answer, first.members)
@@ -123,7 +128,7 @@ def test_any_symmetric_judge_gives_classes_that_do_not_depend_on_the_order(data)
         return a == b or (min(a, b), max(a, b)) in alike
 
     order = data.draw(st.permutations(answers))
-    first, other = vote(answers, same), vote(order, same)
+    first, other = count_votes(answers, same), count_votes(order, same)
     assert (other.votes, other.tie) == (first.votes, first.tie)
     if not first.tie:
         assert (other.answer, other.members) == (first.answer, first.members)

@@ -14,7 +14,7 @@ import pytest
 from evals import report
 from evals.tasks.arithmetic import Arithmetic
 from providers.embedded import corpus
-from society.method.voting import agrees, vote
+from society.method.voting import agrees, count_votes
 from store import records
 from store.ledger import Store
 
@@ -182,7 +182,7 @@ def _debates(rng, recipe, iteration, split, decoding, asked, spoken):
                 turns.append(turn)
                 right[agent] = turn.answer == question.gold
         tallies = [
-            vote([t.answer for t in turns if t.round == r], TASK.equivalent)
+            count_votes([t.answer for t in turns if t.round == r], TASK.equivalent)
             for r in range(1, recipe.rounds + 1)
         ]
         dropped = tallies[-1].answer is None or (tallies[-1].tie and split == "train")

@@ -27,7 +27,7 @@ class Cause:
     remedy: str
 
 
-def cause_of(turn: Turn, task: Task) -> Cause:
+def find_cause(turn: Turn, task: Task) -> Cause:
     """Why `turn` has no answer."""
     if turn.failure is not None:
         return Cause(f"the request failed: {turn.error}", "remove the cause")
@@ -36,7 +36,7 @@ def cause_of(turn: Turn, task: Task) -> Cause:
         return Cause(f"empty: {turn.error or turn.finish_reason}", "")
     match turn.finish_reason:
         case "length":
-            return _cut(turn.response, task)
+            return _find_cause_of_cut(turn.response, task)
         case "refused":
             return Cause("the model refuses to answer", "take another model or task.template")
         case "filtered":
@@ -51,7 +51,7 @@ def cause_of(turn: Turn, task: Task) -> Cause:
     return Cause(f"ended as {turn.finish_reason!r}", "look at the server's log")
 
 
-def _cut(response: str, task: Task) -> Cause:
+def _find_cause_of_cut(response: str, task: Task) -> Cause:
     text = response.lower()
     begun = max(map(text.rfind, _THOUGHT_BEGINS))
     if begun > max(map(text.rfind, _THOUGHT_ENDS)):
@@ -68,10 +68,10 @@ def _cut(response: str, task: Task) -> Cause:
     return Cause("cut off before the answer", "raise sampling.max_tokens")
 
 
-def describe_unread(turns: Iterable[Turn], task: Task) -> str:
+def describe_unread_answers(turns: Iterable[Turn], task: Task) -> str:
     """The causes, most frequent first, each with its remedy, and what such answers look like."""
     unread = list(turns)
-    causes = Counter(cause_of(turn, task) for turn in unread)
+    causes = Counter(find_cause(turn, task) for turn in unread)
     lines = [
         f"  {count} × {cause.text}" + (f": {cause.remedy}" if cause.remedy else "")
         for cause, count in causes.most_common()
@@ -84,7 +84,7 @@ def describe_unread(turns: Iterable[Turn], task: Task) -> str:
     return "\n".join(lines)
 
 
-# MERGED DOCSTRING of society.method.early_stop:
+# MERGED DOCSTRING of society.method.unread:
 # """A run that pays for answers nobody can read stops early, and says why.
 #
 # `stop_if_unread` in the experiment file says after how many answers of a stage without a readable
@@ -117,15 +117,15 @@ FROM finals
 """
 
 
-class NothingRead(RunError):
+class NothingReadable(RunError):
     """None of a stage's answers can be read."""
 
 
-class NothingLearnt(RunError):
+class NothingTrainable(RunError):
     """An iteration has nothing that any model could be trained on."""
 
 
-class Reading:
+class ReadingMonitor:
     """How well the answers of one stage can be read, while they come in.
 
     Turns in `again` are not counted: they failed before, one by one.
@@ -139,7 +139,7 @@ class Reading:
         self._answers = 0
         self._unread: list[Turn] = []
         self._told: Counter[str] = Counter()
-        self._problem: NothingRead | None = None
+        self._problem: NothingReadable | None = None
 
     def add(self, turn: Turn) -> str | None:
         """Look at one answer; returns what the user should be told of it, not twice the same."""
@@ -154,14 +154,14 @@ class Reading:
             return None
         return f"{turn.question_id}, agent {turn.agent}: {turn.error}"
 
-    def stop(self) -> NothingRead | None:
+    def stop(self) -> NothingReadable | None:
         """Why the run has to stop now, if it has to."""
         unread = len(self._unread)
         if self._problem is None and self._first and unread == self._answers >= self._first:
-            self._problem = NothingRead(
+            self._problem = NothingReadable(
                 f"none of the first {unread} answers of the stage {self._stage!r} could be read, "
                 f"so the run stops before it asks for more (stop_if_unread = {self._first}):\n"
-                f"{describe_unread(self._unread, self._task)}\n{_WHAT_NOW}"
+                f"{describe_unread_answers(self._unread, self._task)}\n{_WHAT_NOW}"
             )
         return self._problem
 
@@ -169,7 +169,7 @@ class Reading:
         """How many answers of the stage have not been read and why, None where all have."""
         if not self._unread:
             return None
-        causes = Counter(cause_of(turn, self._task).text for turn in self._unread)
+        causes = Counter(find_cause(turn, self._task).text for turn in self._unread)
         why = "; ".join(f"{count} × {text}" for text, count in causes.most_common(_NOTES_AT_MOST))
         return f"{len(self._unread)} of {self._answers} answers could not be read: {why}"
 
@@ -186,7 +186,7 @@ def check_stage(store: Store, stage: StageKey, name: str, task: Task) -> None:
     )
 
 
-def check_data(
+def require_examples(
     store: Store,
     plans: Sequence[TuningPlan],
     providers: Mapping[str, Provider],
@@ -212,7 +212,7 @@ def check_data(
             told.append(describe_unread(_unread(store, stage), task))
     if starved:
         most = max(plan.dataset.examples for plan in plans)
-        raise NothingLearnt(
+        raise NothingTrainable(
             f"none of the {len(plans)} models of iteration {iteration} can be trained: the largest "
             f"dataset has {most} example(s), and {min(least)} are needed\n" + "\n".join(told) + "\n"
             "Agents that never agree need more rounds or a stronger model, data that is too small "

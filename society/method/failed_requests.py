@@ -71,7 +71,7 @@ def take_back(store: Store, stage: StageKey) -> dict[int, Turn]:
     return taken
 
 
-def _free(debate: Iterable[_Stored]) -> set[int]:
+def _find_free(debate: Iterable[_Stored]) -> set[int]:
     turns, free = list(debate), set()
     for turn in turns:
         after = [other for other in turns if other.rests_on(turn)]

@@ -25,12 +25,12 @@ def tuned_roles(arm: Arm) -> list[tuple[int, AgentRole]]:
     return [(agent, role) for role in arm.tuned for agent in agents]
 
 
-def all_tuned(config: Config) -> int:
+def count_tuned(config: Config) -> int:
     """How many models one iteration of the whole experiment makes at most."""
     return sum(len(tuned_roles(arm)) for arm in build_arms(config) if arm.iterations)
 
 
-def selection(config: Config, arm: Arm) -> DatasetRules:
+def build_rules(config: Config, arm: Arm) -> DatasetRules:
     """Which of the learnable rows the datasets take."""
     section = config.datasets
     return DatasetRules(
@@ -43,7 +43,7 @@ def selection(config: Config, arm: Arm) -> DatasetRules:
     )
 
 
-def plan(config: Config, run: str, dataset: Dataset, start: ModelRef) -> TuningPlan:
+def build_plan(config: Config, run: str, dataset: Dataset, start: ModelRef) -> TuningPlan:
     """The job that teaches `dataset` to the model `start`, by the config's settings."""
     return TuningPlan(
         run=run,
@@ -59,7 +59,7 @@ def plan(config: Config, run: str, dataset: Dataset, start: ModelRef) -> TuningP
     )
 
 
-def resumed(planned: TuningPlan, store: Store) -> TuningPlan:
+def keep_job_settings(planned: TuningPlan, store: Store) -> TuningPlan:
     """`planned`, with the settings of the job that is there already, where it keeps them.
 
     A job that succeeded, goes on or may be going on keeps its settings, and so does the decision
@@ -76,7 +76,7 @@ def resumed(planned: TuningPlan, store: Store) -> TuningPlan:
         and job.settings is not None
         and (job.status in ended or not trains_in_process(planned.start.address))
     ]
-    if not evaluated(store, planned.iteration, planned.arm):
+    if not is_evaluated(store, planned.iteration, planned.arm):
         jobs = [job for job in jobs if job.status != "skipped" or is_final(job)]
     if not jobs:
         return planned
@@ -90,7 +90,7 @@ def is_final(job: Job) -> bool:
     return job.status == "skipped" and job.job_id.endswith(KEPT)
 
 
-def evaluated(store: Store, iteration: int, arm: str) -> bool:
+def is_evaluated(store: Store, iteration: int, arm: str) -> bool:
     """Whether the society after this pass has answered anything."""
     return bool(store.rows(_EVALUATED, [iteration, arm]))
 
@@ -101,13 +101,13 @@ def require_trainable(config: Config, providers: Mapping[str, Provider]) -> None
         f"{address}: {fault}"
         for address, provider in providers.items()
         if config.iterations and is_tuned(config, address)
-        for fault in faults_of(config, provider)
+        for fault in find_faults(config, provider)
     ]
     if faults:
         raise InvalidSettings("\n".join(faults))
 
 
-def faults_of(config: Config, provider: Provider) -> list[str]:
+def find_faults(config: Config, provider: Provider) -> list[str]:
     """What of [finetune] a provider cannot do, each with its remedy."""
     if not provider.capabilities.finetune:
         return ["it cannot fine-tune; set iterations = 0, or choose another model"]
@@ -115,12 +115,12 @@ def faults_of(config: Config, provider: Provider) -> list[str]:
     if isinstance(provider, Choosy):
         for role in ROLES:
             faults += provider.unsupported(config.finetune.hyperparameters(role))
-    if fault := validation_fault(config, provider.capabilities):
+    if fault := find_validation_fault(config, provider.capabilities):
         faults.append(fault)
     return list(dict.fromkeys(faults))
 
 
-def validation_fault(config: Config, capabilities: Capabilities) -> str | None:
+def find_validation_fault(config: Config, capabilities: Capabilities) -> str | None:
     """Why validation data cannot be had as asked for, if so."""
     share = config.finetune.validation_share
     if not share or capabilities.validation:
