@@ -64,7 +64,9 @@ def test_the_data_files_are_there(unpacked, part):
 
 def test_the_demo_config_is_valid_where_it_is_installed(unpacked, tmp_path):
     done = run(
-        unpacked, tmp_path, "from society import config; print(config.load('demo').society.agents)"
+        unpacked,
+        tmp_path,
+        "from society.config.load import load_config; print(load_config('demo').society.agents)",
     )
     assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr
 
@@ -82,8 +84,8 @@ USE = (
     "from finetune.datasets import build_all\n"
     "from evals.equivalence import Judge, Limits\n"
     "from providers.registry import schemes\n"
-    "from society.config.load import load\n"
-    "print(load('demo').society.agents)\n"
+    "from society.config.load import load_config\n"
+    "print(load_config('demo').society.agents)\n"
 )
 
 

@@ -54,7 +54,7 @@ def measure(
     from society.cli.errors import reported
 
     with reported() as context:
-        from society.method import diversity
+        from society.runs import diversity
         from society.runs import folder as folders
         from society.terminal import stopping
         from society.terminal.output import tell
@@ -77,4 +77,4 @@ def measure(
         with Store.open(folder.database, create=False) as store:
             work = diversity.measure_run(folder, store, choice, on_society)
             rows = stopping.run(work, tell)
-        diversity.show(rows, sys.stdout)
+        diversity.show_measurements(rows, sys.stdout)

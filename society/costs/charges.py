@@ -2,64 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from uuid import uuid4
 
 from providers import charges
 from providers.attempts import Usage
 from providers.types import ModelRef
+from society.method.purpose import Purpose, current_purpose
 from store.ledger import Store
-from store.records import Charge, ChargedStage, ChargeState, Turn
+from store.records import Charge, ChargeState
 
 _TIDY_EVERY = 2048
-
-
-@dataclass(frozen=True, slots=True)
-class Purpose:
-    """What calls are made for. `turn_id` is that of the turn that the answer becomes."""
-
-    stage: ChargedStage
-    iteration: int | None = None
-    arm: str | None = None
-    split: str | None = None
-    decoding: str | None = None
-    question_id: str | None = None
-    agent: int | None = None
-    role: str | None = None
-    turn_id: int | None = None
-
-
-_IN_PASSING = Purpose("ask")
-_purpose: ContextVar[Purpose] = ContextVar("purpose", default=_IN_PASSING)
-
-
-@contextmanager
-def made_for(purpose: Purpose) -> Iterator[None]:
-    """What is asked inside is asked for `purpose`."""
-    token = _purpose.set(purpose)
-    try:
-        yield
-    finally:
-        _purpose.reset(token)
-
-
-def turn_of(turn: Turn) -> Purpose:
-    """The purpose of a call whose answer is to be `turn`."""
-    first = "generator" if turn.round == 1 else "critic"
-    return Purpose(
-        stage="debate" if turn.split == "train" else "evaluate",
-        iteration=turn.iteration,
-        arm=turn.arm,
-        split=turn.split,
-        decoding=turn.decoding,
-        question_id=turn.question_id,
-        agent=turn.agent,
-        role="summarizer" if turn.kind == "summary" else first,
-        turn_id=turn.turn_id,
-    )
 
 
 class StoredCharges:
@@ -74,7 +27,7 @@ class StoredCharges:
         self._opened = 0
 
     def open(self, model: ModelRef) -> charges.Charge:
-        purpose = _purpose.get()
+        purpose = current_purpose()
         if self._in_passing:
             purpose = replace(purpose, stage="ask", split=None, question_id=None, turn_id=None)
         self._opened += 1

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import asdict
 
 from evals.tasks.base import Task, TaskQuestion
+from providers.types import Message
 from society import prompts
 from society.importing.debates import ToldDebate
 from society.importing.spoken import Spoken
@@ -14,7 +15,6 @@ from society.method.voting import (
     count_round,
     explain_empty,
     extract_answer,
-    fill_empty,
     judge_debate,
 )
 from store.records import Row, Turn, messages_json
@@ -44,24 +44,25 @@ def rows(
     for number in range(1, rounds + 1):
         earlier = [t for t in turns if t.round == number - 1 and t.kind == "answer"]
         for agent in range(1, agents + 1):
-            others = [fill_empty(t.response) for t in earlier if t.agent != agent]
+            others = [turn for turn in earlier if turn.agent != agent]
             summary = debate.spoken.get((agent, number, "summary"))
             if summary is not None:
-                asked = _conversation("user", prompts.build_summary_request(others))
-                turns.append(_turn(debate, summary, asked, task))
+                sent = _as_json(prompts.build_summary_messages(others))
+                turns.append(_turn(debate, summary, sent, task))
             told = debate.spoken[agent, number, "answer"]
             if number == 1:
-                sent = _conversation("user", task.prompt(question.text))
+                sent = _as_json([Message("user", task.prompt(question.text))])
             elif told.messages is None:
-                asked = _shown(summary, others, task.answer_form, summarized=summarized)
-                sent = _continued(earlier[agent - 1], asked)
+                read = summary.response if summary and summarized and others else None
+                own = earlier[agent - 1]
+                sent = _as_json(prompts.build_critic_messages(own, others, read, task.answer_form))
             else:
                 sent = told.messages
             turns.append(_turn(debate, told, sent, task))
     drawn = build_tie_key(seed, question.question_id)
     numbers = range(1, rounds + 1)
-    tallies = [tally(task, debate.stage, turns, number, drawn) for number in numbers]
-    decided = outcome(
+    tallies = [count_round(task, debate.stage, turns, number, drawn) for number in numbers]
+    decided = judge_debate(
         task, debate.stage, question, turns, tallies, drop_ties=drop_ties, quorum=quorum
     )
     return [*turns, *decided]
@@ -93,22 +94,5 @@ def _turn(debate: ToldDebate, told: Spoken, sent: str, task: Task) -> Turn:
     )
 
 
-def _shown(
-    summary: Spoken | None, others: Iterable[str], answer_form: str, *, summarized: bool
-) -> str:
-    quoted = list(others)
-    if summary is not None and summarized and quoted:
-        return prompts.build_summary_turn(fill_empty(summary.response), answer_form)
-    return prompts.build_quoted_turn(quoted, answer_form)
-
-
-def _continued(own: Turn, asked: str) -> str:
-    said = [
-        {"role": "assistant", "content": fill_empty(own.response)},
-        {"role": "user", "content": asked},
-    ]
-    return messages_json([*json.loads(own.messages), *said])
-
-
-def _conversation(role: str, content: str) -> str:
-    return messages_json([{"role": role, "content": content}])
+def _as_json(messages: Sequence[Message]) -> str:
+    return messages_json([asdict(message) for message in messages])

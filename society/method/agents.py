@@ -21,10 +21,6 @@ class Agent:
     generator: ModelRef
     critic: ModelRef
 
-    def speaks_with(self, round_number: int) -> ModelRef:
-        """The generator answers first, the critic from round 2 on."""
-        return self.generator if round_number == 1 else self.critic
-
 
 @dataclass(frozen=True, slots=True)
 class Society:

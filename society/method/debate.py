@@ -11,16 +11,8 @@ votes is complete.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import defaultdict
-from collections.abc import (
-    AsyncIterator,
-    Callable,
-    Coroutine,
-    Iterable,
-    Mapping,
-    Sequence,
-)
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal, Protocol
 
@@ -36,19 +28,36 @@ from providers.errors import (
 )
 from providers.types import Message, ModelRef, Request, Sampling
 from society import prompts
-from society.costs.charges import made_for, turn_of
-from society.method.agents import Society
-from society.method.reuse import Shared, taken_over
-from society.method.voting import Tally, lot, outcome, readable, shown, tally, why_empty
-from store.records import Failure, Labels, Row, StageKey, Turn, messages_json, storable, utc_now
+from society.method.agents import Agent, Society
+from society.method.purpose import describe_turn, spend_for
+from society.method.reuse import SharedAnswers, take_over
+from society.method.voting import (
+    Tally,
+    build_tie_key,
+    count_round,
+    explain_empty,
+    extract_answer,
+    judge_debate,
+)
+from store.records import (
+    Failure,
+    Labels,
+    Row,
+    StageKey,
+    Turn,
+    TurnKind,
+    messages_json,
+    storable,
+    utc_now,
+)
 
-Kind = Literal["answer", "summary"]
-# A call that is made again and again would keep a run from stopping.
+# How long calls in flight may still take when the run stops. Without a bound a call that is
+# retried again and again would keep the run from stopping.
 _LONGEST_WAIT_S = 60.0
 
 
 class Recorder(Protocol):
-    """Where turns go: the run's store, or the screen."""
+    """Where turns are kept: the run's store, or nowhere for a question asked in passing."""
 
     async def append(self, *rows: Row) -> None:
         """Keep all rows or none; returns once they are kept."""
@@ -56,9 +65,11 @@ class Recorder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How one debate goes. `summary_sampling` is used by the summarizer only; `label` says what
-    training answers are held against, `quorum` how many voters a training label takes; `seed`
-    decides ties in evaluation."""
+    """How one debate is held.
+
+    `summary_sampling` is for the summarizer only. `label` says what training answers are compared
+    with, `quorum` how many voters a training label needs; `seed` decides ties in evaluation.
+    """
 
     rounds: int
     others: Literal["summarized", "quoted"]
@@ -74,9 +85,15 @@ class Rules:
 class Debate:
     """Debates questions of one stage between one society, resuming from `known` turns.
 
-    What is in `shared` already is not asked again. `again` are turns that failed in an earlier
-    start and are asked once more; where that does not come to an end they stay. Where `stop` gives
-    an error nothing more is asked; it is raised once what is on its way has been stored.
+    `shared` holds answers that other arms got to the same requests; these are not requested again.
+    `again` are turns that failed in an earlier start and are requested once more; if that is
+    interrupted, they are stored as failed again. Once `stop` returns an error no new request is
+    sent; the error is raised after the answers in flight have been stored.
+
+        stage = StageKey(1, "train", "multiagent")
+        debate = Debate(society, task, connections, store, stage, rules)
+        async for question in debate.run(task.questions("train", 0, 500)):
+            ...
     """
 
     def __init__(
@@ -103,14 +120,14 @@ class Debate:
         self._known = {turn.turn_id: turn for turn in known}
         self._again = again or {}
         self._shared = shared or SharedAnswers()
-        self._asking: defaultdict[str, dict[bytes, asyncio.Future[Turn]]] = defaultdict(dict)
+        self._in_flight: defaultdict[str, dict[bytes, asyncio.Future[Turn]]] = defaultdict(dict)
         self._on_turn = on_turn
         self._stop = stop
 
     async def run(self, questions: Sequence[TaskQuestion]) -> AsyncIterator[TaskQuestion]:
         """Debate all questions, yielding each as it is complete.
 
-        Raises the first error that is fatal for the run, after the calls in flight were given up.
+        Raises the first error that is fatal for the run, after the calls in flight were cancelled.
         """
         waiting = iter(questions)
         running: dict[asyncio.Task[list[Tally]], TaskQuestion] = {}
@@ -136,26 +153,21 @@ class Debate:
             await asyncio.gather(*running, return_exceptions=True)
 
     async def question(self, question: TaskQuestion) -> list[Tally]:
-        """One debate, round by round; returns the vote of every round."""
+        """Hold one debate, round by round; returns the vote of every round."""
         turns: list[Turn] = []
         tallies: list[Tally] = []
+        tie_key = build_tie_key(self._rules.seed, question.question_id)
         for number in range(1, self._rules.rounds + 1):
-            earlier = [turn for turn in turns if turn.round == number - 1]
-            turns += await _all(
-                self._answer(question, agent.number, number, earlier)
-                for agent in self._society.agents
+            earlier = [t for t in turns if t.round == number - 1 and t.kind == "answer"]
+            turns += await _gather_turns(
+                self._answer(question, agent, number, earlier) for agent in self._society.agents
             )
+            # Comparing answers may take a worker process a second; other debates go on meanwhile.
             tallies.append(
                 await asyncio.to_thread(
-                    count_round,
-                    self._task,
-                    self._stage,
-                    turns,
-                    number,
-                    build_tie_key(self._rules.seed, question.question_id),
+                    count_round, self._task, self._stage, turns, number, tie_key
                 )
             )
-        # Comparing answers may take a worker process a second; other debates go on meanwhile.
         rows = await asyncio.to_thread(
             judge_debate,
             self._task,
@@ -167,45 +179,45 @@ class Debate:
             quorum=self._rules.quorum,
             label=self._rules.label,
         )
-        self._asking.pop(question.question_id, None)
+        self._in_flight.pop(question.question_id, None)
         await self._recorder.append(*rows)
         return tallies
 
     async def _answer(
-        self, question: TaskQuestion, agent: int, number: int, earlier: Sequence[Turn]
+        self, question: TaskQuestion, agent: Agent, number: int, earlier: Sequence[Turn]
     ) -> Turn:
-        model = self._society.agents[agent - 1].speaks_with(number)
+        """The answer of one agent in round `number`; `earlier` are all answers of the round before,
+        in the order of the agents."""
         if number == 1:
-            messages: tuple[Message, ...] = (Message("user", self._task.prompt(question.text)),)
-        else:
-            own = earlier[agent - 1]
-            others = [fill_empty(t.response) for t in earlier if t.agent != agent]
-            messages = (
-                *(Message(**m) for m in json.loads(own.messages)),
-                Message("assistant", fill_empty(own.response)),
-                Message("user", await self._shown(question, agent, number, others)),
+            opening = Message("user", self._task.prompt(question.text))
+            return await self._take_turn(
+                *self._prepare(question, agent, number, "answer", agent.generator, (opening,))
             )
-        return await self._turn(question, agent, number, "answer", model, messages)
+        others = [turn for turn in earlier if turn.agent != agent.number]
+        summary = None
+        if self._rules.others == "summarized" and others:
+            model = self._society.summarizer
+            request = prompts.build_summary_messages(others)
+            summary_turn = await self._take_turn(
+                *self._prepare(question, agent, number, "summary", model, request)
+            )
+            summary = summary_turn.response
+        own = earlier[agent.number - 1]
+        messages = prompts.build_critic_messages(own, others, summary, self._task.answer_form)
+        return await self._take_turn(
+            *self._prepare(question, agent, number, "answer", agent.critic, messages)
+        )
 
-    async def _shown(
-        self, question: TaskQuestion, agent: int, number: int, others: Sequence[str]
-    ) -> str:
-        if self._rules.others == "quoted" or not others:
-            return prompts.build_quoted_turn(others, self._task.answer_form)
-        asked = (Message("user", prompts.build_summary_request(others)),)
-        summarizer = self._society.summarizer
-        summary = await self._turn(question, agent, number, "summary", summarizer, asked)
-        return prompts.build_summary_turn(fill_empty(summary.response), self._task.answer_form)
-
-    async def _turn(
+    def _prepare(
         self,
         question: TaskQuestion,
-        agent: int,
+        agent: Agent,
         number: int,
-        kind: Kind,
+        kind: TurnKind,
         model: ModelRef,
         messages: tuple[Message, ...],
-    ) -> Turn:
+    ) -> tuple[Turn, Request]:
+        """The turn before its response, and the request that gets the response."""
         stage = self._stage
         turn = Turn(
             iteration=stage.iteration,
@@ -213,7 +225,7 @@ class Debate:
             split=stage.split,
             decoding=stage.decoding,
             question_id=question.question_id,
-            agent=agent,
+            agent=agent.number,
             round=number,
             kind=kind,
             model_id=model.model_id,
@@ -225,64 +237,60 @@ class Debate:
             completion_tokens=0,
             latency_ms=0.0,
         )
-        if (stored := self._known.get(turn.turn_id)) is not None:
-            return stored
         sampling = self._rules.sampling if kind == "answer" else self._rules.summary_sampling
-        self._go_on()
-        failed = self._again.get(turn.turn_id)
-        key, again = self._noise_key(turn), failed is not None
+        again = turn.turn_id in self._again
+        return turn, Request(model, messages, sampling, _build_noise_key(turn), again)
+
+    async def _take_turn(self, draft: Turn, request: Request) -> Turn:
+        """The stored turn of this key; else the draft with its response, which is stored now."""
+        if (stored := self._known.get(draft.turn_id)) is not None:
+            return stored
+        self._raise_if_stopped()
+        failed = self._again.get(draft.turn_id)
+        key = self._shared.key_of(draft)
         try:
-            turn = await self._spoken(turn, Request(model, messages, sampling, key, again))
+            if (source := self._shared.find(key)) is not None:
+                turn = take_over(draft, source)
+            elif not self._shared.repeats(draft.model_id):
+                turn = await self._ask(draft, request)
+            elif (running := self._in_flight[draft.question_id].get(key)) is not None:
+                # Another agent of this debate has sent the same request; shielded, because the
+                # answer is that agent's too.
+                turn = take_over(draft, await asyncio.shield(running))
+            else:
+                running = asyncio.ensure_future(self._ask(draft, request))
+                self._in_flight[draft.question_id][key] = running
+                turn = await running
         except BaseException as error:
-            # The run stops. A request that is known to fail will mean nothing for others.
+            # The run stops. A request that is known to fail is stored as failed, so that the next
+            # start knows that it may ask again.
             if failed is None and isinstance(error, RetryableError) and error.given_up is not None:
-                failed = _failed(turn, error, again=False)
+                failed = _record_failure(draft, error, again=False)
             if failed is not None:
                 await self._recorder.append(failed)
             raise
         await self._recorder.append(turn)
         self._on_turn(turn)
-        self._go_on()
+        self._raise_if_stopped()
         return turn
 
-    def _go_on(self) -> None:
-        """Raise what ends the run, where anything does."""
-        if (error := self._stop()) is not None:
-            # What waits to be sent is not sent any more.
-            halting.of_this_loop().shut(error)
-            raise error
-
-    async def _spoken(self, turn: Turn, request: Request) -> Turn:
-        """`turn` with its response: that of the same request, where it was made before."""
-        key = self._shared.key_of(turn)
-        if (source := self._shared.find(key)) is not None:
-            return take_over(turn, source)
-        if not self._shared.repeats(turn.model_id):
-            return await self._asked(turn, request)
-        asking = self._asking[turn.question_id]
-        if key in asking:
-            return take_over(turn, await asyncio.shield(asking[key]))
-        asking[key] = asyncio.ensure_future(self._asked(turn, request))
-        return await asking[key]
-
-    async def _asked(self, turn: Turn, request: Request) -> Turn:
-        # An answer the provider can never give is part of the record: it casts no vote.
+    async def _ask(self, draft: Turn, request: Request) -> Turn:
         try:
-            with made_for(turn_of(turn)):
+            with spend_for(describe_turn(draft)):
                 completion = await self._providers[request.model.address].complete(request)
         except RequestError as error:
-            return _failed(turn, error, again=request.again)
+            # An answer the provider can never give is part of the record: it casts no vote.
+            return _record_failure(draft, error, again=request.again)
         # The answer is read from what is stored, so reading it again later gives the same.
         response = storable(completion.text)
-        why = completion.error or explain_empty(response, completion.finish_reason)
-        answers = turn.kind == "answer"
+        reason = completion.finish_reason
+        answer = extract_answer(self._task, response, reason) if draft.kind == "answer" else None
+        why = completion.error or explain_empty(response, reason)
         return replace(
-            turn,
+            draft,
             response=response,
-            answer=extract_answer(self._task, response, completion.finish_reason)
-            if answers
-            else None,
-            finish_reason=completion.finish_reason,
+            answer=answer,
+            finish_reason=reason,
             prompt_tokens=completion.prompt_tokens,
             completion_tokens=completion.completion_tokens,
             tokens_estimated=completion.estimated,
@@ -291,26 +299,34 @@ class Debate:
             created_at=utc_now(),
         )
 
-    def _noise_key(self, turn: Turn) -> str:
-        # The arm is left out, so arms that ask the same thing get the same answer; evaluation
-        # leaves out the iteration, so societies are compared under common random numbers.
-        which = f"train{turn.iteration}" if turn.split == "train" else "eval"
-        return f"{which}/{turn.question_id}/a{turn.agent}/r{turn.round}/{turn.kind}"
+    def _raise_if_stopped(self) -> None:
+        if (error := self._stop()) is not None:
+            # Calls that wait to be sent are not sent any more.
+            halting.of_this_loop().shut(error)
+            raise error
 
 
-def _failed(turn: Turn, error: RequestError | RetryableError, *, again: bool) -> Turn:
+def _build_noise_key(turn: Turn) -> str:
+    # The arm is left out, so arms that ask the same thing get the same answer; evaluation
+    # leaves out the iteration, so societies are compared under common random numbers.
+    which = f"train{turn.iteration}" if turn.split == "train" else "eval"
+    return f"{which}/{turn.question_id}/a{turn.agent}/r{turn.round}/{turn.kind}"
+
+
+def _record_failure(turn: Turn, error: RequestError | RetryableError, *, again: bool) -> Turn:
     """`turn` as the record that its request failed."""
     failure: Failure = "final" if again else "refused"
     if isinstance(error, RequestFailed | RetryableError):
         failure = "passing"
     elif isinstance(error, ContextOverflow):
         failure = "final"
-    told = getattr(error, "given_up", None) or str(error)
-    return replace(turn, error=storable(told), failure=failure, created_at=utc_now())
+    message = getattr(error, "given_up", None) or str(error)
+    return replace(turn, error=storable(message), failure=failure, created_at=utc_now())
 
 
-async def _all(turns: Iterable[Coroutine[object, object, Turn]]) -> list[Turn]:
-    # All of them, also where one fails: an answer that is on its way is paid for.
+async def _gather_turns(turns: Iterable[Coroutine[object, object, Turn]]) -> list[Turn]:
+    # Not a TaskGroup, which cancels the others when one fails: an answer in flight is paid for,
+    # so all are awaited before the first error is raised.
     found = await asyncio.gather(*turns, return_exceptions=True)
     for turn in found:
         if isinstance(turn, BaseException):

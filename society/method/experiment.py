@@ -18,8 +18,12 @@ from providers.errors import ProviderError
 from providers.pricing import Prices
 from society.config.load import ConfigError, list_problems, load_config
 from society.config.schema import Config
+from society.method.agents import AgentRole
 from society.method.arms import Arm, build_arms, is_tuned
+from society.method.connections import Connections
+from society.method.progress import Progress
 from society.method.questions import Questions
+from store.ledger import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,34 @@ class Experiment:
     config: Config
     arms: tuple[Arm, ...]
     questions: Questions
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """An experiment that is being carried out: what every stage of the loop needs."""
+
+    name: str
+    experiment: Experiment
+    store: Store
+    connections: Connections
+    progress: Progress
+
+    @property
+    def config(self) -> Config:
+        return self.experiment.config
+
+    def name_stage(self, arm: str, text: str) -> str:
+        """The name of a stage, which begins with the arm's if the run has several arms."""
+        return text if len(self.experiment.arms) == 1 else f"{arm} {text}"
+
+    def name_model(self, arm: str, agent: int, role: AgentRole) -> str:
+        """A model in messages: its agent and role, and the arm if the run has several."""
+        model = f"agent {agent}, {role}" if agent else f"the shared {role}"
+        return self.prefix(arm) + model
+
+    def prefix(self, arm: str) -> str:
+        """What begins a message about an arm: its name, if the run has several."""
+        return "" if len(self.experiment.arms) == 1 else f"{arm}: "
 
 
 def load_experiment(source: str, overrides: Sequence[str] = ()) -> Experiment:

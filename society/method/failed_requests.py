@@ -1,8 +1,8 @@
-"""Requests that failed are asked again when a run is started again, while nothing rests on them.
+"""Failed requests are sent again when a run is resumed, as long as nothing was built on them.
 
-A turn rests on all turns of the rounds before, which its prompt shows, and on its own summary. So a
-failed turn is taken back where what came after it in its debate failed too, and where nothing was
-made of the whole stage: no dataset, no measure of diversity, no size of another arm.
+A turn builds on all turns of the rounds before, which its prompt shows, and on its own summary. So
+a failed turn is withdrawn if every turn that builds on it failed too, and if nothing was made of
+the whole stage: no dataset, no measure of diversity, no sample count of another arm.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SELECT * FROM stage
 WHERE question_id IN (SELECT question_id FROM stage WHERE failure IN ('passing', 'refused'))
 """
 
-_BUILT_UPON = """
+_BUILT_ON = """
 SELECT
     $split = 'train'
         AND EXISTS (FROM datasets WHERE iteration = $iteration AND arm = $arm)
@@ -40,7 +40,7 @@ SELECT
 
 
 @dataclass(frozen=True, slots=True)
-class _Stored:
+class _StoredTurn:
     turn_id: int
     question_id: str
     agent: int
@@ -48,7 +48,7 @@ class _Stored:
     kind: str
     failure: str | None
 
-    def rests_on(self, other: _Stored) -> bool:
+    def builds_on(self, other: _StoredTurn) -> bool:
         """Whether the prompt of this turn shows the other one."""
         if self.round == other.round:
             own = self.agent == other.agent
@@ -56,25 +56,25 @@ class _Stored:
         return self.round > other.round
 
 
-def take_back(store: Store, stage: StageKey) -> dict[int, Turn]:
-    """Remove from a stage the failed turns that can be asked again; returns them by their ids."""
-    debates: defaultdict[str, list[_Stored]] = defaultdict(list)
+def withdraw_failed(store: Store, stage: StageKey) -> dict[int, Turn]:
+    """Remove the failed turns of a stage that can be requested again; returns them by their ids."""
+    debates: defaultdict[str, list[_StoredTurn]] = defaultdict(list)
     for row in store.rows(_TURNS, stage.params):
-        turn = _Stored(*row)
+        turn = _StoredTurn(*row)
         debates[turn.question_id].append(turn)
-    if not debates or store.rows(_BUILT_UPON, stage.params) == [(True,)]:
+    if not debates or store.rows(_BUILT_ON, stage.params) == [(True,)]:
         return {}
-    free = {turn_id for debate in debates.values() for turn_id in _free(debate)}
+    free = {turn_id for debate in debates.values() for turn_id in _find_free(debate)}
     taken = {turn.turn_id: turn for turn in store.turns(stage) if turn.turn_id in free}
     if taken:
         store.withdraw(sorted(taken))
     return taken
 
 
-def _find_free(debate: Iterable[_Stored]) -> set[int]:
+def _find_free(debate: Iterable[_StoredTurn]) -> set[int]:
     turns, free = list(debate), set()
     for turn in turns:
-        after = [other for other in turns if other.rests_on(turn)]
+        after = [other for other in turns if other.builds_on(turn)]
         if turn.failure in ("passing", "refused") and all(other.failure for other in after):
             free |= {turn.turn_id, *(other.turn_id for other in after)}
     return free

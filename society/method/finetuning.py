@@ -1,22 +1,119 @@
-"""What is fine-tuned in one iteration of an arm, and how: the config's part of every job."""
+"""The fine-tuning stage: a dataset for every model, and a job that trains the model on it.
+
+The datasets and the jobs themselves are the work of `finetune`; this module says what they are made
+of: which models an arm trains, from where each starts, and with which settings.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from finetune.datasets import SHARED_AGENT, DatasetRules
+from finetune.datasets import SHARED_AGENT, DatasetRules, build_all
+from finetune.jobs import TuningProgress, tune
 from finetune.plans import KEPT, TuningPlan
 from providers.base import Choosy, Provider
 from providers.errors import InvalidSettings
 from providers.examination import trains_in_process
 from providers.types import Capabilities, ModelRef
 from society.config.schema import Config
-from society.method.agents import ROLES, AgentRole
+from society.method.agents import ROLES, AgentRole, Society
 from society.method.arms import Arm, build_arms, is_tuned
+from society.method.experiment import RunContext
+from society.method.unread import require_examples
 from store.ledger import Store
 from store.records import Dataset, Job
 
 _EVALUATED = "SELECT 1 FROM turns WHERE split = 'eval' AND iteration = ? AND arm = ? LIMIT 1"
+
+
+# The model that a job has made. A job that reuses another job's model, because the two were equal,
+# points to that job by shared_job_id.
+_TUNED = """
+SELECT j.agent, j.role, m.model_id, m.provider, m.artifact, m.sha256
+FROM jobs AS j
+JOIN models AS m ON m.job_id = coalesce(j.shared_job_id, j.job_id)
+WHERE j.iteration = ? AND j.arm = ? AND j.status = 'succeeded'
+"""
+
+Datasets = Mapping[str, Mapping[tuple[int, AgentRole], Dataset]]
+"""By the arm's name, then by agent and role."""
+
+
+def build_datasets(run: RunContext, arms: Sequence[Arm], iteration: int) -> Datasets:
+    """One dataset for every model that the arms train, from the debates of this iteration."""
+    roles = {arm.name: tuned_roles(arm) for arm in arms}
+    built: dict[str, dict[tuple[int, AgentRole], Dataset]] = {}
+    with run.progress.stage(iteration, "datasets", "datasets", sum(map(len, roles.values()))):
+        for arm in arms:
+            rules = build_rules(run.config, arm)
+            built[arm.name] = build_all(run.store, iteration, arm.name, roles[arm.name], rules)
+            run.progress.advance(sum(map(len, built.values())))
+    for dataset in (d for datasets in built.values() for d in datasets.values()):
+        if dataset.note is not None:
+            run.progress.note(f"dataset {dataset.dataset_id}: {dataset.note}")
+    return built
+
+
+async def finetune_agents(
+    run: RunContext, societies: Mapping[str, Society], datasets: Datasets, iteration: int
+) -> dict[str, Society]:
+    """Train every model on its own dataset; returns the next society of every arm.
+
+    A model with too few examples stays as it is, and so does one whose job failed under
+    `finetune.on_failure = "keep"`; the user is told.
+    """
+    config, progress = run.config, run.progress
+    plans = [
+        keep_job_settings(_plan_model(run, societies[arm], dataset), run.store)
+        for arm, built in datasets.items()
+        for dataset in built.values()
+    ]
+    if config.stop_if_unread:
+        task = run.experiment.questions.task_of(iteration)
+        require_examples(run.store, plans, run.connections, task)
+    finished: dict[str, float] = {}
+
+    def report_job(news: TuningProgress) -> None:
+        progress.note_once(news.note)
+        finished[news.job_id] = 1.0 if news.status == "succeeded" else news.progress
+        model = run.name_model(news.arm, news.agent, news.role)
+        loss = "" if news.loss is None else f", loss {news.loss:.3f}"
+        progress.advance(sum(finished.values()), detail=f"{model}{loss}")
+
+    with progress.stage(iteration, "finetune", "models", len(plans)):
+        tuned = await tune(
+            providers=run.connections,
+            store=run.store,
+            plans=plans,
+            on_progress=report_job,
+            on_failure=config.finetune.on_failure,
+        )
+    after: dict[str, Society] = {}
+    for arm in datasets:
+        for kept in tuned[arm].kept:
+            model = run.name_model(arm, kept.agent, kept.role)
+            progress.note(f"{model} keeps its old model: {kept.reason}")
+        old = {(kept.agent, kept.role) for kept in tuned[arm].kept}
+        new = {owner: model for owner, model in tuned[arm].items() if owner not in old}
+        after[arm] = societies[arm].with_models(new)
+    return after
+
+
+def load_society(store: Store, society: Society, iteration: int, arm: str) -> Society:
+    """The society that the untuned `society` has become after `iteration` iterations."""
+    for k in range(1, iteration + 1):
+        tuned = store.rows(_TUNED, [k, arm])
+        society = society.with_models(
+            {(agent, role): ModelRef(*model) for agent, role, *model in tuned}
+        )
+    return society
+
+
+def _plan_model(run: RunContext, society: Society, dataset: Dataset) -> TuningPlan:
+    start = society.model(dataset.agent, dataset.role)
+    if run.config.finetune.init == "fresh":
+        start = run.connections.base_of(dataset.agent)
+    return build_plan(run.config, run.name, dataset, start)
 
 
 def tuned_roles(arm: Arm) -> list[tuple[int, AgentRole]]:

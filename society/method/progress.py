@@ -1,14 +1,16 @@
-"""What a run tells whoever watches it. The loop emits, the command line draws."""
+"""What a run reports while it runs. The loop emits events, the command line draws them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 StageName = str
-"""One of debate, datasets, finetune, "diversity DECODING", "evaluate DECODING", and where the
-questions are those of another task "zero-shot LABEL DECODING", of a curriculum's stage
-"curriculum LABEL DECODING"; where a run has several arms, after the arm's name."""
+"""debate, datasets, finetune, "diversity DECODING" or "evaluate DECODING"; on the questions of
+another task "zero-shot LABEL DECODING", on those of a curriculum's stage "curriculum LABEL
+DECODING". In a run of several arms the arm's name stands before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +49,53 @@ class Note:
 
 Event = StageStarted | StageAdvanced | StageFinished | Note
 Observer = Callable[[Event], None]
+
+
+class Progress:
+    """Sends a run's events to its observer.
+
+    `describe_spending` gives what the run has spent so far, as a short text.
+
+        progress = Progress(print)
+        with progress.stage(1, "debate", "turns", total=300):
+            progress.advance(1)
+    """
+
+    def __init__(
+        self, observer: Observer, describe_spending: Callable[[], str] = lambda: ""
+    ) -> None:
+        self._observer = observer
+        self._describe_spending = describe_spending
+        self._noted: set[str] = set()
+
+    @contextmanager
+    def stage(
+        self, iteration: int, name: StageName, unit: str, total: int, done: int = 0
+    ) -> Iterator[None]:
+        """Report that a stage starts, and that it is finished unless it raises."""
+        started = time.monotonic()
+        self._observer(StageStarted(iteration, name, unit, total, done))
+        yield
+        self._observer(StageFinished(time.monotonic() - started))
+
+    def advance(self, done: float, tokens: int = 0, detail: str = "") -> None:
+        """Report how far the current stage is, and what the run has spent."""
+        parts = (detail, self._describe_spending())
+        detail = " · ".join(part for part in parts if part)
+        self._observer(StageAdvanced(done, tokens, detail))
+
+    def note(self, text: str | None) -> None:
+        """Tell the user something; None is nothing."""
+        if text is not None:
+            self._observer(Note(text))
+
+    def note_once(self, text: str | None) -> None:
+        """Tell the user something, unless they have been told it in this process."""
+        if text is not None and text not in self._noted:
+            self._noted.add(text)
+            self.note(text)
+
+    def note_all(self, texts: Iterable[str]) -> None:
+        """Tell the user several things, in order."""
+        for text in texts:
+            self.note(text)

@@ -1,4 +1,8 @@
-"""Why an answer could not be read, and what can be done about it."""
+"""Answers that cannot be read: why, what can be done about it, and when a run stops for it.
+
+A run that pays for answers which cannot be read stops early. `stop_if_unread` in the experiment
+file says after how many answers of a stage without a single readable one; 0 never stops.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,12 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import shorten
-from typing import TYPE_CHECKING
 
 from evals.tasks.base import Task
+from finetune.plans import TuningPlan
 from providers.base import Provider
 from providers.errors import RunError
+from store.ledger import Store
 from store.records import IN_STAGE, StageKey, Turn
 
 _SAMPLES = 3
@@ -32,7 +37,7 @@ def find_cause(turn: Turn, task: Task) -> Cause:
     if turn.failure is not None:
         return Cause(f"the request failed: {turn.error}", "remove the cause")
     if not turn.response.strip():
-        # The provider knows more than its end tells, and names the remedy itself.
+        # The provider's own message knows more than the finish reason, and names the remedy.
         return Cause(f"empty: {turn.error or turn.finish_reason}", "")
     match turn.finish_reason:
         case "length":
@@ -61,7 +66,8 @@ def _find_cause_of_cut(response: str, task: Task) -> Cause:
         )
     if task.extract(response) is not None:
         return Cause(
-            "an answer is there and the model goes on until it is cut off: it never ends its turn",
+            "the answer is there and the model writes on until it is cut off: it never ends its "
+            "turn",
             "give the model or its server the chat template and the end token that it was trained "
             "with, or raise sampling.max_tokens if the answers are only long",
         )
@@ -84,22 +90,11 @@ def describe_unread_answers(turns: Iterable[Turn], task: Task) -> str:
     return "\n".join(lines)
 
 
-# MERGED DOCSTRING of society.method.unread:
-# """A run that pays for answers nobody can read stops early, and says why.
-#
-# `stop_if_unread` in the experiment file says after how many answers of a stage without a readable
-# one; 0 never stops.
-# """
-
-if TYPE_CHECKING:
-    from finetune.plans import TuningPlan
-    from store.ledger import Store
-
 _NOTES_AT_MOST = 5
-_LOOKED_AT = 1000
+_EXAMINED_AT_MOST = 1000
 _WHAT_NOW = (
     "what is stored is kept. Other settings of [sampling], [task] or the model take a new run "
-    "(--name); after a change at the server start this one again; stop_if_unread = 0 goes on as it "
+    "(--name); after a change at the server start this one again; stop_if_unread = 0 runs on as it "
     "is"
 )
 
@@ -138,19 +133,19 @@ class ReadingMonitor:
         self._again = again
         self._answers = 0
         self._unread: list[Turn] = []
-        self._told: Counter[str] = Counter()
+        self._errors: Counter[str] = Counter()
         self._problem: NothingReadable | None = None
 
     def add(self, turn: Turn) -> str | None:
-        """Look at one answer; returns what the user should be told of it, not twice the same."""
+        """Count one answer; returns a note about its error, if the error is a new one."""
         if turn.kind == "answer" and turn.turn_id not in self._again:
             self._answers += 1
             if turn.answer is None:
                 self._unread.append(turn)
         if turn.error is None:
             return None
-        self._told[turn.error] += 1
-        if self._told[turn.error] > 1 or len(self._told) > _NOTES_AT_MOST:
+        self._errors[turn.error] += 1
+        if self._errors[turn.error] > 1 or len(self._errors) > _NOTES_AT_MOST:
             return None
         return f"{turn.question_id}, agent {turn.agent}: {turn.error}"
 
@@ -174,13 +169,13 @@ class ReadingMonitor:
         return f"{len(self._unread)} of {self._answers} answers could not be read: {why}"
 
 
-def check_stage(store: Store, stage: StageKey, name: str, task: Task) -> None:
-    """Raise `NothingRead` where a complete stage has answers and none of them could be read."""
+def require_read(store: Store, stage: StageKey, name: str, task: Task) -> None:
+    """Raise `NothingReadable` where a complete stage has answers and none of them could be read."""
     [(read, answers)] = store.rows(_READ, stage.params)
     if read or not answers:
         return
-    why = describe_unread(_unread(store, stage), task)
-    raise NothingRead(
+    why = describe_unread_answers(_unread(store, stage), task)
+    raise NothingReadable(
         f"none of the {answers} answers of the stage {name!r} could be read, so there is nothing "
         f"to go on with:\n{why}\n{_WHAT_NOW}"
     )
@@ -192,29 +187,31 @@ def require_examples(
     providers: Mapping[str, Provider],
     task: Task,
 ) -> None:
-    """Raise `NothingLearnt` where no model of an iteration has enough to be trained on, and that is
-    because most training questions have no label."""
+    """Raise `NothingTrainable` if no model of an iteration has enough examples, because most
+    training questions have no label."""
     least = [max(1, providers[plan.start.address].capabilities.min_examples) for plan in plans]
     if any(p.dataset.examples >= n for p, n in zip(plans, least, strict=True)) or not plans:
         return
     iteration = plans[0].iteration
-    told, starved = [], False
+    lines, starved = [], False
     for arm in dict.fromkeys(plan.arm for plan in plans):
         [(questions, labels, unread, ties)] = store.rows(_LABELS, [iteration, arm])
         starved = starved or 2 * labels < questions
-        told.append(
+        lines.append(
             f"  {arm}: {labels} of {questions} training questions have a label; {unread} have no "
             f"answer that can be read, {ties} are tied, {questions - labels - unread - ties} have "
             "fewer readable answers than consensus.quorum asks for"
         )
         stage = StageKey(iteration, "train", arm, "sampled")
         if questions > labels + ties:
-            told.append(describe_unread(_unread(store, stage), task))
+            lines.append(describe_unread_answers(_unread(store, stage), task))
     if starved:
         most = max(plan.dataset.examples for plan in plans)
         raise NothingTrainable(
             f"none of the {len(plans)} models of iteration {iteration} can be trained: the largest "
-            f"dataset has {most} example(s), and {min(least)} are needed\n" + "\n".join(told) + "\n"
+            f"dataset has {most} example(s), and {min(least)} are needed\n"
+            + "\n".join(lines)
+            + "\n"
             "Agents that never agree need more rounds or a stronger model, data that is too small "
             f"more train.questions; {_WHAT_NOW}"
         )
@@ -223,4 +220,4 @@ def require_examples(
 def _unread(store: Store, stage: StageKey) -> list[Turn]:
     turns = store.turns(stage)
     unread = (turn for turn in turns if turn.kind == "answer" and turn.answer is None)
-    return [turn for turn, _ in zip(unread, range(_LOOKED_AT), strict=False)]
+    return [turn for turn, _ in zip(unread, range(_EXAMINED_AT_MOST), strict=False)]

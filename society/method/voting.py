@@ -1,9 +1,11 @@
 """The majority vote that stands in for the missing label (arXiv 2501.05707, section 3.2).
 
-Answers fall into classes by mathematical equivalence; the class with most votes wins. A response
-without a readable answer casts no vote. A tie is recorded as a tie. Where one of the tied classes
-has to win, a hash decides, which knows nothing of the agents: to let the lowest agent number win
-would make that agent the one who dissents least.
+Answers fall into classes by mathematical equivalence, and the class with most votes wins. A
+response without a readable answer casts no vote. A tie is recorded as a tie. Where one of the tied
+classes has to win, a hash decides that does not depend on the agents: if the lowest agent number
+won, that agent would dissent least.
+
+The same rules hold for the debates of a run and for imported ones.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ class Tally:
     """The outcome of one vote. `members` are the distinct answers of the winning class.
 
     `answer` represents the class: its most frequent wording, then the shortest, then the first in
-    alphabetical order, so it does not depend on who said it. None: nobody gave an answer.
+    alphabetical order, so it does not depend on who said it. It is None if no agent answered.
     """
 
     answer: str | None
@@ -35,18 +37,16 @@ class Tally:
     tie: bool
 
 
-def build_tie_key(seed: int, question_id: str) -> str:
-    """What decides the ties of a question in a run of this seed, see `vote`."""
-    return json.dumps([seed, question_id])
-
-
 def count_votes(
-    answers: Sequence[str | None], equivalent: Equivalent, lot: str | None = None
+    answers: Sequence[str | None], equivalent: Equivalent, tie_key: str | None = None
 ) -> Tally:
     """Count the agents' answers, given in the order of the agents.
 
-    Of tied classes that one wins whose answer, hashed together with `lot`, comes first; without a
-    lot that of the lowest agent number.
+    Among tied classes the one wins whose answer, hashed together with `tie_key`, comes first;
+    without a key it is the class of the lowest agent number.
+
+    >>> count_votes(["7", "7.0", "8"], lambda a, b: float(a) == float(b)).votes
+    2
     """
     cast = [answer for answer in answers if answer is not None]
     if not cast:
@@ -60,83 +60,40 @@ def count_votes(
     def spelling(members: Sequence[str]) -> str:
         return min(members, key=lambda text: (-counts[text], len(text), text))
 
-    if lot is None:
+    if tie_key is None:
         winner = min(leading, key=lambda members: min(cast.index(answer) for answer in members))
     else:
-        winner = min(leading, key=lambda members: _hash_tie(lot, spelling(members)))
+        winner = min(leading, key=lambda members: _hash_tie(tie_key, spelling(members)))
     return Tally(spelling(winner), frozenset(winner), most, len(cast), len(leading) > 1)
 
 
+def build_tie_key(seed: int, question_id: str) -> str:
+    """What decides the ties of a question in a run of this seed, see `count_votes`."""
+    return json.dumps([seed, question_id])
+
+
 def agrees(answer: str | None, tally: Tally, equivalent: Equivalent) -> bool:
-    """Whether an answer belongs to the winning class, also one from an earlier round."""
+    """Whether an answer, of this round or an earlier one, belongs to the winning class."""
     if answer is None:
         return False
     return answer in tally.members or any(equivalent(answer, m) for m in tally.members)
 
 
-def _hash_tie(lot: str, answer: str) -> bytes:
-    return hashlib.blake2b(f"{lot}\n{answer}".encode(), digest_size=16).digest()
-
-
-def _group_equivalent(distinct: list[str], equivalent: Equivalent) -> list[list[str]]:
-    # Connected components over all pairs: a judge that is not transitive still gives
-    # classes that do not depend on the order of the agents.
-    classes: list[list[str]] = []
-    for answer in distinct:
-        joined = [c for c in classes if any(equivalent(answer, other) for other in c)]
-        merged = [answer, *(other for c in joined for other in c)]
-        classes = [c for c in classes if c not in joined] + [merged]
-    return classes
-
-
-# MERGED DOCSTRING of society.method.voting:
-# """What a finished debate comes to: the votes of its rounds and a verdict on every answer.
-#
-# The same rules for debates that are held here and for those that were brought from elsewhere.
-# """
-
-
-NO_RESPONSE = "(no response)"
-"""What stands in a conversation for an answer without a text, which several servers refuse."""
-
-
-def extract_answer(task: Task, text: str, finish_reason: str) -> str | None:
-    """The final answer of a response; a truncated one has not stated its final answer."""
-    return task.extract(text) if finish_reason == "stop" and text.strip() else None
-
-
-def fill_empty(response: str) -> str:
-    """A response as it stands in later prompts, those of the others and of the agent itself."""
-    return response if response.strip() else NO_RESPONSE
-
-
-def explain_empty(response: str, finish_reason: str) -> str | None:
-    """Why a response has no text, as far as its end tells; None where it has one."""
-    if response.strip():
-        return None
-    return _WHY_EMPTY.get(finish_reason, f"no text came back (finish_reason {finish_reason!r})")
-
-
-_WHY_EMPTY = {
-    "stop": "the model ended its answer without a text",
-    "length": "all tokens are used up without a text; raise sampling.max_tokens",
-    "filtered": "the answer was withheld by a content filter",
-    "refused": "the model refused to answer, without a text",
-}
-
-
 def default_quorum(agents: int) -> int:
-    """More than half of the agents: how many must answer for a label, unless the user says."""
+    """How many agents must answer for a label unless the user says: more than half of them."""
     return agents // 2 + 1
 
 
-def tally(task: Task, stage: StageKey, turns: Sequence[Turn], number: int, lot: str) -> Tally:
-    """The vote of round `number` over a debate's answers, given in the order of the agents.
+def count_round(
+    task: Task, stage: StageKey, turns: Sequence[Turn], number: int, tie_key: str
+) -> Tally:
+    """The vote of round `number` over a debate's turns, given in the order of the agents.
 
-    `lot` decides ties in evaluation; in training, where a tie counts at all, the first one wins.
+    `tie_key` decides ties in evaluation. In training a tie is usually left out; with
+    `consensus.ties = "first"` the lowest agent number wins.
     """
     answers = [t.answer for t in turns if t.round == number and t.kind == "answer"]
-    return vote(answers, task.equivalent, lot if stage.split == "eval" else None)
+    return count_votes(answers, task.equivalent, tie_key if stage.split == "eval" else None)
 
 
 def judge_debate(
@@ -153,13 +110,13 @@ def judge_debate(
     """A verdict per answer turn, then a vote per round; `tallies` are those of rounds 1, 2, ….
 
     `drop_ties` leaves a tied vote of a training debate without a label, `quorum` one in which
-    fewer agents have a readable answer. `label` says what the
-    answers of a training debate are held against: the vote of the last round or of the first, or
-    the gold answer (STaR, the only arm that may learn from it).
+    fewer agents have a readable answer. `label` says what the answers of a training debate are
+    compared with: the vote of the last round or of the first, or the gold answer (STaR, the only
+    arm that may learn from it).
     """
-    if stage.split == "eval":
-        label = "final"
     training = stage.split == "train"
+    if not training:
+        label = "final"
     labels = [
         None if training and ((drop_ties and each.tie) or each.voters < quorum) else each.answer
         for each in tallies
@@ -172,20 +129,19 @@ def judge_debate(
             decoding=stage.decoding,
             question_id=question.question_id,
             round=number,
-            answer=label,
+            answer=answer,
             votes=each.votes,
             voters=each.voters,
             tie=each.tie,
-            correct=_is_correct(task, label, question.gold),
+            correct=_is_correct(task, answer, question.gold),
             quorum=quorum if training else None,
         )
-        for number, (each, label) in enumerate(zip(tallies, labels, strict=True), start=1)
+        for number, (each, answer) in enumerate(zip(tallies, labels, strict=True), start=1)
     ]
+    # A label that was dropped agrees with nothing and disagrees with nothing: agrees is NULL.
     place = 0 if label == "round1" else -1
     verdicts: list[Row] = []
-    for turn in turns:
-        if turn.kind != "answer":
-            continue
+    for turn in (t for t in turns if t.kind == "answer"):
         correct = _is_correct(task, turn.answer, question.gold)
         if label == "gold":
             agreeing = correct
@@ -195,6 +151,41 @@ def judge_debate(
             agreeing = agrees(turn.answer, tallies[place], task.equivalent)
         verdicts.append(Verdict(turn_id=turn.turn_id, agrees=agreeing, correct=correct))
     return [*verdicts, *votes]
+
+
+def extract_answer(task: Task, text: str, finish_reason: str) -> str | None:
+    """The final answer of a response; a truncated response has not stated its final answer."""
+    return task.extract(text) if finish_reason == "stop" and text.strip() else None
+
+
+def explain_empty(response: str, finish_reason: str) -> str | None:
+    """Why a response has no text, as far as its finish reason shows; None if it has text."""
+    if response.strip():
+        return None
+    return _WHY_EMPTY.get(finish_reason, f"no text came back (finish_reason {finish_reason!r})")
+
+
+_WHY_EMPTY = {
+    "stop": "the model ended its answer without a text",
+    "length": "all tokens are used up without a text; raise sampling.max_tokens",
+    "filtered": "the answer was withheld by a content filter",
+    "refused": "the model refused to answer, without a text",
+}
+
+
+def _hash_tie(tie_key: str, answer: str) -> bytes:
+    return hashlib.blake2b(f"{tie_key}\n{answer}".encode(), digest_size=16).digest()
+
+
+def _group_equivalent(distinct: list[str], equivalent: Equivalent) -> list[list[str]]:
+    # Connected components over all pairs: a judge that is not transitive still gives
+    # classes that do not depend on the order of the agents.
+    classes: list[list[str]] = []
+    for answer in distinct:
+        joined = [c for c in classes if any(equivalent(answer, other) for other in c)]
+        merged = [answer, *(other for c in joined for other in c)]
+        classes = [c for c in classes if c not in joined] + [merged]
+    return classes
 
 
 def _is_correct(task: Task, answer: str | None, gold: str | None) -> bool | None:

@@ -18,7 +18,8 @@ from society.costs import budget
 from society.method.arms import main_arm
 from society.method.connections import Connections
 from society.method.debate import Debate
-from society.method.loop import rules, society_after
+from society.method.debating import build_debate_rules
+from society.method.finetuning import load_society
 from society.method.voting import Tally
 from society.runs.folder import RunFolder
 from society.terminal.output import Screen, one_line, plain
@@ -123,7 +124,7 @@ async def ask(
             connections,
             _Nowhere(),
             StageKey(newest, "eval", arm.name, "sampled"),
-            rules(config, arm, "sampled"),
+            build_debate_rules(config, arm, "sampled"),
             on_turn=show,
         )
         tallies = await debate.question(TaskQuestion("asked", text, gold=None))

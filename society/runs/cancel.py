@@ -26,8 +26,7 @@ from society.config.schema import Config
 from society.method.agents import Society
 from society.method.arms import build_arms
 from society.method.connections import StoredBatches
-from society.method.finetuning import build_plan
-from society.method.loop import load_society
+from society.method.finetuning import build_plan, load_society
 from society.runs.folder import RunFolder
 from store.errors import StoreError
 from store.ledger import Store

@@ -1,8 +1,8 @@
 """Which settings may differ between two starts of one run, and what is kept of such a change.
 
 What decides the questions, the answers or the votes stays as it was. What only says how to talk to
-a server, what it costs or how long the run goes on is free, and [finetune] is where a training lies
-ahead: jobs that are there keep what they were made with (`society.method.finetuning.keep_job_settings`).
+a server, what it costs or how long the run lasts is free, and [finetune] is free for a training
+that lies ahead: existing jobs keep their settings (`society.method.finetuning.keep_job_settings`).
 """
 
 from __future__ import annotations

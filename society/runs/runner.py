@@ -8,9 +8,9 @@ from functools import partial
 from society.costs import budget
 from society.method import loop
 from society.method.connections import Connections
-from society.method.experiment import Experiment
+from society.method.experiment import Experiment, RunContext
 from society.method.finetuning import require_trainable
-from society.method.progress import Observer
+from society.method.progress import Observer, Progress
 from society.runs.folder import RunFolder, as_started
 from store.ledger import Store
 
@@ -31,7 +31,8 @@ async def run_experiment(
         connections = connections.with_batches(store)
     connections = budget.metered(connections, config, store)
     try:
-        spending = partial(budget.shown, connections)
-        await loop.run(folder.name, experiment, store, connections, observer, spending)
+        progress = Progress(observer, partial(budget.shown, connections))
+        run = RunContext(folder.name, experiment, store, connections, progress)
+        await loop.run_iterations(run)
     finally:
         await connections.close()

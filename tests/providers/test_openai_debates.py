@@ -20,7 +20,7 @@ from providers.errors import ConnectionLost, QuotaExhausted
 from providers.types import Sampling
 from society.method.agents import Society
 from society.method.debate import Debate, Rules
-from society.method.redo import take_back
+from society.method.failed_requests import withdraw_failed
 from store.ledger import Store
 from store.records import Model, StageKey
 from tests.providers.chat_server import ChatServer, fails, gateway, says
@@ -46,7 +46,7 @@ async def debate(url, store, questions, **settings):
         store,
         STAGE,
         Rules(ROUNDS, "quoted", sampling, sampling, drop_ties=True),
-        again=take_back(store, STAGE),
+        again=withdraw_failed(store, STAGE),
         known=store.turns(STAGE),
     )
     try:

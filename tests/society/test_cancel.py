@@ -205,12 +205,12 @@ def test_only_jobs_and_batches_that_exist_go_on(tmp_path):
 
 
 def test_of_several_runs_one_that_is_in_use_stops_no_other(tmp_path):
-    folders = [folders.folder(tmp_path, name) for name in ("a", "b")]
-    for folder in folders:
+    several = [folders.folder(tmp_path, name) for name in ("a", "b")]
+    for folder in several:
         folders.start(folder, experiments.load_config("demo")).close()
     told: list[str] = []
-    with Store.open(folders[1].database):
-        assert asyncio.run(cancel.cancel_all(folders, told.append)) == 1
+    with Store.open(several[1].database):
+        assert asyncio.run(cancel.cancel_all(several, told.append)) == 1
     assert "run a:\nno fine-tuning job of this run is under way" in told
     [other] = [text for text in told if text.startswith("run b:\nnot looked at: ")]
     assert "is open for writing" in other

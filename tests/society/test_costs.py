@@ -28,7 +28,8 @@ from society.costs import budget
 from society.costs.estimate import estimate
 from society.method import loop
 from society.method.connections import Connections
-from society.method.experiment import load_experiment, resolve
+from society.method.experiment import RunContext, load_experiment, resolve
+from society.method.progress import Progress
 from society.runs import folder as folders
 from store.ledger import Store
 from store.records import Job
@@ -109,8 +110,10 @@ def run(tmp_path, config, vendor, name="run"):
     with folders.start(folder, config) as store:
         plain = Connections({config.model: vendor}, config.agent_models, config.model)
         connections = budget.metered(plain, config, store)
-        experiment = loop._Experiment(folder, config, store, connections, lambda event: None)
-        asyncio.run(experiment.run())
+        run = RunContext(
+            folder.name, resolve(config), store, connections, Progress(lambda event: None)
+        )
+        asyncio.run(loop.run_iterations(run))
     return folder
 
 
@@ -372,11 +375,13 @@ def test_over_http_the_range_holds_and_a_capped_run_asks_nothing_twice(tmp_path)
         with folders.start(folder, config) as store:
             plain = Connections.open(config, folder.models)
             connections = budget.metered(plain, config, store)
-            experiment = loop._Experiment(folder, config, store, connections, lambda event: None)
+            run = RunContext(
+                folder.name, resolve(config), store, connections, Progress(lambda event: None)
+            )
 
             async def whole():
                 try:
-                    await experiment.run()
+                    await loop.run_iterations(run)
                 finally:
                     await connections.close()
 

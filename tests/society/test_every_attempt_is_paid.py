@@ -18,7 +18,8 @@ from providers.errors import BudgetReached, ProviderError
 from providers.metering import meter
 from providers.pricing import PriceOverride, Prices
 from providers.types import Message, ModelRef, Request, Sampling
-from society.costs.charges import Purpose, StoredCharges, made_for
+from society.costs.charges import StoredCharges
+from society.method.purpose import Purpose, spend_for
 from store.ledger import Store
 from store.records import Model, Price, Turn
 from tests.providers.chat_server import ChatServer, Reply, fails, says
@@ -220,7 +221,7 @@ async def test_what_a_killed_run_had_on_its_way_is_known_to_the_next_start(tmp_p
     async with ChatServer(script) as server:
         provider, budget, store = opened(server, path, 1.0)
         purpose = Purpose("debate", 1, "multiagent", "train", "sampled", "q1", 2, "critic", 77)
-        with made_for(purpose):
+        with spend_for(purpose):
             call = asyncio.ensure_future(provider.complete(request(provider, 1)))
         await arrived.wait()
         # As after kill -9: the file is what it is at this moment.
@@ -244,7 +245,7 @@ def test_what_was_under_way_is_lost_unless_its_turn_is_stored(tmp_path):
         store.write(Model("base", "a"), Price("a", False, 1.0, 1.0, "mine"), turn)
         charges = StoredCharges(store)
         for turn_id in (turn.turn_id, 5):
-            with made_for(Purpose("debate", 1, "multiagent", "train", turn_id=turn_id)):
+            with spend_for(Purpose("debate", 1, "multiagent", "train", turn_id=turn_id)):
                 charge = charges.open(ModelRef("base", "a"))
             asyncio.run(charge.send(Usage(1_000_000, 0, estimated=True)))
         before = spent(store)

@@ -1,0 +1,182 @@
+"""The debate stage: one arm's society debates a set of questions, and resumes where it stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from textwrap import shorten
+
+from evals import health
+from evals.equivalence import judge
+from evals.tasks.base import Split, Task, TaskQuestion
+from providers.types import Sampling
+from society.config.schema import Config
+from society.method.agents import Society
+from society.method.arms import Arm
+from society.method.debate import Debate, Rules
+from society.method.experiment import RunContext
+from society.method.failed_requests import withdraw_failed
+from society.method.progress import StageName
+from society.method.reuse import SharedAnswers
+from society.method.unread import ReadingMonitor, require_read
+from society.method.voting import default_quorum
+from store.records import Decoding, Question, StageKey, Turn
+
+
+async def debate_training_questions(
+    run: RunContext, arm: Arm, society: Society, iteration: int
+) -> None:
+    """Debate the unlabelled questions of an iteration, whose votes become its labels."""
+    questions = run.experiment.questions
+    asked = questions.training(iteration)
+    store_questions(
+        run,
+        asked,
+        questions.task.name,
+        "train",
+        first_position=questions.start(iteration),
+        iteration=questions.first_iteration(iteration),
+    )
+    stage = StageKey(iteration, "train", arm.name, "sampled")
+    society = society.first(arm.train_agents)
+    await debate_questions(run, arm, society, questions.task_of(iteration), asked, stage, "debate")
+    run.progress.note_all(
+        run.prefix(arm.name) + concern.text
+        for concern in health.label_concerns(run.store, arm.name, iteration)
+    )
+
+
+async def debate_questions(
+    run: RunContext,
+    arm: Arm,
+    society: Society,
+    task: Task,
+    questions: Sequence[TaskQuestion],
+    stage: StageKey,
+    name: StageName,
+) -> None:
+    """Debate the questions of a stage that have no vote yet, until all have one."""
+    store, progress, stop_after = run.store, run.progress, run.config.stop_if_unread
+    failed = withdraw_failed(store, stage)
+    voted = {vote.question_id for vote in store.votes(stage) if vote.round == arm.rounds}
+    remaining = [q for q in questions if q.question_id not in voted]
+    pending = {q.question_id for q in remaining}
+    known = [turn for turn in store.turns(stage) if turn.question_id in pending]
+    turns_each = arm.calls(len(society.agents))
+    done, tokens = (len(questions) - len(remaining)) * turns_each + len(known), 0
+    name = run.name_stage(arm.name, name)
+    monitor = ReadingMonitor(name, task, stop_after, failed)
+
+    def report_turn(turn: Turn) -> None:
+        nonlocal done, tokens
+        done += 1
+        tokens += turn.completion_tokens if turn.shared_turn_id is None else 0
+        progress.advance(done, tokens)
+        progress.note(monitor.add(turn))
+
+    with progress.stage(stage.iteration, name, "turns", len(questions) * turns_each, done):
+        if remaining:
+            await run.connections.load_adapters(society.tuned_models)
+        if failed:
+            progress.note(f"{len(failed)} requests that failed are asked again")
+        debate = Debate(
+            society,
+            task,
+            run.connections if stage.split == "train" else run.connections.evaluating,
+            store,
+            stage,
+            _build_stage_rules(run, arm, stage, len(remaining)),
+            known=known,
+            again=failed,
+            shared=find_shared(run, society, stage, pending),
+            on_turn=report_turn,
+            stop=monitor.stop,
+        )
+        async for _ in debate.run(remaining):
+            _note_given_up(run)
+    progress.note(monitor.summary())
+    if stop_after:
+        require_read(store, stage, name, task)
+
+
+def build_debate_rules(config: Config, arm: Arm, decoding: Decoding) -> Rules:
+    """How an arm of this experiment debates when it samples, or answers greedily."""
+    section = config.sampling
+    sampling = Sampling(
+        temperature=section.temperature if decoding == "sampled" else 0.0,
+        top_p=section.top_p,
+        max_tokens=section.max_tokens,
+        seed=config.seed,
+    )
+    return Rules(
+        rounds=arm.rounds,
+        others=arm.others,
+        sampling=sampling,
+        summary_sampling=replace(sampling, max_tokens=section.summary_max_tokens),
+        drop_ties=config.consensus.ties == "drop",
+        quorum=config.consensus.quorum or default_quorum(arm.train_agents),
+        seed=config.seed,
+        label=arm.labels or "final",
+    )
+
+
+def find_shared(
+    run: RunContext, society: Society, stage: StageKey, questions: set[str]
+) -> SharedAnswers:
+    """What other arms have been answered in this stage, by models that this society uses too."""
+    addresses = {m.model_id: m.address for m in society.models}
+
+    def repeats(model_id: str) -> bool:
+        if stage.decoding != "greedy" or model_id not in addresses:
+            return False
+        return run.connections[addresses[model_id]].capabilities.repeatable
+
+    if len(run.experiment.arms) == 1:
+        return SharedAnswers((), repeats)
+    others = run.store.turns_of_others(stage, sorted(addresses))
+    return SharedAnswers((turn for turn in others if turn.question_id in questions), repeats)
+
+
+def store_questions(
+    run: RunContext,
+    questions: Sequence[TaskQuestion],
+    task: str,
+    split: Split,
+    first_position: int = 0,
+    iteration: int | None = None,
+    zero_shot: bool = False,
+) -> None:
+    """Store the questions of a stage; those that are stored already stay as they are."""
+    run.store.write(
+        *(
+            Question(
+                question_id=q.question_id,
+                task=task,
+                split=split,
+                question=q.text,
+                gold=q.gold,
+                iteration=iteration,
+                position=position,
+                meta=json.dumps(dict(q.meta)) if q.meta else None,
+                zero_shot=zero_shot,
+            )
+            for position, q in enumerate(questions, first_position)
+        )
+    )
+
+
+def _build_stage_rules(run: RunContext, arm: Arm, stage: StageKey, questions: int) -> Rules:
+    rules = build_debate_rules(run.config, arm, stage.decoding)
+    if stage.split == "eval" and run.connections.batched:
+        # A batch takes what is requested at one time, so all questions are in flight together.
+        return replace(rules, questions_in_flight=questions)
+    return rules
+
+
+def _note_given_up(run: RunContext) -> None:
+    for pair in judge().surrenders():
+        a, b = (shorten(text, 60) for text in pair.pair)
+        run.progress.note_once(
+            f"comparing {a!r} with {b!r} was given up ({pair.reason}): not the same"
+        )
