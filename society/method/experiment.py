@@ -21,7 +21,7 @@ from society.config.schema import Config
 from society.method.agents import AgentRole
 from society.method.arms import Arm, build_arms, is_tuned
 from society.method.connections import Connections
-from society.method.progress import Progress
+from society.method.progress import ProgressReporter
 from society.method.questions import Questions
 from store.ledger import Store
 
@@ -43,7 +43,7 @@ class RunContext:
     experiment: Experiment
     store: Store
     connections: Connections
-    progress: Progress
+    progress: ProgressReporter
 
     @property
     def config(self) -> Config:

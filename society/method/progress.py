@@ -51,12 +51,12 @@ Event = StageStarted | StageAdvanced | StageFinished | Note
 Observer = Callable[[Event], None]
 
 
-class Progress:
+class ProgressReporter:
     """Sends a run's events to its observer.
 
     `describe_spending` gives what the run has spent so far, as a short text.
 
-        progress = Progress(print)
+        progress = ProgressReporter(print)
         with progress.stage(1, "debate", "turns", total=300):
             progress.advance(1)
     """

@@ -10,7 +10,7 @@ from society.method import loop
 from society.method.connections import Connections
 from society.method.experiment import Experiment, RunContext
 from society.method.finetuning import require_trainable
-from society.method.progress import Observer, Progress
+from society.method.progress import Observer, ProgressReporter
 from society.runs.folder import RunFolder, as_started
 from store.ledger import Store
 
@@ -31,7 +31,7 @@ async def run_experiment(
         connections = connections.with_batches(store)
     connections = budget.metered(connections, config, store)
     try:
-        progress = Progress(observer, partial(budget.shown, connections))
+        progress = ProgressReporter(observer, partial(budget.shown, connections))
         run = RunContext(folder.name, experiment, store, connections, progress)
         await loop.run_iterations(run)
     finally:

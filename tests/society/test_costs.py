@@ -29,7 +29,7 @@ from society.costs.estimate import estimate
 from society.method import loop
 from society.method.connections import Connections
 from society.method.experiment import RunContext, load_experiment, resolve
-from society.method.progress import Progress
+from society.method.progress import ProgressReporter
 from society.runs import folder as folders
 from store.ledger import Store
 from store.records import Job
@@ -111,7 +111,7 @@ def run(tmp_path, config, vendor, name="run"):
         plain = Connections({config.model: vendor}, config.agent_models, config.model)
         connections = budget.metered(plain, config, store)
         run = RunContext(
-            folder.name, resolve(config), store, connections, Progress(lambda event: None)
+            folder.name, resolve(config), store, connections, ProgressReporter(lambda event: None)
         )
         asyncio.run(loop.run_iterations(run))
     return folder
@@ -376,7 +376,11 @@ def test_over_http_the_range_holds_and_a_capped_run_asks_nothing_twice(tmp_path)
             plain = Connections.open(config, folder.models)
             connections = budget.metered(plain, config, store)
             run = RunContext(
-                folder.name, resolve(config), store, connections, Progress(lambda event: None)
+                folder.name,
+                resolve(config),
+                store,
+                connections,
+                ProgressReporter(lambda event: None),
             )
 
             async def whole():
