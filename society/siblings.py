@@ -1,4 +1,4 @@
-"""The packages beside this one, whatever else is called `store` or `evals` where Python looks.
+"""Loads the packages beside this one, and no other package called `store` or `evals`.
 
 A notebook or `python -c` looks first in the current folder, which may well have a folder or file
 of such a name. The siblings are therefore loaded by their place, before anything imports them.
@@ -17,7 +17,7 @@ NAMES = ("providers", "store", "finetune", "evals")
 _HOME = Path(__file__).resolve().parent.parent
 
 
-def load() -> None:
+def load_siblings() -> None:
     """Make every sibling importable as it was installed with this package.
 
     Raises ImportError where that cannot be: one is missing, or another package of its name is in
@@ -33,8 +33,8 @@ def load() -> None:
         _load(name)
         if found is not None and found.origin is not None and not _is_ours([found.origin], name):
             warnings.warn(
-                f"society has loaded its own package {name!r}; {_shown(found.origin)} cannot be "
-                "imported under that name in this process, rename it if you need both",
+                f"society has loaded its own package {name!r}; {_name_place(found.origin)} cannot "
+                "be imported under that name in this process, rename it if you need both",
                 stacklevel=3,
             )
 
@@ -58,7 +58,7 @@ def _load(name: str) -> None:
 
 
 def _is_used(module: ModuleType) -> bool:
-    """Whether a loaded module holds anything; a mere folder of that name does not."""
+    """Whether a loaded module has any content; a plain folder of that name has none."""
     if getattr(module, "__file__", None) is not None or module.__spec__ is None:
         return True
     return any(name.startswith(f"{module.__name__}.") for name in sys.modules)
@@ -76,16 +76,16 @@ def _places(spec: ModuleSpec | None, module: ModuleType) -> list[str]:
 
 def _in_use(name: str, module: ModuleType) -> str:
     places = _places(module.__spec__, module)
-    where = _shown(places[0]) if places else "elsewhere"
+    where = _name_place(places[0]) if places else "another place"
     return (
         f"package {name!r} comes from {where}, which this process has imported already, and "
         f"society needs its own from {_HOME / name}: only one of them can be had under that name. "
         f"Rename {where}, or import society first and leave the other alone, or use society in a "
-        "process, or an environment of its own"
+        "process or an environment of its own"
     )
 
 
-def _shown(place: str) -> str:
+def _name_place(place: str) -> str:
     path = Path(place)
     return str(path.parent if path.name == "__init__.py" else path)
 

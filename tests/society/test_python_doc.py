@@ -7,20 +7,18 @@ from pathlib import Path
 
 import pytest
 
+import society
+from society.config.load import ConfigError
+from society.method.progress import StageFinished
+
 TEXT = (Path(__file__).parents[2] / "docs/python.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 
 @pytest.fixture
 def ran(experiment, tmp_path):
-    """A folder with a finished run called demo."""
-    command = "from society import cli; cli.main()"
-    subprocess.run(
-        [sys.executable, "-c", command, "run", experiment, "--name", "demo", "--no-live"],
-        cwd=tmp_path,
-        check=True,
-        capture_output=True,
-    )
+    """A folder with the experiment that the examples run."""
+    experiment.rename(tmp_path / "my-experiment.toml")
     return tmp_path
 
 
@@ -41,6 +39,8 @@ assert compared == [("demo", 1.0)]
     )
     assert done.returncode == 0, done.stderr
     assert "demo" in done.stdout
+    assert (ran / "runs/demo/report.html").is_file()
+    assert "iteration 2/2 · finetune" in done.stderr
     assert "after 2 iterations, greedy: 100.0%" in done.stdout
     assert "train 8 at rest" in done.stdout
 
@@ -61,3 +61,21 @@ assert threading.enumerate() == threads
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_run_in_a_notebook_whose_loop_is_running(experiment, tmp_path):
+    events = []
+    config = society.load(experiment, ["iterations=1"])
+    folder = society.run(config, "note", tmp_path / "runs", observer=events.append)
+    assert folder.report.is_file()
+    assert sum(isinstance(event, StageFinished) for event in events) == 7
+    with society.open_run("note", tmp_path / "runs") as store:
+        assert store.run().finished_at is not None
+    with pytest.raises(ConfigError, match="no run 'none'"):
+        society.open_run("none", tmp_path / "runs")
+
+
+def test_the_package_names_what_it_offers():
+    assert {"load", "run", "open_run"} <= set(dir(society))
+    with pytest.raises(AttributeError, match="no attribute 'start'"):
+        _ = society.start
