@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,19 +60,32 @@ def run(
         config = load("demo", ["iterations=1"])
         print(run(config, "first").report)
     """
-    experiment = resolve(config)
-    folder = folders.folder(Path(runs), name)
-    overlaps = check_overlap(experiment, folder.database, allow=allow_overlap)
-    doctor.before_run(experiment, folder, sys.stderr)
-    with folders.start(folder, config, tell) as store:
-        store.write(*overlaps)
-        if observer is None:
-            with live.watch(sys.stderr, config.iterations) as printer:
-                _run(folder, experiment, store, printer)
-        else:
-            _run(folder, experiment, store, observer)
-        report.write([store], folder.report)
-    return folder
+    stop = _Stop()
+
+    def carry_out() -> RunFolder:
+        experiment = resolve(config)
+        folder = folders.folder(Path(runs), name)
+        overlaps = check_overlap(experiment, folder.database, allow=allow_overlap)
+        doctor.before_run(experiment, folder, sys.stderr)
+        with folders.start(folder, config, tell) as store, _watch(config, observer) as watcher:
+            store.write(*overlaps)
+            asyncio.run(stop.guard(_run(folder, experiment, store, watcher)))
+            report.write([store], folder.report)
+        return folder
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return carry_out()
+    # A notebook's loop runs in this thread and cannot be entered twice: the run gets a thread.
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(carry_out)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            # "Interrupt kernel" arrives in this thread only, and the run has to stop by itself.
+            stop.now()
+            raise
 
 
 def open_run(name: str, runs: str | Path = "runs") -> Store:
@@ -85,43 +99,34 @@ def open_run(name: str, runs: str | Path = "runs") -> Store:
     return Store.open(folders.existing(Path(runs), name).database, read_only=True)
 
 
-def _run(folder: RunFolder, experiment: Experiment, store: Store, observer: Observer) -> None:
+@contextmanager
+def _watch(config: Config, observer: Observer | None) -> Iterator[Observer]:
+    if observer is not None:
+        yield observer
+        return
+    with live.watch(sys.stderr, config.iterations) as printer:
+        yield printer
+
+
+async def _run(folder: RunFolder, experiment: Experiment, store: Store, observer: Observer) -> None:
     notices = Noticeboard(notice_of(folder), experiment.config.iterations)
     try:
-        _finish(run_experiment(folder, experiment, store, together(observer, notices)))
+        await run_experiment(folder, experiment, store, together(observer, notices))
     finally:
         notices.remove()
 
 
-def _finish(work: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine to its end, also where an event loop is running, as in a notebook."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        asyncio.run(work)
-        return
-    # The notebook's own loop cannot be entered a second time: a loop of its own, in a thread.
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    done = threading.Event()
+class _Stop:
+    """Stops work in another thread's event loop; what is in flight is stored before it ends."""
 
-    async def until_done() -> None:
-        try:
-            await work
-        finally:
-            done.set()
+    def __init__(self) -> None:
+        self._cancel: Callable[[], object] = lambda: None
 
-    future = asyncio.run_coroutine_threadsafe(until_done(), loop)
-    try:
-        future.result()
-    except BaseException:
-        # "Interrupt kernel" arrives in this thread: the run ends as at Ctrl-C, and what is in
-        # flight is stored before the database is closed.
-        future.cancel()
-        done.wait()
-        raise
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+    async def guard(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        loop = asyncio.get_running_loop()
+        self._cancel = lambda: loop.call_soon_threadsafe(task.cancel)
+        await task
+
+    def now(self) -> None:
+        self._cancel()
