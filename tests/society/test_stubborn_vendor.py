@@ -140,7 +140,7 @@ def test_absent_events_and_checkpoints_do_not_stop_a_healthy_job(server, experim
 @pytest.mark.parametrize("wish", [403, 405, {"text": "[]"}])
 def test_a_list_of_files_that_is_refused_costs_an_upload_at_most(server, experiment, wish):
     server.tell(refuse={"GET /files": wish})
-    experiment()
+    experiment("provider.max_attempts=2")
     assert {job.status for job in jobs_of(experiment.database)} == {"succeeded"}
     assert set(owners(server).values()) == {1}
 
