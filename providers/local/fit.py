@@ -109,8 +109,8 @@ class Fit:
         ).item()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise TrainingFailed(
-                f"step {number} of {self._spec.name!r}: loss {loss}, gradient norm {norm}; "
-                f"{_SLOWER}"
+                f"{self._spec.name!r} diverged at step {number}: its loss is {loss:.3g} nats per "
+                f"token and its gradient norm {norm:.3g}; {_SLOWER}"
             )
         rate = learning_rate(hyperparameters, number, self.steps)
         for group in self._optimizer.param_groups:
