@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from evals.metrics import ARM, DECODINGS, Decoding
+from evals.arm_kinds import MULTIAGENT
+from evals.metrics import DECODINGS, Decoding
 from store.ledger import Store
 
 _DECIDED = """
@@ -96,7 +97,7 @@ class Agreement:
     from_label: float | None
 
 
-def agreements(store: Store, arm: str = ARM, task: str | None = None) -> list[Agreement]:
+def agreements(store: Store, arm: str = MULTIAGENT, task: str | None = None) -> list[Agreement]:
     """One for every evaluated society and decoding, in order, whether gold is known or not.
 
     `task` is the label of a task evaluated zero-shot; by default the run's own task is meant.

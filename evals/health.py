@@ -31,8 +31,9 @@ from math import log2
 from statistics import fmean
 from typing import Literal
 
+from evals.arm_kinds import MULTIAGENT
 from evals.intervals import paired_p_value, unpaired_p_value
-from evals.metrics import ARM, Decoding, by_question
+from evals.metrics import Decoding, by_question
 from store.ledger import Store
 
 Kind = Literal[
@@ -120,7 +121,7 @@ class _Pass:
         return -sum(n / total * log2(n / total) for n in counts.values())
 
 
-def concerns(store: Store, arm: str = ARM) -> list[Concern]:
+def concerns(store: Store, arm: str = MULTIAGENT) -> list[Concern]:
     """Everything to be worried about in an arm, by iteration.
 
     Iterations that have only begun count with what they have so far.
@@ -129,12 +130,16 @@ def concerns(store: Store, arm: str = ARM) -> list[Concern]:
     return sorted(found, key=lambda concern: concern.iteration)
 
 
-def label_concerns(store: Store, arm: str = ARM, iteration: int | None = None) -> list[Concern]:
+def label_concerns(
+    store: Store, arm: str = MULTIAGENT, iteration: int | None = None
+) -> list[Concern]:
     """What training debates show, of one iteration or of all; known before anything is tuned."""
     return [one for one in _of_labels(store, arm) if iteration in (None, one.iteration)]
 
 
-def held_out_concerns(store: Store, arm: str = ARM, iteration: int | None = None) -> list[Concern]:
+def held_out_concerns(
+    store: Store, arm: str = MULTIAGENT, iteration: int | None = None
+) -> list[Concern]:
     """What evaluation shows, of one iteration or of all."""
     return [one for one in _held_out(store, arm) if iteration in (None, one.iteration)]
 

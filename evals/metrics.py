@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from evals.arm_kinds import MULTIAGENT
 from evals.intervals import PairedDifference, Rate, paired_right, paired_shares, rate, wilson
 from store.ledger import Store
 
@@ -20,7 +21,6 @@ Measure = Literal["single", "majority", "consensus"]
 Decoding = Literal["sampled", "greedy"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 DECODINGS: tuple[Decoding, ...] = get_args(Decoding)
-ARM = "multiagent"
 
 _OF_TASK = """
     question_id in (
@@ -105,7 +105,7 @@ class Row:
         ]
 
 
-def table(store: Store, arm: str = ARM, task: str | None = None) -> list[Row]:
+def table(store: Store, arm: str = MULTIAGENT, task: str | None = None) -> list[Row]:
     """One row per evaluated society and decoding, in order.
 
     `task` is the label of a task evaluated zero-shot; by default the run's own task is meant.
@@ -139,7 +139,7 @@ def by_question(
     measure: Measure,
     decoding: Decoding,
     iteration: int,
-    arm: str = ARM,
+    arm: str = MULTIAGENT,
     task: str | None = None,
 ) -> dict[str, float]:
     """By evaluation question: 1 right, 0 wrong; for `single` the share of agents right."""
@@ -153,7 +153,7 @@ def comparison(
     decoding: Decoding,
     before: int,
     after: int,
-    arm: str = ARM,
+    arm: str = MULTIAGENT,
     task: str | None = None,
 ) -> PairedDifference | None:
     """Iteration `after` minus iteration `before` on the questions that both have answered.
@@ -170,7 +170,7 @@ def comparison(
     return paired_right([first[q] == 1 for q in shared], [second[q] == 1 for q in shared])
 
 
-def label_health(store: Store, arm: str = ARM) -> list[Labels]:
+def label_health(store: Store, arm: str = MULTIAGENT) -> list[Labels]:
     """The pseudo-labels of every iteration that has debated training questions, in order."""
     return [
         Labels(

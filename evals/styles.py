@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
+from evals.arm_kinds import MULTIAGENT
 from evals.intervals import wilson
-from evals.metrics import ARM, Decoding
+from evals.metrics import Decoding
 from evals.tasks.base import Task
 from store.ledger import Store
 
@@ -75,7 +76,7 @@ def use(
     task: Task,
     decoding: Decoding,
     iteration: int,
-    arm: str = ARM,
+    arm: str = MULTIAGENT,
     answers: Answers = "first",
 ) -> dict[str, StyleUse]:
     """The styles of one society's answers to held-out questions with known gold; empty where the
@@ -84,14 +85,14 @@ def use(
 
 
 def by_iteration(
-    store: Store, task: Task, decoding: Decoding, arm: str = ARM, answers: Answers = "first"
+    store: Store, task: Task, decoding: Decoding, arm: str = MULTIAGENT, answers: Answers = "first"
 ) -> dict[int, dict[str, StyleUse]]:
     """`use` for every iteration in which an arm was evaluated and any style is known."""
     return _table(_read(store, task, decoding, None, arm, answers))
 
 
 def distinct(
-    store: Store, task: Task, decoding: Decoding, arm: str = ARM, answers: Answers = "first"
+    store: Store, task: Task, decoding: Decoding, arm: str = MULTIAGENT, answers: Answers = "first"
 ) -> dict[int, float]:
     """By iteration the mean number of styles that the agents use on one question, from 1 (all
     alike) to the number of agents; answers of no known style do not count."""

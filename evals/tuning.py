@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from evals.metrics import ARM
+from evals.arm_kinds import MULTIAGENT
 from store.ledger import Store
 from store.records import AgentRole
 
@@ -49,6 +49,6 @@ class Tuned:
     last_loss: float | None
 
 
-def tuned(store: Store, arm: str = ARM) -> list[Tuned]:
+def tuned(store: Store, arm: str = MULTIAGENT) -> list[Tuned]:
     """By iteration, generators before critics; of several attempts at one model the last counts."""
     return [Tuned(*row) for row in store.rows(_TUNED, {"arm": arm})]

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-from evals.metrics import ARM, Decoding
+from evals.arm_kinds import MULTIAGENT
+from evals.metrics import Decoding
 from store.ledger import Store
 
 _OUTCOMES = """
@@ -122,7 +123,12 @@ _KINDS: tuple[tuple[str, Callable[[_Outcome], bool], bool], ...] = (
 
 
 def choose(
-    store: Store, decoding: Decoding, first: int, last: int, per_kind: int = 2, arm: str = ARM
+    store: Store,
+    decoding: Decoding,
+    first: int,
+    last: int,
+    per_kind: int = 2,
+    arm: str = MULTIAGENT,
 ) -> list[Example]:
     """Up to `per_kind` examples of every kind, from the questions both societies debated."""
     outcomes = _outcomes(store, arm, decoding, first, last)

@@ -11,9 +11,8 @@ from datetime import datetime
 from itertools import takewhile
 from typing import Any
 
-from evals import reading
-from evals.report import arms
-from evals.report.arms import Arm
+from evals import stored_run
+from evals.stored_run import ArmSettings
 from store.ledger import Store
 
 # What may differ between the seeds of one experiment.
@@ -40,7 +39,7 @@ class Source:
     agents: int
     rounds: int
     temperature: float
-    arms: tuple[Arm, ...]
+    arms: tuple[ArmSettings, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +58,12 @@ class Experiment:
         return self.sources[0]
 
     @property
-    def arms(self) -> tuple[Arm, ...]:
+    def arms(self) -> tuple[ArmSettings, ...]:
         return self.first.arms
 
     @property
-    def main(self) -> Arm:
-        return arms.main(self.arms)
+    def main(self) -> ArmSettings:
+        return stored_run.choose_main_arm(self.arms)
 
 
 def group(stores: Sequence[Store]) -> list[Experiment]:
@@ -79,7 +78,7 @@ def group(stores: Sequence[Store]) -> list[Experiment]:
         raise SameRun(f"{twice[0].parent.name} is named twice; name every run once")
     together: defaultdict[str, list[Source]] = defaultdict(list)
     for store in stores:
-        run = reading.run_of(store)
+        run = stored_run.load_run(store)
         config = json.loads(run.config)
         key = {name: value for name, value in config.items() if name not in _OWN}
         together[json.dumps(key, sort_keys=True)].append(_source(store, config))
@@ -99,7 +98,7 @@ def differing(experiments: Sequence[Experiment]) -> list[tuple[str, tuple[str, .
 
 
 def _source(store: Store, config: dict[str, Any]) -> Source:
-    run = reading.run_of(store)
+    run = stored_run.load_run(store)
     task = dict(config["task"])
     name = str(task.pop("name"))
     task.pop("curriculum", None)
@@ -116,7 +115,7 @@ def _source(store: Store, config: dict[str, Any]) -> Source:
         int(config["society"]["agents"]),
         int(config["society"]["rounds"]),
         float(config["sampling"]["temperature"]),
-        tuple(arms.read(store, run)),
+        tuple(stored_run.read_arms(store)),
     )
 
 

@@ -24,7 +24,6 @@ from evals.report import (
     votings,
 )
 from evals.report.accuracies import Accuracies
-from evals.report.arms import Arm
 from evals.report.costs import Cost
 from evals.report.diversities import Diversity
 from evals.report.examples import Example, choose
@@ -35,6 +34,7 @@ from evals.report.styled import Styled
 from evals.report.training import Flips, Labels, Tuning
 from evals.report.verdicts import Verdicts
 from evals.report.votings import Voting
+from evals.stored_run import ArmSettings
 from store.ledger import Store
 
 _ALLOWED = "select count(distinct eval_question_id) from allowed_overlaps"
@@ -50,7 +50,7 @@ class ExperimentFacts:
     """
 
     experiment: Experiment
-    arms: tuple[Arm, ...]
+    arms: tuple[ArmSettings, ...]
     waiting: tuple[str, ...]
     leaked: int
     decoding: Decoding
@@ -72,7 +72,7 @@ class ExperimentFacts:
         return self.experiment.label
 
     @property
-    def main(self) -> Arm:
+    def main(self) -> ArmSettings:
         return self.experiment.main
 
     @property
@@ -118,9 +118,9 @@ class Facts:
         return ", ".join(labels[:3] if more else labels) + more
 
     @property
-    def arms(self) -> tuple[Arm, ...]:
+    def arms(self) -> tuple[ArmSettings, ...]:
         """Every arm of any experiment, once by name, in order."""
-        found: dict[str, Arm] = {}
+        found: dict[str, ArmSettings] = {}
         for experiment in self.experiments:
             for arm in experiment.experiment.arms:
                 found.setdefault(arm.name, arm)

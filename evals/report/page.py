@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from evals import metrics
-from evals.report import arms, saying, tables
+from evals import metrics, stored_run
+from evals.arm_kinds import Look
 from evals.report import figures as drawing
+from evals.report import saying, tables
 from evals.report.cells import Table, points
 from evals.report.facts import ExperimentFacts, Facts
 from evals.report.figures import looks
-from evals.report.figures.looks import PALETTE, Look
+from evals.report.figures.looks import PALETTE
 from evals.report.figures.specification import Figure
 from evals.report.verdicts import Verdict
 from evals.visible import plain
@@ -139,7 +140,7 @@ def _colours() -> str:
 def _cards(experiment: ExperimentFacts) -> list[tuple[str, Verdict]]:
     """The society against the untuned one, by every measure."""
     names = {"single": "Single agent", "majority": "Round-1 majority", "consensus": "Consensus"}
-    twin = arms.untuned(experiment.experiment.arms)
+    twin = stored_run.find_untuned_twin(experiment.experiment.arms)
     return [
         (f"{names[each.measure]}, {each.decoding}", verdict)
         for each in experiment.verdicts

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from evals.report.arms import Arm
 from evals.report.experiments import Experiment
 from evals.report.training import Tuning
+from evals.stored_run import ArmSettings
 from store.ledger import Store
 
 NEAR = 0.05
@@ -70,7 +70,7 @@ class Parity:
 
 
 def read(
-    experiment: Experiment, arms: Sequence[Arm], tunings: Sequence[Tuning], decoding: str
+    experiment: Experiment, arms: Sequence[ArmSettings], tunings: Sequence[Tuning], decoding: str
 ) -> Parity:
     """The arms given, against the experiment's main one; calls and tokens in one decoding."""
     main = experiment.main.name
@@ -100,7 +100,7 @@ def read(
     )
 
 
-def _labels(arm: Arm) -> Fact:
+def _labels(arm: ArmSettings) -> Fact:
     words = {
         "final": "vote of the last round",
         "round1": "vote of the first round",
@@ -109,7 +109,7 @@ def _labels(arm: Arm) -> Fact:
     return Fact(words.get(arm.labels, arm.labels) if arm.labels else None)
 
 
-def _told(arms: Sequence[Arm]) -> list[tuple[str, list[Fact]]]:
+def _told(arms: Sequence[ArmSettings]) -> list[tuple[str, list[Fact]]]:
     def words(value: object) -> Fact:
         return Fact(None if value is None else str(value))
 
@@ -126,7 +126,7 @@ def _told(arms: Sequence[Arm]) -> list[tuple[str, list[Fact]]]:
     ]
 
 
-def _learnt(arms: Sequence[Arm], tunings: Sequence[Tuning]) -> list[tuple[str, list[Fact]]]:
+def _learnt(arms: Sequence[ArmSettings], tunings: Sequence[Tuning]) -> list[tuple[str, list[Fact]]]:
     found = []
     for role in ("generator", "critic"):
         of_role = [
@@ -163,5 +163,5 @@ def _means(stores: Sequence[Store], query: str, params: Sequence[object]) -> dic
     }
 
 
-def _count(found: dict[str, list[float]], arm: Arm, place: int) -> Fact:
+def _count(found: dict[str, list[float]], arm: ArmSettings, place: int) -> Fact:
     return Fact(count=found[arm.name][place]) if arm.name in found else Fact()

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from evals import styles, tasks
 from evals.metrics import Decoding
 from evals.report.accuracies import Accuracies
-from evals.report.arms import Arm
 from evals.report.experiments import Experiment, Source
+from evals.stored_run import ArmSettings
 from evals.styles import StyleChange, StyleUse
 from evals.tasks.base import Task
 
@@ -29,7 +29,9 @@ class Styled:
         return list(zip(self.change.before, self.change.after, strict=True))
 
 
-def read(experiment: Experiment, arms: Sequence[Arm], accuracies: Accuracies) -> list[Styled]:
+def read(
+    experiment: Experiment, arms: Sequence[ArmSettings], accuracies: Accuracies
+) -> list[Styled]:
     """Of the arms that have changed; empty where the task knows no styles, or is not here."""
     try:
         task = tasks.load(experiment.first.task, dict(experiment.first.task_options))

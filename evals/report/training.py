@@ -9,8 +9,8 @@ from statistics import fmean
 
 from evals import metrics
 from evals.intervals import Rate, wilson
-from evals.report.arms import Arm
 from evals.report.experiments import Source
+from evals.stored_run import ArmSettings
 
 _JOBS = """
     with losses as (
@@ -84,7 +84,7 @@ class Tuning:
     losses: tuple[float, ...]
 
 
-def labels(sources: Sequence[Source], arms: Sequence[Arm]) -> list[Labels]:
+def labels(sources: Sequence[Source], arms: Sequence[ArmSettings]) -> list[Labels]:
     """By arm and iteration. STaR is left out: it learns from gold."""
     found = []
     for arm in arms:

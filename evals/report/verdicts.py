@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from evals import stored_run
 from evals.comparison import Comparison, compare, corrected
 from evals.metrics import Decoding, Measure
-from evals.report import arms
 from evals.report.accuracies import Accuracies
 from evals.report.experiments import Experiment
 
@@ -75,7 +75,7 @@ def _verdicts(
         return Verdicts(measure, decoding, task, ())
     last = found.key.stage.iteration
     against: list[tuple[str, int]] = []
-    twin = arms.untuned(experiment.arms)
+    twin = stored_run.find_untuned_twin(experiment.arms)
     before = accuracies.of(society, 0, decoding, measure, task)
     if last > 0 and before is not None and twin is None:
         against.append((society, 0))

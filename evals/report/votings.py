@@ -12,8 +12,8 @@ from statistics import fmean
 
 from evals.agreement import Agreement, agreements
 from evals.metrics import Decoding, zero_shot_tasks
-from evals.report.arms import Arm
 from evals.report.experiments import Source
+from evals.stored_run import ArmSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Voting:
     from_label: float | None
 
 
-def read(sources: Sequence[Source], arms: Sequence[Arm]) -> list[Voting]:
+def read(sources: Sequence[Source], arms: Sequence[ArmSettings]) -> list[Voting]:
     """By task, arm, decoding and iteration."""
     found: defaultdict[tuple[str | None, str, Decoding, int], list[Agreement]] = defaultdict(list)
     tasks = dict.fromkeys(task for source in sources for task in zero_shot_tasks(source.store))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import TYPE_CHECKING, Literal, get_args
 
+from evals.stored_run import choose_main_arm
 from society.method.agents import ROLES, AgentRole
 from store import records
 from store.ledger import Store
@@ -66,6 +67,10 @@ class Arm:
     data: Data | None
     w: float
     matched_to: Matched | None = None
+
+    @property
+    def trained(self) -> bool:
+        return self.iterations > 0
 
     @property
     def shared(self) -> bool:
@@ -129,9 +134,8 @@ def build_arms(config: Config) -> tuple[Arm, ...]:
 
 
 def main_arm(config: Config) -> Arm:
-    """The arm that is meant where no arm is named: the first that is trained, else the first."""
-    found = build_arms(config)
-    return next((arm for arm in found if arm.iterations), found[0])
+    """The experiment's main arm; the rule is that of `evals.stored_run.choose_main_arm`."""
+    return choose_main_arm(build_arms(config))
 
 
 def is_tuned(config: Config, address: str) -> bool:

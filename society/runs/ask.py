@@ -10,7 +10,7 @@ from typing import TextIO
 from rich.rule import Rule
 from rich.text import Text
 
-from evals import reading, tasks
+from evals import stored_run, tasks
 from evals.tasks.base import TaskQuestion
 from society.config.load import ConfigError
 from society.config.schema import Config
@@ -42,7 +42,7 @@ def open_store(folder: RunFolder) -> Store:
     """
     store = Store.open(folder.database, read_only=True)
     try:
-        config = Config.from_json(reading.run_of(store).config)
+        config = Config.from_json(stored_run.load_run(store).config)
         free = budget.is_free(config)
         if free:
             return store
@@ -68,7 +68,7 @@ def show(folder: RunFolder, store: Store, text: str, stream: TextIO) -> None:
     """
     if not text.strip():
         raise ConfigError(f"the question {text!r} is empty; ask something")
-    config = Config.from_json(reading.run_of(store).config)
+    config = Config.from_json(stored_run.load_run(store).config)
     console = Screen(stream)
     newest = newest_iteration(store, config)
     who = f"the society of iteration {newest}" if newest else "the untuned society"

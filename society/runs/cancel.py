@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from evals import reading
+from evals import stored_run
 from providers import registry
 from providers.base import Hurried, Provider
 from providers.batching import Batching
@@ -102,7 +102,7 @@ async def cancel(
     `hint` is told what is waited for, by default `tell`. Raises `NothingStored` for a database
     without a run, and the store's errors.
     """
-    config = Config.from_json(reading.run_of(store).config)
+    config = Config.from_json(stored_run.load_run(store).config)
     jobs = open_jobs(store)
     by_address: dict[str, list[Job]] = {a: [] for a in config.addresses if store.batches(a)}
     if not jobs and not by_address:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
-from evals import diversity, reading
+from evals import diversity, stored_run
 from society.config.load import ConfigError
 from society.config.schema import Config
 from society.costs import budget
@@ -57,7 +57,7 @@ async def measure_run(
     `on_society` gets how many societies are done, and of how many. Raises `ConfigError` if no
     measure is chosen or the run has no such arm, and what `DiversityProbe.measure` raises.
     """
-    config = _apply_choice(Config.from_json(reading.run_of(store).config), choice)
+    config = _apply_choice(Config.from_json(stored_run.load_run(store).config), choice)
     section = config.diversity
     debated = [
         (StageKey(iteration, "eval", arm, decoding), task)

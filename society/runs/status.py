@@ -13,7 +13,7 @@ from typing import TextIO
 
 from pydantic import AwareDatetime, BaseModel
 
-from evals import reading
+from evals import stored_run
 from society.config.load import ConfigError
 from society.config.schema import Config
 from society.method.progress import Event, Note, StageAdvanced, StageStarted
@@ -187,7 +187,7 @@ def _show_notice(folder: RunFolder, notice: Notice, stream: TextIO) -> None:
 
 
 def _show_end(folder: RunFolder, store: Store, stream: TextIO) -> None:
-    run = reading.run_of(store)
+    run = stored_run.load_run(store)
     if run.finished_at is not None:
         write_line(stream, f"run {folder.name}: finished {run.finished_at:%Y-%m-%d %H:%M} UTC")
     else:
@@ -200,7 +200,7 @@ def _show_end(folder: RunFolder, store: Store, stream: TextIO) -> None:
 
 
 def _show_stored(store: Store, stream: TextIO) -> None:
-    config = Config.from_json(reading.run_of(store).config)
+    config = Config.from_json(stored_run.load_run(store).config)
     asked = {"train": config.train.questions, "eval": config.evaluation.questions}
     stages = store.rows(_STAGES, asked)
     order = ("debate", "finetune", "evaluate", "curriculum", "zero-shot")

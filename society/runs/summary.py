@@ -25,7 +25,7 @@ from evals.metrics import (
     table,
     zero_shot_tasks,
 )
-from evals.reading import evaluated_arms, main_arm
+from evals.stored_run import find_main_arm, list_evaluated_arms
 from evals.tuning import Tuned, tuned
 from society.terminal.output import Screen, one_line
 from store.ledger import Store
@@ -48,9 +48,9 @@ _AGREE_WORDS = (
 def show(store: Store, stream: TextIO) -> None:
     """Print what is known of the run: accuracy with 95 % intervals where there is gold, how far
     the agents agree and can be read, what was learnt; of several arms where each has come to."""
-    arm = main_arm(store)
+    arm = find_main_arm(store)
     console = Screen(stream)
-    others = [other for other in evaluated_arms(store) if other != arm]
+    others = [other for other in list_evaluated_arms(store) if other != arm]
     whose = f" of {one_line(arm)}" if others else ""
     _show_evaluation(console, store, arm, None, f"{whose} on held-out questions")
     if others:

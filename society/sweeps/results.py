@@ -16,7 +16,7 @@ from rich.text import Text
 
 from evals.agreement import agreements
 from evals.metrics import MEASURES, Decoding, Measure, apart, table, zero_shot_tasks
-from evals.reading import evaluated_arms
+from evals.stored_run import list_evaluated_arms
 from society.runs import folder as folders
 from society.sweeps.record import SweepRecord
 from society.terminal.output import Screen, one_line
@@ -103,7 +103,7 @@ def show(record: SweepRecord, runs: Path, stream: TextIO) -> None:
 def _of_run(
     store: Store,
 ) -> Iterator[tuple[tuple[str | None, str, Decoding], dict[int, dict[Share, float]]]]:
-    for arm in evaluated_arms(store):
+    for arm in list_evaluated_arms(store):
         for task in (None, *zero_shot_tasks(store)):
             by_decoding: defaultdict[Decoding, dict[int, dict[Share, float]]] = defaultdict(dict)
             for voting in agreements(store, arm, task):

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
-from evals.report.figures.looks import GRID, INK, PAPER, SOFT, Look
+from evals.arm_kinds import Look
+from evals.report.figures.looks import GRID, INK, PAPER, SOFT, light_color
 from evals.report.figures.specification import Line, Panel, Point
 from evals.visible import one_line
 
@@ -63,10 +64,10 @@ def differences(axes: Axes, panel: Panel, looks: Looks) -> None:
     for row, line in zip(rows, panel.lines, strict=True):
         (point,), look = line.points, looks[line.arm]
         if point.low is not None and point.high is not None:
-            axes.plot([point.low, point.high], [row, row], color=look.light, linewidth=1.6)
+            axes.plot([point.low, point.high], [row, row], color=light_color(look), linewidth=1.6)
         axes.plot(
             point.seeds, [row + 0.28] * len(point.seeds), linestyle="none", marker="|",
-            markersize=4, color=look.light, alpha=0.8,
+            markersize=4, color=light_color(look), alpha=0.8,
         )  # fmt: skip
         axes.plot([point.x], [row], **stroke(look) | {"markersize": 6})
     axes.set_yticks(rows, [one_line(line.label) for line in panel.lines])
@@ -78,13 +79,13 @@ def differences(axes: Axes, panel: Panel, looks: Looks) -> None:
 def stroke(look: Look) -> dict[str, Any]:
     """A look in matplotlib's words."""
     return {
-        "color": look.light,
+        "color": light_color(look),
         "linewidth": look.width,
         "linestyle": (0, look.dash) if look.dash else "solid",
         "marker": look.marker,
         "markersize": 7 if look.marker == "*" else 5,
-        "markerfacecolor": look.light if look.filled else PAPER,
-        "markeredgecolor": look.light,
+        "markerfacecolor": light_color(look) if look.filled else PAPER,
+        "markeredgecolor": light_color(look),
         "markeredgewidth": 1.1,
     }
 
@@ -96,7 +97,7 @@ def _level(axes: Axes, level: Line, look: Look, left: float, right: float) -> No
         **stroke(look) | {"linewidth": 1.1},
     )  # fmt: skip
     if point.low is not None and point.high is not None:
-        axes.axhspan(point.low, point.high, color=look.light, alpha=0.08, linewidth=0)
+        axes.axhspan(point.low, point.high, color=light_color(look), alpha=0.08, linewidth=0)
     _seed_marks(axes, right - 0.08, point.seeds, look)
 
 
@@ -105,14 +106,16 @@ def _dodged(axes: Axes, line: Line, look: Look, shift: float) -> None:
     axes.plot(at, [point.y for point in line.points], **stroke(look))
     for x, point in zip(at, line.points, strict=True):
         if point.low is not None and point.high is not None:
-            axes.plot([x, x], [point.low, point.high], color=look.light, linewidth=1.0, alpha=0.6)
+            axes.plot(
+                [x, x], [point.low, point.high], color=light_color(look), linewidth=1.0, alpha=0.6
+            )
         _seed_marks(axes, x, point.seeds, look)
 
 
 def _seed_marks(axes: Axes, x: float, seeds: Sequence[float], look: Look) -> None:
     axes.plot(
         [x] * len(seeds), seeds, linestyle="none", marker="_", markersize=5, markeredgewidth=0.9,
-        color=look.light, alpha=0.7,
+        color=light_color(look), alpha=0.7,
     )  # fmt: skip
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from evals.report.arms import Arm
 from evals.report.diversities import Diversity, Scale, scales
 from evals.report.facts import ExperimentFacts, Facts
 from evals.report.figures.panels import title
 from evals.report.figures.specification import Figure, Line, Panel, Point
+from evals.stored_run import ArmSettings
 
 _ROLES = {"generator": "first answers", "critic": "last answers"}
 _NAMES = {"nll": "NLL under others", "kl": "KL between agents", "kl_base": "KL from the base"}
@@ -73,7 +73,7 @@ def against_accuracy(facts: Facts) -> Figure:
     )
 
 
-def _path(experiment: ExperimentFacts, arm: Arm, scale: Scale) -> Line:
+def _path(experiment: ExperimentFacts, arm: ArmSettings, scale: Scale) -> Line:
     points, faint = [], []
     for each in _of(experiment, arm.name, scale):
         vote = experiment.accuracies.of(arm.name, each.iteration, each.decoding, "consensus")
@@ -104,7 +104,7 @@ def _of(experiment: ExperimentFacts, arm: str, scale: Scale) -> list[Diversity]:
     return sorted(found, key=lambda each: each.iteration)
 
 
-def _alike(experiment: ExperimentFacts) -> Sequence[Arm]:
+def _alike(experiment: ExperimentFacts) -> Sequence[ArmSettings]:
     return [arm for arm in experiment.arms if arm.agents == experiment.main.agents]
 
 

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
+from evals.arm_kinds import Look
 from evals.report.figures import axes as drawing_on
-from evals.report.figures.looks import GRID, INK, SOFT, Look
+from evals.report.figures.looks import GRID, INK, SOFT
 from evals.report.figures.specification import Figure, Panel
 from evals.visible import one_line
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 from math import ceil, floor
 
 from evals.report.accuracies import Accuracy, Quantity
-from evals.report.arms import Arm
 from evals.report.facts import ExperimentFacts, Facts
 from evals.report.figures.specification import Line, Panel, Point
+from evals.stored_run import ArmSettings
 
 _ABLATIONS = ("no-critic", "round1-labels", "no-summary")
 
@@ -19,7 +19,7 @@ ACCURACY_BANDS = (
 )
 
 
-def groups(experiment: ExperimentFacts) -> list[tuple[str, list[Arm]]]:
+def groups(experiment: ExperimentFacts) -> list[tuple[str, list[ArmSettings]]]:
     """The arms in one panel each: the society with its baselines, then with its ablations and
     variants. Everything together where that is little."""
     main = experiment.main
@@ -40,7 +40,7 @@ def title(facts: Facts, experiment: ExperimentFacts, *parts: str) -> str:
 
 def over_iterations(
     experiment: ExperimentFacts,
-    arms: Iterable[Arm],
+    arms: Iterable[ArmSettings],
     decoding: str,
     quantity: Quantity,
     task: str | None = None,

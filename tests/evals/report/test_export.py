@@ -154,8 +154,8 @@ def test_every_arm_looks_its_own_way_and_keeps_it(whole) -> None:
     again = looks.assign(whole.arms[:2])
     assert all(marks[name] == look for name, look in again.items())
     assert len({(look.marker, look.filled) for look in marks.values()}) == len(marks)
-    assert len({(look.colour, look.dash) for look in marks.values()}) == len(marks)
-    used = [look.light for look in marks.values()]
+    assert len({(look.color, look.dash) for look in marks.values()}) == len(marks)
+    used = [looks.light_color(look) for look in marks.values()]
     assert not set(used) & {INK, SOFT, GRID, PAPER}
 
 

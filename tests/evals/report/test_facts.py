@@ -3,8 +3,8 @@ from itertools import product
 
 import pytest
 
-from evals import metrics
-from evals.report import arms, experiments, facts, figures, saying, tables
+from evals import metrics, stored_run
+from evals.report import experiments, facts, figures, saying, tables
 from evals.report.accuracies import AccuracyKey
 from evals.report.experiments import SameRun
 from store import records
@@ -236,9 +236,8 @@ def test_a_seed_that_lags_behind_does_not_mix_iterations(society_store) -> None:
 
 def test_the_arm_of_an_old_run_follows_from_its_config(store_of) -> None:
     store = store_of(iterations=1, questions=4)
-    run = store.run()
-    assert run is not None
-    [only] = arms.read(store, run)
+    assert store.run() is not None
+    [only] = stored_run.read_arms(store)
     assert (only.name, only.kind, only.agents, only.rounds) == ("multiagent", "multiagent", 3, 2)
     assert only.trained
 

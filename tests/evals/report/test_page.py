@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from evals import report
-from evals.reading import NothingStored
 from evals.report import facts, saying, tables
+from evals.stored_run import NothingStored
 from store.ledger import Store
 from store.records import Arm, Run
 
