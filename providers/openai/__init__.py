@@ -1,5 +1,5 @@
-"""OpenAI, and every server that speaks its API: chat, fine-tuning jobs, batches.
+"""OpenAI, and every server with the same API: chat, fine-tuning jobs, batches.
 
-`address` reads ``openai:MODEL`` and ``openai+URL:MODEL``, `settings` the user's `[provider]` table.
-Importing either of them, or `factory`, does not import the openai package.
+`settings` parses ``openai:MODEL`` and ``openai+URL:MODEL`` and the user's `[provider]` table.
+Importing it or `factory` does not import the openai package.
 """

@@ -85,8 +85,10 @@ class _Work:
 class Batches:
     """The batches of one account.
 
-    batches = Batches(client, caller, BatchChat(connection, chat), records)
-    outcomes = await batches.complete_batch(requests)
+    Example::
+
+        batches = Batches(client, caller, BatchChat(connection, chat), records)
+        outcomes = await batches.complete_batch(requests)
     """
 
     def __init__(

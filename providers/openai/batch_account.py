@@ -51,8 +51,10 @@ class BatchIndex:
 class AccountBatches:
     """The calls about batches that `Batches` makes.
 
-    account = AccountBatches(client, caller, first_s=1.0, longest_s=60.0, lag_s=20.0)
-    batch = await account.wait_until_ended(await account.create(part, digest, records))
+    Example::
+
+        account = AccountBatches(client, caller, first_s=1.0, longest_s=60.0, lag_s=20.0)
+        batch = await account.wait_until_ended(await account.create(part, digest, records))
     """
 
     def __init__(

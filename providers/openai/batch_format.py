@@ -68,7 +68,9 @@ class BatchPart:
 def build_line(request: Request, body: Mapping[str, object]) -> BatchLine:
     """The line of one request; `body` is that of its chat completion.
 
-    build_line(request, {"model": "gpt-4.1-mini", "messages": […]}).custom_id
+    Example::
+
+        build_line(request, {"model": "gpt-4.1-mini", "messages": […]}).custom_id
     """
     canonical = json.dumps(body, ensure_ascii=False, sort_keys=True)
     custom_id = hashlib.sha256(f"{request.key}\n{canonical}".encode()).hexdigest()[:48]

@@ -132,7 +132,9 @@ class Caller:
 async def list_items(call: CallPage[T], what: str, fetch_page: FetchPage[T]) -> AsyncIterator[T]:
     """Every item of a listing, each once; `what` names the items in errors.
 
-    list_items(caller.call_with_retry, "batches", fetch_page)
+    Example::
+
+        list_items(caller.call_with_retry, "batches", fetch_page)
     """
     async for page in list_pages(call, what, fetch_page):
         for item in page:

@@ -113,8 +113,10 @@ class _ParameterRefused(Exception):
 class Chat:
     """Asks the models of one connection, and remembers which parameters each of them accepts.
 
-    chat = Chat(connection, settings, limiter)
-    completion = await chat.ask(chat.make_call(request, "gpt-4.1-mini"))
+    Example::
+
+        chat = Chat(connection, settings, limiter)
+        completion = await chat.ask(chat.make_call(request, "gpt-4.1-mini"))
     """
 
     def __init__(self, connection: Connection, settings: OpenAISettings, limiter: Limiter) -> None:

@@ -1,4 +1,4 @@
-"""What the registry calls for `openai` addresses. Checking makes no call and needs no key."""
+"""What the registry calls for `openai` addresses. `check` makes no request and needs no key."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _DECIDING = ("max_tokens_parameter", "temperature", "top_p", "seed", "score")
 
 
 def check(target: str, settings: Mapping[str, object]) -> None:
-    """Raise `InvalidSettings` for a wrong address or setting. Whether the key is there is seen when
-    the connection is made.
+    """Raise `InvalidSettings` for a wrong address or setting. The key is read only when the
+    connection is opened.
     """
     OpenAISettings.parse(settings, parse_address(target))
     extras.require("api", "models behind an API")
@@ -32,10 +32,10 @@ def connect(target: str, settings: Mapping[str, object], workdir: Path) -> Provi
 
 
 def deciding(settings: Mapping[str, object]) -> Mapping[str, object]:
-    """The settings that decide what is answered; keys, limits and patience do not."""
+    """The settings that change answers; keys, limits and retries do not."""
     return {name: settings[name] for name in _DECIDING if name in settings}
 
 
 def scores(settings: Mapping[str, object]) -> bool:
-    """Whether the server is said to tell the likelihood of a given text."""
+    """Whether the settings say that the server returns log-probabilities of a given text."""
     return settings.get("score") is not None

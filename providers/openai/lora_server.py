@@ -1,9 +1,9 @@
 """LoRA adapters of a vLLM or SGLang server, changed while it runs.
 
-Both list their adapters under ``/models`` with the folder as ``root`` and the base as ``parent``.
-They differ in where the administration lies (vLLM: below ``/v1``, SGLang: beside it) and in how a
-request names an adapter: vLLM takes its name as the model, SGLang "BASE:ADAPTER", and answers a
-bare name with the base. Read in:
+Both list their adapters under ``/models``, with the folder as ``root`` and the base as ``parent``.
+They differ in two ways. vLLM has the administration endpoints below ``/v1``, SGLang beside it. And
+a request for an adapter names it as the model in vLLM, but as "BASE:ADAPTER" in SGLang, which
+answers a bare adapter name with the base model. From their sources:
 
     https://github.com/vllm-project/vllm  vllm/entrypoints/openai/models/serving.py
     https://github.com/sgl-project/sglang  python/sglang/srt/entrypoints/openai/serving_base.py
@@ -31,7 +31,7 @@ from providers.errors import (
     Unsupported,
 )
 from providers.limits.patience import Patience, Sleep, persistently
-from providers.openai.errors import classify_refusal, parse_refusal
+from providers.openai.errors import Refusal, classify_refusal, parse_refusal
 from providers.openai.settings import Secrets
 from providers.preflight import Finding
 from providers.served import LoadedAdapter
@@ -59,7 +59,10 @@ class _Listing(BaseModel):
 class LoraServer:
     """The adapters of the server at `url`, which ends in /v1, on its base model `model`.
 
-    `headers` hold what authorises a call; they appear in no message.
+    `headers` authorize the calls; they appear in no message.
+
+        server = LoraServer("http://127.0.0.1:8000/v1", "Qwen/Qwen3-8B", {})
+        await server.load("agent-1", "/runs/r/adapters/agent-1")
     """
 
     def __init__(
@@ -81,19 +84,22 @@ class LoraServer:
         self._dialect: Dialect | None = None
 
     async def loaded(self) -> Sequence[LoadedAdapter]:
-        """Every adapter the server lists. Raises `InvalidSettings` where its base is another."""
-        cards = await persistently(self._cards, self._patience, sleep=self._sleep)
+        """Every adapter the server lists. Raises `InvalidSettings` if it has another base model."""
+        cards = await persistently(self._list_cards, self._patience, sleep=self._sleep)
         return [LoadedAdapter(card.id, card.root or "") for card in cards if card.parent]
 
     async def load(self, name: str, path: str) -> None:
-        """Load the folder `path` as `name`, and see it listed. Raises `Unsupported` if refused."""
+        """Load the folder `path` as `name`; returns once the server lists it.
+
+        Raises `Unsupported` if the server refuses.
+        """
 
         async def attempt() -> None:
-            # An attempt whose answer was lost may have succeeded.
-            if await self._listed(name):
+            # An earlier attempt may have succeeded although its answer was lost.
+            if await self._is_listed(name):
                 return
             refused = await self._post("load_lora_adapter", {"lora_name": name, "lora_path": path})
-            if await self._listed(name):
+            if await self._is_listed(name):
                 return
             if refused is None:
                 raise Overloaded(f"adapter {name} is not listed although it was loaded")
@@ -102,31 +108,31 @@ class LoraServer:
         await persistently(attempt, self._patience, sleep=self._sleep)
 
     async def unload(self, name: str) -> None:
-        """Forget `name`. Raises `BadRequest` where the server has it and does not let it go."""
+        """Unload `name`. Raises `BadRequest` if the server has it and refuses to unload it."""
 
         async def attempt() -> None:
             refused = await self._post("unload_lora_adapter", {"lora_name": name})
-            if refused is not None and await self._listed(name):
+            if refused is not None and await self._is_listed(name):
                 raise BadRequest(f"the server refuses to unload {name}: {refused}")
 
         await persistently(attempt, self._patience, sleep=self._sleep)
 
     def model_name(self, name: str) -> str:
-        """What a request names as its model. `loaded` has to have been asked before."""
+        """What a request names as its model. Call `loaded` first, which tells vLLM from SGLang."""
         return f"{self._model}:{name}" if self._dialect == "sglang" else name
 
     async def preflight(self) -> Sequence[Finding]:
-        """Whether the base is there and runtime loading is switched on; changes nothing."""
+        """Whether the base model is there and runtime loading is enabled; changes nothing."""
         try:
-            cards = await persistently(self._cards, _BRIEF, sleep=self._sleep)
+            cards = await persistently(self._list_cards, _BRIEF, sleep=self._sleep)
             loaded = [card for card in cards if card.parent]
-            response = await self._send("GET", self._administration("load_lora_adapter"))
+            response = await self._send("GET", self._admin_url("load_lora_adapter"))
         except ProviderError as error:
             if isinstance(error, RetryableError):
                 text = f"adapters at {self._url} cannot be checked now: {error}"
                 return [Finding("warning", text, "start the server, or ask again when it is well")]
             return [Finding("error", f"adapters at {self._url}: {error}", self._remedy)]
-        # The endpoint takes POST only, so it refuses the method if it is there at all.
+        # The endpoint takes POST only: 404 means that it does not exist, and 405 that it does.
         if response.status_code == 404:
             text = f"{self._url} does not load adapters while it runs"
             return [Finding("error", text, self._remedy)]
@@ -137,12 +143,12 @@ class LoraServer:
     async def close(self) -> None:
         await self._client.aclose()
 
-    async def _listed(self, name: str) -> bool:
-        return any(card.id == name and card.parent for card in await self._cards())
+    async def _is_listed(self, name: str) -> bool:
+        return any(card.id == name and card.parent for card in await self._list_cards())
 
-    async def _cards(self) -> list[_Card]:
+    async def _list_cards(self) -> list[_Card]:
         response = await self._send("GET", f"{self._url}/models")
-        self._require(response)
+        self._require_success(response)
         try:
             cards = _Listing.model_validate_json(response.content).data
         except ValidationError:
@@ -164,20 +170,21 @@ class LoraServer:
         return cards
 
     async def _post(self, action: Action, body: Mapping[str, str]) -> str | None:
-        """None where it was done, else why the server refuses."""
-        response = await self._send("POST", self._administration(action), json=dict(body))
+        """None if the server complied, otherwise why it refuses."""
+        response = await self._send("POST", self._admin_url(action), json=dict(body))
         if response.is_success:
             return None
-        if response.status_code in (404, 405) and not _states_reason(response):
+        # vLLM answers 404 also for an adapter's folder that it cannot find, but then says so.
+        if response.status_code in (404, 405) and not _has_reason(response):
             raise Unsupported(
                 f"{self._url} does not load adapters while it runs (status "
                 f"{response.status_code}); {self._remedy}"
             )
         if response.status_code in _TRANSIENT or response.status_code in (401, 403):
-            self._require(response)
-        if response.status_code >= 500 and not _states_reason(response):
-            self._require(response)
-        return self._said(response)
+            self._require_success(response)
+        if response.status_code >= 500 and not _has_reason(response):
+            self._require_success(response)
+        return self._format_refusal(response)
 
     async def _send(
         self, method: str, url: str, json: Mapping[str, str] | None = None
@@ -193,24 +200,23 @@ class LoraServer:
             reason = self._secrets.scrub(str(error))
             raise InvalidSettings(f"{self._url} cannot be asked ({reason})") from None
 
-    def _require(self, response: httpx2.Response) -> None:
+    def _require_success(self, response: httpx2.Response) -> None:
         if response.is_success:
             return
-        told = parse_refusal(
-            response.status_code, _parse_reply(response), response.headers, self._secrets
-        )
-        error = classify_refusal(told, self._model)
+        error = classify_refusal(self._parse_refusal(response), self._model)
         if isinstance(error, (RetryableError, AuthenticationFailed)):
             raise error
         raise Unsupported(f"{self._url}: {error}")
 
-    def _said(self, response: httpx2.Response) -> str:
-        told = parse_refusal(
-            response.status_code, _parse_reply(response), response.headers, self._secrets
-        )
-        return f"status {told.status}, {told.message}"
+    def _format_refusal(self, response: httpx2.Response) -> str:
+        refusal = self._parse_refusal(response)
+        return f"status {refusal.status}, {refusal.message}"
 
-    def _administration(self, action: Action) -> str:
+    def _parse_refusal(self, response: httpx2.Response) -> Refusal:
+        body = _parse_body(response)
+        return parse_refusal(response.status_code, body, response.headers, self._secrets)
+
+    def _admin_url(self, action: Action) -> str:
         root = self._url.removesuffix("/v1") if self._dialect == "sglang" else self._url
         return f"{root}/{action}"
 
@@ -220,38 +226,38 @@ class LoraServer:
             return (
                 f"start it as: python -m sglang.launch_server --model-path {self._model} "
                 "--enable-lora --max-lora-rank R --lora-target-modules all --max-loaded-loras N, "
-                f"{_LETTERS}"
+                f"{_PLACEHOLDERS}"
             )
         return (
             "start it as: VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve "
             f"{self._model} --enable-lora --max-loras N --max-cpu-loras 2N --max-lora-rank R, "
-            f"{_LETTERS}"
+            f"{_PLACEHOLDERS}"
         )
 
 
-_LETTERS = (
+_PLACEHOLDERS = (
     "with N = 2 x society.agents and R = finetune.lora_rank or more; the server has to see the "
-    "run's folder (serving.path_map, where it has another path there)"
+    "run's folder (set serving.path_map if it has another path there)"
 )
 
 
-def _states_reason(response: httpx2.Response) -> bool:
-    """Whether the server itself says why, and not a router or proxy that knows no such path."""
-    body = _parse_reply(response)
+def _has_reason(response: httpx2.Response) -> bool:
+    """Whether the server itself says why, as opposed to a router or proxy without such a path."""
+    body = _parse_body(response)
     if not isinstance(body, dict):
         return False
-    told = body.get("error", body)
-    return isinstance(told, str) or (
-        isinstance(told, dict) and any(key in told for key in ("message", "error_message"))
+    error = body.get("error", body)
+    return isinstance(error, str) or (
+        isinstance(error, dict) and any(key in error for key in ("message", "error_message"))
     )
 
 
-def _parse_reply(response: httpx2.Response) -> object:
+def _parse_body(response: httpx2.Response) -> object:
     try:
         body = json.loads(response.content)
     except (ValueError, UnicodeDecodeError):
         return response.text
-    # SGLang says why under a name of its own.
+    # SGLang has the message under a key of its own.
     if isinstance(body, dict) and isinstance(body.get("error_message"), str):
         return {**body, "message": body["error_message"]}
     return body

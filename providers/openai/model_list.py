@@ -1,4 +1,6 @@
-"""The models a server tells of, in the forms that servers of this shape give them."""
+"""The models a server lists or describes, in the forms that different servers use, and the dates
+on which a model shuts down.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,27 @@ from providers.preflight import Finding, Need
 
 Facts = Mapping[str, object]
 
+_OTHER_MODEL = "choose a model that stays, or run fewer iterations"
+# The names that OpenAI, OpenRouter and gateways use for the same date.
+_ANSWERING = (
+    "shutdown_date",
+    "expiration_date",
+    "retirement_date",
+    "sunset_date",
+    "end_of_life",
+    "deprecation_date",
+)
+_LONGEST_S = 1e11
+"""Unix time beyond this is in milliseconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelList:
-    """Every model by its name, with what the list says of it."""
+    """Every model by its name, with what the list says about it.
+
+    >>> ModelList({"llama3:latest": {}}).find_variant("llama3")
+    'llama3:latest'
+    """
 
     models: Mapping[str, Facts]
 
@@ -27,13 +46,13 @@ class ModelList:
         return frozenset(self.models)
 
     def facts(self, model: str) -> Facts | None:
-        """What the list says of a model; Gemini's names begin with "models/"."""
+        """What the list says about a model; Gemini's names begin with "models/"."""
         return self.models.get(model, self.models.get(f"models/{model}"))
 
-    def close_to(self, model: str) -> str | None:
-        """A name that differs in its variant only: "llama3" and "llama3:latest", "x" and "x:free".
+    def find_variant(self, model: str) -> str | None:
+        """A name that differs only in its variant: "llama3" and "llama3:latest", "x" and "x:free".
 
-        Routers take variants that they do not list.
+        Routers accept variants that they do not list.
         """
         stem = model.rpartition(":")[0] or model
         alike = (name for name in sorted(self.models) if name.rpartition(":")[0] == model)
@@ -43,11 +62,12 @@ class ModelList:
 async def list_models(client: AsyncOpenAI, caller: Caller) -> ModelList:
     """The server's list: `{"data": […]}` as published, or the bare list that Together sends.
 
-    Raises `Unreadable` for anything else.
+    Raises `UnreadableAnswer` for anything else.
     """
-    told = await _get_json(client, caller, "/models", "the list of models")
-    items = told.get("data", told.get("models")) if isinstance(told, dict) else told
-    if items is None and isinstance(told, dict) and "data" in told:
+    body = await _get_json(client, caller, "/models", "the list of models")
+    items = body.get("data", body.get("models")) if isinstance(body, dict) else body
+    # A server without models may send `"data": null`.
+    if items is None and isinstance(body, dict) and "data" in body:
         items = []
     if not isinstance(items, list):
         raise UnreadableAnswer("the server answered the list of models with something else")
@@ -61,10 +81,10 @@ async def list_models(client: AsyncOpenAI, caller: Caller) -> ModelList:
 
 
 async def describe_model(client: AsyncOpenAI, caller: Caller, model: str) -> Facts:
-    """What the server says of one model. Raises `Unreadable` for what is no description."""
+    """What the server says about one model. Raises `UnreadableAnswer` for no description."""
     what = f"model {model}"
-    told = await _get_json(client, caller, f"/models/{quote(model, safe='/:@')}", what)
-    found = told.get("data", told) if isinstance(told, dict) else told
+    body = await _get_json(client, caller, f"/models/{quote(model, safe='/:@')}", what)
+    found = body.get("data", body) if isinstance(body, dict) else body
     if not isinstance(found, dict) or not (found.get("id") or found.get("name")):
         raise UnreadableAnswer(f"the server answered the description of {what} with something else")
     return found
@@ -81,22 +101,8 @@ async def _get_json(client: AsyncOpenAI, caller: Caller, path: str, what: str) -
     return found
 
 
-_OTHER_MODEL = "choose a model that stays, or run fewer iterations"
-# OpenAI's name, OpenRouter's, and what gateways call the same.
-_ANSWERING = (
-    "shutdown_date",
-    "expiration_date",
-    "retirement_date",
-    "sunset_date",
-    "end_of_life",
-    "deprecation_date",
-)
-_LONGEST_S = 1e11
-"""Unix time beyond this is in milliseconds."""
-
-
 def find_shutdowns(model: str, facts: Mapping[str, object], need: Need) -> Iterator[Finding]:
-    """What is announced of the end of answering and of fine-tuning, seen from what is needed."""
+    """Findings about the announced end of the model and of its fine-tuning, given the need."""
     for what, ends in _find_dates(facts):
         if what == "fine-tuning" and not need.finetune:
             continue
@@ -112,7 +118,7 @@ def find_shutdowns(model: str, facts: Mapping[str, object], need: Need) -> Itera
 
 
 def _find_dates(facts: Mapping[str, object]) -> Iterator[tuple[str, datetime]]:
-    """Azure has `deprecation.inference` and `.fine_tune`, Mistral a bare `deprecation`."""
+    # Azure has `deprecation.inference` and `deprecation.fine_tune`, Mistral a bare `deprecation`.
     deprecation = facts.get("deprecation")
     both = deprecation if isinstance(deprecation, Mapping) else {"inference": deprecation}
     answering = [facts.get(name) for name in _ANSWERING] + [both.get("inference")]
@@ -125,7 +131,7 @@ def _find_dates(facts: Mapping[str, object]) -> Iterator[tuple[str, datetime]]:
 
 
 def _parse_moment(value: object) -> datetime | None:
-    """A date, a time or Unix time; None for what is none of them."""
+    """The time of an ISO date or time, or of Unix time; None for anything else."""
     if isinstance(value, str) and value.strip().isdecimal() and len(value.strip()) > 8:
         value = int(value)
     try:

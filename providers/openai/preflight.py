@@ -1,7 +1,11 @@
 """What can be known about a server, a model and an account before anything is spent.
 
-Servers of this shape agree on chat; many have no list of models, or let a key answer that may not
-read it. What cannot be asked is told as that, and is no error.
+Everything here only lists and describes. Servers of this kind agree on chat, but many have no list
+of models, or a key that may chat and not list. What cannot be checked gives a warning, not an
+error.
+
+The closing dates of fine-tuning are from https://platform.openai.com/docs/deprecations, read on
+2026-11-22, and concern OpenAI's own service only.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from providers.errors import (
 )
 from providers.openai.calling import Caller, UnreadableAnswer, find_status, is_unreachable
 from providers.openai.client import Connection
-from providers.openai.job_format import find_unsupported, map_status
+from providers.openai.job_format import map_status
 from providers.openai.model_list import (
     Facts,
     ModelList,
@@ -35,27 +39,45 @@ from providers.openai.model_list import (
 from providers.openai.parameters import guess_parameters
 from providers.openai.settings import ModelAddress, OpenAISettings
 from providers.preflight import Finding, Need, checked
-from providers.types import Hyperparameters
 
 _LISTED_AT_MOST = 10
 _OF_THE_LIST = {"server", "model", "ending"}
+CLOSED_TO_NEWCOMERS = date(2026, 5, 7)
+CLOSED_TO_INACTIVE = date(2026, 7, 2)
+CLOSED_TO_ALL = date(2027, 1, 6)
+_OTHER_VENDOR = 'take another vendor with this API (model = "openai+URL:MODEL"), or a local model'
+_MISSING = frozenset({404, 405, 410, 501})
+# OpenAI answers 401 with "Missing scopes: api.model.read" to a restricted key; others 403.
+_SCOPE = re.compile(r"\bscopes?\b|permission|not permitted|restricted", re.IGNORECASE)
+_ACCOUNT = re.compile(
+    r"(invalid|incorrect|wrong|expired|revoked|unknown|malformed) (api[ -]?)?(key|token)"
+    r"|(key|token) (is |was |has |been )*(invalid|incorrect|expired|revoked|disabled)"
+    r"|country|region|deactivat|suspend|banned|blocked|disabled",
+    re.IGNORECASE,
+)
 
 
 async def preflight_model(
     connect: Callable[[], Connection], address: ModelAddress, settings: OpenAISettings, need: Need
 ) -> list[Finding]:
-    """Every finding about chatting with and tuning `address`, also the good ones."""
+    """Every finding about chatting with and tuning `address`, including the good ones.
+
+    Example::
+
+        connect = partial(Connection, address, settings)
+        findings = await preflight_model(connect, address, settings, need)
+    """
     try:
         connection = connect()
     except ProviderError as error:
-        return [Finding("error", str(error), "nothing else could be looked at", "server")]
+        return [Finding("error", str(error), "nothing else could be checked", "server")]
     client = connection.client
-    patience, timeout_s = settings.to_retry_policy(), settings.timeout_s
-    caller = Caller(connection.secrets, address.model, patience, timeout_s=timeout_s)
+    policy, timeout_s = settings.to_retry_policy(), settings.timeout_s
+    caller = Caller(connection.secrets, address.model, policy, timeout_s=timeout_s)
     findings: list[Finding] = []
     reached = True
     if not need.skip >= _OF_THE_LIST:
-        reached, found = await _ModelCheck(client, caller, address, need).findings()
+        reached, found = await _ModelCheck(client, caller, address, need).check()
         findings += found
     if not reached and "server" not in need.skip:
         return findings
@@ -91,7 +113,7 @@ async def _check_finetuning(
 
 
 class _ModelCheck:
-    """Looks whether key and model are accepted, and how long the model stays."""
+    """Checks whether the server accepts key and model, and how long the model will exist."""
 
     def __init__(
         self, client: AsyncOpenAI, caller: Caller, address: ModelAddress, need: Need
@@ -101,8 +123,8 @@ class _ModelCheck:
         self._address = address
         self._need = need
 
-    async def findings(self) -> tuple[bool, list[Finding]]:
-        """Whether the server can be asked anything, and what it says."""
+    async def check(self) -> tuple[bool, list[Finding]]:
+        """Whether the server answers at all, and the findings."""
         host, model = self._address.host, self._address.model
         try:
             models = await list_models(self._client, self._caller)
@@ -112,20 +134,20 @@ class _ModelCheck:
                 return False, [Finding("warning", text, "", "server")]
             if not is_harmless(error) and not isinstance(error, AuthenticationFailed):
                 return False, [_make_server_error(error)]
-            return await self._without_list(error)
+            return await self._check_without_list(error)
         findings = [Finding("ok", f"{host} accepts the key", check="server")]
         listed = models.facts(model)
         try:
             described = await describe_model(self._client, self._caller, model)
         except ProviderError as error:
             if listed is None:
-                return True, [*findings, self._unlisted(models, error)]
+                return True, [*findings, self._explain_unlisted(models, error)]
             described = {}
         there = Finding("ok", f"model {model} is there", check="model")
-        return True, [*findings, there, *self._endings(listed or {}, described)]
+        return True, [*findings, there, *self._find_shutdowns(listed or {}, described)]
 
-    async def _without_list(self, refusal: ProviderError) -> tuple[bool, list[Finding]]:
-        """The list cannot be had: the model's own description may still tell everything."""
+    async def _check_without_list(self, refusal: ProviderError) -> tuple[bool, list[Finding]]:
+        """The findings if the server gives no list: the model's own description may say enough."""
         model = self._address.model
         try:
             described = await describe_model(self._client, self._caller, model)
@@ -138,7 +160,7 @@ class _ModelCheck:
                 return False, [_make_server_error(error)]
         else:
             found = Finding("ok", f"model {model} is there", check="model")
-            return True, [found, *self._endings({}, described)]
+            return True, [found, *self._find_shutdowns({}, described)]
         if not is_harmless(refusal):
             return False, [_make_server_error(refusal)]
         text = (
@@ -147,30 +169,30 @@ class _ModelCheck:
         )
         return True, [Finding("warning", text, "check them yourself", "model")]
 
-    def _unlisted(self, models: ModelList, error: ProviderError) -> Finding:
+    def _explain_unlisted(self, models: ModelList, error: ProviderError) -> Finding:
         model = self._address.model
-        close = models.close_to(model)
+        variant = models.find_variant(model)
         if self._address.is_azure or not models.names:
             text = f"the server does not list {model}, as is usual for a deployment"
-        elif close is not None:
-            text = f"the server lists {close}, not {model}"
+        elif variant is not None:
+            text = f"the server lists {variant}, not {model}"
         elif find_status(error) in (404, 405, 410, 501):
-            shown = ", ".join(sorted(models.names)[:_LISTED_AT_MOST])
-            text = f"the server has no model {model}; among those it has: {shown}"
+            names = ", ".join(sorted(models.names)[:_LISTED_AT_MOST])
+            text = f"the server has no model {model}; among those it has: {names}"
             return Finding("error", text, "correct the model address", "model")
         else:
             text = f"the server does not list {model}, and does not describe it: {error}"
         return Finding("warning", text, "check the name yourself", "model")
 
-    def _endings(self, listed: Facts, described: Facts) -> list[Finding]:
-        # Some servers tell the end in the list, some only in the description of the one model.
-        told = {name: value for name, value in described.items() if value is not None}
-        found = find_shutdowns(self._address.model, {**listed, **told}, self._need)
+    def _find_shutdowns(self, listed: Facts, described: Facts) -> list[Finding]:
+        # Some servers announce the end in the list, some only in the description of the model.
+        known = {name: value for name, value in described.items() if value is not None}
+        found = find_shutdowns(self._address.model, {**listed, **known}, self._need)
         return checked("ending", found)
 
 
 def _make_server_error(error: ProviderError) -> Finding:
-    return Finding("error", str(error), "nothing else could be looked at", "server")
+    return Finding("error", str(error), "nothing else could be checked", "server")
 
 
 def _check_encryption(address: ModelAddress, settings: OpenAISettings) -> Iterator[Finding]:
@@ -182,8 +204,8 @@ def _check_encryption(address: ModelAddress, settings: OpenAISettings) -> Iterat
 def _check_sampling(
     address: ModelAddress, settings: OpenAISettings, need: Need
 ) -> Iterator[Finding]:
-    taken = guess_parameters(address, address.model, settings)
-    fixed = [name for name in ("temperature", "top_p") if not getattr(taken, name)]
+    accepted = guess_parameters(address, address.model, settings)
+    fixed = [name for name in ("temperature", "top_p") if not getattr(accepted, name)]
     if fixed:
         yield Finding(
             "warning",
@@ -203,37 +225,13 @@ def _check_sampling(
         )
 
 
-CLOSED_TO_NEWCOMERS = date(2026, 5, 7)
-CLOSED_TO_INACTIVE = date(2026, 7, 2)
-CLOSED_TO_ALL = date(2027, 1, 6)
-_OTHER_VENDOR = 'take another vendor of this shape (model = "openai+URL:MODEL"), or a local model'
-
-
 async def preflight_finetuning(
-    client: AsyncOpenAI,
-    model: str,
-    caller: Caller,
-    *,
-    hyperparameters: Hyperparameters | None = None,
-    now: datetime | None = None,
+    client: AsyncOpenAI, model: str, caller: Caller, *, now: datetime | None = None
 ) -> list[Finding]:
     """Every finding about fine-tuning `model` with this account; lists only, creates nothing."""
-    return [
-        *_recipe(hyperparameters),
-        *await _check_endpoint(client, model, caller, (now or datetime.now(UTC)).date()),
-    ]
+    today = (now or datetime.now(UTC)).date()
 
-
-def _recipe(hyperparameters: Hyperparameters | None) -> list[Finding]:
-    problems = () if hyperparameters is None else find_unsupported(hyperparameters)
-    return [Finding("error", problem) for problem in problems]
-
-
-async def _check_endpoint(
-    client: AsyncOpenAI, model: str, caller: Caller, today: date
-) -> list[Finding]:
-
-    async def latest() -> list[FineTuningJob]:
+    async def list_latest() -> list[FineTuningJob]:
         page = await client.fine_tuning.jobs.list(limit=20)
         if not isinstance(page.data, list | None):
             raise UnreadableAnswer(
@@ -242,7 +240,7 @@ async def _check_endpoint(
         return page.data or []
 
     try:
-        jobs = await caller.call_with_retry(latest)
+        jobs = await caller.call_with_retry(list_latest)
     except ProviderError as error:
         return [_explain_refused_list(error)]
     findings = [Finding("ok", f"the fine-tuning endpoint answers ({len(jobs)} recent jobs)")]
@@ -258,8 +256,8 @@ async def _check_endpoint(
 
 
 def _explain_refused_list(error: ProviderError) -> Finding:
-    """What it means that the jobs of the account cannot be listed. A run has to list them: that is
-    how it never creates one twice."""
+    """What it means that the account's jobs cannot be listed. A run must list them, because that is
+    how it avoids creating a job twice."""
     if isinstance(error, RetryableError) and not isinstance(error, UnreadableAnswer):
         text = f"whether fine-tuning jobs can be created cannot be checked now: {error}"
         return Finding("warning", text, "ask again with `society doctor` when the server is well")
@@ -276,44 +274,40 @@ def _check_closing_dates(model: str, jobs: list[FineTuningJob], today: date) -> 
         return [
             Finding(
                 "error",
-                f"OpenAI takes no fine-tuning jobs since {CLOSED_TO_ALL}, from anybody",
+                f"OpenAI has accepted no fine-tuning jobs since {CLOSED_TO_ALL}",
                 _OTHER_VENDOR,
             )
         ]
     findings = [
         Finding(
-            "warning", f"OpenAI takes no fine-tuning jobs from {CLOSED_TO_ALL} on", _OTHER_VENDOR
+            "warning", f"OpenAI accepts no fine-tuning jobs from {CLOSED_TO_ALL} on", _OTHER_VENDOR
         )
     ]
     if not jobs and today >= CLOSED_TO_NEWCOMERS:
         text = (
-            f"this organisation has no fine-tuning job for {model} or any other model; OpenAI "
+            f"this organization has no fine-tuning job for {model} or any other model; OpenAI "
             f"refuses those that had none before {CLOSED_TO_NEWCOMERS}"
         )
         findings.append(Finding("error", text, _OTHER_VENDOR))
     elif today >= CLOSED_TO_INACTIVE:
         text = (
-            f"since {CLOSED_TO_INACTIVE} OpenAI refuses organisations that have not asked a "
-            "fine-tuned model for 60 days; this cannot be seen from here"
+            f"since {CLOSED_TO_INACTIVE} OpenAI refuses organizations that have not used a "
+            "fine-tuned model for 60 days; whether this one has cannot be checked"
         )
-        findings.append(Finding("warning", text, "ask one of your fine-tuned models, then start"))
+        findings.append(
+            Finding("warning", text, "send a request to one of your fine-tuned models, then start")
+        )
     return findings
 
 
-_MISSING = frozenset({404, 405, 410, 501})
-# OpenAI answers 401 with "Missing scopes: api.model.read" to a restricted key; others 403.
-_SCOPE = re.compile(r"\bscopes?\b|permission|not permitted|restricted", re.IGNORECASE)
-_ACCOUNT = re.compile(
-    r"(invalid|incorrect|wrong|expired|revoked|unknown|malformed) (api[ -]?)?(key|token)"
-    r"|(key|token) (is |was |has |been )*(invalid|incorrect|expired|revoked|disabled)"
-    r"|country|region|deactivat|suspend|banned|blocked|disabled",
-    re.IGNORECASE,
-)
-
-
 def is_harmless(error: ProviderError) -> bool:
-    """Whether the server may be all right although it does not answer this question."""
+    """Whether chat may work although the server refused this question.
+
+    A list of models that is missing, closed to this key or out of order for a moment says nothing
+    about chat. A wrong key, an unreachable address and an account without credit do.
+    """
     if isinstance(error, RetryableError):
+        # A server that fails for the moment exists; an address where nothing listens is wrong.
         return not is_unreachable(error)
     if isinstance(error, AuthenticationFailed):
         return lacks_scope(error)
@@ -326,7 +320,7 @@ def is_missing(error: ProviderError) -> bool:
 
 
 def lacks_scope(error: ProviderError) -> bool:
-    """Whether the key is good, and may not be used for this."""
+    """Whether the key is valid, but not for this endpoint."""
     text = str(error)
     status = find_status(error)
     if status == 401:

@@ -1,4 +1,4 @@
-"""Models behind an OpenAI-shaped API, behind the provider seam."""
+"""The provider for models behind OpenAI's API or one like it."""
 
 from __future__ import annotations
 
@@ -40,8 +40,11 @@ _PREFLIGHT_CALL_S = 10.0
 class OpenAIProvider:
     """One base model and the models tuned from it; see `providers.base.Provider`.
 
-    `ModelRef.artifact` is the tuned model's id at the server. The key is read, and the connection
-    made, at the first call. All models of one base share its limits.
+    `ModelRef.artifact` is the server's id of the tuned model. The key is read and the connection
+    opened at the first call. All models of one base share its limits.
+
+        provider = registry.connect("openai:gpt-4.1-mini", {}, Path("runs/r"))
+        completion = await provider.complete(request)
     """
 
     def __init__(
@@ -70,7 +73,7 @@ class OpenAIProvider:
         return Capabilities(
             finetune=self._settings.finetune,
             score=self._settings.score is not None,
-            # Servers promise their best effort, not the same answer.
+            # Servers promise their best effort for a seed, not the same answer.
             sampling_seed=False,
             min_examples=_MIN_EXAMPLES,
             max_parallel_jobs=self._settings.max_parallel_jobs,
@@ -107,7 +110,7 @@ class OpenAIProvider:
         await self._get_jobs().cancel(handle)
 
     async def load_adapters(self, models: Sequence[ModelRef]) -> None:
-        """Wait until the server has made ready what it has tuned; see `readiness`.
+        """Wait until the server has made its tuned models ready; see `model_readiness`.
 
         A hurried connection does not wait: the server's own refusal says what is missing.
         """
@@ -117,7 +120,7 @@ class OpenAIProvider:
 
     async def preflight(self, need: Need) -> Sequence[Finding]:
         """See `providers.preflight.Preflight`: asks for lists and descriptions only."""
-        # Whoever asks is waiting: an unreachable server is to be named soon.
+        # The user is waiting at the terminal, so an unreachable server is reported soon.
         brief = {
             "max_attempts": min(_PREFLIGHT_ATTEMPTS, self._settings.max_attempts),
             "give_up_after_s": min(_PREFLIGHT_S, self._settings.give_up_after_s),
@@ -137,15 +140,14 @@ class OpenAIProvider:
         return find_unsupported(hyperparameters)
 
     def adapters(self) -> AdapterServer:
-        """See `providers.served.ServesAdapters`; shows at the first call whether it is one."""
+        """See `providers.served.ServesAdapters`; the first call shows if it has adapters."""
         from providers.openai.lora_server import LoraServer
 
         connection = self._connect()
-        headers = {**connection.client.auth_headers, **connection.client._custom_headers}
         return LoraServer(
             self._address.url,
             self._address.model,
-            {name: value for name, value in headers.items() if isinstance(value, str)},
+            connection.auth_headers,
             secrets=connection.secrets,
         )
 
@@ -157,14 +159,14 @@ class OpenAIProvider:
         chat, connection = self._get_chat(), self._connect()
         return Batches(
             connection.client,
-            self._caller(connection),
+            self._make_caller(connection),
             BatchChat(connection, chat),
             records,
             BatchPacing(lag_s=self._settings.listing_lag_s),
         )
 
     async def close(self) -> None:
-        """Let the connections go. Remote jobs go on."""
+        """Close the connection. Jobs at the server continue."""
         connection = self._connection
         self._connection = self._chat = self._jobs = self._readiness = None
         if connection is not None:
@@ -187,7 +189,7 @@ class OpenAIProvider:
             connection = self._connect()
             self._jobs = FinetuningJobs(
                 connection.client,
-                self._caller(connection),
+                self._make_caller(connection),
                 base=self._address.model,
                 address=self._base.address,
                 lag_s=self._settings.listing_lag_s,
@@ -198,11 +200,11 @@ class OpenAIProvider:
         if self._readiness is None:
             connection = self._connect()
             self._readiness = ModelReadiness(
-                connection.client, self._caller(connection), self._address.model
+                connection.client, self._make_caller(connection), self._address.model
             )
         return self._readiness
 
-    def _caller(self, connection: Connection) -> Caller:
+    def _make_caller(self, connection: Connection) -> Caller:
         return Caller(connection.secrets, self._address.model, self._settings.to_retry_policy())
 
     def _name(self, model: ModelRef) -> str:
