@@ -25,7 +25,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from store import serving
+from store import sql_server
 from store.ledger import Store
 from store.records import Question, Turn, Verdict, Vote, messages_json
 
@@ -42,7 +42,7 @@ QUERIES = (
 )
 pause, number = float(sys.argv[2]), int(sys.argv[3])
 with open_reader(sys.argv[1]) as reader:
-    assert reader.live
+    assert reader.running
     print("ready", flush=True)
     while True:
         started = time.perf_counter()
@@ -70,7 +70,7 @@ def main() -> int:
 
 def measure(database: Path, options: argparse.Namespace) -> float:
     """Turns per second with readers ÷ turns per second without."""
-    with Store.open(database) as store, serving.served(store):
+    with Store.open(database) as store, sql_server.serve_readers(store):
         debates = Debates(store, options.answer)
         asyncio.run(debates.hold(options.seconds))  # something to read
         readers = [_reader(database, options.pause, number) for number in range(options.readers)]

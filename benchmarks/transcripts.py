@@ -27,10 +27,10 @@ import duckdb
 
 from finetune.datasets import DatasetRules, build_all
 from finetune.mixture import mix
+from store.bulk_insert import TABLES
 from store.ledger import Store
-from store.packing import TABLES
 from store.records import Turn, messages_json
-from store.schema import migrations
+from store.schema import read_migrations
 
 ARM = "multiagent"
 AGENTS = (1, 2, 3)
@@ -185,7 +185,7 @@ def _naive(turn: Turn) -> tuple[object, ...]:
 @contextmanager
 def _plain_table(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     with duckdb.connect(str(path)) as connection:
-        for _, _, sql in migrations():
+        for _, _, sql in read_migrations():
             connection.execute(sql)
         yield connection
 

@@ -1,7 +1,7 @@
 """The user's own selection of training rows, in place of a built-in view.
 
 A selection is one SELECT that gives the columns of `generation_examples` or `critic_examples`. It
-runs where gold answers do not exist (`store.goldless`), and every row that it gives is checked
+runs where gold answers do not exist (`store.gold_free`), and every row that it gives is checked
 against the turn it names.
 """
 
@@ -15,11 +15,11 @@ from functools import cached_property
 import duckdb
 
 from finetune.errors import SelectionRefused
-from store import goldless
+from store import gold_free
 from store.errors import InvalidQuery
 from store.ledger import Store
 from store.records import AgentRole
-from store.statements import single
+from store.statements import extract_query
 
 _VIEWS: dict[AgentRole, str] = {
     "generator": "generation_examples",
@@ -109,7 +109,7 @@ def check(selection: Selection, role: AgentRole) -> None:
 
     It runs on empty tables, so that nothing has to be stored or spent for it.
     """
-    with goldless.empty() as connection:
+    with gold_free.open_empty_copy() as connection:
         _define(connection, selection, role)
 
 
@@ -122,7 +122,7 @@ def select(
     for a row whose turn is not the agent's own sampled answer to a training question, which it
     names.
     """
-    with goldless.visible(store, iteration, arm) as connection:
+    with gold_free.copy_training_debates(store, iteration, arm) as connection:
         columns = _define(connection, selection, role)
         try:
             _run(connection, selection, columns, iteration, arm)
@@ -139,7 +139,7 @@ def _define(
 ) -> list[str]:
     """Make a view `selected` of the selection; the names of its columns without texts."""
     try:
-        connection.execute(f"CREATE TEMP VIEW selected AS {single(selection.sql)}")
+        connection.execute(f"CREATE TEMP VIEW selected AS {extract_query(selection.sql)}")
         given = _columns(connection, "selected")
     except InvalidQuery as error:
         raise SelectionRefused(
@@ -148,7 +148,7 @@ def _define(
     except duckdb.Error as error:
         raise SelectionRefused(
             f"{selection.name} cannot be used: {error}\nIt may read questions, turns, votes, "
-            f"verdicts, {' and '.join(goldless.VIEWS)}; none of them has gold or correct, and "
+            f"verdicts, {' and '.join(gold_free.VIEWS)}; none of them has gold or correct, and "
             "no file can be read"
         ) from error
     wanted = _columns(connection, _VIEWS[role])

@@ -19,9 +19,9 @@ import duckdb
 from finetune.custom import Chosen, Selection, select
 from finetune.errors import DatasetChanged
 from finetune.mixture import Mixture, mix
+from store.bulk_insert import insert_rows
 from store.ledger import Store
 from store.records import AgentRole, Dataset, LossOn
-from store.writer import insert
 
 SHARED_AGENT = 0
 _CHOSEN_BY = "rows chosen by"
@@ -213,7 +213,7 @@ def build_all(
                 _compare(stored, complete)
             built[dataset.agent, dataset.role] = stored or complete
         connection.execute(_KEEP_ROWS)
-        insert(connection, fresh)
+        insert_rows(connection, fresh)
         for table in ("selected", "learnable", "quotas", "chosen"):
             connection.execute(f"DROP TABLE {table}")
 

@@ -2,13 +2,86 @@
 
 from __future__ import annotations
 
+import os
 import re
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import duckdb
 
 from store.errors import StoreBroken, StoreError, StoreLocked, WriteFailed
+
+PATIENCE_S = 3.0
+# A writer waits so long for another one, and longer for readers, which let go after their queries.
+_WRITER_S = 1.0
+_READERS_S = 30.0
+_COUNTS_S = 2.0
+_EVERY_S = 0.05
+
+
+def connect_for_writing(file: Path, memory_limit: str | None) -> duckdb.DuckDBPyConnection:
+    """The database as its one writer has it; raises `StoreLocked` if others keep it."""
+    started = time.monotonic()
+    try:
+        while True:
+            try:
+                return connect(file, read_only=False, memory_limit=memory_limit)
+            except StoreLocked as error:
+                waited = time.monotonic() - started
+                if waited > _READERS_S or (waited > _WRITER_S and not _is_only_read(file, error)):
+                    raise
+            announce_writer(file)
+            time.sleep(_EVERY_S)
+    finally:
+        withdraw_writer(file)
+
+
+def announce_writer(database: Path) -> None:
+    """Leave the mark, or renew it; where nothing can be written, readers do not know."""
+    with suppress(OSError):
+        _mark(database).touch()
+        os.utime(_mark(database))
+
+
+def withdraw_writer(database: Path) -> None:
+    """Take the mark away: the run has its file, or has given up."""
+    with suppress(OSError):
+        _mark(database).unlink()
+
+
+def is_writer_waiting(database: Path) -> bool:
+    """Whether a run is waiting for the file."""
+    try:
+        age = time.time() - _mark(database).stat().st_mtime
+    except OSError:
+        return False
+    return abs(age) < _COUNTS_S
+
+
+def yield_to_writer(database: Path, patience_s: float = PATIENCE_S) -> None:
+    """Wait while a run is waiting for the file; raises `StoreLocked` after `patience_s` seconds."""
+    until = time.monotonic() + patience_s
+    while is_writer_waiting(database):
+        if time.monotonic() > until:
+            raise StoreLocked(f"{database} is waited for by a run that starts; ask again then")
+        time.sleep(_EVERY_S)
+
+
+def _is_only_read(file: Path, error: StoreLocked) -> bool:
+    """Whether those who have the file read it, and will let go of it."""
+    if "is in use by" not in str(error):
+        return False
+    try:
+        connect(file, read_only=True).close()
+    except StoreLocked:
+        return False
+    return True
+
+
+def _mark(database: Path) -> Path:
+    return database.with_name(f".{database.name}.starting")
 
 
 def connect(
@@ -39,7 +112,7 @@ def connect(
     try:
         return duckdb.connect(str(file), read_only=read_only, config=config)
     except duckdb.Error as error:
-        failure = translate(error, file)
+        failure = translate_error(error, file)
         if read_only and "is in use by" in str(failure):
             failure = StoreLocked(
                 f"{failure}; or ask a copy, which the run makes in a moment: "
@@ -67,7 +140,7 @@ def seal(
     connection.execute("SET lock_configuration = true")
 
 
-def translate(error: duckdb.Error, file: Path) -> StoreError:
+def translate_error(error: duckdb.Error, file: Path) -> StoreError:
     """The store's error for what DuckDB says about opening `file`."""
     text = str(error)
     if "Conflicting lock" in text or "lock on file" in text:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -11,13 +12,112 @@ from typing import Literal
 
 import duckdb
 
-from store import debates, spreadsheet
+from store import output_files
 from store.errors import InvalidQuery, StoreBroken, WriteFailed
 from store.ledger import Store
+from store.output_files import prepare_partial
 from store.records import Dataset
-from store.replacing import part_of
 from store.selection import OF_MODELS, OF_TURNS, OF_VOTES, Selection
-from store.shapes import SHAPES, Shape
+from store.shapes import CHAT_FORMATS, ChatFormat
+
+_AT_ONCE = 50_000
+_KEY = "iteration, arm, split, decoding, question_id"
+_DEBATES = """
+CREATE TEMP TABLE debates_out AS
+SELECT row_number() OVER (ORDER BY min(rowid)) - 1 AS debate, {key}, max(round) AS rounds,
+    arg_max({{'answer': answer, 'votes': votes, 'voters': voters, 'tie': tie, 'correct': correct}},
+        round) AS vote
+FROM votes
+WHERE {where}
+GROUP BY {key}
+"""
+_LINES = f"""
+CREATE TEMP TABLE lines_out AS
+SELECT debate, t.rowid AS line
+FROM (SELECT rowid, {_KEY} FROM turns WHERE kind = 'answer') AS t
+JOIN debates_out USING ({_KEY})
+"""
+_STRETCH = "SELECT min(line), max(line) FROM lines_out WHERE debate BETWEEN $first AND $last"
+# The turns of a debate are stored near each other, so each stretch reads a small part of the table.
+_ROWS = """
+WITH spoken AS (
+    SELECT debate, list({
+        'agent': agent,
+        'round': round,
+        'model_id': model_id,
+        'response': response,
+        'answer': answer,
+        'finish_reason': finish_reason,
+        'agrees': agrees,
+        'correct': correct,
+        'turn_id': turn_id
+    } ORDER BY round, agent) AS turns
+    FROM (
+        SELECT rowid AS line, turn_id, agent, round, model_id, response, answer, finish_reason
+        FROM turns
+        WHERE rowid BETWEEN $first_line AND $last_line
+    )
+    JOIN (FROM lines_out WHERE debate BETWEEN $first AND $last) USING (line)
+    LEFT JOIN verdicts USING (turn_id)
+    GROUP BY debate
+)
+
+SELECT iteration, arm, split, task, decoding, question_id, question, gold, rounds, vote.answer,
+    vote.votes, vote.voters, vote.tie, vote.correct, turns
+FROM debates_out
+JOIN spoken USING (debate)
+LEFT JOIN (SELECT question_id, task, question, gold FROM questions) USING (question_id)
+ORDER BY debate
+"""
+
+
+def write_debates(
+    cursor: duckdb.DuckDBPyConnection,
+    where: str,
+    params: Mapping[str, object],
+    path: Path,
+    options: str,
+    *,
+    flat: bool,
+    at_once: int = _AT_ONCE,
+) -> int:
+    """Write the debates whose votes fulfil the condition `where`; returns their number.
+
+    One row per iteration, arm, split, task, decoding and question: the last round's vote and, in
+    `turns`, all answers by round and agent. `options` are those of COPY; `flat` makes JSON text of
+    the list. `cursor` is given temporary tables and should be closed afterwards; `at_once` debates
+    are held in memory.
+    """
+    cursor.execute(_DEBATES.format(key=_KEY, where=where), params)
+    cursor.execute(_LINES)
+    [(total,)] = cursor.execute("SELECT count(*) FROM debates_out").fetchall()
+    parts = path.with_name(f"{path.name}.d")
+    parts.mkdir()
+    try:
+        for first in range(0, max(total, 1), at_once):
+            last = first + at_once - 1
+            _write_stretch(cursor, first, last, parts / f"{first:012d}.parquet")
+        given = {"parts": [str(part) for part in sorted(parts.iterdir())]}
+        rows = "SELECT * FROM read_parquet($parts)"
+        if flat:
+            rows = rows.replace("*", "* REPLACE (to_json(turns) AS turns)", 1)
+            rows = output_files.escape_formulas(cursor, rows, given)
+        counted = cursor.execute(
+            f"COPY ({rows}) TO $path ({options})", {**given, "path": str(path)}
+        ).fetchall()
+    finally:
+        shutil.rmtree(parts)
+    return int(counted[0][0])
+
+
+def _write_stretch(cursor: duckdb.DuckDBPyConnection, first: int, last: int, path: Path) -> None:
+    stretch = {"first": first, "last": last}
+    [(first_line, last_line)] = cursor.execute(_STRETCH, stretch).fetchall()
+    lines = {"first_line": first_line, "last_line": last_line}
+    cursor.execute(
+        f"COPY ({_ROWS}) TO $path (FORMAT parquet)", {**stretch, **lines, "path": str(path)}
+    )
+
 
 Format = Literal["parquet", "jsonl", "csv"]
 Part = Literal["questions", "turns", "verdicts", "votes", "debates", "models"]
@@ -107,7 +207,7 @@ def export_part(
         where, params = selection.where(OF_VOTES)
         options = _options(format)
         with _replacing(Path(path)) as target, closing(store.cursor()) as cursor:
-            count = debates.write(cursor, where, params, target, options, flat=format == "csv")
+            count = write_debates(cursor, where, params, target, options, flat=format == "csv")
             if format == "jsonl":
                 _standardize(target)
             return count
@@ -128,14 +228,16 @@ def export_examples(store: Store, dataset_id: str, path: str | Path, format: For
     return _copy(store, query, {"dataset_id": dataset_id}, Path(path), format)
 
 
-def export_dataset(store: Store, dataset_id: str, path: str | Path, shape: Shape = "chat") -> int:
+def export_dataset(
+    store: Store, dataset_id: str, path: str | Path, shape: ChatFormat = "chat"
+) -> int:
     """Write a dataset as JSONL in a shape that trainers read, replacing the file; returns the rows.
 
     The shapes are in `store.shapes`. Raises `InvalidQuery` for an unknown dataset, `StoreBroken`
     where turns of it are missing.
     """
     loss_on_all = _whole(store, dataset_id).learn == "all"
-    line, count = SHAPES[shape], 0
+    line, count = CHAT_FORMATS[shape], 0
     with _replacing(Path(path)) as part, part.open("w", encoding="utf-8", newline="\n") as file:
         for messages, response in store.stream(_CONVERSATIONS, [dataset_id]):
             file.write(line(str(messages), str(response), loss_on_all=loss_on_all) + "\n")
@@ -168,7 +270,7 @@ def _copy(
     options = _options(format)
     with _replacing(path) as part, closing(store.cursor()) as cursor:
         if format == "csv":
-            query = spreadsheet.quoted(cursor, query, params)
+            query = output_files.escape_formulas(cursor, query, params)
         sql = f"COPY ({query}) TO $path ({options})"
         counted = cursor.execute(sql, {**params, "path": str(part)}).fetchall()
         if format == "jsonl":
@@ -194,7 +296,7 @@ def _standardize(lines: Path) -> None:
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
     """A file to write to, which takes the place of `path` once it is complete."""
-    part = part_of(path)
+    part = prepare_partial(path)
     try:
         yield part
         os.replace(part, path)

@@ -11,12 +11,12 @@ from typing import Any, ClassVar, Self, TypeVar
 
 import duckdb
 
-from store import schema, waiting
-from store.answers import Query
+from store import schema
 from store.binding import Params
-from store.connection import connect, translate
+from store.bulk_insert import TABLES, build_records
+from store.connection import connect, connect_for_writing, translate_error, yield_to_writer
 from store.errors import StoreClosed, StoreError, StoreLocked, StoreMissing
-from store.packing import TABLES, unpack
+from store.query import Query
 from store.reader import Reader, open_reader
 from store.records import (
     IN_STAGE,
@@ -38,7 +38,7 @@ from store.records import (
     Verdict,
     Vote,
 )
-from store.remote import address_file
+from store.sql_client import address_path
 from store.writer import Work, Writer
 
 R = TypeVar("R")
@@ -56,7 +56,7 @@ _OF_THEIR_DEBATES = """
     WHERE turn_id IN (SELECT unnest($turns::BIGINT[])) AND failure IS NOT NULL
 )
 """
-_WITHDRAWALS = (
+_REMOVALS = (
     f"DELETE FROM votes WHERE {_OF_THEIR_DEBATES}",
     f"DELETE FROM verdicts WHERE turn_id IN (SELECT turn_id FROM turns WHERE {_OF_THEIR_DEBATES})",
     "DELETE FROM turns WHERE turn_id IN (SELECT unnest($turns::BIGINT[])) AND failure IS NOT NULL",
@@ -101,7 +101,7 @@ class Store:
         """Open the database at `path`; a writer brings the schema and the views up to date.
 
         Read-only, a database that a run is writing to is asked through that run, where it lets
-        itself be read (`store.serving`). A writer waits a moment for readers to let go.
+        itself be read (`store.sql_server`). A writer waits a moment for readers to let go.
         `memory_limit` ("4GB") bounds what DuckDB keeps in memory. Raises `StoreMissing`,
         `StoreBroken`, `StoreNewer`, `StoreOutdated`, `StoreLocked` or `WriteFailed`.
         """
@@ -113,22 +113,22 @@ class Store:
         had_log = file.with_name(f"{file.name}.wal").exists()
         try:
             if read_only:
-                waiting.give_way(file)
+                yield_to_writer(file)
                 connection = connect(file, read_only=True, memory_limit=memory_limit)
             else:
-                connection = waiting.connect_for_writing(file, memory_limit)
+                connection = connect_for_writing(file, memory_limit)
         except StoreLocked:
-            if not read_only or not address_file(file).exists():
+            if not read_only or not address_path(file).exists():
                 raise
             return cls(file, None, read_only=True, reader=open_reader(file))
         try:
             if read_only:
-                schema.check(connection, str(file), read_only=True)
+                schema.check_version(connection, str(file), read_only=True)
             else:
-                schema.prepare(connection, str(file))
+                schema.migrate(connection, str(file))
         except duckdb.Error as error:
             connection.close()
-            raise translate(error, file) from error
+            raise translate_error(error, file) from error
         except BaseException:
             connection.close()
             raise
@@ -166,32 +166,32 @@ class Store:
         """
         self._writing_thread().submit_work(work).result()
 
-    def withdraw(self, turn_ids: Sequence[int]) -> None:
+    def remove_failed_turns(self, turn_ids: Sequence[int]) -> None:
         """Remove turns whose request failed, and what their debates came to; blocks.
 
         They can be asked again then. Nothing else is removed: a turn that holds an answer stays.
         """
 
         def work(connection: duckdb.DuckDBPyConnection) -> None:
-            for sql in _WITHDRAWALS:
+            for sql in _REMOVALS:
                 connection.execute(sql, {"turns": list(turn_ids)})
 
         self._writing_thread().submit_work(work, removes=True).result()
 
-    def forget_charges(self) -> None:
+    def drop_answered_charges(self) -> None:
         """Drop the record of attempts whose answers are stored turns by now; waits for nothing."""
-        self._writing_thread().submit_work(_forget_charges)
+        self._writing_thread().submit_work(_drop_answered_charges)
 
-    def lose_charges(self) -> None:
+    def mark_charges_lost(self) -> None:
         """Take attempts that an earlier process has left under way as lost; blocks."""
-        self.transact(_lose_charges)
+        self.transact(_mark_charges_lost)
 
     @property
-    def files(self) -> bool:
+    def may_read_files(self) -> bool:
         """Queries that somebody has typed read no files."""
         return False
 
-    def begin(self, start: RunStart) -> None:
+    def record_start(self, start: RunStart) -> None:
         """Record a start of the run, in the file itself and not in its log alone; blocks.
 
         A copy of the file without the log tells by it that something is missing (`log_is_missing`).
@@ -205,7 +205,7 @@ class Store:
 
     def last_start(self) -> RunStart | None:
         """The latest start of the run, None before there was one."""
-        return _one(self._find(RunStart, "ORDER BY started_at DESC LIMIT 1"))
+        return _first(self._find(RunStart, "ORDER BY started_at DESC LIMIT 1"))
 
     def query(self, sql: str, params: Params | None = None) -> Query:
         """One reading query whose answer comes as `.rows`, `.arrow()`, `.pandas()`, `.polars()`.
@@ -242,11 +242,11 @@ class Store:
 
     def run(self) -> Run | None:
         """The run this file belongs to, None before it was written."""
-        return _one(self._find(Run, ""))
+        return _first(self._find(Run, ""))
 
     def question(self, question_id: str) -> Question | None:
         """One question."""
-        return _one(self._find(Question, "WHERE question_id = ?", [question_id]))
+        return _first(self._find(Question, "WHERE question_id = ?", [question_id]))
 
     def questions(self, split: Split, iteration: int | None = None) -> list[Question]:
         """The questions of a split in order; `iteration` picks those made for that pass."""
@@ -264,7 +264,7 @@ class Store:
             stage.params,
         )
         for row in found:
-            yield from unpack(Turn, [row])
+            yield from build_records(Turn, [row])
 
     def turns_of_others(self, stage: StageKey, models: Sequence[str]) -> Iterator[Turn]:
         """What the other arms have asked these models in the same stage, without what was shared;
@@ -277,7 +277,7 @@ class Store:
             {**stage.params, "models": list(models)},
         )
         for row in found:
-            yield from unpack(Turn, [row])
+            yield from build_records(Turn, [row])
 
     def votes(self, stage: StageKey) -> list[Vote]:
         """The stored votes of a stage, by question and round."""
@@ -294,27 +294,27 @@ class Store:
 
     def dataset(self, dataset_id: str) -> Dataset | None:
         """One dataset."""
-        return _one(self._find(Dataset, "WHERE dataset_id = ?", [dataset_id]))
+        return _first(self._find(Dataset, "WHERE dataset_id = ?", [dataset_id]))
 
     def datasets(self, iteration: int | None = None, arm: str | None = None) -> list[Dataset]:
         """Datasets by iteration, arm, agent and role; generators first."""
-        return self._find(Dataset, *_picked(iteration, arm))
+        return self._find(Dataset, *_select_by(iteration, arm))
 
     def job(self, job_id: str) -> Job | None:
         """One fine-tuning job by our own name for it."""
-        return _one(self._find(Job, "WHERE job_id = ?", [job_id]))
+        return _first(self._find(Job, "WHERE job_id = ?", [job_id]))
 
     def jobs(self, iteration: int | None = None, arm: str | None = None) -> list[Job]:
         """Jobs by iteration, arm, agent and role; generators first."""
-        return self._find(Job, *_picked(iteration, arm))
+        return self._find(Job, *_select_by(iteration, arm))
 
     def model(self, model_id: str) -> Model | None:
         """One model."""
-        return _one(self._find(Model, "WHERE model_id = ?", [model_id]))
+        return _first(self._find(Model, "WHERE model_id = ?", [model_id]))
 
     def models(self, iteration: int | None = None, arm: str | None = None) -> list[Model]:
         """Models by iteration, arm, agent and role; generators first."""
-        return self._find(Model, *_picked(iteration, arm))
+        return self._find(Model, *_select_by(iteration, arm))
 
     def checkpoints(self, job_id: str) -> list[Checkpoint]:
         """What a job has left on its way, in order."""
@@ -339,7 +339,7 @@ class Store:
     def _find(self, record: type[R], rest: str, params: Params = ()) -> list[R]:
         table = TABLES[record]
         found = self.rows(f"SELECT {', '.join(table.given)} FROM {table.name} {rest}", params)
-        return unpack(record, found)
+        return build_records(record, found)
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """A connection of its own for one reader; the caller closes it and writes nothing.
@@ -349,9 +349,9 @@ class Store:
         return self._cursor()
 
     @property
-    def live(self) -> bool:
+    def running(self) -> bool:
         """Whether a run that is going on answers, and not the file itself."""
-        return self._reader is not None and self._reader.live
+        return self._reader is not None and self._reader.running
 
     def close(self) -> None:
         """Commit what waits, fold the log into the file, let go of it. Closing twice is fine."""
@@ -399,18 +399,18 @@ class Store:
         return self._writer
 
 
-def _forget_charges(connection: duckdb.DuckDBPyConnection) -> None:
+def _drop_answered_charges(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(
         "DELETE FROM charges WHERE state = 'sent' AND turn_id IN (SELECT turn_id FROM turns)"
     )
 
 
-def _lose_charges(connection: duckdb.DuckDBPyConnection) -> None:
-    _forget_charges(connection)
+def _mark_charges_lost(connection: duckdb.DuckDBPyConnection) -> None:
+    _drop_answered_charges(connection)
     connection.execute("UPDATE charges SET state = 'lost' WHERE state = 'sent'")
 
 
-def _picked(iteration: int | None, arm: str | None) -> tuple[str, list[object]]:
+def _select_by(iteration: int | None, arm: str | None) -> tuple[str, list[object]]:
     rest = (
         "WHERE ($1 IS NULL OR iteration = $1) AND ($2 IS NULL OR arm = $2) "
         "ORDER BY iteration, arm, agent, role DESC, created_at"
@@ -418,5 +418,5 @@ def _picked(iteration: int | None, arm: str | None) -> tuple[str, list[object]]:
     return rest, [iteration, arm]
 
 
-def _one(found: Sequence[R]) -> R | None:
+def _first(found: Sequence[R]) -> R | None:
     return found[0] if found else None

@@ -1,27 +1,142 @@
-"""One read-only question to a run's database, from a user who may type anything."""
+"""One query that reads, and its answer as rows, Arrow, pandas or polars."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from store.answers import QueryResult
+import duckdb
+
 from store.binding import Params
-from store.reader import open_reader
+from store.errors import InvalidQuery, PackageMissing
+from store.statements import RELATIONS, ParsedQuery, find_unknown_relations, parse_reading
 
-__all__ = ["QueryResult", "query"]
+if TYPE_CHECKING:
+    import pandas
+    import polars
+    import pyarrow
+
+T = TypeVar("T")
 
 
-def query(
-    path: str | Path,
-    sql: str,
-    params: Params | None = None,
-    *,
-    limit: int | None = None,
-) -> QueryResult:
-    """Answer one SELECT (also FROM, WITH, VALUES, DESCRIBE, EXPLAIN) over the database at `path`.
+@dataclass(frozen=True, slots=True)
+class QueryResult:
+    """Column names, their DuckDB types, and the rows."""
 
-    At most `limit` rows are fetched. Raises `InvalidQuery` for anything else and for errors in the
-    query, and what `open_reader` raises for an unusable file.
+    columns: tuple[str, ...]
+    types: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+
+
+class QueryExecutor(Protocol):
+    """Something that executes a query and hands the cursor on."""
+
+    @property
+    def may_read_files(self) -> bool:
+        """Whether queries may read the files that they name."""
+        ...
+
+    def fetch(
+        self,
+        take: Callable[[duckdb.DuckDBPyConnection], T],
+        sql: str,
+        params: Params | None = None,
+    ) -> T:
+        """What `take` makes of the cursor that has executed `sql`."""
+        ...
+
+
+class Query:
+    """One SELECT (also FROM, WITH, VALUES, DESCRIBE, EXPLAIN), asked when its answer is taken.
+
+    Every form asks anew; each raises `InvalidQuery` for an error in the query, and `PackageMissing`
+    where its package is not installed.
     """
-    with open_reader(path, sealed=True) as reader:
-        return reader.query(sql, params).result(limit)
+
+    def __init__(self, database: QueryExecutor, sql: str, params: Params | None = None) -> None:
+        """Raises `InvalidQuery` for anything but a single statement that reads."""
+        self._database = database
+        self._reading = parse_reading(sql, files=database.may_read_files)
+        self._params = params
+
+    @property
+    def rows(self) -> list[tuple[Any, ...]]:
+        """Plain rows."""
+        return self._take(lambda cursor: cursor.fetchall())
+
+    def result(self, limit: int | None = None) -> QueryResult:
+        """Columns, types and at most `limit` rows."""
+        return self._take(lambda cursor: _result(cursor, limit))
+
+    def arrow(self) -> pyarrow.Table:
+        """An Arrow table."""
+        _require("pyarrow")
+        return self._take(lambda cursor: cursor.to_arrow_table())
+
+    def pandas(self) -> pandas.DataFrame:
+        """A pandas data frame."""
+        _require("pandas", "numpy")
+        return self._take(lambda cursor: cursor.df())
+
+    def polars(self) -> polars.DataFrame:
+        """A polars data frame."""
+        _require("polars", "pyarrow")
+        return self._take(lambda cursor: cursor.pl())
+
+    def _take(self, take: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
+        with translate_query_errors():
+            if not self._database.may_read_files:
+                require_relations(self._database, self._reading)
+            return self._database.fetch(take, self._reading.sql, self._params)
+
+
+def require_relations(database: QueryExecutor, reading: ParsedQuery) -> None:
+    """Raise `InvalidQuery` where a name in FROM is no relation: DuckDB would look for a file."""
+    if not find_unknown_relations(reading.tables, ()):
+        return
+    relations = database.fetch(lambda cursor: cursor.fetchall(), RELATIONS)
+    if beyond := find_unknown_relations(reading.tables, relations):
+        raise InvalidQuery(
+            f"no table or view {', '.join(sorted(beyond))} here, and a query may not read files; "
+            "allow it with --allow-files"
+        )
+
+
+@contextmanager
+def translate_query_errors() -> Iterator[None]:
+    """DuckDB's errors about a query become `InvalidQuery`."""
+    try:
+        yield
+    except duckdb.Error as error:
+        raise InvalidQuery(_explained(error)) from error
+
+
+def _result(cursor: duckdb.DuckDBPyConnection, limit: int | None) -> QueryResult:
+    if cursor.description is None:
+        return QueryResult((), (), [])
+    columns = tuple(str(column[0]) for column in cursor.description)
+    types = tuple(str(column[1]) for column in cursor.description)
+    rows = cursor.fetchall() if limit is None else cursor.fetchmany(limit)
+    return QueryResult(columns, types, rows)
+
+
+def _require(*packages: str) -> None:
+    for package in packages:
+        if find_spec(package) is None:
+            raise PackageMissing(
+                f"this form of an answer needs the package {package}; install it with: "
+                "pip install 'multiagent-finetuning[frames]', or take .rows"
+            )
+
+
+def _explained(error: duckdb.Error) -> str:
+    text = str(error)
+    if "pytz" in text:
+        return (
+            "the result has a column with a time zone, which needs the package pytz; "
+            "cast it with ::TIMESTAMP or ::VARCHAR"
+        )
+    return text

@@ -2,7 +2,7 @@
 
 A file that nobody writes to is opened read-only, and let go of as soon as no query came for half a
 second, so that a run can start meanwhile. DuckDB lets nobody else into a file that is being
-written; the process that writes answers then (see `store.serving`).
+written; the process that writes answers then (see `store.sql_server`).
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from weakref import WeakSet
 
 import duckdb
 
-from store import remote, schema, waiting
-from store.answers import Query, explained
+from store import connection, schema, sql_client
 from store.binding import Params
-from store.connection import connect, seal, translate
+from store.connection import connect, seal, translate_error
 from store.errors import StoreClosed, StoreLocked, StoreMissing
-from store.remote import ServerGone
-from store.statements import into_parquet
+from store.query import Query, translate_query_errors
+from store.sql_client import ServerGone
+from store.statements import build_parquet_copy
 
 T = TypeVar("T")
 _FETCH = 2048
@@ -33,7 +33,7 @@ _PATIENCE_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class QueryAccess:
     """What queries may reach beyond the database; all of it by default, for queries of ours.
 
     Sealed, they reach no other file, no network and no extension, but `files` if that is set, and
@@ -45,7 +45,7 @@ class Access:
     may_write: Path | None = None
 
 
-class Source(Protocol):
+class QuerySource(Protocol):
     """Something that answers queries: the file, or the process that writes to it."""
 
     def execute(self, sql: str, params: Params | None = None) -> duckdb.DuckDBPyConnection:
@@ -65,7 +65,7 @@ class Source(Protocol):
         ...
 
 
-_Ask = Callable[[Source], duckdb.DuckDBPyConnection]
+_Ask = Callable[[QuerySource], duckdb.DuckDBPyConnection]
 
 
 class Reader:
@@ -75,25 +75,25 @@ class Reader:
     between two queries, the next one is answered by whoever has the file then.
     """
 
-    def __init__(self, database: Path, access: Access) -> None:
+    def __init__(self, database: Path, access: QueryAccess) -> None:
         self.path = database
         self._access = access
         self._lock = threading.RLock()
-        self._source: Source | None = None
+        self._source: QuerySource | None = None
         self._uses = 0
         self._rest: threading.Timer | None = None
         self._closed = False
 
     @property
-    def files(self) -> bool:
+    def may_read_files(self) -> bool:
         """Whether queries that somebody has typed may read the files that they name."""
         return self._access.files
 
     @property
-    def live(self) -> bool:
+    def running(self) -> bool:
         """Whether the latest query was answered by a process that writes to the database."""
         with self._lock:
-            return isinstance(self._source, remote.Client)
+            return isinstance(self._source, sql_client.SqlClient)
 
     def rows(self, sql: str, params: Params | None = None) -> list[tuple[Any, ...]]:
         """All rows of a query. Values belong into `params`."""
@@ -128,7 +128,7 @@ class Reader:
             [(written,)] = cursor.fetchall()
             return int(written)
 
-        with explained():
+        with translate_query_errors():
             return self._fetch(count, lambda source: source.write_parquet(sql, path))
 
     def interrupt(self) -> None:
@@ -182,7 +182,7 @@ class Reader:
                 self._used()
                 raise
 
-    def _use(self) -> Source:
+    def _use(self) -> QuerySource:
         self._give_way()
         with self._lock:
             if self._closed:
@@ -197,19 +197,19 @@ class Reader:
 
     def _give_way(self) -> None:
         """Let a run that starts have the file, unless a query of ours takes too long for that."""
-        until = time.monotonic() + waiting.PATIENCE_S
-        while waiting.is_announced(self.path) and time.monotonic() < until:
+        until = time.monotonic() + connection.PATIENCE_S
+        while connection.is_writer_waiting(self.path) and time.monotonic() < until:
             self._close_if_idle()
             time.sleep(0.05)
 
-    def _used(self, gone: Source | None = None) -> None:
+    def _used(self, gone: QuerySource | None = None) -> None:
         with self._lock:
             self._uses -= 1
             if gone is not None and gone is self._source:
                 self._source = None
             if self._uses > 0 or not isinstance(self._source, _File) or self._closed:
                 return
-            if waiting.is_announced(self.path):
+            if connection.is_writer_waiting(self.path):
                 self._let_go()
             else:
                 self._rest = threading.Timer(_KEEP_OPEN_S, self._close_if_idle)
@@ -242,7 +242,7 @@ def open_reader(
     Raises `StoreMissing`, `StoreBroken`, `StoreNewer`, `StoreOutdated`, or, where a process writes
     to the file and cannot be asked, `StoreLocked`.
     """
-    reader = Reader(Path(database).resolve(), Access(sealed, files, may_write))
+    reader = Reader(Path(database).resolve(), QueryAccess(sealed, files, may_write))
     try:
         reader.rows("SELECT 1")
     except BaseException:
@@ -254,17 +254,17 @@ def open_reader(
 class _File:
     """A database file that nobody writes to while this is open."""
 
-    def __init__(self, path: Path, access: Access) -> None:
+    def __init__(self, path: Path, access: QueryAccess) -> None:
         self._connection = connect(path, read_only=True)
         self._files = access.files
         self._cursors: WeakSet[duckdb.DuckDBPyConnection] = WeakSet()
         try:
             if access.sealed:
                 seal(self._connection, files=access.files, may_write=access.may_write)
-            schema.check(self._connection, str(path), read_only=True)
+            schema.check_version(self._connection, str(path), read_only=True)
         except duckdb.Error as error:
             self._connection.close()
-            raise translate(error, path) from error
+            raise translate_error(error, path) from error
         except BaseException:
             self._connection.close()
             raise
@@ -279,39 +279,39 @@ class _File:
             raise
 
     def write_parquet(self, sql: str, path: Path) -> duckdb.DuckDBPyConnection:
-        return self.execute(into_parquet(sql, files=self._files), {"path": str(path)})
+        return self.execute(build_parquet_copy(sql, files=self._files), {"path": str(path)})
 
     def interrupt(self) -> None:
-        remote.interrupt(self._cursors)
+        sql_client.interrupt_cursors(self._cursors)
 
     def close(self) -> None:
         self._connection.close()
 
 
-def _open(path: Path, access: Access) -> Source:
+def _open(path: Path, access: QueryAccess) -> QuerySource:
     """The file, or the process that has it; a process that is just starting is waited for."""
     until = time.monotonic() + _PATIENCE_S
     while True:
         if not path.exists():
             raise StoreMissing(f"no database at {path}")
-        waiting.give_way(path)
+        connection.yield_to_writer(path)
         try:
             return _File(path, access)
         except StoreLocked:
             client = _client(path)
             if client is not None:
                 return client
-            if not remote.address_file(path).exists() or time.monotonic() > until:
+            if not sql_client.address_path(path).exists() or time.monotonic() > until:
                 raise
         time.sleep(0.05)
 
 
-def _client(path: Path) -> remote.Client | None:
+def _client(path: Path) -> sql_client.SqlClient | None:
     """A client of the process that has the file, None if that does not answer."""
-    address = remote.read_address(path)
+    address = sql_client.read_address(path)
     if address is None:
         return None
-    client = remote.Client(address)
+    client = sql_client.SqlClient(address)
     try:
         client.execute("SELECT 1").close()
     except ServerGone:

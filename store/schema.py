@@ -4,11 +4,76 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib.resources import files
+from pathlib import Path
 
 import duckdb
 
-from store.definitions import require_harmless
 from store.errors import StoreBroken, StoreNewer, StoreOutdated
+from store.statements import (
+    RELATIONS,
+    find_acting_functions,
+    find_unknown_relations,
+    parse_statement,
+)
+
+_VIEWS = "SELECT view_name, sql FROM duckdb_views() WHERE NOT internal"
+_MACROS = """
+SELECT function_name, macro_definition, function_type = 'table_macro'
+FROM duckdb_functions() WHERE NOT internal AND function_type IN ('macro', 'table_macro')
+"""
+# Generated columns and defaults, and what is checked when a row is written.
+_COMPUTED = """
+SELECT format('column {}.{}', table_name, column_name), column_default
+FROM duckdb_columns() WHERE NOT internal AND column_default IS NOT NULL
+UNION ALL
+SELECT format('check of {}', table_name), expression
+FROM duckdb_constraints() WHERE expression IS NOT NULL
+"""
+
+# The states of files that were found harmless: listing all of DuckDB's functions is slow.
+_harmless: set[tuple[str, int, int]] = set()
+
+
+def require_harmless(connection: duckdb.DuckDBPyConnection, path: str) -> None:
+    """Raise `StoreBroken` for what reaches beyond the database, or changes it."""
+    state = Path(path).stat()
+    key = (path, state.st_mtime_ns, state.st_size)
+    if key not in _harmless:
+        _examine(connection, path)
+        _harmless.add(key)
+
+
+def _examine(connection: duckdb.DuckDBPyConnection, path: str) -> None:
+    defined = [
+        (f"view {name}", _view_body(sql)) for name, sql in connection.execute(_VIEWS).fetchall()
+    ]
+    for name, body, of_table in connection.execute(_MACROS).fetchall():
+        defined.append((f"macro {name}", body if of_table else f"SELECT {body}"))
+    for what, body in connection.execute(_COMPUTED).fetchall():
+        defined.append((what, f"SELECT {body}"))
+    relations = connection.execute(RELATIONS).fetchall()
+    for what, body in defined:
+        reading = parse_statement(body)
+        beyond = find_acting_functions(reading.functions) | find_unknown_relations(
+            reading.tables, relations
+        )
+        if beyond:
+            raise StoreBroken(
+                f"the {what} in {path} reaches beyond the run ({', '.join(sorted(beyond))}); "
+                "nothing of this software does that. If the file is yours, drop it with DuckDB's "
+                "shell"
+            )
+
+
+def _view_body(sql: str) -> str:
+    """The SELECT of a CREATE VIEW as DuckDB keeps it."""
+    text = sql.encode()
+    return next(
+        text[at + 2 :].decode()
+        for at, kind in duckdb.tokenize(sql)
+        if kind == duckdb.token_type.keyword and text[at : at + 3].lower() == b"as "
+    )
+
 
 VIEWS = (
     "generation_examples",
@@ -37,7 +102,7 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
 """
 
 
-def migrations() -> list[tuple[int, str, str]]:
+def read_migrations() -> list[tuple[int, str, str]]:
     """Every migration as (version, name, SQL), oldest first."""
     return sorted(_migrations())
 
@@ -49,18 +114,18 @@ def _migrations() -> Iterator[tuple[int, str, str]]:
             yield int(number), rest, entry.read_text(encoding="utf-8")
 
 
-def view_sql(name: str) -> str:
+def read_view_sql(name: str) -> str:
     """The SELECT behind a view, with its header comment."""
     return files("store").joinpath("views", f"{name}.sql").read_text(encoding="utf-8")
 
 
-def prepare(connection: duckdb.DuckDBPyConnection, path: str) -> None:
+def migrate(connection: duckdb.DuckDBPyConnection, path: str) -> None:
     """Bring a writable database to this version; a new file gets everything.
 
     Raises `StoreNewer` and `StoreBroken`, and then leaves the file as it was.
     """
-    known = migrations()
-    found = check(connection, path)
+    known = read_migrations()
+    found = check_version(connection, path)
     with _transaction(connection):
         connection.execute(_RECORD_TABLE)
     for version, name, sql in known:
@@ -74,12 +139,14 @@ def prepare(connection: duckdb.DuckDBPyConnection, path: str) -> None:
                 )
     with _transaction(connection):
         for view in VIEWS:
-            connection.execute(f"CREATE OR REPLACE VIEW {view} AS {view_sql(view)}")
+            connection.execute(f"CREATE OR REPLACE VIEW {view} AS {read_view_sql(view)}")
 
 
-def check(connection: duckdb.DuckDBPyConnection, path: str, *, read_only: bool = False) -> set[int]:
+def check_version(
+    connection: duckdb.DuckDBPyConnection, path: str, *, read_only: bool = False
+) -> set[int]:
     """The migrations the file has had; raises if this software cannot use it."""
-    known = {version for version, *_ in migrations()}
+    known = {version for version, *_ in read_migrations()}
     newest = max(known)
     tables = {
         name

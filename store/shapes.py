@@ -6,17 +6,17 @@ import json
 from collections.abc import Mapping
 from typing import Literal, Protocol
 
-Shape = Literal["chat", "sharegpt"]
+ChatFormat = Literal["chat", "sharegpt"]
 _SPEAKERS = {"system": "system", "user": "human", "assistant": "gpt"}
 
 
-class Line(Protocol):
+class LineFormatter(Protocol):
     """Makes a line (without its end) of a prompt as stored (JSON) and the response to it."""
 
     def __call__(self, messages: str, response: str, *, loss_on_all: bool) -> str: ...
 
 
-def chat(messages: str, response: str, *, loss_on_all: bool) -> str:
+def format_chat(messages: str, response: str, *, loss_on_all: bool) -> str:
     """{"messages": [{"role", "content"}, ...]}: the shape of chat fine-tuning APIs.
 
     Assistant messages carry "weight" 1 where the loss falls on them, otherwise 0.
@@ -31,7 +31,7 @@ def chat(messages: str, response: str, *, loss_on_all: bool) -> str:
     return json.dumps({"messages": turns}, ensure_ascii=False)
 
 
-def sharegpt(messages: str, response: str, *, loss_on_all: bool) -> str:
+def format_sharegpt(messages: str, response: str, *, loss_on_all: bool) -> str:
     """{"conversations": [{"from", "value"}, ...]} with "system", "human" and "gpt".
 
     The shape has no place for weights: where not all of an agent's turns are learnt, the reader has
@@ -45,4 +45,7 @@ def sharegpt(messages: str, response: str, *, loss_on_all: bool) -> str:
     return json.dumps({"conversations": turns}, ensure_ascii=False)
 
 
-SHAPES: Mapping[Shape, Line] = {"chat": chat, "sharegpt": sharegpt}
+CHAT_FORMATS: Mapping[ChatFormat, LineFormatter] = {
+    "chat": format_chat,
+    "sharegpt": format_sharegpt,
+}

@@ -36,7 +36,7 @@ if os.path.exists(source + ".wal"):
 
 
 @contextmanager
-def snapshot(database: Path, patience_s: float = _PATIENCE_S) -> Iterator[Path]:
+def request_snapshot(database: Path, patience_s: float = _PATIENCE_S) -> Iterator[Path]:
     """The path of a copy of `database`, made now by the process that writes to it.
 
     Raises `StoreLocked` if that process does not answer within `patience_s` seconds, `WriteFailed`
@@ -68,7 +68,7 @@ def snapshot(database: Path, patience_s: float = _PATIENCE_S) -> Iterator[Path]:
 
 
 @contextmanager
-def granted(store: Store) -> Iterator[None]:
+def answer_snapshot_requests(store: Store) -> Iterator[None]:
     """Answer requests for snapshots of `store` while the block runs."""
     for left in store.path.parent.glob(".snapshot-*"):
         with suppress(OSError):

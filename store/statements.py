@@ -147,7 +147,7 @@ FROM duckdb_functions() GROUP BY ALL
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ParsedQuery:
     """One statement that only reads, without what follows it.
 
     `tables` are the names in it as (catalog, schema, table), "" where it gives none; `recursive`
@@ -160,22 +160,22 @@ class Reading:
     recursive: frozenset[str]
 
 
-def single(sql: str, *, files: bool = False) -> str:
+def extract_query(sql: str, *, files: bool = False) -> str:
     """`sql` without what follows its first statement; raises `InvalidQuery` unless that reads."""
-    return read_only(sql, files=files).sql
+    return parse_reading(sql, files=files).sql
 
 
-def read_only(sql: str, *, files: bool = False) -> Reading:
+def parse_reading(sql: str, *, files: bool = False) -> ParsedQuery:
     """Parse `sql` and require that it only reads; `files` lets it call functions that read files.
 
     Raises `InvalidQuery` for anything but one statement that reads.
     """
-    reading = parse(sql)
+    reading = parse_statement(sql)
     _require_reading(reading.functions, files)
     return reading
 
 
-def parse(sql: str) -> Reading:
+def parse_statement(sql: str) -> ParsedQuery:
     """Parse a SELECT or EXPLAIN of one, whatever it calls; raises `InvalidQuery`.
 
     What was parsed is what the reading executes: an EXPLAIN is put together anew of its options and
@@ -183,7 +183,7 @@ def parse(sql: str) -> Reading:
     """
     _require_size(sql)
     kind = _kind(sql)
-    statement = next(iter(queries(sql)), "")
+    statement = next(iter(split_queries(sql)), "")
     options = ""
     if kind == duckdb.StatementType.EXPLAIN:
         options, statement = _explained(statement)
@@ -194,15 +194,15 @@ def parse(sql: str) -> Reading:
     recursive = functions & RECURSIVE_FUNCTIONS
     if _VARIANT.search(tree):
         recursive |= {"VARIANT"}
-    return Reading(options + statement, functions, _tables(tree), recursive)
+    return ParsedQuery(options + statement, functions, _tables(tree), recursive)
 
 
-def acting(functions: Set[str]) -> Set[str]:
+def find_acting_functions(functions: Set[str]) -> Set[str]:
     """Those of DuckDB's functions that do more than compute, or look outside the database."""
     return {name for name in functions if name in _known_functions()} - _reading_functions()
 
 
-def unknown(
+def find_unknown_relations(
     tables: Set[tuple[str, str, str]], relations: Iterable[tuple[str, str, str]]
 ) -> Set[str]:
     """The names that are none of `relations` (from `RELATIONS`), and may be files therefore."""
@@ -219,18 +219,19 @@ def unknown(
     return found
 
 
-def into_parquet(sql: str, *, files: bool = False) -> str:
-    """The statement that writes the answer to a query to the file `$path`; raises like `single`."""
-    return f"COPY (\n{single(sql, files=files)}\n) TO $path (FORMAT parquet, USE_TMP_FILE false)"
+def build_parquet_copy(sql: str, *, files: bool = False) -> str:
+    """The statement that writes a query's answer to the file `$path`; raises `InvalidQuery`."""
+    query = extract_query(sql, files=files)
+    return f"COPY (\n{query}\n) TO $path (FORMAT parquet, USE_TMP_FILE false)"
 
 
-def queries(text: str) -> list[str]:
+def split_queries(text: str) -> list[str]:
     """The statements of `text` in which there is more than comments; raises `InvalidQuery`."""
     _require_text(text)
-    return [piece for piece in split(text) if _words(piece)]
+    return [piece for piece in split_statements(text) if _words(piece)]
 
 
-def split(text: str) -> list[str]:
+def split_statements(text: str) -> list[str]:
     """The statements of `text`, without their semicolons; what follows the last one comes last."""
     encoded = text.encode()
     ends = [at for at, _ in duckdb.tokenize(text) if encoded[at : at + 1] == b";"]

@@ -11,13 +11,82 @@ from dataclasses import dataclass, field
 
 import duckdb
 
-from store.errors import InvalidRecord, StoreClosed, StoreError, WriteFailed
-from store.guard import Guard, KeySet
-from store.packing import TABLES, Table, pack
-from store.records import Row
+from store.bulk_insert import insert_rows
+from store.errors import DuplicateRecord, InvalidRecord, StoreClosed, StoreError, WriteFailed
+from store.records import IN_STAGE, Row, StageKey, Turn, Verdict, Vote
+
+KeySet = tuple[str, StageKey | None]
+"""A table, and which stage of it; None: all of it."""
+
+_KEYS = {
+    "turns": f"SELECT turn_id FROM turns WHERE {IN_STAGE}",
+    "votes": f"SELECT question_id, round FROM votes WHERE {IN_STAGE}",
+    "verdicts": "SELECT turn_id FROM verdicts",
+}
+
+
+class Guard:
+    """The keys of stored turns, votes and verdicts. Used by the writing thread only."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self._connection = connection
+        self._known: dict[KeySet, set[Hashable]] = {}
+
+    def claim(self, rows: Iterable[Row]) -> list[tuple[KeySet, Hashable]]:
+        """Mark the keys of `rows` as stored; `release` undoes it.
+
+        Raises `DuplicateRecord` and then claims none.
+        """
+        claimed: list[tuple[KeySet, Hashable]] = []
+        for row in rows:
+            if isinstance(row, Turn | Vote | Verdict):
+                which, key = _key(row)
+                known = self._load(which)
+                if key in known:
+                    self.release(claimed)
+                    raise DuplicateRecord(f"already stored in {which[0]}: {_describe(row)}")
+                known.add(key)
+                claimed.append((which, key))
+        return claimed
+
+    def release(self, claimed: Sequence[tuple[KeySet, Hashable]]) -> None:
+        """Forget keys whose rows were not stored after all."""
+        for which, key in claimed:
+            self._known[which].discard(key)
+
+    def forget(self) -> None:
+        """Rows were removed: read again what there is, when it is needed."""
+        self._known.clear()
+
+    def _load(self, which: KeySet) -> set[Hashable]:
+        known = self._known.get(which)
+        if known is None:
+            table, stage = which
+            params = None if stage is None else stage.params
+            found = self._connection.execute(_KEYS[table], params).fetchall()
+            known = {key[0] if len(key) == 1 else key for key in found}
+            self._known[which] = known
+        return known
+
+
+def _key(row: Turn | Vote | Verdict) -> tuple[KeySet, Hashable]:
+    if isinstance(row, Verdict):
+        return ("verdicts", None), row.turn_id
+    if isinstance(row, Turn):
+        return ("turns", row.stage), row.turn_id
+    return ("votes", row.stage), (row.question_id, row.round)
+
+
+def _describe(row: Turn | Vote | Verdict) -> str:
+    if isinstance(row, Turn):
+        return row.key
+    if isinstance(row, Vote):
+        where = f"iteration {row.iteration}, {row.split}, {row.arm}, {row.decoding}"
+        return f"question {row.question_id}, round {row.round} ({where})"
+    return f"turn {row.turn_id}"
+
 
 Work = Callable[[duckdb.DuckDBPyConnection], None]
-_ROWS_PER_STATEMENT = 4096
 _ROWS_PER_COMMIT = 16384
 _BAD_VALUE = (
     duckdb.ConstraintException,
@@ -139,7 +208,7 @@ class Writer:
     def _transact(self, accepted: Sequence[_Append]) -> None:
         self._connection.execute("BEGIN")
         try:
-            insert(self._connection, (row for append in accepted for row in append.rows))
+            insert_rows(self._connection, (row for append in accepted for row in append.rows))
             for append in accepted:
                 if append.work is not None:
                     append.work(self._connection)
@@ -162,26 +231,6 @@ class Writer:
             )
             return self._failure
         return error if isinstance(error, StoreError) else _with_context(error)
-
-
-def insert(connection: duckdb.DuckDBPyConnection, rows: Iterable[Row]) -> None:
-    """Insert records inside the open transaction; of equal upsert keys the last one wins."""
-    by_table: dict[type, list[Row]] = {}
-    for row in rows:
-        by_table.setdefault(type(row), []).append(row)
-    for record, table in TABLES.items():
-        found = by_table.get(record)
-        if found:
-            unique = _last_of_each_key(table, found)
-            for start in range(0, len(unique), _ROWS_PER_STATEMENT):
-                sql, params = pack(table, unique[start : start + _ROWS_PER_STATEMENT])
-                connection.execute(sql, params)
-
-
-def _last_of_each_key(table: Table, rows: list[Row]) -> list[Row]:
-    if not table.key:
-        return rows
-    return list({tuple(getattr(row, name) for name in table.key): row for row in rows}.values())
 
 
 def _with_context(error: Exception) -> Exception:

@@ -13,7 +13,7 @@ from evals.report.cells import Cell, Table
 from evals.report.facts import Facts
 from evals.report.figures import looks
 from evals.visible import one_line
-from store import spreadsheet
+from store import output_files
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -72,7 +72,7 @@ def as_csv(table: Table) -> str:
     writer = csv.writer(file, lineterminator="\n")
     head = [name for column in table.columns for name in column.names]
     for row in (head, *([field for cell in row for field in cell.fields] for row in table.rows)):
-        writer.writerow([spreadsheet.cell(field) for field in row])
+        writer.writerow([output_files.escape_formula(field) for field in row])
     return file.getvalue()
 
 

@@ -45,7 +45,7 @@ def sql(
         from society.sql import output as writing
         from society.sql.session import opened
         from society.terminal.output import tell
-        from store.statements import queries
+        from store.statements import split_queries
 
         target = writing.target(output, out)
         asked = [folders.existing(runs, each) for each in (name, *(others or ()))]
@@ -63,7 +63,7 @@ def sql(
 
                 converse(session, "+".join(run.name for run in asked), sys.stdout)
             else:
-                statements = queries(_piped())
+                statements = split_queries(_piped())
                 for statement in statements if out is None else ["\n;".join(statements)]:
                     target.answer(session, statement, sys.stdout)
 

@@ -139,7 +139,7 @@ def opened(store: Store, config: Config, prices: Prices) -> Budget:
     A job that may still cost something counts with the most it can cost, and so does what was under
     way when an earlier process ended.
     """
-    store.lose_charges()
+    store.mark_charges_lost()
     [(spent,)] = store.rows(_SPENT)
     paid = [name for (name,) in store.rows(_PAID_JOBS)]
     unknown = store.rows(_OPEN_JOBS)

@@ -36,7 +36,7 @@ class StoredCharges:
         return _StoredCharge(self._store, purpose, model.model_id)
 
     def tidy(self) -> None:
-        self._store.forget_charges()
+        self._store.drop_answered_charges()
 
 
 class _StoredCharge:

@@ -17,9 +17,9 @@ from society.exporting.card import Config, card
 from society.exporting.pieces import SUFFIXES, Kind, Output, Piece, pieces
 from store.errors import InvalidQuery, StoreLocked, WriteFailed
 from store.ledger import Store
-from store.replacing import part_of
+from store.output_files import prepare_partial
 from store.selection import Selection
-from store.snapshots import snapshot
+from store.snapshots import request_snapshot
 
 __all__ = ["Exported", "File", "Kind", "Output", "export"]
 
@@ -88,12 +88,12 @@ def _opened(database: Path) -> Iterator[Store]:
     with ExitStack() as stack:
         try:
             store = stack.enter_context(Store.open(database, read_only=True, memory_limit=MEMORY))
-            locked = store.live
+            locked = store.running
         except StoreLocked:
             locked = True
         if locked:
             stack.close()
-            copy = stack.enter_context(snapshot(database, _PATIENCE_S))
+            copy = stack.enter_context(request_snapshot(database, _PATIENCE_S))
             store = stack.enter_context(Store.open(copy, read_only=True, memory_limit=MEMORY))
         yield store
 
@@ -126,7 +126,7 @@ def _require_free(root: Path, names: Sequence[str], force: bool) -> None:
 @contextmanager
 def _staged(root: Path) -> Iterator[Path]:
     """A folder beside `root`, whose files move there in the end."""
-    stage = part_of(root)
+    stage = prepare_partial(root)
     try:
         stage.mkdir(parents=True)
         yield stage

@@ -67,7 +67,7 @@ def withdraw_failed(store: Store, stage: StageKey) -> dict[int, Turn]:
     free = {turn_id for debate in debates.values() for turn_id in _find_free(debate)}
     taken = {turn.turn_id: turn for turn in store.turns(stage) if turn.turn_id in free}
     if taken:
-        store.withdraw(sorted(taken))
+        store.remove_failed_turns(sorted(taken))
     return taken
 
 

@@ -49,7 +49,7 @@ def open_store(folder: RunFolder) -> Store:
     except BaseException:
         store.close()
         raise
-    live = store.live
+    live = store.running
     store.close()
     if not live:
         return Store.open(folder.database, create=False)

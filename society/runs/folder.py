@@ -124,7 +124,7 @@ def start(run: RunFolder, config: Config, tell: Callable[[str], None] = lambda t
             changed = provenance.changes(store.last_start() or stored, beginning)
             if changed:
                 _tell_of_changes(run.name, changed, tell)
-        store.begin(beginning)
+        store.record_start(beginning)
         store.write(_row(run, config, stored, beginning.versions))
         run.config.write_text(_toml(config), encoding="utf-8")
     except BaseException:
@@ -145,7 +145,7 @@ def check(run: RunFolder, config: Config) -> None:
         return
     try:
         with Store.open(run.database, read_only=True) as store:
-            if store.live:
+            if store.running:
                 raise StoreLocked(f"run {run.name!r} is going on in another process")
             stored = store.run()
             if stored is not None:

@@ -34,20 +34,20 @@ def readable(
 
     Where that is impossible, and without `live`, there are snapshots only. The run goes on.
     """
-    from store import serving, snapshots
+    from store import snapshots, sql_server
 
     with ExitStack() as stack:
-        stack.enter_context(snapshots.granted(store))
+        stack.enter_context(snapshots.answer_snapshot_requests(store))
         if live:
             try:
-                address = stack.enter_context(serving.served(store))
+                address = stack.enter_context(sql_server.serve_readers(store))
             except (LiveUnavailable, OSError) as error:
                 tell(f"readable in snapshots only while it runs: {error}")
             else:
                 runs = folder.path.parent
                 where = "" if runs == Path("runs") else f" --runs {shlex.quote(str(runs))}"
                 tell(f"read it while it runs: society sql {folder.name}{where}")
-                tell(f"or with other tools, as CSV: {serving.by_curl(address)}")
+                tell(f"or with other tools, as CSV: {sql_server.format_curl_command(address)}")
         yield
 
 
@@ -169,7 +169,7 @@ def show(folder: RunFolder, stream: TextIO) -> None:
         _show_notice(folder, notice, stream)
         return
     try:
-        if not store.live:
+        if not store.running:
             _show_end(folder, store, stream)
         elif notice is None:
             write_line(stream, f"run {folder.name}: running")

@@ -13,7 +13,7 @@ from society.config.load import ConfigError
 from society.sql.session import Session
 from society.terminal.table import write
 from store.errors import WriteFailed
-from store.replacing import part_of
+from store.output_files import prepare_partial
 
 Form = Literal["table", "csv", "json", "parquet"]
 _ENDINGS: dict[str, Form] = {".csv": "csv", ".json": "json", ".parquet": "parquet"}
@@ -31,7 +31,7 @@ class Target:
         """The file while it is being written; it gets its name when it is whole."""
         if self.file is None:
             return None
-        return part_of(self.file.absolute())
+        return prepare_partial(self.file.absolute())
 
     def answer(self, session: Session, sql: str, shown: TextIO) -> None:
         """Ask, and write the answer; an older file stays if that fails."""

@@ -22,7 +22,7 @@ from society.terminal.signals import Terminated
 from society.terminal.state import open_private, state_folder
 from society.terminal.table import Format, write
 from store.errors import InvalidQuery, StoreError
-from store.statements import queries, split
+from store.statements import split_queries, split_statements
 
 SHOWN_ROWS = 1000
 COMMANDS: Mapping[str, str] = {
@@ -50,7 +50,7 @@ class Console:
         try:
             if text.lstrip().startswith("\\"):
                 return self._command(*text.strip().rstrip(";").split())
-            for statement in queries(text):
+            for statement in split_queries(text):
                 self._query(statement)
         except StoreError as error:
             write_line(self._out, str(error))
@@ -130,7 +130,7 @@ def finished(text: str) -> bool:
     """Whether Enter asks: a command, nothing at all, or a query that has its semicolon."""
     if not text.strip() or text.lstrip().startswith("\\"):
         return True
-    pieces = split(text)
+    pieces = split_statements(text)
     return len(pieces) > 1 and not re.sub(r"--[^\n]*", "", pieces[-1]).strip()
 
 

@@ -9,12 +9,12 @@ from typing import Any, Protocol
 
 from society.config.load import ConfigError
 from society.runs.folder import RunFolder
-from store.answers import Query
 from store.binding import Params
 from store.errors import StoreLocked
+from store.query import Query
 from store.reader import open_reader
-from store.snapshots import snapshot
-from store.together import Together
+from store.snapshots import request_snapshot
+from store.union import RunUnion
 
 
 class Session(Protocol):
@@ -55,7 +55,7 @@ def opened(
         stills = snapshots or files or len(runs) > 1
         places = {run.name: _place(stack, run, tell, stills=stills) for run in runs}
         if len(places) > 1:
-            yield stack.enter_context(Together(places, files=files, may_write=may_write))
+            yield stack.enter_context(RunUnion(places, files=files, may_write=may_write))
             return
         [place] = places.values()
         yield stack.enter_context(open_reader(place, sealed=True, files=files, may_write=may_write))
@@ -67,10 +67,10 @@ def _place(stack: ExitStack, run: RunFolder, tell: Callable[[str], None], *, sti
         return run.database
     try:
         with open_reader(run.database) as reader:
-            if not reader.live:
+            if not reader.running:
                 return run.database
     except StoreLocked:
         pass
-    copy = stack.enter_context(snapshot(run.database))
+    copy = stack.enter_context(request_snapshot(run.database))
     tell(f"run {run.name} is going on; this is a snapshot of it")
     return copy

@@ -45,7 +45,7 @@ def show_status(folder: RunFolder, record: SweepRecord, stream: TextIO) -> None:
 def _state(run: RunFolder) -> str:
     try:
         with Store.open(run.database, read_only=True) as store:
-            if store.live:
+            if store.running:
                 return f"running: {_notice(run)}"
             found = store.run()
     except StoreMissing:

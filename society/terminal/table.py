@@ -17,7 +17,7 @@ from rich.text import Text
 from evals.visible import HIDDEN
 from society.terminal.output import Screen, plain
 from society.terminal.streams import is_unicode
-from store import spreadsheet
+from store import output_files
 
 Format = Literal["table", "csv", "json"]
 
@@ -49,7 +49,7 @@ def _csv(columns: Sequence[str], rows: Sequence[Sequence[object]], stream: TextI
     def cell(value: object) -> object:
         if value is None or isinstance(value, (bool, int, float)):
             return value
-        text = spreadsheet.cell(str(value))
+        text = output_files.escape_formula(str(value))
         return plain(str(text)) if shown else text
 
     out = csv.writer(stream, lineterminator="\n")

@@ -103,7 +103,7 @@ def entry(reader: Reader, folder: RunFolder) -> RunEntry:
     arms = arms or ["multiagent"]
     main = "multiagent" if "multiagent" in arms else arms[0]
     last = _last(reader, main)
-    state: State = "running" if reader.live else "stopped" if finished_at is None else "finished"
+    state: State = "running" if reader.running else "stopped" if finished_at is None else "finished"
     return RunEntry(
         folder.name,
         state,

@@ -17,11 +17,11 @@ from typing import Any
 from society.view.filters import DECODINGS, SPLITS, BadAddress, Filter
 from store.reader import Reader
 from store.records import StageKey
-from store.schema import view_sql
+from store.schema import read_view_sql
 
 PAGE = 50
 # The views of this software, whatever version of it has written the file.
-DEBATES = f"({view_sql('debates')}\n) AS d"
+DEBATES = f"({read_view_sql('debates')}\n) AS d"
 # In front of a query over `DEBATES`: of some questions only, which is pushed down to the votes.
 _AMONG = "WITH votes AS (FROM main.votes WHERE question_id IN (SELECT unnest($among))) "
 _EVERY_ITERATION = (0, 2**31 - 1)

@@ -12,11 +12,11 @@ from typing import Any
 from evals.intervals import Rate
 from store.reader import Reader
 from store.records import StageKey
-from store.schema import view_sql
+from store.schema import read_view_sql
 
-_ACCURACY = f"({view_sql('accuracy')}) AS a"
-_READINGS = f"({view_sql('readings')}) AS r"
-_CONVERSATIONS = f"({view_sql('conversations')}) AS c"
+_ACCURACY = f"({read_view_sql('accuracy')}) AS a"
+_READINGS = f"({read_view_sql('readings')}) AS r"
+_CONVERSATIONS = f"({read_view_sql('conversations')}) AS c"
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +212,7 @@ def overview(reader: Reader) -> Overview | None:
         tuple(Labels(*row) for row in reader.rows(_LABELS)),
         tuple(Training(*row) for row in reader.rows(_TRAININGS)),
         tuple(Diverse(*row) for row in reader.rows(_DIVERSITY)),
-        reader.live,
+        reader.running,
     )
 
 

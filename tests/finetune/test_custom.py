@@ -10,7 +10,7 @@ import pytest
 from finetune.custom import Selection, check, select
 from finetune.datasets import DatasetRules, build_all
 from finetune.errors import DatasetChanged, SelectionRefused
-from store import goldless
+from store import gold_free
 from store.ledger import Store
 from store.records import Question, Vote
 
@@ -75,12 +75,12 @@ def test_the_examples_of_the_docs_select_something(debated):
 
 
 def test_gold_is_not_there_and_everything_else_is(store):
-    with goldless.empty() as connection:
+    with gold_free.open_empty_copy() as connection:
         tables = {
             table: {name for name, *_ in connection.execute(f"DESCRIBE {table}").fetchall()}
             for (table,) in connection.execute("SHOW TABLES").fetchall()
         }
-    assert set(tables) == {"questions", "turns", "votes", "verdicts", *goldless.VIEWS}
+    assert set(tables) == {"questions", "turns", "votes", "verdicts", *gold_free.VIEWS}
     whole = {table: {name for name, *_ in store.rows(f"DESCRIBE {table}")} for table in tables}
     missing = {table: whole[table] - names for table, names in tables.items()}
     assert missing == {
@@ -88,7 +88,7 @@ def test_gold_is_not_there_and_everything_else_is(store):
         "turns": set(),
         "votes": {"correct"},
         "verdicts": {"correct"},
-        **{view: set() for view in goldless.VIEWS},
+        **{view: set() for view in gold_free.VIEWS},
     }
     # A new column is either gold, and then belongs into `goldless.GOLD`, or goes here.
     assert whole["turns"] | whole["questions"] == {
@@ -101,14 +101,14 @@ def test_gold_is_not_there_and_everything_else_is(store):
 
 
 def test_only_the_training_debates_of_the_arm_so_far_are_there(debated):
-    with goldless.visible(debated, 1, "multiagent") as connection:
+    with gold_free.copy_training_debates(debated, 1, "multiagent") as connection:
         found = connection.execute("SELECT DISTINCT iteration, arm, split FROM turns").fetchall()
         assert found == [(1, "multiagent", "train")]
         assert connection.execute("SELECT question_id FROM questions ORDER BY ALL").fetchall() == [
             ("q1",),
             ("q2",),
         ]
-    with goldless.visible(debated, 2, "multiagent") as connection:
+    with gold_free.copy_training_debates(debated, 2, "multiagent") as connection:
         assert connection.execute("SELECT count(*) FROM turns").fetchall() == [(16,)]
     assert list(debated.path.parent.glob(".selection-*")) == []
 

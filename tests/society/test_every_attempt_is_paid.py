@@ -249,6 +249,6 @@ def test_what_was_under_way_is_lost_unless_its_turn_is_stored(tmp_path):
                 charge = charges.open(ModelRef("base", "a"))
             asyncio.run(charge.send(Usage(1_000_000, 0, estimated=True)))
         before = spent(store)
-        store.lose_charges()
+        store.mark_charges_lost()
         assert store.rows("SELECT state, turn_id FROM charges") == [("lost", 5)]
         assert spent(store) == before == (pytest.approx(1.0 + 12e-6), 1, 1, 1)

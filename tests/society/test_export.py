@@ -31,8 +31,8 @@ print(json.dumps({
 HOLD = """
 import sys
 from store.ledger import Store
-from store.snapshots import granted
-with Store.open(sys.argv[1]) as store, granted(store):
+from store.snapshots import answer_snapshot_requests
+with Store.open(sys.argv[1]) as store, answer_snapshot_requests(store):
     print("open", flush=True)
     sys.stdin.read()
 """

@@ -155,7 +155,7 @@ def test_a_poisoned_question_that_is_left_alone_after_a_kill_does_not_stop_every
         database = tmp_path / "runs" / "run" / "run.duckdb"
         with Store.open(database) as store:
             failed = store.rows("SELECT turn_id FROM turns WHERE failure IS NOT NULL")
-            store.withdraw([turn for (turn,) in failed])
+            store.remove_failed_turns([turn for (turn,) in failed])
         statuses = [api_experiment.run(tmp_path, server.url).status for _ in range(4)]
     assert statuses[-1] == 0, statuses
 
@@ -164,7 +164,7 @@ def test_only_failures_can_be_withdrawn(tmp_path):
     with serving(Poisoned(fails(500))) as server:
         outcome = api_experiment.run(tmp_path, server.url)
     with Store.open(outcome.database) as store:
-        store.withdraw([turn for (turn,) in store.rows("SELECT turn_id FROM turns")])
+        store.remove_failed_turns([turn for (turn,) in store.rows("SELECT turn_id FROM turns")])
         assert store.rows("SELECT count(*), count(failure) FROM turns") == [(8, 0)]
         assert store.rows("SELECT count(*) FROM votes") == [(4,)]
         assert store.rows("SELECT count(*) FROM verdicts ANTI JOIN turns USING (turn_id)") == [(0,)]

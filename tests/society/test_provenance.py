@@ -44,7 +44,7 @@ import sys
 from store.ledger import Store
 from store.records import Question, RunStart, utc_now
 store = Store.open(sys.argv[1])
-store.begin(RunStart(utc_now(), 1, "{}", "{}"))
+store.record_start(RunStart(utc_now(), 1, "{}", "{}"))
 store.write(*(Question(str(number), "sums", "train", "1 + 1") for number in range(200)))
 print("written", flush=True)
 sys.stdin.read()
@@ -124,7 +124,7 @@ def test_every_start_is_kept_with_its_software_and_machine(run):
 def test_other_versions_are_said_at_the_start_that_has_them_and_once(run):
     with Store.open(run.database) as store:
         known = {**json.loads(provenance.versions()), "torch": "1.0.0", "gone": "3"}
-        store.begin(RunStart(utc_now(), 1, json.dumps(known), "{}"))
+        store.record_start(RunStart(utc_now(), 1, json.dumps(known), "{}"))
     said = []
     folders.start(run, CONFIG, said.append).close()
     [line] = said

@@ -50,7 +50,7 @@ def test_importing_does_nothing_else(tmp_path):
 import sys, threading
 path, threads = list(sys.path), threading.enumerate()
 import society
-import store.ledger, store.reader, store.together
+import store.ledger, store.reader, store.union
 heavy = {"torch", "transformers", "openai", "numpy", "pandas", "polars", "pyarrow", "rich"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 assert sys.path == path

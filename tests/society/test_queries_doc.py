@@ -12,7 +12,6 @@ import pytest
 
 from finetune.datasets import DatasetRules, build_all
 from store.ledger import Store
-from store.query import query
 from store.records import (
     Arm,
     Diversity,
@@ -27,6 +26,7 @@ from store.records import (
     Vote,
     messages_json,
 )
+from tests.store.conftest import query
 
 TEXT = (Path(__file__).parents[2] / "docs" / "queries.md").read_text(encoding="utf-8")
 QUERIES = dict(re.findall(r"^### (.+?)\n\n.+?\n\n```sql\n(.*?)```", TEXT, re.MULTILINE | re.DOTALL))

@@ -13,7 +13,7 @@ from society.sql.completion import Completions, catalog_of
 from society.sql.prompt import COMMANDS, Console, converse, finished, history_file
 from store.ledger import Store
 from store.reader import open_reader
-from store.together import Together
+from store.union import RunUnion
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_completion_knows_what_may_follow(session):
 
 
 def test_several_runs_are_completed_and_described(files):
-    with Together(files) as together:
+    with RunUnion(files) as together:
         catalog = catalog_of(together)
         assert catalog.runs == ("one", "two")
         assert next(iter(catalog.relations["votes"])) == "run"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from store.ledger import Store
+from store.reader import open_reader
 from store.records import Turn, messages_json
 
 
@@ -43,3 +44,9 @@ def make_turn() -> Callable[..., Turn]:
         return Turn(question_id=question_id, agent=agent, round=round, **{**facts, **changes})
 
     return make
+
+
+def query(path, sql, params=None, *, limit=None):
+    """The answer to one query over the database at `path`, as a user who typed it gets it."""
+    with open_reader(path, sealed=True) as reader:
+        return reader.query(sql, params).result(limit)

@@ -48,7 +48,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=FIXTURES, help="folder of the fixtures")
     out = parser.parse_args().out
-    name = f"schema{schema.migrations()[-1][0]}"
+    name = f"schema{schema.read_migrations()[-1][0]}"
     with tempfile.TemporaryDirectory() as folder:
         database = run(Path(folder), name)
         (out / f"{name}.json").write_text(answers(database), encoding="utf-8")

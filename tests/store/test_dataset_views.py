@@ -243,7 +243,7 @@ def test_gold_is_out_of_reach_of_a_dataset(store, view):
     with duckdb.connect() as without_gold:
         without_gold.execute(f"CREATE TABLE turns ({columns})")
         without_gold.execute("CREATE TABLE verdicts (turn_id BIGINT, agrees BOOLEAN)")
-        assert without_gold.execute(schema.view_sql(view)).fetchall() == []
+        assert without_gold.execute(schema.read_view_sql(view)).fetchall() == []
 
 
 def test_gold_changes_no_dataset(store, make_turn):

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from store.ledger import Store
-from store.query import query
+from tests.store.conftest import query
 
 WRITE = """
 import sys

@@ -46,7 +46,7 @@ def earlier(request, path):
 def test_every_version_that_was_in_use_is_here():
     there = {int(version.removeprefix("schema")) for version in VERSIONS}
     assert there | {2} == set(range(1, RELEASED + 1))
-    assert schema.migrations()[-1][0] >= RELEASED
+    assert schema.read_migrations()[-1][0] >= RELEASED
     assert all((FIXTURES / f"{version}.json").is_file() for version in VERSIONS)
     assert [f"{version}-half" for version in VERSIONS] == HALF
 
@@ -54,7 +54,7 @@ def test_every_version_that_was_in_use_is_here():
 def test_a_fixture_of_this_version_can_be_made(tmp_path, path):
     script = Path(__file__).with_name("make_fixture.py")
     subprocess.run([sys.executable, script, "--out", tmp_path], check=True, capture_output=True)
-    name = f"schema{schema.migrations()[-1][0]}"
+    name = f"schema{schema.read_migrations()[-1][0]}"
     path.write_bytes(gzip.decompress((tmp_path / f"{name}.duckdb.gz").read_bytes()))
     said = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
     assert set(schema.VIEWS) <= set(said)
@@ -89,7 +89,7 @@ def test_an_earlier_database_takes_new_rows_after_the_migration(earlier, path, m
         store.write(make_turn("one more question"))
     with Store.open(path, read_only=True) as store:
         assert store.rows("SELECT max(version) FROM schema_migrations") == [
-            (schema.migrations()[-1][0],)
+            (schema.read_migrations()[-1][0],)
         ]
         assert store.rows("SELECT count(*) FROM turns WHERE question_id = 'one more question'") == [
             (1,)

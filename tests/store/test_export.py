@@ -10,7 +10,7 @@ from contextlib import closing
 import duckdb
 import pytest
 
-from store import debates
+from store import export
 from store.errors import InvalidQuery, StoreBroken, WriteFailed
 from store.export import export_dataset, export_examples, export_part, export_relation
 from store.records import Dataset, DatasetExample, Model, Question, Verdict, Vote, messages_json
@@ -208,7 +208,10 @@ def test_debates_are_rows_with_all_their_answers(store, debated, tmp_path, forma
 def test_debates_are_put_together_in_stretches(store, debated, tmp_path):
     with closing(store.cursor()) as cursor:
         path = tmp_path / "d.parquet"
-        assert debates.write(cursor, "true", {}, path, "FORMAT parquet", flat=False, at_once=1) == 2
+        assert (
+            export.write_debates(cursor, "true", {}, path, "FORMAT parquet", flat=False, at_once=1)
+            == 2
+        )
     found = duckdb.read_parquet(str(tmp_path / "d.parquet"))
     assert found.project("question_id, len(turns)").fetchall() == [("q1", 4), ("q2", 4)]
 

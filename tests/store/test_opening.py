@@ -56,7 +56,7 @@ def test_a_newer_version_is_named_with_ours_and_a_remedy(path):
     Store.open(path).close()
     with duckdb.connect(str(path)) as connection:
         connection.execute("INSERT INTO schema_migrations VALUES (99, 'later', now()::TIMESTAMP)")
-    newest = schema.migrations()[-1][0]
+    newest = schema.read_migrations()[-1][0]
     for read_only in (False, True):
         with pytest.raises(StoreNewer, match=rf"version 99.*up to {newest}; upgrade"):
             Store.open(path, read_only=read_only)
@@ -74,7 +74,7 @@ def test_migrations_are_recorded_and_applied_once(path):
     Store.open(path).close()
     with Store.open(path) as store:
         recorded = store.rows("SELECT version, name FROM schema_migrations ORDER BY version")
-    assert recorded == [(version, name) for version, name, _ in schema.migrations()]
+    assert recorded == [(version, name) for version, name, _ in schema.read_migrations()]
     assert sorted({version for version, _ in recorded}) == [version for version, _ in recorded]
 
 

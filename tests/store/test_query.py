@@ -6,12 +6,12 @@ from contextlib import suppress
 import duckdb
 import pytest
 
-from store import serving
+from store import sql_server
 from store.errors import InvalidQuery, StoreMissing
 from store.ledger import Store
-from store.query import query
 from store.reader import open_reader
-from store.together import Together
+from store.union import RunUnion
+from tests.store.conftest import query
 
 READS = [
     "SELECT count(*) FROM turns",
@@ -128,7 +128,7 @@ def file(tmp_path_factory, make_turn):
 def running(tmp_path_factory, make_turn):
     """The database of a run that is going on."""
     path = tmp_path_factory.mktemp("running") / "run.duckdb"
-    with Store.open(path) as store, serving.served(store):
+    with Store.open(path) as store, sql_server.serve_readers(store):
         store.write(make_turn(), make_turn(round=2))
         yield path
         assert store.rows("SELECT count(*) FROM turns") == [(2,)]
@@ -138,7 +138,7 @@ def running(tmp_path_factory, make_turn):
 def together(tmp_path_factory, file):
     other = tmp_path_factory.mktemp("other") / "run.duckdb"
     shutil.copy(file, other)
-    with Together({"run": file, "other": other}) as opened:
+    with RunUnion({"run": file, "other": other}) as opened:
         yield opened
 
 
@@ -175,7 +175,7 @@ def test_a_run_that_is_going_on_refuses_it_too(running, sql):
             _ = reader.query(sql).rows
         with pytest.raises((InvalidQuery, duckdb.Error)):
             reader.rows(sql)
-        assert reader.live
+        assert reader.running
         assert reader.rows("SELECT count(*) FROM turns") == [(2,)]
 
 

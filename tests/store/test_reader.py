@@ -11,7 +11,7 @@ import time
 import duckdb
 import pytest
 
-from store import remote, serving
+from store import sql_client, sql_server
 from store.errors import (
     StoreBroken,
     StoreClosed,
@@ -25,9 +25,9 @@ from store.reader import open_reader
 COUNT = "SELECT count(*) FROM turns"
 RUN = """
 import sys
-from store import serving
+from store.sql_server import serve_readers
 from store.ledger import Store
-with Store.open(sys.argv[1]) as store, serving.served(store):
+with Store.open(sys.argv[1]) as store, serve_readers(store):
     print("open", flush=True)
     sys.stdin.read()
 """
@@ -44,7 +44,7 @@ def test_rows_a_stream_and_parameters(filled):
     with open_reader(filled) as reader:
         assert reader.rows("SELECT count(*) FROM turns WHERE agent = ?", [1]) == [(5000,)]
         assert len(list(reader.stream("SELECT turn_id FROM turns"))) == 5000
-        assert not reader.live
+        assert not reader.running
     with pytest.raises(StoreClosed):
         reader.rows(COUNT)
     reader.close()
@@ -82,19 +82,19 @@ def test_a_run_may_start_while_a_reader_is_idle(filled):
 
 def test_a_run_that_starts_and_one_that_ends_between_two_queries(filled, make_turn):
     with open_reader(filled) as reader:
-        assert (reader.rows(COUNT), reader.live) == ([(5000,)], False)
+        assert (reader.rows(COUNT), reader.running) == ([(5000,)], False)
         for number in range(2):
             time.sleep(0.7)
-            with Store.open(filled) as store, serving.served(store):
+            with Store.open(filled) as store, sql_server.serve_readers(store):
                 store.write(make_turn(f"new {number}"))
-                assert (reader.rows(COUNT), reader.live) == ([(5001 + number,)], True)
+                assert (reader.rows(COUNT), reader.running) == ([(5001 + number,)], True)
                 values = {"agent": 1, "questions": ["q1", "q2", "it's"]}
                 sql = (
                     "SELECT count(*) FROM turns WHERE agent = $agent AND question_id IN $questions"
                 )
                 assert reader.rows(sql, values) == [(2,)]
                 assert len(list(reader.stream("FROM turns"))) == 5001 + number
-            assert (reader.rows(COUNT), reader.live) == ([(5001 + number,)], False)
+            assert (reader.rows(COUNT), reader.running) == ([(5001 + number,)], False)
 
 
 def test_what_a_killed_run_leaves_is_read_from_the_file(filled):
@@ -103,28 +103,32 @@ def test_what_a_killed_run_leaves_is_read_from_the_file(filled):
     ) as run:
         assert run.stdout.readline() == b"open\n"
         with open_reader(filled) as reader:
-            assert (reader.rows(COUNT), reader.live) == ([(5000,)], True)
+            assert (reader.rows(COUNT), reader.running) == ([(5000,)], True)
             run.kill()
             run.wait()
-            assert remote.address_file(filled).exists()
-            assert (reader.rows(COUNT), reader.live) == ([(5000,)], False)
-    with Store.open(filled) as store, serving.served(store), open_reader(filled) as reader:
-        assert reader.live
+            assert sql_client.address_path(filled).exists()
+            assert (reader.rows(COUNT), reader.running) == ([(5000,)], False)
+    with (
+        Store.open(filled) as store,
+        sql_server.serve_readers(store),
+        open_reader(filled) as reader,
+    ):
+        assert reader.running
 
 
 def test_an_answer_outlives_the_run_that_gave_it(filled):
     with open_reader(filled) as reader:
         time.sleep(0.7)
-        with Store.open(filled) as store, serving.served(store):
+        with Store.open(filled) as store, sql_server.serve_readers(store):
             rows = reader.stream("SELECT turn_id FROM turns, range(10)")
             next(rows)
-            assert reader.live
+            assert reader.running
         assert len(list(rows)) == 10 * 5000 - 1
         assert reader.rows(COUNT) == [(5000,)]
 
 
 def test_a_process_that_does_not_serve_is_named(filled):
-    hold = RUN.replace(", serving.served(store)", "")
+    hold = RUN.replace(", serve_readers(store)", "")
     with subprocess.Popen(
         [sys.executable, "-c", hold, filled], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as run:
@@ -135,7 +139,7 @@ def test_a_process_that_does_not_serve_is_named(filled):
 
 
 def test_a_store_opened_for_reading_asks_the_run(filled, make_turn):
-    with Store.open(filled) as running, serving.served(running):
+    with Store.open(filled) as running, sql_server.serve_readers(running):
         running.write(make_turn("one more"))
         done = subprocess.run(
             [
@@ -143,8 +147,8 @@ def test_a_store_opened_for_reading_asks_the_run(filled, make_turn):
                 "-c",
                 "import sys; from store.ledger import Store; from store.records import StageKey\n"
                 "with Store.open(sys.argv[1], read_only=True) as store:\n"
-                "    print(store.live, len(list(store.turns(StageKey(1, 'train', 'multiagent')))),"
-                " store.question('q1'))\n"
+                "    stage = StageKey(1, 'train', 'multiagent')\n"
+                "    print(store.running, len(list(store.turns(stage))), store.question('q1'))\n"
                 "    print(store.query('SELECT max(agent) FROM turns').rows)\n",
                 filled,
             ],
@@ -197,7 +201,7 @@ def test_many_threads_share_a_reader(filled):
 
 
 def test_a_half_written_address_is_none(path):
-    remote.address_file(path).write_text("{", encoding="utf-8")
-    assert remote.read_address(path) is None
-    remote.address_file(path).write_text(json.dumps({"uri": "x"}), encoding="utf-8")
-    assert remote.read_address(path) is None
+    sql_client.address_path(path).write_text("{", encoding="utf-8")
+    assert sql_client.read_address(path) is None
+    sql_client.address_path(path).write_text(json.dumps({"uri": "x"}), encoding="utf-8")
+    assert sql_client.read_address(path) is None

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from store import schema
+from store.bulk_insert import TABLES
 from store.ledger import Store
-from store.packing import TABLES
 
 DOC = Path(__file__).parents[2] / "docs" / "schema.md"
 TEXT = DOC.read_text(encoding="utf-8")
@@ -54,7 +54,7 @@ def test_example_queries_run(database, name):
 
 @pytest.mark.parametrize("name", schema.VIEWS)
 def test_a_view_file_states_its_grain(name):
-    header = schema.view_sql(name).split("\n")
+    header = schema.read_view_sql(name).split("\n")
     assert header[0].startswith(f"-- {name}: ")
     assert header[1].startswith("-- Grain: one row per ")
 

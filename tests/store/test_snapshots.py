@@ -8,16 +8,16 @@ import pytest
 
 from store.errors import StoreLocked, WriteFailed
 from store.ledger import Store
-from store.query import query
-from store.snapshots import granted, snapshot
+from store.snapshots import answer_snapshot_requests, request_snapshot
+from tests.store.conftest import query
 
 RUN = """
 import sys
 from store.ledger import Store
 from store.records import Turn, Verdict, Vote
-from store.snapshots import granted
+from store.snapshots import answer_snapshot_requests
 
-with Store.open(sys.argv[1]) as store, granted(store):
+with Store.open(sys.argv[1]) as store, answer_snapshot_requests(store):
     print("open", flush=True)
     for number in range(int(sys.argv[2])):
         turn = Turn(1, "train", "multiagent", "sampled", f"q{number}", 1, 1, "answer", "base",
@@ -39,7 +39,7 @@ def test_snapshots_of_a_run_that_writes_are_consistent(path):
         assert run.stdout.readline() == b"open\n"
         seen = []
         for _ in range(3):
-            with snapshot(path) as copy:
+            with request_snapshot(path) as copy:
                 [(votes, verdicts, turns)] = query(copy, WHOLE).rows
             assert votes == verdicts == turns
             seen.append(votes)
@@ -56,7 +56,7 @@ def test_snapshots_of_a_run_that_writes_are_consistent(path):
 
 def test_nobody_answers(path):
     Store.open(path).close()
-    with pytest.raises(StoreLocked, match="no snapshot within 0 s"), snapshot(path, 0.3):
+    with pytest.raises(StoreLocked, match="no snapshot within 0 s"), request_snapshot(path, 0.3):
         pass
     assert sorted(file.name for file in path.parent.iterdir()) == ["run.duckdb"]
 
@@ -65,12 +65,12 @@ def test_what_an_earlier_process_left_is_cleared_away(path):
     with Store.open(path) as store:
         for end in ("request", "duckdb", "duckdb.wal", "ready"):
             (path.parent / f".snapshot-0.{end}").touch()
-        with granted(store):
+        with answer_snapshot_requests(store):
             assert not list(path.parent.glob(".snapshot-0.*"))
 
 
 def test_a_copy_that_cannot_be_made_is_the_readers_error_only(path, make_turn):
-    with Store.open(path) as store, granted(store):
+    with Store.open(path) as store, answer_snapshot_requests(store):
         path.with_name(".snapshot-1.duckdb").mkdir()  # in the way of the copy
         path.with_name(".snapshot-1.request").touch()
         failed = path.with_name(".snapshot-1.failed")
@@ -79,10 +79,13 @@ def test_a_copy_that_cannot_be_made_is_the_readers_error_only(path, make_turn):
         assert "IsADirectoryError" in failed.read_text()
         assert not path.with_name(".snapshot-1.request").exists()
         store.write(make_turn())
-        with snapshot(path) as copy:
+        with request_snapshot(path) as copy:
             assert query(copy, "SELECT count(*) FROM turns").rows == [(1,)]
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(WriteFailed, match="cannot ask"), snapshot(tmp_path / "none/run.duckdb"):
+    with (
+        pytest.raises(WriteFailed, match="cannot ask"),
+        request_snapshot(tmp_path / "none/run.duckdb"),
+    ):
         pass

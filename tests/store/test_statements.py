@@ -11,9 +11,9 @@ import pytest
 from store.errors import InvalidQuery, StoreBroken
 from store.ledger import Store
 from store.reader import open_reader
-from store.schema import view_sql
-from store.statements import FILE_FUNCTIONS, MAX_CHARACTERS, MAX_DEPTH, read_only, single
-from store.together import Together
+from store.schema import read_view_sql
+from store.statements import FILE_FUNCTIONS, MAX_CHARACTERS, MAX_DEPTH, extract_query, parse_reading
+from store.union import RunUnion
 
 COUNT = "SELECT count(*) FROM turns"
 ACTING = [
@@ -139,7 +139,7 @@ def asked(written):
         Store.open(copies[0]) as writing,
         open_reader(copies[1]) as reading,
         open_reader(copies[2], sealed=True) as sealed,
-        Together({"run": copies[3]}) as several,
+        RunUnion({"run": copies[3]}) as several,
     ):
         yield [writing, reading, sealed, several]
 
@@ -201,7 +201,7 @@ def test_every_function_of_duckdb_that_is_on_no_list_is_refused():
     for name, kind in found:
         call = f"SELECT {name}(1)" if kind == "scalar" else f"FROM {name}(1)"
         try:
-            read_only(call)
+            parse_reading(call)
         except InvalidQuery:
             continue
         accepted.add(name)
@@ -222,7 +222,7 @@ def test_the_parser_opens_no_file(tmp_path):
         os.mkfifo(tmp_path / name)
     for sql in (f"IMPORT DATABASE '{tmp_path}'", f"EXPLAIN IMPORT DATABASE '{tmp_path}'"):
         with pytest.raises(InvalidQuery):
-            single(sql)
+            extract_query(sql)
 
 
 @pytest.mark.parametrize(
@@ -243,14 +243,14 @@ def test_the_parser_opens_no_file(tmp_path):
 )
 def test_what_would_keep_the_parser_busy_is_refused_with_the_bound(sql, said):
     with pytest.raises(InvalidQuery, match=said):
-        single(sql)
+        extract_query(sql)
 
 
 def test_long_flat_queries_are_read():
     many = ", ".join(str(number) for number in range(5000))
-    single(f"SELECT * FROM turns WHERE turn_id IN ({many})")
-    single("SELECT 1 WHERE " + " AND ".join(["true"] * 900))
-    single("SELECT (SELECT 1)" + " + (SELECT 1)" * 40)
+    extract_query(f"SELECT * FROM turns WHERE turn_id IN ({many})")
+    extract_query("SELECT 1 WHERE " + " AND ".join(["true"] * 900))
+    extract_query("SELECT (SELECT 1)" + " + (SELECT 1)" * 40)
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def test_a_file_whose_own_views_or_macros_reach_beyond_it_is_not_opened(
     for opened in (
         lambda: Store.open(database, read_only=True),
         lambda: open_reader(database),
-        lambda: Together({"run": database}),
+        lambda: RunUnion({"run": database}),
     ):
         with pytest.raises(StoreBroken, match=f"reaches beyond the run .*{beyond}"):
             opened()
@@ -293,7 +293,7 @@ def test_views_and_macros_of_the_users_own_that_only_read_stay(database):
 @pytest.mark.parametrize("name", ["accuracy", "readings", "conversations"])
 def test_our_own_view_is_read_where_it_is_written_out_once(name):
     """The viewer does so; the planner's work stays bounded, since each counts once."""
-    text = view_sql(name)
-    read_only(f"SELECT count(*) FROM ({text})")
+    text = read_view_sql(name)
+    parse_reading(f"SELECT count(*) FROM ({text})")
     with pytest.raises(InvalidQuery, match="NOT MATERIALIZED"):
-        read_only(f"SELECT 1 FROM ({text}) AS a, ({text}) AS b")
+        parse_reading(f"SELECT 1 FROM ({text}) AS a, ({text}) AS b")

@@ -17,10 +17,10 @@ from society.view.access import Access
 from society.view.app import create
 from society.view.asking import Desk
 from society.view.catalogue import Library
-from store import serving
+from store import sql_server
 from store.ledger import Store
 from store.records import Question, Run, utc_now
-from store.schema import migrations
+from store.schema import read_migrations
 
 STAGE = "iteration=0&split=eval&arm=multiagent&decoding=sampled"
 
@@ -61,7 +61,7 @@ def test_an_older_run_is_said_to_be_one_and_is_left_as_it_is(tmp_path, serve):
         assert status == 503
         assert f"society status older --runs {tmp_path}" in words(text)
     assert path.read_bytes() == before
-    assert len(migrations()) > 1
+    assert len(read_migrations()) > 1
 
 
 def test_a_folder_without_runs_says_how_to_start_one(tmp_path, serve):
@@ -276,7 +276,7 @@ def test_a_run_that_goes_on_is_shown_and_followed(tmp_path, make_debate, write_s
     path = tmp_path / "going" / "run.duckdb"
     path.parent.mkdir()
     write_sums(path)
-    with serve(tmp_path) as site, Store.open(path) as store, serving.served(store):
+    with serve(tmp_path) as site, Store.open(path) as store, sql_server.serve_readers(store):
         status, text, _ = site.get("/runs/going")
         assert (status, "going running" in words(text)) == (200, True)
         assert "going running" in words(site.get("/")[1])

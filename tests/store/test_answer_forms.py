@@ -7,7 +7,7 @@ import pytest
 
 from store.errors import InvalidQuery, PackageMissing
 from store.ledger import Store
-from store.statements import single, split
+from store.statements import extract_query, split_statements
 
 SQL = "SELECT agent, response FROM turns WHERE agent >= ? ORDER BY agent"
 
@@ -74,6 +74,9 @@ def test_what_is_no_single_reading_query_is_refused_at_once(store):
 
 
 def test_statements_are_split_where_duckdb_splits_them():
-    assert split("SELECT ';', 1; -- ;\nSELECT $$;$$") == ["SELECT ';', 1", " -- ;\nSELECT $$;$$"]
-    assert split("SELECT 'é;' ;") == ["SELECT 'é;' ", ""]
-    assert single("SELECT 1; -- b") == "SELECT 1"
+    assert split_statements("SELECT ';', 1; -- ;\nSELECT $$;$$") == [
+        "SELECT ';', 1",
+        " -- ;\nSELECT $$;$$",
+    ]
+    assert split_statements("SELECT 'é;' ;") == ["SELECT 'é;' ", ""]
+    assert extract_query("SELECT 1; -- b") == "SELECT 1"

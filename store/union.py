@@ -9,12 +9,12 @@ from typing import Any, Self, TypeVar
 
 import duckdb
 
-from store import schema, waiting
-from store.answers import Query, explained
+from store import connection, schema
 from store.binding import Params, literal
-from store.connection import connect, seal, translate
+from store.connection import connect, seal, translate_error
 from store.errors import InvalidQuery
-from store.statements import into_parquet
+from store.query import Query, translate_query_errors
+from store.statements import build_parquet_copy
 
 T = TypeVar("T")
 _RELATIONS = (
@@ -22,7 +22,7 @@ _RELATIONS = (
 )
 
 
-class Together:
+class RunUnion:
     """Read-only. `"run-a".turns` is the one run's table, `turns` that of all, with a column `run`.
 
     The files stay open until `close`, so that none of these runs can go on meanwhile.
@@ -35,7 +35,7 @@ class Together:
 
         Raises what `Store.open` raises for a file that cannot be read.
         """
-        self.files = files
+        self.may_read_files = files
         self._connection = duckdb.connect(
             ":memory:",
             config={
@@ -73,8 +73,10 @@ class Together:
 
     def write_parquet(self, sql: str, path: Path) -> int:
         """Write the answer to a query to the file that may be written; gives the rows' number."""
-        with explained():
-            [(written,)] = self.rows(into_parquet(sql, files=self.files), {"path": str(path)})
+        with translate_query_errors():
+            [(written,)] = self.rows(
+                build_parquet_copy(sql, files=self.may_read_files), {"path": str(path)}
+            )
         return int(written)
 
     def close(self) -> None:
@@ -88,15 +90,15 @@ class Together:
         self.close()
 
     def _attach(self, name: str, path: Path) -> None:
-        waiting.give_way(path)
+        connection.yield_to_writer(path)
         try:
             with closing(connect(path, read_only=True)) as alone:
-                schema.check(alone, str(path), read_only=True)
+                schema.check_version(alone, str(path), read_only=True)
             self._connection.execute(f"ATTACH {literal(str(path))} AS {_named(name)} (READ_ONLY)")
         except duckdb.BinderException as error:
             raise InvalidQuery(f"a run cannot be attached under the name {name!r}") from error
         except duckdb.Error as error:
-            raise translate(error, path) from error
+            raise translate_error(error, path) from error
 
     def _unite(self, names: list[str]) -> None:
         for (relation,) in self._connection.execute(_RELATIONS, [names[0]]).fetchall():

@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from store import waiting
+from store import connection
 from store.errors import StoreLocked
 from store.ledger import Store
 from store.reader import open_reader
-from store.together import Together
+from store.union import RunUnion
 
 READING = """
 import sys, threading
@@ -63,22 +63,22 @@ def test_twenty_one_readers_without_a_pause_let_every_run_start(filled):
         for reader in readers:
             reader.kill()
             reader.communicate()
-    assert not waiting.is_announced(filled)
+    assert not connection.is_writer_waiting(filled)
 
 
 def test_a_mark_that_a_killed_start_left_counts_for_a_moment_only(filled):
-    waiting.announce(filled)
-    assert waiting.is_announced(filled)
+    connection.announce_writer(filled)
+    assert connection.is_writer_waiting(filled)
     for opened in (lambda: open_reader(filled), lambda: Store.open(filled, read_only=True)):
         opened().close()  # waits until the mark counts no more
-    assert not waiting.is_announced(filled)
-    with Together({"run": filled}) as several:
+    assert not connection.is_writer_waiting(filled)
+    with RunUnion({"run": filled}) as several:
         assert several.rows("SELECT count(*) FROM turns") == [(20,)]
 
 
 def test_a_reader_that_waits_too_long_says_for_what(filled):
-    waiting.announce(filled)
+    connection.announce_writer(filled)
     with pytest.raises(StoreLocked, match="waited for by a run that starts"):
-        waiting.give_way(filled, patience_s=0)
-    waiting.withdraw(filled)
-    waiting.give_way(filled, patience_s=0)
+        connection.yield_to_writer(filled, patience_s=0)
+    connection.withdraw_writer(filled)
+    connection.yield_to_writer(filled, patience_s=0)

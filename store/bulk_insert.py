@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from operator import attrgetter
 from typing import TypeVar
 
+import duckdb
+
 from store.errors import InvalidRecord
 from store.records import (
     Arm,
@@ -129,7 +131,7 @@ TABLES: Mapping[type, Table] = {
 }
 
 
-def pack(table: Table, rows: Sequence[Row]) -> tuple[str, dict[str, str]]:
+def build_insert(table: Table, rows: Sequence[Row]) -> tuple[str, dict[str, str]]:
     """The statement and its parameters that insert `rows` (at least one) into `table`.
 
     Raises `InvalidRecord` for a missing value and for text that is not valid Unicode.
@@ -155,7 +157,7 @@ def pack(table: Table, rows: Sequence[Row]) -> tuple[str, dict[str, str]]:
     return table.insert_sql, params
 
 
-def unpack(record: type[R], rows: Iterable[tuple[object, ...]]) -> list[R]:
+def build_records(record: type[R], rows: Iterable[tuple[object, ...]]) -> list[R]:
     """Records from tuples in the order of `Table.given`."""
     given = TABLES[record].given
     times = [index for index, name in enumerate(given) if _CASTS.get(name) == "TIMESTAMP"]
@@ -245,3 +247,26 @@ def _valid(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def insert_rows(connection: duckdb.DuckDBPyConnection, rows: Iterable[Row]) -> None:
+    """Insert records inside the open transaction; of equal upsert keys the last one wins."""
+    by_table: dict[type, list[Row]] = {}
+    for row in rows:
+        by_table.setdefault(type(row), []).append(row)
+    for record, table in TABLES.items():
+        found = by_table.get(record)
+        if found:
+            unique = _last_of_each_key(table, found)
+            for start in range(0, len(unique), _ROWS_PER_STATEMENT):
+                sql, params = build_insert(table, unique[start : start + _ROWS_PER_STATEMENT])
+                connection.execute(sql, params)
+
+
+def _last_of_each_key(table: Table, rows: list[Row]) -> list[Row]:
+    if not table.key:
+        return rows
+    return list({tuple(getattr(row, name) for name in table.key): row for row in rows}.values())
+
+
+_ROWS_PER_STATEMENT = 4096

@@ -1,6 +1,6 @@
 """A run that is going on answers its readers: a small server in the process that writes.
 
-It listens on a Unix socket that only this user can open (`store.remote`), takes one query a
+It listens on a Unix socket that only this user can open (`store.sql_client`), takes one query a
 connection, lets nothing but a single statement that reads through (`store.statements`), and gives a
 query up when its reader has gone. What is read is what has been committed, and a debate's last
 turn, votes and verdicts are one commit.
@@ -29,12 +29,12 @@ from typing import Any
 import duckdb
 from duckdb.sqltypes import DuckDBPyType
 
-from store import remote
-from store.answers import require_relations
+from store import sql_client
 from store.errors import InvalidQuery, LiveUnavailable, StoreClosed
 from store.ledger import Store
-from store.remote import Address
-from store.statements import MAX_CHARACTERS, read_only
+from store.query import require_relations
+from store.sql_client import SocketAddress
+from store.statements import MAX_CHARACTERS, parse_reading
 
 READERS = 64
 AT_ONCE = 8
@@ -51,7 +51,7 @@ _AS_TEXT = {"hugeint", "uhugeint", "interval", "time with time zone"}
 
 
 @contextmanager
-def served(store: Store) -> Iterator[Address]:
+def serve_readers(store: Store) -> Iterator[SocketAddress]:
     """Let other processes of this user read `store` while the block runs.
 
     From here on the store's own DuckDB reaches no file but its database. Raises `LiveUnavailable`
@@ -62,17 +62,17 @@ def served(store: Store) -> Iterator[Address]:
     home = _home(store.path)
     try:
         with _listening(store, home) as server:
-            address = Address(str(server.server_address), os.getpid())
-            remote.write_address(store.path, address)
+            address = SocketAddress(str(server.server_address), os.getpid())
+            sql_client.write_address(store.path, address)
             try:
                 yield address
             finally:
-                remote.address_file(store.path).unlink(missing_ok=True)
+                sql_client.address_path(store.path).unlink(missing_ok=True)
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def by_curl(address: Address) -> str:
+def format_curl_command(address: SocketAddress) -> str:
     """How to ask with a tool that knows nothing of this software."""
     return f"curl --unix-socket {shlex.quote(address.socket)} --data 'FROM progress' http://run/csv"
 
@@ -183,7 +183,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
         Raises `InvalidQuery` and DuckDB's errors.
         """
-        reading = read_only(sql)
+        reading = parse_reading(sql)
         if reading.recursive:
             raise InvalidQuery(
                 f"{', '.join(sorted(reading.recursive))} can end a process on a deeply nested "
@@ -222,7 +222,9 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
     def _give_up(self, readers: list[socket.socket]) -> None:
         with self._lock:
-            remote.interrupt([self._computing[each] for each in readers if each in self._computing])
+            sql_client.interrupt_cursors(
+                [self._computing[each] for each in readers if each in self._computing]
+            )
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -232,7 +234,7 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = _REQUEST_S
 
     def do_POST(self) -> None:
-        """`/answer` for `store.remote`, `/csv` for anybody else."""
+        """`/answer` for `store.sql_client`, `/csv` for anybody else."""
         if self.path not in ("/answer", "/csv"):
             self._say(http.client.NOT_FOUND, "LookupError", "there are /answer and /csv")
             return

@@ -31,7 +31,7 @@ _CONNECT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class SocketAddress:
     """The Unix socket on which a running process answers."""
 
     socket: str
@@ -42,33 +42,33 @@ class ServerGone(Exception):
     """The process does not answer (any more), or has too many readers at the moment."""
 
 
-def address_file(database: Path) -> Path:
+def address_path(database: Path) -> Path:
     """Where the process that writes to `database` says how to reach it."""
     return database.with_name("live.json")
 
 
-def write_address(database: Path, address: Address) -> None:
+def write_address(database: Path, address: SocketAddress) -> None:
     """Leave the address for readers."""
-    path = address_file(database)
+    path = address_path(database)
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         json.dump(asdict(address), file)
 
 
-def read_address(database: Path) -> Address | None:
+def read_address(database: Path) -> SocketAddress | None:
     """The address that a process left, None where there is none (or only half of one yet)."""
     try:
-        found = json.loads(address_file(database).read_text(encoding="utf-8"))
-        return Address(str(found["socket"]), int(found["process"]))
+        found = json.loads(address_path(database).read_text(encoding="utf-8"))
+        return SocketAddress(str(found["socket"]), int(found["process"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-class Client:
+class SqlClient:
     """Asks the process that writes to a database; every query is answered there, from one state."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: SocketAddress) -> None:
         self.address = address
         self._cursors: WeakSet[duckdb.DuckDBPyConnection] = WeakSet()
         self._waiting: set[socket.socket] = set()
@@ -94,7 +94,7 @@ class Client:
                 self._stopped.add(waiting)
                 with suppress(OSError):
                     waiting.shutdown(socket.SHUT_RDWR)
-        interrupt(self._cursors)
+        interrupt_cursors(self._cursors)
 
     def close(self) -> None:
         """There is nothing to let go of: each query has a connection of its own."""
@@ -146,7 +146,7 @@ class Client:
                     self._stopped.discard(asked)
 
 
-def interrupt(cursors: Iterable[duckdb.DuckDBPyConnection]) -> None:
+def interrupt_cursors(cursors: Iterable[duckdb.DuckDBPyConnection]) -> None:
     """Stop what these cursors are executing; those that are closed have nothing to stop."""
     for cursor in list(cursors):
         with suppress(duckdb.ConnectionException):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from store import remote, serving
+from store import sql_client, sql_server
 from store.errors import InvalidQuery
 from store.ledger import Store
 from store.reader import open_reader
@@ -24,11 +24,11 @@ from store.records import StageKey, Verdict, Vote
 
 WRITING = """
 import sys
-from store import serving
+from store.sql_server import serve_readers
 from store.ledger import Store
 from store.records import Turn, Verdict, Vote
 
-with Store.open(sys.argv[1]) as store, serving.served(store):
+with Store.open(sys.argv[1]) as store, serve_readers(store):
     print("open", flush=True)
     for number in range(int(sys.argv[2])):
         turns = [
@@ -68,13 +68,13 @@ def store(path, make_turn):
 
 
 def test_only_the_user_reaches_the_socket_and_it_is_gone_in_the_end(store, path):
-    with serving.served(store) as address:
+    with sql_server.serve_readers(store) as address:
         place = Path(address.socket)
-        assert remote.read_address(path) == address
-        assert stat.S_IMODE(remote.address_file(path).stat().st_mode) == 0o600
+        assert sql_client.read_address(path) == address
+        assert stat.S_IMODE(sql_client.address_path(path).stat().st_mode) == 0o600
         assert stat.S_IMODE(place.stat().st_mode) == 0o600
         assert stat.S_IMODE(place.parent.stat().st_mode) == 0o700
-    assert not remote.address_file(path).exists()
+    assert not sql_client.address_path(path).exists()
     assert not place.parent.exists()
 
 
@@ -94,7 +94,7 @@ def test_another_user_is_turned_away_where_the_folder_lets_him_in(store):
     with (
         tempfile.TemporaryDirectory() as folder,
         Store.open(Path(folder) / "run.duckdb") as mine,
-        serving.served(mine) as address,
+        sql_server.serve_readers(mine) as address,
     ):
         for place in (Path(address.socket), *list(Path(address.socket).parents)[:2]):
             place.chmod(0o777)
@@ -109,16 +109,19 @@ def test_a_path_that_is_too_long_for_a_socket_is_no_obstacle(tmp_path, make_turn
     folder.mkdir()
     with Store.open(folder / "run.duckdb") as store:
         store.write(make_turn())
-        with serving.served(store) as address, open_reader(folder / "run.duckdb") as reader:
+        with (
+            sql_server.serve_readers(store) as address,
+            open_reader(folder / "run.duckdb") as reader,
+        ):
             assert reader.rows("SELECT count(*) FROM turns") == [(1,)]
-            assert reader.live
+            assert reader.running
         assert not Path(address.socket).exists()
 
 
 def test_a_run_listens_on_no_port(store):
     """Other users of the machine, and web sites in its browser, have nothing to send to."""
     before = ports_held()
-    with serving.served(store):
+    with sql_server.serve_readers(store):
         assert ports_held() <= before
 
 
@@ -147,11 +150,11 @@ def send(address, *pieces):
 
 
 def test_any_tool_asks_and_gets_csv(store):
-    with serving.served(store) as address:
+    with sql_server.serve_readers(store) as address:
         sql = b"SELECT question_id, agent FROM turns"
         head = b"POST /csv HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(sql)
         assert send(address, head, sql).endswith(b"\r\n\r\nquestion_id,agent\nq1,1\n")
-        assert address.socket in serving.by_curl(address)
+        assert address.socket in sql_server.format_curl_command(address)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +173,7 @@ def test_any_tool_asks_and_gets_csv(store):
     ],
 )
 def test_a_bad_request_is_answered_and_nothing_else(store, path, request_, status):
-    with serving.served(store) as address:
+    with sql_server.serve_readers(store) as address:
         assert status in send(address, request_).split(b"\r\n")[0]
         with open_reader(path) as reader:
             assert reader.rows("SELECT count(*) FROM turns") == [(1,)]
@@ -178,9 +181,9 @@ def test_a_bad_request_is_answered_and_nothing_else(store, path, request_, statu
 
 def test_readers_without_end_take_no_memory_and_leave_room(store, path):
     """More connections than are served at once, each saying nothing."""
-    with serving.served(store) as address:
+    with sql_server.serve_readers(store) as address:
         silent = []
-        for _ in range(serving.READERS + 5):
+        for _ in range(sql_server.READERS + 5):
             asking = socket.socket(socket.AF_UNIX)
             asking.connect(address.socket)
             silent.append(asking)
@@ -195,8 +198,8 @@ def test_readers_without_end_take_no_memory_and_leave_room(store, path):
 def test_a_query_ends_when_its_reader_has_gone(store, path):
     endless = b"SELECT count(*) FROM range(1000000) a, range(1000000) b, range(1000) c"
     head = b"POST /csv HTTP/1.0\r\nContent-Length: %d\r\n\r\n" % len(endless)
-    with serving.served(store) as address:
-        asking = [socket.socket(socket.AF_UNIX) for _ in range(serving.AT_ONCE)]
+    with sql_server.serve_readers(store) as address:
+        asking = [socket.socket(socket.AF_UNIX) for _ in range(sql_server.AT_ONCE)]
         for each in asking:
             each.connect(address.socket)
             each.sendall(head + endless)
@@ -211,14 +214,14 @@ def test_the_end_of_a_run_waits_for_no_query(store, path):
     said = []
 
     def ask():
-        client = remote.Client(address)
+        client = sql_client.SqlClient(address)
         asked.set()
         try:
             client.execute("SELECT count(*) FROM range(1000000) a, range(1000000) b, range(999) c")
-        except remote.ServerGone as error:
+        except sql_client.ServerGone as error:
             said.append(error)
 
-    with serving.served(store) as address:
+    with sql_server.serve_readers(store) as address:
         reading = threading.Thread(target=ask)
         reading.start()
         asked.wait()
@@ -268,7 +271,7 @@ def test_every_type_arrives_as_it_was(store, path):
     columns = ", ".join(f"{value} AS c{number}" for number, value in enumerate(TYPES))
     sql = f'SELECT {columns}, 1 AS "a ""b""", 2 AS c0 FROM turns'
     expected = store.query(sql).result()
-    with serving.served(store), open_reader(path) as reader:
+    with sql_server.serve_readers(store), open_reader(path) as reader:
         found = reader.query(sql).result()
     assert found.columns == expected.columns
     assert found.types == expected.types
@@ -286,7 +289,7 @@ def test_every_type_arrives_as_it_was(store, path):
     ],
 )
 def test_no_nested_text_ends_the_process_of_a_run(store, path, value):
-    with serving.served(store), open_reader(path) as reader:
+    with sql_server.serve_readers(store), open_reader(path) as reader:
         with pytest.raises(InvalidQuery, match="--snapshot"):
             _ = reader.query(f"SELECT {value}").rows
         assert reader.rows("SELECT json('[[1]]') ->> '$[0][0]' FROM turns") == [("1",)]
@@ -294,7 +297,7 @@ def test_no_nested_text_ends_the_process_of_a_run(store, path, value):
 
 def test_the_order_of_rows_arrives(store, path):
     sql = "SELECT hash(range)::HUGEINT AS h FROM range(100000) ORDER BY h DESC"
-    with serving.served(store), open_reader(path) as reader:
+    with sql_server.serve_readers(store), open_reader(path) as reader:
         found = [h for (h,) in reader.stream(sql)]
         table = reader.query(sql).arrow()
     assert found == sorted(found, reverse=True)
@@ -302,7 +305,7 @@ def test_the_order_of_rows_arrives(store, path):
 
 
 def test_the_store_goes_on_as_ever_while_it_is_served(store, path, make_turn):
-    with serving.served(store):
+    with sql_server.serve_readers(store):
         store.write(*(make_turn(f"new {number}") for number in range(100)))
         store.transact(lambda connection: connection.execute("CHECKPOINT"))
         assert store.rows("SELECT count(*) FROM turns") == [(101,)]
@@ -325,7 +328,7 @@ def test_a_debate_is_there_whole_or_not_at_all(path):
                 assert (verdicts, torn) == (3 * votes, 0)
                 seen.append(votes)
                 assert run.poll() is None
-            assert reader.live
+            assert reader.running
         run.communicate()
         assert run.returncode == 0
     assert seen == sorted(seen)
@@ -354,7 +357,7 @@ def test_killed_readers_harm_nothing(path):
 
 
 def test_an_error_in_a_query_is_the_users(store, path):
-    with serving.served(store), open_reader(path) as reader:
+    with sql_server.serve_readers(store), open_reader(path) as reader:
         with pytest.raises(InvalidQuery, match="nowhere does not exist") as found:
             _ = reader.query("FROM nowhere").rows
         assert "COPY" not in str(found.value)
@@ -363,7 +366,7 @@ def test_an_error_in_a_query_is_the_users(store, path):
 def test_votes_and_verdicts_arrive_as_records(store, path):
     vote = Vote(1, "train", "multiagent", "sampled", "q1", 1, "4", 3, 3, False)
     [turn] = store.turns(StageKey(1, "train", "multiagent"))
-    with serving.served(store):
+    with sql_server.serve_readers(store):
         store.write(vote, Verdict(turn.turn_id, True, None))
         with open_reader(path) as reader:
             assert reader.rows("SELECT answer, votes, tie FROM votes") == [("4", 3, False)]

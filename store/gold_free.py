@@ -19,9 +19,9 @@ from pathlib import Path
 import duckdb
 
 from store import schema
+from store.bulk_insert import TABLES, Table, build_insert
 from store.connection import connect, seal
 from store.ledger import Store
-from store.packing import TABLES, Table, pack
 from store.records import Question, Row, StageKey, Turn, Verdict, Vote
 
 GOLD = frozenset({"gold", "correct"})
@@ -46,7 +46,7 @@ _VISIBLE: Mapping[type, Table] = {
 
 
 @contextmanager
-def empty() -> Iterator[duckdb.DuckDBPyConnection]:
+def open_empty_copy() -> Iterator[duckdb.DuckDBPyConnection]:
     """The tables and views with nothing in them: what a query can be checked against."""
     with closing(connect(Path(":memory:"), read_only=False)) as connection:
         _prepare(connection)
@@ -54,7 +54,9 @@ def empty() -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 @contextmanager
-def visible(store: Store, iteration: int, arm: str) -> Iterator[duckdb.DuckDBPyConnection]:
+def copy_training_debates(
+    store: Store, iteration: int, arm: str
+) -> Iterator[duckdb.DuckDBPyConnection]:
     """The sampled training debates of `arm` up to `iteration`, copied beside the run's file.
 
     The copy is gone afterwards. Blocks for about as long as storing those turns took.
@@ -77,7 +79,7 @@ def visible(store: Store, iteration: int, arm: str) -> Iterator[duckdb.DuckDBPyC
 
 
 def _prepare(connection: duckdb.DuckDBPyConnection) -> None:
-    for _, _, sql in schema.migrations():
+    for _, _, sql in schema.read_migrations():
         connection.execute(sql)
     visible = {table.name: table for table in _VISIBLE.values()}
     for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall():
@@ -87,12 +89,12 @@ def _prepare(connection: duckdb.DuckDBPyConnection) -> None:
         else:
             connection.execute(f'DROP TABLE "{name}"')
     for view in VIEWS:
-        connection.execute(f"CREATE VIEW {view} AS {schema.view_sql(view)}")
+        connection.execute(f"CREATE VIEW {view} AS {schema.read_view_sql(view)}")
     seal(connection)
 
 
 def _insert(connection: duckdb.DuckDBPyConnection, record: type, rows: Iterable[Row]) -> None:
     waiting = iter(rows)
     while batch := list(islice(waiting, _AT_ONCE)):
-        sql, params = pack(_VISIBLE[record], batch)
+        sql, params = build_insert(_VISIBLE[record], batch)
         connection.execute(sql, params)
