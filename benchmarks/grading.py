@@ -23,11 +23,11 @@ from pathlib import Path
 
 import psutil
 
-from evals.answers.comparison import same
-from evals.answers.mathematical import Mathematical
-from evals.answers.structure import structure
-from evals.equivalence import Judge
+from evals.answers.math.comparison import same
+from evals.answers.math.kind import MathKind
+from evals.answers.math.structure import read_structure
 from evals.grading import Grade, grade
+from evals.judge.pool import Judge
 
 GOAL_S = 60.0
 CRASHES = 3
@@ -71,7 +71,7 @@ def make(path: Path, count: int) -> list[Item]:
     """`count` responses spread over all questions, the same at every call."""
     with path.open(encoding="utf-8") as lines:
         solutions = [json.loads(line)["solution"] for line in lines]
-    golds = [Mathematical().gold(solution) for solution in solutions]
+    golds = [MathKind().read_gold(solution) for solution in solutions]
     draw = random.Random(7)
     items = []
     for number in range(count):
@@ -82,7 +82,9 @@ def make(path: Path, count: int) -> list[Item]:
             answer, expected = _varied(golds[place], draw), True
         elif turn < 19:
             answer = draw.choice(golds)
-            expected = same(structure(answer), structure(golds[place]), lambda a, b: False)
+            expected = same(
+                read_structure(answer), read_structure(golds[place]), lambda a, b: False
+            )
         else:
             items.append(Item(work, golds[place], False))
             continue
@@ -104,12 +106,12 @@ def measure(items: list[Item]) -> tuple[float, int]:
     done = threading.Event()
     killer = threading.Thread(target=_kill_workers, args=(done,))
     killer.start()
-    kind = Mathematical(ask=judge)
+    kind = MathKind(ask=judge)
     grades = grade(kind, [(item.response, item.gold) for item in items])
     seconds = time.perf_counter() - start
     done.set()
     killer.join()
-    reasons = Counter(surrender.reason for surrender in judge.surrenders())
+    reasons = Counter(surrender.reason for surrender in judge.list_given_up())
     judge.close()
     _report("in total", f"{seconds:.1f} s", f"{_cpu() - before:.1f} s CPU")
     return seconds, _summarise(items, grades, judge.decided, reasons)

@@ -82,7 +82,7 @@ USE = (
     "import society\n"
     "from store.ledger import Store\n"
     "from finetune.datasets import build_all\n"
-    "from evals.equivalence import Judge, Limits\n"
+    "from evals.judge.pool import Judge, PairLimits\n"
     "from providers.registry import schemes\n"
     "from society.config.load import load_config\n"
     "print(load_config('demo').society.agents)\n"
@@ -133,7 +133,7 @@ def test_processes_that_are_started_find_the_right_packages_too(unpacked, shadow
     folder = shadowed("package")
     code = (
         "import society\n"
-        "from evals.equivalence import Judge\n"
+        "from evals.judge.pool import Judge\n"
         "judge = Judge(workers=1)\n"
         "print(judge.same('x+1', '1+x'))\n"
         "judge.close()\n"

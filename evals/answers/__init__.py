@@ -10,14 +10,14 @@ from evals.answers.base import AnswerKind
 
 _KINDS = {
     "number": "evals.answers.number",
-    "math": "evals.answers.mathematical",
+    "math": "evals.answers.math.kind",
     "choice": "evals.answers.choice",
     "text": "evals.answers.text",
     "regex": "evals.answers.regex",
 }
 
 
-def kind(name: str, options: Mapping[str, object]) -> AnswerKind:
+def load_kind(name: str, options: Mapping[str, object]) -> AnswerKind:
     """The kind of answer `name`, set up with its own options.
 
     Raises ValueError for an unknown name and for what is wrong with an option.

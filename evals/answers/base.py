@@ -2,36 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from evals.answers.reading import Reading
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerReading:
+    """The answer of a response, or None, and the rule that found it or the reason for None."""
+
+    answer: str | None
+    rule: str
 
 
 class AnswerKind(Protocol):
-    """The rules for one kind of answer; every task has one.
+    r"""The rules for one kind of answer; every task has one.
 
     All methods take linear time in what they are given, may be called from any thread and never
-    block for longer than the judge's time limit.
+    block for longer than the judge's time limit. For instance:
+
+        number = load_kind("number", {})
+        number.read(r"3 * 6 = 18, so \boxed{18.0}")     # "18"
+        number.same("18", "36/2")                       # True
     """
 
     @property
     def name(self) -> str:
-        """What `evals.answers.kind` calls it."""
+        """The name that `evals.answers.load_kind` loads it by."""
 
     @property
     def form(self) -> str:
         """The sentence that says how to state the final answer; it ends every prompt."""
 
     def read(self, response: str) -> str | None:
-        """The last answer a response states, tidied, or None. Never raises."""
+        """The last answer that a response states, normalized, or None. Never raises."""
 
-    def explain(self, response: str) -> Reading:
-        """What `read` gives, and the rule by which; never raises."""
+    def explain(self, response: str) -> AnswerReading:
+        """The answer that `read` gives, with the rule that found it. Never raises."""
 
-    def canonical(self, answer: str) -> str:
-        """The one form, or a description of it, that all wordings of an answer have in common."""
+    def canonicalize(self, answer: str) -> str:
+        """The form, or a description of it, that all wordings of an answer have in common."""
 
-    def gold(self, text: str) -> str:
+    def read_gold(self, text: str) -> str:
         """The answer in a question's gold field: a bare answer or a worked solution.
 
         Raises ValueError that says what could not be read.
@@ -39,3 +56,33 @@ class AnswerKind(Protocol):
 
     def same(self, a: str, b: str) -> bool:
         """Whether two read answers are the same answer. Reflexive, symmetric; never raises."""
+
+
+class KindOptions(BaseModel):
+    """The options of one kind; a subclass lists them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+AnyOptions = TypeVar("AnyOptions", bound=KindOptions)
+
+
+def validate_options(
+    model: type[AnyOptions], kind: str, options: Mapping[str, object]
+) -> AnyOptions:
+    """The options as `model`. Raises ValueError that names each wrong option and its value."""
+    try:
+        return model.model_validate(dict(options))
+    except ValidationError as error:
+        allowed = ", ".join(model.model_fields) or "none"
+        problems = error.errors(include_url=False)
+        raise ValueError("; ".join(_format_error(p, kind, allowed) for p in problems)) from error
+
+
+def _format_error(problem: ErrorDetails, kind: str, allowed: str) -> str:
+    option = f"option {'.'.join(map(str, problem['loc']))!r} of the answer kind {kind}"
+    if problem["type"] == "extra_forbidden":
+        return f"unknown {option}; it has {allowed}"
+    if problem["type"] == "missing":
+        return f"{option} is missing; give it"
+    return f"{option}: {problem['msg']}, got {problem['input']!r}"

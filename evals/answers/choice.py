@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 from pydantic import Field
 
-from evals.answers.choosing import Choosing, choosing
-from evals.answers.options import Options, checked
-from evals.answers.reading import CONTRADICTION, RULES, Reading, read_first
-from evals.answers.retraction import is_supposed, is_taken_back
-from evals.answers.stated import LONGEST, Statement, bare, statements
+from evals.answers.base import AnswerReading, KindOptions, validate_options
+from evals.answers.choice_claims import ChoiceClaims, find_claims
+from evals.answers.negation import is_supposed, is_taken_back
+from evals.answers.response import CONTRADICTION, RULES, find_answer
+from evals.answers.statements import LONGEST, Statement, find_statements, strip_wrapping
 
 _TYPESET = re.compile(r"\\(?:text(?:bf|it|rm)?|math(?:bf|it|rm)|mbox|bf|rm)\b|[{}$*`]|\\[()\[\], ]")
 # "C \text{ mitochondria}" is a letter and the text of its choice.
@@ -91,19 +91,19 @@ _EXPLAINS = re.compile(
 _MOST_LINES = 60
 
 
-class ChoiceOptions(Options):
+class ChoiceOptions(KindOptions):
     """How many choices a question has: the letters are A and the following."""
 
     choices: int = Field(default=4, ge=2, le=26)
 
 
-def create(options: Mapping[str, object]) -> Choice:
+def create(options: Mapping[str, object]) -> ChoiceKind:
     """The kind with the user's options. Raises ValueError that names option and value."""
-    return Choice(checked(ChoiceOptions, "choice", options))
+    return ChoiceKind(validate_options(ChoiceOptions, "choice", options))
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChoiceKind:
     """Implements `AnswerKind`; answers are capital letters."""
 
     options: ChoiceOptions = field(default_factory=ChoiceOptions)
@@ -114,18 +114,18 @@ class Choice:
         """See `explain`."""
         return self.explain(response).answer
 
-    def explain(self, response: str) -> Reading:
+    def explain(self, response: str) -> AnswerReading:
         """The last letter stated, else the one that the last line chooses, else the only one of a
         list of choices that is judged right where all others are judged wrong.
 
         "The answer is A good idea", "A and B", "B is incorrect" and letters beyond the choices
         state none; nor does a letter that is ruled out after it was stated.
         """
-        return read_first(response, self._stated, self._concluded)
+        return find_answer(response, self._stated, self._concluded)
 
-    def gold(self, text: str) -> str:
+    def read_gold(self, text: str) -> str:
         """A letter, bare or in parentheses, or the last one that a worked solution states."""
-        letter = self._known(_alone(text)) if len(text) <= LONGEST else None
+        letter = self._known(_read_bare_letter(text)) if len(text) <= LONGEST else None
         letter = letter or self.read(text)
         if letter is None:
             raise ValueError(
@@ -133,39 +133,39 @@ class Choice:
             )
         return letter
 
-    def canonical(self, answer: str) -> str:
+    def canonicalize(self, answer: str) -> str:
         """The capital letter."""
-        return _alone(answer) or answer.strip()
+        return _read_bare_letter(answer) or answer.strip()
 
     def same(self, a: str, b: str) -> bool:
         """The same letter; case and parentheses do not count."""
-        return self.canonical(a) == self.canonical(b)
+        return self.canonicalize(a) == self.canonicalize(b)
 
-    def _stated(self, part: str) -> Reading | None:
-        for statement in reversed(statements(part)):
-            letter = self._known(_letter(statement))
+    def _stated(self, part: str) -> AnswerReading | None:
+        for statement in reversed(find_statements(part)):
+            letter = self._known(_read_statement(statement))
             if letter is None:
                 continue
-            end = _end_of_letter(part, statement)
+            end = _find_letter_end(part, statement)
             if is_taken_back(part, end):
                 continue
-            later = _after(part, end)
+            later = _find_later_claims(part, end)
             other = self._known(later.letter)
             if other is not None and other != letter:
                 corrects = _CORRECTS.search(part, end) is not None
-                return Reading(other, "a correction") if corrects else CONTRADICTION
+                return AnswerReading(other, "a correction") if corrects else CONTRADICTION
             if letter in later.ruled_out:
                 return None
-            return Reading(letter, RULES[statement.form])
+            return AnswerReading(letter, RULES[statement.form])
         return None
 
-    def _concluded(self, part: str) -> Reading | None:
-        if letter := self._known(_of_last_line(part)):
-            return Reading(letter, "the last line")
-        if letter := self._known(_of_list(part)):
-            return Reading(letter, "the only choice of a list that is judged right")
-        if letter := self._known(_of_first_line(part)):
-            return Reading(letter, "the first line, which the rest explains")
+    def _concluded(self, part: str) -> AnswerReading | None:
+        if letter := self._known(_read_last_line(part)):
+            return AnswerReading(letter, "the last line")
+        if letter := self._known(_read_judged_list(part)):
+            return AnswerReading(letter, "the only choice of a list that is judged right")
+        if letter := self._known(_read_first_line(part)):
+            return AnswerReading(letter, "the first line, which the rest explains")
         return None
 
     @property
@@ -176,41 +176,41 @@ class Choice:
         return letter if letter is not None and "A" <= letter <= self._last else None
 
 
-def _plain(text: str) -> str:
+def _strip_typesetting(text: str) -> str:
     text = _TYPESET_REST.sub(r"\1: \2", text)
     text = " ".join(_TYPESET.sub(" ", text).split())
     return text.replace("( ", "(").replace(" )", ")")
 
 
-def _alone(text: str) -> str | None:
-    found = _ALONE.fullmatch(_plain(text)) if len(text) <= LONGEST else None
+def _read_bare_letter(text: str) -> str | None:
+    found = _ALONE.fullmatch(_strip_typesetting(text)) if len(text) <= LONGEST else None
     return found["letter"].upper() if found else None
 
 
-def _letter(statement: Statement) -> str | None:
+def _read_statement(statement: Statement) -> str | None:
     if len(set(statement.parts)) > 1:
         return None
-    letter = _payload(statement.text)
-    return letter or (_of_last_line(statement.text) if statement.form == "tag" else None)
+    letter = _read_payload(statement.text)
+    return letter or (_read_last_line(statement.text) if statement.form == "tag" else None)
 
 
-def _payload(text: str) -> str | None:
+def _read_payload(text: str) -> str | None:
     """The letter that a stated answer begins with, unless the letter is a word of it or denied."""
-    if letter := _alone(text):
+    if letter := _read_bare_letter(text):
         return letter
-    text = _plain(text)
+    text = _strip_typesetting(text)
     label = _LABEL.match(text)
     found = label or _CLAUSE.match(text)
     if found is None or _ANOTHER.match(found["rest"]):
-        return choosing(text).letter
+        return find_claims(text).letter
     if (_SAYS if label else _DENIED).match(found["rest"]):
-        return choosing(text).letter
+        return find_claims(text).letter
     letters = found.groupdict()
     letter = next(letters[k] for k in ("closed", "upper", "lower", "letter") if letters.get(k))
     return letter.upper()
 
 
-def _end_of_letter(part: str, statement: Statement) -> int:
+def _find_letter_end(part: str, statement: Statement) -> int:
     """Where the letter of a phrase ends: "B. Wait, no" is a letter and what comes after it."""
     if statement.form != "phrase":
         return statement.end
@@ -219,45 +219,45 @@ def _end_of_letter(part: str, statement: Statement) -> int:
     return letter.end() if letter else statement.end
 
 
-def _after(part: str, end: int) -> Choosing:
+def _find_later_claims(part: str, end: int) -> ChoiceClaims:
     """What the sentences after a stated answer choose and rule out by their words."""
     lines = part[end : end + 4 * LONGEST].split("\n")[:_MOST_LINES]
-    plain = [_plain(bare(line)) for line in lines if line.strip()]
-    found = [choosing(line) for line in plain]
+    plain = [_strip_typesetting(strip_wrapping(line)) for line in lines if line.strip()]
+    found = [find_claims(line) for line in plain]
     # "B does not need energy" explains B, "B is not correct" rules it out.
     wrong = [one for line, one in zip(plain, found, strict=True) if _WRONG.search(line)]
-    return Choosing(
+    return ChoiceClaims(
         tuple(letter for one in found for letter in one.chosen if one.asserts),
         frozenset().union(*(one.ruled_out for one in wrong)),
         frozenset().union(*(one.named for one in found)),
     )
 
 
-def _of_last_line(response: str) -> str | None:
+def _read_last_line(response: str) -> str | None:
     """The letter of the last line: alone, before its text, or the only one said to be chosen."""
     trimmed = response.rstrip()
     before, _, line = trimmed.rpartition("\n")
     if len(line) > LONGEST or "\\boxed" in line or "\\fbox" in line or line.endswith("?"):
         return None
-    line = _tidied(line)
+    line = _strip_bullet(line)
     item = _ITEM.match(line)
     if item is not None:
-        if _is_listed(before, item["letter"]):
+        if _ends_list(before, item["letter"]):
             return None
         verdict = _VERDICT.match(line, item.end())
         # "(B) No" is a choice with its text, "Option B: no" says what is thought of it.
         text = line[item.end() :].strip(" .")
         if verdict is not None and (len(item[0]) > 3 or ".." in line or not _TRUTH.fullmatch(text)):
             judged = item["letter"].upper()
-            other = choosing(line).letter
+            other = find_claims(line).letter
             return judged if verdict["yes"] else other if other != judged else None
-        return _payload(line)
+        return _read_payload(line)
     if len(line) == 1:
         return line
-    return choosing(_supposed(line)).letter
+    return find_claims(_mark_suppositions(line)).letter
 
 
-def _supposed(line: str) -> str:
+def _mark_suppositions(line: str) -> str:
     """The line with "might be" where it only supposes or reports an answer."""
     return _ANSWER_IS.sub(
         lambda found: f"{found[1]} might be " if is_supposed(line, found.start()) else found[0],
@@ -265,36 +265,38 @@ def _supposed(line: str) -> str:
     )
 
 
-def _of_first_line(part: str) -> str | None:
+def _read_first_line(part: str) -> str | None:
     """The letter that stands alone in the first line, where what follows only explains it."""
     first, _, rest = part.strip().partition("\n")
-    letter = _alone(bare(first)) if len(first) <= 2 * len("the answer is") else None
+    letter = (
+        _read_bare_letter(strip_wrapping(first)) if len(first) <= 2 * len("the answer is") else None
+    )
     if letter is None or letter == "I" or not _EXPLAINS.match(rest):
         return None
-    later = _after(rest, 0)
+    later = _find_later_claims(rest, 0)
     other = set("".join(later.chosen)) - {letter}
     return None if other or letter in later.ruled_out or _REGRETS.search(rest) else letter
 
 
-def _tidied(line: str) -> str:
-    line = _plain(bare(line))
+def _strip_bullet(line: str) -> str:
+    line = _strip_typesetting(strip_wrapping(line))
     bullet = _BULLET.match(line)
     return line[bullet.end() :] if bullet else line
 
 
-def _is_listed(before: str, letter: str) -> bool:
+def _ends_list(before: str, letter: str) -> bool:
     """Whether a line ends a list of choices, which chooses none: the item above has the letter
     before it."""
     adjacent = True
     for line in reversed(before[-8 * LONGEST :].split("\n")[-_MOST_LINES:]):
-        if item := _ITEM.match(_tidied(line[:LONGEST])):
+        if item := _ITEM.match(_strip_bullet(line[:LONGEST])):
             above, below = ord(item["letter"].upper()), ord(letter.upper())
             return above == below - 1 or (adjacent and above < below)
         adjacent = False
     return False
 
 
-def _of_list(part: str) -> str | None:
+def _read_judged_list(part: str) -> str | None:
     """The only choice that a list of judged choices finds right.
 
     "True" and "false" say which choice is right only where one of at least three is true: the
@@ -304,11 +306,11 @@ def _of_list(part: str) -> str | None:
     wrong: list[str] = []
     truths = False
     for line in part.rstrip()[-8 * LONGEST :].split("\n")[-_MOST_LINES:]:
-        line = _tidied(line[:LONGEST])
+        line = _strip_bullet(line[:LONGEST])
         item = _ITEM.match(line)
         if item is None:
             continue
-        judged = _judged(line, item)
+        judged = _read_judgment(line, item)
         if judged is None:
             return None
         (right if judged else wrong).append(item["letter"].upper())
@@ -318,7 +320,7 @@ def _of_list(part: str) -> str | None:
     return right[0]
 
 
-def _judged(line: str, item: re.Match[str]) -> bool | None:
+def _read_judgment(line: str, item: re.Match[str]) -> bool | None:
     """What a line of a list says of its choice; None where that is unclear."""
     if verdict := _VERDICT.match(line, item.end()):
         return verdict["yes"] is not None

@@ -14,12 +14,11 @@ from fractions import Fraction
 
 from pydantic import Field
 
-from evals.answers.notation import plain
-from evals.answers.numerals import canonical, number
-from evals.answers.options import Options, checked
-from evals.answers.reading import RULES, Reading, read_first
-from evals.answers.retraction import is_doubted, is_supposed, is_taken_back
-from evals.answers.stated import LONGEST, Statement, bare, statements
+from evals.answers.base import AnswerReading, KindOptions, validate_options
+from evals.answers.negation import is_doubted, is_supposed, is_taken_back
+from evals.answers.numerals import format_number, normalize_notation, parse_number
+from evals.answers.response import RULES, find_answer
+from evals.answers.statements import LONGEST, Statement, find_statements, strip_wrapping
 
 _ITEM = re.compile(r"\s*(?:[0-9]{1,2}[.)]|[-*•>])\s+(?=\S)")
 _SIGNS = (
@@ -92,7 +91,7 @@ _WORDS_OF_A_NUMBER = 8
 _NOISE = Fraction(1, 10**13)
 
 
-class NumberOptions(Options):
+class NumberOptions(KindOptions):
     """`fallback`: where nothing is stated, the last number in the last line that is not empty
     counts. `integers`: answers are whole numbers; what else stands in a box is kept as it is
     written, an answer that equals no whole number. `tolerance`: by how much two numbers may differ
@@ -103,13 +102,13 @@ class NumberOptions(Options):
     tolerance: float | None = Field(default=None, gt=0, le=1, strict=False, allow_inf_nan=False)
 
 
-def create(options: Mapping[str, object]) -> Number:
+def create(options: Mapping[str, object]) -> NumberKind:
     """The kind with the user's options. Raises ValueError that names option and value."""
-    return Number(checked(NumberOptions, "number", options))
+    return NumberKind(validate_options(NumberOptions, "number", options))
 
 
 @dataclass(frozen=True)
-class Number:
+class NumberKind:
     """Implements `AnswerKind`; answers are `canonical` numbers."""
 
     options: NumberOptions = field(default_factory=NumberOptions)
@@ -120,27 +119,27 @@ class Number:
         """See `explain`."""
         return self.explain(response).answer
 
-    def explain(self, response: str) -> Reading:
+    def explain(self, response: str) -> AnswerReading:
         """The last number stated, else the last one mentioned in the last line (`fallback`)."""
-        return read_first(response, self._stated, self._concluded)
+        return find_answer(response, self._stated, self._concluded)
 
-    def gold(self, text: str) -> str:
+    def read_gold(self, text: str) -> str:
         """The last number that a worked solution states ("… #### 18"), or a bare number."""
-        candidates = [statement.text for statement in reversed(statements(text))]
+        candidates = [statement.text for statement in reversed(find_statements(text))]
         # Longer text is a sentence, whose first number need not be its answer.
         if len(text) <= LONGEST and len(text.split()) <= _WORDS_OF_A_NUMBER:
-            candidates.append(bare(text))
+            candidates.append(strip_wrapping(text))
         for candidate in candidates:
-            if (value := number(candidate)) is not None:
-                return canonical(value)
+            if (value := parse_number(candidate)) is not None:
+                return format_number(value)
         raise ValueError(
             f"no gold number in {text[-80:]!r}; give a number or a solution that ends '#### 18'"
         )
 
-    def canonical(self, answer: str) -> str:
+    def canonicalize(self, answer: str) -> str:
         """The number as a decimal or a reduced fraction."""
-        value = number(answer) if len(answer) <= LONGEST else None
-        return answer.strip() if value is None else canonical(value)
+        value = parse_number(answer) if len(answer) <= LONGEST else None
+        return answer.strip() if value is None else format_number(value)
 
     def same(self, a: str, b: str) -> bool:
         """Equal as exact numbers where both are numbers, else equal as text.
@@ -153,7 +152,7 @@ class Number:
             return True
         if len(a) > LONGEST or len(b) > LONGEST:
             return False
-        left, right = number(a), number(b)
+        left, right = parse_number(a), parse_number(b)
         if left is None or right is None or self.options.tolerance is None:
             return left is not None and left == right
         largest = max(abs(left), abs(right))
@@ -162,27 +161,27 @@ class Number:
             allowed *= min(Fraction(1), largest)
         return abs(left - right) <= max(allowed, _NOISE * largest)
 
-    def _stated(self, part: str) -> Reading | None:
-        for statement in reversed(statements(part)):
+    def _stated(self, part: str) -> AnswerReading | None:
+        for statement in reversed(find_statements(part)):
             if answer := self._answer(statement):
-                return Reading(answer, RULES[statement.form])
+                return AnswerReading(answer, RULES[statement.form])
         return None
 
-    def _concluded(self, part: str) -> Reading | None:
-        answer = _mentioned(part, statements(part)) if self.options.fallback else None
-        return Reading(answer, "the last number of the last line") if answer else None
+    def _concluded(self, part: str) -> AnswerReading | None:
+        answer = _find_in_last_line(part, find_statements(part)) if self.options.fallback else None
+        return AnswerReading(answer, "the last number of the last line") if answer else None
 
     def _answer(self, statement: Statement) -> str | None:
-        value = number(statement.text)
+        value = parse_number(statement.text)
         if value is None and statement.form == "tag":
-            return _mentioned(statement.text, [])
+            return _find_in_last_line(statement.text, [])
         whole = value is not None and value.denominator == 1
         if self.options.integers and statement.form == "box" and not whole:
             return statement.text
-        return None if value is None else canonical(value)
+        return None if value is None else format_number(value)
 
 
-def _mentioned(response: str, stated: list[Statement]) -> str | None:
+def _find_in_last_line(response: str, stated: list[Statement]) -> str | None:
     """The last number in the last line, unless that line states something else."""
     trimmed = response.rstrip(_FRAME)
     start = trimmed.rfind("\n") + 1
@@ -205,14 +204,16 @@ def _mentioned(response: str, stated: list[Statement]) -> str | None:
     item = _ITEM.match(line)
     # Untrimmed, a formula keeps its closing brace.
     raw = response[start:].partition("\n")[0]
-    whole = plain(bare(raw)) if len(raw) <= _LONGEST_ALONE else ""
-    if item is None and _ALONE.fullmatch(whole) and (value := number(whole)) is not None:
-        return canonical(value)
+    whole = normalize_notation(strip_wrapping(raw)) if len(raw) <= _LONGEST_ALONE else ""
+    if item is None and _ALONE.fullmatch(whole) and (value := parse_number(whole)) is not None:
+        return format_number(value)
     line = _LOSS.sub(r"\1-", line)
-    return _last_number(plain(bare(line[item.end() :] if item else line).rstrip("!")))
+    return _find_last_number(
+        normalize_notation(strip_wrapping(line[item.end() :] if item else line).rstrip("!"))
+    )
 
 
-def _last_number(line: str) -> str | None:
+def _find_last_number(line: str) -> str | None:
     """The last number that stands for itself; None where a list, range or sum comes last."""
     line = _NEGATIVE.sub("-", _LABELED.sub(lambda found: found["many"] or found["one"], line))
     end = len(line)
@@ -239,10 +240,10 @@ def _last_number(line: str) -> str | None:
             joined = None
         if joined or before.endswith(("\\", "{", "_", "^")) or _UNFINISHED.match(piece):
             return None
-        value = number(_ARROW.sub("", piece))
+        value = parse_number(_ARROW.sub("", piece))
         if value is None or is_taken_back(line, run.end()):
             return None
-        return canonical(value)
+        return format_number(value)
     return None
 
 

@@ -3,9 +3,56 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from fractions import Fraction
 
-from evals.answers.notation import plain
+_SIGNS = str.maketrans(
+    {
+        **dict.fromkeys("−–‐‑‒﹣－", "-"),
+        **dict.fromkeys("×·⋅∙∗", "*"),
+        **dict.fromkeys("÷⁄∕", "/"),
+        **dict.fromkeys("≈≃≅", "="),
+        **dict.fromkeys("$€£¥₹¢", " "),
+    }
+)
+_SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻"
+_RAISED = re.compile(f"[{_SUPERSCRIPTS}]+")
+_LOWERED = str.maketrans(_SUPERSCRIPTS, "0123456789+-")
+_VULGAR = re.compile("[¼½¾⅐-⅞]")
+_CALCULATION = re.compile(r"<<[^<>]{0,200}>>")
+_FONT = re.compile(
+    r"\\(?:text(?:bf|it|rm|sf|tt)?|math(?:bf|it|rm|sf|tt)|bf|rm|mbox|operatorname)\s*"
+    r"\{([^{}]*)\}"
+)
+_NOTHING = re.compile(r"\\(?:left|right|displaystyle|[bB]igg?[lr]?|!)(?![A-Za-z])|\\[()\[\]]")
+_SPACE = re.compile(r"\\(?:[,;: \\]|q?quad(?![A-Za-z]))|~")
+_CURRENCY = re.compile(r"\\(?:\$|(?:pounds|euro|yen|cents?|textdollar)(?![A-Za-z]))")
+_TIMES = re.compile(r"\\(?:times|cdot|ast)(?![A-Za-z])")
+_ABOUT = re.compile(r"\\(?:approx|simeq|sim|cong)(?![A-Za-z])")
+_DEGREES = re.compile(r"\^?\s*\{?\s*(?:\\(?:circ|degree)(?![A-Za-z])|°)\s*\}?")
+_TERM = r"\s*(?:\{\s*([-+]?[0-9][0-9,.]*)\s*\}|([0-9]))"
+_FRACTION = re.compile(rf"\\[dtc]?frac{_TERM}{_TERM}")
+
+
+def normalize_notation(text: str) -> str:
+    """The text in plain characters; what is no number notation stays as it is."""
+    text = _CALCULATION.sub("", text)
+    text = _RAISED.sub(lambda found: f"^{{{found[0].translate(_LOWERED)}}}", text)
+    text = _VULGAR.sub(lambda found: f" {unicodedata.normalize('NFKC', found[0])} ", text)
+    text = unicodedata.normalize("NFKC", text)
+    text = _CURRENCY.sub(" ", text.replace("{,}", ",").replace("\\%", "%"))
+    text = _SPACE.sub(" ", _NOTHING.sub("", text))
+    for _ in range(4):
+        text = _FONT.sub(r" \1 ", text)
+    text = _ABOUT.sub("=", _TIMES.sub("*", text.replace("\\div", "/")))
+    text = _FRACTION.sub(_write_quotient, _DEGREES.sub("° ", text))
+    return " ".join(text.translate(_SIGNS).replace("**", "^").split())
+
+
+def _write_quotient(found: re.Match[str]) -> str:
+    above, below = found[1] or found[2], found[3] or found[4]
+    return f" {above}/{below} "
+
 
 MOST_DIGITS = 400
 """A number whose numerator or denominator has more digits is not read."""
@@ -25,7 +72,7 @@ SCALES = {
 """Words that multiply the number before them; every other word after a number is a unit."""
 
 
-def _digits(separator: str) -> str:
+def _digits_pattern(separator: str) -> str:
     return (
         rf"(?:[1-9][0-9]{{0,2}}(?P<{separator}>[, _'’])[0-9]{{3}}(?:(?P={separator})[0-9]{{3}})*"
         r"(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
@@ -40,8 +87,8 @@ _NUMBER = re.compile(
     (?: (?:USD?|EUR|GBP|CAD|AUD|Rs\.?|INR)\ ?(?=[-+0-9.]) )?
     (?P<inner>[-+])? \ ?
     (?: (?P<whole>[0-9]+)(?:\ and)?\ (?=[0-9]+\ ?/) )?
-    (?P<number>{_digits("comma")})
-    (?: \ ?/\ ?(?P<divisor>{_digits("below")}) )?
+    (?P<number>{_digits_pattern("comma")})
+    (?: \ ?/\ ?(?P<divisor>{_digits_pattern("below")}) )?
     (?: [eE](?P<e>[-+]?[0-9]{{1,4}})(?!\w|\.[0-9])
       | (?P<times>\ ?[*xX]\ ?10)? \ ?\^\ ?[{{(]?(?P<ten>[-+]?[0-9]{{1,4}})(?![0-9]|\.[0-9])[)}}]?
     )?
@@ -76,14 +123,14 @@ _WORKING = re.compile(r"[-/ ]*[^\W\d_]+(?: [^\W\d_]+){0,3}(?: ?[+*/=]| -) ?[0-9(
 _SEVERAL = re.compile(r"(?:,| and| or|;) ")
 
 
-def number(text: str) -> Fraction | None:
+def parse_number(text: str) -> Fraction | None:
     """The one number that `text` gives, alone, with a unit, or at the end of an equation.
 
     None for text that does not begin so, for several numbers ("1 and 2", "5-10", "12:30", "3,4"),
     for sums not worked out, variables, ordinals, and what is longer than `MOST_DIGITS`.
     """
-    text = plain(text)
-    if (found := _leading(text)) is not None:
+    text = normalize_notation(text)
+    if (found := _parse_leading_number(text)) is not None:
         return found
     digit = re.search("[0-9]", text)
     if digit is None:
@@ -92,10 +139,10 @@ def number(text: str) -> Fraction | None:
     left, equals, right = text[: end.start() if end else None].rpartition("=")
     if left.endswith(("<", ">", "!")) or _SEVERAL.search(left.partition("=")[2]):
         return None
-    return _leading(right.strip()) if equals else None
+    return _parse_leading_number(right.strip()) if equals else None
 
 
-def canonical(value: Fraction) -> str:
+def format_number(value: Fraction) -> str:
     """One text per number: a whole number, else a decimal where it ends, else a reduced n/d."""
     below, places = value.denominator, 0
     while places < MOST_DIGITS and below != 1 and 10**places % below:
@@ -107,14 +154,14 @@ def canonical(value: Fraction) -> str:
     return f"{'-' if value < 0 else ''}{whole}{decimals}"
 
 
-def _leading(text: str) -> Fraction | None:
+def _parse_leading_number(text: str) -> Fraction | None:
     found = _NUMBER.match(text)
-    if found is None or not _ends(text[found.end() :]):
+    if found is None or not _is_only_number(text[found.end() :]):
         return None
-    return _value(found)
+    return _compute_value(found)
 
 
-def _value(found: re.Match[str]) -> Fraction | None:
+def _compute_value(found: re.Match[str]) -> Fraction | None:
     number, divisor = found["number"], found["divisor"]
     if found["sign"] and found["inner"]:
         return None
@@ -144,7 +191,7 @@ def _value(found: re.Match[str]) -> Fraction | None:
     return -value if negative else value
 
 
-def _ends(rest: str) -> bool:
+def _is_only_number(rest: str) -> bool:
     """Whether what follows a number leaves it the only one: nothing, a unit, another clause."""
     closing = _CLOSING.match(rest)
     rest = rest[closing.end() :] if closing else rest

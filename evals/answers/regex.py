@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from evals.answers.options import Options, checked
-from evals.answers.reading import UNFINISHED, Reading
-from evals.answers.stated import LONGEST
-from evals.answers.text import Case, bare_gold, comparable, tidy
-from evals.answers.thoughts import spoken
+from evals.answers.base import AnswerReading, KindOptions, validate_options
+from evals.answers.response import UNFINISHED, strip_thoughts
+from evals.answers.statements import LONGEST
+from evals.answers.text import Case, normalize_text, read_bare_gold, tidy_text
 
 if TYPE_CHECKING:
     import regex
@@ -21,18 +20,18 @@ SECONDS = 2.0
 """Of the process's time, all threads together; a search that needs more finds nothing."""
 
 
-class RegexOptions(Options):
+class RegexOptions(KindOptions):
     """`case` holds for the search and for the comparison."""
 
     pattern: str = Field(min_length=1)
     case: Case = "ignore"
 
 
-def create(options: Mapping[str, object]) -> Regex:
+def create(options: Mapping[str, object]) -> RegexKind:
     """The kind with the user's options. Raises ValueError that names option and value."""
     import regex
 
-    wanted = checked(RegexOptions, "regex", options)
+    wanted = validate_options(RegexOptions, "regex", options)
     flags = regex.MULTILINE | (regex.IGNORECASE if wanted.case == "ignore" else 0)
     try:
         compiled = regex.compile(wanted.pattern, flags)
@@ -41,11 +40,11 @@ def create(options: Mapping[str, object]) -> Regex:
             f"option 'pattern' of the answer kind regex: {wanted.pattern!r} is no regular "
             f"expression: {error}"
         ) from error
-    return Regex(wanted, compiled)
+    return RegexKind(wanted, compiled)
 
 
 @dataclass(frozen=True)
-class Regex:
+class RegexKind:
     """Implements `AnswerKind`."""
 
     options: RegexOptions
@@ -60,35 +59,37 @@ class Regex:
         """See `explain`."""
         return self.explain(response).answer
 
-    def explain(self, response: str) -> Reading:
+    def explain(self, response: str) -> AnswerReading:
         """The last match outside of thoughts: its group `answer`, else its first group, else all.
 
         None where nothing matches or the search takes more than `SECONDS` or than the memory. The
         markers around a thought stay: the expression may name them.
         """
-        said = spoken(response, keep_markers=True)
+        said = strip_thoughts(response, keep_markers=True)
         group = 1 if self._compiled.groups else 0
         wanted = "answer" if "answer" in self._compiled.groupindex else group
         answer = None
         try:
             for match in self._compiled.finditer(said.text, timeout=SECONDS):
                 found = match[wanted]
-                if found and len(found) <= LONGEST and (tidied := tidy(found)):
+                if found and len(found) <= LONGEST and (tidied := tidy_text(found)):
                     answer = tidied
         except (TimeoutError, MemoryError):
-            return Reading(None, f"the search took more than {SECONDS:g} s or than the memory")
+            return AnswerReading(
+                None, f"the search took more than {SECONDS:g} s or than the memory"
+            )
         if answer is not None:
-            return Reading(answer, "the last match of the pattern")
-        return UNFINISHED if said.unfinished else Reading(None, "the pattern matches nothing")
+            return AnswerReading(answer, "the last match of the pattern")
+        return UNFINISHED if said.unfinished else AnswerReading(None, "the pattern matches nothing")
 
-    def gold(self, text: str) -> str:
+    def read_gold(self, text: str) -> str:
         """What the expression finds, else the text itself: a bare answer."""
-        return self.read(text) or bare_gold(text)
+        return self.read(text) or read_bare_gold(text)
 
-    def canonical(self, answer: str) -> str:
+    def canonicalize(self, answer: str) -> str:
         """The text, in one case where case does not count."""
-        return comparable(answer, self.options.case)
+        return normalize_text(answer, self.options.case)
 
     def same(self, a: str, b: str) -> bool:
         """Equal text, by the rule for case."""
-        return self.canonical(a) == self.canonical(b)
+        return self.canonicalize(a) == self.canonicalize(b)

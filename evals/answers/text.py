@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from evals.answers.options import Options, checked
-from evals.answers.reading import RULES, Reading, read_first
-from evals.answers.stated import LONGEST, bare, statements
+from evals.answers.base import AnswerReading, KindOptions, validate_options
+from evals.answers.response import RULES, find_answer
+from evals.answers.statements import LONGEST, find_statements, strip_wrapping
 
 Case = Literal["ignore", "match"]
 
@@ -23,19 +23,19 @@ _QUOTES = ('""', "''", "“”", "‘’", "„“", "«»", "‹›", "「」")
 _TRAILING = ".,;:!?。"
 
 
-class TextOptions(Options):
+class TextOptions(KindOptions):
     """Whether upper and lower case differ."""
 
     case: Case = "ignore"
 
 
-def create(options: Mapping[str, object]) -> Text:
+def create(options: Mapping[str, object]) -> TextKind:
     """The kind with the user's options. Raises ValueError that names option and value."""
-    return Text(checked(TextOptions, "text", options))
+    return TextKind(validate_options(TextOptions, "text", options))
 
 
 @dataclass(frozen=True)
-class Text:
+class TextKind:
     """Implements `AnswerKind`."""
 
     options: TextOptions = field(default_factory=TextOptions)
@@ -46,46 +46,46 @@ class Text:
         """See `explain`."""
         return self.explain(response).answer
 
-    def explain(self, response: str) -> Reading:
+    def explain(self, response: str) -> AnswerReading:
         """The last answer stated, tidied, in its own case."""
-        return read_first(response, _stated, lambda _: None)
+        return find_answer(response, _find_stated_text, lambda _: None)
 
-    def gold(self, text: str) -> str:
+    def read_gold(self, text: str) -> str:
         """A bare answer, or the one that a solution of several lines or with a box states."""
         worked = "\n" in text.strip() or "\\boxed" in text or "####" in text
         if worked and (answer := self.read(text)):
             return answer
-        return bare_gold(text)
+        return read_bare_gold(text)
 
-    def canonical(self, answer: str) -> str:
+    def canonicalize(self, answer: str) -> str:
         """The text, in one case where case does not count."""
-        return comparable(answer, self.options.case)
+        return normalize_text(answer, self.options.case)
 
     def same(self, a: str, b: str) -> bool:
         """Equal text, by the rule for case."""
-        return self.canonical(a) == self.canonical(b)
+        return self.canonicalize(a) == self.canonicalize(b)
 
 
-def _stated(part: str) -> Reading | None:
-    for statement in reversed(statements(part)):
-        if statement.form != "correction" and (answer := tidy(statement.text)):
-            return Reading(answer, RULES[statement.form])
+def _find_stated_text(part: str) -> AnswerReading | None:
+    for statement in reversed(find_statements(part)):
+        if statement.form != "correction" and (answer := tidy_text(statement.text)):
+            return AnswerReading(answer, RULES[statement.form])
     return None
 
 
-def bare_gold(text: str) -> str:
+def read_bare_gold(text: str) -> str:
     """A gold answer that is nothing else. Raises ValueError where it is blank or too long."""
-    answer = tidy(text) if len(text) <= LONGEST else ""
+    answer = tidy_text(text) if len(text) <= LONGEST else ""
     if not answer:
         raise ValueError(f"no gold answer in {text[:80]!r}; give 1 to {LONGEST} characters of text")
     return answer
 
 
-def tidy(text: str) -> str:
+def tidy_text(text: str) -> str:
     """Text without typesetting, quotes around it, trailing punctuation and needless space."""
     text = " ".join(unicodedata.normalize("NFKC", text).split())
     for _ in range(8):
-        stripped = bare(_TYPESET.sub(r"\1", text))
+        stripped = strip_wrapping(_TYPESET.sub(r"\1", text))
         if len(stripped) > 2 and stripped[0] + stripped[-1] in _QUOTES:
             stripped = stripped[1:-1].strip()
         stripped = stripped.rstrip(_TRAILING).rstrip() or stripped
@@ -95,9 +95,9 @@ def tidy(text: str) -> str:
     return text
 
 
-def comparable(text: str, case: Case) -> str:
+def normalize_text(text: str, case: Case) -> str:
     """What two equal texts have in common; a text longer than any answer is as it is."""
     if len(text) > LONGEST:
         return text
-    text = tidy(text)
-    return tidy(text.casefold()) if case == "ignore" else text
+    text = tidy_text(text)
+    return tidy_text(text.casefold()) if case == "ignore" else text

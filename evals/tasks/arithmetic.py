@@ -21,7 +21,7 @@ from math import isqrt
 
 from pydantic import Field, model_validator
 
-from evals.answers import kind
+from evals.answers import load_kind
 from evals.tasks.base import Split, TaskQuestion
 from evals.tasks.options import TaskOptions, checked
 from evals.tasks.partition import Shuffle
@@ -34,7 +34,7 @@ STYLES = {
 }
 """The built-in model's ways of reasoning, by the words a solution opens with."""
 
-_ANSWERS = kind("number", {"fallback": False, "integers": True})
+_ANSWERS = load_kind("number", {"fallback": False, "integers": True})
 _EXPRESSION = re.compile(r"[-+*/().0-9\s]*[0-9][-+*/().0-9\s]*")
 _PLAIN = str.maketrans({"−": "-", "–": "-", "×": "*", "·": "*", "÷": "/"})
 

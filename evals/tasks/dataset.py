@@ -149,8 +149,8 @@ class DatasetTask:
         return self._kind.same(a, b)
 
     def read_gold(self, text: str) -> str:
-        """See `AnswerKind.gold`."""
-        return self._kind.gold(text)
+        """See `AnswerKind.read_gold`."""
+        return self._kind.read_gold(text)
 
     def style(self, response: str) -> str | None:
         """None: a dataset knows no ways of reasoning."""

@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from evals.answers import kind
+from evals.answers import load_kind
 from evals.answers.base import AnswerKind
 from evals.tasks import template
 from evals.tasks.choices import LETTERS, askable, lettered, position
@@ -102,7 +102,7 @@ class FileOptions(DataOptions):
 def create(options: Mapping[str, object]) -> DatasetTask:
     """The task with the user's options. Raises ValueError that names option, value and remedy."""
     asked = checked(FileOptions, options, NAME)
-    answers = kind(asked.answer, _kind_options(asked))
+    answers = load_kind(asked.answer, _kind_options(asked))
     return DatasetTask(
         asked.label,
         chosen(asked),
@@ -145,7 +145,7 @@ def _gold(
     if listed is not None:
         stated = LETTERS[position(row, asked.gold, listed, asked.first_choice)]
     try:
-        return answers.gold(stated)
+        return answers.read_gold(stated)
     except ValueError as error:
         raise row.refused(
             f"the field {asked.gold!r} is no {asked.answer} answer: {error}"

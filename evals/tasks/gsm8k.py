@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 from pydantic import Field
 
-from evals.answers import kind
+from evals.answers import load_kind
 from evals.answers.base import AnswerKind
 from evals.tasks.dataset import DatasetTask, Entry, Order
 from evals.tasks.options import DataOptions, checked
@@ -45,7 +45,7 @@ def create(options: Mapping[str, object]) -> DatasetTask:
             "eval": ("main/test-00000-of-00001.parquet",),
         },
     )
-    number = kind("number", {})
+    number = load_kind("number", {})
     return DatasetTask(
         NAME,
         chosen(asked, hub),
@@ -65,7 +65,7 @@ def _entry(row: Row, number: AnswerKind) -> Entry:
             "use the task file for data of another shape"
         )
     try:
-        gold = number.gold(answer)
+        gold = number.read_gold(answer)
     except ValueError as error:
         raise row.refused(f"the field 'answer' has no gold answer: {error}") from error
     return Entry(text, gold)

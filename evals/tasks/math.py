@@ -19,7 +19,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
-from evals.answers import kind
+from evals.answers import load_kind
 from evals.answers.base import AnswerKind
 from evals.tasks.dataset import DatasetTask, Entry, Filter, Order
 from evals.tasks.options import DataOptions, checked
@@ -66,7 +66,7 @@ class MathOptions(DataOptions):
 def create(options: Mapping[str, object]) -> DatasetTask:
     """The task with the user's options. Raises ValueError that names option, value and remedy."""
     asked = checked(MathOptions, options, NAME)
-    mathematical = kind("math", {})
+    mathematical = load_kind("math", {})
     return DatasetTask(
         NAME,
         chosen(asked, _hub(asked)),
@@ -110,7 +110,7 @@ def _entry(row: Row, mathematical: AnswerKind) -> Entry:
             "use the task file for data of another shape"
         )
     try:
-        gold = mathematical.gold(solution)
+        gold = mathematical.read_gold(solution)
     except ValueError as error:
         raise row.refused(f"the field 'solution' has no gold answer: {error}") from error
     return Entry(text, gold, meta={"level": _level(row), "subject": _subject(row)})

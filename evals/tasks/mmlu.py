@@ -18,7 +18,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from evals.answers import kind
+from evals.answers import load_kind
 from evals.tasks.choices import LETTERS, lettered, position, shuffled
 from evals.tasks.dataset import DatasetTask, Entry, Filter, Order
 from evals.tasks.options import DataOptions, checked
@@ -68,7 +68,7 @@ def create(options: Mapping[str, object]) -> DatasetTask:
     return DatasetTask(
         NAME,
         chosen(asked, hub),
-        kind("choice", {"choices": CHOICES}),
+        load_kind("choice", {"choices": CHOICES}),
         lambda row: _entry(row, key),
         prompt=PROMPT,
         order=Order(asked.seed, asked.eval_share),

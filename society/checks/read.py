@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TextIO
 
-from evals.answers import kind
+from evals.answers import load_kind
 from evals.answers.base import AnswerKind
-from evals.answers.stated import statements
-from evals.answers.thoughts import spoken
+from evals.answers.statements import find_statements
+from evals.answers.response import strip_thoughts
 from society.config.load import ConfigError
 from society.terminal.output import one_line, write_line
 
@@ -23,8 +23,8 @@ def show(
     Raises `ConfigError` for a wrong option and for a gold answer that cannot be read.
     """
     try:
-        answers = kind(name, options)
-        wanted = None if gold is None else answers.gold(gold)
+        answers = load_kind(name, options)
+        wanted = None if gold is None else answers.read_gold(gold)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     for title, text in _lines(answers, response, wanted):
@@ -35,10 +35,10 @@ def _lines(answers: AnswerKind, response: str, gold: str | None) -> list[tuple[s
     reading = answers.explain(response)
     lines = [("read", "nothing" if reading.answer is None else reading.answer)]
     if reading.answer is not None:
-        lines.append(("meaning", answers.canonical(reading.answer)))
+        lines.append(("meaning", answers.canonicalize(reading.answer)))
     lines.append(("rule", reading.rule))
     if answers.name != "regex":
-        stated = [f"{s.form} {s.text}" for s in statements(spoken(response).text)]
+        stated = [f"{s.form} {s.text}" for s in find_statements(strip_thoughts(response).text)]
         more = [f"and {len(stated) - _MOST} before"] if len(stated) > _MOST else []
         lines.append(("stated", " · ".join([*stated[-_MOST:], *more]) or "nothing"))
     if gold is not None:

@@ -72,7 +72,7 @@ def reported() -> Iterator[Context]:
 
 def outcome(error: Exception) -> tuple[int, str | None]:
     """Exit status and message; the message is None for an error nobody has foreseen."""
-    from evals.equivalence import JudgeError
+    from evals.judge.pool import JudgeError
     from evals.stored_run import NothingStored
     from finetune.errors import FinetuneError
     from society.config.load import ConfigError

@@ -68,8 +68,8 @@ def judge(source: Source, folder: RunFolder) -> tuple[Judge, Config]:
         task = tasks.load(config.task.name, config.task.options)
         if source.answers is None:
             return Judge(task, _gold_reader(task), {}), config
-        kind = answers.kind(source.answers, _kind_options(config))
-        return Judge(task, kind.gold, {}), config
+        kind = answers.load_kind(source.answers, _kind_options(config))
+        return Judge(task, kind.read_gold, {}), config
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from textwrap import shorten
 
 from evals import health
-from evals.equivalence import judge
+from evals.judge.pool import get_shared_judge
 from evals.tasks.base import Split, Task, TaskQuestion
 from providers.types import Sampling
 from society.config.schema import Config
@@ -175,7 +175,7 @@ def _build_stage_rules(run: RunContext, arm: Arm, stage: StageKey, questions: in
 
 
 def _note_given_up(run: RunContext) -> None:
-    for pair in judge().surrenders():
+    for pair in judge().list_given_up():
         a, b = (shorten(text, 60) for text in pair.pair)
         run.progress.note_once(
             f"comparing {a!r} with {b!r} was given up ({pair.reason}): not the same"

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 import evals
-from evals.equivalence import LONGEST, Judge, JudgeError, judge
+from evals.judge.pool import LONGEST_PAIR, Judge, JudgeError, get_shared_judge
 
 ROOT = Path(evals.__file__).parents[1]
 ENDLESS = (r"9^{9^{9^9}}", "10!!!!!", r"10^{10^{10}}!", r"\sum_{n=1}^{10^{12}} \frac{1}{n^n}")
@@ -102,14 +102,14 @@ def test_code_in_an_answer_is_never_run(quick: Judge, tmp_path: Path, text: str)
 
 
 def test_odd_characters_reach_the_worker(quick: Judge) -> None:
-    for text in ("\ud800", "x\x00", '"\\n', "\n", "{}", "\u2028", "é" * LONGEST):
+    for text in ("\ud800", "x\x00", '"\\n', "\n", "{}", "\u2028", "é" * LONGEST_PAIR):
         assert quick.same(text, text)
         assert not quick.same(text, "y")
 
 
 def test_what_is_too_long_is_not_sent(quick: Judge) -> None:
     decided = quick.decided
-    assert not quick.same("x" * (LONGEST + 1), "x")
+    assert not quick.same("x" * (LONGEST_PAIR + 1), "x")
     assert quick.decided == decided
 
 
@@ -172,14 +172,14 @@ def test_impossible_limits_are_refused(limits: dict[str, int]) -> None:
 
 def test_nothing_starts_before_the_first_pair() -> None:
     before = psutil.Process().children()
-    assert judge() is judge()
+    assert get_shared_judge() is get_shared_judge()
     assert Judge().same("x", "x")
     assert psutil.Process().children() == before
 
 
 SCRIPT = """
     import threading
-    from evals.equivalence import judge
+    from evals.judge.pool import judge
     print("main")
     found = []
     thread = threading.Thread(target=lambda: found.append(judge().same("f(x)+1", "1+f(x)")))
@@ -206,7 +206,7 @@ def test_no_process_outlives_a_killed_parent() -> None:
     process = started(
         """
         import threading
-        from evals.equivalence import Judge
+        from evals.judge.pool import Judge
         judge = Judge(workers=2, cpu_seconds=600, wall_seconds=600)
         judge.same("f(x)+1", "1+f(x)")
         print("ready", flush=True)
@@ -232,7 +232,7 @@ def test_a_missing_package_is_named(tmp_path: Path) -> None:
         f"""
         import sys
         sys.path.insert(0, {str(tmp_path)!r})
-        from evals.equivalence import judge
+        from evals.judge.pool import judge
         judge().same("f(x)+1", "1+f(x)")
         """,
         "-c",
@@ -247,7 +247,7 @@ def test_a_forked_child_gets_a_judge_of_its_own() -> None:
     process = started(
         """
         import os
-        from evals.equivalence import judge
+        from evals.judge.pool import judge
         assert judge().same("f(x)+1", "1+f(x)")
         if child := os.fork():
             assert judge().same("f(y)+1", "1+f(y)")

@@ -3,9 +3,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from evals.answers.mathematical import Mathematical
-from evals.equivalence import Judge
+from evals.answers.math.kind import MathKind
 from evals.grading import Grade, Prepared, grade
+from evals.judge.pool import Judge
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Plain:
         self.reads += 1
         return response.strip() or None
 
-    def gold(self, text: str) -> str:
+    def read_gold(self, text: str) -> str:
         return text
 
     def same(self, a: str, b: str) -> bool:
@@ -55,12 +55,12 @@ def test_equal_responses_are_read_and_equal_pairs_compared_once() -> None:
 
 
 def test_only_kinds_with_slow_pairs_are_prepared() -> None:
-    assert isinstance(Mathematical(), Prepared)
+    assert isinstance(MathKind(), Prepared)
     assert not isinstance(Plain(), Prepared)
 
 
 def test_slow_and_endless_pairs_are_decided_beforehand(judge: Judge) -> None:
-    kind = Mathematical(ask=judge)
+    kind = MathKind(ask=judge)
     items = [
         (r"\boxed{1+f(x)}", "f(x)+1"),
         (r"\boxed{2+f(x)}", "f(x)+1"),
@@ -74,7 +74,7 @@ def test_slow_and_endless_pairs_are_decided_beforehand(judge: Judge) -> None:
 
 
 def test_pairs_within_lists_are_prepared_as_well(judge: Judge) -> None:
-    class Noting(Mathematical):
+    class Noting(MathKind):
         def prepare(self, pairs: Iterable[tuple[str, str]]) -> None:
             super().prepare(pairs)
             prepared.append(judge.decided)

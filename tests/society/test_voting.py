@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evals.answers import kind
+from evals.answers import load_kind
 from society.method.voting import agrees, build_tie_key, count_votes
 
 
@@ -109,7 +109,7 @@ SPELLINGS = {
 @given(st.data())
 def test_real_answers_vote_the_same_in_any_order_of_agents(data):
     name = data.draw(st.sampled_from(sorted(SPELLINGS)))
-    same = kind(name, {}).same
+    same = load_kind(name, {}).same
     answers = data.draw(st.lists(st.sampled_from(SPELLINGS[name]), min_size=1, max_size=6))
     order = data.draw(st.permutations(answers))
     first, other = count_votes(answers, same), count_votes(order, same)

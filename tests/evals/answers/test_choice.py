@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.answers import kind
+from evals.answers import load_kind
 
-CHOICE = kind("choice", {})
+CHOICE = load_kind("choice", {})
 
 
 @pytest.mark.parametrize(
@@ -49,24 +49,24 @@ def test_what_names_no_single_letter_is_none(response: str) -> None:
 
 
 def test_the_choices_bound_the_letters() -> None:
-    two, all_of_them = kind("choice", {"choices": 2}), kind("choice", {"choices": 26})
+    two, all_of_them = load_kind("choice", {"choices": 2}), load_kind("choice", {"choices": 26})
     assert two.read(r"\boxed{C}") is None
     assert all_of_them.read(r"\boxed{Z}") == "Z"
     with pytest.raises(ValueError, match=r"option 'choices' .*got 27"):
-        kind("choice", {"choices": 27})
+        load_kind("choice", {"choices": 27})
     with pytest.raises(ValueError, match=r"option 'choices' .*got 1"):
-        kind("choice", {"choices": 1})
+        load_kind("choice", {"choices": 1})
 
 
 @pytest.mark.parametrize("text", ["B", "b", " (B) ", "Since so,\nthe answer is B.", "#### B"])
 def test_gold_is_a_letter(text: str) -> None:
-    assert CHOICE.gold(text) == "B"
+    assert CHOICE.read_gold(text) == "B"
 
 
 @pytest.mark.parametrize("text", ["", "1", "E", "A and B", "x" * 2000])
 def test_a_gold_field_without_a_letter_is_named(text: str) -> None:
     with pytest.raises(ValueError, match=r"no gold choice in .* from A to D"):
-        CHOICE.gold(text)
+        CHOICE.read_gold(text)
 
 
 def test_the_same_letter_is_the_same_answer() -> None:
@@ -76,10 +76,10 @@ def test_the_same_letter_is_the_same_answer() -> None:
 
 @given(st.sampled_from(string.ascii_uppercase))
 def test_a_letter_survives_being_stated(letter: str) -> None:
-    letters = kind("choice", {"choices": 26})
+    letters = load_kind("choice", {"choices": 26})
     for form in (r"\boxed{%s}", "The answer is %s.", "Answer: (%s)", "so\n%s"):
         assert letters.read(form % letter) == letter
-    assert letters.gold(letter) == letter
+    assert letters.read_gold(letter) == letter
 
 
 FRAGMENTS = [
@@ -91,7 +91,7 @@ ANYTHING = st.one_of(st.text(), st.lists(st.sampled_from(FRAGMENTS), max_size=40
 
 def gold(text: str) -> str | None:
     try:
-        return CHOICE.gold(text)
+        return CHOICE.read_gold(text)
     except ValueError:
         return None
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from evals.answers import kind
+from evals.answers import load_kind
 
 DATA = Path(
     os.environ.get("SOCIETY_DATA") or Path(__file__).resolve().parents[3] / "../shared/data"
 )
-NUMBER = kind("number", {})
+NUMBER = load_kind("number", {})
 
 
 def rows(name: str) -> Iterator[dict[str, Any]]:
@@ -27,7 +27,7 @@ def rows(name: str) -> Iterator[dict[str, Any]]:
 def test_all_published_verdicts_are_reproduced() -> None:
     agreed, differing = 0, []
     for row in rows("gsm8k_model_solutions.jsonl"):
-        gold = NUMBER.gold(row["ground_truth"])
+        gold = NUMBER.read_gold(row["ground_truth"])
         for model, given in row.items():
             if not isinstance(given, dict):
                 continue
@@ -45,7 +45,7 @@ def test_all_published_verdicts_are_reproduced() -> None:
 )
 def test_every_gold_answer_is_what_stands_behind_the_hashes(name: str, count: int) -> None:
     golds = [
-        (NUMBER.gold(row["answer"]), row["answer"].rpartition("#### ")[2].replace(",", ""))
+        (NUMBER.read_gold(row["answer"]), row["answer"].rpartition("#### ")[2].replace(",", ""))
         for row in rows(name)
     ]
     assert len(golds) == count

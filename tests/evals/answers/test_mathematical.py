@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evals.answers.comparison import same
-from evals.answers.mathematical import Mathematical, create
-from evals.answers.shape import Words
-from evals.answers.structure import structure
-from evals.equivalence import Judge
+from evals.answers.math.comparison import same
+from evals.answers.math.kind import MathKind, create
+from evals.answers.math.shapes import Words
+from evals.answers.math.structure import read_structure
+from evals.judge.pool import Judge
 
 DATA = Path(os.environ.get("SOCIETY_DATA", Path(__file__).parents[4] / "shared" / "data"))
 EQUAL = Path(__file__).with_name("equal_math_answers.json")
@@ -22,9 +22,9 @@ ONLY_JUDGED = ("3 - 2f(x)", "f(2) < f(1) < f(4)")
 
 
 @pytest.fixture(scope="module")
-def kind() -> Iterator[Mathematical]:
+def kind() -> Iterator[MathKind]:
     judge = Judge(cpu_seconds=0.5)
-    yield Mathematical(ask=judge)
+    yield MathKind(ask=judge)
     judge.close()
 
 
@@ -39,7 +39,7 @@ def solutions() -> tuple[str, ...]:
 
 @cache
 def golds() -> tuple[str, ...]:
-    return tuple(map(Mathematical().gold, solutions()))
+    return tuple(map(MathKind().read_gold, solutions()))
 
 
 def never(a: str, b: str) -> bool:
@@ -65,29 +65,29 @@ def never(a: str, b: str) -> bool:
     ],
 )
 def test_read_takes_the_last_stated_answer(
-    kind: Mathematical, response: str, answer: str | None
+    kind: MathKind, response: str, answer: str | None
 ) -> None:
     if answer is None and response.startswith(r"\boxed{the"):
         answer = "the set of all the numbers that are not whole"
     assert kind.read(response) == answer
 
 
-def test_what_is_read_can_be_stored(kind: Mathematical) -> None:
+def test_what_is_read_can_be_stored(kind: MathKind) -> None:
     answer = kind.read("\\boxed{1\x00 \ud800 +\u202e 2\n}")
     assert answer is not None
     assert answer.encode("utf-8")
     assert answer.isprintable()
 
 
-def test_gold_is_a_solution_or_the_bare_answer(kind: Mathematical) -> None:
-    assert kind.gold(r"We get $\boxed{1}$ or rather $\boxed{\sqrt{2}}$.") == r"\sqrt{2}"
-    assert kind.gold(r" $\frac12$ ") == r"\frac12"
+def test_gold_is_a_solution_or_the_bare_answer(kind: MathKind) -> None:
+    assert kind.read_gold(r"We get $\boxed{1}$ or rather $\boxed{\sqrt{2}}$.") == r"\sqrt{2}"
+    assert kind.read_gold(r" $\frac12$ ") == r"\frac12"
 
 
 @pytest.mark.parametrize("text", ["", "  ", "$$", "x" * 2000])
-def test_gold_that_is_no_answer_is_refused(kind: Mathematical, text: str) -> None:
+def test_gold_that_is_no_answer_is_refused(kind: MathKind, text: str) -> None:
     with pytest.raises(ValueError, match=r"no answer in .*\\boxed"):
-        kind.gold(text)
+        kind.read_gold(text)
 
 
 def test_the_kind_has_no_options() -> None:
@@ -96,7 +96,7 @@ def test_the_kind_has_no_options() -> None:
         create({"tolerance": 1})
 
 
-def test_every_solution_of_math_answers_its_own_question(kind: Mathematical) -> None:
+def test_every_solution_of_math_answers_its_own_question(kind: MathKind) -> None:
     wrong = [s for s, gold in zip(solutions(), golds(), strict=True) if kind.read(s) != gold]
     assert wrong == []
     assert all(kind.same(gold, f" {gold}.") for gold in set(golds()))
@@ -104,7 +104,7 @@ def test_every_solution_of_math_answers_its_own_question(kind: Mathematical) -> 
 
 def test_answers_of_math_equal_those_of_other_questions_only_where_listed() -> None:
     distinct = list(dict.fromkeys(golds()))
-    structures = [structure(gold) for gold in distinct]
+    structures = [read_structure(gold) for gold in distinct]
     equal = {
         (distinct[i], distinct[j])
         for i, j in combinations(range(len(distinct)), 2)
@@ -119,14 +119,14 @@ def test_answers_of_math_equal_those_of_other_questions_only_where_listed() -> N
     assert all(partners[a] == partners[b] for a, b in equal)
 
 
-def test_the_judge_is_asked_about_two_answers_of_math_only(kind: Mathematical) -> None:
+def test_the_judge_is_asked_about_two_answers_of_math_only(kind: MathKind) -> None:
     asked: set[tuple[str, str]] = set()
 
     def note(a: str, b: str) -> bool:
         asked.add((a, b))
         return False
 
-    structures = [structure(gold) for gold in dict.fromkeys(golds())]
+    structures = [read_structure(gold) for gold in dict.fromkeys(golds())]
     for number, one in enumerate(structures):
         for other in (structures[number - 1], structures[number * 7919 % len(structures)]):
             same(one, other, note)
@@ -169,7 +169,7 @@ TERMS = st.recursive(
 @given(st.one_of(st.text(), BROKEN, st.tuples(BROKEN, st.text(max_size=3)).map("\\boxed{".join)))
 @settings(max_examples=300, deadline=None)
 def test_reading_never_raises(text: str) -> None:
-    kind = Mathematical()
+    kind = MathKind()
     answer = kind.read(text)
     assert answer is None or (answer.strip() == answer and answer)
     boxed = kind.read(rf"\boxed{{{text}}}")
@@ -179,16 +179,16 @@ def test_reading_never_raises(text: str) -> None:
 @given(st.one_of(st.text(), BROKEN, TERMS), st.one_of(st.text(), BROKEN, TERMS))
 @settings(max_examples=300, deadline=None)
 def test_sameness_is_reflexive_and_symmetric(a: str, b: str) -> None:
-    kind = Mathematical(ask=_hypothesis_judge())
+    kind = MathKind(ask=_hypothesis_judge())
     assert kind.same(a, a)
-    assert same(structure(a), structure(a), never)
+    assert same(read_structure(a), read_structure(a), never)
     assert kind.same(a, b) == kind.same(b, a)
 
 
 @given(TERMS)
 @settings(max_examples=100, deadline=None)
 def test_an_answer_equals_itself_in_other_clothes(term: str) -> None:
-    kind = Mathematical(ask=_hypothesis_judge())
+    kind = MathKind(ask=_hypothesis_judge())
     assert kind.same(term, f"$ {term} $.")
     assert kind.same(term, term.replace(r"\frac", r"\dfrac").replace("(", r"\left("))
 
@@ -227,7 +227,7 @@ def _hypothesis_judge() -> Judge:
     ],
     ids=lambda text: text[:8].encode("ascii", "replace").decode() + f"…{len(text)}",
 )
-def test_hostile_answers_are_survived(kind: Mathematical, text: str) -> None:
+def test_hostile_answers_are_survived(kind: MathKind, text: str) -> None:
     kind.read(text)
     kind.read(rf"\boxed{{{text}}}")
     assert kind.same(text, text)
@@ -236,5 +236,5 @@ def test_hostile_answers_are_survived(kind: Mathematical, text: str) -> None:
 
 
 def test_a_long_answer_equals_only_itself() -> None:
-    assert isinstance(structure("1" * 5000), Words)
-    assert not Mathematical().same("1" * 5000, "0" + "1" * 5000)
+    assert isinstance(read_structure("1" * 5000), Words)
+    assert not MathKind().same("1" * 5000, "0" + "1" * 5000)

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.answers import kind
-from evals.answers.numerals import canonical, number
+from evals.answers import load_kind
+from evals.answers.numerals import format_number, parse_number
 
-NUMBER = kind("number", {})
-STRICT = kind("number", {"fallback": False})
+NUMBER = load_kind("number", {})
+STRICT = load_kind("number", {"fallback": False})
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ STRICT = kind("number", {"fallback": False})
 )
 def test_a_number_is_read_however_it_is_written(written: str, value: str) -> None:
     assert NUMBER.read(rf"\boxed{{{written}}}") == value
-    assert NUMBER.gold(written) == value
+    assert NUMBER.read_gold(written) == value
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_number_is_read_however_it_is_written(written: str, value: str) -> Non
 def test_what_is_not_one_number_is_none(written: str) -> None:
     assert NUMBER.read(rf"so \boxed{{{written}}}") is None
     with pytest.raises(ValueError, match="no gold number in"):
-        NUMBER.gold(written)
+        NUMBER.read_gold(written)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_the_fallback_guesses_nothing_else(response: str) -> None:
 
 
 def test_with_integers_a_box_is_kept_as_it_is_written() -> None:
-    integers = kind("number", {"integers": True, "fallback": False})
+    integers = load_kind("number", {"integers": True, "fallback": False})
     assert integers.read(r"\boxed{\frac{1}{2}}") == r"\frac{1}{2}"
     assert integers.read(r"\boxed{x}. The answer is y.") == "x"
     assert integers.read(r"\boxed{1,234.0}") == "1234"
@@ -247,7 +247,7 @@ def test_numbers_are_compared_exactly(a: str, b: str, same: bool) -> None:
     ],
 )
 def test_with_a_tolerance_the_noise_of_floats_is_no_difference(a: str, b: str, same: bool) -> None:
-    tolerant = kind("number", {"tolerance": 1e-6})
+    tolerant = load_kind("number", {"tolerance": 1e-6})
     assert tolerant.same(a, b) is same
     assert tolerant.same(b, a) is same
 
@@ -255,7 +255,7 @@ def test_with_a_tolerance_the_noise_of_floats_is_no_difference(a: str, b: str, s
 @pytest.mark.parametrize("tolerance", [0, -1e-6, 2, float("nan"), float("inf"), "small"])
 def test_a_tolerance_that_makes_no_sense_is_named(tolerance: object) -> None:
     with pytest.raises(ValueError, match=r"option 'tolerance' of the answer kind number: .*got"):
-        kind("number", {"tolerance": tolerance})
+        load_kind("number", {"tolerance": tolerance})
 
 
 @pytest.mark.parametrize(
@@ -270,20 +270,20 @@ def test_a_tolerance_that_makes_no_sense_is_named(tolerance: object) -> None:
 )
 def test_a_gold_field_without_a_number_is_named(text: str) -> None:
     with pytest.raises(ValueError, match="no gold number in"):
-        NUMBER.gold(text)
+        NUMBER.read_gold(text)
 
 
 def test_wrong_options_are_named() -> None:
     with pytest.raises(ValueError, match="'fallbak' of the answer kind number; it has fallback"):
-        kind("number", {"fallbak": True})
+        load_kind("number", {"fallbak": True})
     with pytest.raises(ValueError, match=r"option 'fallback' .*got 'yes'"):
-        kind("number", {"fallback": "yes"})
+        load_kind("number", {"fallback": "yes"})
     with pytest.raises(ValueError, match="unknown kind of answer 'numbers'; known kinds: number"):
-        kind("numbers", {})
+        load_kind("numbers", {})
 
 
 def test_the_gold_of_a_solution_is_what_it_states_not_how_it_begins() -> None:
-    assert NUMBER.gold("16 eggs were laid. #### 18") == "18"
+    assert NUMBER.read_gold("16 eggs were laid. #### 18") == "18"
 
 
 FRAGMENTS = [
@@ -296,7 +296,7 @@ ANYTHING = st.one_of(st.text(), st.lists(st.sampled_from(FRAGMENTS), max_size=40
 
 def gold(text: str) -> str | None:
     try:
-        return NUMBER.gold(text)
+        return NUMBER.read_gold(text)
     except ValueError:
         return None
 
@@ -304,21 +304,21 @@ def gold(text: str) -> str | None:
 @given(ANYTHING, ANYTHING)
 def test_nothing_is_raised_for_any_text(a: str, b: str) -> None:
     answer = NUMBER.read(a)
-    assert answer is None or NUMBER.gold(answer) == answer
+    assert answer is None or NUMBER.read_gold(answer) == answer
     assert NUMBER.same(a, b) == NUMBER.same(b, a)
     assert NUMBER.same(a, a)
     known = gold(a)
-    assert known is None or number(known) is not None
+    assert known is None or parse_number(known) is not None
 
 
 @given(st.fractions())
 def test_a_number_survives_being_stated(value: Fraction) -> None:
-    text = canonical(value)
-    assert number(text) == value
+    text = format_number(value)
+    assert parse_number(text) == value
     assert NUMBER.read(rf"\boxed{{{text}}}") == text
     assert NUMBER.read(f"So the answer is {text}.") == text
     assert NUMBER.read(f"#### {text}") == text
-    assert NUMBER.gold(text) == text
+    assert NUMBER.read_gold(text) == text
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from evals.answers import kind
+from evals.answers import load_kind
 
 READINGS = Path(__file__).with_name("readings")
 ROWS = [
@@ -20,7 +20,7 @@ def test_every_response_is_read_as_its_line_says(name: str) -> None:
     wrong = []
     for file, number, row in ROWS:
         if file == name:
-            answers = kind(row["kind"], row.get("options", {}))
+            answers = load_kind(row["kind"], row.get("options", {}))
             reading = answers.explain(row["response"])
             assert answers.read(row["response"]) == reading.answer
             if reading.answer != row["answer"]:
@@ -42,7 +42,7 @@ RULED_OUT = [
 
 @pytest.mark.parametrize("letter", ["A", "C", "D", "F", "K", "Q", "X", "Z"])
 def test_no_ruled_out_letter_is_read_whatever_it_is(letter: str) -> None:
-    letters = kind("choice", {"choices": 26})
+    letters = load_kind("choice", {"choices": 26})
     assert len(RULED_OUT) >= 10
     for response in RULED_OUT:
         assert letters.read(response.replace("Option B", f"Option {letter}")) is None

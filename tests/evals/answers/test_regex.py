@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.answers import kind
+from evals.answers import load_kind
 
 
 @pytest.mark.parametrize(
@@ -18,26 +18,26 @@ from evals.answers import kind
     ],
 )
 def test_the_last_match_counts(pattern: str, response: str, answer: str | None) -> None:
-    assert kind("regex", {"pattern": pattern}).read(response) == answer
+    assert load_kind("regex", {"pattern": pattern}).read(response) == answer
 
 
 def test_case_matters_where_asked() -> None:
-    cased = kind("regex", {"pattern": r"is (\w+)", "case": "match"})
+    cased = load_kind("regex", {"pattern": r"is (\w+)", "case": "match"})
     assert cased.read("is Low. IS HIGH") == "Low"
     assert not cased.same("Low", "low")
-    assert kind("regex", {"pattern": r"is (\w+)"}).same("Low", "low")
+    assert load_kind("regex", {"pattern": r"is (\w+)"}).same("Low", "low")
 
 
 def test_gold_is_what_matches_or_the_text_itself() -> None:
-    result = kind("regex", {"pattern": r"result: (\w+)"})
-    assert result.gold("result: y") == "y"
-    assert result.gold(" y ") == "y"
+    result = load_kind("regex", {"pattern": r"result: (\w+)"})
+    assert result.read_gold("result: y") == "y"
+    assert result.read_gold(" y ") == "y"
     with pytest.raises(ValueError, match="no gold answer in ''"):
-        result.gold("")
+        result.read_gold("")
 
 
 def test_the_form_shows_the_pattern() -> None:
-    assert r"result: (\w+)" in kind("regex", {"pattern": r"result: (\w+)"}).form
+    assert r"result: (\w+)" in load_kind("regex", {"pattern": r"result: (\w+)"}).form
 
 
 @pytest.mark.parametrize(
@@ -51,19 +51,19 @@ def test_the_form_shows_the_pattern() -> None:
 )
 def test_a_wrong_pattern_is_named(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        kind("regex", options)
+        load_kind("regex", options)
 
 
 def test_a_search_without_end_finds_nothing() -> None:
-    assert kind("regex", {"pattern": "(a|aa)+$"}).read("a" * 200 + "b") is None
+    assert load_kind("regex", {"pattern": "(a|aa)+$"}).read("a" * 200 + "b") is None
 
 
-WORDS = kind("regex", {"pattern": r"(\w+)\W*$"})
+WORDS = load_kind("regex", {"pattern": r"(\w+)\W*$"})
 
 
 def gold(text: str) -> str | None:
     try:
-        return WORDS.gold(text)
+        return WORDS.read_gold(text)
     except ValueError:
         return None
 

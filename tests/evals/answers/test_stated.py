@@ -2,11 +2,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.answers.stated import LONGEST, statements
+from evals.answers.statements import LONGEST, find_statements
 
 
 def texts(response: str) -> list[str]:
-    return [statement.text for statement in statements(response)]
+    return [statement.text for statement in find_statements(response)]
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_no_statement(response: str) -> None:
 
 def test_statements_come_in_order_of_position() -> None:
     response = "A: 1\n#### 2\nIt is \\boxed{3}. Wait, the answer is 4.\n\\fbox{5}"
-    found = statements(response)
+    found = find_statements(response)
     assert [s.text for s in found] == ["1", "2", "3", "4", "5"]
     assert [s.form for s in found] == ["phrase", "hashes", "box", "phrase", "box"]
     assert all(s.text in response[s.start : s.end] for s in found)
@@ -166,7 +166,7 @@ FRAGMENTS = [
 
 @given(st.one_of(st.text(), st.lists(st.sampled_from(FRAGMENTS), max_size=60).map("".join)))
 def test_statements_hold_for_any_text(response: str) -> None:
-    found = statements(response)
+    found = find_statements(response)
     assert [s.start for s in found] == sorted({s.start for s in found})
     for statement in found:
         assert 0 <= statement.start < statement.end <= len(response)
@@ -196,7 +196,7 @@ def test_statements_hold_for_any_text(response: str) -> None:
     ids=lambda text: repr(text[:12]),
 )
 def test_endless_fragments_of_markers_take_linear_time(endless: str) -> None:
-    assert isinstance(statements(endless), list)
+    assert isinstance(find_statements(endless), list)
 
 
 @pytest.mark.parametrize(
@@ -210,4 +210,4 @@ def test_endless_fragments_of_markers_take_linear_time(endless: str) -> None:
     ],
 )
 def test_brackets_spaces_and_factorials_belong_to_the_payload(response, payload):
-    assert [s.text for s in statements(response)] == [payload]
+    assert [s.text for s in find_statements(response)] == [payload]

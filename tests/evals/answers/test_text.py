@@ -2,10 +2,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.answers import kind
+from evals.answers import load_kind
 
-TEXT = kind("text", {})
-CASED = kind("text", {"case": "match"})
+TEXT = load_kind("text", {})
+CASED = load_kind("text", {"case": "match"})
 
 
 @pytest.mark.parametrize(
@@ -59,18 +59,18 @@ def test_same(a: str, b: str, same: bool, same_with_case: bool) -> None:
     ],
 )
 def test_gold(text: str, gold: str) -> None:
-    assert TEXT.gold(text) == gold
+    assert TEXT.read_gold(text) == gold
 
 
 @pytest.mark.parametrize("text", ["", " \n ", "x" * 1001])
 def test_a_gold_field_without_an_answer_is_named(text: str) -> None:
     with pytest.raises(ValueError, match=r"no gold answer in .*give 1 to 1000 characters"):
-        TEXT.gold(text)
+        TEXT.read_gold(text)
 
 
 def test_wrong_options_are_named() -> None:
     with pytest.raises(ValueError, match=r"option 'case' .*got 'upper'"):
-        kind("text", {"case": "upper"})
+        load_kind("text", {"case": "upper"})
 
 
 FRAGMENTS = ["\\boxed{", "\\text{", "}", "“", "”", '"', "'", ".", "!", " ", "\n", "a", "ß", "İ",
@@ -80,7 +80,7 @@ ANYTHING = st.one_of(st.text(), st.lists(st.sampled_from(FRAGMENTS), max_size=40
 
 def gold(text: str) -> str | None:
     try:
-        return TEXT.gold(text)
+        return TEXT.read_gold(text)
     except ValueError:
         return None
 
@@ -100,4 +100,4 @@ def test_a_text_survives_being_stated(text: str) -> None:
     answer = TEXT.read(rf"\boxed{{{text}}}")
     assert answer is not None
     assert CASED.same(answer, text)
-    assert CASED.same(TEXT.gold(answer), text)
+    assert CASED.same(TEXT.read_gold(answer), text)

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from evals.answers.comparison import same
-from evals.answers.mathematical import Mathematical
-from evals.answers.shape import Equation, Rounded, Shape
-from evals.answers.structure import structure
-from evals.equivalence import Judge
+from evals.answers.math.comparison import same
+from evals.answers.math.kind import MathKind
+from evals.answers.math.shapes import Equation, Rounded, Shape
+from evals.answers.math.structure import read_structure
+from evals.judge.pool import Judge
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "answers.md"
 ROW = re.compile(r"\| `(.+?)` \| `(.+?)` \| (same|different) \| .+ \|")
@@ -20,9 +20,9 @@ PAIRS = [
 
 
 @pytest.fixture(scope="module")
-def kind() -> Iterator[Mathematical]:
+def kind() -> Iterator[MathKind]:
     judge = Judge(cpu_seconds=1.5)
-    kind = Mathematical(ask=judge)
+    kind = MathKind(ask=judge)
     kind.prepare((a, b) for a, b, _ in PAIRS)
     yield kind
     judge.close()
@@ -35,14 +35,14 @@ def test_the_table_is_large_and_balanced() -> None:
 
 
 @pytest.mark.parametrize(("a", "b", "verdict"), PAIRS)
-def test_a_documented_pair(kind: Mathematical, a: str, b: str, verdict: bool) -> None:
+def test_a_documented_pair(kind: MathKind, a: str, b: str, verdict: bool) -> None:
     assert kind.same(a, b) is verdict
     assert kind.same(b, a) is verdict
 
 
 def test_sameness_is_transitive_but_for_the_documented_cases() -> None:
     texts = sorted({text for a, b, _ in PAIRS for text in (a, b)})
-    structures = [structure(text) for text in texts]
+    structures = [read_structure(text) for text in texts]
     partners = [
         {n for n, other in enumerate(structures) if same(one, other, lambda a, b: False)}
         for one in structures
@@ -68,7 +68,7 @@ def value_of(shape: Shape) -> Shape:
 
 
 @pytest.mark.parametrize("text", sorted({text for a, b, _ in PAIRS for text in (a, b)}))
-def test_a_documented_answer_is_read_from_its_box(kind: Mathematical, text: str) -> None:
+def test_a_documented_answer_is_read_from_its_box(kind: MathKind, text: str) -> None:
     if (
         text.count("{") != text.count("}")
         or text.startswith("}")

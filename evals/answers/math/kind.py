@@ -10,13 +10,19 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from evals.answers.comparison import same
-from evals.answers.describing import describe
-from evals.answers.reading import RULES, Reading, read_first
-from evals.answers.shape import Words
-from evals.answers.stated import LONGEST, Statement, bare, boxed, statements
-from evals.answers.structure import structure
-from evals.equivalence import Judge, judge
+from evals.answers.base import AnswerReading
+from evals.answers.math.comparison import same
+from evals.answers.math.shapes import Words, describe_shape
+from evals.answers.math.structure import read_structure
+from evals.answers.response import RULES, find_answer
+from evals.answers.statements import (
+    LONGEST,
+    Statement,
+    find_boxed_statements,
+    find_statements,
+    strip_wrapping,
+)
+from evals.judge.pool import Judge, get_shared_judge
 
 _MOST_WORDS = 5
 _HELD = ("box", "tag", "key", "correction")
@@ -33,15 +39,15 @@ _MOST_ASKED = 40
 """Questions to the judge about one pair of answers; a pair that needs more is not the same."""
 
 
-def create(options: Mapping[str, object]) -> Mathematical:
+def create(options: Mapping[str, object]) -> MathKind:
     """The kind; it has no options. Raises ValueError for any."""
     for name in options:
         raise ValueError(f"unknown option {name!r}: answers of the kind 'math' have none")
-    return Mathematical()
+    return MathKind()
 
 
 @dataclass(frozen=True, slots=True)
-class Mathematical:
+class MathKind:
     """Implements `evals.answers.base.AnswerKind` and `evals.grading.Prepared`."""
 
     name: str = "math"
@@ -53,31 +59,31 @@ class Mathematical:
         """See `explain`."""
         return self.explain(response).answer
 
-    def explain(self, response: str) -> Reading:
+    def explain(self, response: str) -> AnswerReading:
         """What the last box holds, or the last boxes with only "or" between them; without a box,
         the last answer stated in a few words.
 
         A box counts for more than a later phrase: "so our answer is correct" ends many a solution.
         """
-        return read_first(response, _stated, lambda _: None)
+        return find_answer(response, _find_stated_math, lambda _: None)
 
-    def gold(self, text: str) -> str:
+    def read_gold(self, text: str) -> str:
         r"""The last \boxed{…} of a worked solution, or the bare answer.
 
         Raises ValueError where the text is empty or too long for an answer.
         """
-        held = boxed(text)
-        answer = _of_box(held[-1]) if held else _clean(bare(text))
-        if not _says(answer) or len(answer) > LONGEST:
+        held = find_boxed_statements(text)
+        answer = _read_box(held[-1]) if held else _clean_text(strip_wrapping(text))
+        if not _has_content(answer) or len(answer) > LONGEST:
             raise ValueError(
                 f"no answer in {text[:80]!r}: give the bare answer, at most {LONGEST} characters, "
                 r"or a solution that states it in \boxed{}"
             )
         return answer
 
-    def canonical(self, answer: str) -> str:
+    def canonicalize(self, answer: str) -> str:
         """The structure in words."""
-        return describe(structure(answer))
+        return describe_shape(read_structure(answer))
 
     def same(self, a: str, b: str) -> bool:
         """Whether two answers are the same by docs/answers.md. Reflexive, symmetric."""
@@ -88,9 +94,9 @@ class Mathematical:
         def ask(one: str, other: str) -> bool:
             nonlocal asked
             asked += 1
-            return asked <= _MOST_ASKED and (self.ask or judge()).same(one, other)
+            return asked <= _MOST_ASKED and (self.ask or get_shared_judge()).same(one, other)
 
-        verdict = same(structure(a), structure(b), ask)
+        verdict = same(read_structure(a), read_structure(b), ask)
         return verdict and asked <= _MOST_ASKED
 
     def prepare(self, pairs: Iterable[tuple[str, str]]) -> None:
@@ -104,43 +110,44 @@ class Mathematical:
         for a, b in dict.fromkeys(pairs):
             before = len(wanted)
             if a != b:
-                same(structure(a), structure(b), note)
+                same(read_structure(a), read_structure(b), note)
             if len(wanted) - before > _MOST_ASKED:
                 for pair in list(wanted)[before:]:
                     del wanted[pair]
         if wanted:
-            (self.ask or judge()).prepare(wanted)
+            (self.ask or get_shared_judge()).prepare(wanted)
 
 
-def _stated(part: str) -> Reading | None:
-    found = boxed(part)
+def _find_stated_math(part: str) -> AnswerReading | None:
+    found = find_boxed_statements(part)
     if not found or _MORE.search(part, found[-1].end):
-        found = statements(part)
+        found = find_statements(part)
     for statement in reversed(found):
-        text = _of_box(statement) if statement.form in _HELD else ""
-        if _says(text) and (statement.form == "box" or not _is_prose(text)):
-            return Reading(text, RULES[statement.form])
-    for statement in reversed(statements(part)):
-        text = _clean(statement.text)
-        if statement.form not in _HELD and _says(text) and not _is_prose(text):
-            return Reading(text, RULES[statement.form])
+        text = _read_box(statement) if statement.form in _HELD else ""
+        if _has_content(text) and (statement.form == "box" or not _is_prose(text)):
+            return AnswerReading(text, RULES[statement.form])
+    for statement in reversed(find_statements(part)):
+        text = _clean_text(statement.text)
+        if statement.form not in _HELD and _has_content(text) and not _is_prose(text):
+            return AnswerReading(text, RULES[statement.form])
     return None
 
 
-def _of_box(statement: Statement) -> str:
+def _read_box(statement: Statement) -> str:
     """The answer of a box, tag or key; of boxes in a row each value once."""
     if not statement.parts:
-        return _clean(statement.text)
+        return _clean_text(statement.text)
     distinct: list[str] = []
-    for part in map(_clean, statement.parts):
+    for part in map(_clean_text, statement.parts):
         if not any(
-            same(structure(part), structure(other), lambda a, b: False) for other in distinct
+            same(read_structure(part), read_structure(other), lambda a, b: False)
+            for other in distinct
         ):
             distinct.append(part)
-    return distinct[0] if len(distinct) == 1 else _clean(statement.text)
+    return distinct[0] if len(distinct) == 1 else _clean_text(statement.text)
 
 
-def _clean(text: str) -> str:
+def _clean_text(text: str) -> str:
     """The text on one line, without what cannot be stored or shown."""
     text = text.encode("utf-8", "ignore").decode("utf-8")
     if not text.isprintable():
@@ -148,10 +155,10 @@ def _clean(text: str) -> str:
     return " ".join(text.split())
 
 
-def _says(text: str) -> bool:
+def _has_content(text: str) -> bool:
     return any(character.isalnum() or character in "∞∅" for character in text)
 
 
 def _is_prose(text: str) -> bool:
-    read = structure(text)
+    read = read_structure(text)
     return isinstance(read, Words) and len(read.text.split()) > _MOST_WORDS

@@ -1,7 +1,7 @@
 r"""Sets of real numbers: intervals, inequalities, set-builders and complements in one normal form.
 
 ``x \ne 3``, ``\{x \mid x \ne 3\}``, ``\mathbb{R} \setminus \{3\}`` and
-``(-\infty,3)\cup(3,\infty)`` are the same set. Reads tidied text (`evals.answers.latex`).
+``(-\infty,3)\cup(3,\infty)`` are the same set. Reads tidied text (`evals.answers.math.latex`).
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 
-from evals.answers import valuation
-from evals.answers.latex import split
-from evals.answers.shape import Bracket, Listing, Scalar, Shape, Words
+from evals.answers.math import numeric
+from evals.answers.math.latex import split_outside_brackets
+from evals.answers.math.shapes import Bracket, Listing, Scalar, Shape, Words
 
 ReadScalar = Callable[[str], Scalar]
 
@@ -72,20 +72,20 @@ RealSet = tuple[Interval, ...]
 """Disjoint intervals in order, no two of which touch."""
 
 
-def read(text: str, scalar: ReadScalar) -> Shape | None:
+def read_real_set(text: str, scalar: ReadScalar) -> Shape | None:
     """The set that a text describes, as a structure; None where it describes none in this way."""
     if not _HINT.search(text):
         return None
-    text = _IS_REAL.sub(_membership, text)
-    found = _Reader(scalar).described(text.strip(), 0)
-    return None if found is None else shape_of(found)
+    text = _IS_REAL.sub(_write_membership, text)
+    found = _RealSetReader(scalar).described(text.strip(), 0)
+    return None if found is None else to_shape(found)
 
 
-def _membership(real: re.Match[str]) -> str:
+def _write_membership(real: re.Match[str]) -> str:
     return rf"{real['name']} \in \mathbb{{R}} {',' if real['more'] else ''}"
 
 
-def shape_of(found: RealSet) -> Shape:
+def to_shape(found: RealSet) -> Shape:
     """Brackets and points, in order."""
     shapes: list[Shape] = [
         i.low
@@ -98,7 +98,7 @@ def shape_of(found: RealSet) -> Shape:
     return shapes[0] if len(shapes) == 1 else Listing(tuple(shapes))
 
 
-class _Reader:
+class _RealSetReader:
     """Reads one answer; all its conditions must be about one variable."""
 
     def __init__(self, scalar: ReadScalar) -> None:
@@ -110,22 +110,22 @@ class _Reader:
         """A set, or a condition on one variable."""
         if depth > 6:
             return None
-        if len(excluded := split(text, _EXCEPT)) == 2 and excluded[0].strip():
+        if len(excluded := split_outside_brackets(text, _EXCEPT)) == 2 and excluded[0].strip():
             held = self.described(excluded[0].strip(), depth + 1)
             without = self.worded(excluded[1], depth)
-            return None if held is None or without is None else intersection(held, without)
-        for separator, combine in ((_OR, union), (_AND, intersection)):
-            if len(parts := split(text, separator)) > 1:
+            return None if held is None or without is None else intersect(held, without)
+        for separator, combine in ((_OR, unite), (_AND, intersect)):
+            if len(parts := split_outside_brackets(text, separator)) > 1:
                 return self.combined(parts, combine, depth)
-        parts = [part.strip() for part in split(text, _COMMA) if part.strip()]
+        parts = [part.strip() for part in split_outside_brackets(text, _COMMA) if part.strip()]
         if len(parts) > 1:
             return self.listed(parts, depth)
-        if len(parts := split(text, _MINUS)) > 1:
+        if len(parts := split_outside_brackets(text, _MINUS)) > 1:
             sets = [self.described(part.strip(), depth + 1) for part in parts]
             if any(one is None for one in sets):
                 return None
             whole, *rest = (one for one in sets if one is not None)
-            return reduce(intersection, (self.complement(one) for one in rest), whole)
+            return reduce(intersect, (self.complement(one) for one in rest), whole)
         return self.single(text.strip(), depth)
 
     def combined(
@@ -148,7 +148,7 @@ class _Reader:
             if one is None:
                 return None
             sets.append(one)
-        return reduce(intersection, sets) or reduce(union, sets)
+        return reduce(intersect, sets) or reduce(unite, sets)
 
     def single(self, text: str, depth: int) -> RealSet | None:
         if reals := _REALS.fullmatch(text):
@@ -173,10 +173,11 @@ class _Reader:
         if _SIGN.search(rest) or r"\in" in rest:
             return self.described(rest, depth + 1)
         points = [
-            self.excluded(_EXCLUDED.sub("", part)) for part in split(_AND.sub(",", rest), _COMMA)
+            self.excluded(_EXCLUDED.sub("", part))
+            for part in split_outside_brackets(_AND.sub(",", rest), _COMMA)
         ]
         known = [one for one in points if one is not None]
-        return reduce(intersection, known) if len(known) == len(points) else None
+        return reduce(intersect, known) if len(known) == len(points) else None
 
     def some_reals(self, part: str | None) -> RealSet | None:
         sign = re.sub(r"[\^_{}\s0]|\\text", "", part or "")
@@ -192,7 +193,7 @@ class _Reader:
 
     def braces(self, inside: str, depth: int) -> RealSet | None:
         r"""A set-builder, or single points: ``\{1, 2\}``."""
-        parts = split(inside, _SUCH_THAT)
+        parts = split_outside_brackets(inside, _SUCH_THAT)
         if len(parts) == 2:
             left, condition = (part.strip() for part in parts)
             member = _MEMBER.fullmatch(left)
@@ -200,24 +201,24 @@ class _Reader:
                 return None
             held = self.described(condition, depth + 1)
             within = self.described(member["set"].strip(), depth + 1) if member else self.reals
-            return None if held is None or within is None else intersection(held, within)
-        points = [self.points(part) for part in split(inside, _COMMA)]
+            return None if held is None or within is None else intersect(held, within)
+        points = [self.points(part) for part in split_outside_brackets(inside, _COMMA)]
         known = [one for one in points if one is not None]
-        return reduce(union, known) if known and len(known) == len(points) else None
+        return reduce(unite, known) if known and len(known) == len(points) else None
 
     def bracket(self, text: str) -> RealSet | None:
-        parts = [part.strip() for part in split(text[1:-1], _COMMA)]
+        parts = [part.strip() for part in split_outside_brackets(text[1:-1], _COMMA)]
         if len(parts) != 2:
             return None
         low, high = map(self.scalar, parts)
-        start, end = _float(low), _float(high)
+        start, end = _to_float(low), _to_float(high)
         if start is None or end is None or not start < end:
             return None
         return (Interval(low, high, start, end, text[0] == "[", text[-1] == "]"),)
 
     def order(self, text: str) -> RealSet | None:
         """A chain of one variable and constants."""
-        parts = [part.strip() for part in split(text, _SIGN)]
+        parts = [part.strip() for part in split_outside_brackets(text, _SIGN)]
         signs = [found[0] for found in _SIGN.finditer(text)]
         if len(signs) != len(parts) - 1 or not 1 <= len(signs) <= 2:
             return None
@@ -233,14 +234,14 @@ class _Reader:
         for n, sign in enumerate(signs):
             other, turned = (n, True) if n < place else (n + 1, False)
             one = self.ray(sign, parts[other], turned)
-            held = intersection(held, one) if held is not None and one is not None else None
+            held = intersect(held, one) if held is not None and one is not None else None
         return held
 
     def ray(self, sign: str, bound: str, turned: bool) -> RealSet | None:
         below = (sign in ("<", r"\le")) is not turned
         holds = sign in (r"\le", r"\ge")
         limit = self.scalar(bound)
-        if (value := _float(limit)) is None:
+        if (value := _to_float(limit)) is None:
             return None
         infinite = self.scalar(r"-\infty" if below else r"\infty")
         if below:
@@ -248,7 +249,7 @@ class _Reader:
         return (Interval(limit, infinite, value, _INFINITY, holds, False),)
 
     def is_variable(self, text: str) -> bool:
-        return _NAME.fullmatch(text) is not None and _float(self.scalar(text)) is None
+        return _NAME.fullmatch(text) is not None and _to_float(self.scalar(text)) is None
 
     def about(self, name: str) -> bool:
         """Whether this is the variable all conditions so far are about."""
@@ -262,9 +263,9 @@ class _Reader:
         found: RealSet = ()
         for sign in signs:
             one = self.scalar(text.replace(r"\pm", sign).strip())
-            if (value := _float(one)) is None:
+            if (value := _to_float(one)) is None:
                 return None
-            found = union(found, (Interval(one, one, value, value, True, True),))
+            found = unite(found, (Interval(one, one, value, value, True, True),))
         return found
 
     def excluded(self, text: str) -> RealSet | None:
@@ -279,11 +280,11 @@ class _Reader:
             result.append(Interval(rest.low, one.low, *ends, rest.holds_low, not one.holds_low))
             ends = one.end, rest.end
             rest = Interval(one.high, rest.high, *ends, not one.holds_high, rest.holds_high)
-        return tuple(i for i in (*result, rest) if _is_some(i))
+        return tuple(i for i in (*result, rest) if _is_nonempty(i))
 
     def interval(self, low: str, high: str, holds_low: bool, holds_high: bool) -> Interval:
         lower, higher = self.scalar(low), self.scalar(high)
-        start, end = _float(lower), _float(higher)
+        start, end = _to_float(lower), _to_float(higher)
         assert start is not None
         assert end is not None
         return Interval(lower, higher, start, end, holds_low, holds_high)
@@ -292,14 +293,14 @@ class _Reader:
 _INFINITY = float("inf")
 
 
-def union(a: RealSet, b: RealSet) -> RealSet:
+def unite(a: RealSet, b: RealSet) -> RealSet:
     """What is in either."""
     merged: list[Interval] = []
     for one in sorted((*a, *b), key=lambda i: (i.start, not i.holds_low)):
         last = merged[-1] if merged else None
         touches = last is not None and (
             one.start < last.end - _EQUAL * abs(last.end)
-            or (_close(one.start, last.end) and (one.holds_low or last.holds_high))
+            or (_is_close(one.start, last.end) and (one.holds_low or last.holds_high))
         )
         if last is None or not touches:
             merged.append(one)
@@ -310,7 +311,7 @@ def union(a: RealSet, b: RealSet) -> RealSet:
     return tuple(merged)
 
 
-def intersection(a: RealSet, b: RealSet) -> RealSet:
+def intersect(a: RealSet, b: RealSet) -> RealSet:
     """What is in both."""
     found: list[Interval] = []
     for one in a:
@@ -320,22 +321,22 @@ def intersection(a: RealSet, b: RealSet) -> RealSet:
             both = Interval(
                 lower.low, upper.high, lower.start, upper.end, lower.holds_low, upper.holds_high
             )
-            if _is_some(both):
+            if _is_nonempty(both):
                 found.append(both)
     return tuple(sorted(found, key=lambda i: i.start))
 
 
-def _is_some(interval: Interval) -> bool:
-    if _close(interval.start, interval.end):
+def _is_nonempty(interval: Interval) -> bool:
+    if _is_close(interval.start, interval.end):
         return interval.holds_low and interval.holds_high
     return interval.start < interval.end
 
 
-def _close(a: float, b: float) -> bool:
+def _is_close(a: float, b: float) -> bool:
     return a == b or (math.isfinite(a - b) and abs(a - b) <= _EQUAL * max(abs(a), abs(b)))
 
 
-def _float(scalar: Scalar) -> float | None:
+def _to_float(scalar: Scalar) -> float | None:
     """The value to order by; None for what is no real constant."""
     if scalar.latex in (r"\infty", r"-\infty"):
         return -_INFINITY if scalar.latex[0] == "-" else _INFINITY
@@ -344,7 +345,7 @@ def _float(scalar: Scalar) -> float | None:
             return float(scalar.exact)
     except OverflowError:
         return None
-    if scalar.tree is None or scalar.glimpse is None or valuation.names(scalar.tree):
+    if scalar.tree is None or scalar.glimpse is None or numeric.find_variables(scalar.tree):
         return None
     if abs(scalar.glimpse.imag) > _EQUAL:
         return None

@@ -1,7 +1,7 @@
 """The judge: whether two expressions are equal, decided in processes that may fail.
 
 Algebra on what a language model wrote may run forever, eat all memory or crash the interpreter, so
-it runs in worker processes (`evals.judge_worker`) that the kernel ends at a limit of processor
+it runs in worker processes (`evals.judge.worker`) that the kernel ends at a limit of processor
 time: a busy machine does not change a verdict. A pair that was given up on is "not the same".
 
 A pool of our own: Pebble and `multiprocessing` import the user's main module in every worker, so
@@ -27,10 +27,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from evals.judge_worker import Limits
+from evals.judge.worker import PairLimits
 
 Pair = tuple[str, str]
-LONGEST = 2000
+LONGEST_PAIR = 2000
 """Characters; a pair with a longer side is not the same and costs no worker."""
 
 _REMEMBERED = 200_000
@@ -38,7 +38,7 @@ _START_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
-class Surrender:
+class GivenUp:
     """A pair that was given up on, and why: ``SIGPROF`` is its processor time, ``SIGALRM`` the
     wall clock, ``SIGSEGV`` a crash."""
 
@@ -70,7 +70,7 @@ class Judge:
                 f"memory_mb = {memory_mb}: all must be positive, memory_mb at least 256"
             )
         self.workers = workers
-        self.limits = Limits(cpu_seconds, wall_seconds, memory_mb)
+        self.limits = PairLimits(cpu_seconds, wall_seconds, memory_mb)
         self.decided = 0
         self._memo: OrderedDict[Pair, Future[bool]] = OrderedDict()
         self._surrenders: dict[Pair, str] = {}
@@ -86,7 +86,7 @@ class Judge:
         if a == b:
             return True
         pair = (a, b) if a <= b else (b, a)
-        if max(len(a), len(b)) > LONGEST:
+        if max(len(a), len(b)) > LONGEST_PAIR:
             return False
         with self._lock:
             verdict = self._memo.get(pair)
@@ -111,10 +111,10 @@ class Judge:
             for _ in threads.map(lambda pair: self.same(*pair), wanted):
                 pass
 
-    def surrenders(self) -> tuple[Surrender, ...]:
+    def surrenders(self) -> tuple[GivenUp, ...]:
         """The pairs that were given up on so far."""
         with self._lock:
-            return tuple(Surrender(pair, why) for pair, why in self._surrenders.items())
+            return tuple(GivenUp(pair, why) for pair, why in self._surrenders.items())
 
     def close(self) -> None:
         """End the processes. Pairs that are remembered can still be asked for."""
@@ -168,7 +168,7 @@ class Judge:
 class _Pool:
     """One server process, and a line to each of its workers."""
 
-    def __init__(self, workers: int, limits: Limits) -> None:
+    def __init__(self, workers: int, limits: PairLimits) -> None:
         if not hasattr(os, "fork"):
             raise JudgeError("the judge needs a POSIX system; on Windows use WSL")
         self.owner = os.getpid()
@@ -180,7 +180,7 @@ class _Pool:
             self.lines.put(near)
         with tempfile.TemporaryFile() as errors:
             try:
-                self.server = _start(limits, theirs, [far for _, far in pairs], errors)
+                self.server = _start_server(limits, theirs, [far for _, far in pairs], errors)
             finally:
                 for end in (theirs, *(far for _, far in pairs)):
                     end.close()
@@ -211,8 +211,8 @@ class _Pool:
             line.sendall(json.dumps({"a": pair[0], "b": pair[1]}).encode() + b"\n")
             row: dict[str, object] | None = {}
             while row is not None and "began" not in row:
-                row = _received(line)
-            answer = row and _received(line)
+                row = _receive_row(line)
+            answer = row and _receive_row(line)
         except OSError:
             return None
         finally:
@@ -233,12 +233,12 @@ class _Pool:
         self.lines.put(None)
 
 
-def _start(
-    limits: Limits, life: socket.socket, lines: list[socket.socket], errors: IO[bytes]
+def _start_server(
+    limits: PairLimits, life: socket.socket, lines: list[socket.socket], errors: IO[bytes]
 ) -> subprocess.Popen[bytes]:
     descriptors = [life.fileno(), *(line.fileno() for line in lines)]
     path = [os.path.abspath(entry) for entry in sys.path]
-    worker = Path(__file__).with_name("judge_worker.py")
+    worker = Path(__file__).with_name("worker.py")
     return subprocess.Popen(
         [
             *(sys.executable, "-P", str(worker), json.dumps(asdict(limits))),
@@ -254,7 +254,7 @@ def _start(
     )
 
 
-def _received(line: socket.socket) -> dict[str, object] | None:
+def _receive_row(line: socket.socket) -> dict[str, object] | None:
     """The next row of a line; None where the other end is closed. Raises OSError in time."""
     row = b""
     while not row.endswith(b"\n"):
@@ -270,7 +270,7 @@ _shared: Judge | None = None
 _shared_lock = threading.Lock()
 
 
-def judge() -> Judge:
+def get_shared_judge() -> Judge:
     """The judge that all of this process shares; it starts with its first pair."""
     global _shared
     with _shared_lock:
@@ -280,11 +280,11 @@ def judge() -> Judge:
         return _shared
 
 
-def _forget() -> None:
+def _forget_shared_judge() -> None:
     """In a forked child the lines belong to the parent."""
     global _shared, _shared_lock
     _shared, _shared_lock = None, threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=_forget_shared_judge)

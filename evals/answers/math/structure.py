@@ -1,4 +1,4 @@
-r"""From the text of an answer to its structure (`evals.answers.shape`).
+r"""From the text of an answer to its structure (`evals.answers.math.shapes`).
 
 Docs/answers.md lists the decisions with examples: what is a list, what is a number with commas,
 which left-hand side is only a name.
@@ -11,16 +11,15 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import lru_cache
 
-from evals.answers import qualified, rational, realset, valuation, wording
-from evals.answers.expression import Apply, Expression, Symbol, Unclear
-from evals.answers.latex import split, tidy
-from evals.answers.parsing import parse
-from evals.answers.shape import (
+from evals.answers.math import numeric, phrases, rational, realset
+from evals.answers.math.latex import split_outside_brackets, tidy_latex
+from evals.answers.math.parsing import Apply, Expression, Symbol, Unclear, parse_expression
+from evals.answers.math.shapes import (
     Bracket,
     Equation,
     Listing,
     Matrix,
-    Order,
+    OrderChain,
     Rounded,
     Scalar,
     Shape,
@@ -77,47 +76,49 @@ _UPWARDS = {">": "<", r"\ge": r"\le"}
 
 
 @lru_cache(maxsize=16_384)
-def structure(text: str) -> Shape:
+def read_structure(text: str) -> Shape:
     """The structure of an answer as somebody wrote it. Never raises; bounded work."""
     if len(text) > LONGEST:
         return Words(text)
     if "=" in text:
         text = _WIDE.sub(", ", text)
-    return _read(qualified.with_signs(tidy(_TEXT_COMMA.sub(r"\1 ", text))), 0)
+    return _read_answer(
+        phrases.with_approximation_signs(tidy_latex(_TEXT_COMMA.sub(r"\1 ", text))), 0
+    )
 
 
-def _read(text: str, depth: int) -> Shape:
+def _read_answer(text: str, depth: int) -> Shape:
     """One answer or several."""
-    text = wording.bare(text)
+    text = phrases.unwrap_text_command(text)
     while text.startswith("{") and text.endswith("}") and _is_closed(text[1:-1]):
         text = text[1:-1].strip()
     if not text or depth > _DEEPEST:
         return Words(text)
-    if (reals := realset.read(text, _scalar)) is not None:
+    if (reals := realset.read_real_set(text, _read_scalar)) is not None:
         return reals
-    if (shorter := qualified.unqualified(text)) != text:
-        return _read(shorter, depth + 1)
+    if (shorter := phrases.drop_conditions(text)) != text:
+        return _read_answer(shorter, depth + 1)
     system = _SYSTEM.fullmatch(text)
     if system and (system["brace"] or system["kind"] != "array" or _are_equations(system["body"])):
-        return _system(system["body"], depth)
+        return _read_system(system["body"], depth)
     if r"\\" in text and _are_equations(text):
-        return _system(text, depth)
-    if (one := _same_twice(text, depth)) is not None:
+        return _read_system(text, depth)
+    if (one := _read_same_value_twice(text, depth)) is not None:
         return one
     text = _AND.sub(",", text)
     if not any(bracket in text for bracket in "([{"):
-        text = _COMMAS.sub(_joined, text)
+        text = _COMMAS.sub(_join_digit_groups, text)
     if matrix := _MATRIX.fullmatch(text):
-        return _matrix(matrix["kind"], matrix["body"], depth)
-    items = [item.strip() for item in split(text, _COMMA) if item.strip()]
+        return _read_matrix(matrix["kind"], matrix["body"], depth)
+    items = [item.strip() for item in split_outside_brackets(text, _COMMA) if item.strip()]
     if 1 < len(items) <= _MOST_ITEMS:
-        return _listing(_read_item(item, depth) for item in items)
+        return _make_listing(_read_item(item, depth) for item in items)
     return _read_item(items[0] if len(items) == 1 else text, depth)
 
 
-def _same_twice(text: str, depth: int) -> Shape | None:
+def _read_same_value_twice(text: str, depth: int) -> Shape | None:
     r"""The value that an answer gives in two ways: ``\frac12 \text{ or } 0.5``."""
-    parts = split(text, _OR)
+    parts = split_outside_brackets(text, _OR)
     if len(parts) != 2:
         return None
     one, other = (_read_item(part.strip(), depth + 1) for part in parts)
@@ -125,45 +126,45 @@ def _same_twice(text: str, depth: int) -> Shape | None:
         return None
     if one.exact is not None and one.exact == other.exact:
         return one
-    return None if _DECIMAL.fullmatch(one.latex) else _rounded(one, other)
+    return None if _DECIMAL.fullmatch(one.latex) else _match_rounding(one, other)
 
 
 def _read_item(text: str, depth: int) -> Shape:
     """One item of a list, or the only one."""
-    bare = wording.without_unit(wording.scaled(_SPACES.sub(_joined, text)))
+    bare = phrases.without_unit(phrases.multiply_scale_words(_SPACES.sub(_join_digit_groups, text)))
     # A time of day would lose its half, so words come first.
-    for spoken in (wording.words(text), wording.words(bare)):
+    for spoken in (phrases.read_words(text), phrases.read_words(bare)):
         if spoken is not None:
             return Words(spoken)
     text = bare
-    if bracket := _bracket(text, depth):
+    if bracket := _read_bracket(text, depth):
         return bracket
     if member := _MEMBER.fullmatch(text):
-        return _read(member[1].strip(), depth + 1)
-    if (reals := realset.read(text, _scalar)) is not None:
+        return _read_answer(member[1].strip(), depth + 1)
+    if (reals := realset.read_real_set(text, _read_scalar)) is not None:
         return reals
-    exact, *rounded = (side.strip() for side in split(text, _APPROX))
+    exact, *rounded = (side.strip() for side in split_outside_brackets(text, _APPROX))
     if rounded and rounded[-1]:
-        return _approximation(exact, rounded[-1], depth)
-    sides = split(_DOTTED.sub(r"\1", text), _EQUALS)
+        return _read_approximation(exact, rounded[-1], depth)
+    sides = split_outside_brackets(_DOTTED.sub(r"\1", text), _EQUALS)
     if len(sides) > 1 and all(side.strip() for side in sides):
-        return _equation([side.strip() for side in sides], depth)
+        return _make_equation([side.strip() for side in sides], depth)
     if _REALS.fullmatch(text):
-        return Bracket("(", ")", (_scalar(r"-\infty"), _scalar(r"\infty")))
-    if len(ratio := split(text, _RATIO)) > 2:
-        return Bracket(":", ":", tuple(_scalar(part) for part in ratio[:_MOST_ITEMS]))
+        return Bracket("(", ")", (_read_scalar(r"-\infty"), _read_scalar(r"\infty")))
+    if len(ratio := split_outside_brackets(text, _RATIO)) > 2:
+        return Bracket(":", ":", tuple(_read_scalar(part) for part in ratio[:_MOST_ITEMS]))
     if r"\pm" in text:
-        return _listing(_scalar(_signed(text, sign)) for sign in "+-")
+        return _make_listing(_read_scalar(_resolve_plus_minus(text, sign)) for sign in "+-")
     if _SIGN.search(text):
-        return _order(text) or _scalar(text)
-    return _scalar(text)
+        return _read_order(text) or _read_scalar(text)
+    return _read_scalar(text)
 
 
-def _joined(number: re.Match[str]) -> str:
+def _join_digit_groups(number: re.Match[str]) -> str:
     return number[0].replace(",", "").replace(" ", "")
 
 
-def _bracket(text: str, depth: int) -> Shape | None:
+def _read_bracket(text: str, depth: int) -> Shape | None:
     opening = r"\{" if text.startswith(r"\{") else text[:1]
     closing = r"\}" if text.endswith(r"\}") else text[-1:]
     inside = text[len(opening) : len(text) - len(closing)].strip()
@@ -171,27 +172,32 @@ def _bracket(text: str, depth: int) -> Shape | None:
         return None
     if not inside or not _is_closed(inside):
         return None
-    parts = [part.strip() for part in split(inside, _COMMA)]
+    parts = [part.strip() for part in split_outside_brackets(inside, _COMMA)]
     if len(parts) > _MOST_ITEMS:
         return None
-    if opening + closing == r"\{\}" and len(held := split(inside, _SUCH_THAT)) == 2:
-        return _built(held[0].strip(), held[1].strip(), depth)
+    if (
+        opening + closing == r"\{\}"
+        and len(held := split_outside_brackets(inside, _SUCH_THAT)) == 2
+    ):
+        return _read_set_builder(held[0].strip(), held[1].strip(), depth)
     if opening + closing == r"\{\}":
-        return _listing(_read_item(part, depth + 1) for part in parts if part)
+        return _make_listing(_read_item(part, depth + 1) for part in parts if part)
     if len(parts) > 1:
-        return Bracket(opening, closing, tuple(_read(part, depth + 1) for part in parts))
-    return _read(inside, depth + 1) if opening + closing == "()" else None
+        return Bracket(opening, closing, tuple(_read_answer(part, depth + 1) for part in parts))
+    return _read_answer(inside, depth + 1) if opening + closing == "()" else None
 
 
-def _built(element: str, condition: str, depth: int) -> Shape:
+def _read_set_builder(element: str, condition: str, depth: int) -> Shape:
     r"""A set-builder: of ``\{x \mid x^2 = 4\}`` the condition, of ``\{2k \mid k \in \mathbb{Z}\}``
     the element, else both."""
     member = _MEMBER.fullmatch(element)
-    if member or wording.names_only(element):
-        return _read(condition, depth + 1)
-    if qualified.unqualified(f"{element}, {condition}") == element:
-        return _read(element, depth + 1)
-    return Bracket(r"\{", r"\}", (_read(element, depth + 1), _read(condition, depth + 1)))
+    if member or phrases.is_name(element):
+        return _read_answer(condition, depth + 1)
+    if phrases.drop_conditions(f"{element}, {condition}") == element:
+        return _read_answer(element, depth + 1)
+    return Bracket(
+        r"\{", r"\}", (_read_answer(element, depth + 1), _read_answer(condition, depth + 1))
+    )
 
 
 def _is_closed(inside: str) -> bool:
@@ -203,24 +209,28 @@ def _is_closed(inside: str) -> bool:
     return depth == 0
 
 
-def _matrix(kind: str, body: str, depth: int) -> Shape:
-    rows = [split(row, _CELL) for row in split(body, _ROW) if row.strip()]
+def _read_matrix(kind: str, body: str, depth: int) -> Shape:
+    rows = [
+        split_outside_brackets(row, _CELL)
+        for row in split_outside_brackets(body, _ROW)
+        if row.strip()
+    ]
     if sum(map(len, rows)) > _MOST_ITEMS:
         return Words(body)
-    cells = tuple(tuple(_read(cell.strip(), depth + 1) for cell in row) for row in rows)
+    cells = tuple(tuple(_read_answer(cell.strip(), depth + 1) for cell in row) for row in rows)
     return Matrix(kind if kind in ("vmatrix", "Vmatrix") else "", cells)
 
 
 def _are_equations(body: str) -> bool:
-    rows = [row for row in split(body, _ROW) if row.strip()]
-    return len(rows) > 1 and all(len(split(row, _EQUALS)) == 2 for row in rows)
+    rows = [row for row in split_outside_brackets(body, _ROW) if row.strip()]
+    return len(rows) > 1 and all(len(split_outside_brackets(row, _EQUALS)) == 2 for row in rows)
 
 
-def _system(body: str, depth: int) -> Shape:
+def _read_system(body: str, depth: int) -> Shape:
     """Several equations or conditions that hold together, or the pieces of a function."""
     rows: list[list[str]] = []
-    for row in split(body, _ROW):
-        cells = [cell.strip(" ,;.") for cell in split(row, _CELL)]
+    for row in split_outside_brackets(body, _ROW):
+        cells = [cell.strip(" ,;.") for cell in split_outside_brackets(row, _CELL)]
         if not any(cells):
             continue
         aligned = any(_RELATION.match(cell) for cell in cells[1:])
@@ -228,23 +238,23 @@ def _system(body: str, depth: int) -> Shape:
             rows[-1:] = [[" ".join([*(rows[-1] if rows else []), *cells])]]  # goes on with "= …"
         elif aligned:
             rows.append([" ".join(cells)])
-        elif len(split(cells[0], _EQUALS)) > 1:
+        elif len(split_outside_brackets(cells[0], _EQUALS)) > 1:
             rows.extend([cell] for cell in cells if cell)
         else:
             rows.append([cell for cell in cells if cell])
     if sum(map(len, rows)) > _MOST_ITEMS or not rows:
         return Words(body)
     if all(len(row) == 1 for row in rows):
-        return _read(r" \text{and} ".join(row[0] for row in rows), depth + 1)
-    pieces = [Bracket("|", "|", tuple(_piece(cell, depth) for cell in row)) for row in rows]
-    return _listing(pieces)
+        return _read_answer(r" \text{and} ".join(row[0] for row in rows), depth + 1)
+    pieces = [Bracket("|", "|", tuple(_read_piece(cell, depth) for cell in row)) for row in rows]
+    return _make_listing(pieces)
 
 
-def _piece(cell: str, depth: int) -> Shape:
-    return _read(_WHEN.sub(" ", cell).strip() or "otherwise", depth + 1)
+def _read_piece(cell: str, depth: int) -> Shape:
+    return _read_answer(_WHEN.sub(" ", cell).strip() or "otherwise", depth + 1)
 
 
-def _listing(items: Iterable[Shape]) -> Shape:
+def _make_listing(items: Iterable[Shape]) -> Shape:
     """The list of the items, lists among them spread; x = 1, x = 2 is the list of the values."""
     spread: list[Shape] = []
     for item in items:
@@ -254,40 +264,40 @@ def _listing(items: Iterable[Shape]) -> Shape:
         spread = [replace(i, names=False) if isinstance(i, Equation) else i for i in spread]
     elif named:
         spread = [i.right if isinstance(i, Equation) and i.names else i for i in spread]
-        return _listing(spread)
+        return _make_listing(spread)
     return spread[0] if len(spread) == 1 else Listing(tuple(spread))
 
 
-def _equation(sides: list[str], depth: int) -> Shape:
-    left, right = _scalar(sides[0]), _read(sides[-1], depth + 1)
-    if wording.names_only(sides[0]):
-        worked = _scalar(sides[-2]) if len(sides) > 2 else right
-        return Equation(left, _rounded(worked, right) or right, names=True)
+def _make_equation(sides: list[str], depth: int) -> Shape:
+    left, right = _read_scalar(sides[0]), _read_answer(sides[-1], depth + 1)
+    if phrases.is_name(sides[0]):
+        worked = _read_scalar(sides[-2]) if len(sides) > 2 else right
+        return Equation(left, _match_rounding(worked, right) or right, names=True)
     if _is_constant(left) and (_is_constant(right) or not isinstance(right, Scalar)):
-        return _rounded(left, right) or right  # working such as 3+4 = 7 ends in its result
-    if wording.names_only(sides[-1]) and isinstance(right, Scalar):
-        return Equation(right, _read(sides[0], depth + 1), names=True)
+        return _match_rounding(left, right) or right  # working such as 3+4 = 7 ends in its result
+    if phrases.is_name(sides[-1]) and isinstance(right, Scalar):
+        return Equation(right, _read_answer(sides[0], depth + 1), names=True)
     return Equation(left, right, names=False)
 
 
-def _approximation(exact: str, rounded: str, depth: int) -> Shape:
+def _read_approximation(exact: str, rounded: str, depth: int) -> Shape:
     """An exact value with its approximation; what has no value before the sign only names it."""
     rounded = _TRAILING_DOTS.sub("", rounded)
-    right = _read(rounded, depth + 1)
+    right = _read_answer(rounded, depth + 1)
     if not exact:
         return right
-    if wording.names_only(exact) and not _is_constant(_scalar(exact)):
-        return Equation(_scalar(exact), right, names=True)
-    left = _read(exact, depth + 1)
+    if phrases.is_name(exact) and not _is_constant(_read_scalar(exact)):
+        return Equation(_read_scalar(exact), right, names=True)
+    left = _read_answer(exact, depth + 1)
     named = left if isinstance(left, Equation) and left.names else None
     value = named.right if named else left
     if isinstance(value, Scalar) and not _is_constant(value):
         return replace(named, right=right) if named else right
-    held = _rounded(value, right) or value
+    held = _match_rounding(value, right) or value
     return replace(named, right=held) if named else held
 
 
-def _rounded(exact: Shape, rounded: Shape) -> Rounded | None:
+def _match_rounding(exact: Shape, rounded: Shape) -> Rounded | None:
     """The two as one answer where one is a decimal that the other rounds or cuts off to."""
     if not (isinstance(exact, Scalar) and isinstance(rounded, Scalar)):
         return None
@@ -317,52 +327,52 @@ def _is_constant(shape: Shape) -> bool:
     return (
         isinstance(shape, Scalar)
         and shape.tree is not None
-        and valuation.names(shape.tree) <= {r"\infty"}
+        and numeric.find_variables(shape.tree) <= {r"\infty"}
     )
 
 
-def _order(text: str) -> Shape | None:
+def _read_order(text: str) -> Shape | None:
     """An interval where one variable lies between constants, else the chain itself."""
     parts = _SIGN.split(text)
-    sides, signs = [_scalar(part) for part in parts[0::2]], parts[1::2]
+    sides, signs = [_read_scalar(part) for part in parts[0::2]], parts[1::2]
     if all(sign in _UPWARDS for sign in signs):
         sides, signs = sides[::-1], [_UPWARDS[sign] for sign in reversed(signs)]
     if signs == [r"\ne"]:
-        return Order((r"\ne",), tuple(sides))
+        return OrderChain((r"\ne",), tuple(sides))
     if not set(signs) <= set(_UPWARDS.values()):
         return None
     place = next((n for n, s in enumerate(sides[:2]) if isinstance(s.tree, Symbol)), None)
     bounds = [side for number, side in enumerate(sides) if number != place]
     if place is None or len(sides) - place > 2 or not all(map(_is_constant, bounds)):
-        return Order(tuple(signs), tuple(sides))
+        return OrderChain(tuple(signs), tuple(sides))
     if place == 0:
-        sides, signs = [_scalar(r"-\infty"), *sides], ["<", *signs]
+        sides, signs = [_read_scalar(r"-\infty"), *sides], ["<", *signs]
     if len(sides) == 2:
-        sides, signs = [*sides, _scalar(r"\infty")], [*signs, "<"]
+        sides, signs = [*sides, _read_scalar(r"\infty")], [*signs, "<"]
     opening = "(" if signs[0] == "<" else "["
     return Bracket(opening, ")" if signs[1] == "<" else "]", (sides[0], sides[2]))
 
 
-def _signed(text: str, sign: str) -> str:
+def _resolve_plus_minus(text: str, sign: str) -> str:
     r"""The text with its \pm read as one sign; \mp takes the other one."""
     other = "-" if sign == "+" else "+"
     text = re.sub(r"\\pm(?![A-Za-z])", f" {sign} ", text)
     return re.sub(r"\\mp(?![A-Za-z])", f" {other} ", text).strip()
 
 
-def _scalar(text: str) -> Scalar:
+def _read_scalar(text: str) -> Scalar:
     latex = _NEEDLESS.sub("", text.strip()).removeprefix("+")
     try:
-        tree = _parsed(text)
+        tree = _parse_ratio(text)
     except Unclear:
         return Scalar(latex, None, None, None)
-    exact = rational.exact(tree)
-    return Scalar(latex, tree, exact, None if exact is not None else valuation.glimpse(tree))
+    exact = rational.evaluate_exactly(tree)
+    return Scalar(latex, tree, exact, None if exact is not None else numeric.estimate_value(tree))
 
 
-def _parsed(text: str) -> Expression:
+def _parse_ratio(text: str) -> Expression:
     """The tree of an expression or of a ratio a:b, which is the quotient."""
-    parts = split(text, _RATIO)
+    parts = split_outside_brackets(text, _RATIO)
     if len(parts) == 2:
-        return Apply("/", (parse(parts[0]), parse(parts[1])))
-    return parse(text)
+        return Apply("/", (parse_expression(parts[0]), parse_expression(parts[1])))
+    return parse_expression(text)

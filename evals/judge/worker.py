@@ -1,6 +1,6 @@
 """The judge's processes: a server that has the algebra system loaded, and its workers.
 
-Started by `evals.equivalence` as a program of its own, never imported beside threads. The server
+Started by `evals.judge.pool` as a program of its own, never imported beside threads. The server
 imports the heavy packages once and forks a worker per line; a worker that dies (killed by the
 kernel for its time, out of memory, crashed) is reported on its line and forked anew in
 milliseconds. The server kills the workers and ends as soon as the parent's end of the life line
@@ -31,7 +31,7 @@ _GLANCE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class PairLimits:
     """What one pair may use: seconds of processor and of wall clock, megabytes of memory."""
 
     cpu_seconds: float
@@ -40,8 +40,8 @@ class Limits:
 
 
 def main(arguments: list[str]) -> int:
-    """``judge_worker.py LIMITS LIFE LINE…`` with the numbers of the inherited file descriptors."""
-    limits = Limits(**json.loads(arguments[0]))
+    """``worker.py LIMITS LIFE LINE…`` with the numbers of the inherited file descriptors."""
+    limits = PairLimits(**json.loads(arguments[0]))
     life, *lines = (int(number) for number in arguments[1:])
     _preload()
     waker, wakened = os.pipe()
@@ -57,22 +57,22 @@ def main(arguments: list[str]) -> int:
         ready, _, _ = select.select([life, waker], [], [], _GLANCE_SECONDS)
         # A child that the parent forked may hold the life line open; a new parent tells as well.
         if life in ready or os.getppid() != parent:
-            _end(workers)
+            _kill_workers(workers)
             return 0
         if waker in ready:
             os.read(waker, _CHUNK)
-        for process, status in _ended():
+        for process, status in _collect_ended():
             line = workers.pop(process)
             if status == _FINISHED:
                 continue
             if status != _RETIRED:
-                _send(line, {"died": _reason(status)})
+                _send(line, {"died": _name_exit(status)})
             workers[_fork(line, limits, inherited)] = line
 
 
 def _load_package() -> None:
     """Import this very `evals`, by its place: the user may have a folder of that name."""
-    place = Path(__file__).with_name("__init__.py")
+    place = Path(__file__).parents[1] / "__init__.py"
     spec = spec_from_file_location("evals", place, submodule_search_locations=[str(place.parent)])
     assert spec is not None
     assert spec.loader is not None
@@ -81,19 +81,19 @@ def _load_package() -> None:
 
 
 def _preload() -> None:
-    from evals.algebra import load
+    from evals.judge.algebra import load_parser
 
-    load()
+    load_parser()
 
 
-def _end(workers: dict[int, int]) -> None:
+def _kill_workers(workers: dict[int, int]) -> None:
     for process in workers:
         with contextlib.suppress(ProcessLookupError, ChildProcessError):
             os.kill(process, signal.SIGKILL)
             os.waitpid(process, 0)
 
 
-def _ended() -> list[tuple[int, int]]:
+def _collect_ended() -> list[tuple[int, int]]:
     ended = []
     with contextlib.suppress(ChildProcessError):
         while True:
@@ -104,11 +104,11 @@ def _ended() -> list[tuple[int, int]]:
     return ended
 
 
-def _reason(status: int) -> str:
+def _name_exit(status: int) -> str:
     return signal.Signals(-status).name if status < 0 else f"exit {status}"
 
 
-def _fork(line: int, limits: Limits, inherited: set[int]) -> int:
+def _fork(line: int, limits: PairLimits, inherited: set[int]) -> int:
     process = os.fork()
     if process:
         return process
@@ -119,15 +119,15 @@ def _fork(line: int, limits: Limits, inherited: set[int]) -> int:
         for descriptor in inherited - {line}:
             os.close(descriptor)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        status = _work(line, limits)
+        status = _decide_pairs(line, limits)
     finally:
         os._exit(status)
 
 
-def _work(line: int, limits: Limits) -> int:
+def _decide_pairs(line: int, limits: PairLimits) -> int:
     import resource
 
-    from evals.algebra import equal
+    from evals.judge.algebra import are_equal
 
     for number in (signal.SIGCHLD, signal.SIGPROF, signal.SIGALRM):
         signal.signal(number, signal.SIG_DFL)
@@ -147,7 +147,7 @@ def _work(line: int, limits: Limits) -> int:
         # The kernel ends the process at either limit, also within a C function.
         signal.setitimer(signal.ITIMER_PROF, limits.cpu_seconds)
         signal.setitimer(signal.ITIMER_REAL, limits.wall_seconds)
-        verdict = equal(pair["a"], pair["b"])
+        verdict = are_equal(pair["a"], pair["b"])
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         _send(line, {"same": verdict})

@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from evals.answers import retraction
-from evals.answers.boxes import Box, boxes
-from evals.answers.tags import keyed, tagged
+from evals.answers import negation
+from evals.answers.markup import Box, find_boxes, find_keys, find_tags
 
 LONGEST = 1000
 """Characters; a stated answer that is longer is no answer."""
@@ -108,7 +107,7 @@ class Statement:
     parts: tuple[str, ...] = ()
 
 
-def statements(response: str) -> list[Statement]:
+def find_statements(response: str) -> list[Statement]:
     r"""Every answer a response states, in order of position; the last readable one counts.
 
     - Of boxes within boxes the innermost speak; an unclosed ``\boxed{`` states nothing. Boxes with
@@ -123,29 +122,33 @@ def statements(response: str) -> list[Statement]:
 
     Never raises; takes linear time.
     """
-    return list(_statements(response))
+    return list(_find_all(response))
 
 
-def boxed(response: str) -> list[Statement]:
+def find_boxed_statements(response: str) -> list[Statement]:
     """Those of the statements that are boxes; much quicker."""
-    return [s for s in _boxed(response, boxes(response).innermost) if s.text]
+    return [s for s in _join_boxes(response, find_boxes(response).innermost) if s.text]
 
 
 @lru_cache(maxsize=8)
-def _statements(response: str) -> tuple[Statement, ...]:
-    held = boxes(response)
-    found = list(_boxed(response, held.innermost))
-    others = [*_keyed(response), *_hashes(response)]
-    others.extend(_phrases(response, [(s.start, s.end) for s in others if s.form == "key"]))
-    found.extend(_outside(others, held.outermost))
-    found.extend(_tagged(response, found, held.outermost))
+def _find_all(response: str) -> tuple[Statement, ...]:
+    held = find_boxes(response)
+    found = list(_join_boxes(response, held.innermost))
+    others = [*_find_keyed_statements(response), *_find_hash_statements(response)]
+    others.extend(_find_phrases(response, [(s.start, s.end) for s in others if s.form == "key"]))
+    found.extend(_drop_inside_boxes(others, held.outermost))
+    found.extend(_find_tagged_statements(response, found, held.outermost))
     if found:
         first = min(found, key=lambda s: s.start)
-        found.extend(_outside(_corrected(response, first.end, found), held.outermost))
+        found.extend(
+            _drop_inside_boxes(
+                _find_correction_statements(response, first.end, found), held.outermost
+            )
+        )
     return tuple(sorted((s for s in found if s.text), key=lambda s: s.start))
 
 
-def _boxed(response: str, innermost: Sequence[Box]) -> Iterator[Statement]:
+def _join_boxes(response: str, innermost: Sequence[Box]) -> Iterator[Statement]:
     rows: list[list[Box]] = []
     for box in innermost:
         if box.close - box.inside > LONGEST:
@@ -158,15 +161,15 @@ def _boxed(response: str, innermost: Sequence[Box]) -> Iterator[Statement]:
             rows.append([box])
     for row in rows:
         start, end = row[0].start, row[-1].end
-        if retraction.is_denied(response, start) or retraction.is_taken_back(response, end):
+        if negation.is_denied(response, start) or negation.is_taken_back(response, end):
             continue
-        parts = tuple(bare(response[box.inside : box.close]) for box in row)
-        text = parts[0] if len(set(parts)) == 1 else ", ".join(_with_names(response, row, parts))
+        parts = tuple(strip_wrapping(response[box.inside : box.close]) for box in row)
+        text = parts[0] if len(set(parts)) == 1 else ", ".join(_add_names(response, row, parts))
         if len(text) <= LONGEST:
             yield Statement(start, end, text, "box", parts if len(parts) > 1 else ())
 
 
-def _with_names(response: str, row: Sequence[Box], parts: Sequence[str]) -> Sequence[str]:
+def _add_names(response: str, row: Sequence[Box], parts: Sequence[str]) -> Sequence[str]:
     """The payloads, with the names before their boxes where the names differ."""
     named = [_NAMED.search(response, max(0, box.start - 16), box.start) for box in row]
     names = [found[1] for found in named if found]
@@ -175,20 +178,20 @@ def _with_names(response: str, row: Sequence[Box], parts: Sequence[str]) -> Sequ
     return [f"{name} = {part}" for name, part in zip(names, parts, strict=True)]
 
 
-def _keyed(response: str) -> Iterator[Statement]:
+def _find_keyed_statements(response: str) -> Iterator[Statement]:
     if '"' in response or "'" in response:
-        for start, end, value in keyed(response):
-            yield Statement(start, end, bare(value[: LONGEST + 1])[:LONGEST], "key")
+        for start, end, value in find_keys(response):
+            yield Statement(start, end, strip_wrapping(value[: LONGEST + 1])[:LONGEST], "key")
 
 
-def _tagged(
+def _find_tagged_statements(
     response: str, found: Sequence[Statement], closed: tuple[Box, ...]
 ) -> Iterator[Statement]:
     if "<" not in response and "[" not in response:
         return
     stated = sorted(s.start for s in found)
     boxed = [box.end for box in closed]
-    for start, inside, close, end in tagged(response):
+    for start, inside, close, end in find_tags(response):
         place = bisect_left(stated, inside)
         if place < len(stated) and stated[place] < close:
             continue
@@ -196,21 +199,23 @@ def _tagged(
         if place < len(closed) and closed[place].start < close:
             continue
         text = response[inside:close]
-        if len(text.strip()) <= LONGEST and not retraction.is_taken_back(response, end):
-            yield Statement(start, end, bare(text), "tag")
+        if len(text.strip()) <= LONGEST and not negation.is_taken_back(response, end):
+            yield Statement(start, end, strip_wrapping(text), "tag")
 
 
-def _corrected(response: str, begin: int, found: Sequence[Statement]) -> Iterator[Statement]:
+def _find_correction_statements(
+    response: str, begin: int, found: Sequence[Statement]
+) -> Iterator[Statement]:
     stated = sorted(found, key=lambda s: s.start)
     starts = [s.start for s in stated]
-    for start, end, value in retraction.corrections(response, begin):
+    for start, end, value in negation.find_corrections(response, begin):
         place = bisect_right(starts, start)
         within = place > 0 and stated[place - 1].end > start
         if not within and not (place < len(starts) and starts[place] < end):
-            yield Statement(start, end, bare(value).rstrip(".,;:"), "correction")
+            yield Statement(start, end, strip_wrapping(value).rstrip(".,;:"), "correction")
 
 
-def bare(text: str) -> str:
+def strip_wrapping(text: str) -> str:
     """A payload without the white space, the math delimiters and the Markdown around all of it."""
     text = text.strip()
     for _ in range(8):
@@ -226,7 +231,7 @@ def bare(text: str) -> str:
     return text
 
 
-def _outside(found: Iterable[Statement], closed: tuple[Box, ...]) -> Iterator[Statement]:
+def _drop_inside_boxes(found: Iterable[Statement], closed: tuple[Box, ...]) -> Iterator[Statement]:
     remaining = iter(closed)
     box = next(remaining, None)
     for statement in sorted(found, key=lambda s: s.start):
@@ -236,20 +241,20 @@ def _outside(found: Iterable[Statement], closed: tuple[Box, ...]) -> Iterator[St
             yield statement
 
 
-def _hashes(response: str) -> Iterator[Statement]:
+def _find_hash_statements(response: str) -> Iterator[Statement]:
     last_line = len(response.rstrip())
     for match in _HASHES.finditer(response):
         start, end = match.span(1)
-        text = _sentence(match[1]) if end - start <= LONGEST else None
+        text = _read_sentence(match[1]) if end - start <= LONGEST else None
         if text is None or _HEADING.match(match[1]):
             continue
         # Other lines that begin so are Markdown headings.
         heads = not (_NUMERIC.match(text) or end >= last_line)
-        if not heads and not retraction.is_taken_back(response, end):
+        if not heads and not negation.is_taken_back(response, end):
             yield Statement(match.start(), end, text, "hashes")
 
 
-def _phrases(response: str, keys: Sequence[tuple[int, int]]) -> Iterator[Statement]:
+def _find_phrases(response: str, keys: Sequence[tuple[int, int]]) -> Iterator[Statement]:
     """Phrases outside of `keys`, where "answer" is a key of JSON."""
     markers = [
         marker for marker in _MARKER.finditer(response) if not _is_within(marker.start(), keys)
@@ -263,18 +268,18 @@ def _phrases(response: str, keys: Sequence[tuple[int, int]]) -> Iterator[Stateme
         at = lead.end() if lead else at
         # "Answer:" alone may be a heading above the working.
         heads = not marker["verb"] and "final" not in marker[0].lower()
-        span = _display(response, at, stop, heads) or _line(response, at, stop)
-        text = None if span is None else _sentence(response[slice(*span)])
+        span = _find_display(response, at, stop, heads) or _find_line(response, at, stop)
+        text = None if span is None else _read_sentence(response[slice(*span)])
         if span is None or not text or (marker["verb"] and _JUDGED.match(text)):
             continue
-        for _, _, value in retraction.corrections(text, 1)[-1:]:
-            text = bare(value)
+        for _, _, value in negation.find_corrections(text, 1)[-1:]:
+            text = strip_wrapping(value)
         said = response.find(text, *span)
         end = said + len(text) if said >= 0 else span[1]
         if (
-            retraction.is_supposed(response, marker.start())
-            or retraction.is_doubted(text)
-            or retraction.is_taken_back(response, end)
+            negation.is_supposed(response, marker.start())
+            or negation.is_doubted(text)
+            or negation.is_taken_back(response, end)
         ):
             continue
         yield Statement(marker.start(), end, text, "phrase")
@@ -285,7 +290,7 @@ def _is_within(position: int, spans: Sequence[tuple[int, int]]) -> bool:
     return place > 0 and position < spans[place - 1][1]
 
 
-def _display(response: str, at: int, stop: int, heads: bool) -> tuple[int, int] | None:
+def _find_display(response: str, at: int, stop: int, heads: bool) -> tuple[int, int] | None:
     """The inside of the display formula that comes next, on this line or below."""
     at = _skip_space(response, at, stop)
     for opening, closing in _DISPLAYS:
@@ -297,13 +302,13 @@ def _display(response: str, at: int, stop: int, heads: bool) -> tuple[int, int] 
     return None
 
 
-def _line(response: str, at: int, stop: int) -> tuple[int, int] | None:
+def _find_line(response: str, at: int, stop: int) -> tuple[int, int] | None:
     """The rest of this line or, where nothing is left of it, the next if that stands alone."""
-    end = _line_end(response, at, stop)
+    end = _find_line_end(response, at, stop)
     if response[at:end].strip():
         return at, end
     at = _skip_space(response, end, stop)
-    end = _line_end(response, at, stop)
+    end = _find_line_end(response, at, stop)
     line = response[at:end].strip()
     last = not response[end : end + LONGEST].strip()
     alone = _SHORT.fullmatch(line) is not None and not _WORKING.search(line)
@@ -316,13 +321,13 @@ def _skip_space(text: str, at: int, stop: int) -> int:
     return at
 
 
-def _line_end(text: str, at: int, stop: int) -> int:
+def _find_line_end(text: str, at: int, stop: int) -> int:
     limit = min(stop, at + LONGEST + 1)
     ends = [text.find(mark, at, limit) for mark in ("\n", "</", "<|")]
     return min((end for end in ends if end >= 0), default=limit)
 
 
-def _sentence(text: str) -> str | None:
+def _read_sentence(text: str) -> str | None:
     """The first sentence, bare; None for a question, one that holds a box, one that never ends."""
     for end in _SENTENCE_END.finditer(text):
         if end["raised"] == "?":
@@ -333,8 +338,8 @@ def _sentence(text: str) -> str | None:
             break
     if len(text) > LONGEST or "\\boxed" in text or "\\fbox" in text:
         return None
-    text = bare(text).rstrip(".,;:")
+    text = strip_wrapping(text).rstrip(".,;:")
     # An interval may close with another bracket than it opens with.
     if text.endswith(")") and sum(map(text.count, ")]")) > sum(map(text.count, "([")):
         text = text[:-1]
-    return bare(text)
+    return strip_wrapping(text)

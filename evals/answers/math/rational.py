@@ -5,38 +5,38 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
-from evals.answers.expression import Expression, NoValue, Number, Symbol, Undefined
+from evals.answers.math.parsing import Expression, NoValue, Number, Symbol, Undefined
 
 _LARGEST_BITS = 40_000
 _LARGEST_FACTORIAL = 3_000
 
 
-def exact(tree: Expression) -> Fraction | None:
+def evaluate_exactly(tree: Expression) -> Fraction | None:
     """The value as a rational number, or None where it is none or is too large to write out."""
     try:
-        return _exact(tree)
+        return _evaluate(tree)
     except ArithmeticError:
         return None
 
 
-def _exact(tree: Expression) -> Fraction | None:
+def _evaluate(tree: Expression) -> Fraction | None:
     if isinstance(tree, Number):
         return tree.value
     if isinstance(tree, Symbol):
         return None
     values: list[Fraction] = []
     for argument in tree.arguments:
-        value = _exact(argument)
+        value = _evaluate(argument)
         if value is None:
             return None
         values.append(value)
-    result = _rational(tree.operation, values)
-    if result is not None and _bits(result) > _LARGEST_BITS:
-        raise NoValue(f"a number of {_bits(result)} bits")
+    result = _apply_operation(tree.operation, values)
+    if result is not None and _count_bits(result) > _LARGEST_BITS:
+        raise NoValue(f"a number of {_count_bits(result)} bits")
     return result
 
 
-def _rational(operation: str, values: list[Fraction]) -> Fraction | None:
+def _apply_operation(operation: str, values: list[Fraction]) -> Fraction | None:
     first, last = values[0], values[-1]
     match operation:
         case "+":
@@ -45,7 +45,7 @@ def _rational(operation: str, values: list[Fraction]) -> Fraction | None:
             product = Fraction(1)
             for value in values:
                 product *= value
-                if _bits(product) > _LARGEST_BITS:
+                if _count_bits(product) > _LARGEST_BITS:
                     raise NoValue("a product that is too large")
             return product
         case "/":
@@ -59,39 +59,39 @@ def _rational(operation: str, values: list[Fraction]) -> Fraction | None:
         case "floor" | "ceil":
             return Fraction(math.floor(first) if operation == "floor" else math.ceil(first))
         case "^":
-            return _power(first, last)
+            return _raise_to_power(first, last)
         case "sqrt":
-            return _power(first, Fraction(1, 2))
+            return _raise_to_power(first, Fraction(1, 2))
         case "root":
             odd = first < 0 and last.denominator == 1 and last % 2 == 1
-            root = _power(abs(first) if odd else first, 1 / last)
+            root = _raise_to_power(abs(first) if odd else first, 1 / last)
             return -root if odd and root is not None else root
         case "!":
-            whole = _whole(first, _LARGEST_FACTORIAL)
+            whole = _as_whole_number(first, _LARGEST_FACTORIAL)
             return None if whole is None else Fraction(math.factorial(whole))
         case "binom":
-            top, bottom = (_whole(value, _LARGEST_FACTORIAL) for value in (first, last))
+            top, bottom = (_as_whole_number(value, _LARGEST_FACTORIAL) for value in (first, last))
             return None if top is None or bottom is None else Fraction(math.comb(top, bottom))
     return None
 
 
-def _power(base: Fraction, exponent: Fraction) -> Fraction | None:
+def _raise_to_power(base: Fraction, exponent: Fraction) -> Fraction | None:
     if exponent.denominator != 1:
         if base < 0 or exponent.denominator > 64:
             return None
-        top = _root(base.numerator, exponent.denominator)
-        bottom = _root(base.denominator, exponent.denominator)
+        top = _find_whole_root(base.numerator, exponent.denominator)
+        bottom = _find_whole_root(base.denominator, exponent.denominator)
         if top is None or bottom is None:
             return None
         base, exponent = Fraction(top, bottom), Fraction(exponent.numerator)
     if base == 0 and exponent <= 0:
         raise Undefined("zero to a power that is not positive")
-    if abs(exponent) * _bits(base) > _LARGEST_BITS and abs(base) != 1:
+    if abs(exponent) * _count_bits(base) > _LARGEST_BITS and abs(base) != 1:
         raise NoValue("a power that is too large")
     return base ** int(exponent) if abs(base) != 1 else base ** (int(exponent) % 2)
 
 
-def _root(value: int, degree: int) -> int | None:
+def _find_whole_root(value: int, degree: int) -> int | None:
     """The whole `degree`-th root of a whole number, or None."""
     if degree == 2:
         root = math.isqrt(value)
@@ -103,7 +103,7 @@ def _root(value: int, degree: int) -> int | None:
     return low if low**degree == value else None
 
 
-def _whole(value: Fraction, most: int) -> int | None:
+def _as_whole_number(value: Fraction, most: int) -> int | None:
     if value.denominator != 1 or value < 0:
         return None
     if value > most:
@@ -111,5 +111,5 @@ def _whole(value: Fraction, most: int) -> int | None:
     return int(value)
 
 
-def _bits(value: Fraction) -> int:
+def _count_bits(value: Fraction) -> int:
     return max(value.numerator.bit_length(), value.denominator.bit_length())

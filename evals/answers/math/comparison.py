@@ -6,20 +6,20 @@ import re
 from collections.abc import Callable, Sequence
 from itertools import combinations
 
-from evals.answers import valuation
-from evals.answers.expression import Apply
-from evals.answers.shape import (
+from evals.answers.math import numeric
+from evals.answers.math.parsing import Apply
+from evals.answers.math.phrases import has_words
+from evals.answers.math.shapes import (
     Bracket,
     Equation,
     Listing,
     Matrix,
-    Order,
+    OrderChain,
     Rounded,
     Scalar,
     Shape,
     Words,
 )
-from evals.answers.wording import has_words
 
 Ask = Callable[[str, str], bool]
 """Whether two LaTeX expressions are equal, in the judge's opinion; symmetric."""
@@ -55,7 +55,7 @@ def same(a: Shape, b: Shape, ask: Ask) -> bool:
                 return False
             alike = [_same_rows(x, y, ask) for x, y in zip(a.rows, b.rows, strict=True)]
             return all(alike)
-        case Order(), Order():
+        case OrderChain(), OrderChain():
             return a.signs == b.signs and _same_rows(a.sides, b.sides, ask)
         case Equation(), Equation():
             return _same_equations(a, b, ask)
@@ -93,9 +93,9 @@ def _same_scalars(a: Scalar, b: Scalar, ask: Ask) -> bool:
     if a.exact is not None and b.exact is not None:
         return a.exact == b.exact
     if a.tree is not None and b.tree is not None:
-        if valuation.differ(_glimpse(a), _glimpse(b)):
+        if numeric.rule_out_equality(_estimate_scalar(a), _estimate_scalar(b)):
             return False
-        verdict = valuation.equal(a.tree, b.tree)
+        verdict = numeric.compare_values(a.tree, b.tree)
         if verdict is not None:
             return verdict
     if not (_is_asked(a.latex) and _is_asked(b.latex)):
@@ -117,7 +117,7 @@ def _is_asked(latex: str) -> bool:
     return depth == 0 and deepest <= _DEEPEST_ASKED
 
 
-def _glimpse(scalar: Scalar) -> complex | None:
+def _estimate_scalar(scalar: Scalar) -> complex | None:
     if scalar.exact is None:
         return scalar.glimpse
     try:
@@ -131,11 +131,11 @@ def _same_equations(a: Equation, b: Equation, ask: Ask) -> bool:
         return True
     if same(a.left, b.left, ask) and same(a.right, b.right, ask):
         return True
-    one, other = _difference(a), _difference(b)
-    return one is not None and other is not None and valuation.proportional(one, other)
+    one, other = _subtract_sides(a), _subtract_sides(b)
+    return one is not None and other is not None and numeric.are_proportional(one, other)
 
 
-def _difference(equation: Equation) -> Apply | None:
+def _subtract_sides(equation: Equation) -> Apply | None:
     """Left minus right, where both are understood."""
     left, right = equation.left.tree, equation.right
     if left is None or not isinstance(right, Scalar) or right.tree is None:

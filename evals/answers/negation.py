@@ -125,7 +125,7 @@ def is_doubted(payload: str) -> bool:
     return found is not None and " not " not in payload[: found.start()]
 
 
-def corrections(text: str, begin: int) -> list[tuple[int, int, str]]:
+def find_corrections(text: str, begin: int) -> list[tuple[int, int, str]]:
     """Where, from `begin` on, a short value takes the place of an answer: "Wait, it is 13."."""
     return [
         (found.start(), found.end("value"), found["value"])

@@ -94,7 +94,7 @@ _SCIENTIFIC = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)(?:e\+?|E(?P<sign>[-+]?))(\d
 _STARS = re.compile(r"^[*_`\s]+|[*_`\s]+$")
 
 
-def tidy(text: str) -> str:
+def tidy_latex(text: str) -> str:
     r"""The answer in the few spellings that the rest reads; takes linear time, never raises.
 
     Row ends of matrices become ``\\``, products ``*``, degrees ``°``, every font command
@@ -112,22 +112,22 @@ def _tidy_row(row: str) -> str:
     row = _UPRIGHT.sub(r" \1 ", row)
     if r"\prime" in row:
         row = _PRIMES.sub(lambda primes: "'" * primes[0].count("prime"), row)
-    row = _COMMAND.sub(_renamed, _DEGREES.sub("°", row))
-    row = _BARE.sub(_commanded, _PERCENT.sub("", row))
+    row = _COMMAND.sub(_rename_command, _DEGREES.sub("°", row))
+    row = _BARE.sub(_add_backslash, _PERCENT.sub("", row))
     row = row.replace("<=", r"\le ").replace(">=", r"\ge ").replace("!=", r"\ne ")
     row = _SCIENTIFIC.sub(r"\1*10^{\2\3}", row)
     return _ROOT.sub(r"\\sqrt{\1}", row)
 
 
-def _renamed(command: re.Match[str]) -> str:
+def _rename_command(command: re.Match[str]) -> str:
     return _NAMES.get(command[1], command[0])
 
 
-def _commanded(word: re.Match[str]) -> str:
+def _add_backslash(word: re.Match[str]) -> str:
     return rf"\{word['name']} " if word["name"] else r"\infty "
 
 
-def split(text: str, separator: re.Pattern[str]) -> list[str]:
+def split_outside_brackets(text: str, separator: re.Pattern[str]) -> list[str]:
     """The parts between the separators that stand outside of all brackets."""
     parts: list[str] = []
     depth = start = position = 0

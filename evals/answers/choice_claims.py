@@ -190,7 +190,7 @@ _CLAUSES = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Choosing:
+class ChoiceClaims:
     """`chosen` holds what is asserted, in order: a letter, or several together that are chosen as
     one ("both A and C"). `ruled_out` are the letters that something denies; `named` all of them."""
 
@@ -211,7 +211,7 @@ class Choosing:
         return only if len(only) == 1 and only not in self.ruled_out else None
 
 
-def choosing(text: str) -> Choosing:
+def find_claims(text: str) -> ChoiceClaims:
     """What a line or sentence in plain characters chooses and rules out. Linear time."""
     lists: list[str] = []
     text = _DOTS.sub(" — ", _INTERJECTION.sub(" ", text))
@@ -221,14 +221,14 @@ def choosing(text: str) -> Choosing:
     def marked(found: re.Match[str]) -> str:
         if _is_article(text, found):
             return found[0]
-        groups = _groups(text, found)
+        groups = _group_letters(text, found)
         lists.extend(groups)
         first = len(lists) - len(groups)
         return ", ".join(f"⟨{number}⟩" for number in range(first, len(lists)))
 
     named = _ASIDE.sub(" ", _LIST.sub(marked, text))
     named = _THEREFORE.sub(r"\1 ", _UNTOUCHED.sub("only remaining one", named))
-    named = _EXCEPTION.sub(_excepted, named)
+    named = _EXCEPTION.sub(_resolve_exception, named)
     ruled_out: set[str] = set()
 
     def drop(found: re.Match[str]) -> str:
@@ -238,12 +238,14 @@ def choosing(text: str) -> Choosing:
 
     rest = _NOT_BUT.sub(drop, _QUESTION.sub(" ", named))
     rest = " ".join(_DROPPED.sub(drop, rest).split())
-    chosen, asserts = _weigh(_clauses(rest), lists, ruled_out)
+    chosen, asserts = _weigh_clauses(_split_clauses(rest), lists, ruled_out)
     letters = frozenset(letter for listed in lists for letter in listed)
-    return Choosing(tuple(chosen), frozenset(ruled_out), letters, asserts)
+    return ChoiceClaims(tuple(chosen), frozenset(ruled_out), letters, asserts)
 
 
-def _weigh(clauses: list[str], lists: list[str], ruled_out: set[str]) -> tuple[list[str], bool]:
+def _weigh_clauses(
+    clauses: list[str], lists: list[str], ruled_out: set[str]
+) -> tuple[list[str], bool]:
     """What the clauses choose, and whether a verb does; what they deny goes to `ruled_out`."""
     chosen: list[str] = []
     spoken_of: list[int] = []
@@ -269,7 +271,7 @@ def _weigh(clauses: list[str], lists: list[str], ruled_out: set[str]) -> tuple[l
     return chosen, asserts
 
 
-def _excepted(found: re.Match[str]) -> str:
+def _resolve_exception(found: re.Match[str]) -> str:
     """ "C remains" for "all but C are wrong" and "none but C fits"; else what was there."""
     fits, denied = _FITS.match(found["said"]), _NEGATIVE.search(found["said"])
     nothing = found["quantity"].lower() in ("none", "nothing", "no")
@@ -277,7 +279,7 @@ def _excepted(found: re.Match[str]) -> str:
     return f"{found['at']} remains" if holds else found[0]
 
 
-def _groups(text: str, found: re.Match[str]) -> list[str]:
+def _group_letters(text: str, found: re.Match[str]) -> list[str]:
     """The letters of a list, together where the sentence speaks of all of them at once.
 
     "Unlike B, C is" and "C, and B is" speak of two; "C and D, D is" names D once more.
@@ -328,5 +330,5 @@ def _is_article(text: str, found: re.Match[str]) -> bool:
     return not (_BEFORE_LETTER.search(before) and _AFTER_LETTER.match(text, found.end()))
 
 
-def _clauses(text: str) -> list[str]:
+def _split_clauses(text: str) -> list[str]:
     return [clause.strip() for clause in _CLAUSES.split(text) if clause and clause.strip()]

@@ -1,17 +1,58 @@
-r"""A small parser for the expressions that answers are made of.
+r"""Expressions as trees, and the parser that reads them from normalized LaTeX.
 
-It reads tidied LaTeX (`evals.answers.latex`) and refuses whatever has more than one customary
-meaning (``x/2y``, ``2^3^2``, ``f(x)``, a number after a letter): those go to the judge, which asks
-a computer algebra system. What it reads means what a mathematician would mean by it.
+The parser refuses text that has more than one customary meaning (``x/2y``, ``2^3^2``, ``f(x)``, a
+number after a letter). The judge decides those with a computer algebra system. What the parser does
+read means what a mathematician would mean by it.
+
+    half_x = Apply("*", (Apply("/", (Number(1), Number(2))), Symbol("x")))
+    parse_expression(r"\frac{1}{2}x") == half_x
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from fractions import Fraction
 
-from evals.answers.expression import Apply, Expression, Number, Symbol, Unclear
-from evals.answers.latex import FUNCTIONS
+from evals.answers.math.latex import FUNCTIONS
+
+
+class Unclear(ValueError):
+    """The text is no expression, or one with more than one customary meaning."""
+
+
+class NoValue(ArithmeticError):
+    """The expression has no value: it is undefined, too large or not numeric."""
+
+
+class Undefined(NoValue):
+    """The expression has no value whatever the precision: 1/0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """An exact rational number."""
+
+    value: Fraction
+
+
+@dataclass(frozen=True, slots=True)
+class Symbol:
+    r"""A variable with its subscript, or a constant: ``e``, ``i``, ``\pi``, ``\infty``."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """An operation (``+ * / ^ ! neg abs sqrt binom log …``) on its arguments."""
+
+    operation: str
+    arguments: tuple[Expression, ...]
+
+
+Expression = Number | Symbol | Apply
+
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>\d+(?:\.\d*)?|\.\d+)|(?P<command>\\[A-Za-z]+)|(?P<letter>[A-Za-z])"
@@ -36,18 +77,18 @@ _DEEPEST = 40
 _LONGEST = 2000
 
 
-def parse(text: str) -> Expression:
+def parse_expression(text: str) -> Expression:
     """The tree of a tidied expression, in linear time. Raises `Unclear`."""
     if len(text) > _LONGEST:
         raise Unclear(f"an expression of {len(text)} characters; at most {_LONGEST} are read")
-    parser = _Parser(_tokens(_REPEATING.sub(_repeated, text)))
+    parser = _Parser(_tokenize(_REPEATING.sub(_expand_repeating_decimal, text)))
     tree = parser.sum()
     if parser.token:
         raise Unclear(f"{parser.token!r} stands where the expression could end")
     return tree
 
 
-def _tokens(text: str) -> list[str]:
+def _tokenize(text: str) -> list[str]:
     tokens: list[str] = []
     position, end = 0, len(text.rstrip())
     while position < end:
@@ -59,7 +100,7 @@ def _tokens(text: str) -> list[str]:
     return tokens
 
 
-def _repeated(decimal: re.Match[str]) -> str:
+def _expand_repeating_decimal(decimal: re.Match[str]) -> str:
     whole, fixed, period = decimal[1] or "0", decimal[2], decimal[3]
     if len(whole) + len(fixed) + len(period) > 30:
         raise Unclear("a repeating decimal of more than 30 digits")
@@ -106,7 +147,7 @@ class _Parser:
                 factors.append(self.signed())
             elif self.token == "/":
                 self.take()
-                quotient = Apply("/", (_product(factors), self.signed()))
+                quotient = Apply("/", (_make_product(factors), self.signed()))
                 factors = [quotient]
                 if self.begins() and not _is_fraction(quotient):
                     raise Unclear("a product right after a slash, as in x/2y")
@@ -116,7 +157,7 @@ class _Parser:
                 factors.append(self.factor())
             else:
                 break
-        product = _product(factors)
+        product = _make_product(factors)
         return Apply("neg", (product,)) if negative else product
 
     def signed(self) -> Expression:
@@ -287,7 +328,7 @@ class _Parser:
             factors.append(self.factor())
         if self.token == "/":
             raise Unclear("a slash right after a function's argument")
-        return _product(factors)
+        return _make_product(factors)
 
     def factor_without_power(self) -> Expression:
         inside = self.atom()
@@ -302,7 +343,7 @@ class _Parser:
         return False
 
 
-def _product(factors: list[Expression]) -> Expression:
+def _make_product(factors: list[Expression]) -> Expression:
     return factors[0] if len(factors) == 1 else Apply("*", tuple(factors))
 
 

@@ -20,7 +20,7 @@ _TOLERANCE = 1e-12
 _POINTS = 3
 
 
-def load() -> None:
+def load_parser() -> None:
     """Import what comparing needs and warm the parser up; takes a second or two.
 
     Raises ImportError where math-verify is not installed.
@@ -29,28 +29,30 @@ def load() -> None:
     import math_verify  # noqa: F401
 
     logging.disable(logging.CRITICAL)
-    equal(r"\frac{x^2+1}{\sqrt{2}}-\sin(2x)", r"\frac{1}{\sqrt{2}}-\sin(2x)+\frac{x^2}{\sqrt{2}}")
-    equal(r"f(x)+\log_{2}(3)\cdot|x|!", r"\sum_{n=1}^{10} n")
+    are_equal(
+        r"\frac{x^2+1}{\sqrt{2}}-\sin(2x)", r"\frac{1}{\sqrt{2}}-\sin(2x)+\frac{x^2}{\sqrt{2}}"
+    )
+    are_equal(r"f(x)+\log_{2}(3)\cdot|x|!", r"\sum_{n=1}^{10} n")
 
 
-def equal(a: str, b: str) -> bool:
+def are_equal(a: str, b: str) -> bool:
     """Whether both can be read and are equal. Never raises an ordinary exception."""
     from sympy.core.random import seed
 
     random.seed(0)
     seed(0)
     try:
-        left, right = _read(a), _read(b)
+        left, right = _parse_latex(a), _parse_latex(b)
         if left is None or right is None:
             return False
-        return _agree(left, right) and not _refuted(left, right)
+        return _verify_either_way(left, right) and not _is_refuted(left, right)
     except (Exception, RecursionError, MemoryError):
         # The readers raise errors of every kind on what they cannot read.
         return False
 
 
 @lru_cache(maxsize=1024)
-def _read(latex: str) -> Any:
+def _parse_latex(latex: str) -> Any:
     from latex2sympy2_extended import NormalizationConfig, latex2sympy
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig
 
@@ -58,7 +60,7 @@ def _read(latex: str) -> Any:
     normal = NormalizationConfig(
         basic_latex=True, units=False, malformed_operators=True, nits=False, boxed="none"
     )
-    text = _DECIMAL.sub(_fraction, latex).replace("*", r"\cdot ").replace("°", "")
+    text = _DECIMAL.sub(_write_fraction, latex).replace("*", r"\cdot ").replace("°", "")
     return latex2sympy(
         text,
         is_real=not re.search(r"(?<![A-Za-z\\])i(?![A-Za-z])", text),
@@ -67,12 +69,12 @@ def _read(latex: str) -> Any:
     )
 
 
-def _fraction(decimal: re.Match[str]) -> str:
+def _write_fraction(decimal: re.Match[str]) -> str:
     whole, part = decimal[1], decimal[2]
     return rf"\frac{{{int(whole + part)}}}{{{10 ** len(part)}}}"
 
 
-def _agree(left: Any, right: Any) -> bool:
+def _verify_either_way(left: Any, right: Any) -> bool:
     from math_verify.grader import verify
 
     return any(
@@ -81,7 +83,7 @@ def _agree(left: Any, right: Any) -> bool:
     )
 
 
-def _refuted(left: Any, right: Any) -> bool:
+def _is_refuted(left: Any, right: Any) -> bool:
     """Whether the two sides have values that differ at one of a few points."""
     from sympy import Expr, Rational
 

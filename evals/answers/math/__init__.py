@@ -1,0 +1,1 @@
+"""Mathematical answers: read as a structure, compared by structure, by value, then by the judge."""
