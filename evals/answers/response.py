@@ -2,7 +2,8 @@ r"""Finds the answer of a response: without its thoughts, and up to where anothe
 
 Thoughts: a reasoning model writes them between markers of its template (``<think>…</think>``,
 ``[THINK]…[/THINK]``, channels). Where the prompt opens the thought, only the closing marker is
-left; where a decoder drops special tokens, only words of it are left. A guess in a thought is no answer.
+left; where a decoder drops special tokens, only words of it are left. A guess in a thought is no
+answer.
 
 Other questions: a model without a stop token writes a new question after its answer, and answers
 that one too. The last answer it states is then no answer to the question that was asked.

@@ -1,1 +1,1 @@
-"""The judge: decides in processes of its own, by computer algebra, whether expressions are equal."""
+"""The judge: decides by computer algebra, in its own processes, whether expressions are equal."""

@@ -2,7 +2,8 @@ r"""Numeric values of expressions, and whether two expressions have equal values
 
 Two expressions without variables are equal where their values agree to 35 of 60 digits (relative,
 so that 1/2004! and 1/2006! differ). Expressions with variables are equal where they agree at
-several points with unrelated digits: the probabilistic identity test of Schwartz (1980, J. ACM 27:701).
+several points with unrelated digits: the probabilistic identity test of Schwartz (1980, J. ACM
+27:701).
 Points where neither side is real are outside of the domain and count for nothing. All work is
 bounded before it begins: a value that would be too large gives no verdict.
 """

@@ -179,10 +179,10 @@ def test_nothing_starts_before_the_first_pair() -> None:
 
 SCRIPT = """
     import threading
-    from evals.judge.pool import judge
+    from evals.judge.pool import get_shared_judge
     print("main")
     found = []
-    thread = threading.Thread(target=lambda: found.append(judge().same("f(x)+1", "1+f(x)")))
+    thread = threading.Thread(target=lambda: found.append(get_shared_judge().same("f(x)+1", "1+f(x)")))
     thread.start()
     thread.join()
     print(found[0])
@@ -232,8 +232,8 @@ def test_a_missing_package_is_named(tmp_path: Path) -> None:
         f"""
         import sys
         sys.path.insert(0, {str(tmp_path)!r})
-        from evals.judge.pool import judge
-        judge().same("f(x)+1", "1+f(x)")
+        from evals.judge.pool import get_shared_judge
+        get_shared_judge().same("f(x)+1", "1+f(x)")
         """,
         "-c",
     )
@@ -247,13 +247,13 @@ def test_a_forked_child_gets_a_judge_of_its_own() -> None:
     process = started(
         """
         import os
-        from evals.judge.pool import judge
-        assert judge().same("f(x)+1", "1+f(x)")
+        from evals.judge.pool import get_shared_judge
+        assert get_shared_judge().same("f(x)+1", "1+f(x)")
         if child := os.fork():
-            assert judge().same("f(y)+1", "1+f(y)")
+            assert get_shared_judge().same("f(y)+1", "1+f(y)")
             print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
         else:
-            os._exit(0 if judge().same("f(z)+1", "1+f(z)") else 1)
+            os._exit(0 if get_shared_judge().same("f(z)+1", "1+f(z)") else 1)
         """,
         "-c",
     )
