@@ -182,7 +182,8 @@ SCRIPT = """
     from evals.judge.pool import get_shared_judge
     print("main")
     found = []
-    thread = threading.Thread(target=lambda: found.append(get_shared_judge().same("f(x)+1", "1+f(x)")))
+    judge = get_shared_judge
+    thread = threading.Thread(target=lambda: found.append(judge().same("f(x)+1", "1+f(x)")))
     thread.start()
     thread.join()
     print(found[0])
