@@ -18,6 +18,8 @@ import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,11 +28,11 @@ import psutil
 from evals.answers.math.comparison import same
 from evals.answers.math.kind import MathKind
 from evals.answers.math.structure import read_structure
-from evals.grading import Grade, grade
 from evals.judge.pool import Judge
 
 GOAL_S = 60.0
 CRASHES = 3
+WORKERS = 2
 ENDLESS = (
     *(r"9^{9^{9^9}}", "10!!!!!", r"10^{10^{10}}!", r"\sum_{n=1}^{10^{9}} n^n", r"2^{3^{4^{5^6}}}"),
     *(r"\binom{10^{9}}{10^{8}}", r"(1+\gcd(10^{10^8},3))!!", r"\prod_{n=1}^{10^{12}} n"),
@@ -51,6 +53,14 @@ class Item:
     response: str
     gold: str
     expected: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """What a response answers (None: nothing that can be read) and whether that is right."""
+
+    answer: str | None
+    correct: bool
 
 
 def main() -> int:
@@ -102,19 +112,30 @@ def measure(items: list[Item]) -> tuple[float, int]:
     print(f"grading: {len(items):,} responses, {len(ENDLESS)} of them without an end")
     before = _cpu()
     start = time.perf_counter()
-    judge = Judge(workers=2)
+    judge = Judge(workers=WORKERS)
     done = threading.Event()
     killer = threading.Thread(target=_kill_workers, args=(done,))
     killer.start()
     kind = MathKind(ask=judge)
-    grades = grade(kind, [(item.response, item.gold) for item in items])
+    grades = grade(kind, items)
     seconds = time.perf_counter() - start
     done.set()
     killer.join()
-    reasons = Counter(surrender.reason for surrender in judge.list_given_up())
+    reasons = Counter(one.reason for one in judge.list_given_up())
     judge.close()
     _report("in total", f"{seconds:.1f} s", f"{_cpu() - before:.1f} s CPU")
     return seconds, _summarise(items, grades, judge.decided, reasons)
+
+
+def grade(kind: MathKind, items: Iterable[Item]) -> list[Grade]:
+    """The grade of every response: each is read once, each distinct pair compared once."""
+    read = [(kind.read(item.response), item.gold) for item in items]
+    pairs = list({(answer, gold) for answer, gold in read if answer is not None})
+    # As many threads as workers, so that one endless pair does not hold up the others.
+    with ThreadPoolExecutor(WORKERS) as threads:
+        verdicts = threads.map(lambda pair: kind.same(*pair), pairs)
+        same = dict(zip(pairs, verdicts, strict=True))
+    return [Grade(answer, answer is not None and same[answer, gold]) for answer, gold in read]
 
 
 def _summarise(items: list[Item], grades: list[Grade], judged: int, reasons: Counter[str]) -> int:

@@ -21,8 +21,7 @@ import sys
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
@@ -73,7 +72,7 @@ class Judge:
         self.limits = PairLimits(cpu_seconds, wall_seconds, memory_mb)
         self.decided = 0
         self._memo: OrderedDict[Pair, Future[bool]] = OrderedDict()
-        self._surrenders: dict[Pair, str] = {}
+        self._given_up: dict[Pair, str] = {}
         self._pool: _Pool | None = None
         self._lock = threading.Lock()
         self._closed = False
@@ -100,21 +99,10 @@ class Judge:
             self._decide(pair, verdict)
         return verdict.result()
 
-    def prepare(self, pairs: Iterable[Pair]) -> None:
-        """Decide many pairs in parallel; afterwards `same` knows them."""
-        distinct = {(a, b) if a <= b else (b, a) for a, b in pairs if a != b}
-        with self._lock:
-            wanted = sorted(distinct - self._memo.keys())
-        if not wanted:
-            return
-        with ThreadPoolExecutor(self.workers, thread_name_prefix="judge") as threads:
-            for _ in threads.map(lambda pair: self.same(*pair), wanted):
-                pass
-
-    def surrenders(self) -> tuple[GivenUp, ...]:
+    def list_given_up(self) -> tuple[GivenUp, ...]:
         """The pairs that were given up on so far."""
         with self._lock:
-            return tuple(GivenUp(pair, why) for pair, why in self._surrenders.items())
+            return tuple(GivenUp(pair, why) for pair, why in self._given_up.items())
 
     def close(self) -> None:
         """End the processes. Pairs that are remembered can still be asked for."""
@@ -135,7 +123,7 @@ class Judge:
         with self._lock:
             self.decided += 1
             if reason is not None:
-                self._surrenders[pair] = reason
+                self._given_up[pair] = reason
         verdict.set_result(same)
 
     def _ask(self, pair: Pair) -> tuple[bool, str | None]:

@@ -6,6 +6,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -64,10 +65,12 @@ def test_verdicts(quick: Judge, a: str, b: str, same: bool) -> None:
 
 
 def test_endless_pairs_are_given_up_on_and_others_go_on(quick: Judge) -> None:
-    quick.prepare([(text, "3") for text in ENDLESS] + [(f"f({n})+1", f"1+f({n})") for n in "abc"])
+    pairs = [(text, "3") for text in ENDLESS] + [(f"f({n})+1", f"1+f({n})") for n in "abc"]
+    with ThreadPoolExecutor(quick.workers) as threads:
+        assert list(threads.map(lambda pair: quick.same(*pair), pairs)) == [False] * 4 + [True] * 3
     assert all(quick.same(f"f({n})+1", f"1+f({n})") for n in "abc")
     assert not any(quick.same(text, "3") for text in ENDLESS)
-    given_up = {surrender.pair: surrender.reason for surrender in quick.surrenders()}
+    given_up = {one.pair: one.reason for one in quick.list_given_up()}
     assert {pair: given_up.get(pair) for pair in [("3", ENDLESS[0]), ("10!!!!!", "3")]} == {
         ("3", ENDLESS[0]): "SIGPROF",
         ("10!!!!!", "3"): "SIGPROF",

@@ -7,7 +7,7 @@ processes. docs/answers.md lists what counts as the same.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from evals.answers.base import AnswerReading
@@ -48,7 +48,7 @@ def create(options: Mapping[str, object]) -> MathKind:
 
 @dataclass(frozen=True, slots=True)
 class MathKind:
-    """Implements `evals.answers.base.AnswerKind` and `evals.grading.Prepared`."""
+    """Implements `AnswerKind`; answers are compared as mathematics."""
 
     name: str = "math"
     form: str = r"Put the final answer in \boxed{}."
@@ -98,24 +98,6 @@ class MathKind:
 
         verdict = same(read_structure(a), read_structure(b), ask)
         return verdict and asked <= _MOST_ASKED
-
-    def prepare(self, pairs: Iterable[tuple[str, str]]) -> None:
-        """Have the judge decide, in parallel, what `same` would ask it about these pairs."""
-        wanted: dict[tuple[str, str], None] = {}
-
-        def note(a: str, b: str) -> bool:
-            wanted[a, b] = None
-            return False
-
-        for a, b in dict.fromkeys(pairs):
-            before = len(wanted)
-            if a != b:
-                same(read_structure(a), read_structure(b), note)
-            if len(wanted) - before > _MOST_ASKED:
-                for pair in list(wanted)[before:]:
-                    del wanted[pair]
-        if wanted:
-            (self.ask or get_shared_judge()).prepare(wanted)
 
 
 def _find_stated_math(part: str) -> AnswerReading | None:
