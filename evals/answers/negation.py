@@ -15,6 +15,12 @@ _IS = (
     r"(?:is|was|are|were|would\sbe|seems|looks|must\sbe|(?:isn|wasn|can)['’]t(?:\sbe)?"
     r"|cannot\sbe)"
 )
+BREAKS_CONDITION = (
+    r"(?:contradicts|violates)\s(?:the\s(?:text|passage|condition|question|problem|statement|given"
+    r"|data|constraint|requirement|definition)|our|what)"
+)
+"""Says of an answer that it breaks what the question gives."""
+
 _AFTER = re.compile(
     rf"""
     [\s.!)*$”"\]}}]{{0,8}}
@@ -28,9 +34,7 @@ _AFTER = re.compile(
         \sbe\s(?:\w{{1,10}}\s)?
         (?:right|correct|true|possible|it\b|the\s(?:\w{{1,10}}\s)?(?:answer|result|solution))
       | [,;—–-]?\s? (?:wait|no|but|hmm+|however|though|actually|hold\son) [\s,.!…—–-]{{1,5}}
-        (?:that|this|it|which) \s (?: (?:contradicts|violates)\s(?:the\s(?:text|passage
-            |condition|question
-            |problem|statement|given|data|constraint|requirement|definition)|our|what)
+        (?:that|this|it|which) \s (?: {BREAKS_CONDITION}
           | (?:doesn['’]t|does\snot|can['’]t|cannot)\s(?:(?:quite|really)\s)?
             (?:work|fit|match|hold|satisfy|add\sup|make\ssense|seem\sright|look\sright)
           | makes\sno\ssense | (?:seems|looks|is)\s(?:off|wrong|too\s\w+) )
