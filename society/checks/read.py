@@ -7,8 +7,8 @@ from typing import TextIO
 
 from evals.answers import load_kind
 from evals.answers.base import AnswerKind
-from evals.answers.statements import find_statements
 from evals.answers.response import strip_thoughts
+from evals.answers.statements import find_statements
 from society.config.load import ConfigError
 from society.terminal.output import one_line, write_line
 

@@ -175,7 +175,7 @@ def _build_stage_rules(run: RunContext, arm: Arm, stage: StageKey, questions: in
 
 
 def _note_given_up(run: RunContext) -> None:
-    for pair in judge().list_given_up():
+    for pair in get_shared_judge().list_given_up():
         a, b = (shorten(text, 60) for text in pair.pair)
         run.progress.note_once(
             f"comparing {a!r} with {b!r} was given up ({pair.reason}): not the same"
