@@ -137,9 +137,11 @@ def parse_answer(content: bytes, charset: str | None = None) -> ChatAnswer:
     if not isinstance(message, Mapping):
         message = {"content": message}
     ending = parse_ending(_find_finish_reason(choice))
+    # Some servers send what they have with an ending like "abort". Half an answer is no answer.
     if ending.kind == "broken":
         raise RetryableError(f"the server broke the answer off (finish_reason {ending.word!r})")
     text = _join_text(message.get("content"))
+    # The form of the older completions endpoint.
     if not text and choice.get("text"):
         text = _join_text(choice["text"])
     refusal = _join_text(message.get("refusal"))
@@ -185,6 +187,7 @@ def parse_ending(reason: object) -> Ending:
         return Ending("unknown", "")
     written = str(reason).strip()
     plain = re.sub(r"[^a-z0-9:.]+", "_", _CAMEL.sub("_", written).lower()).strip("_")
+    # Some servers send the name of an enumeration, such as "FinishReason.STOP".
     plain = _PREFIX.sub("", plain)
     if plain in _NOTHING:
         return Ending("unknown", "")
@@ -216,6 +219,7 @@ def _find_error_in(value: object) -> object:
 def _get_choice(body: Mapping[str, Any]) -> Mapping[str, Any]:
     """The first choice; raises for an error in its place, beside it or in it."""
     choices = body.get("choices")
+    # A single choice may come without the list.
     if isinstance(choices, Mapping):
         choices = [choices]
     error = find_error(body)

@@ -137,6 +137,8 @@ class Batches:
     def _give_up(self, work: _Work) -> None:
         """Set an error for every request that is still unanswered."""
         lost = work.open
+        # If most requests fail, the server is at fault: the run stops and can be resumed. Few that
+        # fail among many answers are lost for good.
         outage = len(lost) > max(_FEW, len(work.lines) // 2)
         for line in lost:
             reason, answered = work.reasons.get(line.custom_id, (_SILENCE, False))
@@ -193,8 +195,10 @@ class Batches:
         work.used.add(batch.id)
         was_over = has_ended(batch)
         batch = await self._account.wait_until_ended(batch)
+        # A batch that had failed before this call was refused then; its requests go into a new one.
         if batch.status == "failed" and not was_over:
             raise self._account.explain_refusal(batch)
+        # An expired batch has both: what was answered, and what was not.
         for file_id in (batch.output_file_id, batch.error_file_id):
             if file_id:
                 await self._read_file(file_id, work, fresh=not was_over)

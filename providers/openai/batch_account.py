@@ -60,6 +60,7 @@ class AccountBatches:
     def __init__(
         self, client: AsyncOpenAI, caller: Caller, first_s: float, longest_s: float, lag_s: float
     ) -> None:
+        # A retry inside the package could create a second batch, unseen.
         if client.max_retries:
             raise ValueError("the client retries by itself; make it with max_retries=0")
         self._client = client
@@ -110,6 +111,7 @@ class AccountBatches:
             batch = await self._search(digest, unknown.settles_in_s or 0.0)
             if batch is not None:
                 return batch
+            # Nothing will settle it: sending again could pay twice.
             if unknown.settles_in_s is None:
                 break
         raise unknown
@@ -121,6 +123,7 @@ class AccountBatches:
             batch = (await self.list_batches()).get(digest)
             if batch is not None or (searches >= ATTEMPTS and waited >= least_s):
                 return batch
+            # At least ATTEMPTS searches, even on a server that claims no lag.
             pause = min(_SEARCH_PAUSE_S, compute_pause(None, searches))
             await self._caller.sleep(pause)
             waited, searches = waited + pause, searches + 1
@@ -160,6 +163,7 @@ class AccountBatches:
                 index.add(digest, batch)
             elif not batch.metadata:
                 unmarked.append(batch)
+        # The list of files is read only if it is needed: it may be long.
         if unmarked:
             names = await self._files.list_names("batch")
             for batch in unmarked:
@@ -181,6 +185,7 @@ class AccountBatches:
         try:
             await self._caller.call_with_retry(lambda: self._client.batches.cancel(batch.id))
         except ProviderError as error:
+            # 400: it has ended already; 404: the server has forgotten it.
             if find_status(error) not in (400, 404):
                 raise
 
@@ -188,6 +193,7 @@ class AccountBatches:
         """Write the content of a file to `path`."""
 
         async def download() -> None:
+            # Streamed to disk, since an output file may have hundreds of megabytes.
             content = self._client.files.with_streaming_response.content(file_id)
             async with content as response:
                 await response.stream_to_file(path)

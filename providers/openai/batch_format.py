@@ -72,6 +72,7 @@ def build_line(request: Request, body: Mapping[str, object]) -> BatchLine:
 
         build_line(request, {"model": "gpt-4.1-mini", "messages": […]}).custom_id
     """
+    # The body is part of the id, so that answers from a run with other settings do not match.
     canonical = json.dumps(body, ensure_ascii=False, sort_keys=True)
     custom_id = hashlib.sha256(f"{request.key}\n{canonical}".encode()).hexdigest()[:48]
     line = {"custom_id": custom_id, "method": "POST", "url": ENDPOINT, "body": body}
@@ -86,6 +87,7 @@ def split_lines(
 
     Raises `BadRequest` for a request that is too long for any batch.
     """
+    # The vendor allows one model per batch.
     by_model: dict[str, list[BatchLine]] = {}
     for line in lines:
         if len(line.text) > max_bytes:
@@ -153,6 +155,7 @@ def read_answers(path: Path, is_wanted: Callable[[str], bool]) -> Iterator[LineA
         for text in file:
             try:
                 answer = _AnswerLine.model_validate_json(text)
+            # The request stays open, and is sent again.
             except ValidationError:
                 continue
             if not is_wanted(answer.custom_id):

@@ -43,6 +43,7 @@ def parse_usage(body: object) -> Usage | None:
     if isinstance(body, bytes):
         try:
             body = json.loads(body)
+        # A cut body has no readable usage, even if the numbers are in it.
         except (ValueError, RecursionError):
             return None
     usage = body.get("usage") if isinstance(body, Mapping) else None

@@ -110,6 +110,7 @@ class Caller:
             # The package raises one of these when the answer is not the JSON it expects.
             if translated is None and isinstance(error, ValueError | AttributeError | TypeError):
                 translated = UnreadableAnswer("the server's answer is not the JSON expected")
+            # A bug of ours, not of the server: let it through.
             if translated is None:
                 raise
             cause = _find_cause(error)
@@ -156,6 +157,7 @@ async def list_pages(
                 raise UnreadableAnswer(
                     f"the server answered the list of {what} with something else"
                 )
+            # Some servers leave `has_more` out, so only an explicit False ends the listing.
             return items, getattr(found, "has_more", None) is not False
 
         items, more = await call(fetch)
@@ -195,6 +197,7 @@ async def create_once(
         try:
             async with halting.of_this_loop().passing():
                 return await caller.call_once(create_and_check)
+        # A rate limit is a clear refusal: nothing was created, so it is safe to send again.
         except RateLimited as error:
             pause = compute_pause(error, attempts, _LONGEST_QUEUE_PAUSE_S)
             if waited + pause > _LONGEST_QUEUE_S:
@@ -205,6 +208,7 @@ async def create_once(
             if not _is_certainly_not_created(error):
                 if isinstance(error, BadRequest):
                     raise
+                # What is created twice is paid twice, so the caller has to look for it first.
                 raise AmbiguousSubmission(
                     f"{what} may or may not have been created: {error}",
                     settles_in_s=_compute_settling_time(error, lag_s),

@@ -191,6 +191,8 @@ class Chat:
         """
         tried: set[Parameters] = set()
         attempt = partial(self._attempt, call, tried)
+        # A request without the refused parameter is a new request to the server, so it passes the
+        # limiter again. It goes first, because its conversation has waited already.
         while True:
             try:
                 return await self._limiter.call(
@@ -280,6 +282,7 @@ class Chat:
             if await self._forbids_others(errand):
                 return error
             return BadRequest(f"the server forbids this request, and no other: {refusal.message}")
+        # A subclass of BadRequest has a reason of its own; only the bare class may mean a setting.
         if type(error) is not BadRequest:
             return error
         self._refused += not errand.again

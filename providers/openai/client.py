@@ -66,6 +66,7 @@ class Connection:
         if address.is_openai:
             headers = _read_custom_headers(headers) | headers
         self.account = f"{address.url} {_hash_key(key)}"
+        # Azure reads the key from this header; a user's own header of that name takes precedence.
         if address.is_azure and key:
             headers.setdefault("api-key", key)
         self.client = _make_client(address, settings, key, headers)
@@ -87,6 +88,7 @@ def _make_client(
     address: ModelAddress, settings: OpenAISettings, key: str, headers: Mapping[str, str]
 ) -> _Client:
     timeout = httpx2.Timeout(settings.timeout_s, connect=min(_CONNECT_S, settings.timeout_s))
+    # Connections to spare for the few calls about files and jobs, which bypass the limiter.
     limits = httpx2.Limits(
         max_connections=settings.limits.max_concurrent + _SPARE_CONNECTIONS,
         max_keepalive_connections=settings.limits.max_concurrent,
@@ -151,4 +153,5 @@ def _read_custom_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 def _hash_key(key: str) -> str:
     """Tells keys apart without holding them."""
+    # Breakers and limiters are found by it, and it may appear in a repr.
     return hashlib.sha256(key.encode()).hexdigest()[:16]

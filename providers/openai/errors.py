@@ -46,6 +46,8 @@ from providers.limits import Quota
 from providers.openai.settings import Secrets
 
 _LONGEST_MESSAGE = 400
+# Codes for an account that cannot pay. OpenAI sends them with status 429, like a rate limit that
+# passes; but no waiting brings credit.
 _QUOTA = {
     "insufficient_quota",
     "credit_balance_exhausted",
@@ -55,7 +57,9 @@ _QUOTA = {
     "insufficient_balance",
 }
 _FILTERED = {"content_filter", "content_policy_violation", "invalid_prompt", "moderation_blocked"}
+# Codes for an unknown model; "deploymentnotfound" is Azure's.
 _NO_MODEL = {"model_not_found", "deploymentnotfound", "invalid_model", "model_not_available"}
+# Only OpenAI has a code for a prompt that is too long; other servers say it in words.
 _TOO_LONG = re.compile(
     r"maximum context length|context window|context length|prompt is too long|too many tokens"
     r"|longer than the model|exceeds? the (model'?s )?max|input is too long|max_model_len",
@@ -69,6 +73,7 @@ _MODERATION = re.compile(
     r"|inappropriate|harmful",
     re.IGNORECASE,
 )
+# Some gateways send no number at all, but "RESOURCE_EXHAUSTED" or "rate_limit_error".
 _STATUS_WORDS = (
     (re.compile(r"rate.?limit|too.?many|throttl|resource.?exhausted"), 429),
     (re.compile(r"overload|unavailable|capacity"), 503),
@@ -138,6 +143,7 @@ def parse_refusal(
         message = error if isinstance(error, str) else json.dumps(error, default=str)
     elif not isinstance(message, str):
         message = json.dumps(message, default=str)
+    # Without it OpenRouter only says "Provider returned error".
     message += _format_metadata(fields.get("metadata"))
     inner = fields.get("innererror")  # Azure
     inner_code = inner.get("code") if isinstance(inner, Mapping) else None
@@ -187,6 +193,7 @@ def classify_refusal(refusal: Refusal, model: str) -> ProviderError:
         return by_code
     hint = refusal.retry_after_s
     match refusal.status:
+        # OpenRouter answers 403 for flagged content, others for a wrong key: only the text differs.
         case 403 if is_moderation(refusal):
             return ContentFiltered(f"the server refuses this content {where}")
         case 401 | 403:
@@ -197,6 +204,7 @@ def classify_refusal(refusal: Refusal, model: str) -> ProviderError:
             return _make_quota_error(where)
         case 404 | 410:
             return _make_not_found_error(refusal, model, where)
+        # A gateway's limit, not ours: the model may be slow only now.
         case 408:
             return TimedOut(f"the server gave up waiting {where}", retry_after_s=hint)
         case 413:
@@ -205,6 +213,7 @@ def classify_refusal(refusal: Refusal, model: str) -> ProviderError:
             return RateLimited(f"the server's rate limit is reached {where}", retry_after_s=hint)
         case 405 | 501:
             return Unsupported(f"the server cannot do this {where}; check the URL of the model")
+        # 529 is Anthropic's and some gateways' "overloaded".
         case 502 | 503 | 504 | 529:
             return Overloaded(f"the server is overloaded {where}", retry_after_s=hint)
         case 409 | 425:
@@ -265,6 +274,7 @@ def _make_quota_error(where: str) -> QuotaExhausted:
 
 
 def _make_not_found_error(refusal: Refusal, model: str, where: str) -> ProviderError:
+    # A wrong path also gives 404. A server that knows the path names the model in its message.
     if refusal.code in _NO_MODEL or _NAMES_A_MODEL.search(refusal.message):
         return ModelNotFound(
             f"the server has no model {model!r} for this key {where}; check its name, or which "
@@ -286,6 +296,7 @@ def _classify_transport_error(error: BaseException, secrets: Secrets) -> Provide
         return TimedOut(f"the server did not answer in time ({reason})")
     if isinstance(error, aiohttp.InvalidURL):
         return InvalidSettings(f"the model address has no usable URL ({reason}); correct it")
+    # Checked before _NEVER_SENT, which includes it: no retry mends a certificate.
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return InvalidSettings(
             f"the server's certificate is not trusted ({reason}); check the URL, or make the "
@@ -329,6 +340,7 @@ def parse_retry_after(headers: Mapping[str, str]) -> float | None:
     milliseconds = _parse_number(headers.get("retry-after-ms"))
     if milliseconds is not None:
         return milliseconds / 1000.0
+    # A number of seconds or an HTTP date.
     written = headers.get("retry-after")
     seconds = _parse_number(written)
     if seconds is None and written is not None:

@@ -34,6 +34,7 @@ Purpose = Literal["fine-tune", "batch"]
 MAX_BYTES = 512 * 1000 * 1000
 
 _IN_PREPARATION = frozenset({"pending", "running", "processing", "uploading"})
+# Statuses of a server that has no list of files, or none for this key.
 _CLOSED = frozenset({400, 403, 404, 405, 410, 501})
 _REFUSED = frozenset({"error", "failed", "deleted", "deleting"})
 
@@ -75,6 +76,7 @@ def _format_example(example: Example, number: int) -> bytes:
     for index, message in enumerate(example.messages):
         turn: dict[str, str | int] = {"role": message.role, "content": message.content}
         if message.role == "assistant":
+            # Explicit for every answer: without a weight the vendor trains on it.
             turn["weight"] = int(index in trained)
             trained.discard(index)
         messages.append(turn)
@@ -180,6 +182,7 @@ class Files:
         return list_items(self._caller.call_with_retry, "files", fetch_page)
 
     async def _upload(self, local: LocalFile, name: str, purpose: Purpose) -> FileObject:
+        # Opened anew for each attempt: a failed one has read the file to some point.
         with local.path.open("rb") as content:
             uploaded = await self._client.files.create(file=(name, content), purpose=purpose)
         require_id(uploaded)
@@ -214,6 +217,7 @@ class Files:
                     raise
                 # A server that reports no file state refuses the job if the file is not usable.
                 return file_id
+        # A job on an unprepared file would fail, but "uploaded" is as far as some servers ever get.
         if state in _IN_PREPARATION:
             raise TimedOut(
                 f"file {file_id} is still {state} after {waited:.0f} s; run again, it will be found"

@@ -41,6 +41,7 @@ MOST_STEPS = 2**31 - 1
 _MAX_PAIRS, _MAX_KEY, _MAX_VALUE = 16, 64, 512
 _SENT = frozenset({"method", "epochs", "batch_size", "learning_rate_multiplier"})
 _DEFAULTS = Hyperparameters()
+# OpenAI's statuses, and the words of other servers with the same API.
 _STATUS: dict[str, JobStatus] = {
     "validating_files": "queued",
     "queued": "queued",
@@ -54,6 +55,7 @@ _STATUS: dict[str, JobStatus] = {
     "cancelled": "cancelled",
     "canceled": "cancelled",
 }
+# By words of the vendor's code or message; the first match counts.
 _REMEDIES = (
     (("n_examples",), "train on more questions, so that there are more answers to train on"),
     (("invalid_training_file", "invalid_file", "file_format"), "look at the file at the vendor"),
@@ -61,6 +63,7 @@ _REMEDIES = (
     (("moderation", "policy", "unsafe"), "the vendor's moderation refuses texts of this dataset"),
     (("model_not", "not_available", "deprecat"), "choose a model that can still be fine-tuned"),
 )
+# Vendors report missing credit as a failed job, which must not count as a failed training.
 _CREDIT_CODES = ("quota", "billing", "credit", "spend_limit", "balance", "payment")
 _CREDIT = re.compile(
     r"quota|billing|spend(ing)?[ _]limit|payment required|out of (credit|fund)"
@@ -112,6 +115,7 @@ def build_job_request(spec: FinetuneSpec, base: str) -> JobRequest:
     )
     if chosen.learning_rate_multiplier is not None:
         hyperparameters["learning_rate_multiplier"] = chosen.learning_rate_multiplier
+    # A file's name is all that some servers keep of a job, so it has the digest too.
     stem, mark = re.sub(r"[^A-Za-z0-9_.-]", "-", spec.name), spec.digest[:16]
     content, measured = _hash_content(spec, "training"), _hash_content(spec, "validation")
     return JobRequest(

@@ -87,6 +87,7 @@ class FinetuningJobs:
         polling: FilePolling | None = None,
         lag_s: float = LISTING_LAG_S,
     ) -> None:
+        # A retry inside the package could create a second job, unseen.
         if client.max_retries:
             raise ValueError("the client retries by itself; make it with max_retries=0")
         self._client = client
@@ -125,6 +126,7 @@ class FinetuningJobs:
             job = await create_once(self._caller, f"job {spec.name}", create, self._lag_s)
         except ProviderError as error:
             raise _explain_refusal(error, spec.name, _format_files(training, validation)) from error
+        # Until then a "not found" means that the server's copies do not agree yet.
         self._unseen_until[job.id] = time.monotonic() + self._lag_s
         return _make_handle(job, spec)
 
@@ -136,6 +138,7 @@ class FinetuningJobs:
         """
         marked: list[FineTuningJob] = []
         unmarked: list[FineTuningJob] = []
+        # All pages: a job of an earlier start may be behind any number of others.
         async for job in self._list_jobs():
             metadata = job.metadata if isinstance(job.metadata, dict) else {}
             self._marked |= DIGEST_KEY in metadata or _find_suffix(job) is not None
@@ -161,6 +164,7 @@ class FinetuningJobs:
         status = map_status(job.status)
         log = self._logs.setdefault(handle.job_id, TrainingLog())
         ended = status in ("succeeded", "failed", "cancelled")
+        # A job that waits has no events worth a request.
         if status != "queued":
             await self._read_events(handle.job_id, log, whole=ended)
         checkpoints = await self._list_checkpoints(handle.job_id) if status == "succeeded" else []
@@ -180,6 +184,7 @@ class FinetuningJobs:
                 lambda: self._client.fine_tuning.jobs.cancel(handle.job_id)
             )
         except ProviderError as error:
+            # The server has forgotten the job, so it cannot be running.
             if find_status(error) == 404:
                 return
             if find_status(error) != 400:
@@ -257,6 +262,7 @@ class FinetuningJobs:
         async def fetch_page(after: str | Omit) -> AsyncCursorPage[FineTuningJobEvent]:
             return await self._client.fine_tuning.jobs.list_events(job_id, limit=_PAGE, after=after)
 
+        # Whatever arrives before a failure counts; the poll after the job's end reads everything.
         fresh: list[FineTuningJobEvent] = []
         with self._tolerate_failure("events", last=whole):
             async with asyncio.timeout(_OPTIONAL_S):
@@ -286,6 +292,7 @@ class FinetuningJobs:
         for attempt in range(_LAST_ATTEMPTS - 1):
             try:
                 return await self._caller.call_once(call)
+            # Asking again would bring the same form.
             except UnreadableAnswer:
                 raise
             except RetryableError as error:
@@ -350,6 +357,7 @@ def _format_files(training: str, validation: str | None) -> str:
 
 def _explain_refusal(error: ProviderError, name: str, files: str) -> ProviderError:
     """What a clear refusal of a new job on these `files` means."""
+    # Vendors have no codes for these refusals, only words.
     code, text = find_status(error), str(error)
     lowered = text.lower()
     if code in (404, 405, 501) and not isinstance(error, ModelNotFound):

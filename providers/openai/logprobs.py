@@ -65,6 +65,8 @@ async def score_text(chat: Chat, model: str, messages: Sequence[Message], text: 
     before = await _score_prompt(chat, model, messages, _OWN_TOKENS_ONLY)
     answered = (*messages, Message("assistant", text))
     after = await _score_prompt(chat, model, answered, _LEFT_OPEN, follows=True)
+    # The tokenizer may join the last character of the template with the first of the text, so the
+    # length of the first sequence is not where the text begins.
     start = _count_common(before.token_ids, after.token_ids)
     return Score(after.token_ids[start:], after.logprobs[start:])
 

@@ -42,6 +42,7 @@ Action = Literal["load_lora_adapter", "unload_lora_adapter"]
 RETRIES = Patience(attempts=6, give_up_after_s=120.0)
 _BRIEF = Patience(attempts=2, give_up_after_s=10.0)
 _TIMEOUT = httpx2.Timeout(30.0, read=300.0)
+# Statuses of a server or gateway that is busy; others say that the request itself is wrong.
 _TRANSIENT = frozenset({408, 409, 425, 429, 502, 503, 504})
 
 
@@ -98,6 +99,7 @@ class LoraServer:
             # An earlier attempt may have succeeded although its answer was lost.
             if await self._is_listed(name):
                 return
+            # The list decides, not the answer: vLLM refuses a name that is loaded already.
             refused = await self._post("load_lora_adapter", {"lora_name": name, "lora_path": path})
             if await self._is_listed(name):
                 return
@@ -160,6 +162,7 @@ class LoraServer:
                 f"the server at {self._url} serves {names}, not {self._model!r}; correct the name "
                 "behind the URL, or start the server with --served-model-name"
             )
+        # SGLang's cards say "sglang" here, vLLM's "vllm".
         owners = {card.owned_by for card in bases}
         self._dialect = "sglang" if "sglang" in owners else "vllm"
         if self._dialect == "sglang" and ":" in self._model:
@@ -180,6 +183,7 @@ class LoraServer:
                 f"{self._url} does not load adapters while it runs (status "
                 f"{response.status_code}); {self._remedy}"
             )
+        # A refusal of the adapter itself is returned below; these are about server and key.
         if response.status_code in _TRANSIENT or response.status_code in (401, 403):
             self._require_success(response)
         if response.status_code >= 500 and not _has_reason(response):

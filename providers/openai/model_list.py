@@ -91,6 +91,7 @@ async def describe_model(client: AsyncOpenAI, caller: Caller, model: str) -> Fac
 
 
 async def _get_json(client: AsyncOpenAI, caller: Caller, path: str, what: str) -> object:
+    # As text: the package's types fit only the published form of the list.
     text = await caller.call_with_retry(lambda: client.get(path, cast_to=str))
     try:
         found: object = json.loads(text)
@@ -132,6 +133,7 @@ def _find_dates(facts: Mapping[str, object]) -> Iterator[tuple[str, datetime]]:
 
 def _parse_moment(value: object) -> datetime | None:
     """The time of an ISO date or time, or of Unix time; None for anything else."""
+    # "20261231" is a date; a longer number is Unix time.
     if isinstance(value, str) and value.strip().isdecimal() and len(value.strip()) > 8:
         value = int(value)
     try:

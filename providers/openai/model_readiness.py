@@ -71,6 +71,7 @@ class ModelReadiness:
         if not unknown:
             return
         if await self._is_described(self._base) is True:
+            # Together, since each question may be retried for a while.
             described = await asyncio.gather(*(self._is_described(name) for name in unknown))
             missing = [n for n, found in zip(unknown, described, strict=True) if found is False]
             if missing:
@@ -109,6 +110,7 @@ class ModelReadiness:
             return self._longest_s
         if ended is None:
             return min(_UNKNOWN_AGE_S, self._longest_s)
+        # No job: the model is old or misspelled, and waiting would not bring it.
         if name not in ended:
             return 0.0
         moment = ended[name]
@@ -132,6 +134,7 @@ class ModelReadiness:
                     if job.fine_tuned_model and name.startswith(job.fine_tuned_model):
                         found[name] = job.finished_at
             count += 1
+            # Lists begin with the newest jobs, so a job beyond these pages ended long ago.
             if len(found) == len(names) or count >= _MOST_PAGES:
                 break
         return found

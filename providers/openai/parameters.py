@@ -105,6 +105,7 @@ _REMEDIES = {
 
 def guess_parameters(address: ModelAddress, model: str, settings: OpenAISettings) -> Parameters:
     """What `model` (the base or a model tuned from it) accepts by the table and the settings."""
+    # Other servers host models under any name, so the family says nothing there.
     vendor = address.is_openai or address.is_azure
     family = model.removeprefix("ft:")
     fixed = _FIXED_SAMPLING.match(family) is not None and vendor
@@ -140,6 +141,7 @@ def learn_from_refusal(
     match name:
         case None:
             return now, ""
+        # Both names mean the same, so the other one is tried.
         case "max_tokens":
             changed = replace(now, max_tokens="max_completion_tokens")
         case "max_completion_tokens":
@@ -181,6 +183,7 @@ def _find_refused(refusal: Refusal, sent: Mapping[str, object]) -> str | None:
         return _find_dispensable(refusal, sent)
     if refusal.param in sent and refusal.param in _OWN:
         return refusal.param
+    # The refusal is about a parameter that is not ours to change.
     if refusal.param and refusal.param not in _OWN:
         return None
     # "temperature is not supported, use top_p": the first one named is the one refused.

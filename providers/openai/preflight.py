@@ -76,6 +76,7 @@ async def preflight_model(
     caller = Caller(connection.secrets, address.model, policy, timeout_s=timeout_s)
     findings: list[Finding] = []
     reached = True
+    # The list of models answers all three, so it is read unless the user skips all three.
     if not need.skip >= _OF_THE_LIST:
         reached, found = await _ModelCheck(client, caller, address, need).check()
         findings += found
@@ -129,6 +130,7 @@ class _ModelCheck:
         try:
             models = await list_models(self._client, self._caller)
         except ProviderError as error:
+            # A server that is slow now may be well when the run starts.
             if isinstance(error, TimedOut):
                 text = f"{host} cannot be looked at now: {error}"
                 return False, [Finding("warning", text, "", "server")]
@@ -172,6 +174,7 @@ class _ModelCheck:
     def _explain_unlisted(self, models: ModelList, error: ProviderError) -> Finding:
         model = self._address.model
         variant = models.find_variant(model)
+        # Azure lists its base models, while requests name deployments.
         if self._address.is_azure or not models.names:
             text = f"the server does not list {model}, as is usual for a deployment"
         elif variant is not None:
@@ -244,6 +247,7 @@ async def preflight_finetuning(
     except ProviderError as error:
         return [_explain_refused_list(error)]
     findings = [Finding("ok", f"the fine-tuning endpoint answers ({len(jobs)} recent jobs)")]
+    # The dates are OpenAI's own; others with the same API keep their fine-tuning.
     host = client.base_url.host
     if host == "openai.com" or host.endswith(".openai.com"):
         findings += _check_closing_dates(model, jobs, today)
@@ -261,6 +265,7 @@ def _explain_refused_list(error: ProviderError) -> Finding:
     if isinstance(error, RetryableError) and not isinstance(error, UnreadableAnswer):
         text = f"whether fine-tuning jobs can be created cannot be checked now: {error}"
         return Finding("warning", text, "ask again with `society doctor` when the server is well")
+    # Before the general case: the remedy is another scope, not another key.
     if lacks_scope(error):
         text = f"the key may not list fine-tuning jobs: {error}"
         return Finding("error", text, "let the key read and write fine-tuning jobs")

@@ -168,6 +168,7 @@ class OpenAIProvider:
     async def close(self) -> None:
         """Close the connection. Jobs at the server continue."""
         connection = self._connection
+        # Forgotten first: a later call opens a new connection even if closing this one fails.
         self._connection = self._chat = self._jobs = self._readiness = None
         if connection is not None:
             await connection.close()
@@ -180,6 +181,7 @@ class OpenAIProvider:
     def _get_chat(self) -> Chat:
         if self._chat is None:
             connection = self._connect()
+            # Connections with the same key share the server's budget, so they share a limiter.
             limiter = shared(connection.account, self._address.model, self._settings.to_limits())
             self._chat = Chat(connection, self._settings, limiter)
         return self._chat

@@ -33,6 +33,8 @@ ENV_PREFIX = "env:"
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
+# The port is in an atomic group. Otherwise an address without a model would match with ":8000" as
+# its model.
 _TARGET = re.compile(
     r"""(?P<url>
         https?://
@@ -44,12 +46,15 @@ _TARGET = re.compile(
     re.VERBOSE,
 )
 _FORM = "write it as openai:MODEL or openai+URL:MODEL, e.g. openai+http://127.0.0.1:8000/v1:NAME"
+# Azure's own endpoints need the key in a header of another name, and list no deployments.
 _AZURE = (".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com")
 _PRIVATE_SUFFIXES = (".local", ".localhost", ".internal", ".lan")
 
 _VARIABLE = r"^([A-Z_][A-Z0-9_]*)?$"
 _DEFAULT_KEY = "OPENAI_API_KEY"
+# Users try these names; the error says where a key belongs instead.
 _KEY_SETTINGS = {"api_key", "apikey", "key", "token", "openai_api_key", "admin_api_key"}
+# A header whose name matches is taken to be a secret, whatever its value looks like.
 _SECRET_HEADER = re.compile(r"auth|key|token|secret|cookie|credential|password", re.IGNORECASE)
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
@@ -165,6 +170,7 @@ def parse_address(target: str) -> ModelAddress:
     if not target.startswith("+"):
         return ModelAddress(OPENAI_URL, _check_model_name(target, target))
     rest = target[1:]
+    # Checked first, since the message for any other malformed address repeats the address.
     if re.match(r"\w+://[^/]*@", rest):
         raise InvalidSettings(
             "the URL of the model address contains a user name or password; keep keys in the "
@@ -183,11 +189,11 @@ def _check_model_name(name: str, target: str) -> str:
     return name
 
 
-class _Table(BaseModel):
+class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class LimitSettings(_Table):
+class LimitSettings(_Section):
     """How fast to send requests. Without budgets the limiter follows the server's headers.
 
     `tokens_per_minute` counts prompts plus the `max_tokens` of the answers. `max_concurrent` is
@@ -199,7 +205,7 @@ class LimitSettings(_Table):
     max_concurrent: Annotated[int, Field(ge=1, le=4096)] = 512
 
 
-class OpenAISettings(_Table):
+class OpenAISettings(_Section):
     """The `[provider]` table for a server that speaks OpenAI's API. It never contains a key.
 
     api_key_env: the environment variable with the key; "" sends none. The default is
@@ -271,6 +277,7 @@ class OpenAISettings(_Table):
                 )
         try:
             parsed = cls.model_validate(dict(settings))
+        # pydantic's own message would repeat the value, which may be a key.
         except ValidationError as error:
             faults = error.errors(include_url=False)
             raise InvalidSettings("; ".join(_format_fault(fault) for fault in faults)) from None
@@ -307,6 +314,7 @@ def _format_fault(fault: Mapping[str, object]) -> str:
     location = fault["loc"]
     key = ".".join(map(str, location)) if isinstance(location, tuple) else str(location)
     key = Secrets().scrub(key)
+    # pydantic names the key but not the ones that exist.
     if fault["type"] == "extra_forbidden":
         table = LimitSettings if key.startswith("limits.") else OpenAISettings
         return f"[provider] has no key {key!r}; there are: {', '.join(table.model_fields)}"
