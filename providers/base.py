@@ -1,124 +1,321 @@
-"""The contract between the framework and the models: what every provider can be asked for.
+"""The contract between the framework and the models: what a provider can be asked for.
 
-Callers hold `ModelRef`s and call `Provider.complete`, `score`, `submit`/`find`/`poll`/`cancel`
-and `load_adapters`; the provider decides whether that is an HTTP call, a server with adapters or
-training in this process. Each method makes one request: batching, limits and retries are the
-provider's own.
+A provider subclasses `Provider`; three members are required, every other operation is optional and
+announced by `Capabilities`. A package registers a `ProviderFactory` for its address scheme. The
+data that passes is in `providers.types`, the errors are in `providers.errors`. Each method makes
+one request: batching, limits and retries are the provider's own. Whether a request is an HTTP call
+or a forward pass in this process is the provider's own decision, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, Self
 
-from providers.errors import Unsupported
+from providers.errors import ProviderError, Unsupported
 from providers.types import (
+    BatchRecord,
     Capabilities,
     Completion,
     Divergence,
+    Finding,
     FinetuneSpec,
     Hyperparameters,
     JobHandle,
     JobState,
+    LoadedAdapter,
     Message,
     ModelRef,
+    Need,
+    PreflightReport,
     Request,
     Score,
 )
 
+Settings = Mapping[str, object]
+"""The user's own `[provider]` options, not yet validated."""
 
-@runtime_checkable
-class Provider(Protocol):
+
+class Provider(ABC):
     """A connection to one base model and to the models tuned from it.
 
-    Raises only errors of `providers.errors`. Safe to call from many tasks of one event loop.
+    Raises only errors of `providers.errors`. Safe to call from many tasks of one event loop. An
+    operation that a provider does not override raises `Unsupported`, or does nothing if nothing is
+    a right answer. The shortest provider:
+
+        class Echo(Provider):
+            base = ModelRef("echo", "echo:")
+            capabilities = Capabilities(sampling_seed=True)
+
+            async def complete(self, request: Request) -> Completion:
+                text = request.messages[-1].content
+                return Completion(text, "stop", len(text), len(text), latency_ms=0.0)
     """
 
     @property
+    @abstractmethod
     def base(self) -> ModelRef:
         """The untuned model this connection was opened for."""
 
     @property
-    def capabilities(self) -> Capabilities: ...
+    @abstractmethod
+    def capabilities(self) -> Capabilities:
+        """Which of the operations below work."""
 
+    @abstractmethod
     async def complete(self, request: Request) -> Completion:
         """Answer one conversation."""
 
+    # Likelihoods: `Capabilities.score` and `Capabilities.divergences`.
+
     async def score(self, model: ModelRef, messages: Sequence[Message], text: str) -> Score:
         """Log-probabilities of `text` as the assistant's answer to `messages`."""
-
-    async def submit(self, spec: FinetuneSpec) -> JobHandle:
-        """Start a job. Never retried here: an unknown outcome is `AmbiguousSubmission`."""
-
-    async def find(self, spec: FinetuneSpec) -> JobHandle | None:
-        """The job submitted earlier for this very spec (same digest), or None."""
-
-    async def poll(self, handle: JobHandle) -> JobState:
-        """The job's state now."""
-
-    async def cancel(self, handle: JobHandle) -> None:
-        """Stop a job; nothing happens where it is already done."""
-
-    async def load_adapters(self, models: Sequence[ModelRef]) -> None:
-        """Make exactly these tuned models answerable; returns once they are confirmed."""
-
-    async def close(self) -> None:
-        """Release what the provider holds. Jobs that run elsewhere go on."""
-
-
-@runtime_checkable
-class Comparing(Protocol):
-    """A provider that sees whole distributions, not only the chosen tokens' probabilities.
-
-    What wraps a provider has the method always; `Capabilities.compare` says whether it works.
-    """
+        raise self._unsupported("gives no log-probabilities of a given text; use a local model")
 
     async def divergences(
         self, p: ModelRef, others: Sequence[ModelRef], messages: Sequence[Message], text: str
     ) -> Sequence[Divergence]:
         """D(p ‖ q) for every q of `others`, in order, along `text` as the answer to `messages`.
 
-        The end of the answer is no part of the text. Raises `Unsupported` where it cannot.
+        The end of the answer is no part of the text.
         """
+        raise self._unsupported("does not show whole distributions; use a local model")
 
+    # Fine-tuning: `Capabilities.finetune`.
 
-@runtime_checkable
-class Choosy(Protocol):
-    """A provider that does not take every recipe for fine-tuning."""
+    def validate_hyperparameters(self, hyperparameters: Hyperparameters) -> Sequence[str]:
+        """What `submit` would refuse in them, each with its remedy."""
+        return ()
 
-    def unsupported(self, hyperparameters: Hyperparameters) -> Sequence[str]:
-        """What it cannot honour, each with its remedy."""
+    async def submit(self, spec: FinetuneSpec) -> JobHandle:
+        """Start a job. The caller does not retry; an unknown outcome is `AmbiguousSubmission`."""
+        raise self._unsupported(_NO_FINETUNING)
 
+    async def find(self, spec: FinetuneSpec) -> JobHandle | None:
+        """The job that was submitted for this very spec (same digest), or None."""
+        raise self._unsupported(_NO_FINETUNING)
 
-def comparing(provider: Provider) -> Comparing:
-    """`provider` as one that compares. Raises `Unsupported` where it is none."""
-    if not isinstance(provider, Comparing):
-        raise Unsupported(
-            f"{provider.base.address} does not show whole distributions; use a local model"
-        )
-    return provider
+    async def poll(self, handle: JobHandle) -> JobState:
+        """The job's state now."""
+        raise self._unsupported(_NO_FINETUNING)
 
+    async def cancel(self, handle: JobHandle) -> None:
+        """Stop a job; does nothing if it has ended."""
+        raise self._unsupported(_NO_FINETUNING)
 
-@runtime_checkable
-class Hurried(Protocol):
-    """A provider that can be asked by somebody who waits at a terminal."""
+    async def load_adapters(self, models: Sequence[ModelRef]) -> None:
+        """Make exactly these tuned models answerable; returns when they are."""
+        if tuned := [model.model_id for model in models if model.artifact is not None]:
+            raise self._unsupported(f"has no tuned models, so not {tuned[0]!r}; start a new run")
 
-    def hurried(self, give_up_after_s: float) -> Provider:
-        """A connection of its own that tries a failing call again for so many seconds only, and
-        waits for no model that is being made ready. It is to be closed; `self` stays as it is.
+    # Servers: `Capabilities.batches` and `Capabilities.adapter_server`.
+
+    def batches(self, records: BatchRecords) -> BatchClient:
+        """The batches of this model's account, remembered in `records`."""
+        raise self._unsupported("has no batches; set evaluation.batch = false")
+
+    def adapter_server(self) -> AdapterServer:
+        """The administration of the adapters that this server has loaded."""
+        raise self._unsupported("is no server that adapters can be loaded into; use vLLM or SGLang")
+
+    def with_deadline(self, give_up_after_s: float) -> Provider:
+        """A connection for a user who waits: it retries a failing call for so many seconds only and
+        does not wait for models to become ready. The caller closes it; `self` does not change.
         """
+        return self
+
+    # Before and after a run.
+
+    async def preflight(self, need: Need) -> Sequence[Finding]:
+        """Findings about what a run needs, good ones too. Costs nothing and raises nothing."""
+        return [Finding("ok", "can be opened"), *check_capabilities(self.capabilities, need)]
+
+    async def close(self) -> None:
+        """Release what the provider holds. Jobs at a server continue."""
+        return
+
+    def _unsupported(self, reason: str) -> Unsupported:
+        return Unsupported(f"{self.base.address} {reason}")
 
 
-class ProviderFactory(Protocol):
-    """What a provider package registers: a cheap check and the connection itself.
+_NO_FINETUNING = "cannot fine-tune; set iterations = 0, or choose another model"
 
-    `target` is the address behind the scheme ("embedded:" has an empty one). `settings` are the
-    user's own `[provider]` options, not yet validated.
+
+def check_capabilities(capabilities: Capabilities, need: Need) -> list[Finding]:
+    """What of `need` is missing in `capabilities`, for providers without checks of their own."""
+    findings = []
+    if need.sampling_seed and not capabilities.sampling_seed:
+        text = "takes no sampling seed: a new run will give other transcripts"
+        findings.append(Finding("warning", text, check="sampling"))
+    if need.score and not capabilities.score:
+        text = "gives no log-probabilities of a given text"
+        remedy = "leave out what needs them, or use a local model"
+        findings.append(Finding("error", text, remedy, "scores"))
+    return findings
+
+
+class ProviderWrapper(Provider):
+    """A provider around another one. It forwards every operation; a subclass overrides some.
+
+    Every operation that `Provider` gets belongs here too: a wrapper that inherits the default hides
+    what the wrapped provider can do. `tests/providers/test_wrapper.py` compares the two.
     """
 
-    def check(self, target: str, settings: Mapping[str, object]) -> None:
-        """Raise `InvalidSettings` or `ModelNotFound` for what is wrong; load no model."""
+    def __init__(self, provider: Provider) -> None:
+        self._provider = provider
 
-    def connect(self, target: str, settings: Mapping[str, object], workdir: Path) -> Provider:
-        """Open the connection. Artifacts that are made locally go under `workdir`."""
+    @property
+    def base(self) -> ModelRef:
+        return self._provider.base
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._provider.capabilities
+
+    async def complete(self, request: Request) -> Completion:
+        return await self._provider.complete(request)
+
+    async def score(self, model: ModelRef, messages: Sequence[Message], text: str) -> Score:
+        return await self._provider.score(model, messages, text)
+
+    async def divergences(
+        self, p: ModelRef, others: Sequence[ModelRef], messages: Sequence[Message], text: str
+    ) -> Sequence[Divergence]:
+        return await self._provider.divergences(p, others, messages, text)
+
+    def validate_hyperparameters(self, hyperparameters: Hyperparameters) -> Sequence[str]:
+        return self._provider.validate_hyperparameters(hyperparameters)
+
+    async def submit(self, spec: FinetuneSpec) -> JobHandle:
+        return await self._provider.submit(spec)
+
+    async def find(self, spec: FinetuneSpec) -> JobHandle | None:
+        return await self._provider.find(spec)
+
+    async def poll(self, handle: JobHandle) -> JobState:
+        return await self._provider.poll(handle)
+
+    async def cancel(self, handle: JobHandle) -> None:
+        await self._provider.cancel(handle)
+
+    async def load_adapters(self, models: Sequence[ModelRef]) -> None:
+        await self._provider.load_adapters(models)
+
+    def batches(self, records: BatchRecords) -> BatchClient:
+        return self._provider.batches(records)
+
+    def adapter_server(self) -> AdapterServer:
+        return self._provider.adapter_server()
+
+    def with_deadline(self, give_up_after_s: float) -> Self:
+        # The copy wraps the quicker connection, so that a budget still counts its calls.
+        quicker = copy.copy(self)
+        quicker._provider = self._provider.with_deadline(give_up_after_s)
+        return quicker
+
+    async def preflight(self, need: Need) -> Sequence[Finding]:
+        return await self._provider.preflight(need)
+
+    async def close(self) -> None:
+        await self._provider.close()
+
+
+class BatchRecords(Protocol):
+    """Where batches are remembered, so that a later run finds answers that are paid for."""
+
+    async def all(self) -> Sequence[BatchRecord]:
+        """Every record, oldest first."""
+
+    async def save(self, record: BatchRecord) -> None:
+        """Keep a record, in place of the earlier one of the same digest; returns when safe."""
+
+
+class BatchClient(Protocol):
+    """The batches of one account."""
+
+    async def complete_batch(
+        self, requests: Sequence[Request]
+    ) -> Mapping[str, Completion | ProviderError]:
+        """For every request, by its key: an answer, or why there never can be one."""
+
+    async def cancel(self) -> int:
+        """Cancel every recorded batch that has not ended; returns how many."""
+
+
+class AdapterServer(Protocol):
+    """A running server whose adapters can be changed. Raises only errors of `providers.errors`."""
+
+    async def loaded(self) -> Sequence[LoadedAdapter]:
+        """Every adapter the server has now, from all its clients."""
+
+    async def load(self, name: str, path: str) -> None:
+        """Load the folder at `path` on the server's disk; returns once the server lists it.
+
+        Raises `Unsupported` if the server refuses, saying how to start it.
+        """
+
+    async def unload(self, name: str) -> None:
+        """Let the server forget an adapter; does nothing if the server does not have it."""
+
+    def model_name(self, name: str) -> str:
+        """What a request has to name as its model to be answered with adapter `name`."""
+
+    async def preflight(self) -> Sequence[Finding]:
+        """Whether adapters can be loaded, as far as it shows without loading one."""
+
+    async def close(self) -> None:
+        """Close the connection; the adapters stay."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderInfo:
+    """What an address scheme needs and offers, known before a provider is opened.
+
+    `packages`: the modules that must be importable; `extra`: the extra of this project that
+    installs them, "" for packages of others. `in_process`: fine-tuning jobs end with this process.
+    `free`: its models cost nothing. `batches`: its providers may have batches.
+    """
+
+    extra: str = ""
+    packages: tuple[str, ...] = ()
+    in_process: bool = False
+    free: bool = False
+    batches: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PricedModel:
+    """How a price table names a model: the server's `host` (None: no server) and the `name` there.
+
+    `tuned`: the address itself is that of a model fine-tuned from `name`.
+    """
+
+    name: str
+    host: str | None = None
+    tuned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderFactory:
+    """What a package registers for its scheme. `target` is the address behind the scheme
+    ("embedded:" has an empty one).
+
+    `check(target, settings)` raises `InvalidSettings` or `ModelNotFound` and loads no model.
+    `connect(target, settings, workdir)` opens the connection; artifacts made on this machine go
+    under `workdir`. The rest has defaults: `output_settings` returns the settings that change
+    answers, which a resumed run must not change (default: all); `gives_scores` says whether
+    `Provider.score` works with these settings; `locate_price` says how price tables name the model;
+    `preflight` checks a model by its files, without a connection (default: connect and ask).
+    """
+
+    check: Callable[[str, Settings], None]
+    connect: Callable[[str, Settings, Path], Provider]
+    info: ProviderInfo = ProviderInfo()
+    output_settings: Callable[[Settings], Settings] = lambda settings: settings
+    gives_scores: Callable[[Settings], bool] = lambda settings: True
+    locate_price: Callable[[str], PricedModel] = PricedModel
+    preflight: Callable[[str, Settings, Need, Hyperparameters], PreflightReport] | None = None

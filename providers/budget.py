@@ -1,8 +1,9 @@
 """A hard cap on what a run spends.
 
 Every call reserves the most it can cost before it is sent, and is settled with what it did cost.
-What cannot be reserved waits as long as calls in flight may still give something back, and
-otherwise ends the run with `BudgetReached`, after the calls in flight have come home.
+A call that does not fit waits as long as calls in flight may still release part of their
+reservations. If even that cannot make room, the run ends with `BudgetReached`, after the calls in
+flight have returned.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 
 from providers.errors import BudgetReached
 
-# Money is counted in whole picodollars, so that sums neither gain nor lose by rounding.
+# Money is counted in whole picodollars, so that sums have no rounding error.
 _PICO = 10**12
 
 
@@ -26,7 +27,7 @@ class _Waiting:
 
 @dataclass(slots=True)
 class _Job:
-    """The most a job can cost. While `watched`, somebody asks for its end and will settle it."""
+    """The most a job can cost. While `watched`, the job is polled and its cost will be settled."""
 
     amount: int
     watched: bool
@@ -72,10 +73,10 @@ class Budget:
         return self._reserved / _PICO
 
     async def reserve(self, usd: float) -> None:
-        """Set `usd` aside for one call, in the order of asking; `settle` it when the call is over.
+        """Set `usd` aside for one call, in the order of asking; `settle_call` ends it.
 
-        Raises `BudgetReached` where even the end of everything in flight could not make room. From
-        then on nothing is granted any more; it is raised once nothing is in flight.
+        Raises `BudgetReached` if even the end of everything in flight could not make room. From
+        then on nothing is granted; the error is raised once nothing is in flight.
         """
         amount = _pico(usd)
         if self._reached is None and not self._waiting and self._fits(amount):
@@ -90,10 +91,10 @@ class Budget:
             if place.granted.cancelled():
                 self._grant()
             elif place.granted.exception() is None:
-                self.settle(usd, 0.0)
+                self.settle_call(usd, 0.0)
             raise
 
-    def settle(self, reserved_usd: float, spent_usd: float) -> None:
+    def settle_call(self, reserved_usd: float, spent_usd: float) -> None:
         """A call is over: its reservation gives way to what it really cost."""
         self._in_flight -= 1
         self._reserved -= _pico(reserved_usd)
@@ -108,21 +109,21 @@ class Budget:
             self._release(earlier)
         await self.reserve(usd)
 
-    def submitted(self, name: str, usd: float, *, certain: bool) -> None:
+    def record_job(self, name: str, usd: float, *, certain: bool) -> None:
         """The submission is over and its reservation becomes the job's.
 
-        A job that is not `certain` to exist counts as spent until somebody finds it.
+        A job that is not `certain` to exist counts as spent until `watch_job` finds it.
         """
         self._in_flight -= 1
         self._jobs[name] = _Job(_pico(usd), True)
         if not certain:
-            self.unwatch(name)
+            self.unwatch_job(name)
         self._grant()
 
-    def watch(self, name: str, usd: float) -> None:
+    def watch_job(self, name: str, usd: float) -> None:
         """The job `name` was found at the provider and will be followed to its end.
 
-        `usd` is the most it can cost, where nothing was set aside for it.
+        `usd` is the most it can cost, used if nothing is reserved for it.
         """
         if name in self._paid:
             return
@@ -135,8 +136,8 @@ class Budget:
             self._spent -= job.amount
             self._reserved += job.amount
 
-    def unwatch(self, name: str) -> None:
-        """Nobody will learn what the job cost, so it counts with the most it can have cost."""
+    def unwatch_job(self, name: str) -> None:
+        """The job's cost will not be known, so it counts with the most it can have cost."""
         job = self._jobs.get(name)
         if job is not None and job.watched:
             job.watched = False
@@ -144,8 +145,8 @@ class Budget:
             self._spent += job.amount
             self._grant()
 
-    def finished(self, name: str, usd: float) -> None:
-        """The job has cost `usd`. Nothing happens for a job that is settled already."""
+    def settle_job(self, name: str, usd: float) -> None:
+        """The job has cost `usd`. Does nothing for a job that is settled already."""
         job = self._jobs.pop(name, None)
         if job is not None:
             self._paid.add(name)
@@ -179,8 +180,8 @@ class Budget:
                 self._reached = self._explain(first.amount)
             else:
                 return
-        # An answer is handed on by the very task that settles its call, before any other task
-        # runs: with nothing in flight, whatever was paid for is in its caller's hands.
+        # The task that settles a call hands its answer on before any other task runs. So once
+        # nothing is in flight, every paid answer has reached its caller.
         if self._reached is not None and not self._in_flight:
             for place in self._waiting:
                 if not place.granted.done():
@@ -191,7 +192,7 @@ class Budget:
         unknown = sum(job.amount for job in self._jobs.values() if not job.watched)
         aside = (
             f" (of which {unknown / _PICO:.6f} USD are the most that jobs can have cost whose "
-            "cost the provider has not told)"
+            "cost the provider has not reported)"
             if unknown
             else ""
         )

@@ -1,12 +1,12 @@
-"""Packages that only some uses need: which extra installs each, and how to say that one is missing.
+"""Packages that only some uses need: the extra that installs each, and errors that name it.
 
-Every use of such a package is behind an import that may fail; `named` turns the failure into the
-line that installs it.
+Every import of such a package may fail; `name_missing_extras` turns the failure into an error with
+the command that installs the package.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 
@@ -23,46 +23,46 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
     "frames": ("pandas", "polars", "pyarrow"),
     "report": ("matplotlib",),
 }
-"""What each extra of pyproject.toml brings, by the names that are imported."""
+"""What each extra of pyproject.toml installs, by the names that are imported."""
 
 
-def missing(extra: str) -> list[str]:
-    """The packages of an extra that are not installed."""
-    return [name for name in PACKAGES[extra] if find_spec(name) is None]
+def find_missing(packages: Iterable[str]) -> list[str]:
+    """Those of `packages` that are not installed."""
+    return [name for name in packages if find_spec(name) is None]
 
 
-def install(extra: str) -> str:
+def install_command(extra: str) -> str:
     """The command that installs an extra."""
     return f"pip install '{PROJECT}[{extra}]'"
 
 
-def require(extra: str, what: str) -> None:
-    """Raise `InvalidSettings` where a package of `extra` is missing; `what` is what needs it."""
-    if absent := missing(extra):
+def require_extra(extra: str, what: str) -> None:
+    """Raise `InvalidSettings` if a package of `extra` is missing; `what` is what needs it."""
+    if absent := find_missing(PACKAGES[extra]):
         raise InvalidSettings(
             f"{what} need packages that are not installed: {', '.join(absent)}; install them with "
-            f"`{install(extra)}`"
+            f"`{install_command(extra)}`"
         )
 
 
-def explained(error: ModuleNotFoundError) -> str | None:
+def explain_import_error(error: ModuleNotFoundError) -> str | None:
     """What to install; None for a module that is in no extra."""
     package = (error.name or "").partition(".")[0]
     for extra, names in PACKAGES.items():
         if package in names:
             return (
                 f"this needs the package {package}, which is not installed; install it with "
-                f"`{install(extra)}`"
+                f"`{install_command(extra)}`"
             )
     return None
 
 
 @contextmanager
-def named() -> Iterator[None]:
+def name_missing_extras() -> Iterator[None]:
     """Turn the failure to import a package of an extra into `InvalidSettings` with the remedy."""
     try:
         yield
     except ModuleNotFoundError as error:
-        if (told := explained(error)) is None:
+        if (explanation := explain_import_error(error)) is None:
             raise
-        raise InvalidSettings(told) from error
+        raise InvalidSettings(explanation) from error

@@ -1,18 +1,21 @@
-"""What an experiment needs of a provider, and what the provider has to say about it beforehand.
+"""Checks of a model before a run: they cost nothing and load no model.
 
-Nothing here costs anything: a provider that implements `Preflight` asks only for lists and
-descriptions. What is wrong is an error; what cannot be found out is a warning.
+A model of this process is judged by its files. Any other provider is connected to and asked for
+lists and descriptions. What is wrong is an error; what cannot be found out is a warning.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, Protocol, runtime_checkable
 
-Level = Literal["ok", "warning", "error"]
+from providers import extras, registry
+from providers.base import Provider, Settings
+from providers.errors import ProviderError
+from providers.split import AnswerServer
+from providers.types import Finding, Hyperparameters, Need, PreflightReport
 
 CHECKS: Mapping[str, str] = MappingProxyType(
     {
@@ -36,44 +39,81 @@ CHECKS: Mapping[str, str] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
-    """What will be asked of one provider. `adapters` counts the tuned models served at once.
-
-    `batches`: evaluation goes out in batches, where the provider has any. `skip` holds the names of
-    `CHECKS` that the user knows better.
-    """
-
-    finetune: bool
-    ends_at: datetime
-    adapters: int = 0
-    score: bool = False
-    sampling_seed: bool = False
-    batches: bool = False
-    skip: frozenset[str] = field(default_factory=frozenset)
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at. An error stops the run; `remedy` says what to do.
-
-    `check` names the check of `CHECKS` that it belongs to, "" for what cannot be skipped.
-    """
-
-    level: Level
-    text: str
-    remedy: str = ""
-    check: str = ""
-
-
-def checked(check: str, findings: Iterable[Finding]) -> list[Finding]:
-    """`findings` under the name of a check, but for those that have another."""
+def label_findings(check: str, findings: Iterable[Finding]) -> list[Finding]:
+    """`findings` under the name of a check, except those that have another."""
     return [found if found.check else replace(found, check=check) for found in findings]
 
 
-@runtime_checkable
-class Preflight(Protocol):
-    """A provider that can tell beforehand whether a run will work."""
+def find_missing_packages(address: str) -> Finding | None:
+    """What has to be installed before a model at `address` can be used; None: nothing."""
+    info = registry.info(address)
+    absent = extras.find_missing(info.packages)
+    if not absent:
+        return None
+    remedy = extras.install_command(info.extra) if info.extra else f"pip install {' '.join(absent)}"
+    text = f"needs packages that are not installed: {', '.join(absent)}"
+    return Finding("error", text, remedy, "packages")
 
-    async def preflight(self, need: Need) -> Sequence[Finding]:
-        """Every finding, also the good ones. Raises nothing but cancellation."""
+
+async def preflight_model(
+    address: str,
+    settings: Settings,
+    workdir: Path,
+    need: Need,
+    hyperparameters: Hyperparameters,
+) -> PreflightReport:
+    """Everything that can be found out about the model at `address`. Raises no `ProviderError`."""
+    if absent := find_missing_packages(address):
+        return PreflightReport((absent,))
+    try:
+        factory, target = registry.resolve(address)
+        if factory.preflight is not None:
+            return factory.preflight(target, settings, need, hyperparameters)
+        provider = factory.connect(target, settings, workdir)
+    except ProviderError as error:
+        return PreflightReport((Finding("error", str(error)),))
+    try:
+        findings = [*await provider.preflight(need)]
+        if need.finetune:
+            findings += [
+                Finding("error", f"cannot train like that: {fault}", check="recipe")
+                for fault in provider.validate_hyperparameters(hyperparameters)
+            ]
+        return PreflightReport(tuple(findings), provider.capabilities)
+    finally:
+        await provider.close()
+
+
+async def preflight_answer_server(
+    answers: AnswerServer, workdir: Path, need: Need
+) -> PreflightReport:
+    """Everything about the server that answers for models which are trained on this machine."""
+    if absent := find_missing_packages(answers.address):
+        return PreflightReport((absent,))
+    try:
+        server = registry.connect(answers.address, answers.settings, workdir)
+    except ProviderError as error:
+        return PreflightReport((Finding("error", str(error)),))
+    try:
+        findings = [*await server.preflight(replace(need, finetune=False))]
+        if need.finetune and all(found.level != "error" for found in findings):
+            found = await _preflight_adapters(server, answers, workdir)
+            findings += label_findings("adapters", found)
+        return PreflightReport(tuple(findings), server.capabilities)
+    finally:
+        await server.close()
+
+
+async def _preflight_adapters(
+    server: Provider, answers: AnswerServer, workdir: Path
+) -> Sequence[Finding]:
+    if not server.capabilities.adapter_server:
+        text = "is no server that adapters can be loaded into"
+        return [Finding("error", text, "use one of vLLM or SGLang as serving.address")]
+    adapters = server.adapter_server()
+    try:
+        findings = list(await adapters.preflight())
+    finally:
+        await adapters.close()
+    text = f"adapters will be read from {answers.adapter_folder(workdir)} on the server's disk"
+    return [*findings, Finding("ok", f"{text} (not looked at)")]

@@ -1,13 +1,11 @@
 """What a token costs: the packaged table, the user's overrides, and nothing for local models.
 
-Prices are USD per million tokens. A model whose price nobody has written down has an unknown
-price: `Prices.of` gives None, which is never taken for zero. `prices.toml` says where and when
-each figure was read.
+Prices are USD per million tokens. A model without an entry has an unknown price: `Prices.of` gives
+None, which is never taken for zero. `prices.toml` says where and when each figure was read.
 """
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -18,18 +16,13 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from providers import registry
+from providers.base import PricedModel
 from providers.errors import InvalidSettings
-from providers.openai.settings import parse_address
 from providers.types import ModelRef
-
-FREE_SCHEMES = frozenset({"embedded", "local", "scripted", "replay"})
-"""Addresses that are answered in this process or from a file."""
 
 OWN = "the experiment file"
 """How the source of a price begins that the user has written."""
-
-_SCHEME = re.compile(r"(?P<scheme>[a-z][a-z0-9_]*)(?P<target>[:+].*)", re.DOTALL)
-_TUNED = re.compile(r"ft:(?P<base>[^:]+)(?::.*)?", re.DOTALL)
 
 Usd = Annotated[float, Field(ge=0.0, allow_inf_nan=False, strict=False)]
 
@@ -63,8 +56,8 @@ class Price:
 class PriceOverride(BaseModel):
     """One table `[prices."MODEL"]` of an experiment file, in USD per million tokens.
 
-    MODEL is the model's name or its whole address. What is left out keeps its packaged figure,
-    where there is one.
+    MODEL is the model's name or its whole address. A key that is left out keeps the packaged
+    figure, if any.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -104,20 +97,20 @@ class Prices:
         return self._found[address, tuned]
 
     def _look_up(self, address: str, *, tuned: bool) -> Price | None:
-        host, name, is_tune = _located(address)
-        own = self._overrides.get(address) or self._overrides.get(name)
-        found = _packaged(address, host, name, tuned=tuned or is_tune)
+        model = registry.locate_price(address)
+        own = self._overrides.get(address) or self._overrides.get(model.name)
+        found = _find_packaged(address, model, tuned=tuned or model.tuned)
         if own is not None:
-            found = _overridden(address, own, found, tuned=tuned or is_tune)
+            found = _override(address, own, found, tuned=tuned or model.tuned)
         return None if found is None else replace(found, tuned=tuned)
 
     def is_overridden(self, address: str) -> bool:
         """Whether the user has written a figure for the model at `address`."""
-        return address in self._overrides or _located(address)[1] in self._overrides
+        return address in self._overrides or _name_of(address) in self._overrides
 
     def unused(self, addresses: Iterable[str]) -> list[str]:
         """The overrides that are for none of these models: misspelt, or left over."""
-        used = {name for address in addresses for name in (address, _located(address)[1])}
+        used = {name for address in addresses for name in (address, _name_of(address))}
         return sorted(self._overrides.keys() - used)
 
     def require(self, address: str, *, finetune: bool) -> None:
@@ -135,11 +128,11 @@ class Prices:
             raise InvalidSettings(
                 f"budget_usd is set, but the price of {address!r} is unknown; write what the "
                 f"vendor charges in USD per million tokens (0 for a server of your own):\n"
-                f'    [prices."{_located(address)[1]}"]\n{lines}'
+                f'    [prices."{_name_of(address)}"]\n{lines}'
             )
 
 
-def _overridden(
+def _override(
     address: str, own: PriceOverride, known: Price | None, *, tuned: bool
 ) -> Price | None:
     prompt = own.tuned_input_usd if tuned else own.input_usd
@@ -167,28 +160,19 @@ def _first(*values: float | None) -> float | None:
     return next((value for value in values if value is not None), None)
 
 
-def _located(address: str) -> tuple[str | None, str, bool]:
-    """Host (None: not an API), model name, and whether the name is that of a fine-tune."""
-    match = _SCHEME.fullmatch(address)
-    if match is None:
-        return None, address, False
-    target = match["target"].removeprefix(":")
-    if match["scheme"] != "openai":
-        return None, target, False
-    api = parse_address(target)
-    tune = _TUNED.fullmatch(api.model)
-    return api.host, tune["base"] if tune else api.model, tune is not None
+def _name_of(address: str) -> str:
+    return registry.locate_price(address).name
 
 
-def _packaged(address: str, host: str | None, name: str, *, tuned: bool) -> Price | None:
-    if address.partition(":")[0] in FREE_SCHEMES:
+def _find_packaged(address: str, model: PricedModel, *, tuned: bool) -> Price | None:
+    if registry.info(address).free:
         return Price(address, tuned, 0.0, 0.0, 0.0, 0.0, 1.0, None, "runs here and costs nothing")
-    for vendor in _table().vendor:
-        if host not in vendor.hosts:
+    for vendor in _read_table().vendor:
+        if model.host not in vendor.hosts:
             continue
-        for model in vendor.model:
-            if name in model.names:
-                return model.price(address, vendor.batch_factor, tuned=tuned)
+        for entry in vendor.model:
+            if model.name in entry.names:
+                return entry.price(address, vendor.batch_factor, tuned=tuned)
     return None
 
 
@@ -236,6 +220,6 @@ class _Table(BaseModel):
 
 
 @cache
-def _table() -> _Table:
+def _read_table() -> _Table:
     text = files("providers").joinpath("prices.toml").read_text(encoding="utf-8")
     return _Table.model_validate(tomllib.loads(text))

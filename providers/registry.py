@@ -6,8 +6,10 @@
     scripted:FILE                 answers from a script, for tests and dry runs
     openai:MODEL                  OpenAI; openai+URL:MODEL is any server that speaks its API
 
+Example: `registry.connect("openai:gpt-4.1-mini", {}, Path("runs/a/models"))`.
+
 A third party adds a scheme with an entry point in the group ``society.providers`` whose object is
-a `ProviderFactory`, or a module that has its two functions.
+a `ProviderFactory`, or a module that has the functions `check` and `connect`.
 """
 
 from __future__ import annotations
@@ -15,73 +17,87 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import cast
 
 from providers import extras
-from providers.base import Provider, ProviderFactory
+from providers.base import PricedModel, Provider, ProviderFactory, ProviderInfo, Settings
 from providers.errors import InvalidSettings
 
 ENTRY_POINT_GROUP = "society.providers"
 
-_BUILT_IN = {
-    "embedded": "providers.embedded.factory",
-    "local": "providers.local.factory",
-    "scripted": "providers.scripted",
-    "replay": "providers.replay",
-    "openai": "providers.openai.factory",
+_API, _LOCAL = extras.PACKAGES["api"], extras.PACKAGES["local"]
+_BUILT_IN: Mapping[str, tuple[str, ProviderInfo]] = {
+    "embedded": (
+        "providers.embedded.factory",
+        ProviderInfo("local", _LOCAL, in_process=True, free=True),
+    ),
+    "local": ("providers.local.factory", ProviderInfo("local", _LOCAL, in_process=True, free=True)),
+    "scripted": ("providers.scripted", ProviderInfo(free=True)),
+    "replay": ("providers.replay", ProviderInfo(free=True)),
+    "openai": ("providers.openai.factory", ProviderInfo("api", _API, batches=True)),
 }
+"""The module whose `FACTORY` opens the scheme, and what the scheme needs."""
+
 _ADDRESS = re.compile(r"(?P<scheme>[a-z][a-z0-9_]*)(?P<target>[:+].*)", re.DOTALL)
 
 
-def check(address: str, settings: Mapping[str, object]) -> None:
+def check(address: str, settings: Settings) -> None:
     """Raise `InvalidSettings` or `ModelNotFound` for a wrong address, loading no model."""
-    factory, target = _resolve(address)
-    with extras.named():
+    factory, target = resolve(address)
+    with extras.name_missing_extras():
         factory.check(target, settings)
 
 
-def connect(address: str, settings: Mapping[str, object], workdir: Path) -> Provider:
+def connect(address: str, settings: Settings, workdir: Path) -> Provider:
     """Open the provider behind `address`; see the module's list of addresses."""
-    factory, target = _resolve(address)
-    with extras.named():
+    factory, target = resolve(address)
+    with extras.name_missing_extras():
         return factory.connect(target, settings, workdir)
 
 
-def deciding(address: str, settings: Mapping[str, object]) -> Mapping[str, object]:
-    """The part of a provider's settings that decides what it answers, which a run must keep.
+def output_settings(address: str, settings: Settings) -> Settings:
+    """The settings that change answers; a resumed run must not change them."""
+    return resolve(address)[0].output_settings(settings)
 
-    All of them, unless the provider has a function `deciding` that tells.
+
+def gives_scores(address: str, settings: Settings) -> bool:
+    """Whether the provider gives the likelihood of a given text, by its settings."""
+    return resolve(address)[0].gives_scores(settings)
+
+
+def info(address: str) -> ProviderInfo:
+    """What the scheme of `address` needs and offers; the defaults for a scheme that is unknown.
+
+    Nothing of a built-in provider is imported.
     """
-    factory, _ = _resolve(address)
-    tell = getattr(factory, "deciding", None)
-    return settings if tell is None else cast(Mapping[str, object], tell(settings))
+    scheme = address.partition(":")[0].partition("+")[0]
+    if scheme in _BUILT_IN:
+        return _BUILT_IN[scheme][1]
+    point = _find_entry_point(scheme)
+    return ProviderInfo() if point is None else _load_factory(point.load()).info
 
 
-def has_batches(address: str) -> bool:
-    """Whether the provider can answer in batches; see `providers.batching.Batching`."""
-    factory, _ = _resolve(address)
-    return bool(getattr(factory, "HAS_BATCHES", False))
-
-
-def scores(address: str, settings: Mapping[str, object]) -> bool:
-    """Whether the provider tells the likelihood of a given text, as far as its settings show.
-
-    It is taken to, unless it has a function `scores` that tells.
-    """
-    factory, _ = _resolve(address)
-    tell = getattr(factory, "scores", None)
-    return True if tell is None else bool(tell(settings))
+def locate_price(address: str) -> PricedModel:
+    """How price tables name the model at `address`, which may be of an unknown scheme."""
+    match = _ADDRESS.fullmatch(address)
+    if match is None:
+        return PricedModel(address)
+    scheme, target = match["scheme"], match["target"].removeprefix(":")
+    if scheme not in _BUILT_IN and _find_entry_point(scheme) is None:
+        # A run that is only read may name a provider that is no longer installed.
+        return PricedModel(target)
+    return resolve(address)[0].locate_price(target)
 
 
 def schemes() -> tuple[str, ...]:
-    """Every scheme that can be used here, the built-in ones first."""
+    """Every scheme that is installed, the built-in ones first."""
     installed = (point.name for point in entry_points(group=ENTRY_POINT_GROUP))
     return tuple(dict.fromkeys((*_BUILT_IN, *installed)))
 
 
-def _resolve(address: str) -> tuple[ProviderFactory, str]:
+def resolve(address: str) -> tuple[ProviderFactory, str]:
+    """The factory of the address's scheme, and the target behind the scheme."""
     match = _ADDRESS.fullmatch(address)
     if match is None:
         raise InvalidSettings(
@@ -90,12 +106,30 @@ def _resolve(address: str) -> tuple[ProviderFactory, str]:
         )
     scheme, target = match["scheme"], match["target"].removeprefix(":")
     if scheme in _BUILT_IN:
-        with extras.named():
-            return cast(ProviderFactory, importlib.import_module(_BUILT_IN[scheme])), target
-    for point in entry_points(group=ENTRY_POINT_GROUP):
-        if point.name == scheme:
-            return cast(ProviderFactory, point.load()), target
+        with extras.name_missing_extras():
+            return _load_factory(importlib.import_module(_BUILT_IN[scheme][0])), target
+    if point := _find_entry_point(scheme):
+        return _load_factory(point.load()), target
     raise InvalidSettings(
         f"model address {address!r} has the unknown scheme {scheme!r}; "
         f"known schemes: {', '.join(schemes())}"
     )
+
+
+def _find_entry_point(scheme: str) -> EntryPoint | None:
+    points = entry_points(group=ENTRY_POINT_GROUP)
+    return next((point for point in points if point.name == scheme), None)
+
+
+def _load_factory(registered: object) -> ProviderFactory:
+    """The factory behind an entry point: itself, a module's `FACTORY`, or its two functions."""
+    found = getattr(registered, "FACTORY", registered)
+    if isinstance(found, ProviderFactory):
+        return found
+    try:
+        return ProviderFactory(found.check, found.connect)  # type: ignore[attr-defined]
+    except AttributeError as error:
+        raise InvalidSettings(
+            f"{registered!r} of the entry points {ENTRY_POINT_GROUP} opens no provider: {error}; "
+            "register a providers.base.ProviderFactory"
+        ) from error

@@ -22,25 +22,22 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from providers.base import Provider
+from providers.base import Provider, ProviderFactory, Settings
 from providers.errors import (
     InvalidSettings,
     ModelNotFound,
     RunError,
     TrainingFailed,
-    Unsupported,
 )
-from providers.transcripts import Place, StoredTurn, Transcripts, opened
+from providers.transcripts import StoredTurn, Transcripts, TurnKey, open_read_only
 from providers.types import (
     Capabilities,
     Completion,
     FinetuneSpec,
     JobHandle,
     JobState,
-    Message,
     ModelRef,
     Request,
-    Score,
 )
 
 _KEY = re.compile(
@@ -67,7 +64,7 @@ class ReplaySettings(BaseModel):
     match: Literal["messages", "position"] = "messages"
 
 
-class ReplayProvider:
+class ReplayProvider(Provider):
     """Implements `providers.base.Provider` over the stored turns of one run."""
 
     def __init__(self, transcripts: Transcripts, address: str, settings: ReplaySettings) -> None:
@@ -87,20 +84,17 @@ class ReplayProvider:
         return Capabilities(finetune=True, score=False, sampling_seed=True, max_parallel_jobs=1024)
 
     async def complete(self, request: Request) -> Completion:
-        place = _place_of(request)
-        found = await self._transcripts.find(place)
+        key = _parse_key(request)
+        found = await self._transcripts.find(key)
         if not found:
-            raise TranscriptMismatch(self._missing(place))
+            raise TranscriptMismatch(self._explain_missing(key))
         conversation = [asdict(message) for message in request.messages]
         same = [stored for stored in found if json.loads(stored.messages) == conversation]
-        asking = max(self._iteration, _iteration_of(request.model))
-        closest = min(same or found, key=partial(self._distance, asking))
+        wanted = max(self._iteration, _iteration_of(request.model))
+        closest = min(same or found, key=partial(self._distance, wanted))
         if not same and self._settings.match == "messages":
-            raise TranscriptMismatch(self._different(place, closest, conversation))
+            raise TranscriptMismatch(self._explain_difference(key, closest, conversation))
         return closest.completion()
-
-    async def score(self, model: ModelRef, messages: Sequence[Message], text: str) -> Score:
-        raise Unsupported("a replayed run has no log-probabilities; use a local model instead")
 
     async def submit(self, spec: FinetuneSpec) -> JobHandle:
         handle = JobHandle(_artifact_of(spec), spec.name, spec.digest)
@@ -135,53 +129,57 @@ class ReplayProvider:
     async def close(self) -> None:
         await self._transcripts.close()
 
-    def _distance(self, asking: int, stored: StoredTurn) -> tuple[int, int, bool, bool, str]:
+    def _distance(self, wanted: int, stored: StoredTurn) -> tuple[int, int, bool, bool, str]:
         return (
-            abs(stored.iteration - asking),
+            abs(stored.iteration - wanted),
             stored.iteration,
             stored.arm != self._arm,
             stored.arm != _MAIN_ARM,
             stored.arm,
         )
 
-    def _missing(self, place: Place) -> str:
+    def _explain_missing(self, key: TurnKey) -> str:
         society = self._transcripts.config().get("society", {})
         return (
-            f"{self._address} holds no turn for {place}; the stored run has "
-            f"{_listed('society', society)}: ask what it was asked (its task, its numbers of "
-            "questions, iterations, agents and rounds, its decodings), or import what is missing"
+            f"{self._address} holds no turn for {key}; the stored run has "
+            f"{_list_settings('society', society)}: ask what it was asked (its task, its numbers "
+            "of questions, iterations, agents and rounds, its decodings), or import what is missing"
         )
 
-    def _different(
-        self, place: Place, stored: StoredTurn, sent: Sequence[Mapping[str, str]]
+    def _explain_difference(
+        self, key: TurnKey, stored: StoredTurn, sent: Sequence[Mapping[str, str]]
     ) -> str:
         pairs = zip_longest(json.loads(stored.messages), sent)
         number = next(n for n, (before, now) in enumerate(pairs) if before != now)
         config = self._transcripts.config()
         if number == 0:
-            cause = f"the task's own prompt; stored: {_listed('task', config.get('task', {}))}"
+            cause = (
+                f"the task's own prompt; stored: {_list_settings('task', config.get('task', {}))}"
+            )
         else:
             society = config.get("society", {})
-            cause = f"what was shown of the others; stored: {_listed('society', society)}"
+            cause = f"what was shown of the others; stored: {_list_settings('society', society)}"
         return (
-            f"{self._address} was asked something else for {place}: message {number + 1} of the "
+            f"{self._address} was asked something else for {key}: message {number + 1} of the "
             f"conversation differs, which is {cause}. Set that back, or set "
             'provider.match = "position" to take stored answers whatever was asked'
         )
 
 
-def check(target: str, settings: Mapping[str, object]) -> None:
+def check(target: str, settings: Settings) -> None:
     """Raise for a setting that is not known and for a file that is no run's or is in use."""
-    _settings(settings)
-    opened(_database(target)).close()
+    _parse_settings(settings)
+    open_read_only(_find_database(target)).close()
 
 
-def connect(target: str, settings: Mapping[str, object], workdir: Path) -> Provider:
+def connect(target: str, settings: Settings, workdir: Path) -> Provider:
     """Answer from the run at `target`, its folder or its database."""
-    return ReplayProvider(Transcripts(_database(target)), f"replay:{target}", _settings(settings))
+    return ReplayProvider(
+        Transcripts(_find_database(target)), f"replay:{target}", _parse_settings(settings)
+    )
 
 
-def _settings(settings: Mapping[str, object]) -> ReplaySettings:
+def _parse_settings(settings: Settings) -> ReplaySettings:
     try:
         return ReplaySettings.model_validate(dict(settings))
     except ValidationError as error:
@@ -192,7 +190,7 @@ def _settings(settings: Mapping[str, object]) -> ReplaySettings:
         raise InvalidSettings(f"{key}: {problem['msg']}, got {problem['input']!r}") from error
 
 
-def _database(target: str) -> Path:
+def _find_database(target: str) -> Path:
     path = Path(target)
     database = path / "run.duckdb" if path.is_dir() else path
     if not target or not database.is_file():
@@ -202,21 +200,21 @@ def _database(target: str) -> Path:
     return database
 
 
-def _place_of(request: Request) -> Place:
-    key = _KEY.fullmatch(request.key)
-    if key is None:
+def _parse_key(request: Request) -> TurnKey:
+    match = _KEY.fullmatch(request.key)
+    if match is None:
         raise TranscriptMismatch(
             f"a replay answers only turns of a debate, not the request {request.key!r}"
         )
-    iteration = key["iteration"]
-    return Place(
+    iteration = match["iteration"]
+    return TurnKey(
         split="eval" if iteration is None else "train",
         iteration=None if iteration is None else int(iteration),
         decoding="greedy" if request.sampling.temperature == 0 else "sampled",
-        question_id=key["question"],
-        agent=int(key["agent"]),
-        round=int(key["round"]),
-        kind=key["kind"],
+        question_id=match["question"],
+        agent=int(match["agent"]),
+        round=int(match["round"]),
+        kind=match["kind"],
     )
 
 
@@ -233,5 +231,8 @@ def _iteration_of(model: ModelRef) -> int:
     return 0 if tuned is None else int(tuned["iteration"])
 
 
-def _listed(section: str, values: Mapping[str, object]) -> str:
+def _list_settings(section: str, values: Mapping[str, object]) -> str:
     return ", ".join(f"{section}.{key} = {value!r}" for key, value in values.items()) or "nothing"
+
+
+FACTORY = ProviderFactory(check, connect)

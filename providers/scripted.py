@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from providers.base import Provider
-from providers.errors import BadRequest, InvalidSettings, ModelNotFound, TrainingFailed, Unsupported
+from providers.base import Provider, ProviderFactory, Settings
+from providers.errors import BadRequest, InvalidSettings, ModelNotFound, TrainingFailed
 from providers.types import (
     Capabilities,
     Completion,
@@ -24,10 +24,8 @@ from providers.types import (
     FinishReason,
     JobHandle,
     JobState,
-    Message,
     ModelRef,
     Request,
-    Score,
 )
 
 Script = Callable[[Request], str | Completion]
@@ -42,8 +40,11 @@ class ScriptedLine(BaseModel):
     finish_reason: FinishReason = "stop"
 
 
-class ScriptedProvider:
-    """Answers by calling `script`. Tokens are counted as words. Keeps what it was asked."""
+class ScriptedProvider(Provider):
+    """Answers by calling `script`. Tokens are counted as words. `requests` keeps all requests.
+
+    Example: `ScriptedProvider(lambda request: "\\\\boxed{7}")`.
+    """
 
     def __init__(
         self, script: Script, *, address: str = "scripted:", min_examples: int = 1
@@ -53,7 +54,7 @@ class ScriptedProvider:
         self._min_examples = min_examples
         self._jobs: dict[str, FinetuneSpec] = {}
         self.requests: list[Request] = []
-        self.served: tuple[ModelRef, ...] = ()
+        self.loaded_adapters: tuple[ModelRef, ...] = ()
 
     @property
     def base(self) -> ModelRef:
@@ -73,9 +74,6 @@ class ScriptedProvider:
             return answer
         prompt_tokens = sum(len(m.content.split()) for m in request.messages)
         return Completion(answer, "stop", prompt_tokens, len(answer.split()), 0.0)
-
-    async def score(self, model: ModelRef, messages: Sequence[Message], text: str) -> Score:
-        raise Unsupported("a scripted model has no log-probabilities; use a local model instead")
 
     async def submit(self, spec: FinetuneSpec) -> JobHandle:
         self._jobs[spec.name] = spec
@@ -105,23 +103,20 @@ class ScriptedProvider:
         return None
 
     async def load_adapters(self, models: Sequence[ModelRef]) -> None:
-        self.served = tuple(models)
-
-    async def close(self) -> None:
-        return None
+        self.loaded_adapters = tuple(models)
 
 
-def check(target: str, settings: Mapping[str, object]) -> None:
+def check(target: str, settings: Settings) -> None:
     """Raise for a missing or malformed script file, naming the line."""
     if settings:
         raise InvalidSettings(f"the scripted provider has no settings; remove {sorted(settings)}")
-    _read(target)
+    read_script(target)
 
 
-def connect(target: str, settings: Mapping[str, object], workdir: Path) -> Provider:
+def connect(target: str, settings: Settings, workdir: Path) -> Provider:
     """Answer from the script file at `target`."""
     check(target, settings)
-    lines = _read(target)
+    lines = read_script(target)
 
     def script(request: Request) -> Completion:
         line = lines.get(request.key)
@@ -133,7 +128,8 @@ def connect(target: str, settings: Mapping[str, object], workdir: Path) -> Provi
     return ScriptedProvider(script, address=f"scripted:{target}")
 
 
-def _read(target: str) -> dict[str, ScriptedLine]:
+def read_script(target: str) -> dict[str, ScriptedLine]:
+    """The lines of a script file by request key. Raises `InvalidSettings` naming a bad line."""
     path = Path(target)
     if not path.is_file():
         raise ModelNotFound(f"no script file {target!r}; give scripted: the path of a .jsonl file")
@@ -148,3 +144,6 @@ def _read(target: str) -> dict[str, ScriptedLine]:
                 ) from error
             lines[line.key] = line
     return lines
+
+
+FACTORY = ProviderFactory(check, connect)

@@ -21,12 +21,12 @@ _SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     "autoload_known_extensions": "false",
     "python_enable_replacements": "false",
 }
-# The places come as one JSON text: DuckDB binds a long list value by value, far more slowly than it
-# looks anything up. `hit` is the number of the place a turn belongs to. Texts are fetched in a
+# The keys come as one JSON text: DuckDB binds a long list value by value, far more slowly than it
+# looks anything up. `hit` is the index of the key that a turn matches. Texts are fetched in a
 # second step, by row number, or DuckDB would unpack those of all turns.
 _LOOK_UP = """
     WITH asked AS (
-        SELECT unnest(from_json($places, '[{
+        SELECT unnest(from_json($keys, '[{
             "hit": "INTEGER", "split": "VARCHAR", "wanted": "INTEGER", "decoding": "VARCHAR",
             "question_id": "VARCHAR", "agent": "INTEGER", "round": "INTEGER", "kind": "VARCHAR"
         }]'), recursive := true)
@@ -47,8 +47,8 @@ _LOOK_UP = """
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a turn stands; `iteration` None: that of any evaluation."""
+class TurnKey:
+    """The key of a stored turn; `iteration` None: that of any evaluation."""
 
     split: str
     iteration: int | None
@@ -100,14 +100,14 @@ class Transcripts:
     """
 
     def __init__(self, database: Path) -> None:
-        self._connection = opened(database)
-        self._waiting: list[tuple[Place, asyncio.Future[list[StoredTurn]]]] = []
+        self._connection = open_read_only(database)
+        self._waiting: list[tuple[TurnKey, asyncio.Future[list[StoredTurn]]]] = []
         self._worker: asyncio.Task[None] | None = None
 
-    async def find(self, place: Place) -> list[StoredTurn]:
-        """All stored turns at `place`."""
+    async def find(self, key: TurnKey) -> list[StoredTurn]:
+        """All stored turns at `key`."""
         found: asyncio.Future[list[StoredTurn]] = asyncio.get_running_loop().create_future()
-        self._waiting.append((place, found))
+        self._waiting.append((key, found))
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._answer_all())
         return await found
@@ -128,25 +128,25 @@ class Transcripts:
             batch = self._waiting[:_REQUESTS_PER_QUERY]
             del self._waiting[:_REQUESTS_PER_QUERY]
             try:
-                answers = await asyncio.to_thread(self._read, [place for place, _ in batch])
+                answers = await asyncio.to_thread(self._read, [key for key, _ in batch])
             except Exception as error:
                 for _, found in batch:
                     if not found.done():
-                        found.set_exception(_translated(error))
+                        found.set_exception(_translate_error(error))
                 continue
             for (_, found), stored in zip(batch, answers, strict=True):
                 if not found.done():
                     found.set_result(stored)
 
-    def _read(self, places: Sequence[Place]) -> list[list[StoredTurn]]:
-        found: list[list[StoredTurn]] = [[] for _ in places]
+    def _read(self, keys: Sequence[TurnKey]) -> list[list[StoredTurn]]:
+        found: list[list[StoredTurn]] = [[] for _ in keys]
         with self._connection.cursor() as cursor:
-            for hit, *row in cursor.execute(_LOOK_UP, {"places": _json(places)}).fetchall():
+            for hit, *row in cursor.execute(_LOOK_UP, {"keys": _encode_keys(keys)}).fetchall():
                 found[hit].append(StoredTurn(*row))
         return found
 
 
-def opened(database: Path) -> duckdb.DuckDBPyConnection:
+def open_read_only(database: Path) -> duckdb.DuckDBPyConnection:
     """A read-only connection. Raises `InvalidSettings` for a file that is no run's or in use."""
     try:
         connection = duckdb.connect(str(database), read_only=True, config=_SETTINGS)
@@ -159,32 +159,32 @@ def opened(database: Path) -> duckdb.DuckDBPyConnection:
             ) from error
         raise InvalidSettings(f"{database} is no database of a run: {text}") from error
     try:
-        connection.execute(f"SELECT 1 FROM ({_LOOK_UP}), runs LIMIT 0", {"places": _json([])})
+        connection.execute(f"SELECT 1 FROM ({_LOOK_UP}), runs LIMIT 0", {"keys": _encode_keys([])})
     except duckdb.Error as error:
         connection.close()
         raise InvalidSettings(f"{database} is a database, but not of a run: {error}") from error
     return connection
 
 
-def _json(places: Sequence[Place]) -> str:
+def _encode_keys(keys: Sequence[TurnKey]) -> str:
     return json.dumps(
         [
             {
                 "hit": hit,
-                "split": place.split,
-                "wanted": place.iteration,
-                "decoding": place.decoding,
-                "question_id": place.question_id,
-                "agent": place.agent,
-                "round": place.round,
-                "kind": place.kind,
+                "split": key.split,
+                "wanted": key.iteration,
+                "decoding": key.decoding,
+                "question_id": key.question_id,
+                "agent": key.agent,
+                "round": key.round,
+                "kind": key.kind,
             }
-            for hit, place in enumerate(places)
+            for hit, key in enumerate(keys)
         ]
     )
 
 
-def _translated(error: Exception) -> Exception:
+def _translate_error(error: Exception) -> Exception:
     if isinstance(error, duckdb.Error):
         return RunError(f"the run to be replayed cannot be read any more: {error}")
     return error

@@ -9,12 +9,14 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from functools import cached_property
 from typing import Literal
 
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "filtered", "refused", "error"]
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+Level = Literal["ok", "warning", "error"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,21 +247,85 @@ class JobState:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a provider can do, so that callers ask instead of guessing.
+    """What a provider can do. Callers read this instead of trying.
 
-    `poll_s`: least seconds between two questions about a job's state. `validation`: a job takes
-    validation data along. `max_parallel_jobs`: more wait their turn here. `repeatable`: at
-    temperature 0 a conversation gets the same answer every time and need be asked only once.
-    `compare`: it is `Comparing`. `listing_lag_s`: for so many seconds `find` may not see a new job.
+    `finetune`: `submit`, `find`, `poll` and `cancel` work, with at least `min_examples` per job, at
+    most `max_parallel_jobs` at once (more of them wait), polled at most every `poll_s` seconds.
+    `validation`: a job measures validation data. `listing_lag_s`: for so many seconds `find` may
+    not see a new job. `score`, `divergences`, `batches` and `adapter_server`: the methods of these
+    names work. `sampling_seed`: the same seed gives the same answer. `repeatable`: at temperature 0
+    a conversation gets the same answer every time, so it is asked only once.
     """
 
-    finetune: bool
-    score: bool
-    sampling_seed: bool
+    finetune: bool = False
+    score: bool = False
+    sampling_seed: bool = False
     min_examples: int = 1
     max_parallel_jobs: int = 1
     poll_s: float = 0.0
     validation: bool = False
     repeatable: bool = False
-    compare: bool = False
+    divergences: bool = False
     listing_lag_s: float = 0.0
+    batches: bool = False
+    adapter_server: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRecord:
+    """One batch that is intended (`batch_id` None) or exists, and the requests in it."""
+
+    digest: str
+    custom_ids: tuple[str, ...]
+    batch_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedAdapter:
+    """An adapter that a server has: its name there, and the folder on the server's disk."""
+
+    name: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a run will ask of one provider, for `Provider.preflight`.
+
+    `adapters` counts the tuned models that answer at the same time. `batches`: evaluation goes out
+    in batches. `skip` names the checks of `providers.preflight.CHECKS` that the user leaves out.
+    """
+
+    finetune: bool
+    ends_at: datetime
+    adapters: int = 0
+    score: bool = False
+    sampling_seed: bool = False
+    batches: bool = False
+    skip: frozenset[str] = field(default_factory=frozenset)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One result of a check before a run. An error stops the run; `remedy` says what to do.
+
+    `check` is the name in `providers.preflight.CHECKS`, "" for what cannot be skipped.
+    """
+
+    level: Level
+    text: str
+    remedy: str = ""
+    check: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PreflightReport:
+    """What was found out about one provider before a run.
+
+    `capabilities` is None if the provider could not be opened. `artifact_bytes` estimates what one
+    tuned model takes on this machine's disk; None if it is not known.
+    """
+
+    findings: tuple[Finding, ...]
+    capabilities: Capabilities | None = None
+    artifact_bytes: int | None = 0

@@ -55,13 +55,13 @@ def check(name: str) -> None:
         if find_spec(package) is None:
             raise EncoderUnavailable(
                 f"the sentence encoder {name!r} needs {package}, which is not installed: "
-                f"{extras.install('local')}"
+                f"{extras.install_command('local')}"
             )
     if name == MINILM:
         if find_spec(MINILM_PACKAGE) is None:
             raise EncoderUnavailable(
                 f"the sentence encoder {MINILM!r} is not installed: "
-                f"{extras.install('diversity')}, or name a model folder or hub name"
+                f"{extras.install_command('diversity')}, or name a model folder or hub name"
             )
         return
     folder = Path(name).expanduser()

@@ -16,7 +16,7 @@ from typing import Literal, TypeVar
 from evals.diversity.estimates import ordered
 from evals.diversity.memory import Memory, Scored, divergence_row, score_row
 from evals.diversity.responses import Response, Said
-from providers.base import Provider, comparing
+from providers.base import Provider
 from providers.errors import RequestError
 from providers.types import Divergence, ModelRef
 from store.records import DiversityMeasure, Likelihood
@@ -100,7 +100,7 @@ class Likelihoods:
             on_step()
 
         async def one_comparison(p: ModelRef, said: Said, others: Sequence[ModelRef]) -> None:
-            provider = comparing(self.providers[p.address])
+            provider = self.providers[p.address]
             found = await _unless_refused(provider.divergences(p, others, said.messages, said.text))
             nats = [None if found is None else _per_token(found[i]) for i in range(len(others))]
             self.memory.nats |= {(p, q, said): n for q, n in zip(others, nats, strict=True)}

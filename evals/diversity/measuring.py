@@ -191,7 +191,7 @@ class Measurement:
             self._providers[address].capabilities
             for address in sorted({response.model.address for response in responses})
         ]
-        self._methods[role] = "exact" if all(each.compare for each in able) else "sampled"
+        self._methods[role] = "exact" if all(each.divergences for each in able) else "sampled"
         if measure == "nll" or self._methods[role] == "sampled":
             if not all(each.score for each in able):
                 self._unable[role, measure] = _NO_SCORE

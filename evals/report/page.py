@@ -25,7 +25,7 @@ from evals.report.verdicts import Verdict
 from evals.visible import plain
 from providers import extras
 
-NO_FIGURES = f"Figures need matplotlib: {extras.install('report')}"
+NO_FIGURES = f"Figures need matplotlib: {extras.install_command('report')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Shown:
 
 def can_draw() -> bool:
     """Whether matplotlib is installed; without it a page has its tables only."""
-    return not extras.missing("report")
+    return not extras.find_missing(extras.PACKAGES["report"])
 
 
 def render(facts: Facts) -> str:

@@ -5,29 +5,45 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from providers.base import Provider
+from providers.base import Provider, ProviderFactory, Settings
 from providers.embedded import MODEL_DIR
 from providers.errors import InvalidSettings
 from providers.local import factory
-
-deciding = factory.deciding
+from providers.types import Hyperparameters, Need, PreflightReport
 
 # So small a model loses more to handing work between threads than it gains, and much more where the
 # cores are busy; and fp32 answers have the same bits whatever else is in the batch.
 _DEFAULTS: Mapping[str, object] = {"threads": 1, "dtype": "float32"}
 
 
-def check(target: str, settings: Mapping[str, object]) -> None:
+def check(target: str, settings: Settings) -> None:
     """Raise `InvalidSettings` or `ModelNotFound` for what is wrong; load no model."""
+    _require_no_target(target)
+    factory.check(str(MODEL_DIR), settings)
+
+
+def _require_no_target(target: str) -> None:
     if target:
         raise InvalidSettings(
             f"'embedded:' stands alone, there is only one built-in model, not {target!r}; "
             f"write 'embedded:', or 'local:{target}' for a model of your own"
         )
-    factory.check(str(MODEL_DIR), settings)
 
 
-def connect(target: str, settings: Mapping[str, object], workdir: Path) -> Provider:
+def connect(target: str, settings: Settings, workdir: Path) -> Provider:
     """Open the built-in model."""
     check(target, settings)
     return factory.open_model("embedded:", str(MODEL_DIR), {**_DEFAULTS, **settings}, workdir)
+
+
+def preflight(
+    target: str, settings: Settings, need: Need, hyperparameters: Hyperparameters
+) -> PreflightReport:
+    """What the files say about the built-in model."""
+    _require_no_target(target)
+    return factory.preflight(str(MODEL_DIR), settings, need, hyperparameters)
+
+
+FACTORY = ProviderFactory(
+    check, connect, output_settings=factory.output_settings, preflight=preflight
+)

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
 from providers import halting
-from providers.attempts import FREE, UNCOUNTED, Attempts
 from providers.errors import (
     Overloaded,
     ProviderError,
@@ -27,6 +26,7 @@ from providers.limits.evidence import Errand, Evidence, Mark
 from providers.limits.patience import Clock, Draw, Patience, Sleep, persistently
 from providers.limits.slots import START, AdaptiveLimit, Slots
 from providers.limits.window import Use, Window
+from providers.usage import FREE, UNCOUNTED, Attempts
 
 T = TypeVar("T")
 Kind = Literal["requests", "tokens"]
@@ -114,7 +114,7 @@ class Limiter:
         other `ProviderError` and a `RetryableError` that outlasted patience stop all calls of this
         limiter, those that wait included, which then raise the same error.
         """
-        attempts.enlist()
+        attempts.report_all()
         cost: dict[Kind, float] = {"requests": 1.0, "tokens": tokens}
         journey = _Journey(self, work, cost, errand, attempts, follows=follows)
         given_up: str | None = None
@@ -274,7 +274,7 @@ class _Journey(Generic[T]):
                 raise _Stopped
             uses, departed = limiter._departs(self._cost), True
             try:
-                await self._attempts.depart()
+                await self._attempts.begin()
                 sent = True
                 return await self._work()
             finally:
@@ -282,7 +282,7 @@ class _Journey(Generic[T]):
         finally:
             limiter._settle(self._cost, sent=departed)
             if not sent:
-                self._attempts.failed(FREE)
+                self._attempts.record_failure(FREE)
 
     def end(self) -> None:
         if self._has_slot:

@@ -7,18 +7,18 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from providers import extras
-from providers.base import Provider
+from providers.base import Provider, ProviderFactory, Settings
 from providers.embedded import MODEL_DIR
 from providers.errors import InvalidSettings, ModelNotFound
 from providers.local import gguf_header
 from providers.local.settings import LocalSettings
 from providers.local.trial import try_template
+from providers.types import Hyperparameters, Need, PreflightReport
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _HOW_MUCH = ("max_batch_size", "max_batch_tokens", "full_models")
@@ -41,12 +41,12 @@ class Source:
     revision: str | None = None
 
 
-def check(target: str, settings: Mapping[str, object]) -> None:
+def check(target: str, settings: Settings) -> None:
     """Raise `InvalidSettings` or `ModelNotFound` for what is seen to be wrong without loading."""
     locate(target, LocalSettings.read(settings))
 
 
-def deciding(settings: Mapping[str, object]) -> Mapping[str, object]:
+def output_settings(settings: Settings) -> Settings:
     """The settings that decide what is answered; how much is computed at a time does not, nor which
     of several alike devices computes it.
     """
@@ -56,14 +56,12 @@ def deciding(settings: Mapping[str, object]) -> Mapping[str, object]:
     return found
 
 
-def connect(target: str, settings: Mapping[str, object], workdir: Path) -> Provider:
+def connect(target: str, settings: Settings, workdir: Path) -> Provider:
     """Open the model at `target`; its weights are read at the first request, in the background."""
     return open_model(f"local:{target}", target, settings, workdir)
 
 
-def open_model(
-    address: str, target: str, settings: Mapping[str, object], workdir: Path
-) -> Provider:
+def open_model(address: str, target: str, settings: Settings, workdir: Path) -> Provider:
     """Like `connect`, for another scheme whose models are local ones; `address` is how it names
     them.
     """
@@ -71,6 +69,15 @@ def open_model(
 
     options = LocalSettings.read(settings)
     return LocalProvider(address, locate(target, options), options, workdir)
+
+
+def preflight(
+    target: str, settings: Settings, need: Need, hyperparameters: Hyperparameters
+) -> PreflightReport:
+    """What the files say about the model at `target`; loads nothing."""
+    from providers.local.preflight import preflight_files
+
+    return preflight_files(target, settings, need, hyperparameters)
 
 
 def locate(target: str, settings: LocalSettings) -> Source:
@@ -190,7 +197,7 @@ def _check_gguf(path: Path) -> None:
     except ModuleNotFoundError:
         raise InvalidSettings(
             f"reading {str(path)!r} needs the package gguf, which is not installed; "
-            f"install it with `{extras.install('gguf')}`"
+            f"install it with `{extras.install_command('gguf')}`"
         ) from None
     try:
         gguf_header.check(path)
@@ -206,3 +213,6 @@ def _check_gguf(path: Path) -> None:
             f"use an instruct model"
         )
     try_template(str(template.contents()), repr(str(path)))
+
+
+FACTORY = ProviderFactory(check, connect, output_settings=output_settings, preflight=preflight)

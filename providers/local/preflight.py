@@ -12,13 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from providers.embedded import MODEL_DIR
 from providers.errors import ProviderError
-from providers.examination import Examination
 from providers.local.factory import Source, locate
 from providers.local.settings import CAPABILITIES, LocalSettings, unsupported
-from providers.preflight import Finding, Need
-from providers.types import Hyperparameters
+from providers.types import Finding, Hyperparameters, Need, PreflightReport
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
 _BYTES_PER_FACTOR = 4
@@ -28,26 +25,25 @@ _DRIVERS = tuple(map(Path, ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/nvma
 _CARDS = Path("/proc/driver/nvidia/gpus")
 
 
-def examine(
-    address: str, settings: Mapping[str, object], need: Need, hyperparameters: Hyperparameters
-) -> Examination:
+def preflight_files(
+    target: str, settings: Mapping[str, object], need: Need, hyperparameters: Hyperparameters
+) -> PreflightReport:
     """Whether the model is there and fits into memory, and how large what it learns will be."""
-    target = address.partition(":")[2]
     try:
         options = LocalSettings.read(settings)
-        source = locate(str(MODEL_DIR) if address == "embedded:" else target, options)
+        source = locate(target, options)
     except ProviderError as error:
-        return Examination((Finding("error", str(error)),))
+        return PreflightReport((Finding("error", str(error)),))
     folder, found = _folder(source)
     found = replace(found, check="model")
     if folder is None:
-        return Examination((found,), CAPABILITIES, None)
+        return PreflightReport((found,), CAPABILITIES, None)
     weights = _weight_bytes(folder, source.gguf_file)
     findings = [found, *_device(options), *_memory(weights, options), *_date(folder, options)]
     if need.finetune:
         findings += _recipe(hyperparameters)
     size = _artifact_bytes(folder, weights, hyperparameters) if need.finetune else 0
-    return Examination(tuple(findings), CAPABILITIES, size)
+    return PreflightReport(tuple(findings), CAPABILITIES, size)
 
 
 def _folder(source: Source) -> tuple[Path | None, Finding]:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
+from providers.base import Provider
 from providers.local.engine import Engine
 from providers.local.factory import Source
 from providers.local.jobs import Jobs
@@ -26,7 +27,7 @@ from providers.types import (
 )
 
 
-class LocalProvider:
+class LocalProvider(Provider):
     """One base model with its LoRA adapters and full fine-tunes; see `providers.base.Provider`.
 
     The weights are loaded at the first request. Artifacts are folders under `workdir`, named by
@@ -60,12 +61,11 @@ class LocalProvider:
     async def divergences(
         self, p: ModelRef, others: Sequence[ModelRef], messages: Sequence[Message], text: str
     ) -> Sequence[Divergence]:
-        """See `providers.base.Comparing`. Full fine-tunes are held in memory side by side."""
+        """See `Provider.divergences`. Full fine-tunes are held in memory side by side."""
         artifacts = [model.artifact for model in (p, *others)]
         return await asyncio.wrap_future(self._engine.compare(artifacts, messages, text))
 
-    def unsupported(self, hyperparameters: Hyperparameters) -> Sequence[str]:
-        """See `providers.base.Choosy`."""
+    def validate_hyperparameters(self, hyperparameters: Hyperparameters) -> Sequence[str]:
         return unsupported(hyperparameters)
 
     async def submit(self, spec: FinetuneSpec) -> JobHandle:

@@ -12,7 +12,7 @@ from providers.errors import InvalidSettings
 from providers.types import Capabilities, Hyperparameters
 
 CAPABILITIES = Capabilities(
-    finetune=True, score=True, sampling_seed=True, repeatable=True, compare=True
+    finetune=True, score=True, sampling_seed=True, repeatable=True, divergences=True
 )
 
 

@@ -17,12 +17,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from providers.attempts import Usage
 from providers.errors import RetryableError, UnusableAnswer
 from providers.openai.billing import parse_count, parse_token_counts
 from providers.openai.bodies import parse_body
-from providers.tokens import most_prompt_tokens, most_written_tokens
 from providers.types import FinishReason, Message, Sampling
+from providers.usage import Usage, most_prompt_tokens, most_written_tokens
 
 Kind = Literal["stop", "length", "filtered", "refused", "tool", "broken", "unknown"]
 

@@ -18,7 +18,7 @@ from typing import TypeVar
 from openai import AsyncOpenAI
 from openai.types import Batch
 
-from providers.batching import BatchRecords
+from providers.base import BatchRecords
 from providers.errors import (
     Overloaded,
     ProviderError,

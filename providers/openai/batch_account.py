@@ -11,7 +11,7 @@ from openai import AsyncOpenAI, Omit
 from openai.pagination import AsyncCursorPage
 from openai.types import Batch
 
-from providers.batching import BatchRecord, BatchRecords
+from providers.base import BatchRecords
 from providers.errors import AmbiguousSubmission, BadRequest, ProviderError, RateLimited
 from providers.openai.batch_format import ENDPOINT, BatchPart
 from providers.openai.calling import (
@@ -25,6 +25,7 @@ from providers.openai.calling import (
     require_id,
 )
 from providers.openai.files import Files
+from providers.types import BatchRecord
 
 DIGEST_KEY = "digest"
 _ENDED = frozenset({"completed", "failed", "expired", "cancelled"})

@@ -16,7 +16,7 @@ from typing import Any
 
 import aiohttp
 
-from providers.attempts import FREE, Usage
+from providers.usage import FREE, Usage
 
 _PROMPT_TOKENS = ("prompt_tokens", "input_tokens", "prompt_token_count")
 _COMPLETION_TOKENS = ("completion_tokens", "output_tokens", "generated_tokens")

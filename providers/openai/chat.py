@@ -19,8 +19,6 @@ from typing import Generic, TypeVar
 import httpx2
 from openai import APIStatusError, RequestOptions
 
-from providers import attempts
-from providers.attempts import Usage
 from providers.errors import (
     AuthenticationFailed,
     BadRequest,
@@ -50,6 +48,7 @@ from providers.openai.parameters import (
 )
 from providers.openai.settings import OpenAISettings
 from providers.types import Completion, Message, Request, Sampling
+from providers.usage import Usage, current_attempts
 
 T = TypeVar("T")
 ParseResponse = Callable[[bytes, str | None, float], tuple[T, Usage]]
@@ -196,7 +195,7 @@ class Chat:
         while True:
             try:
                 return await self._limiter.call(
-                    attempt, call.tokens, call.errand, attempts.current.get(), follows=follows
+                    attempt, call.tokens, call.errand, current_attempts.get(), follows=follows
                 )
             except _ParameterRefused:
                 follows = True
@@ -206,7 +205,7 @@ class Chat:
         parameters = self.get_parameters(call.model)
         values = parameters.build_values(call.sampling, call.key, call.model)
         tried.add(parameters)
-        counter = attempts.current.get()
+        counter = current_attempts.get()
         response: httpx2.Response | None = None
         began = time.perf_counter()
         try:
@@ -222,10 +221,10 @@ class Chat:
             latency_ms = (time.perf_counter() - began) * 1000.0
             self._observe_quotas(response.headers)
             result, usage = call.parse(response.content, response.charset_encoding, latency_ms)
-            counter.answered(usage)
+            counter.record_answer(usage)
         except BaseException as error:
             failure, billed = self._classify_failure(error, response, call.model)
-            counter.failed(billed)
+            counter.record_failure(billed)
             if failure is None:
                 raise
         else:

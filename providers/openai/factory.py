@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
 from pathlib import Path
 
 from providers import extras
-from providers.base import Provider
+from providers.base import PricedModel, Provider, ProviderFactory, Settings
 from providers.openai.settings import OpenAISettings, parse_address
 
-HAS_BATCHES = True
-_DECIDING = ("max_tokens_parameter", "temperature", "top_p", "seed", "score")
+_OUTPUT_SETTINGS = ("max_tokens_parameter", "temperature", "top_p", "seed", "score")
+_TUNED = re.compile(r"ft:(?P<base>[^:]+)(?::.*)?", re.DOTALL)
 
 
-def check(target: str, settings: Mapping[str, object]) -> None:
+def check(target: str, settings: Settings) -> None:
     """Raise `InvalidSettings` for a wrong address or setting. The key is read only when the
     connection is opened.
     """
     OpenAISettings.parse(settings, parse_address(target))
-    extras.require("api", "models behind an API")
+    extras.require_extra("api", "models behind an API")
 
 
-def connect(target: str, settings: Mapping[str, object], workdir: Path) -> Provider:
+def connect(target: str, settings: Settings, workdir: Path) -> Provider:
     """The provider; it connects at the first call. `workdir` stays empty."""
     check(target, settings)
     from providers.openai.provider import OpenAIProvider
@@ -31,11 +31,28 @@ def connect(target: str, settings: Mapping[str, object], workdir: Path) -> Provi
     return OpenAIProvider(address, OpenAISettings.parse(settings, address), written)
 
 
-def deciding(settings: Mapping[str, object]) -> Mapping[str, object]:
+def output_settings(settings: Settings) -> Settings:
     """The settings that change answers; keys, limits and retries do not."""
-    return {name: settings[name] for name in _DECIDING if name in settings}
+    return {name: settings[name] for name in _OUTPUT_SETTINGS if name in settings}
 
 
-def scores(settings: Mapping[str, object]) -> bool:
-    """Whether the settings say that the server returns log-probabilities of a given text."""
+def gives_scores(settings: Settings) -> bool:
+    """Whether the settings say that the server gives the likelihood of a given text."""
     return settings.get("score") is not None
+
+
+def locate_price(target: str) -> PricedModel:
+    """Host and base model; "ft:BASE:ORGANISATION::ID" is a model fine-tuned from BASE."""
+    address = parse_address(target)
+    tune = _TUNED.fullmatch(address.model)
+    name = tune["base"] if tune else address.model
+    return PricedModel(name, address.host, tuned=tune is not None)
+
+
+FACTORY = ProviderFactory(
+    check,
+    connect,
+    output_settings=output_settings,
+    gives_scores=gives_scores,
+    locate_price=locate_price,
+)

@@ -14,14 +14,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from providers.attempts import Usage
 from providers.errors import RetryableError, Unsupported, UnusableAnswer
 from providers.openai.answers import EmbeddedError, find_error
 from providers.openai.billing import parse_usage
 from providers.openai.bodies import parse_body
 from providers.openai.chat import Chat, ChatCall
-from providers.tokens import most_prompt_tokens
 from providers.types import Message, Sampling, Score
+from providers.usage import Usage, most_prompt_tokens
 
 _ONE_TOKEN = Sampling(temperature=1.0, top_p=1.0, max_tokens=1)
 _OWN_TOKENS_ONLY: Mapping[str, object] = {"prompt_logprobs": 0}

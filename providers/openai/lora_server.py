@@ -33,8 +33,7 @@ from providers.errors import (
 from providers.limits.patience import Patience, Sleep, persistently
 from providers.openai.errors import Refusal, classify_refusal, parse_refusal
 from providers.openai.settings import Secrets
-from providers.preflight import Finding
-from providers.served import LoadedAdapter
+from providers.types import Finding, LoadedAdapter
 
 Dialect = Literal["vllm", "sglang"]
 Action = Literal["load_lora_adapter", "unload_lora_adapter"]

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from openai import AsyncOpenAI
 
 from providers.openai.calling import Caller, UnreadableAnswer
-from providers.preflight import Finding, Need
+from providers.types import Finding, Need
 
 Facts = Mapping[str, object]
 

@@ -38,7 +38,8 @@ from providers.openai.model_list import (
 )
 from providers.openai.parameters import guess_parameters
 from providers.openai.settings import ModelAddress, OpenAISettings
-from providers.preflight import Finding, Need, checked
+from providers.preflight import label_findings
+from providers.types import Finding, Need
 
 _LISTED_AT_MOST = 10
 _OF_THE_LIST = {"server", "model", "ending"}
@@ -85,9 +86,9 @@ async def preflight_model(
     findings += _check_encryption(address, settings)
     findings += _check_sampling(address, settings, need)
     if need.batches and "batches" not in need.skip:
-        findings += checked("batches", await _check_batches(client, caller))
+        findings += label_findings("batches", await _check_batches(client, caller))
     if need.finetune and "fine-tuning" not in need.skip:
-        findings += checked(
+        findings += label_findings(
             "fine-tuning", await _check_finetuning(client, address, settings, caller)
         )
     return findings
@@ -191,7 +192,7 @@ class _ModelCheck:
         # Some servers announce the end in the list, some only in the description of the model.
         known = {name: value for name, value in described.items() if value is not None}
         found = find_shutdowns(self._address.model, {**listed, **known}, self._need)
-        return checked("ending", found)
+        return label_findings("ending", found)
 
 
 def _make_server_error(error: ProviderError) -> Finding:

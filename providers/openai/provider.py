@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from providers.batching import BatchClient, BatchRecords
+from providers.base import AdapterServer, BatchClient, BatchRecords, Provider
 from providers.errors import Unsupported
 from providers.limits import shared
 from providers.openai import logprobs
@@ -16,17 +16,17 @@ from providers.openai.jobs import FinetuningJobs
 from providers.openai.model_readiness import ModelReadiness
 from providers.openai.preflight import preflight_model
 from providers.openai.settings import ModelAddress, OpenAISettings
-from providers.preflight import Finding, Need
-from providers.served import AdapterServer
 from providers.types import (
     Capabilities,
     Completion,
+    Finding,
     FinetuneSpec,
     Hyperparameters,
     JobHandle,
     JobState,
     Message,
     ModelRef,
+    Need,
     Request,
     Score,
 )
@@ -37,7 +37,7 @@ _PREFLIGHT_S = 15.0
 _PREFLIGHT_CALL_S = 10.0
 
 
-class OpenAIProvider:
+class OpenAIProvider(Provider):
     """One base model and the models tuned from it; see `providers.base.Provider`.
 
     `ModelRef.artifact` is the server's id of the tuned model. The key is read and the connection
@@ -80,6 +80,9 @@ class OpenAIProvider:
             poll_s=self._settings.poll_s,
             validation=True,
             listing_lag_s=self._settings.listing_lag_s,
+            # Whether the server has them shows at the first call.
+            batches=True,
+            adapter_server=True,
         )
 
     async def complete(self, request: Request) -> Completion:
@@ -112,14 +115,14 @@ class OpenAIProvider:
     async def load_adapters(self, models: Sequence[ModelRef]) -> None:
         """Wait until the server has made its tuned models ready; see `model_readiness`.
 
-        A hurried connection does not wait: the server's own refusal says what is missing.
+        A connection with a deadline does not wait: the server's own refusal says what is missing.
         """
         tuned = [model.artifact for model in models if model.artifact is not None]
         if tuned and self._waits_for_models:
             await self._get_readiness().wait(tuned)
 
     async def preflight(self, need: Need) -> Sequence[Finding]:
-        """See `providers.preflight.Preflight`: asks for lists and descriptions only."""
+        """See `Provider.preflight`: asks for lists and descriptions only."""
         # The user is waiting at the terminal, so an unreachable server is reported soon.
         brief = {
             "max_attempts": min(_PREFLIGHT_ATTEMPTS, self._settings.max_attempts),
@@ -129,18 +132,16 @@ class OpenAIProvider:
         settings = self._settings.model_copy(update=brief)
         return await preflight_model(self._connect, self._address, settings, need)
 
-    def hurried(self, give_up_after_s: float) -> OpenAIProvider:
-        """See `providers.base.Hurried`."""
+    def with_deadline(self, give_up_after_s: float) -> OpenAIProvider:
         brief = min(give_up_after_s, self._settings.give_up_after_s)
         settings = self._settings.model_copy(update={"give_up_after_s": brief})
         return OpenAIProvider(self._address, settings, self._base.address, waits_for_models=False)
 
-    def unsupported(self, hyperparameters: Hyperparameters) -> Sequence[str]:
-        """See `providers.base.Choosy`."""
+    def validate_hyperparameters(self, hyperparameters: Hyperparameters) -> Sequence[str]:
         return find_unsupported(hyperparameters)
 
-    def adapters(self) -> AdapterServer:
-        """See `providers.served.ServesAdapters`; the first call shows if it has adapters."""
+    def adapter_server(self) -> AdapterServer:
+        """See `Provider.adapter_server`; the first call shows whether the server is one."""
         from providers.openai.lora_server import LoraServer
 
         connection = self._connect()
@@ -152,7 +153,6 @@ class OpenAIProvider:
         )
 
     def batches(self, records: BatchRecords) -> BatchClient:
-        """See `providers.batching.Batching`."""
         from providers.openai.batch import Batches, BatchPacing
         from providers.openai.batch_format import BatchChat
 

@@ -20,10 +20,9 @@ from typing import TextIO
 from rich.text import Text
 
 from finetune.validation import held_out
-from providers import examination
 from providers.errors import ProviderError
-from providers.examination import Examination
-from providers.preflight import CHECKS, Finding, Level, Need
+from providers.preflight import CHECKS, preflight_answer_server, preflight_model
+from providers.types import Finding, Level, Need, PreflightReport
 from society.checks import overlap
 from society.config.load import ConfigError, load_config
 from society.config.schema import Config
@@ -100,17 +99,17 @@ def examine(
     share, but for the checks in `skip`. Raises nothing of a provider's."""
     config = experiment.config
     past = past_of(config, folder)
-    examinations = asyncio.run(_models(experiment, folder, past, skip))
+    reports = asyncio.run(_models(experiment, folder, past, skip))
     findings = [
         replace(found, text=f"{address.removesuffix(':')}: {found.text}")
-        for address, examination in examinations
+        for address, report in reports
         for found in (
-            *examination.findings,
-            *_capable(experiment, address, examination, past),
-            *_measurable(config, address, examination),
+            *report.findings,
+            *_capable(experiment, address, report, past),
+            *_measurable(config, address, report),
         )
     ]
-    findings += _disk(experiment, folder, past, [found for _, found in examinations], runs)
+    findings += _disk(experiment, folder, past, [found for _, found in reports], runs)
     kept = [found for found in findings if found.check not in skip]
     if skip:
         kept.append(Finding("ok", f"left out, as you ask: {', '.join(sorted(skip))}"))
@@ -197,23 +196,23 @@ def questions(experiment: Experiment, folder: RunFolder, allow_overlap: bool) ->
 
 async def _models(
     experiment: Experiment, folder: RunFolder, past: Past, skip: frozenset[str]
-) -> list[tuple[str, Examination]]:
+) -> list[tuple[str, PreflightReport]]:
     config = experiment.config
 
-    async def one(address: str) -> tuple[str, Examination]:
+    async def one(address: str) -> tuple[str, PreflightReport]:
         settings = config.settings_of(address)
         need = _need(experiment, past, is_tuned(config, address), skip)
         recipes = [config.finetune.hyperparameters(role) for role in ROLES]
         how = max(recipes, key=lambda recipe: recipe.epochs)
-        return address, await examination.examine(address, settings, folder.models, need, how)
+        return address, await preflight_model(address, settings, folder.models, need, how)
 
-    async def server() -> list[tuple[str, Examination]]:
+    async def server() -> list[tuple[str, PreflightReport]]:
         if config.serving is None:
             return []
-        serving = config.serving.as_serving()
+        answers = config.serving.answer_server()
         need = _need(experiment, past, is_tuned(config, config.model), skip)
-        found = await examination.examine_server(serving, folder.models, need)
-        return [(serving.address, found)]
+        found = await preflight_answer_server(answers, folder.models, need)
+        return [(answers.address, found)]
 
     models, servers = await asyncio.gather(
         asyncio.gather(*(one(address) for address in config.addresses)), server()
@@ -234,13 +233,13 @@ def _need(experiment: Experiment, past: Past, tunes: bool, skip: frozenset[str])
 
 
 def _capable(
-    experiment: Experiment, address: str, examination: Examination, past: Past
+    experiment: Experiment, address: str, report: PreflightReport, past: Past
 ) -> Iterator[Finding]:
-    config, capabilities = experiment.config, examination.capabilities
+    config, capabilities = experiment.config, report.capabilities
     if capabilities is None or not is_tuned(config, address) or config.iterations <= past.tuned:
         return
     if not capabilities.finetune:
-        if all(found.level != "error" for found in examination.findings):
+        if all(found.level != "error" for found in report.findings):
             yield Finding(
                 "error",
                 "cannot fine-tune",
@@ -296,13 +295,13 @@ def _bounds(config: Config) -> str:
     return " and ".join(found + ([f"finetune.validation_share = {share}"] if share else []))
 
 
-def _measurable(config: Config, address: str, examination: Examination) -> Iterator[Finding]:
+def _measurable(config: Config, address: str, report: PreflightReport) -> Iterator[Finding]:
     """Whether the diversity that is asked for can be had of an agent's model."""
     asked = [measure for measure in config.diversity.measures if measure != "embedding"]
-    capabilities = examination.capabilities
+    capabilities = report.capabilities
     if not asked or capabilities is None or address not in config.agent_models:
         return
-    if not capabilities.score and not capabilities.compare:
+    if not capabilities.score and not capabilities.divergences:
         yield Finding(
             "warning",
             f"gives no log-probabilities of a given text: diversity by {', '.join(asked)} will "
@@ -310,7 +309,7 @@ def _measurable(config: Config, address: str, examination: Examination) -> Itera
             'set score = "vllm" in [provider] if the server is vLLM, or leave these measures out',
             "diversity",
         )
-    elif not capabilities.compare and {"kl", "kl_base"} & set(asked):
+    elif not capabilities.divergences and {"kl", "kl_base"} & set(asked):
         yield Finding(
             "warning",
             "tells only the probabilities of given texts: divergences are estimated from sampled "
@@ -340,11 +339,11 @@ def _disk(
     experiment: Experiment,
     folder: RunFolder,
     past: Past,
-    examinations: Sequence[Examination],
+    reports: Sequence[PreflightReport],
     runs: int,
 ) -> Iterator[Finding]:
     config = experiment.config
-    sizes = [found.artifact_bytes for found in examinations]
+    sizes = [found.artifact_bytes for found in reports]
     largest = max((size for size in sizes if size is not None), default=0)
     left = config.iterations - past.tuned
     models = runs * largest * (count_tuned(config) * left + (_TRAINING_COPIES if left else 0))

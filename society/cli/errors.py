@@ -78,7 +78,7 @@ def outcome(error: Exception) -> tuple[int, str | None]:
     from society.config.load import ConfigError
     from store.errors import StoreError, StoreLocked, WriteFailed
 
-    if isinstance(error, ModuleNotFoundError) and (told := extras.explained(error)):
+    if isinstance(error, ModuleNotFoundError) and (told := extras.explain_import_error(error)):
         return 2, told
     if isinstance(error, (ConfigError, NothingStored, InvalidSettings, ModelNotFound)):
         return 2, str(error)

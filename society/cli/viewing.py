@@ -32,7 +32,7 @@ def view(
     with reported():
         from providers import extras
 
-        extras.require("view", "the pages of society view")
+        extras.require_extra("view", "the pages of society view")
         from society.terminal.output import say
         from society.view.catalogue import Library
         from society.view.serving import serve

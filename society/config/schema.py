@@ -17,7 +17,7 @@ from pydantic import (
 
 from finetune.custom import Selection
 from providers.pricing import PriceOverride
-from providers.served import Serving
+from providers.split import AnswerServer
 from providers.types import Hyperparameters
 from store.records import AgentRole
 
@@ -256,9 +256,9 @@ class ServingSection(Section):
     settings: dict[str, Any] = Field(default_factory=dict)
     path_map: dict[str, str] = Field(default_factory=dict)
 
-    def as_serving(self) -> Serving:
+    def answer_server(self) -> AnswerServer:
         """The same for the provider layer."""
-        return Serving(self.address, self.settings, self.path_map)
+        return AnswerServer(self.address, self.settings, self.path_map)
 
 
 class Config(Section):

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 
 from providers import pricing
 from providers.budget import Budget
-from providers.metering import Metered, meter, most_trained_tokens
+from providers.budgeted import BudgetedProvider, most_trained_tokens
 from providers.pricing import Prices
-from providers.tokens import TOKENS_PER_MESSAGE, TOKENS_PER_PROMPT
 from providers.types import FinetuneSpec
+from providers.usage import TOKENS_PER_MESSAGE, TOKENS_PER_PROMPT
 from society.config.schema import Config
 from society.costs.charges import StoredCharges
 from society.method.arms import is_tuned
@@ -55,7 +55,7 @@ def metered(
     """The same connections under one budget: `config.budget_usd`, less what the run has spent.
 
     Stores the prices the run pays, and what it pays that is no turn; `in_passing`, all of it. Every
-    provider of the result is a `providers.metering.Metered`, whose `budget` they share. Raises
+    provider of the result is a `BudgetedProvider`, whose `budget` they share. Raises
     `InvalidSettings` where there is a cap and a price is unknown.
     """
     prices = remembered(store, config)
@@ -73,11 +73,13 @@ def metered(
         return once * spec.hyperparameters.epochs
 
     providers = {
-        address: meter(provider, prices, budget, job_tokens, charges=charges)
+        address: BudgetedProvider(provider, prices, budget, job_tokens, charges=charges)
         for address, provider in connections.items()
     }
     evaluating = {
-        address: meter(provider, prices, budget, job_tokens, batched=True, charges=charges)
+        address: BudgetedProvider(
+            provider, prices, budget, job_tokens, batched=True, charges=charges
+        )
         for address, provider in connections.evaluating.items()
         if address in connections.batched
     }
@@ -87,7 +89,7 @@ def metered(
 def shown(connections: Connections) -> str:
     """What the run has spent, for whoever watches it; empty where nothing costs anything."""
     for provider in connections.values():
-        if isinstance(provider, Metered):
+        if isinstance(provider, BudgetedProvider):
             budget = provider.budget
             if budget.cap_usd is not None:
                 return f"${budget.spent_usd:.2f} of ${budget.cap_usd:.2f}"

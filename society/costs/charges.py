@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from uuid import uuid4
 
-from providers import charges
-from providers.attempts import Usage
 from providers.types import ModelRef
+from providers.usage import Charge as ProviderCharge
+from providers.usage import Usage
 from society.method.purpose import Purpose, current_purpose
 from store.ledger import Store
 from store.records import Charge, ChargeState
@@ -16,7 +16,7 @@ _TIDY_EVERY = 2048
 
 
 class StoredCharges:
-    """Implements `providers.charges.Charges` in a run's store.
+    """Implements `providers.usage.Charges` in a run's store.
 
     `in_passing`: the turns of the debates that are held are not stored.
     """
@@ -26,16 +26,16 @@ class StoredCharges:
         self._in_passing = in_passing
         self._opened = 0
 
-    def open(self, model: ModelRef) -> charges.Charge:
+    def open_charge(self, model: ModelRef) -> ProviderCharge:
         purpose = current_purpose()
         if self._in_passing:
             purpose = replace(purpose, stage="ask", split=None, question_id=None, turn_id=None)
         self._opened += 1
         if self._opened % _TIDY_EVERY == 0:
-            self.tidy()
+            self.prune()
         return _StoredCharge(self._store, purpose, model.model_id)
 
-    def tidy(self) -> None:
+    def prune(self) -> None:
         self._store.drop_answered_charges()
 
 
@@ -46,15 +46,15 @@ class _StoredCharge:
         self._model_id = model_id
         self._charge_id = uuid4().hex
 
-    async def send(self, most: Usage) -> None:
+    async def record_sent(self, most: Usage) -> None:
         await self._store.append(self._row("sent", most))
 
-    def answered(self, usage: Usage) -> None:
+    def record_answer(self, usage: Usage) -> None:
         # A turn is stored in place of the charge, in its own time.
         if self._purpose.turn_id is None:
             self._store.put(self._row("answered", usage))
 
-    def failed(self, usage: Usage) -> None:
+    def record_failure(self, usage: Usage) -> None:
         self._store.put(self._row("failed", usage))
 
     def _row(self, state: ChargeState, usage: Usage) -> Charge:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from providers.tokens import TOKENS_PER_MESSAGE, TOKENS_PER_PROMPT, utf8_bytes
+from providers.usage import TOKENS_PER_MESSAGE, TOKENS_PER_PROMPT, utf8_bytes
 
 CHARACTERS_PER_TOKEN_LOW = 6.0
 CHARACTERS_PER_TOKEN = 4.0

@@ -32,7 +32,7 @@ def scored(
     for place, own in enumerate(models):
         others = models[:place] + models[place + 1 :]
         for address, number in set(_needed(config, own, others, decoding)):
-            if registry.scores(address, config.settings_of(address)):
+            if registry.gives_scores(address, config.settings_of(address)):
                 count[address, number > 0] += 1
     return count
 

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from providers import registry, served
-from providers.base import Hurried, Provider
-from providers.batching import Batching, BatchRecord, Gathered
+from providers import registry
+from providers.base import Provider
+from providers.batched import BatchedProvider
 from providers.errors import Unsupported
-from providers.types import ModelRef
+from providers.split import connect_split
+from providers.types import BatchRecord, ModelRef
 from society.config.schema import Config, base_address
 from society.method.agents import Society
 from store.ledger import Store
@@ -21,7 +22,7 @@ from store.records import Batch
 
 @dataclass(frozen=True, slots=True)
 class StoredBatches:
-    """Implements `providers.batching.BatchRecords` for the batches at one address."""
+    """Implements `providers.base.BatchRecords` for the batches at one address."""
 
     store: Store
     provider: str
@@ -74,12 +75,9 @@ class Connections(Mapping[str, Provider]):
         providers = {address: _connect(config, address, workdir) for address in config.addresses}
         return cls(providers, config.agent_models, config.model)
 
-    def hurried(self, give_up_after_s: float) -> Connections:
-        """The same for somebody who waits: a call that fails is given up after so many seconds."""
-        providers = dict(self)
-        for address, provider in self.items():
-            if isinstance(provider, Hurried):
-                providers[address] = provider.hurried(give_up_after_s)
+    def with_deadline(self, give_up_after_s: float) -> Connections:
+        """The same for a user who waits: a failing call is given up after so many seconds."""
+        providers = {a: provider.with_deadline(give_up_after_s) for a, provider in self.items()}
         return Connections(providers, self._agents, self.summarizer)
 
     def with_batches(self, store: Store) -> Connections:
@@ -88,9 +86,9 @@ class Connections(Mapping[str, Provider]):
         Raises `Unsupported` where none has.
         """
         evaluating: dict[str, Provider] = {
-            address: Gathered(provider, provider.batches(StoredBatches(store, address)))
+            address: BatchedProvider(provider, provider.batches(StoredBatches(store, address)))
             for address, provider in self.items()
-            if isinstance(provider, Batching)
+            if provider.capabilities.batches
         }
         if not evaluating:
             raise Unsupported(
@@ -139,7 +137,7 @@ class Connections(Mapping[str, Provider]):
 
     async def close(self) -> None:
         """Close every provider, also where one fails to."""
-        # What gathers calls for a provider closes that too.
+        # A `BatchedProvider` closes the provider that it wraps.
         closing = (provider.close() for provider in self.evaluating.values())
         for outcome in await asyncio.gather(*closing, return_exceptions=True):
             if isinstance(outcome, BaseException):
@@ -150,4 +148,4 @@ def _connect(config: Config, address: str, workdir: Path) -> Provider:
     settings = config.settings_of(address)
     if config.serving is None or address != config.model:
         return registry.connect(address, settings, workdir)
-    return served.connect(address, settings, config.serving.as_serving(), workdir)
+    return connect_split(address, settings, config.serving.answer_server(), workdir)

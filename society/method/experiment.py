@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from evals.diversity import encoders
 from finetune.custom import check as check_selection
 from finetune.errors import SelectionRefused
-from providers import registry, served
+from providers import registry
 from providers.errors import ProviderError
 from providers.pricing import Prices
+from providers.split import check_answer_server
 from society.config.load import ConfigError, list_problems, load_config
 from society.config.schema import Config
 from society.method.agents import AgentRole
@@ -176,7 +177,7 @@ def _check_models(config: Config) -> None:
                 prices.require(address, finetune=is_tuned(config, address))
         # A server answers for `model` in its place, so its own calls cannot go out in batches.
         batching = [a for a in config.addresses if config.serving is None or a != config.model]
-        if config.evaluation.batch and not any(map(registry.has_batches, batching)):
+        if config.evaluation.batch and not any(registry.info(a).batches for a in batching):
             raise ValueError(
                 f"evaluation.batch = true, and none of {', '.join(config.addresses)} has "
                 "batches; remove it"
@@ -184,7 +185,7 @@ def _check_models(config: Config) -> None:
         if "embedding" in config.diversity.measures:
             encoders.check(config.diversity.encoder)
         if config.serving is not None:
-            served.check(config.serving.as_serving(), config.finetune.method)
+            check_answer_server(config.serving.answer_server(), config.finetune.method)
     except encoders.EncoderUnavailable as error:
         raise ValueError(f"diversity.encoder: {error}") from error
     except ProviderError as error:

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from finetune.datasets import SHARED_AGENT, DatasetRules, build_all
 from finetune.jobs import TuningProgress, tune
 from finetune.plans import KEPT, TuningPlan
-from providers.base import Choosy, Provider
+from providers import registry
+from providers.base import Provider
 from providers.errors import InvalidSettings
-from providers.examination import trains_in_process
 from providers.types import Capabilities, ModelRef
 from society.config.schema import Config
 from society.method.agents import ROLES, AgentRole, Society
@@ -171,7 +171,7 @@ def keep_job_settings(planned: TuningPlan, store: Store) -> TuningPlan:
         and job.dataset_id == planned.dataset.dataset_id
         and job.status not in ("failed", "cancelled")
         and job.settings is not None
-        and (job.status in ended or not trains_in_process(planned.start.address))
+        and (job.status in ended or not registry.info(planned.start.address).in_process)
     ]
     if not is_evaluated(store, planned.iteration, planned.arm):
         jobs = [job for job in jobs if job.status != "skipped" or is_final(job)]
@@ -209,9 +209,8 @@ def find_faults(config: Config, provider: Provider) -> list[str]:
     if not provider.capabilities.finetune:
         return ["it cannot fine-tune; set iterations = 0, or choose another model"]
     faults: list[str] = []
-    if isinstance(provider, Choosy):
-        for role in ROLES:
-            faults += provider.unsupported(config.finetune.hyperparameters(role))
+    for role in ROLES:
+        faults += provider.validate_hyperparameters(config.finetune.hyperparameters(role))
     if fault := find_validation_fault(config, provider.capabilities):
         faults.append(fault)
     return list(dict.fromkeys(faults))

@@ -111,7 +111,7 @@ async def ask(
     Raises the provider's errors.
     """
     newest = newest_iteration(store, config)
-    connections = Connections.open(config, folder.models).hurried(_GIVE_UP_AFTER_S)
+    connections = Connections.open(config, folder.models).with_deadline(_GIVE_UP_AFTER_S)
     if not store.read_only:
         connections = budget.metered(connections, config, store, in_passing=True)
     try:

@@ -17,10 +17,8 @@ from pathlib import Path
 
 from evals import stored_run
 from providers import registry
-from providers.base import Hurried, Provider
-from providers.batching import Batching
+from providers.base import Provider
 from providers.errors import JobError, ProviderError
-from providers.examination import trains_in_process
 from providers.types import FinetuneSpec, JobHandle, JobState, ModelRef
 from society.config.schema import Config
 from society.method.agents import Society
@@ -115,7 +113,7 @@ async def cancel(
     work: dict[asyncio.Task[str], str] = {}
     try:
         for address, found in by_address.items():
-            if trains_in_process(address):
+            if registry.info(address).in_process:
                 for job in found:
                     tell(f"{_title(job)}: {_IN_PROCESS}")
                 continue
@@ -167,7 +165,7 @@ def _created(store: Store, config: Config) -> list[Job]:
     return [
         job
         for job in open_jobs(store)
-        if job.provider_job_id is not None and not trains_in_process(address_of(config, job))
+        if job.provider_job_id is not None and not registry.info(address_of(config, job)).in_process
     ]
 
 
@@ -192,7 +190,7 @@ def address_of(config: Config, job: Job) -> str:
 def _connected(folder: RunFolder, config: Config, address: str, waits: Waits) -> Provider:
     provider = registry.connect(address, config.settings_of(address), folder.models)
     # Nothing has been sent over the first one, so there is nothing to close.
-    return provider.hurried(waits.call_s) if isinstance(provider, Hurried) else provider
+    return provider.with_deadline(waits.call_s)
 
 
 def _started(
@@ -207,8 +205,8 @@ def _started(
     address = provider.base.address
     canceller = _Canceller(provider, store, config, folder.name, waits)
     work: list[tuple[str, Awaitable[str]]] = [(_title(job), canceller.cancel(job)) for job in jobs]
-    if isinstance(provider, Batching) and store.batches(address):
-        work.append((address, canceller.cancel_batches(provider)))
+    if provider.capabilities.batches and store.batches(address):
+        work.append((address, canceller.cancel_batches()))
     return {asyncio.ensure_future(_told(doing)): what for what, doing in work}
 
 
@@ -266,10 +264,10 @@ class _Canceller:
         self._run = run
         self._waits = waits
 
-    async def cancel_batches(self, provider: Batching) -> str:
+    async def cancel_batches(self) -> str:
         """What became of all batches."""
         records = StoredBatches(self._store, self._provider.base.address)
-        return f"{await provider.batches(records).cancel()} batch(es) cancelled"
+        return f"{await self._provider.batches(records).cancel()} batch(es) cancelled"
 
     async def cancel(self, job: Job) -> str:
         """What became of the job."""

@@ -11,7 +11,6 @@ import json
 from pathlib import Path
 
 from providers import registry
-from providers.examination import trains_in_process
 from society.config.load import ConfigError, compare_configs, describe_differences
 from society.config.schema import Config
 from society.method.arms import build_arms
@@ -81,7 +80,7 @@ def _lasting(config: Config, now: Config) -> Config:
         free["serving"] = now.serving
     free["provider"] = {}
     free["providers"] = {
-        address: dict(registry.deciding(address, config.settings_of(address)))
+        address: dict(registry.output_settings(address, config.settings_of(address)))
         for address in config.addresses
     }
     free["evaluation"] = config.evaluation.model_copy(update={"batch": now.evaluation.batch})
@@ -146,7 +145,7 @@ def _states(jobs: list[Job], iteration: int, config: Config) -> dict[tuple[str, 
         if job.status in _OVER:
             found[owner] = "over"
         elif found.get(owner) != "over":
-            here = trains_in_process(config.base_address(job.agent))
+            here = registry.info(config.base_address(job.agent)).in_process
             is_open = job.status not in _ENDED and not here
             found[owner] = "open" if is_open or found.get(owner) == "open" else "failed"
     return found

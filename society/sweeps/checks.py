@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
-from providers.preflight import Finding
+from providers.types import Finding
 from society.checks import doctor, overlap
 from society.config.load import ConfigError
 from society.config.schema import Config

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from finetune.jobs import Polling
+from providers.base import Provider
 from providers.types import (
     Capabilities,
     Completion,
@@ -39,7 +40,7 @@ class Crash(BaseException):
 
 
 @dataclass
-class Connection:
+class Connection(Provider):
     """A provider over `Vendor`; `trouble` maps a call to the errors it meets, in order."""
 
     vendor: Vendor
@@ -100,7 +101,6 @@ class Connection:
         return JobHandle(f"vendor-{spec.name}", spec.name, spec.digest)
 
     async def cancel(self, handle: JobHandle) -> None: ...
-
     async def load_adapters(self, models: Sequence[ModelRef]) -> None: ...
 
     async def close(self) -> None: ...

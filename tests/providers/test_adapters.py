@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from providers import registry, served
+from providers import registry
 from providers.errors import (
     AuthenticationFailed,
     InvalidSettings,
@@ -17,7 +17,7 @@ from providers.errors import (
 )
 from providers.openai.lora_server import LoraServer
 from providers.scripted import ScriptedProvider
-from providers.served import Served, Serving
+from providers.split import AnswerServer, SplitProvider, check_answer_server, connect_split
 from providers.types import Message, ModelRef, Request, Sampling
 from tests.providers.adapter_server import AdapterServer
 
@@ -46,12 +46,12 @@ def make_folder(folder, number: int):
     (folder / "adapter_model.safetensors").write_bytes(b"weights" * (number + 1))
 
 
-def pair(server: AdapterServer, workdir, **options) -> Served:
+def pair(server: AdapterServer, workdir, **options) -> SplitProvider:
     """A trainer that only makes folders, and the server."""
-    serving = Serving(server.address, **options)
+    serving = AnswerServer(server.address, **options)
     asked = registry.connect(server.address, {}, workdir)
     trainer = ScriptedProvider(lambda request: "from here", address="scripted:base")
-    return Served(trainer, asked, administration(server), serving, workdir)
+    return SplitProvider(trainer, asked, administration(server), serving, workdir)
 
 
 def tuned(artifact: str) -> ModelRef:
@@ -299,17 +299,17 @@ async def test_preflight_tells_whether_adapters_can_be_loaded_and_loads_none():
 def test_the_server_must_be_one_that_takes_adapters(tmp_path):
     script = tmp_path / "script.jsonl"
     script.write_text("")
-    serving = Serving(f"scripted:{script}")
+    serving = AnswerServer(f"scripted:{script}")
     with pytest.raises(InvalidSettings, match="no server that adapters can be loaded into"):
-        served.connect("embedded:", {}, serving, tmp_path)
+        connect_split("embedded:", {}, serving, tmp_path)
 
 
 def test_whole_models_cannot_be_served_elsewhere():
     with pytest.raises(InvalidSettings, match="takes adapters only"):
-        served.check(Serving("openai+http://127.0.0.1:8000/v1:m"), "full")
+        check_answer_server(AnswerServer("openai+http://127.0.0.1:8000/v1:m"), "full")
 
 
 def test_a_relative_folder_cannot_be_mapped():
-    serving = Serving("openai+http://127.0.0.1:8000/v1:m", path_map={"runs": "/mnt"})
+    serving = AnswerServer("openai+http://127.0.0.1:8000/v1:m", path_map={"runs": "/mnt"})
     with pytest.raises(InvalidSettings, match="relative folder 'runs'"):
-        served.check(serving, "lora")
+        check_answer_server(serving, "lora")

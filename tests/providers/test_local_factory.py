@@ -11,10 +11,9 @@ import pytest
 from providers import registry
 from providers.errors import InvalidSettings, ModelNotFound
 from providers.local.factory import check, locate
-from providers.local.preflight import examine
+from providers.local.preflight import preflight_files
 from providers.local.settings import LocalSettings
-from providers.preflight import Need
-from providers.types import Hyperparameters
+from providers.types import Hyperparameters, Need
 
 
 def folder_with(folder, **files):
@@ -139,12 +138,12 @@ def test_the_built_in_model_stands_alone():
 @pytest.mark.parametrize(
     ("settings", "day"), [({}, "2026-01-01"), ({"template_date": "2024-07-26"}, "2024-07-26")]
 )
-def test_the_examination_says_which_day_a_template_writes(llama, tmp_path, settings, day):
+def test_the_preflight_says_which_day_a_template_writes(llama, tmp_path, settings, day):
     folder = tmp_path / "model"
     shutil.copytree(llama, folder)
     need = Need(finetune=False, ends_at=datetime.now(UTC))
-    plain = examine(f"local:{folder}", settings, need, Hyperparameters())
+    plain = preflight_files(str(folder), settings, need, Hyperparameters())
     assert not any("date" in found.text for found in plain.findings)
     (folder / "chat_template.jinja").write_text("{{ strftime_now('%d') }}{{ messages }}")
-    told = examine(f"local:{folder}", settings, need, Hyperparameters())
+    told = preflight_files(str(folder), settings, need, Hyperparameters())
     assert any(f"always {day}" in found.text for found in told.findings)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from providers.batching import BatchRecord
 from providers.errors import (
     AmbiguousSubmission,
     BadRequest,
@@ -25,7 +24,7 @@ from providers.openai.calling import Caller
 from providers.openai.chat import Chat
 from providers.openai.client import Connection
 from providers.openai.settings import OpenAISettings, parse_address
-from providers.types import Completion, Message, ModelRef, Request, Sampling
+from providers.types import BatchRecord, Completion, Message, ModelRef, Request, Sampling
 from tests.providers.job_account import BASE
 from tests.providers.job_client import ADDRESS, briefly
 from tests.providers.job_server import Server, serving

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from providers import registry
+from providers.base import Provider
 from providers.errors import AuthenticationFailed, BadRequest, InvalidSettings, Unsupported
 from providers.openai.parameters import derive_seed, guess_parameters
 from providers.openai.settings import OPENAI_URL, ModelAddress, OpenAISettings
-from providers.preflight import Need, Preflight
-from providers.types import Message, ModelRef, Request, Sampling
+from providers.types import Message, ModelRef, Need, Request, Sampling
 from tests.providers.chat_server import ChatServer, Reply, fails, says
 
 GREEDY = Sampling(temperature=0.0, top_p=0.9, max_tokens=77, seed=5)
@@ -425,7 +425,7 @@ def models(*cards):
 async def findings(script, need=None, **settings):
     async with ChatServer(script) as server:
         provider = connect(server, **settings)
-        assert isinstance(provider, Preflight)
+        assert isinstance(provider, Provider)
         soon = datetime.now(UTC) + timedelta(days=2)
         found = await provider.preflight(need or Need(finetune=False, ends_at=soon))
         await provider.close()

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import pytest
 
-from providers.batching import BatchRecord
 from providers.errors import BadRequest
 from providers.limits import Limiter, Limits
 from providers.openai.batch_account import AccountBatches
@@ -30,7 +29,7 @@ from providers.openai.client import Connection
 from providers.openai.files import FilePolling
 from providers.openai.jobs import FinetuningJobs
 from providers.openai.settings import OpenAISettings, parse_address
-from providers.types import Message, ModelRef, Request, Sampling
+from providers.types import BatchRecord, Message, ModelRef, Request, Sampling
 from society.config import load as experiments
 from society.method.experiment import resolve
 from society.runs import folder as folders

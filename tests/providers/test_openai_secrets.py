@@ -14,8 +14,7 @@ import pytest
 from providers import registry
 from providers.errors import ProviderError
 from providers.openai.settings import HIDDEN, Secrets
-from providers.preflight import Need
-from providers.types import Message, Request, Sampling
+from providers.types import Message, Need, Request, Sampling
 from society.cli import main as society
 from tests.providers.chat_server import ChatServer, Reply, fails, says
 

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from providers.openai.model_list import find_shutdowns
-from providers.preflight import Need
+from providers.types import Need
 from society.cli import app
 
 MODEL = "gpt-4o-mini"

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from providers import registry
-from providers.attempts import Usage
 from providers.budget import Budget
+from providers.budgeted import BudgetedProvider
 from providers.errors import BudgetReached, ProviderError
-from providers.metering import meter
 from providers.pricing import PriceOverride, Prices
 from providers.types import Message, ModelRef, Request, Sampling
+from providers.usage import Usage
 from society.costs.charges import StoredCharges
 from society.method.purpose import Purpose, spend_for
 from store.ledger import Store
@@ -123,7 +123,9 @@ def opened(server, path, cap):
     store = Store.open(path)
     store.write(Model(address, address), Price(address, False, IN_USD, OUT_USD, "mine"))
     provider = registry.connect(address, FAST, Path())
-    paid = meter(provider, Prices({address: rates}), budget, charges=StoredCharges(store))
+    paid = BudgetedProvider(
+        provider, Prices({address: rates}), budget, charges=StoredCharges(store)
+    )
     return paid, budget, store
 
 
@@ -246,7 +248,7 @@ def test_what_was_under_way_is_lost_unless_its_turn_is_stored(tmp_path):
         charges = StoredCharges(store)
         for turn_id in (turn.turn_id, 5):
             with spend_for(Purpose("debate", 1, "multiagent", "train", turn_id=turn_id)):
-                charge = charges.open(ModelRef("base", "a"))
+                charge = charges.open_charge(ModelRef("base", "a"))
             asyncio.run(charge.send(Usage(1_000_000, 0, estimated=True)))
         before = spent(store)
         store.mark_charges_lost()

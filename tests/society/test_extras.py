@@ -60,7 +60,7 @@ society = {{ agents = 2 }}
 train = {{ questions = 4 }}
 evaluation = {{ questions = 4 }}
 """
-API, LOCAL = extras.install("api"), extras.install("local")
+API, LOCAL = extras.install_command("api"), extras.install_command("local")
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_the_bare_package_names_the_extra_of_everything_it_lacks(without):
         "run here.toml": LOCAL,
         "run folder.toml": LOCAL,
         "sweep here.toml --seeds 0,1 --jobs 1": LOCAL,
-        "view": extras.install("view"),
+        "view": extras.install_command("view"),
     }
     for command, (status, out, err) in zip(wanted, without(absent_with(), *wanted), strict=True):
         assert status == 2, (command, out, err)
@@ -164,8 +164,8 @@ def test_a_single_missing_package_is_named(without, experiments):
 
 
 def test_a_module_of_no_extra_is_no_extras(capsys):
-    assert extras.explained(ModuleNotFoundError("x", name="unheard_of")) is None
-    with extras.named(), pytest.raises(ModuleNotFoundError):
+    assert extras.explain_import_error(ModuleNotFoundError("x", name="unheard_of")) is None
+    with extras.name_missing_extras(), pytest.raises(ModuleNotFoundError):
         raise ModuleNotFoundError("x", name="unheard_of")
 
 
@@ -202,7 +202,7 @@ def test_every_command_of_the_installed_wheel_names_what_it_lacks(extra, tmp_pat
         "import told.jsonl --name i --config api.toml": None if extra == "api" else API,
         "doctor here.toml": None if local else LOCAL,
         "run here.toml --set iterations=0 --name h": None if local else LOCAL,
-        "view nothing": None if extra == "view" else extras.install("view"),
+        "view nothing": None if extra == "view" else extras.install_command("view"),
         **dict.fromkeys(("run scripted.toml --name r", "report r", "export r", "status r")),
     }
     for command, line in lines.items():

@@ -45,7 +45,7 @@ class Told(ScriptedProvider):
 
     def __init__(self, address: str = "told:", *, score: bool = True, compare: bool = False):
         super().__init__(lambda request: "", address=address)
-        self._able = Capabilities(True, score, False, compare=compare)
+        self._able = Capabilities(True, score, False, divergences=compare)
         self.asked: list[tuple[str, str]] = []
 
     @property

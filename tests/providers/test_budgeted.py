@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from providers.budget import Budget
+from providers.budgeted import (
+    BudgetedProvider,
+    call_usd,
+    most_trained_tokens,
+)
 from providers.errors import (
     AmbiguousSubmission,
     BadRequest,
@@ -20,27 +26,22 @@ from providers.errors import (
     TimedOut,
     TrainingFailed,
 )
-from providers.metering import (
-    Metered,
-    call_usd,
-    meter,
-    most_prompt_tokens,
-    most_trained_tokens,
-)
-from providers.preflight import Finding, Preflight
 from providers.pricing import PriceOverride, Prices
 from providers.scripted import ScriptedProvider
 from providers.types import (
     Completion,
     Example,
+    Finding,
     FinetuneSpec,
     Hyperparameters,
     JobState,
     Message,
     ModelRef,
+    Need,
     Request,
     Sampling,
 )
+from providers.usage import most_prompt_tokens
 
 ADDRESS = "scripted:"
 BASE = ModelRef("base", ADDRESS)
@@ -56,6 +57,7 @@ PRICES = Prices(
     }
 )
 MILLION = 1_000_000
+NEED = Need(finetune=True, ends_at=datetime.now(UTC))
 
 
 def usd(completion: Completion) -> float:
@@ -123,7 +125,7 @@ def test_a_cap_is_never_exceeded_and_every_paid_answer_arrives(plan, cap, seed):
         )
     vendor = Vendor(tokens, seed)
     budget = Budget(cap)
-    provider = meter(vendor, PRICES, budget)
+    provider = BudgetedProvider(vendor, PRICES, budget)
     received = []
 
     async def ask(request):
@@ -152,7 +154,7 @@ async def test_a_call_waits_for_what_calls_in_flight_give_back():
     most = call_usd(PRICES.of(BASE), most_prompt_tokens(request.messages), 100)
     vendor = Vendor(dict.fromkeys("abcd", (5, 1)))
     budget = Budget(1.5 * most)
-    provider = meter(vendor, PRICES, budget)
+    provider = BudgetedProvider(vendor, PRICES, budget)
     await asyncio.gather(*(provider.complete(asked(key)) for key in "abcd"))
     assert vendor.answered == 4
 
@@ -160,7 +162,7 @@ async def test_a_call_waits_for_what_calls_in_flight_give_back():
 async def test_what_is_paid_for_is_handed_on_before_the_run_is_stopped():
     stored = []
     vendor = Vendor({str(n): (10, 90) for n in range(30)}, seed=3)
-    provider = meter(vendor, PRICES, Budget(0.012))
+    provider = BudgetedProvider(vendor, PRICES, Budget(0.012))
 
     async def answer(key):
         completion = await provider.complete(asked(key))
@@ -181,7 +183,7 @@ async def test_what_is_paid_for_is_handed_on_before_the_run_is_stopped():
 
 async def test_once_the_cap_is_reached_nothing_more_is_sent():
     vendor = Vendor({"big": (1, 1), "small": (1, 1)})
-    provider = meter(vendor, PRICES, Budget(0.003))
+    provider = BudgetedProvider(vendor, PRICES, Budget(0.003))
     with pytest.raises(BudgetReached, match=r"budget_usd = 0\.003 is reached"):
         await provider.complete(asked("big", max_tokens=1000))
     with pytest.raises(BudgetReached):
@@ -200,7 +202,7 @@ async def test_a_cancelled_wait_gives_up_its_place():
             return Completion("x", "stop", 1, 1, 0.0)
 
     budget = Budget(1.2 * most)
-    provider = meter(Slow(lambda request: ""), PRICES, budget)
+    provider = BudgetedProvider(Slow(lambda request: ""), PRICES, budget)
     first = asyncio.create_task(provider.complete(request))
     await asyncio.sleep(0)
     second, third = (asyncio.create_task(provider.complete(asked(k))) for k in "bc")
@@ -225,7 +227,7 @@ async def test_a_call_that_may_have_been_billed_counts_in_full(error, billed):
         raise error
 
     budget = Budget(1.0)
-    provider = meter(ScriptedProvider(fail), PRICES, budget)
+    provider = BudgetedProvider(ScriptedProvider(fail), PRICES, budget)
     with pytest.raises(type(error)):
         await provider.complete(asked("a"))
     assert budget.reserved_usd == 0
@@ -233,7 +235,7 @@ async def test_a_call_that_may_have_been_billed_counts_in_full(error, billed):
 
 
 async def test_an_answer_without_usage_counts_with_what_it_can_have_taken():
-    provider = meter(
+    provider = BudgetedProvider(
         ScriptedProvider(lambda r: Completion("four words of text", "stop", 0, 0, 0.0)),
         PRICES,
         Budget(1.0),
@@ -244,7 +246,7 @@ async def test_an_answer_without_usage_counts_with_what_it_can_have_taken():
 
 async def test_tuned_models_cost_their_own_rate():
     tuned = replace(BASE, artifact="ft:1")
-    provider = meter(Vendor({"a": (100, 10)}), PRICES, Budget())
+    provider = BudgetedProvider(Vendor({"a": (100, 10)}), PRICES, Budget())
     await provider.complete(asked("a", model=tuned))
     assert provider.budget.spent_usd == pytest.approx((100 * 2 + 10 * 20) / MILLION)
 
@@ -252,11 +254,11 @@ async def test_tuned_models_cost_their_own_rate():
 async def test_an_unknown_price_is_counted_without_a_cap_and_refused_with_one():
     unknown = ModelRef("m", "openai:gpt-9")
     vendor = Vendor({"a": (1, 1)})
-    free = meter(vendor, Prices(), Budget())
+    free = BudgetedProvider(vendor, Prices(), Budget())
     await free.complete(asked("a", model=unknown))
     assert (free.budget.unpriced_calls, free.budget.spent_usd) == (1, 0.0)
     with pytest.raises(InvalidSettings, match="input_usd"):
-        await meter(vendor, Prices(), Budget(5.0)).complete(asked("a", model=unknown))
+        await BudgetedProvider(vendor, Prices(), Budget(5.0)).complete(asked("a", model=unknown))
     assert len(vendor.requests) == 1
 
 
@@ -284,7 +286,7 @@ async def test_a_job_holds_its_worst_case_until_it_is_done():
     trainer, spec = Trainer(), job("j1")
     most = most_trained_tokens(spec) * 100 / MILLION
     budget = Budget(1.5 * most)
-    provider = meter(trainer, PRICES, budget)
+    provider = BudgetedProvider(trainer, PRICES, budget)
     handle = await provider.submit(spec)
     assert budget.reserved_usd == pytest.approx(most)
     waiting = asyncio.create_task(provider.submit(job("j2")))
@@ -301,7 +303,7 @@ async def test_a_job_holds_its_worst_case_until_it_is_done():
 
 async def test_a_job_that_can_never_fit_is_not_submitted():
     trainer = Trainer()
-    provider = meter(trainer, PRICES, Budget(1e-6))
+    provider = BudgetedProvider(trainer, PRICES, Budget(1e-6))
     with pytest.raises(BudgetReached):
         await provider.submit(job("j1"))
     assert trainer.submitted == []
@@ -312,7 +314,7 @@ async def test_a_job_of_unknown_outcome_counts_until_it_is_found_and_done():
     most = most_trained_tokens(spec) * 100 / MILLION
     trainer.fault = AmbiguousSubmission("who knows")
     budget = Budget(10 * most)
-    provider = meter(trainer, PRICES, budget)
+    provider = BudgetedProvider(trainer, PRICES, budget)
     with pytest.raises(AmbiguousSubmission):
         await provider.submit(spec)
     assert (budget.spent_usd, budget.reserved_usd) == (pytest.approx(most), 0.0)
@@ -329,7 +331,7 @@ async def test_a_refused_job_costs_nothing_and_a_failed_one_only_what_it_trained
     trainer = Trainer()
     trainer.fault = TrainingFailed("bad data")
     budget = Budget(1.0)
-    provider = meter(trainer, PRICES, budget)
+    provider = BudgetedProvider(trainer, PRICES, budget)
     with pytest.raises(TrainingFailed):
         await provider.submit(job("j1"))
     assert (budget.spent_usd, budget.reserved_usd) == (0.0, 0.0)
@@ -348,7 +350,7 @@ async def test_jobs_of_an_earlier_start_count_once_however_they_are_met_again():
     await trainer.submit(spec)
     await trainer.submit(job("paid"))
     budget = Budget(1.0, spent_usd=0.1, jobs={"open": 0.02, "lost": 0.03}, paid=["paid"])
-    provider = meter(trainer, PRICES, budget)
+    provider = BudgetedProvider(trainer, PRICES, budget)
     assert budget.spent_usd == pytest.approx(0.15)
     trainer.state = JobState("succeeded", "succeeded", 1.0, trained_tokens=50)
     for known in (spec, job("paid")):
@@ -366,11 +368,13 @@ async def test_everything_else_is_passed_on():
             return (Finding("ok", "fine"),)
 
     inner = Asked(lambda request: "yes", min_examples=7)
-    provider = meter(inner, PRICES, Budget())
-    assert isinstance(provider, Preflight)
-    assert not isinstance(meter(ScriptedProvider(str), PRICES, Budget()), Preflight)
+    provider = BudgetedProvider(inner, PRICES, Budget())
+    assert list(await provider.preflight(NEED)) == [Finding("ok", "fine")]
+    plain = ScriptedProvider(str)
+    wrapped = BudgetedProvider(plain, PRICES, Budget())
+    assert await wrapped.preflight(NEED) == await plain.preflight(NEED)
     assert provider.capabilities.min_examples == 7
     assert provider.base == inner.base
     await provider.load_adapters([BASE])
-    assert inner.served == (BASE,)
-    assert isinstance(provider, Metered)
+    assert inner.loaded_adapters == (BASE,)
+    assert isinstance(provider, BudgetedProvider)
