@@ -249,7 +249,7 @@ def test_what_was_under_way_is_lost_unless_its_turn_is_stored(tmp_path):
         for turn_id in (turn.turn_id, 5):
             with spend_for(Purpose("debate", 1, "multiagent", "train", turn_id=turn_id)):
                 charge = charges.open_charge(ModelRef("base", "a"))
-            asyncio.run(charge.send(Usage(1_000_000, 0, estimated=True)))
+            asyncio.run(charge.record_sent(Usage(1_000_000, 0, estimated=True)))
         before = spent(store)
         store.mark_charges_lost()
         assert store.rows("SELECT state, turn_id FROM charges") == [("lost", 5)]
