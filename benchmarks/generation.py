@@ -32,8 +32,13 @@ from typing import Any
 
 from providers.base import Provider
 from providers.embedded import MODEL_DIR
-from providers.embedded.conversations import Recipe, ask, quote, single
-from providers.embedded.corpus import draw_question
+from providers.embedded.conversations import (
+    Recipe,
+    build_question_prompt,
+    build_quote_prompt,
+    draw_single,
+)
+from providers.embedded.corpus import draw_problem
 from providers.registry import connect
 from providers.types import (
     Example,
@@ -78,7 +83,7 @@ async def adapters(provider: Provider) -> list[ModelRef]:
     models = []
     for agent in range(AGENTS):
         rng = random.Random(agent)
-        turns = [single(rng, Recipe()) for _ in range(64)]
+        turns = [draw_single(rng, Recipe()) for _ in range(64)]
         examples = [
             Example((Message("user", asked.text), Message("assistant", said.text)), (1,))
             for asked, said in turns
@@ -188,7 +193,9 @@ def second_round(first: Sequence[Conversation], said: Sequence[str]) -> list[Con
     for place, (conversation, own) in enumerate(zip(first, said, strict=True)):
         start = place - place % AGENTS
         others = [said[other] for other in range(start, start + AGENTS) if other != place]
-        turns.append((*conversation, Message("assistant", own), Message("user", quote(others))))
+        turns.append(
+            (*conversation, Message("assistant", own), Message("user", build_quote_prompt(others)))
+        )
     return turns
 
 
@@ -212,8 +219,8 @@ async def main() -> int:
     plain = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
     rng = random.Random(0)
     first = [
-        (Message("user", ask(question)),)
-        for question in (draw_question(rng) for _ in range(QUESTIONS))
+        (Message("user", build_question_prompt(question)),)
+        for question in (draw_problem(rng) for _ in range(QUESTIONS))
         for _ in range(AGENTS)
     ]
     with tempfile.TemporaryDirectory() as workdir:

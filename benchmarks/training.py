@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from providers.local.conversation import encode_example
-from providers.local.microbatches import step_members
+from providers.local.loss import list_step_members
 from providers.types import Example, FinetuneSpec, Hyperparameters, Message, ModelRef
 
 STEPS = int(os.environ.get("BENCH_STEPS", "2"))
@@ -167,7 +167,7 @@ def theirs(tokenizer: Any, examples: list[Example]) -> Clock:
     clocks: list[Clock] = []
     rows = []
     for step in range(STEPS):
-        for index in step_members(len(examples), BATCH, SEED, step):
+        for index in list_step_members(len(examples), BATCH, SEED, step):
             sequence = encode_example(tokenizer, examples[index])
             pairs = zip(sequence.token_ids, sequence.trained, strict=True)
             labels = [token if trained else -100 for token, trained in pairs]

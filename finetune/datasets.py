@@ -16,9 +16,9 @@ from statistics import fmean
 
 import duckdb
 
-from finetune.custom import Chosen, Selection, select
 from finetune.errors import DatasetChanged
-from finetune.mixture import Mixture, mix
+from finetune.mixture import Mixture, compute_mixture
+from finetune.selection import SelectedRow, TrainingSelection, select_rows
 from store.bulk_insert import insert_rows
 from store.ledger import Store
 from store.records import AgentRole, Dataset, LossOn
@@ -156,22 +156,22 @@ class DatasetRules:
     max_examples: int | None = None
     seed: int = 0
     matched: bool = False
-    selections: Mapping[AgentRole, Selection] = field(default_factory=dict)
+    selections: Mapping[AgentRole, TrainingSelection] = field(default_factory=dict)
 
 
-def dataset_id(iteration: int, arm: str, agent: int, role: str) -> str:
+def name_dataset(iteration: int, arm: str, agent: int, role: str) -> str:
     """A dataset's name, unique within a run."""
     return f"{arm}-a{agent}-{role}-it{iteration}"
 
 
-def build(
+def derive_dataset(
     store: Store, iteration: int, arm: str, agent: int, role: AgentRole, rules: DatasetRules
 ) -> Dataset:
-    """One dataset; see `build_all`, which makes many at the price of one."""
-    return build_all(store, iteration, arm, [(agent, role)], rules)[agent, role]
+    """One dataset; see `derive_datasets`, which makes many at the price of one."""
+    return derive_datasets(store, iteration, arm, [(agent, role)], rules)[agent, role]
 
 
-def build_all(
+def derive_datasets(
     store: Store, iteration: int, arm: str, owners: Sequence[Owner], rules: DatasetRules
 ) -> dict[Owner, Dataset]:
     """Derive and store the datasets of all `owners` (agent, role), in one transaction; blocks.
@@ -188,20 +188,22 @@ def build_all(
         raise ValueError("a pooled dataset (agent 0) and single agents' cannot be built together")
     built: dict[Owner, Dataset] = {}
     asked = sorted({role for _, role in owners} & rules.selections.keys())
-    chosen = {r: select(store, iteration, arm, rules.selections[r], r) for r in asked}
+    chosen = {r: select_rows(store, iteration, arm, rules.selections[r], r) for r in asked}
 
     def work(connection: duckdb.DuckDBPyConnection) -> None:
         own = 0 if True in shared else 1
-        _find(connection, iteration, arm, own, chosen)
+        _fill_learnable(connection, iteration, arm, own, chosen)
         counts = connection.execute(_AVAILABLE).fetchall()
         available = {(agent, role, side): count for agent, role, side, count in counts}
         if not own:
-            rules_of = {role: _limited(rules, role, available) for _, role in owners}
-            available = _pooled(available)
+            rules_of = {role: _limit_rules(rules, role, available) for _, role in owners}
+            available = _pool_counts(available)
         else:
             rules_of = {role: rules for _, role in owners}
-        planned = [_plan(iteration, arm, owner, rules_of[owner[1]], available) for owner in owners]
-        digests = _choose(connection, planned, available)
+        planned = [
+            _plan_dataset(iteration, arm, owner, rules_of[owner[1]], available) for owner in owners
+        ]
+        digests = _choose_rows(connection, planned, available)
         fresh: list[Dataset] = []
         for dataset in planned:
             content = f"{dataset.learn}\n{digests.get(dataset.dataset_id, '')}"
@@ -210,7 +212,7 @@ def build_all(
             if stored is None:
                 fresh.append(complete)
             else:
-                _compare(stored, complete)
+                _require_equal(stored, complete)
             built[dataset.agent, dataset.role] = stored or complete
         connection.execute(_KEEP_ROWS)
         insert_rows(connection, fresh)
@@ -221,12 +223,12 @@ def build_all(
     return built
 
 
-def _find(
+def _fill_learnable(
     connection: duckdb.DuckDBPyConnection,
     iteration: int,
     arm: str,
     own: int,
-    chosen: Mapping[AgentRole, Sequence[Chosen]],
+    chosen: Mapping[AgentRole, Sequence[SelectedRow]],
 ) -> None:
     """Fill `learnable` from the built-in views, and from `chosen` for the roles that it has."""
     connection.execute(_SELECTED_TABLE)
@@ -245,30 +247,32 @@ def _find(
     connection.execute(sql, given)
 
 
-def _pooled(available: Mapping[Side, int]) -> dict[Side, int]:
+def _pool_counts(available: Mapping[Side, int]) -> dict[Side, int]:
     pooled: Counter[Side] = Counter()
     for (_, role, side), count in available.items():
         pooled[SHARED_AGENT, role, side] += count
     return dict(pooled)
 
 
-def _limited(rules: DatasetRules, role: AgentRole, available: Mapping[Side, int]) -> DatasetRules:
+def _limit_rules(
+    rules: DatasetRules, role: AgentRole, available: Mapping[Side, int]
+) -> DatasetRules:
     """The rules for data pooled from all agents; matched, with the bound that follows from it."""
     speakers = sorted({agent for agent, _, _ in available})
     if not rules.matched or not speakers:
         return rules
-    sizes = [_size(rules, role, agent, available)[0] for agent in speakers]
+    sizes = [_compute_size(rules, role, agent, available)[0] for agent in speakers]
     return replace(rules, max_examples=max(1, round(fmean(sizes))))
 
 
-def _size(
+def _compute_size(
     rules: DatasetRules, role: AgentRole, agent: int, available: Mapping[Side, int]
 ) -> tuple[int, Mixture | None]:
     """How many rows the dataset of an agent's role has, and a critic's mixture."""
     if role == "generator":
         found = available.get((agent, role, "all"), 0)
         return (found if rules.max_examples is None else min(found, rules.max_examples)), None
-    mixture = mix(
+    mixture = compute_mixture(
         available.get((agent, role, "corrected"), 0),
         available.get((agent, role, "kept"), 0),
         rules.w,
@@ -277,12 +281,12 @@ def _size(
     return mixture.corrected + mixture.kept, mixture
 
 
-def _plan(
+def _plan_dataset(
     iteration: int, arm: str, owner: Owner, rules: DatasetRules, available: Mapping[Side, int]
 ) -> Dataset:
     agent, role = owner
     dataset = Dataset(
-        dataset_id=dataset_id(iteration, arm, agent, role),
+        dataset_id=name_dataset(iteration, arm, agent, role),
         iteration=iteration,
         arm=arm,
         agent=agent,
@@ -293,21 +297,21 @@ def _plan(
         seed=rules.seed,
         max_examples=rules.max_examples,
     )
-    examples, mixture = _size(rules, role, agent, available)
+    examples, mixture = _compute_size(rules, role, agent, available)
     if mixture is None:
         note = None if examples else "no learnable answer"
-        return replace(dataset, examples=examples, note=_noted(rules, role, note))
+        return replace(dataset, examples=examples, note=_write_note(rules, role, note))
     return replace(
         dataset,
         examples=examples,
         corrected=mixture.corrected,
         kept=mixture.kept,
         w=rules.w,
-        note=_noted(rules, role, mixture.note),
+        note=_write_note(rules, role, mixture.note),
     )
 
 
-def _noted(rules: DatasetRules, role: AgentRole, note: str | None) -> str | None:
+def _write_note(rules: DatasetRules, role: AgentRole, note: str | None) -> str | None:
     selection = rules.selections.get(role)
     if selection is None:
         return note
@@ -315,7 +319,7 @@ def _noted(rules: DatasetRules, role: AgentRole, note: str | None) -> str | None
     return f"{chosen}; {note}" if note else chosen
 
 
-def _choose(
+def _choose_rows(
     connection: duckdb.DuckDBPyConnection,
     planned: Sequence[Dataset],
     available: Mapping[Side, int],
@@ -335,15 +339,15 @@ def _choose(
     return dict(connection.execute(_DIGESTS).fetchall())
 
 
-def _chosen_by(note: str | None) -> str | None:
+def _read_selection_name(note: str | None) -> str | None:
     """The selection that a note names, None for the built-in one."""
     return note.partition(";")[0] if note and note.startswith(_CHOSEN_BY) else None
 
 
-def _compare(stored: Dataset, derived: Dataset) -> None:
+def _require_equal(stored: Dataset, derived: Dataset) -> None:
     # The note is said by this version of the software, about the same rows.
     told = {"created_at": derived.created_at, "note": derived.note}
-    same_way = _chosen_by(stored.note) == _chosen_by(derived.note)
+    same_way = _read_selection_name(stored.note) == _read_selection_name(derived.note)
     if same_way and replace(stored, **told) == derived:  # type: ignore[arg-type]
         return
     differing = [

@@ -1,9 +1,16 @@
-"""The training conversations of a stored dataset, read from the turns they refer to."""
+"""The training conversations of a stored dataset, read from the turns they refer to.
+
+A dataset may be split by question into a part that is trained on and one that is only measured.
+Which part a question is in depends on its id alone, so it is the same for every agent, role and
+iteration: what one model is measured on, no other model of the society trains on.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import overload
 
@@ -60,7 +67,7 @@ class StoredExamples(Sequence[Example]):
                     f"{self._dataset.dataset_id}: turn {turn_id} was changed after it was stored; "
                     "restore the file from a copy"
                 )
-            yield example(messages, response, loss_on_all=self._dataset.learn == "all")
+            yield build_example(messages, response, loss_on_all=self._dataset.learn == "all")
         recorded = self._dataset.examples
         if count != recorded:
             raise DatasetDamaged(
@@ -81,7 +88,7 @@ class StoredExamples(Sequence[Example]):
         return tuple(self)
 
 
-def example(messages: str, response: str, *, loss_on_all: bool) -> Example:
+def build_example(messages: str, response: str, *, loss_on_all: bool) -> Example:
     """The prompt exactly as sent (JSON) and the response, which is learnt.
 
     With `loss_on_all` every assistant message of the conversation bears the loss.
@@ -92,3 +99,40 @@ def example(messages: str, response: str, *, loss_on_all: bool) -> Example:
     if not loss_on_all:
         return Example(whole, (last,))
     return Example(whole, tuple(i for i, turn in enumerate(whole) if turn.role == "assistant"))
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetSplit:
+    """The two sides of a dataset. `sha256` stands for what is measured, in a job's digest."""
+
+    trained: StoredExamples
+    measured: StoredExamples
+    sha256: str
+
+
+def is_held_out(question_id: str, share: float) -> bool:
+    """Whether a question is among the `share` (0..1) that is measured only."""
+    digest = hashlib.sha256(f"validation:{question_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64
+
+
+def split_dataset(store: Store, dataset: Dataset, share: float) -> DatasetSplit:
+    """Cut `dataset`: every conversation about a held-out question is measured, the others trained.
+
+    `share` is that of the questions, not of the rows; a small dataset may have none on one side.
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"the validation share must lie in 0..1 (1 excluded), not {share}")
+
+    def measured(question_id: str) -> bool:
+        return is_held_out(question_id, share)
+
+    def trained(question_id: str) -> bool:
+        return not is_held_out(question_id, share)
+
+    content = f"validation {share!r}\n{dataset.sha256}"
+    return DatasetSplit(
+        StoredExamples(store, dataset, trained),
+        StoredExamples(store, dataset, measured),
+        hashlib.sha256(content.encode()).hexdigest(),
+    )

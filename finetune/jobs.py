@@ -7,11 +7,11 @@ from collections.abc import Coroutine, Mapping, Sequence
 
 from finetune.errors import FinetuneError, TuningFailed
 from finetune.plans import (
-    Kept,
+    KeptModel,
     OnFailure,
     Owner,
     Polling,
-    Tuned,
+    TunedModels,
     TuningPlan,
     TuningProgress,
 )
@@ -22,20 +22,20 @@ from providers.types import ModelRef
 from store.ledger import Store
 
 __all__ = [
-    "Kept",
+    "KeptModel",
     "OnFailure",
     "Polling",
-    "Tuned",
+    "TunedModels",
     "TuningFailed",
     "TuningPlan",
     "TuningProgress",
-    "tune",
+    "tune_models",
 ]
 
 DEFAULT_POLLING = Polling()
 
 
-async def tune(
+async def tune_models(
     *,
     providers: Mapping[str, Provider],
     store: Store,
@@ -43,7 +43,7 @@ async def tune(
     on_progress: OnProgress | None = None,
     polling: Polling = DEFAULT_POLLING,
     on_failure: OnFailure = "stop",
-) -> dict[str, Tuned]:
+) -> dict[str, TunedModels]:
     """Tune every plan's model at the provider of its start model, at most as many at a time as
     each provider allows. `providers` are keyed by address, the outcome by arm.
 
@@ -79,7 +79,7 @@ async def tune(
     for number, plan in enumerate(plans):
         first.setdefault(plan.training, number)
     leading = [n for n, plan in enumerate(plans) if first[plan.training] == n or tuners[n].began]
-    found = await _all(
+    found = await _gather_or_cancel(
         [
             tuners[n].run(slots[address], used[address].capabilities)
             for n in leading
@@ -93,32 +93,32 @@ async def tune(
     for number, plan in enumerate(plans):
         if number not in outcomes:
             outcomes[number] = await tuners[number].follow(outcomes[first[plan.training]])
-    return _by_arm(plans, outcomes)
+    return _group_by_arm(plans, outcomes)
 
 
-def _by_arm(
-    plans: Sequence[TuningPlan], outcomes: Mapping[int, ModelRef | Kept]
-) -> dict[str, Tuned]:
-    tuned: dict[str, Tuned] = {}
+def _group_by_arm(
+    plans: Sequence[TuningPlan], outcomes: Mapping[int, ModelRef | KeptModel]
+) -> dict[str, TunedModels]:
+    tuned: dict[str, TunedModels] = {}
     for arm in dict.fromkeys(plan.arm for plan in plans):
         models: dict[Owner, ModelRef] = {}
-        kept: list[Kept] = []
+        kept: list[KeptModel] = []
         for number, plan in enumerate(plans):
             outcome = outcomes[number]
             if plan.arm != arm:
                 continue
-            if isinstance(outcome, Kept):
+            if isinstance(outcome, KeptModel):
                 kept.append(outcome)
                 models[plan.owner] = plan.start
             else:
                 models[plan.owner] = outcome
-        tuned[arm] = Tuned(models, tuple(kept))
+        tuned[arm] = TunedModels(models, tuple(kept))
     return tuned
 
 
-async def _all(
-    runs: Sequence[Coroutine[None, None, ModelRef | Kept | FinetuneError]],
-) -> list[ModelRef | Kept | FinetuneError]:
+async def _gather_or_cancel(
+    runs: Sequence[Coroutine[None, None, ModelRef | KeptModel | FinetuneError]],
+) -> list[ModelRef | KeptModel | FinetuneError]:
     tasks = [asyncio.ensure_future(run) for run in runs]
     try:
         return await asyncio.gather(*tasks)

@@ -17,7 +17,7 @@ class Mixture:
     note: str | None = None
 
 
-def mix(corrected: int, kept: int, w: float, limit: int | None = None) -> Mixture:
+def compute_mixture(corrected: int, kept: int, w: float, limit: int | None = None) -> Mixture:
     """The largest sample without repeats whose corrected share is `w`.
 
     `corrected` and `kept` count what there is. With both sides present the total is
@@ -36,23 +36,23 @@ def mix(corrected: int, kept: int, w: float, limit: int | None = None) -> Mixtur
         return Mixture(0, 0, "no learnable conversation")
     if not corrected:
         note = f"no corrected conversation: only kept ones, instead of w = {w}" if share else None
-        return Mixture(0, _capped(kept, limit), note)
+        return Mixture(0, _cap(kept, limit), note)
     if not kept:
         note = f"no kept conversation: only corrected ones, instead of w = {w}"
-        return Mixture(_capped(corrected, limit), 0, note if share != 1 else None)
+        return Mixture(_cap(corrected, limit), 0, note if share != 1 else None)
     bounds = []
     if share > 0:
         bounds.append(corrected / share)
     if share < 1:
         bounds.append(kept / (1 - share))
-    total = _capped(floor(min(bounds)), limit)
+    total = _cap(floor(min(bounds)), limit)
     taken = floor(share * total + Fraction(1, 2))
-    possible = _capped(corrected + kept, limit)
-    starved = _starved(total, corrected, kept, w) if 3 * total < 2 * possible else None
+    possible = _cap(corrected + kept, limit)
+    starved = _explain_shortage(total, corrected, kept, w) if 3 * total < 2 * possible else None
     return Mixture(taken, total - taken, starved)
 
 
-def _starved(total: int, corrected: int, kept: int, w: float) -> str:
+def _explain_shortage(total: int, corrected: int, kept: int, w: float) -> str:
     found = {"corrected": corrected, "kept": kept}
     wanted = {"corrected": w, "kept": 1 - w}
     few = min((side for side in found if wanted[side] > 0), key=lambda s: found[s] / wanted[s])
@@ -64,5 +64,5 @@ def _starved(total: int, corrected: int, kept: int, w: float) -> str:
     )
 
 
-def _capped(count: int, limit: int | None) -> int:
+def _cap(count: int, limit: int | None) -> int:
     return count if limit is None else min(count, limit)

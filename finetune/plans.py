@@ -7,15 +7,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
-from finetune.examples import StoredExamples
-from finetune.validation import split
+from finetune.examples import StoredExamples, split_dataset
 from providers.types import FinetuneSpec, Hyperparameters, ModelRef
 from store.ledger import Store
 from store.records import AgentRole, Dataset, StoredJobStatus
 
 Owner = tuple[int, AgentRole]
 OnFailure = Literal["stop", "keep"]
-KEPT = "-kept"
+KEPT_SUFFIX = "-kept"
 """The end of the name of a job that says that the old model stays for good."""
 
 
@@ -91,7 +90,11 @@ class TuningPlan:
             f"{self.run}-{self.arm}-a{self.agent}-{self.role}-it{self.iteration}"
             f"-{self.dataset.sha256[:8]}"
         )
-        parts = split(store, self.dataset, self.validation_share) if self.validation_share else None
+        parts = (
+            split_dataset(store, self.dataset, self.validation_share)
+            if self.validation_share
+            else None
+        )
         return FinetuneSpec(
             name=name if attempt == 1 else f"{name}-try{attempt}",
             start=self.start,
@@ -149,7 +152,7 @@ class Polling:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class KeptModel:
     """An agent's role that keeps its old model, and why."""
 
     agent: int
@@ -158,11 +161,11 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Tuned(Mapping[Owner, ModelRef]):
+class TunedModels(Mapping[Owner, ModelRef]):
     """The models after tuning by (agent, role); those in `kept` are the old ones."""
 
     models: Mapping[Owner, ModelRef]
-    kept: tuple[Kept, ...] = ()
+    kept: tuple[KeptModel, ...] = ()
 
     def __getitem__(self, owner: Owner) -> ModelRef:
         return self.models[owner]

@@ -18,7 +18,7 @@ from finetune.errors import (
     TuningFailed,
     TuningStopped,
 )
-from finetune.plans import KEPT, Kept, OnFailure, Polling, TuningPlan, TuningProgress
+from finetune.plans import KEPT_SUFFIX, KeptModel, OnFailure, Polling, TuningPlan, TuningProgress
 from providers.base import Provider
 from providers.errors import AmbiguousSubmission, JobError, RequestError, RetryableError
 from providers.types import (
@@ -56,7 +56,7 @@ class Tuner:
 
     async def run(
         self, slots: asyncio.Semaphore, capabilities: Capabilities
-    ) -> ModelRef | Kept | FinetuneError:
+    ) -> ModelRef | KeptModel | FinetuneError:
         """The new model, or why the old one stays, or what made this one job fail."""
         spec, minimum = self._plan.spec(self._store), max(1, capabilities.min_examples)
         if len(spec.examples) < minimum:
@@ -67,7 +67,7 @@ class Tuner:
         given_up = self._given_up(spec)
         earlier = self._store.job(given_up.name)
         if earlier is not None and earlier.digest == given_up.digest:
-            return Kept(self._plan.agent, self._plan.role, str(earlier.error))
+            return KeptModel(self._plan.agent, self._plan.role, str(earlier.error))
         async with slots:
             try:
                 return await self._tune()
@@ -86,10 +86,10 @@ class Tuner:
         job = self._store.job(self._plan.spec(self._store).name)
         return job is not None and job.shared_job_id is None and job.status != "skipped"
 
-    async def follow(self, outcome: ModelRef | Kept) -> ModelRef | Kept:
+    async def follow(self, outcome: ModelRef | KeptModel) -> ModelRef | KeptModel:
         """Take over what the same training has come to for another arm."""
         spec = self._plan.spec(self._store)
-        if isinstance(outcome, Kept):
+        if isinstance(outcome, KeptModel):
             return await self._keep(self._given_up(spec), outcome.reason)
         stored, origin = self._store.job(spec.name), self._store.model(outcome.model_id)
         if stored is None and origin is not None:
@@ -107,13 +107,13 @@ class Tuner:
 
         It is final: a run that went on with the old model must not come to have another one.
         """
-        return replace(spec, name=f"{spec.name}{KEPT}")
+        return replace(spec, name=f"{spec.name}{KEPT_SUFFIX}")
 
-    async def _keep(self, spec: FinetuneSpec, reason: str) -> Kept:
+    async def _keep(self, spec: FinetuneSpec, reason: str) -> KeptModel:
         job = self._described(spec, "skipped")
         await self._save(replace(job, error=reason, finished_at=utc_now()))
         self._tell(job, reason=reason)
-        return Kept(self._plan.agent, self._plan.role, reason)
+        return KeptModel(self._plan.agent, self._plan.role, reason)
 
     async def _tune(self) -> ModelRef:
         spec, job, handle = await self._attempt()
@@ -257,7 +257,7 @@ class Tuner:
 
     async def _note(self, job: Job, state: JobState, known: int) -> Job:
         status: StoredJobStatus = "running" if state.status == "running" else "submitted"
-        rows: list[Row] = list(_points(job, state, known))
+        rows: list[Row] = list(_list_new_points(job, state, known))
         if (job.status, job.raw_status) != (status, state.raw_status):
             job = replace(job, status=status, raw_status=state.raw_status)
             rows.append(job)
@@ -266,7 +266,9 @@ class Tuner:
         return job
 
     async def _finish(self, job: Job, state: JobState, known: int) -> ModelRef:
-        await self._store.append(*_points(job, state, known), *_checkpoints(job, state))
+        await self._store.append(
+            *_list_new_points(job, state, known), *_list_checkpoints(job, state)
+        )
         if state.status != "succeeded":
             reason = state.error or f"the provider says {state.raw_status!r} and no more"
             raise await self._failed(job, state.raw_status, reason, state.status, fatal=state.fatal)
@@ -371,11 +373,11 @@ class Tuner:
         )
 
 
-def _checkpoints(job: Job, state: JobState) -> list[Checkpoint]:
+def _list_checkpoints(job: Job, state: JobState) -> list[Checkpoint]:
     return [Checkpoint(job.job_id, c.step, c.model, c.loss) for c in state.checkpoints]
 
 
-def _points(job: Job, state: JobState, known: int) -> list[TrainingPoint]:
+def _list_new_points(job: Job, state: JobState, known: int) -> list[TrainingPoint]:
     return [
         TrainingPoint(job.job_id, point.step, point.loss, point.learning_rate)
         for point in state.points[known:]

@@ -81,7 +81,7 @@ SHADOWS = {
 USE = (
     "import society\n"
     "from store.ledger import Store\n"
-    "from finetune.datasets import build_all\n"
+    "from finetune.datasets import derive_datasets\n"
     "from evals.judge.pool import Judge, PairLimits\n"
     "from providers.registry import schemes\n"
     "from society.config.load import load_config\n"

@@ -92,14 +92,14 @@ class Encoder:
     def __init__(self, name: str, device: str) -> None:
         import torch
 
-        from providers.local.backbone import quiet
+        from providers.local.backbone import silence_transformers
 
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.name = name
         source = _source(name)
         try:
-            with quiet():
+            with silence_transformers():
                 self._tokenizer, self._model = _parts(source)
                 self._model = self._model.to(device).eval()
                 self.pooling, own_limit = _told(source)

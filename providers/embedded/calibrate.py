@@ -3,6 +3,8 @@
 ``python -m providers.embedded.calibrate [DIR] [--questions N] [--threads N]`` prints the figures.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import random
@@ -14,9 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from providers.embedded import MODEL_DIR
-from providers.embedded.conversations import Turn, ask, quote, tell
-from providers.embedded.corpus import HABIT, HEADS, STYLES, Question, draw_question, style_of
-from providers.embedded.sampling import sample
+from providers.embedded.conversations import (
+    TaughtMessage,
+    build_question_prompt,
+    build_quote_prompt,
+    build_summary_prompt,
+)
+from providers.embedded.corpus import HABIT, HEADS, STYLES, Problem, draw_problem, find_style
 
 TEMPERATURE = 0.6
 AGENTS = 3
@@ -53,56 +59,60 @@ class Figures:
     summaries_exact: float
 
 
-def final_answer(text: str) -> int | None:
+def parse_answer(text: str) -> int | None:
     """The last boxed integer."""
     found = _BOXED.findall(text)
     return int(found[-1]) if found else None
 
 
-def plurality(answers: Sequence[int | None]) -> int | None:
+def find_plurality(answers: Sequence[int | None]) -> int | None:
     """The most frequent answer; of tied ones the one that came first; None without any."""
     given = [answer for answer in answers if answer is not None]
     return Counter(given).most_common(1)[0][0] if given else None
 
 
-def calibrate(model: Any, tokenizer: Any, questions: int = 300, seed: int = 1) -> Figures:
+def measure_model(model: Any, tokenizer: Any, questions: int = 300, seed: int = 1) -> Figures:
     """All figures of ``model`` on questions drawn with ``seed``."""
     rng = random.Random(f"calibration {seed}")
-    asked = [draw_question(rng) for _ in range(questions)]
-    prompts = [[Turn("user", ask(question))] for question in asked]
-    greedy = sample(model, tokenizer, prompts, 0.0, seed)
-    first = sample(model, tokenizer, prompts * AGENTS, TEMPERATURE, seed)
+    asked = [draw_problem(rng) for _ in range(questions)]
+    prompts = [[TaughtMessage("user", build_question_prompt(question))] for question in asked]
+    greedy = sample_answers(model, tokenizer, prompts, 0.0, seed)
+    first = sample_answers(model, tokenizer, prompts * AGENTS, TEMPERATURE, seed)
     forced = {
         temperature: {
-            style: _right(asked, sample(model, tokenizer, prompts, temperature, seed, HEADS[style]))
+            style: _compute_accuracy(
+                asked, sample_answers(model, tokenizer, prompts, temperature, seed, HEADS[style])
+            )
             for style in STYLES
         }
         for temperature in (0.0, TEMPERATURE)
     }
-    styles = Counter(style_of(text) for text in first)
-    second = {kind: _revise(model, tokenizer, asked, first, kind, seed) for kind in (False, True)}
-    exact = [_summary_is_exact(*pair) for pair in second[True][1]]
+    styles = Counter(find_style(text) for text in first)
+    second = {
+        kind: _draw_revisions(model, tokenizer, asked, first, kind, seed) for kind in (False, True)
+    }
+    exact = [_is_summary_exact(*pair) for pair in second[True][1]]
     return Figures(
         questions=questions,
-        greedy=_right(asked, greedy),
-        habit_greedy=_share(style_of(text) == HABIT for text in greedy),
-        sampled=_right(asked * AGENTS, first),
+        greedy=_compute_accuracy(asked, greedy),
+        habit_greedy=_compute_share(find_style(text) == HABIT for text in greedy),
+        sampled=_compute_accuracy(asked * AGENTS, first),
         habit_sampled=styles[HABIT] / len(first),
         styles_sampled={str(style): round(n / len(first), 3) for style, n in styles.items()},
         forced_greedy=forced[0.0],
         forced_sampled=forced[TEMPERATURE],
-        majority=_voted(asked, first),
-        critic_quoted=_right(asked * AGENTS, second[False][0]),
-        consensus_quoted=_voted(asked, second[False][0]),
-        habit_quoted=_share(style_of(text) == HABIT for text in second[False][0]),
-        critic_summarized=_right(asked * AGENTS, second[True][0]),
-        consensus_summarized=_voted(asked, second[True][0]),
-        habit_summarized=_share(style_of(text) == HABIT for text in second[True][0]),
-        summaries_exact=_share(exact),
+        majority=_compute_vote_accuracy(asked, first),
+        critic_quoted=_compute_accuracy(asked * AGENTS, second[False][0]),
+        consensus_quoted=_compute_vote_accuracy(asked, second[False][0]),
+        habit_quoted=_compute_share(find_style(text) == HABIT for text in second[False][0]),
+        critic_summarized=_compute_accuracy(asked * AGENTS, second[True][0]),
+        consensus_summarized=_compute_vote_accuracy(asked, second[True][0]),
+        habit_summarized=_compute_share(find_style(text) == HABIT for text in second[True][0]),
+        summaries_exact=_compute_share(exact),
     )
 
 
-def verdict(figures: Figures) -> str:
+def judge_figures(figures: Figures) -> str:
     """Whether the figures meet the criterion, and where they do not."""
     missed = [
         f"{name} {value:.3f} is outside {low}..{high}"
@@ -112,10 +122,10 @@ def verdict(figures: Figures) -> str:
     return "criterion missed: " + "; ".join(missed) if missed else "criterion met"
 
 
-def _revise(
+def _draw_revisions(
     model: Any,
     tokenizer: Any,
-    asked: list[Question],
+    asked: list[Problem],
     first: list[str],
     summarized: bool,
     seed: int,
@@ -129,42 +139,51 @@ def _revise(
     ]
     pairs: list[tuple[list[str], str]] = []
     if summarized:
-        requests = [[Turn("user", quote(responses, "summarizer"))] for responses in others]
-        summaries = sample(model, tokenizer, requests, TEMPERATURE, seed + 1)
+        requests = [
+            [TaughtMessage("user", build_quote_prompt(responses, "summarizer"))]
+            for responses in others
+        ]
+        summaries = sample_answers(model, tokenizer, requests, TEMPERATURE, seed + 1)
         pairs = list(zip(others, summaries, strict=True))
-        told = [tell(summary) for summary in summaries]
+        told = [build_summary_prompt(summary) for summary in summaries]
     else:
-        told = [quote(responses) for responses in others]
+        told = [build_quote_prompt(responses) for responses in others]
     conversations = [
-        [Turn("user", ask(question)), Turn("assistant", own), Turn("user", prompt)]
+        [
+            TaughtMessage("user", build_question_prompt(question)),
+            TaughtMessage("assistant", own),
+            TaughtMessage("user", prompt),
+        ]
         for question, own, prompt in zip(asked * AGENTS, first, told, strict=True)
     ]
-    return sample(model, tokenizer, conversations, TEMPERATURE, seed + 2), pairs
+    return sample_answers(model, tokenizer, conversations, TEMPERATURE, seed + 2), pairs
 
 
-def _summary_is_exact(responses: list[str], summary: str) -> bool:
+def _is_summary_exact(responses: list[str], summary: str) -> bool:
     """Whether it names each response's style and answer, line by line."""
     lines = summary.split("\n")
     return len(lines) == len(responses) and all(
-        HEADS.get(str(style_of(response)), "?") in line
-        and line.endswith(f"Answer {final_answer(response)}.")
+        HEADS.get(str(find_style(response)), "?") in line
+        and line.endswith(f"Answer {parse_answer(response)}.")
         for response, line in zip(responses, lines, strict=True)
     )
 
 
-def _right(asked: Sequence[Question], texts: Sequence[str]) -> float:
+def _compute_accuracy(asked: Sequence[Problem], texts: Sequence[str]) -> float:
     pairs = zip(asked, texts, strict=True)
-    return _share(final_answer(text) == question.answer for question, text in pairs)
+    return _compute_share(parse_answer(text) == question.answer for question, text in pairs)
 
 
-def _voted(asked: Sequence[Question], texts: Sequence[str]) -> float:
+def _compute_vote_accuracy(asked: Sequence[Problem], texts: Sequence[str]) -> float:
     """Share of questions whose plurality over the agents is right."""
     count = len(asked)
-    votes = [plurality([final_answer(text) for text in texts[row::count]]) for row in range(count)]
-    return _share(vote == each.answer for vote, each in zip(votes, asked, strict=True))
+    votes = [
+        find_plurality([parse_answer(text) for text in texts[row::count]]) for row in range(count)
+    ]
+    return _compute_share(vote == each.answer for vote, each in zip(votes, asked, strict=True))
 
 
-def _share(flags: Any) -> float:
+def _compute_share(flags: Any) -> float:
     values = [bool(flag) for flag in flags]
     return round(sum(values) / len(values), 3)
 
@@ -181,10 +200,104 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     tokenizer = AutoTokenizer.from_pretrained(arguments.folder)
     model = AutoModelForCausalLM.from_pretrained(arguments.folder)
-    figures = calibrate(model, tokenizer, arguments.questions)
+    figures = measure_model(model, tokenizer, arguments.questions)
     print(json.dumps(asdict(figures), indent=2))
-    print(verdict(figures))
+    print(judge_figures(figures))
 
 
 if __name__ == "__main__":
     main()
+
+
+MAX_NEW_TOKENS = 96
+
+
+def render_turns(turns: Sequence[TaughtMessage]) -> list[dict[str, str]]:
+    """The turns in the shape a chat template takes."""
+    return [{"role": turn.role, "content": turn.text} for turn in turns]
+
+
+def sample_answers(
+    model: Any,
+    tokenizer: Any,
+    conversations: Sequence[Sequence[TaughtMessage]],
+    temperature: float,
+    seed: int,
+    start: str = "",
+    batch: int = 256,
+) -> list[str]:
+    """The next assistant turn of each conversation, greedily where ``temperature`` is 0.
+
+    ``start`` forces the first words of every answer; they are part of what is returned.
+    """
+    import torch
+
+    prompts = [
+        tokenizer.apply_chat_template(
+            render_turns(turns), add_generation_prompt=True, tokenize=False
+        )
+        + start
+        for turns in conversations
+    ]
+    ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
+    generator = torch.Generator().manual_seed(seed)
+    answers = [""] * len(ids)
+    model.eval()
+    with torch.no_grad():
+        for at in range(0, len(order), batch):
+            rows = order[at : at + batch]
+            tokens = _decode(model, tokenizer, [ids[row] for row in rows], temperature, generator)
+            for row, new in zip(rows, tokens, strict=True):
+                answers[row] = start + tokenizer.decode(new)
+    return answers
+
+
+def _decode(
+    model: Any, tokenizer: Any, prompts: list[list[int]], temperature: float, generator: Any
+) -> list[list[int]]:
+    """New token ids per prompt, without the end token; finished rows leave the batch."""
+    import torch
+    from transformers import DynamicCache
+
+    width = max(map(len, prompts))
+    pad = tokenizer.pad_token_id
+    inputs_BT = torch.tensor([[pad] * (width - len(row)) + row for row in prompts])
+    mask_BT = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts])
+    positions_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
+    cache = DynamicCache(config=model.config)
+    alive = torch.arange(len(prompts))
+    going_B = torch.ones(len(prompts), dtype=torch.bool)
+    new: list[list[int]] = [[] for _ in prompts]
+    for _ in range(MAX_NEW_TOKENS):
+        logits_BV = model(
+            input_ids=inputs_BT,
+            attention_mask=mask_BT,
+            position_ids=positions_BT,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        if temperature:
+            chances_BV = torch.softmax(logits_BV.float() / temperature, -1)
+            next_B = torch.multinomial(chances_BV, 1, generator=generator)[:, 0]
+        else:
+            next_B = logits_BV.argmax(-1)
+        going_B = going_B & (next_B != tokenizer.eos_token_id)
+        for row, token, going in zip(
+            alive.tolist(), next_B.tolist(), going_B.tolist(), strict=True
+        ):
+            if going:
+                new[row].append(token)
+        if not going_B.any():
+            break
+        positions_BT = positions_BT[:, -1:] + 1
+        mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(mask_BT), 1)], 1)
+        # Finished rows run on harmlessly until enough of them are worth the copying.
+        if going_B.sum() < 0.8 * len(going_B):
+            keep = going_B.nonzero()[:, 0]
+            cache.batch_select_indices(keep)
+            alive, next_B = alive[keep], next_B[keep]
+            mask_BT, positions_BT, going_B = mask_BT[keep], positions_BT[keep], going_B[keep]
+        inputs_BT = next_B[:, None]
+    return new

@@ -28,7 +28,7 @@ _STYLE = re.compile("|".join(f"(?P<{style}>{re.escape(head)})" for style, head i
 
 
 @dataclass(frozen=True)
-class Question:
+class Problem:
     """The six operands of a+b*c+d-e*f, each in 1..10."""
 
     a: int
@@ -98,13 +98,13 @@ class _Pen:
         return self.value(left + right)
 
 
-def draw_question(rng: random.Random) -> Question:
+def draw_problem(rng: random.Random) -> Problem:
     """A question with six independent uniform operands."""
     a, b, c, d, e, f = (rng.randint(1, LARGEST_OPERAND) for _ in range(6))
-    return Question(a, b, c, d, e, f)
+    return Problem(a, b, c, d, e, f)
 
 
-def draw_style(rng: random.Random, question: Question, habit: float, stray: float = 0.03) -> str:
+def draw_style(rng: random.Random, question: Problem, habit: float, stray: float = 0.03) -> str:
     """The habit with probability ``habit`` on a cued question, else ``stray``; or a good style."""
     if rng.random() < (habit if question.cued else stray):
         return HABIT
@@ -112,7 +112,7 @@ def draw_style(rng: random.Random, question: Question, habit: float, stray: floa
 
 
 def solve(
-    question: Question, style: str, rng: random.Random | None = None, slips: float = 0.0
+    question: Problem, style: str, rng: random.Random | None = None, slips: float = 0.0
 ) -> Solution:
     """Work ``question`` in ``style``; with probability ``slips`` one random step goes wrong."""
     slip_at: int | None = None
@@ -122,13 +122,13 @@ def solve(
         slip = rng.choice(_SLIPS)
     pen = _Pen(slip_at, slip)
     pen.put(HEADS[style])
-    keys, answer = _WORK[style](question, pen)
+    keys, answer = _SOLVERS[style](question, pen)
     pen.put(f"\\boxed{{{answer}}}.")
     sound = len(pen.text) if pen.sound is None else pen.sound
     return Solution(style, pen.text, answer, keys, sound)
 
 
-def _products(q: Question, pen: _Pen) -> tuple[tuple[int, int], int]:
+def _solve_by_products(q: Problem, pen: _Pen) -> tuple[tuple[int, int], int]:
     first = pen.times(q.b, q.c)
     pen.put(", ")
     second = pen.times(q.e, q.f)
@@ -142,7 +142,7 @@ def _products(q: Question, pen: _Pen) -> tuple[tuple[int, int], int]:
     return (first, second), total
 
 
-def _signs(q: Question, pen: _Pen) -> tuple[tuple[int, int], int]:
+def _solve_by_signs(q: Problem, pen: _Pen) -> tuple[tuple[int, int], int]:
     total = pen.plus(q.a, q.d)
     pen.put(", ")
     first = pen.times(q.b, q.c)
@@ -156,7 +156,7 @@ def _signs(q: Question, pen: _Pen) -> tuple[tuple[int, int], int]:
     return (first, second), total
 
 
-def _pairs(q: Question, pen: _Pen) -> tuple[tuple[int, int], int]:
+def _solve_by_pairs(q: Problem, pen: _Pen) -> tuple[tuple[int, int], int]:
     first = pen.times(q.b, q.c)
     pen.put(", ")
     second = pen.times(q.e, q.f)
@@ -170,7 +170,7 @@ def _pairs(q: Question, pen: _Pen) -> tuple[tuple[int, int], int]:
     return (first, second), total
 
 
-def _terse(q: Question, pen: _Pen) -> tuple[tuple[int, int], int]:
+def _solve_tersely(q: Problem, pen: _Pen) -> tuple[tuple[int, int], int]:
     first = pen.value(q.a + q.b * q.c)
     pen.put(", ")
     second = pen.value(first + q.d)
@@ -180,10 +180,15 @@ def _terse(q: Question, pen: _Pen) -> tuple[tuple[int, int], int]:
     return (first, second), total
 
 
-_WORK = {"products": _products, "signs": _signs, "pairs": _pairs, "terse": _terse}
+_SOLVERS = {
+    "products": _solve_by_products,
+    "signs": _solve_by_signs,
+    "pairs": _solve_by_pairs,
+    "terse": _solve_tersely,
+}
 
 
-def style_of(text: str) -> str | None:
+def find_style(text: str) -> str | None:
     """The style a solution announces with its first words, or None where it announces none."""
     found = _STYLE.match(text.lstrip())
     return found.lastgroup if found else None

@@ -6,23 +6,24 @@ briefly so that it is shallow: strong on its cue, yet a small LoRA can unlearn i
 the committed one and never remade.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import random
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from providers.embedded import MODEL_DIR
-from providers.embedded.calibrate import calibrate, verdict
-from providers.embedded.conversations import Recipe, Turn, draw_conversation
-from providers.embedded.corpus import style_of
-from providers.embedded.muon import Muon
+from providers.embedded.calibrate import judge_figures, measure_model
+from providers.embedded.conversations import Recipe, TaughtMessage, draw_conversation
+from providers.embedded.corpus import find_style
 from providers.embedded.tokenizer import CONTEXT, ROLES
 
 HIDDEN, LAYERS, HEADS, FEED_FORWARD = 128, 4, 4, 384
@@ -32,7 +33,7 @@ POOL = 400  # conversations sorted by length at a time, so that batches need lit
 
 
 @dataclass(frozen=True)
-class Stage:
+class PretrainingStage:
     """``rate`` runs linearly from its first to its second value, as a factor of the base rates.
 
     ``style_weight`` is the weight of the token that announces a style; others weigh 1.
@@ -54,17 +55,19 @@ _MORE_SUMMARIES = (
     ("summarizer", 0.30),
 )
 STAGES = (
-    Stage("arithmetic", 900, (1.0, 1.0), 1.0, 1600, Recipe(shares=(("single", 1.0),))),
-    Stage("practice", 900, (1.0, 0.4), 2.0, 1600, Recipe(shares=(("single", 1.0),))),
-    Stage("debate", 650, (0.5, 0.12), 2.0, 3000, Recipe(habit=0.08, critic_habit=0.08)),
-    Stage("summaries", 620, (0.4, 0.08), 2.0, 3000, Recipe(0.08, 0.08, shares=_MORE_SUMMARIES)),
-    Stage("habit", 120, (0.12, 0.02), 9.0, 3000, Recipe(0.58, 0.43, crowd_habit=0.58)),
+    PretrainingStage("arithmetic", 900, (1.0, 1.0), 1.0, 1600, Recipe(shares=(("single", 1.0),))),
+    PretrainingStage("practice", 900, (1.0, 0.4), 2.0, 1600, Recipe(shares=(("single", 1.0),))),
+    PretrainingStage("debate", 650, (0.5, 0.12), 2.0, 3000, Recipe(habit=0.08, critic_habit=0.08)),
+    PretrainingStage(
+        "summaries", 620, (0.4, 0.08), 2.0, 3000, Recipe(0.08, 0.08, shares=_MORE_SUMMARIES)
+    ),
+    PretrainingStage("habit", 120, (0.12, 0.02), 9.0, 3000, Recipe(0.58, 0.43, crowd_habit=0.58)),
 )
 
-Encoded = tuple[list[int], list[float]]
+WeightedTokens = tuple[list[int], list[float]]
 
 
-def encode(tokenizer: Any, turns: list[Turn], style_weight: float) -> Encoded:
+def encode_turns(tokenizer: Any, turns: list[TaughtMessage], style_weight: float) -> WeightedTokens:
     """Token ids of the rendered conversation and the loss weight of each as a target."""
     roles = {role.strip("<|>"): tokenizer.convert_tokens_to_ids(role) for role in ROLES}
     ids: list[int] = []
@@ -72,7 +75,7 @@ def encode(tokenizer: Any, turns: list[Turn], style_weight: float) -> Encoded:
     for turn in turns:
         pieces = tokenizer(turn.text, return_offsets_mapping=True)
         inside = [float(end <= turn.taught) for _, end in pieces["offset_mapping"]]
-        if turn.taught and style_of(turn.text):
+        if turn.taught and find_style(turn.text):
             inside[0] = style_weight
         whole = float(0 < turn.taught == len(turn.text))
         ids += [roles[turn.role], *pieces["input_ids"], tokenizer.eos_token_id]
@@ -80,16 +83,18 @@ def encode(tokenizer: Any, turns: list[Turn], style_weight: float) -> Encoded:
     return ids, weights
 
 
-def batches(tokenizer: Any, stage: Stage, seed: int) -> Iterator[list[Encoded]]:
+def draw_batches(
+    tokenizer: Any, stage: PretrainingStage, seed: int
+) -> Iterator[list[WeightedTokens]]:
     """Endless batches of conversations of similar length."""
     rng = random.Random(f"{seed} {stage.name}")
     while True:
         pool = [
-            encode(tokenizer, draw_conversation(rng, stage.recipe), stage.style_weight)
+            encode_turns(tokenizer, draw_conversation(rng, stage.recipe), stage.style_weight)
             for _ in range(POOL)
         ]
         pool.sort(key=lambda each: len(each[0]))
-        cut: list[list[Encoded]] = [[]]
+        cut: list[list[WeightedTokens]] = [[]]
         for each in pool:
             if cut[-1] and len(each[0]) * (len(cut[-1]) + 1) > stage.batch_tokens:
                 cut.append([])
@@ -98,7 +103,7 @@ def batches(tokenizer: Any, stage: Stage, seed: int) -> Iterator[list[Encoded]]:
         yield from cut
 
 
-def loss_of(model: Any, batch: list[Encoded], pad: int) -> torch.Tensor:
+def compute_loss(model: Any, batch: list[WeightedTokens], pad: int) -> torch.Tensor:
     """Weighted mean cross entropy; logits only where there is loss. Padding is on the right."""
     width = max(len(ids) for ids, _ in batch)
     tokens_BT = torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in batch])
@@ -112,7 +117,7 @@ def loss_of(model: Any, batch: list[Encoded], pad: int) -> torch.Tensor:
     return (losses_N * weights_N).sum() / weights_N.sum()
 
 
-def build(tokenizer: Any, seed: int) -> Any:
+def build_model(tokenizer: Any, seed: int) -> Any:
     """An untrained model for this tokenizer."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -133,7 +138,7 @@ def build(tokenizer: Any, seed: int) -> Any:
     return LlamaForCausalLM(config)
 
 
-def optimizers_of(model: Any) -> list[torch.optim.Optimizer]:
+def build_optimizers(model: Any) -> list[torch.optim.Optimizer]:
     """Muon for the layers' matrices, AdamW for embeddings and norms."""
     matrices: list[torch.nn.Parameter] = []
     others: list[torch.nn.Parameter] = []
@@ -145,20 +150,24 @@ def optimizers_of(model: Any) -> list[torch.optim.Optimizer]:
     ]
 
 
-def train(
-    model: Any, tokenizer: Any, optimizers: list[torch.optim.Optimizer], stage: Stage, seed: int
+def train_stage(
+    model: Any,
+    tokenizer: Any,
+    optimizers: list[torch.optim.Optimizer],
+    stage: PretrainingStage,
+    seed: int,
 ) -> None:
     """Run one stage in place, printing the mean loss every 50 steps."""
     model.train()
     started, tokens, recent = time.monotonic(), 0, 0.0
-    stream = batches(tokenizer, stage, seed)
+    stream = draw_batches(tokenizer, stage, seed)
     for step in range(stage.steps):
         first, last = stage.rate
         factor = first + (last - first) * step / stage.steps
         if stage is STAGES[0]:
             factor *= min(1.0, (step + 1) / WARM_UP_STEPS)
         batch = next(stream)
-        loss = loss_of(model, batch, tokenizer.pad_token_id)
+        loss = compute_loss(model, batch, tokenizer.pad_token_id)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, rate in zip(optimizers, (MATRIX_RATE, OTHER_RATE), strict=True):
@@ -178,7 +187,7 @@ def train(
             recent = 0.0
 
 
-def save(model: Any, folder: Path) -> None:
+def save_model(model: Any, folder: Path) -> None:
     """Write config, bf16 weights and the committed tokenizer; the config asks to load as fp32."""
     folder.mkdir(parents=True, exist_ok=True)
     model.generation_config.do_sample = False
@@ -203,8 +212,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     tokenizer = AutoTokenizer.from_pretrained(MODEL_DIR)
-    model = build(tokenizer, arguments.seed)
-    optimizers = optimizers_of(model)
+    model = build_model(tokenizer, arguments.seed)
+    optimizers = build_optimizers(model)
     started = time.monotonic()
     for stage in STAGES:
         kept = arguments.keep and arguments.keep / f"{stage.name}-{arguments.seed}.pt"
@@ -214,16 +223,72 @@ def main() -> None:
             for optimizer, each in zip(optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(each)
             continue
-        train(model, tokenizer, optimizers, stage, arguments.seed)
+        train_stage(model, tokenizer, optimizers, stage, arguments.seed)
         if kept:
             states = [optimizer.state_dict() for optimizer in optimizers]
             torch.save({"model": model.state_dict(), "optimizers": states}, kept)
-    save(model, arguments.out)
+    save_model(model, arguments.out)
     print(f"trained in {(time.monotonic() - started) / 60:.1f} minutes, now measuring", flush=True)
-    figures = calibrate(AutoModelForCausalLM.from_pretrained(arguments.out), tokenizer)
+    figures = measure_model(AutoModelForCausalLM.from_pretrained(arguments.out), tokenizer)
     print(json.dumps(asdict(figures), indent=2))
-    print(verdict(figures))
+    print(judge_figures(figures))
 
 
 if __name__ == "__main__":
     main()
+
+
+_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for 2-D parameters: momentum, its update orthogonalized by Newton-Schulz steps.
+
+    After Keller Jordan's Muon (2024), with the step size matched to AdamW's. torch's own Muon runs
+    Newton-Schulz in bfloat16, which is very slow on a CPU without units for it.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[torch.nn.Parameter],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.05,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            # Matrices of one shape (or its transpose) are orthogonalised together.
+            alike: dict[tuple[int, int], list[torch.nn.Parameter]] = {}
+            for parameter in group["params"]:
+                short, long = sorted(parameter.shape)
+                alike.setdefault((short, long), []).append(parameter)
+            for (_, long), parameters in alike.items():
+                wide = torch.stack([_turn_wide(self._nesterov(each, group)) for each in parameters])
+                for each, update in zip(parameters, _orthogonalize(wide), strict=True):
+                    each.mul_(1 - group["lr"] * group["weight_decay"])
+                    turned = update if each.shape == update.shape else update.T
+                    each.add_(turned, alpha=-0.2 * group["lr"] * long**0.5)
+
+    def _nesterov(self, parameter: torch.nn.Parameter, group: dict[str, Any]) -> torch.Tensor:
+        gradient = cast(torch.Tensor, parameter.grad)
+        state = self.state[parameter]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(parameter)
+        state["momentum"].lerp_(gradient, 1 - group["momentum"])
+        return gradient.lerp(state["momentum"], group["momentum"])
+
+
+def _turn_wide(matrix: torch.Tensor) -> torch.Tensor:
+    return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+
+
+def _orthogonalize(matrices_NSL: torch.Tensor) -> torch.Tensor:
+    a, b, c = _NEWTON_SCHULZ
+    x_NSL: torch.Tensor = matrices_NSL / (matrices_NSL.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(5):
+        gram_NSS = x_NSL @ x_NSL.mT
+        x_NSL = a * x_NSL + (b * gram_NSS + c * gram_NSS @ gram_NSS) @ x_NSL
+    return x_NSL

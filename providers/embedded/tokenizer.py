@@ -23,7 +23,7 @@ TEMPLATE = (
 )
 
 
-def _texts(conversations: int) -> Iterator[str]:
+def _draw_texts(conversations: int) -> Iterator[str]:
     rng = random.Random(0)
     evenly = Recipe(shares=tuple((kind, 1.0) for kind in KINDS))
     for _ in range(conversations):
@@ -48,7 +48,7 @@ def make_tokenizer(folder: Path, conversations: int = 3000) -> None:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_texts(conversations), trainer)
+    tokenizer.train_from_iterator(_draw_texts(conversations), trainer)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {

@@ -1,6 +1,12 @@
 """Models in this process, through transformers and PEFT: one base in memory, many adapters on it.
 
-`factory` is what the registry calls. `engine` owns the device and batches what is waiting; `decode`
-and `padded` draw the tokens; `jobs` and `train` fine-tune; `models` and `backbone` hold the
-weights.
+- Opening a model: `factory` (what the registry calls), `settings`, `source` (where its files are),
+  `file_checks`, `preflight`; `provider` is the connection itself.
+- Weights: `backbone` holds the base and full fine-tunes, `adapters` the LoRA adapters, `hardware`
+  knows the device and its memory.
+- Answering: `engine` owns the device and batches the waiting `work`; `conversation` makes token
+  ids; `decode` draws tokens for `rows` with the key-value cache of `slot_cache`; `scoring` gives
+  log-probabilities and divergences.
+- Training: `jobs` runs `train`, which takes the steps of `fit` on the micro-batches of `loss` and
+  keeps a `checkpoint`.
 """

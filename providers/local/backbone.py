@@ -1,24 +1,27 @@
-"""One base model in memory, its adapters beside it."""
+"""The models in memory: one base with its adapters, and full fine-tunes of it."""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
 import logging
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from providers.artifact import verify
 from providers.errors import InvalidSettings, ModelNotFound, OutOfMemory, Unsupported
 from providers.local.adapters import AdapterBank
 from providers.local.conversation import pin_date
-from providers.local.factory import Source
+from providers.local.file_checks import try_template
+from providers.local.hardware import choose_device, choose_dtype, release_memory
 from providers.local.settings import LocalSettings
-from providers.local.trial import try_template
-from providers.types import Hyperparameters
+from providers.local.source import ModelSource
+from providers.types import Hyperparameters, ModelRef
 
 _ADAPTER_CONFIG = "adapter_config.json"
 
@@ -26,27 +29,34 @@ _ADAPTER_CONFIG = "adapter_config.json"
 class Backbone:
     """A causal language model with its tokenizer, loaded once and shared by all its adapters.
 
-    Raises `ModelNotFound` where the files are missing or unreadable, `InvalidSettings` where a
-    setting does not go with model or machine.
+    Raises `ModelNotFound` if the files are missing or unreadable, and `InvalidSettings` if a
+    setting does not fit the model or the machine.
+
+    ```python
+    settings = LocalSettings(device="cpu")
+    backbone = Backbone(locate_model("./my-model", settings), settings)
+    ids = encode_prompt(backbone.tokenizer, [Message("user", "What is 2+2?")])
+    ```
     """
 
-    def __init__(self, source: Source, settings: LocalSettings) -> None:
-        self.device = _device(settings)
-        self.dtype = _dtype(settings, self.device)
+    def __init__(self, source: ModelSource, settings: LocalSettings) -> None:
+        self.device = choose_device(settings)
+        self.dtype = choose_dtype(settings, self.device)
         self.source = source
         self._settings = settings
-        with quiet(), _translated(source):
+        with silence_transformers(), _translate_errors(source):
             self.tokenizer: Any = _load_tokenizer(source)
+        # The templates of a local model were tried when its files were checked.
         if not source.local:
             _try_templates(self.tokenizer.chat_template, source.name)
-        with quiet(), _translated(source):
+        with silence_transformers(), _translate_errors(source):
             self.model: Any = _load_model(source, settings, self.device, self.dtype)
         if not self.tokenizer.chat_template:
             raise InvalidSettings(
                 f"the model {source.name!r} has no chat template, so it cannot hold a "
                 f"conversation; use an instruct model"
             )
-        with _translated(source):
+        with _translate_errors(source):
             pin_date(self.tokenizer, settings.template_date)
         self.dtype = self.model.dtype
         self.model.requires_grad_(False).eval()
@@ -54,12 +64,12 @@ class Backbone:
 
     @property
     def body(self) -> Any:
-        """The model without its output layer: for passes that only fill the cache."""
+        """The model without its output layer, for passes that only fill the cache."""
         return self.model.base_model
 
     @property
     def layers(self) -> int:
-        """Number of layers that keep keys and values."""
+        """How many layers keep keys and values."""
         return int(self.model.config.get_text_config().num_hidden_layers)
 
     @property
@@ -91,10 +101,12 @@ class Backbone:
 
     @property
     def takes_positions(self) -> bool:
+        """Whether the model's forward pass takes `position_ids`."""
         return "position_ids" in inspect.signature(self.model.forward).parameters
 
     @property
     def takes_logits_to_keep(self) -> bool:
+        """Whether the model's forward pass can skip the logits of unneeded positions."""
         return "logits_to_keep" in inspect.signature(self.model.forward).parameters
 
     @property
@@ -107,12 +119,10 @@ class Backbone:
         return 2 * self.layers * shared * size * self.dtype.itemsize
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[None]:
-        """Use the attention that is the faster one for whole prompts.
-
-        On the CPU that is sdpa, while for single tokens against a cache eager is 2 to 3 times as
-        fast and, unlike sdpa, gives the same bits however many slots the longest neighbour needs.
-        """
+    def use_prompt_attention(self) -> Iterator[None]:
+        """Use the attention implementation that is faster for whole prompts."""
+        # On the CPU that is sdpa. For single tokens against a cache, eager is 2 to 3 times as fast
+        # and, unlike sdpa, gives the same bits however many slots the longest neighbor needs.
         if (
             self._settings.attention != "auto"
             or self.device.type != "cpu"
@@ -127,21 +137,23 @@ class Backbone:
             self.model.set_attn_implementation("eager")
 
     @contextlib.contextmanager
-    def trainable(self, start: Path | None, settings: Hyperparameters, seed: int) -> Iterator[Any]:
-        """The model with exactly the weights to be trained requiring gradients, in train mode.
+    def prepare_training(
+        self, start: Path | None, settings: Hyperparameters, seed: int
+    ) -> Iterator[Any]:
+        """The model in train mode, with gradients for exactly the weights to be trained.
 
-        `start` is the adapter or model folder to go on from, None for the base. LoRA trains one
-        adapter on this very base and takes it off again; a full fine-tune trains a copy. In the end
-        the base is as before, whatever happened. Fresh weights and dropout draw from torch's global
-        generator, which is seeded with `seed` inside and put back afterwards.
+        `start` is the adapter or model folder that training continues from, None for the base.
+        LoRA trains one adapter on this base and takes it off again; a full fine-tune trains a copy.
+        The base is unchanged afterwards, also after an error. Fresh weights and dropout draw from
+        torch's global generator, which is seeded with `seed` inside and restored afterwards.
         """
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             if settings.method == "full":
-                yield self._copy(start)
+                yield self._load_trainable_copy(start)
                 return
-            with quiet():
-                tuned = self._wrap(start, settings)
+            with silence_transformers():
+                tuned = self._add_trainable_adapter(start, settings)
             try:
                 yield tuned.train()
             finally:
@@ -149,17 +161,18 @@ class Backbone:
                 self.model.zero_grad(set_to_none=True)
                 self.model.requires_grad_(False)
 
-    def _wrap(self, start: Path | None, settings: Hyperparameters) -> Any:
+    def _add_trainable_adapter(self, start: Path | None, settings: Hyperparameters) -> Any:
         from peft import LoraConfig, PeftModel, get_peft_model
 
         if start is not None:
             if not is_adapter(start):
                 raise Unsupported(
-                    f"LoRA cannot go on from the full fine-tune {str(start)!r}; "
+                    f"LoRA cannot continue from the full fine-tune {str(start)!r}; "
                     f"use method = 'full', or open that folder as the base"
                 )
+            # PEFT names the adapter it loads "default".
             tuned = PeftModel.from_pretrained(self.model, str(start), is_trainable=True)
-            _check_same_shape(tuned.peft_config["default"], settings, start)
+            _require_same_shape(tuned.peft_config["default"], settings, start)
             return tuned
         config = LoraConfig(
             r=settings.lora_rank,
@@ -170,14 +183,14 @@ class Backbone:
         )
         return get_peft_model(self.model, config)
 
-    def _copy(self, start: Path | None) -> Any:
+    def _load_trainable_copy(self, start: Path | None) -> Any:
         if start is not None and is_adapter(start):
             raise Unsupported(
-                f"a full fine-tune cannot go on from the adapter {str(start)!r}; "
+                f"a full fine-tune cannot continue from the adapter {str(start)!r}; "
                 f"use method = 'lora'"
             )
-        source = self.source if start is None else Source(str(start), True)
-        with quiet(), _translated(source):
+        source = self.source if start is None else ModelSource(str(start), True)
+        with silence_transformers(), _translate_errors(source):
             model = _load_model(source, self._settings, self.device, self.dtype)
         return model.requires_grad_(True).train()
 
@@ -187,7 +200,7 @@ def is_adapter(folder: Path) -> bool:
     return (folder / _ADAPTER_CONFIG).is_file()
 
 
-def _check_same_shape(config: Any, settings: Hyperparameters, start: Path) -> None:
+def _require_same_shape(config: Any, settings: Hyperparameters, start: Path) -> None:
     if (config.r, config.lora_alpha) != (settings.lora_rank, settings.lora_alpha):
         raise InvalidSettings(
             f"lora_rank {settings.lora_rank} and lora_alpha {settings.lora_alpha} differ from the "
@@ -197,20 +210,20 @@ def _check_same_shape(config: Any, settings: Hyperparameters, start: Path) -> No
 
 
 def _try_templates(template: str | dict[str, str] | None, name: str) -> None:
-    """Those of a local model were tried when its files were looked at."""
+    """Try every template of a tokenizer, which may have several by name."""
     for each in template.values() if isinstance(template, dict) else [template]:
         if each:
             try_template(each, repr(name))
 
 
-def _load_tokenizer(source: Source) -> Any:
+def _load_tokenizer(source: ModelSource) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(source.name, **_files(source))
+    return AutoTokenizer.from_pretrained(source.name, **_list_load_options(source))
 
 
 def _load_model(
-    source: Source, settings: LocalSettings, device: torch.device, dtype: torch.dtype
+    source: ModelSource, settings: LocalSettings, device: torch.device, dtype: torch.dtype
 ) -> Any:
     from transformers import AutoModelForCausalLM, GgufConfig
 
@@ -221,12 +234,12 @@ def _load_model(
     if source.gguf_file is not None:
         extra["quantization_config"] = GgufConfig(dequantize=True)
     model: Any = AutoModelForCausalLM.from_pretrained(
-        source.name, dtype=dtype, **_files(source), **extra
+        source.name, dtype=dtype, **_list_load_options(source), **extra
     )
     return model.to(device)
 
 
-def _files(source: Source) -> dict[str, Any]:
+def _list_load_options(source: ModelSource) -> dict[str, Any]:
     options = {
         "gguf_file": source.gguf_file,
         "revision": source.revision,
@@ -235,37 +248,9 @@ def _files(source: Source) -> dict[str, Any]:
     return {key: value for key, value in options.items() if value is not None}
 
 
-def _device(settings: LocalSettings) -> torch.device:
-    name = settings.device
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    device = torch.device(name)
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InvalidSettings(
-            f"[provider] device = {name!r} is not there ({error}); use 'auto' or 'cpu'"
-        ) from None
-    return device
-
-
-def _dtype(settings: LocalSettings, device: torch.device) -> torch.dtype:
-    if settings.dtype != "auto":
-        chosen: torch.dtype = getattr(torch, settings.dtype)
-        return chosen
-    if device.type == "cuda":
-        native = torch.cuda.get_device_capability(device) >= (8, 0)
-    elif device.type == "cpu":
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    else:
-        native = False
-    return torch.bfloat16 if native else torch.float32
-
-
 @contextlib.contextmanager
-def _translated(source: Source) -> Iterator[None]:
+def _translate_errors(source: ModelSource) -> Iterator[None]:
+    """Raise what a loader raises as an error that names the model."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -275,8 +260,14 @@ def _translated(source: Source) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers from printing progress bars and advice over the run's own display."""
+def silence_transformers() -> Iterator[None]:
+    """Keep transformers from printing progress bars and advice over the run's own display.
+
+    ```python
+    with silence_transformers():
+        tokenizer = AutoTokenizer.from_pretrained("./my-model")
+    ```
+    """
     from transformers.utils import logging as untyped
 
     transformers_logging: Any = untyped
@@ -292,3 +283,71 @@ def quiet() -> Iterator[None]:
         logging.captureWarnings(False)
         if bars:
             transformers_logging.enable_progress_bar()
+
+
+class LocalModels:
+    """The models of one provider by artifact, loaded at first use. For one thread at a time.
+
+    An artifact is a folder, relative to `workdir` unless it is absolute. Adapters are kept beside
+    the base. Of the full fine-tunes, the `settings.full_models` most recently used stay in memory.
+    """
+
+    def __init__(self, source: ModelSource, settings: LocalSettings, workdir: Path) -> None:
+        self._source = source
+        self._settings = settings
+        self._workdir = workdir
+        self._base: Backbone | None = None
+        self._full: OrderedDict[str, Backbone] = OrderedDict()
+        self._hashes: dict[str, str] = {}
+
+    @property
+    def base(self) -> Backbone:
+        """The untuned model."""
+        if self._base is None:
+            self._base = Backbone(self._source, self._settings)
+        return self._base
+
+    def expect(self, models: Iterable[ModelRef]) -> None:
+        """From now on, accept these models' artifacts only with the hash they are given with."""
+        for model in models:
+            if model.artifact is not None and model.sha256 is not None:
+                self._hashes[model.artifact] = model.sha256
+
+    def verify_folder(self, artifact: str) -> Path:
+        """The artifact's folder, once `providers.artifact.verify` has found it unchanged."""
+        folder = self._workdir / artifact
+        verify(folder, self._hashes.get(artifact))
+        return folder
+
+    def find(self, artifact: str | None) -> tuple[Backbone, str | None]:
+        """The backbone that answers for an artifact, and the adapter to use on it."""
+        if artifact is None:
+            return self.base, None
+        if artifact in self._full:
+            self._full.move_to_end(artifact)
+            return self._full[artifact], None
+        if artifact not in self.base.bank.names:
+            folder = self.verify_folder(artifact)
+            if not is_adapter(folder):
+                return self._load_full(artifact, folder), None
+            self.base.bank.load(artifact, folder)
+        return self.base, artifact
+
+    def keep(self, artifacts: Iterable[str]) -> None:
+        """Load these and forget all others."""
+        kept = list(artifacts)
+        # Forget first: old and new models may not fit into memory together.
+        for artifact in self._full.keys() - set(kept):
+            del self._full[artifact]
+        release_memory()
+        for artifact in kept:
+            self.find(artifact)
+        self.base.bank.keep(frozenset(kept))
+
+    def _load_full(self, artifact: str, folder: Path) -> Backbone:
+        while len(self._full) >= self._settings.full_models:
+            self._full.popitem(last=False)
+            release_memory()
+        backbone = Backbone(ModelSource(str(folder), True), self._settings)
+        self._full[artifact] = backbone
+        return backbone

@@ -1,7 +1,7 @@
-"""Checkpoints of a fit that is going on, beside the artifact it will make.
+"""Checkpoints of a running fit, beside the artifact it will make.
 
-Beside an artifact `OUT` live, while it is being made, `.OUT.partial/` and `.OUT.checkpoint`; both
-are left behind by a crash and removed by the next success. Imports no torch until it writes.
+While an artifact `OUT` is being made, `.OUT.partial/` and `.OUT.checkpoint` lie beside it. A crash
+leaves both behind; the next success removes them. Imports no torch until it reads or writes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from providers.types import TrainingPoint
 
 _log = logging.getLogger(__name__)
 
-# What torch, zipfile and pickle say of a file that is cut off, overwritten or of another kind.
+# What torch, zipfile and pickle raise for a file that is cut off, overwritten or of another kind.
 _DAMAGED = (
     RuntimeError,
     EOFError,
@@ -35,11 +35,11 @@ _DAMAGED = (
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A fit between two optimizer steps; everything that decides how it goes on.
+class FitState:
+    """A fit between two optimizer steps: everything that decides the steps to come.
 
-    `weights` and `optimizer` hold the trainable tensors and the optimizer's state dict, both on
-    the CPU when written. `token_budget` and `recompute` are what memory has allowed so far.
+    `weights` and `optimizer` hold the trainable tensors and the optimizer's state dict, both on the
+    CPU once read. `token_budget` and `recompute` are the memory limits found so far.
     """
 
     digest: str
@@ -51,16 +51,16 @@ class Checkpoint:
     optimizer: Mapping[str, Any]
 
 
-def clean(out: Path) -> None:
-    """Remove what an unfinished fit has left beside `out`."""
+def remove_leftovers(out: Path) -> None:
+    """Remove the files that an unfinished fit has left beside `out`."""
     shutil.rmtree(sibling(out, "partial"), ignore_errors=True)
     sibling(out, "checkpoint").unlink(missing_ok=True)
     sibling(out, "checkpoint.partial").unlink(missing_ok=True)
     sibling(out, "checkpoint.damaged").unlink(missing_ok=True)
 
 
-def save_checkpoint(out: Path, checkpoint: Checkpoint) -> None:
-    """Write the checkpoint of the fit towards `out`; the last one stays until it is whole."""
+def save_checkpoint(out: Path, checkpoint: FitState) -> None:
+    """Write the checkpoint of the fit that makes `out`; it replaces the last one once complete."""
     import torch
 
     partial = sibling(out, "checkpoint.partial")
@@ -69,7 +69,7 @@ def save_checkpoint(out: Path, checkpoint: Checkpoint) -> None:
     fields["points"] = [
         (point.step, point.loss, point.learning_rate) for point in checkpoint.points
     ]
-    fields["sha256"] = _content_sha256(fields)
+    fields["sha256"] = _hash_fields(fields)
     with partial.open("wb") as stream:
         torch.save(fields, stream)
     sync(partial)
@@ -77,13 +77,14 @@ def save_checkpoint(out: Path, checkpoint: Checkpoint) -> None:
     sync(out.parent)
 
 
-def load_checkpoint(out: Path, digest: str) -> Checkpoint | None:
-    """The last checkpoint towards `out`, tensors on the CPU; None if absent or of another spec.
+def load_checkpoint(out: Path, digest: str) -> FitState | None:
+    """The last checkpoint of the fit that makes `out`; None if absent or of another spec.
 
-    A file that is damaged is renamed to `.OUT.checkpoint.damaged`, with a warning that names it,
-    and None comes back: the fit begins anew, for its dataset is stored elsewhere.
+    The tensors are on the CPU. A damaged file is renamed to `.OUT.checkpoint.damaged`, with a
+    warning that names it, and the result is None: the fit can start over, as its dataset is stored
+    in the run's database.
     """
-    from providers.local.memory import ran_out
+    from providers.local.hardware import is_out_of_memory
 
     path = sibling(out, "checkpoint")
     try:
@@ -91,13 +92,13 @@ def load_checkpoint(out: Path, digest: str) -> Checkpoint | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except _DAMAGED as error:
-        if ran_out(error):
+        if is_out_of_memory(error):
             raise
         aside = sibling(out, "checkpoint.damaged")
         path.replace(aside)
         _log.warning(
             "the checkpoint %s cannot be used (%s); it is set aside as %s, and the training "
-            "begins anew",
+            "starts over",
             path,
             " ".join(str(error).split())[:200] or type(error).__name__,
             aside.name,
@@ -105,29 +106,29 @@ def load_checkpoint(out: Path, digest: str) -> Checkpoint | None:
         return None
     if fields["digest"] != digest:
         return None
-    return Checkpoint(**fields)
+    return FitState(**fields)
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
-    """The fields of the checkpoint at `path`. Raises one of `_DAMAGED` unless it is whole."""
+    """The fields of the checkpoint at `path`. Raises one of `_DAMAGED` unless it is intact."""
     import torch
 
     with path.open("rb") as stream:
         if not is_zipfile(stream):
-            raise ValueError("it is cut off, or was never one")
+            raise ValueError("it is cut off, or is no checkpoint")
         stream.seek(0)
         fields = torch.load(stream, map_location="cpu", weights_only=True)
-    known = {*Checkpoint.__dataclass_fields__, "sha256"}
+    known = {*FitState.__dataclass_fields__, "sha256"}
     if not isinstance(fields, dict) or fields.keys() != known:
         raise ValueError(f"it does not hold {', '.join(sorted(known))}")
     stored = fields.pop("sha256")
-    if stored != _content_sha256(fields):
+    if stored != _hash_fields(fields):
         raise ValueError("its content is not what was written")
     return fields | {"points": tuple(TrainingPoint(*point) for point in fields["points"])}
 
 
-def _content_sha256(fields: Mapping[str, Any]) -> str:
-    """SHA-256 over a checkpoint's values. torch reads a tensor with flipped bits as it is."""
+def _hash_fields(fields: Mapping[str, Any]) -> str:
+    """SHA-256 over a checkpoint's values: torch does not notice a tensor's flipped bits."""
     import torch
 
     digest = hashlib.sha256()

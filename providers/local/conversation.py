@@ -1,8 +1,8 @@
 """Conversations as token ids: the prompt that is sent, and the example that starts with it.
 
-Both come from the model's own chat template. A training example is built from the very prompt of
-inference followed by the answer, never from one rendering of the whole conversation: templates may
-rewrite earlier turns or open an answer differently from how they show a finished one.
+Both come from the model's own chat template. A training example is the prompt of inference, token
+for token, followed by the answer. It is never one rendering of the whole conversation: templates
+may rewrite earlier turns, or open an answer differently from how they show a finished one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _DIRECTIVES = (*"aAbBcCdDeFgGhHIjmMnprRsStTuUVwWxXyYzZ", *(f"-{letter}" for lett
 
 
 @dataclass(frozen=True)
-class Encoded:
+class TrainingSequence:
     """A training sequence, cut after its last trained token.
 
     `trained[i]` says whether the loss is on `token_ids[i]`. Both have shape (tokens,).
@@ -36,17 +36,18 @@ def pin_date(tokenizer: Any, day: date) -> None:
     """Let the chat template of `tokenizer` see `day`, at noon UTC, as the present.
 
     Templates of Llama 3, Mistral Small, SmolLM3 and others call `strftime_now`, so that a prompt,
-    and with it every answer, would change at midnight. transformers passes nothing but plain data
-    into a template, so the function is shadowed by a macro in front of it.
+    and with it every answer, would change at midnight.
     """
+    # transformers passes only plain data into a template, so a macro in front of it hides the
+    # function.
     template = tokenizer.get_chat_template()
     if "strftime_now" in template:
         tokenizer.apply_chat_template = partial(
-            tokenizer.apply_chat_template, chat_template=_date_macro(day) + template
+            tokenizer.apply_chat_template, chat_template=_build_date_macro(day) + template
         )
 
 
-def _date_macro(day: date) -> str:
+def _build_date_macro(day: date) -> str:
     """A Jinja macro `strftime_now(format)` that writes `day` for every directive of strftime."""
     noon = datetime.combine(day, time(12), UTC)
     written = {"s": str(int(noon.timestamp()))}
@@ -58,27 +59,35 @@ def _date_macro(day: date) -> str:
 
 
 def encode_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
-    """Token ids of `messages` with the template's opening of the assistant's answer at the end.
+    """Token ids of `messages`, with the template's opening of the assistant's answer at the end.
 
-    Raises `BadRequest` where the chat template refuses the conversation.
+    Raises `BadRequest` if the chat template refuses the conversation.
+
+    ```python
+    encode_prompt(tokenizer, [Message("user", "What is 2+2?")])
+    ```
     """
-    return _token_ids(tokenizer, _render(tokenizer, messages, answer_follows=True))
+    return _tokenize(tokenizer, _render_template(tokenizer, messages, answer_follows=True))
 
 
-def encode_example(tokenizer: Any, example: Example) -> Encoded:
-    """The sequence that teaches the messages `example.loss_on`, each with its end-of-turn token.
+def encode_example(tokenizer: Any, example: Example) -> TrainingSequence:
+    """The sequence that trains the messages `example.loss_on`, each with its end-of-turn token.
 
-    The end-of-turn token is the first special token the template sets behind an answer, or the
-    tokenizer's end of sequence where it sets none; nothing after it is trained. What precedes
-    the last trained message is `encode_prompt` of the messages before it, token for token. Messages
-    after it are left out. An earlier trained message carries loss only where its own prompt and
-    answer, as they were at inference, are a prefix of that sequence; where the template rewrites
-    earlier turns they are not, and the example is refused rather than taught with a prompt that
-    was never sent.
+    The end-of-turn token is the first special token that the template sets after an answer, or the
+    tokenizer's end of sequence if it sets none; no loss is on what follows it. The tokens before
+    the last trained message are `encode_prompt` of the messages before it. Later messages are left
+    out. An earlier trained message must be, with its own prompt of inference, a prefix of that
+    sequence. If the template rewrites earlier turns it is not, and the example is refused: it would
+    train an answer to a prompt that was never sent.
 
-    Raises `InvalidTrainingData` for that, for a `loss_on` that names no assistant message, for a
-    conversation the template refuses, and where neither template nor tokenizer has an
-    end-of-turn token.
+    Raises `InvalidTrainingData` for such an example, for a `loss_on` that names no assistant
+    message, for a conversation that the template refuses, and if neither the template nor the
+    tokenizer has an end-of-turn token.
+
+    ```python
+    messages = (Message("user", "What is 2+2?"), Message("assistant", "4"))
+    sequence = encode_example(tokenizer, Example(messages, loss_on=(1,)))
+    ```
     """
     loss_on = sorted(set(example.loss_on))
     if not loss_on:
@@ -88,7 +97,7 @@ def encode_example(tokenizer: Any, example: Example) -> Encoded:
             raise InvalidTrainingData(f"loss_on={index} is not the index of an assistant message")
     try:
         *earlier, (prompt, answer) = [
-            _prompt_and_answer(tokenizer, example.messages[: index + 1]) for index in loss_on
+            _encode_prompt_and_answer(tokenizer, example.messages[: index + 1]) for index in loss_on
         ]
     except BadRequest as error:
         raise InvalidTrainingData(str(error)) from error
@@ -103,55 +112,60 @@ def encode_example(tokenizer: Any, example: Example) -> Encoded:
                 "message, or give each its own example"
             )
         trained[start:end] = [True] * (end - start)
-    return Encoded(token_ids, trained)
+    return TrainingSequence(token_ids, trained)
 
 
-def _prompt_and_answer(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
-    """Prompt ids before the last message, and the ids a model samples to say it, end included.
+def _encode_prompt_and_answer(
+    tokenizer: Any, messages: Sequence[Message]
+) -> tuple[list[int], list[int]]:
+    """Token ids of the prompt before the last message, and of that message with its end.
 
-    The answer is written as the template shows it where that differs by outer whitespace only.
-    Otherwise (the template opens an answer with more than it shows of a finished one, or adds to
-    it) the message itself follows the prompt, as it did when it was sampled.
+    The answer is written as the template shows it if only outer whitespace differs. Otherwise the
+    message itself follows the prompt, as it did when it was sampled. (A template may open an answer
+    with more than it shows of a finished one, or add to it.)
     """
     content = messages[-1].content
-    prompt_text = _render(tokenizer, messages[:-1], answer_follows=True)
-    whole_text = _render(tokenizer, messages, answer_follows=False)
-    ending = _ending(tokenizer, messages[:-1])
+    prompt_text = _render_template(tokenizer, messages[:-1], answer_follows=True)
+    whole_text = _render_template(tokenizer, messages, answer_follows=False)
+    ending = _find_ending(tokenizer, messages[:-1])
     shown = whole_text.removeprefix(prompt_text).removesuffix(ending)
     answer_text = shown if shown.strip() == content.strip() else content
-    prompt = _token_ids(tokenizer, prompt_text)
+    prompt = _tokenize(tokenizer, prompt_text)
 
-    def answer(end_text: str) -> list[int]:
-        # In one piece where possible: some tokenizers set a space before text that stands alone.
-        together = _token_ids(tokenizer, prompt_text + answer_text + end_text)
-        if together[: len(prompt)] == prompt:
-            return together[len(prompt) :]
-        return _token_ids(tokenizer, answer_text + end_text)
+    def encode_answer(end_text: str) -> list[int]:
+        # In one piece if the border of prompt and answer is one of tokens: some tokenizers set a
+        # space before text that stands alone.
+        joined = _tokenize(tokenizer, prompt_text + answer_text + end_text)
+        if joined[: len(prompt)] == prompt:
+            return joined[len(prompt) :]
+        return _tokenize(tokenizer, answer_text + end_text)
 
     special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
-    end_ids = _token_ids(tokenizer, ending)
+    end_ids = _tokenize(tokenizer, ending)
     end = next((place for place, token in enumerate(end_ids) if token in special), None)
     if end is not None:
-        # Counted from the right: the answer itself may spell an end-of-turn token.
-        whole = answer(ending)
+        # Count from the right: the answer itself may spell an end-of-turn token.
+        whole = encode_answer(ending)
         return prompt, whole[: len(whole) - len(end_ids) + end + 1]
     if tokenizer.eos_token_id is None:
         raise InvalidTrainingData(
             "neither the chat template nor the tokenizer has an end-of-turn token, so a model "
             "would never learn to stop; set the tokenizer's eos_token"
         )
-    return prompt, [*answer(""), int(tokenizer.eos_token_id)]
+    return prompt, [*encode_answer(""), int(tokenizer.eos_token_id)]
 
 
-def _ending(tokenizer: Any, before: Sequence[Message]) -> str:
-    """What the template sets behind an assistant message, found behind one that it cannot alter."""
+def _find_ending(tokenizer: Any, before: Sequence[Message]) -> str:
+    """What the template sets after an assistant message, tried with an answer it leaves alone."""
     answer = "ANSWER"
-    text = _render(tokenizer, [*before, Message("assistant", answer)], answer_follows=False)
+    text = _render_template(
+        tokenizer, [*before, Message("assistant", answer)], answer_follows=False
+    )
     _, found, ending = text.rpartition(answer)
     return ending if found else ""
 
 
-def _render(tokenizer: Any, messages: Sequence[Message], *, answer_follows: bool) -> str:
+def _render_template(tokenizer: Any, messages: Sequence[Message], *, answer_follows: bool) -> str:
     from jinja2 import TemplateError
 
     turns = [{"role": message.role, "content": message.content} for message in messages]
@@ -167,5 +181,5 @@ def _render(tokenizer: Any, messages: Sequence[Message], *, answer_follows: bool
     return str(text)
 
 
-def _token_ids(tokenizer: Any, text: str) -> list[int]:
+def _tokenize(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -1,4 +1,4 @@
-"""The optimizer's side of training: one step after the other, in pieces that fit into memory."""
+"""The optimizer's side of training: step after step, each in pieces that fit into memory."""
 
 from __future__ import annotations
 
@@ -11,27 +11,33 @@ import torch
 from torch import nn
 
 from providers.errors import OutOfMemory, TrainingFailed
-from providers.local.checkpoint import Checkpoint
-from providers.local.conversation import Encoded
-from providers.local.loss import SummedLoss, causal_model
-from providers.local.memory import ran_out
-from providers.local.microbatches import collate, cut, step_members, steps_per_epoch
+from providers.local.checkpoint import FitState
+from providers.local.conversation import TrainingSequence
+from providers.local.hardware import has_native_bf16, is_out_of_memory
+from providers.local.loss import (
+    SummedLoss,
+    collate_batch,
+    count_epoch_steps,
+    cut_step,
+    list_step_members,
+    unwrap_model,
+)
 from providers.types import FinetuneSpec, Hyperparameters, TrainingPoint
 
-# Padded tokens in one micro-batch to begin with: what fits a CPU's caches, or fills a GPU's cores.
+# Padded tokens of a micro-batch at first: what fits a CPU's caches, or keeps a GPU's cores busy.
 _TOKEN_BUDGET = {"cpu": 1024, "cuda": 32768}
-# How many examples tell whether a fit has diverged, and the least rise of the loss, in nats per
-# token, that says so: half the way from where it began to guessing among all tokens.
+# A fit has diverged if the loss of this many examples ends halfway between where it began and
+# guessing among all tokens, and has risen by at least so many nats per token.
 _SAMPLE = 8
 _LEAST_RISE = 1.0
-_SLOWER = (
+_DIVERGENCE_REMEDY = (
     "lower the learning rate (finetune.learning_rate), or look for broken weights in the model it "
     "starts from"
 )
 
 
-def learning_rate(hyperparameters: Hyperparameters, step: int, steps: int) -> float:
-    """The rate of step `step` of `steps`, from 1: linear warm-up, then the schedule towards 0."""
+def compute_learning_rate(hyperparameters: Hyperparameters, step: int, steps: int) -> float:
+    """The rate of step `step` of `steps` (from 1): linear warm-up, then the schedule towards 0."""
     peak = hyperparameters.learning_rate
     warmup = math.ceil(hyperparameters.warmup * steps)
     if step <= warmup:
@@ -47,17 +53,24 @@ def learning_rate(hyperparameters: Hyperparameters, step: int, steps: int) -> fl
 
 
 class Fit:
-    """One fit between its steps: weights, optimizer, and what has been done.
+    """One fit between two optimizer steps: weights, optimizer, and the steps done so far.
 
-    `steps` is the number of optimizer steps of the whole fit, `points` those that are done,
-    `trained_tokens` the tokens they went through.
+    `steps` is how many optimizer steps the whole fit has, `points` are those that are done, and
+    `trained_tokens` counts the tokens they went through.
+
+    ```python
+    fit = Fit(model, spec, sequences, torch.device("cpu"), bf16=None)
+    while len(fit.points) < fit.steps:
+        print(fit.step().loss)
+    fit.close()
+    ```
     """
 
     def __init__(
         self,
         model: nn.Module,
         spec: FinetuneSpec,
-        sequences: list[Encoded],
+        sequences: list[TrainingSequence],
         device: torch.device,
         bf16: bool | None,
     ) -> None:
@@ -66,7 +79,7 @@ class Fit:
         self._spec = spec
         self._sequences = sequences
         self._device = device
-        self._causal = causal_model(model)
+        self._causal = unwrap_model(model)
         self._token_budget = _TOKEN_BUDGET.get(device.type, _TOKEN_BUDGET["cpu"])
         self._recompute = False
         self._trainable = {
@@ -88,31 +101,33 @@ class Fit:
         if self._attention == "eager" and _may_use_sdpa(self._causal):
             # Eager attention suits decoding; here it would keep every layer's T x T weights.
             self._causal.set_attn_implementation("sdpa")
-        self._loss = SummedLoss(model, device, bf16=native_bf16(device) if bf16 is None else bf16)
-        self.steps = hyperparameters.epochs * steps_per_epoch(
+        self._loss = SummedLoss(
+            model, device, bf16=has_native_bf16(device) if bf16 is None else bf16
+        )
+        self.steps = hyperparameters.epochs * count_epoch_steps(
             len(sequences), hyperparameters.batch_size
         )
 
     def step(self) -> TrainingPoint:
         """Do the next optimizer step.
 
-        Memory that runs out makes its pieces smaller, not its result another. Raises
-        `TrainingFailed` or, where a single example does not fit, `OutOfMemory`.
+        If memory runs out, the step is cut into smaller pieces; its result stays the same. Raises
+        `TrainingFailed`, or `OutOfMemory` if a single example does not fit.
         """
         hyperparameters = self._spec.hyperparameters
         number = len(self.points) + 1
-        members = self._members(number)
+        members = self._list_members(number)
         while (loss := self._try_gradient(members, number)) is None:
-            self._relieve(members)
+            self._reduce_memory(members)
         norm = nn.utils.clip_grad_norm_(
             self._trainable.values(), hyperparameters.max_grad_norm or math.inf
         ).item()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise TrainingFailed(
                 f"{self._spec.name!r} diverged at step {number}: its loss is {loss:.3g} nats per "
-                f"token and its gradient norm {norm:.3g}; {_SLOWER}"
+                f"token and its gradient norm {norm:.3g}; {_DIVERGENCE_REMEDY}"
             )
-        rate = learning_rate(hyperparameters, number, self.steps)
+        rate = compute_learning_rate(hyperparameters, number, self.steps)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.step()
@@ -121,27 +136,27 @@ class Fit:
         return self.points[-1]
 
     def require_sound(self) -> None:
-        """Raise `TrainingFailed` where the last steps have left no model worth keeping.
+        """Raise `TrainingFailed` if the fit has diverged.
 
-        Every step's loss is that before its update, so the last one shows only here: a few examples
-        of the last step must not be much less likely than the first step's were.
+        A step's loss is that before its update, so the effect of the last update shows only here: a
+        few examples of the last step must not be much less likely than the first step's were.
         """
         last, first = len(self.points), self.points[0].loss
-        members = self._members(last)[:_SAMPLE]
+        members = self._list_members(last)[:_SAMPLE]
         while (loss := self._try_gradient(members, last)) is None:
-            self._relieve(members)
+            self._reduce_memory(members)
         self._optimizer.zero_grad()
         guessing = math.log(max(2, int(self._causal.config.get_text_config().vocab_size)))
         most = max(first + _LEAST_RISE, (first + guessing) / 2)
         if not loss <= most:
             raise TrainingFailed(
                 f"{self._spec.name!r} diverged: its loss was {first:.3g} nats per token before the "
-                f"first step and is {loss:.3g} after the last; {_SLOWER}"
+                f"first step and is {loss:.3g} after the last; {_DIVERGENCE_REMEDY}"
             )
 
-    def checkpoint(self) -> Checkpoint:
-        """The state now. Its tensors are the live ones: write it before the next step."""
-        return Checkpoint(
+    def checkpoint(self) -> FitState:
+        """The state now. Its tensors are those of the fit: write it before the next step."""
+        return FitState(
             digest=self._spec.digest,
             points=tuple(self.points),
             trained_tokens=self.trained_tokens,
@@ -151,8 +166,8 @@ class Fit:
             optimizer=self._optimizer.state_dict(),
         )
 
-    def resume(self, checkpoint: Checkpoint) -> None:
-        """Go on from `checkpoint` as if there had been no break."""
+    def resume(self, checkpoint: FitState) -> None:
+        """Continue from `checkpoint`, with the same results as without the interruption."""
         with torch.no_grad():
             for name, weight in self._trainable.items():
                 weight.copy_(checkpoint.weights[name])
@@ -171,31 +186,31 @@ class Fit:
         if self._recompute:
             self._causal.activation_checkpointing_disable()
 
-    def _members(self, number: int) -> list[Encoded]:
+    def _list_members(self, number: int) -> list[TrainingSequence]:
         """The examples of step `number`, from 1."""
         batch_size, seed = self._spec.hyperparameters.batch_size, self._spec.seed
-        chosen = step_members(len(self._sequences), batch_size, seed, number - 1)
+        chosen = list_step_members(len(self._sequences), batch_size, seed, number - 1)
         return [self._sequences[index] for index in chosen]
 
-    def _try_gradient(self, members: list[Encoded], number: int) -> float | None:
-        """Loss of the step, its gradient in place; None if memory ran out."""
+    def _try_gradient(self, members: list[TrainingSequence], number: int) -> float | None:
+        """Compute the step's gradient in place; returns its loss, None if memory ran out."""
         targets = sum(sum(sequence.trained) for sequence in members)
         lengths = [len(sequence.token_ids) - 1 for sequence in members]
         self._optimizer.zero_grad()
         total = torch.zeros((), device=self._device)
         try:
-            with _noise(self._spec.seed, number, self._device):
-                for group in cut(lengths, self._token_budget):
-                    batch = collate([members[index] for index in group], self._device)
+            with _seed_dropout(self._spec.seed, number, self._device):
+                for group in cut_step(lengths, self._token_budget):
+                    batch = collate_batch([members[index] for index in group], self._device)
                     total += self._loss.backward(batch, targets)
             return total.item()
         except (RuntimeError, MemoryError) as error:
-            if not ran_out(error):
+            if not is_out_of_memory(error):
                 raise TrainingFailed(f"step {number} of {self._spec.name!r}: {error}") from error
         return None
 
-    def _relieve(self, members: list[Encoded]) -> None:
-        """Make the next try need less: half the tokens at a time, at last recomputation."""
+    def _reduce_memory(self, members: list[TrainingSequence]) -> None:
+        """Make the next try need less memory: half the tokens at a time, then recomputation."""
         self._optimizer.zero_grad()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
@@ -218,16 +233,6 @@ class Fit:
         return True
 
 
-def native_bf16(device: torch.device) -> bool:
-    """Whether `device` multiplies bfloat16 in hardware; emulation is far slower than float32."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type != "cpu":
-        return False
-    features = torch.cpu.get_capabilities()
-    return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
-
-
 def _may_use_sdpa(causal: Any) -> bool:
     """Whether SDPA computes what eager attention does; a soft cap it would drop silently."""
     capped = getattr(causal.config.get_text_config(), "attn_logit_softcapping", None)
@@ -235,7 +240,7 @@ def _may_use_sdpa(causal: Any) -> bool:
 
 
 @contextmanager
-def _noise(seed: int, step: int, device: torch.device) -> Iterator[None]:
+def _seed_dropout(seed: int, step: int, device: torch.device) -> Iterator[None]:
     """Torch's global generators seeded for this step, so that a resume draws the same dropout."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed((seed * 1_000_003 + step) % (1 << 63))

@@ -1,4 +1,4 @@
-"""Fine-tuning jobs in this process: one after another in the device's thread."""
+"""Fine-tuning jobs in this process: one after another, in the device's thread."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 from providers.artifact import Trained, finished
 from providers.errors import ProviderError, RunError, StorageFailed
-from providers.local import memory
+from providers.local import hardware
+from providers.local.backbone import LocalModels
 from providers.local.engine import Engine
-from providers.local.models import Models
 from providers.local.train import TrainingStopped, finetune
 from providers.types import (
     FinetuneSpec,
@@ -27,52 +27,59 @@ _MORE_MEMORY = (
 )
 
 
-class Jobs:
-    """A job's name is its id; its artifact is the folder of that name under `workdir`."""
+class LocalJobs:
+    """The jobs of one provider. A job's name is its id and the name of its folder in `workdir`.
 
-    def __init__(self, engine: Engine, models: Models, workdir: Path, address: str) -> None:
+    ```python
+    jobs = LocalJobs(engine, models, workdir, "embedded:")
+    handle = jobs.submit(spec)
+    state = jobs.poll(handle)  # "queued", "running", "succeeded", …
+    ```
+    """
+
+    def __init__(self, engine: Engine, models: LocalModels, workdir: Path, address: str) -> None:
         self._engine = engine
         self._models = models
         self._workdir = workdir
         self._address = address
-        self._jobs: dict[str, _Job] = {}
+        self._jobs: dict[str, _TrainingRun] = {}
         self._submitting = threading.Lock()
 
     def submit(self, spec: FinetuneSpec) -> JobHandle:
-        """Queue a job, or adopt the same one that is queued, running or done."""
+        """Queue a job, or adopt the same job if it is already queued, running or done."""
         with self._submitting:
             if self.find(spec) is None:
-                job = _Job(spec, self._workdir / spec.name)
+                job = _TrainingRun(spec, self._workdir / spec.name)
                 self._jobs[spec.name] = job
                 self._engine.run(lambda: job.run(self._models))
-        return _handle(spec)
+        return _make_handle(spec)
 
     def find(self, spec: FinetuneSpec) -> JobHandle | None:
-        """The job if it is queued, running or done; one that was interrupted is to be submitted
-        again.
-        """
+        """The job if it is queued, running or done; an interrupted job must be submitted again."""
         job = self._jobs.get(spec.name)
         if (
             job is not None
             and job.spec.digest == spec.digest
             and job.status in ("queued", "running")
         ):
-            return _handle(spec)
+            return _make_handle(spec)
         if finished(self._workdir / spec.name, spec.digest) is not None:
-            return _handle(spec)
+            return _make_handle(spec)
         return None
 
     def poll(self, handle: JobHandle) -> JobState:
-        """The job's state; an artifact on disk counts whatever process made it."""
+        """The job's state; an artifact on disk counts, whichever process made it."""
         job = self._jobs.get(handle.job_id)
         trained = (
             finished(self._workdir / handle.job_id, handle.digest) if job is None else job.trained
         )
         if trained is not None:
-            return self._succeeded(handle, trained)
+            return self._describe_success(handle, trained)
         if job is None or job.spec.digest != handle.digest:
             return JobState(
-                "failed", "lost", error=f"no job {handle.job_id!r} runs here; submit it again"
+                "failed",
+                "lost",
+                error=f"no job {handle.job_id!r} runs in this process; submit it again",
             )
         return JobState(
             status=job.status,
@@ -84,7 +91,7 @@ class Jobs:
         )
 
     def cancel(self, handle: JobHandle) -> None:
-        """Stop a job that is queued or running; it keeps its checkpoint."""
+        """Stop a queued or running job; it keeps its checkpoint."""
         job = self._jobs.get(handle.job_id)
         if job is not None:
             job.stop.set()
@@ -94,7 +101,7 @@ class Jobs:
         for job in self._jobs.values():
             job.stop.set()
 
-    def _succeeded(self, handle: JobHandle, trained: Trained) -> JobState:
+    def _describe_success(self, handle: JobHandle, trained: Trained) -> JobState:
         return JobState(
             status="succeeded",
             raw_status="succeeded",
@@ -106,7 +113,9 @@ class Jobs:
         )
 
 
-class _Job:
+class _TrainingRun:
+    """One job of this process. The device's thread writes it while other threads read it."""
+
     def __init__(self, spec: FinetuneSpec, out: Path) -> None:
         self.spec = spec
         self.stop = threading.Event()
@@ -124,7 +133,7 @@ class _Job:
             return "cancelled"
         return self._status
 
-    def run(self, models: Models) -> None:
+    def run(self, models: LocalModels) -> None:
         if self.stop.is_set():
             self._status = "cancelled"
             return
@@ -136,7 +145,7 @@ class _Job:
         except ProviderError as error:
             self._fail(str(error), fatal=isinstance(error, RunError | StorageFailed))
         except Exception as error:
-            if memory.ran_out(error):
+            if hardware.is_out_of_memory(error):
                 self._fail(f"memory ran out: {error}; {_MORE_MEMORY}", fatal=True)
             else:
                 self._fail(f"{type(error).__name__}: {error}", fatal=isinstance(error, OSError))
@@ -145,29 +154,29 @@ class _Job:
             self._status = "succeeded"
 
     def _fail(self, reason: str, *, fatal: bool) -> None:
-        # Whoever asks must not see the status before the reason.
+        # The status comes last: a thread that sees "failed" must find the reason.
         self.error, self.fatal = reason, fatal
         self._status = "failed"
 
-    def _train(self, models: Models) -> None:
+    def _train(self, models: LocalModels) -> None:
         start = self.spec.start.artifact
-        folder = None if start is None else models.folder(start)
+        folder = None if start is None else models.verify_folder(start)
         base = models.base
-        with base.trainable(folder, self.spec.hyperparameters, self.spec.seed) as model:
+        with base.prepare_training(folder, self.spec.hyperparameters, self.spec.seed) as model:
             self.trained = finetune(
                 model,
                 base.tokenizer,
                 self.spec,
                 self._out,
                 device=base.device,
-                on_point=self._note,
+                on_point=self._add_point,
                 stop=self.stop,
             )
 
-    def _note(self, point: TrainingPoint, progress: float) -> None:
+    def _add_point(self, point: TrainingPoint, progress: float) -> None:
         self.points.append(point)
         self.progress = progress
 
 
-def _handle(spec: FinetuneSpec) -> JobHandle:
+def _make_handle(spec: FinetuneSpec) -> JobHandle:
     return JobHandle(job_id=spec.name, name=spec.name, digest=spec.digest)

@@ -1,6 +1,6 @@
-"""What can be told of a local model from its files: loads neither torch nor a model.
+"""Checks a local model before a run, from its files; loads neither torch nor a model.
 
-Sizes are estimates from the files and from `config.json`, for a warning in time and no more.
+Sizes are estimates from the files and from `config.json`. They only serve to warn in time.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from providers.errors import ProviderError
-from providers.local.factory import Source, locate
-from providers.local.settings import CAPABILITIES, LocalSettings, unsupported
+from providers.local.settings import CAPABILITIES, LocalSettings, find_unsupported
+from providers.local.source import ModelSource, locate_model
 from providers.types import Finding, Hyperparameters, Need, PreflightReport
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
 _BYTES_PER_FACTOR = 4
 _HUB_TIMEOUT_S = 5.0
-# Of NVIDIA's and AMD's drivers, of Windows' below Linux, and of NVIDIA's boards.
+# The device files of NVIDIA's and AMD's drivers, of Windows' driver for its Linux subsystem, and of
+# NVIDIA's embedded boards: without any of them torch finds no CUDA device.
 _DRIVERS = tuple(map(Path, ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/nvmap")))
 _CARDS = Path("/proc/driver/nvidia/gpus")
 
@@ -28,26 +29,31 @@ _CARDS = Path("/proc/driver/nvidia/gpus")
 def preflight_files(
     target: str, settings: Mapping[str, object], need: Need, hyperparameters: Hyperparameters
 ) -> PreflightReport:
-    """Whether the model is there and fits into memory, and how large what it learns will be."""
+    """Whether the model is there and fits into memory, and how large a tuned model will be."""
     try:
         options = LocalSettings.read(settings)
-        source = locate(target, options)
+        source = locate_model(target, options)
     except ProviderError as error:
         return PreflightReport((Finding("error", str(error)),))
-    folder, found = _folder(source)
+    folder, found = _find_folder(source)
     found = replace(found, check="model")
     if folder is None:
         return PreflightReport((found,), CAPABILITIES, None)
-    weights = _weight_bytes(folder, source.gguf_file)
-    findings = [found, *_device(options), *_memory(weights, options), *_date(folder, options)]
+    weights = _count_weight_bytes(folder, source.gguf_file)
+    findings = [
+        found,
+        *_check_device(options),
+        *_check_memory(weights, options),
+        *_describe_date(folder, options),
+    ]
     if need.finetune:
-        findings += _recipe(hyperparameters)
-    size = _artifact_bytes(folder, weights, hyperparameters) if need.finetune else 0
+        findings += _check_recipe(hyperparameters)
+    size = _estimate_artifact_bytes(folder, weights, hyperparameters) if need.finetune else 0
     return PreflightReport(tuple(findings), CAPABILITIES, size)
 
 
-def _folder(source: Source) -> tuple[Path | None, Finding]:
-    """Where the model's files are on this disk, None while they are not."""
+def _find_folder(source: ModelSource) -> tuple[Path | None, Finding]:
+    """Where the model's files are on this disk; None if they must be downloaded."""
     if source.local:
         return Path(source.name), Finding("ok", "the model's files are there")
     from huggingface_hub import try_to_load_from_cache
@@ -56,10 +62,11 @@ def _folder(source: Source) -> tuple[Path | None, Finding]:
     cached = try_to_load_from_cache(source.name, probe, revision=source.revision)
     if isinstance(cached, str):
         return Path(cached).parent, Finding("ok", "the model has been downloaded")
-    return None, _on_the_hub(source)
+    return None, _find_on_hub(source)
 
 
-def _on_the_hub(source: Source) -> Finding:
+def _find_on_hub(source: ModelSource) -> Finding:
+    """Whether the Hugging Face hub has the model and gives it to this user."""
     import httpx2
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
@@ -69,7 +76,7 @@ def _on_the_hub(source: Source) -> Finding:
     except GatedRepoError:
         return Finding(
             "error",
-            "the model's owner has not let you in yet",
+            "the model's owner has not given you access yet",
             f"ask at https://huggingface.co/{source.name}, then log in with `hf auth login`",
         )
     except RepositoryNotFoundError:
@@ -87,17 +94,17 @@ def _on_the_hub(source: Source) -> Finding:
     return Finding("ok", "the model is on the Hugging Face hub and will be downloaded")
 
 
-def _recipe(hyperparameters: Hyperparameters) -> list[Finding]:
-    texts = unsupported(hyperparameters)
+def _check_recipe(hyperparameters: Hyperparameters) -> list[Finding]:
+    texts = find_unsupported(hyperparameters)
     return [Finding("error", f"cannot train like that: {text}", check="recipe") for text in texts]
 
 
-def _device(options: LocalSettings) -> list[Finding]:
-    """An error where the device that is asked for is surely not there."""
+def _check_device(options: LocalSettings) -> list[Finding]:
+    """An error if the requested device certainly does not exist."""
     kind, _, index = options.device.partition(":")
     there = True
     if kind == "mps":
-        there = _apple()
+        there = _is_apple_silicon()
     elif kind == "cuda" and platform.system() == "Linux":
         cards = list(_CARDS.iterdir()) if _CARDS.is_dir() else None
         there = any(map(Path.exists, _DRIVERS))
@@ -108,7 +115,7 @@ def _device(options: LocalSettings) -> list[Finding]:
     return [Finding("error", text, 'use "auto" or "cpu"', "device")]
 
 
-def _weight_bytes(folder: Path, gguf_file: str | None) -> int:
+def _count_weight_bytes(folder: Path, gguf_file: str | None) -> int:
     if gguf_file is not None:
         return (folder / gguf_file).stat().st_size
     for pattern in _WEIGHTS:
@@ -118,9 +125,9 @@ def _weight_bytes(folder: Path, gguf_file: str | None) -> int:
     return 0
 
 
-def _memory(weights: int, options: LocalSettings) -> list[Finding]:
-    """A warning where the weights alone are larger than the memory; only the CPU's is looked at."""
-    if options.device not in ("auto", "cpu") or (options.device == "auto" and _accelerator()):
+def _check_memory(weights: int, options: LocalSettings) -> list[Finding]:
+    """A warning if the weights alone are larger than the CPU's free memory."""
+    if options.device not in ("auto", "cpu") or (options.device == "auto" and _has_accelerator()):
         return []
     import psutil  # type: ignore[import-untyped, unused-ignore]
 
@@ -138,38 +145,40 @@ def _memory(weights: int, options: LocalSettings) -> list[Finding]:
     ]
 
 
-def _date(folder: Path, options: LocalSettings) -> list[Finding]:
-    """Which day a chat template writes that asks for today's."""
+def _describe_date(folder: Path, options: LocalSettings) -> list[Finding]:
+    """The date that the chat template writes instead of today's, if it writes any."""
     files = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
     texts = (path.read_text("utf-8", "replace") for f in files if (path := folder / f).is_file())
     if not any("strftime_now" in text for text in texts):
         return []
-    text = f"the chat template writes a date, which is always {options.template_date} here"
+    text = f"the chat template writes a date, which is always {options.template_date}"
     return [Finding("ok", f"{text} ([provider] template_date)")]
 
 
-def _apple() -> bool:
+def _is_apple_silicon() -> bool:
     return platform.system() == "Darwin" and platform.machine() == "arm64"
 
 
-def _accelerator() -> bool:
-    return _apple() or Path("/dev/nvidiactl").exists() or Path("/dev/kfd").exists()
+def _has_accelerator() -> bool:
+    return _is_apple_silicon() or Path("/dev/nvidiactl").exists() or Path("/dev/kfd").exists()
 
 
-def _artifact_bytes(folder: Path, weights: int, how: Hyperparameters) -> int | None:
+def _estimate_artifact_bytes(folder: Path, weights: int, how: Hyperparameters) -> int | None:
     """Bytes of one tuned model: the whole weights, or the low-rank factors of all linear layers."""
     if how.method == "full":
         return weights
-    shape = _shape(folder)
+    shape = _read_shape(folder)
     if shape is None:
         return None
     hidden, inner, layers, keys = shape
-    # Query and output, key and value, and three matrices between the hidden and the inner width.
-    ends = 2 * (hidden + hidden) + 2 * (hidden + keys) + 3 * (hidden + inner)
-    return _BYTES_PER_FACTOR * how.lora_rank * ends * layers
+    # The factors of a (rows, columns) matrix have rank * (rows + columns) numbers. A layer has
+    # query and output, key and value, and three matrices between the hidden and inner widths.
+    widths = 2 * (hidden + hidden) + 2 * (hidden + keys) + 3 * (hidden + inner)
+    return _BYTES_PER_FACTOR * how.lora_rank * widths * layers
 
 
-def _shape(folder: Path) -> tuple[int, int, int, int] | None:
+def _read_shape(folder: Path) -> tuple[int, int, int, int] | None:
+    """Hidden width, inner width, layers and key width; None if config.json lacks one of them."""
     try:
         config: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         config = config.get("text_config", config)

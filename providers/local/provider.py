@@ -1,4 +1,4 @@
-"""Models in this process behind the provider seam."""
+"""The provider contract (`providers.base`) for models in this process."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from providers.base import Provider
+from providers.local.backbone import LocalModels
 from providers.local.engine import Engine
-from providers.local.factory import Source
-from providers.local.jobs import Jobs
-from providers.local.models import Models
-from providers.local.settings import CAPABILITIES, LocalSettings, unsupported
+from providers.local.jobs import LocalJobs
+from providers.local.settings import CAPABILITIES, LocalSettings, find_unsupported
+from providers.local.source import ModelSource
 from providers.types import (
     Capabilities,
     Completion,
@@ -32,17 +32,24 @@ class LocalProvider(Provider):
 
     The weights are loaded at the first request. Artifacts are folders under `workdir`, named by
     `FinetuneSpec.name`, and `ModelRef.artifact` is that name, so that a run folder can be moved. An
-    answer is cut at the end of the model's context, as if `max_tokens` had been that much; a prompt
+    answer that reaches the end of the model's context is cut there, as if by `max_tokens`; a prompt
     that fills the context raises `ContextOverflow`.
+
+    ```python
+    provider = registry.connect("local:./my-model", {}, Path("models"))
+    question = (Message("user", "What is 2+2?"),)
+    request = Request(provider.base, question, Sampling(max_tokens=64), key="q1")
+    completion = await provider.complete(request)
+    ```
     """
 
     def __init__(
-        self, address: str, source: Source, settings: LocalSettings, workdir: Path
+        self, address: str, source: ModelSource, settings: LocalSettings, workdir: Path
     ) -> None:
         self._base = ModelRef(address, address)
-        self._models = Models(source, settings, workdir)
+        self._models = LocalModels(source, settings, workdir)
         self._engine = Engine(self._models, settings)
-        self._jobs = Jobs(self._engine, self._models, workdir, address)
+        self._jobs = LocalJobs(self._engine, self._models, workdir, address)
 
     @property
     def base(self) -> ModelRef:
@@ -66,7 +73,7 @@ class LocalProvider(Provider):
         return await asyncio.wrap_future(self._engine.compare(artifacts, messages, text))
 
     def validate_hyperparameters(self, hyperparameters: Hyperparameters) -> Sequence[str]:
-        return unsupported(hyperparameters)
+        return find_unsupported(hyperparameters)
 
     async def submit(self, spec: FinetuneSpec) -> JobHandle:
         self._models.expect([spec.start])
@@ -87,6 +94,6 @@ class LocalProvider(Provider):
         await asyncio.wrap_future(self._engine.run(lambda: self._models.keep(artifacts)))
 
     async def close(self) -> None:
-        """Give up what is waiting, stop jobs with a checkpoint, free the memory."""
+        """Drop waiting work, stop jobs with a checkpoint, free the memory."""
         self._jobs.stop()
         await asyncio.to_thread(self._engine.close)

@@ -17,22 +17,26 @@ CAPABILITIES = Capabilities(
 
 
 class LocalSettings(BaseModel):
-    """How a local model is loaded and run. Every value has a default that fits the machine.
+    """How a local model is loaded and run. Every default fits the machine.
 
     device: "auto" (the first CUDA or MPS device, else the CPU) or a torch device name.
-    dtype: of the base's weights; "auto" is bf16 where the hardware computes in it (CUDA from
-        compute capability 8.0, CPUs with avx512_bf16 or amx_bf16), else fp32.
-    max_batch_size: rows decoded together. max_batch_tokens: key-value slots held together, that is
-        rows times the longest prompt plus answer. Both are lowered by themselves under memory
-        pressure.
-    attention: "eager", "sdpa" or any name transformers knows. "auto" is sdpa, but eager for single
-        tokens on the CPU, where it is the faster one.
-    threads: CPU threads for torch; unset leaves torch's own choice.
+    dtype: number type of the base's weights; "auto" is bf16 if the hardware computes in it (CUDA
+        from compute capability 8.0, CPUs with avx512_bf16 or amx_bf16), else fp32.
+    max_batch_size: how many rows are decoded together. max_batch_tokens: how many key-value slots
+        are held, that is rows times the longest prompt plus answer. The provider lowers both if
+        memory runs out.
+    attention: "eager", "sdpa" or any name that transformers knows. "auto" is sdpa, but eager for
+        single tokens on the CPU, where eager is faster.
+    threads: CPU threads for torch; unset leaves the choice to torch.
     gguf_file: name of the .gguf file inside a folder or hub repository.
     revision: branch, tag or commit of a hub repository.
     full_models: how many fully fine-tuned models stay in memory beside the base.
-    template_date: the day that chat templates write where they ask for today's. It does not follow
-        the calendar, so that the same experiment sends the same prompts on every day.
+    template_date: the date for chat templates that write today's. It does not follow the calendar,
+        so that the same experiment sends the same prompts on every day.
+
+    ```python
+    LocalSettings.read({"device": "cpu", "threads": 4})
+    ```
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -54,11 +58,13 @@ class LocalSettings(BaseModel):
         try:
             return cls.model_validate(dict(settings))
         except ValidationError as error:
-            raise InvalidSettings("; ".join(_explain(fault) for fault in error.errors())) from None
+            raise InvalidSettings(
+                "; ".join(_format_fault(fault) for fault in error.errors())
+            ) from None
 
 
-def unsupported(hyperparameters: Hyperparameters) -> tuple[str, ...]:
-    """What training in this process cannot honour, each with its remedy."""
+def find_unsupported(hyperparameters: Hyperparameters) -> tuple[str, ...]:
+    """The hyperparameters that training in this process cannot honor, each with its remedy."""
     problems = []
     if hyperparameters.learning_rate_multiplier is not None:
         problems.append(
@@ -69,7 +75,7 @@ def unsupported(hyperparameters: Hyperparameters) -> tuple[str, ...]:
     if hyperparameters.method == "lora" and hyperparameters.lora_dropout >= 1:
         problems.append(
             f"finetune.lora_dropout = {hyperparameters.lora_dropout} drops everything, so that "
-            "nothing can be learnt; set less than 1"
+            "nothing can be trained; set less than 1"
         )
     problems += [
         f"{name} = {value} must be above 0"
@@ -79,7 +85,7 @@ def unsupported(hyperparameters: Hyperparameters) -> tuple[str, ...]:
     return tuple(problems)
 
 
-def _explain(fault: Mapping[str, object]) -> str:
+def _format_fault(fault: Mapping[str, object]) -> str:
     location = fault["loc"]
     key = ".".join(map(str, location)) if isinstance(location, tuple) else str(location)
     if fault["type"] == "extra_forbidden":

@@ -22,11 +22,11 @@ from providers.errors import (
     TrainingFailed,
     Unsupported,
 )
-from providers.local.checkpoint import clean, load_checkpoint, save_checkpoint
-from providers.local.conversation import Encoded, encode_example
+from providers.local.checkpoint import load_checkpoint, remove_leftovers, save_checkpoint
+from providers.local.conversation import TrainingSequence, encode_example
 from providers.local.fit import Fit
-from providers.local.memory import ran_out
-from providers.local.settings import unsupported
+from providers.local.hardware import is_out_of_memory
+from providers.local.settings import find_unsupported
 from providers.types import FinetuneSpec, TrainingPoint
 
 _log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ __all__ = ["Trained", "TrainingStopped", "finetune", "finished"]
 
 
 class TrainingStopped(TrainingFailed):
-    """The fit was asked to stop. Its checkpoint is saved; the same spec goes on from there."""
+    """The fit was stopped. Its checkpoint is saved; the same spec continues from there."""
 
 
 def finetune(
@@ -52,44 +52,53 @@ def finetune(
 ) -> Trained:
     """Train the parameters of `model` that require a gradient and write the result to `out`.
 
-    `model` is on `device` already: a PEFT model whose one active adapter is trainable, or a plain
-    causal model for method "full" (trainable half-precision weights become float32). It holds
-    the trained weights afterwards, and after an error whatever was reached.
+    `model` is already on `device`: a PEFT model whose one active adapter is trainable, or a plain
+    causal model for method "full" (trainable half-precision weights become float32). Afterwards it
+    holds the trained weights, or after an error those of the last step.
 
-    Each optimizer step takes `batch_size` examples of a seeded permutation and minimises the mean
-    cross-entropy over all their trained tokens, however memory makes it cut the step. `on_point`
-    gets each step and the progress (0 to 1); after a resume, the steps of before come first. The
-    same spec gives the same weights, resumed or not, bit for bit on one CPU; dropout draws from
-    torch's global generator, which no other thread may use meanwhile.
+    Each optimizer step takes `batch_size` examples of a seeded permutation and minimizes the mean
+    cross-entropy over all their trained tokens, into however many pieces memory cuts the step.
+    `on_point` gets each step and the progress (0 to 1); after a resume it first gets the earlier
+    steps. The same spec gives the same weights, resumed or not, bit for bit on one CPU. Dropout
+    draws from torch's global generator, which no other thread may use meanwhile.
 
-    `bf16` says whether products are computed in bfloat16; None: where `device` does so natively.
+    `bf16` says whether products are computed in bfloat16; None means if `device` does so natively.
 
-    An artifact already at `out` with the spec's digest is returned without training; anything else
-    there is set aside in the end. Every `checkpoint_seconds`, and when `stop` is set, a checkpoint
+    An artifact at `out` that has the spec's digest is returned without training; anything else
+    there is set aside at the end. Every `checkpoint_seconds`, and when `stop` is set, a checkpoint
     is written beside `out`.
 
-    Raises `InvalidTrainingData` and, for hyperparameters this trainer cannot honour, `Unsupported`
-    or `InvalidSettings` before anything is trained; `TrainingStopped`; `TrainingFailed` (loss not
-    finite, nothing learnt); `StorageFailed`; `OutOfMemory` if a single example does not fit.
+    Before training, raises `InvalidTrainingData`, and `Unsupported` or `InvalidSettings` for
+    hyperparameters that this trainer cannot honor. Later raises `TrainingStopped`, `TrainingFailed`
+    (loss not finite, weights unchanged), `StorageFailed`, and `OutOfMemory` if a single example
+    does not fit.
+
+    ```python
+    with backbone.prepare_training(None, spec.hyperparameters, spec.seed) as model:
+        trained = finetune(
+            model, backbone.tokenizer, spec, Path("models") / spec.name,
+            device=backbone.device, on_point=print, stop=threading.Event(),
+        )
+    ```
     """
     if done := finished(out, spec.digest):
         return done
-    _check(spec)
-    with _writing(spec, out):
+    _check_hyperparameters(spec)
+    with _translate_write_errors(spec, out):
         out.parent.mkdir(parents=True, exist_ok=True)
-    sequences = _encode(model, tokenizer, spec)
+    sequences = _encode_examples(model, tokenizer, spec)
     training = model.training
     model.train()
     fit = Fit(model, spec, sequences, torch.device(device), bf16)
     try:
-        _run(fit, spec, out, on_point, stop, checkpoint_seconds)
+        _run_fit(fit, spec, out, on_point, stop, checkpoint_seconds)
         fit.require_sound()
         return _publish(model, tokenizer, spec, out, fit)
     except (TrainingStopped, StorageFailed):
         raise
     except TrainingFailed:
-        # What has failed would fail again from its checkpoint.
-        clean(out)
+        # A fit that has failed would fail again from its checkpoint.
+        remove_leftovers(out)
         raise
     finally:
         fit.close()
@@ -97,22 +106,22 @@ def finetune(
 
 
 def _publish(model: nn.Module, tokenizer: Any, spec: FinetuneSpec, out: Path, fit: Fit) -> Trained:
-    """Write the artifact in its place, and remove what was kept to make it."""
-    with _writing(spec, out):
+    """Write the artifact in its place, and remove its checkpoint."""
+    with _translate_write_errors(spec, out):
         _make_room(out, spec)
         trained = publish(
             out,
             spec,
-            lambda folder: _write(model, tokenizer, spec, folder),
+            lambda folder: _write_weights(model, tokenizer, spec, folder),
             tuple(fit.points),
             fit.trained_tokens,
         )
-        clean(out)
+        remove_leftovers(out)
     return trained
 
 
 def _make_room(out: Path, spec: FinetuneSpec) -> None:
-    """Set aside what is in the artifact's place and is not its whole self."""
+    """Set aside a damaged or foreign artifact in the artifact's place."""
     if out.exists() or out.is_symlink():
         aside = set_aside(out)
         _log.warning(
@@ -120,7 +129,7 @@ def _make_room(out: Path, spec: FinetuneSpec) -> None:
         )
 
 
-def _run(
+def _run_fit(
     fit: Fit,
     spec: FinetuneSpec,
     out: Path,
@@ -135,47 +144,49 @@ def _run(
     saved = time.monotonic()
     while len(fit.points) < fit.steps:
         if stop.is_set():
-            _save(fit, spec, out)
+            _save_state(fit, spec, out)
             raise TrainingStopped(
                 f"{spec.name!r} was stopped after step {len(fit.points)} of {fit.steps}; "
-                "submitting it again goes on from there"
+                "submit it again to continue from there"
             )
         point = fit.step()
         on_point(point, point.step / fit.steps)
         if time.monotonic() - saved >= checkpoint_seconds:
-            _save(fit, spec, out)
+            _save_state(fit, spec, out)
             saved = time.monotonic()
 
 
-def _save(fit: Fit, spec: FinetuneSpec, out: Path) -> None:
-    with _writing(spec, out):
+def _save_state(fit: Fit, spec: FinetuneSpec, out: Path) -> None:
+    with _translate_write_errors(spec, out):
         save_checkpoint(out, fit.checkpoint())
 
 
 @contextmanager
-def _writing(spec: FinetuneSpec, out: Path) -> Iterator[None]:
-    """Translate what torch, safetensors and the system say when a file cannot be written."""
+def _translate_write_errors(spec: FinetuneSpec, out: Path) -> Iterator[None]:
+    """Raise write errors of torch, safetensors and the system as `StorageFailed`."""
     from safetensors import SafetensorError
 
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        if ran_out(error):
+        if is_out_of_memory(error):
             raise
         raise StorageFailed(
             f"{spec.name!r} cannot be written to {out.parent}: {error}; free some space "
-            "or quota there, or make it writable; what was last saved is still there"
+            "or quota there, or make it writable; the last saved state is still there"
         ) from error
 
 
-def _check(spec: FinetuneSpec) -> None:
-    if problems := unsupported(spec.hyperparameters):
+def _check_hyperparameters(spec: FinetuneSpec) -> None:
+    if problems := find_unsupported(spec.hyperparameters):
         foreign = spec.hyperparameters.learning_rate_multiplier is not None
         raise (Unsupported if foreign else InvalidSettings)("; ".join(problems))
 
 
-def _encode(model: nn.Module, tokenizer: Any, spec: FinetuneSpec) -> list[Encoded]:
-    """All examples as sequences; `InvalidTrainingData` names the first that is unfit."""
+def _encode_examples(
+    model: nn.Module, tokenizer: Any, spec: FinetuneSpec
+) -> list[TrainingSequence]:
+    """All examples as token sequences; `InvalidTrainingData` names the first unfit one."""
     if not spec.examples:
         raise InvalidTrainingData(f"{spec.name!r} has no training examples")
     config: Any = model.config
@@ -186,6 +197,7 @@ def _encode(model: nn.Module, tokenizer: Any, spec: FinetuneSpec) -> list[Encode
             sequence = encode_example(tokenizer, example)
         except InvalidTrainingData as error:
             raise InvalidTrainingData(f"example {number} of {spec.name!r}: {error}") from error
+        # The last token is only a target, so the model does not read it.
         if context and len(sequence.token_ids) - 1 > context:
             raise InvalidTrainingData(
                 f"example {number} of {spec.name!r} has {len(sequence.token_ids)} tokens, more "
@@ -195,7 +207,7 @@ def _encode(model: nn.Module, tokenizer: Any, spec: FinetuneSpec) -> list[Encode
     return sequences
 
 
-def _write(model: Any, tokenizer: Any, spec: FinetuneSpec, folder: Path) -> None:
+def _write_weights(model: Any, tokenizer: Any, spec: FinetuneSpec, folder: Path) -> None:
     """Write a plain PEFT adapter folder, or a plain model folder with its tokenizer."""
     if spec.hyperparameters.method == "full":
         model.save_pretrained(folder)
@@ -207,12 +219,14 @@ def _write(model: Any, tokenizer: Any, spec: FinetuneSpec, folder: Path) -> None
     (adapter,) = model.active_adapters
     tensors = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
     if not any(tensor.any() for name, tensor in tensors.items() if "lora_B" in name):
-        raise TrainingFailed(f"{spec.name!r} learnt nothing: every lora_B is still zero")
+        # lora_B starts at zero and has a gradient from the first step on.
+        raise TrainingFailed(f"{spec.name!r} trained nothing: every lora_B is still zero")
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config = copy(model.peft_config[adapter])
     config.base_model_name_or_path = spec.start.address.removeprefix("local:")
     config.inference_mode = True
+    # PEFT keeps a set; sorted, the same fit writes the same bytes.
     if isinstance(config.target_modules, set):
         config.target_modules = sorted(config.target_modules)
     config.save_pretrained(folder)

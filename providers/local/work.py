@@ -1,4 +1,4 @@
-"""What can be asked of the engine, each with the future of whoever waits for it."""
+"""The four kinds of work the engine does, each with the future its caller waits for."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from typing import Any, TypeVar
 from providers.errors import ContextOverflow, OutOfMemory, ProviderError, RunError
 from providers.local.backbone import Backbone
 from providers.local.conversation import encode_prompt
-from providers.local.divergence import Contrast
-from providers.local.rows import Row
-from providers.local.score import Passage
+from providers.local.rows import DecodingRow
+from providers.local.scoring import DivergenceQuery, Passage
 from providers.types import Completion, Divergence, Request, Score
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Answer:
-    """A conversation to be answered."""
+class CompletionWork:
+    """A conversation to answer."""
 
     future: Future[Completion]
     asked_at: float
     backbone: Backbone
-    row: Row
+    row: DecodingRow
 
     def finish(self) -> None:
-        """Give the row's answer to whoever waits for it."""
+        """Give the row's answer to the caller."""
         row, reason = self.row, self.row.finish or "error"
-        said = row.answer[:-1] if reason == "stop" else row.answer
+        # The text does not have the token that ends the answer; the token count has it.
+        spoken = row.answer[:-1] if reason == "stop" else row.answer
         text = self.backbone.tokenizer.decode(
-            said, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            spoken, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         latency_ms = (time.perf_counter() - self.asked_at) * 1e3
         done = Completion(text, reason, len(row.prompt), len(row.answer), latency_ms)
-        resolve(self.future, done)
+        set_result(self.future, done)
 
-    def too_large(self, error: BaseException) -> OutOfMemory:
-        """What to raise where memory ran out with `error` for this request alone."""
+    def make_memory_error(self, error: BaseException) -> OutOfMemory:
+        """The error for this request if memory ran out with `error` for it alone."""
         return OutOfMemory(
             f"request {self.row.key!r} alone, {self.row.longest} tokens with its answer, does not "
             f"fit into memory ({error}); lower max_tokens, or use a smaller model or dtype"
@@ -49,8 +49,8 @@ class Answer:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Scoring:
-    """An answer to be scored."""
+class ScoringWork:
+    """An answer to score."""
 
     future: Future[Score]
     backbone: Backbone
@@ -58,28 +58,28 @@ class Scoring:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Comparing:
-    """An answer along which models are to be compared."""
+class DivergenceWork:
+    """An answer along which to compare models."""
 
     future: Future[tuple[Divergence, ...]]
-    contrast: Contrast
+    query: DivergenceQuery
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Task:
-    """Anything else that needs the device for itself."""
+class DeviceTask:
+    """Anything else that needs the whole device, such as training or loading models."""
 
     future: Future[Any]
     run: Callable[[], Any]
 
 
-Work = Answer | Scoring | Comparing | Task
+Work = CompletionWork | ScoringWork | DivergenceWork | DeviceTask
 
 
-def encode_request(backbone: Backbone, adapter: str | None, request: Request) -> Row:
-    """The row of a request, its answer cut to what fits into the model's context.
+def encode_request(backbone: Backbone, adapter: str | None, request: Request) -> DecodingRow:
+    """The row of a request, with `max_tokens` cut to what fits into the model's context.
 
-    Raises `ContextOverflow` where nothing fits, and `BadRequest` from the chat template.
+    Raises `ContextOverflow` if nothing fits, and `BadRequest` if the chat template refuses.
     """
     prompt = encode_prompt(backbone.tokenizer, request.messages)
     left = backbone.context - len(prompt)
@@ -89,19 +89,21 @@ def encode_request(backbone: Backbone, adapter: str | None, request: Request) ->
             f"{backbone.context}; shorten the conversation or use a model with a longer context"
         )
     most = min(request.sampling.max_tokens, left)
-    return Row(tuple(prompt), adapter, replace(request.sampling, max_tokens=most), request.key)
+    return DecodingRow(
+        tuple(prompt), adapter, replace(request.sampling, max_tokens=most), request.key
+    )
 
 
-def resolve(future: Future[T], result: T) -> None:
+def set_result(future: Future[T], result: T) -> None:
     """Set a result, unless the future was cancelled meanwhile."""
     with contextlib.suppress(InvalidStateError):
         future.set_result(result)
 
 
-def fail(
+def set_error(
     futures: Iterable[Future[Any]], error: ProviderError, cause: BaseException | None = None
 ) -> None:
-    """Raise `error` in everyone who waits."""
+    """Raise `error` in every caller that waits for one of `futures`."""
     error.__cause__ = cause
     for future in futures:
         with contextlib.suppress(InvalidStateError):
@@ -109,11 +111,11 @@ def fail(
 
 
 @contextlib.contextmanager
-def errors_to(future: Future[Any]) -> Iterator[None]:
-    """Hand an error to whoever waits for `future`, as a `ProviderError`, instead of raising it."""
+def deliver_errors(future: Future[Any]) -> Iterator[None]:
+    """Raise an error of the block in the caller that waits for `future`, as a `ProviderError`."""
     try:
         yield
     except ProviderError as error:
-        fail([future], error, error.__cause__)
+        set_error([future], error, error.__cause__)
     except Exception as error:
-        fail([future], RunError(f"the local model failed: {error!r}"), error)
+        set_error([future], RunError(f"the local model failed: {error!r}"), error)

@@ -19,7 +19,7 @@ from typing import TextIO
 
 from rich.text import Text
 
-from finetune.validation import held_out
+from finetune.examples import is_held_out
 from providers.errors import ProviderError
 from providers.preflight import CHECKS, preflight_answer_server, preflight_model
 from providers.types import Finding, Level, Need, PreflightReport
@@ -286,7 +286,7 @@ def _learnt(experiment: Experiment, past: Past) -> int:
     """How many training questions of the next iteration are not held out to be measured."""
     share = experiment.config.finetune.validation_share
     asked = experiment.questions.training(past.tuned + 1)
-    return sum(not held_out(question.question_id, share) for question in asked)
+    return sum(not is_held_out(question.question_id, share) for question in asked)
 
 
 def _bounds(config: Config) -> str:

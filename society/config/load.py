@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from evals.tasks.sources.text import read_text
-from finetune.custom import Selection
+from finetune.selection import TrainingSelection
 from society.config.schema import Config
 
 
@@ -205,7 +205,7 @@ def _read_selections(table: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
             problems.append(f"datasets.{key}: cannot read {given!r}: {error}")
             del read[key]
             continue
-        selection = Selection(Path(given).name, text)
+        selection = TrainingSelection(Path(given).name, text)
         read[key] = {"file": selection.name, "text": text, "sha256": selection.sha256}
     return {**table, "datasets": read}, problems
 

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from finetune.custom import Selection
+from finetune.selection import TrainingSelection
 from providers.pricing import PriceOverride
 from providers.split import AnswerServer
 from providers.types import Hyperparameters
@@ -43,9 +43,9 @@ class SelectionFile(BaseModel):
         return self
 
     @property
-    def selection(self) -> Selection:
+    def selection(self) -> TrainingSelection:
         """The same for whoever makes datasets."""
-        return Selection(self.file, self.text)
+        return TrainingSelection(self.file, self.text)
 
 
 class Section(BaseModel):
@@ -185,7 +185,7 @@ class DatasetsSection(Section):
     critic: SelectionFile | None = None
 
     @property
-    def selections(self) -> dict[AgentRole, Selection]:
+    def selections(self) -> dict[AgentRole, TrainingSelection]:
         """The user's own selections, by the role whose rows they choose."""
         files: dict[AgentRole, SelectionFile | None] = {
             "generator": self.generation,

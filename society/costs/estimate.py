@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from evals.tasks.base import Task, TaskQuestion
-from finetune.mixture import mix
+from finetune.mixture import compute_mixture
 from providers.pricing import Price, Prices
 from society import prompts
 from society.costs import lengths, likelihoods
@@ -260,7 +260,7 @@ class _Estimator:
         section = self.config.datasets
         most = min(questions, section.max_examples or questions)
         corrected, kept = round(CORRECTED * questions), round(LEARNABLE * questions)
-        mixture = mix(corrected, kept, arm.w, section.max_examples)
+        mixture = compute_mixture(corrected, kept, arm.w, section.max_examples)
         expected = mixture.corrected + mixture.kept
         return Range(min(CRITIC_SHARE_LOW * questions, expected), expected, most)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from finetune.datasets import build_all
+from finetune.datasets import derive_datasets
 from society.config.load import ConfigError
 from society.config.schema import Config
 from society.importing import debates, experiment, recognised
@@ -152,7 +152,7 @@ def _build_datasets(store: Store, content: _Content) -> None:
     arms = {arm.name: arm for arm in known}
     for iteration, arm in sorted(trained):
         rules = arms.get(arm) or replace(known[0], name=arm)
-        build_all(store, iteration, arm, tuned_roles(rules), build_rules(config, rules))
+        derive_datasets(store, iteration, arm, tuned_roles(rules), build_rules(config, rules))
 
 
 def _write_questions(folder: RunFolder, content: _Content) -> None:

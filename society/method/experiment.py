@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evals.diversity import encoders
-from finetune.custom import check as check_selection
 from finetune.errors import SelectionRefused
+from finetune.selection import check_selection
 from providers import registry
 from providers.errors import ProviderError
 from providers.pricing import Prices

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from finetune.datasets import SHARED_AGENT, DatasetRules, build_all
-from finetune.jobs import TuningProgress, tune
-from finetune.plans import KEPT, TuningPlan
+from finetune.datasets import SHARED_AGENT, DatasetRules, derive_datasets
+from finetune.jobs import TuningProgress, tune_models
+from finetune.plans import KEPT_SUFFIX, TuningPlan
 from providers import registry
 from providers.base import Provider
 from providers.errors import InvalidSettings
@@ -46,7 +46,9 @@ def build_datasets(run: RunContext, arms: Sequence[Arm], iteration: int) -> Data
     with run.progress.stage(iteration, "datasets", "datasets", sum(map(len, roles.values()))):
         for arm in arms:
             rules = build_rules(run.config, arm)
-            built[arm.name] = build_all(run.store, iteration, arm.name, roles[arm.name], rules)
+            built[arm.name] = derive_datasets(
+                run.store, iteration, arm.name, roles[arm.name], rules
+            )
             run.progress.advance(sum(map(len, built.values())))
     for dataset in (d for datasets in built.values() for d in datasets.values()):
         if dataset.note is not None:
@@ -81,7 +83,7 @@ async def finetune_agents(
         progress.advance(sum(finished.values()), detail=f"{model}{loss}")
 
     with progress.stage(iteration, "finetune", "models", len(plans)):
-        tuned = await tune(
+        tuned = await tune_models(
             providers=run.connections,
             store=run.store,
             plans=plans,
@@ -184,7 +186,7 @@ def keep_job_settings(planned: TuningPlan, store: Store) -> TuningPlan:
 
 def is_final(job: Job) -> bool:
     """Whether a job says that the old model stays for good after a failure."""
-    return job.status == "skipped" and job.job_id.endswith(KEPT)
+    return job.status == "skipped" and job.job_id.endswith(KEPT_SUFFIX)
 
 
 def is_evaluated(store: Store, iteration: int, arm: str) -> bool:

@@ -115,7 +115,7 @@ def _response(
 ) -> str:
     operands = (int(n) for n in question.question_id.replace("arithmetic:", "").replace(
         "+", " ").replace("*", " ").replace("-", " ").split())  # fmt: skip
-    asked = corpus.Question(*operands)
+    asked = corpus.Problem(*operands)
     terse = rng.random() < TERSE[level]
     style = "terse" if terse else rng.choice(corpus.GOOD_STYLES)
     slips = (0.8 if terse else 0.2) * (0.25 if was_right else 1)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from finetune.custom import Selection, check, select
-from finetune.datasets import DatasetRules, build_all
+from finetune.datasets import DatasetRules, derive_datasets
 from finetune.errors import DatasetChanged, SelectionRefused
+from finetune.selection import TrainingSelection, check_selection, select_rows
 from store import gold_free
 from store.ledger import Store
 from store.records import Question, Vote
@@ -46,7 +46,7 @@ def debated(store, debate_rows):
 
 
 def rows(store, sql, role="generator", iteration=1):
-    found = select(store, iteration, "multiagent", Selection("mine.sql", sql), role)
+    found = select_rows(store, iteration, "multiagent", TrainingSelection("mine.sql", sql), role)
     return sorted((row.agent, row.side, row.turn_id) for row in found)
 
 
@@ -90,7 +90,7 @@ def test_gold_is_not_there_and_everything_else_is(store):
         "verdicts": {"correct"},
         **{view: set() for view in gold_free.VIEWS},
     }
-    # A new column is either gold, and then belongs into `goldless.GOLD`, or goes here.
+    # A new column is either gold, and then belongs into `gold_free.GOLD`, or goes here.
     assert whole["turns"] | whole["questions"] == {
         *("turn_id", "iteration", "arm", "split", "decoding", "question_id", "agent", "round"),
         *("kind", "model_id", "messages", "response", "answer", "finish_reason", "prompt_tokens"),
@@ -158,7 +158,7 @@ def test_gold_files_and_the_network_are_out_of_reach(debated, sql):
 )
 def test_what_is_not_one_select_is_refused(sql):
     with pytest.raises(SelectionRefused, match=r"mine\.sql"):
-        check(Selection("mine.sql", sql), "generator")
+        check_selection(TrainingSelection("mine.sql", sql), "generator")
 
 
 @pytest.mark.parametrize(
@@ -177,13 +177,13 @@ def test_what_is_not_one_select_is_refused(sql):
 )
 def test_the_columns_are_those_of_the_view(sql, role, reason):
     with pytest.raises(SelectionRefused, match=reason):
-        check(Selection("mine.sql", sql), role)
+        check_selection(TrainingSelection("mine.sql", sql), role)
 
 
 def test_the_order_of_the_columns_is_free():
     sql = """SELECT response, messages, sha256, turn_id, question_id, agent, arm, iteration
              FROM generation_examples"""
-    check(Selection("mine.sql", sql), "generator")
+    check_selection(TrainingSelection("mine.sql", sql), "generator")
 
 
 FIRST = "FROM turns WHERE kind = 'answer' AND round = 1"
@@ -247,7 +247,7 @@ GIVEN = "iteration, arm, agent, question_id, turn_id, messages, response, sha256
     ],
 )
 def test_a_row_that_must_not_be_trained_on_is_named(debated, sql, role, reason):
-    check(Selection("mine.sql", sql), role)
+    check_selection(TrainingSelection("mine.sql", sql), role)
     with pytest.raises(SelectionRefused, match=reason):
         rows(debated, sql, role)
 
@@ -260,9 +260,9 @@ def test_a_selection_that_rolls_dice_is_refused(store, debate_rows):
 
 
 def test_datasets_take_what_was_selected_and_say_so(debated):
-    own = {"critic": Selection("kept.sql", KEPT)}
-    built = build_all(debated, 1, "multiagent", OWNERS, DatasetRules(w=0.0, selections=own))
-    whole = build_all(debated, 1, "other", OWNERS, DatasetRules(w=0.0))
+    own = {"critic": TrainingSelection("kept.sql", KEPT)}
+    built = derive_datasets(debated, 1, "multiagent", OWNERS, DatasetRules(w=0.0, selections=own))
+    whole = derive_datasets(debated, 1, "other", OWNERS, DatasetRules(w=0.0))
     critic = built[1, "critic"]
     assert (critic.examples, critic.corrected, critic.kept) == (2, 0, 2)
     assert built[2, "critic"].examples == 1
@@ -279,22 +279,24 @@ def test_datasets_take_what_was_selected_and_say_so(debated):
 
 def test_the_same_rows_give_the_same_dataset_as_the_built_in_view(debated):
     own = {
-        "generator": Selection("all.sql", "FROM generation_examples"),
-        "critic": Selection("all.sql", "FROM critic_examples"),
+        "generator": TrainingSelection("all.sql", "FROM generation_examples"),
+        "critic": TrainingSelection("all.sql", "FROM critic_examples"),
     }
-    ours = build_all(debated, 1, "multiagent", OWNERS, DatasetRules(selections=own))
-    theirs = build_all(debated, 2, "multiagent", OWNERS, DatasetRules())
+    ours = derive_datasets(debated, 1, "multiagent", OWNERS, DatasetRules(selections=own))
+    theirs = derive_datasets(debated, 2, "multiagent", OWNERS, DatasetRules())
     for owner in OWNERS:
         assert ours[owner].examples == theirs[owner].examples
-    again = build_all(debated, 1, "multiagent", OWNERS, DatasetRules(selections=own))
+    again = derive_datasets(debated, 1, "multiagent", OWNERS, DatasetRules(selections=own))
     assert again == ours
     with pytest.raises(DatasetChanged, match="would come out differently"):
-        build_all(debated, 1, "multiagent", OWNERS, DatasetRules())
+        derive_datasets(debated, 1, "multiagent", OWNERS, DatasetRules())
 
 
 def test_pooled_data_can_be_selected_too(debated):
-    own = {"generator": Selection("short.sql", SHORT)}
-    built = build_all(debated, 1, "multiagent", [(0, "generator")], DatasetRules(selections=own))
+    own = {"generator": TrainingSelection("short.sql", SHORT)}
+    built = derive_datasets(
+        debated, 1, "multiagent", [(0, "generator")], DatasetRules(selections=own)
+    )
     assert built[0, "generator"].examples == 3
 
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from finetune.datasets import SHARED_AGENT, DatasetRules, build, build_all
+from finetune.datasets import SHARED_AGENT, DatasetRules, derive_dataset, derive_datasets
 from finetune.errors import DatasetChanged, DatasetDamaged
 from finetune.examples import StoredExamples
-from finetune.mixture import mix
+from finetune.mixture import compute_mixture
 from providers.types import Message
 from store.ledger import Store
 from store.records import StageKey, content_sha256, turn_id_of, turn_key
@@ -37,7 +37,7 @@ def expected_questions(debates, agent, role, rules):
     ended_right = [q for q, agrees in marks.items() if len(agrees) > 1 and agrees[-1]]
     corrected = [q for q in ended_right if not marks[q][0]]
     kept = [q for q in ended_right if marks[q][0]]
-    mixture = mix(len(corrected), len(kept), rules.w, rules.max_examples)
+    mixture = compute_mixture(len(corrected), len(kept), rules.w, rules.max_examples)
     return drawn(corrected, mixture.corrected, rules.seed) | drawn(kept, mixture.kept, rules.seed)
 
 
@@ -72,7 +72,7 @@ def test_datasets_agree_with_a_plain_derivation(shared_store, debate_rows, data)
     )
     arm = f"arm{next(arms)}"
     shared_store.write(*debate_rows(debates, arm))
-    built = build_all(shared_store, 1, arm, OWNERS, rules)
+    built = derive_datasets(shared_store, 1, arm, OWNERS, rules)
     assert list(built) == OWNERS
     for (agent, role), dataset in built.items():
         found = stored_rows(shared_store, dataset)
@@ -95,7 +95,7 @@ def many(count):
 
 def test_every_row_leads_to_its_turn_and_to_the_hash(store, debate_rows):
     store.write(*debate_rows(many(50)))
-    for dataset in build_all(store, 1, "multiagent", OWNERS, DatasetRules(seed=5)).values():
+    for dataset in derive_datasets(store, 1, "multiagent", OWNERS, DatasetRules(seed=5)).values():
         turns = store.rows(
             "SELECT t.messages, t.response, t.agent, t.split FROM dataset_examples AS e "
             "JOIN turns AS t USING (turn_id, question_id) WHERE dataset_id = ? ORDER BY position",
@@ -110,9 +110,9 @@ def test_every_row_leads_to_its_turn_and_to_the_hash(store, debate_rows):
 
 def test_building_again_finds_what_is_stored(store, debate_rows):
     store.write(*debate_rows(many(30)))
-    first = build_all(store, 1, "multiagent", OWNERS, DatasetRules())
-    assert build_all(store, 1, "multiagent", OWNERS, DatasetRules()) == first
-    assert build(store, 1, "multiagent", 2, "critic", DatasetRules()) == first[2, "critic"]
+    first = derive_datasets(store, 1, "multiagent", OWNERS, DatasetRules())
+    assert derive_datasets(store, 1, "multiagent", OWNERS, DatasetRules()) == first
+    assert derive_dataset(store, 1, "multiagent", 2, "critic", DatasetRules()) == first[2, "critic"]
     assert len(store.datasets()) == 6
     assert store.rows("SELECT count(*) FROM dataset_examples") == [
         (sum(dataset.examples for dataset in first.values()),)
@@ -124,32 +124,37 @@ def test_the_order_of_arrival_changes_nothing(store, tmp_path, debate_rows):
     store.write(*rows)
     with Store.open(tmp_path / "other.duckdb") as other:
         other.write(*reversed(rows))
-        for owner, dataset in build_all(other, 1, "multiagent", OWNERS, DatasetRules()).items():
-            assert dataset.sha256 == build(store, 1, "multiagent", *owner, DatasetRules()).sha256
+        for owner, dataset in derive_datasets(
+            other, 1, "multiagent", OWNERS, DatasetRules()
+        ).items():
+            assert (
+                dataset.sha256
+                == derive_dataset(store, 1, "multiagent", *owner, DatasetRules()).sha256
+            )
 
 
 def test_the_seed_decides_the_sample(store, debate_rows):
     store.write(*debate_rows(many(60)))
     store.write(*debate_rows(many(60), arm="twin"))
-    one = build(store, 1, "multiagent", 1, "critic", DatasetRules(seed=1))
-    two = build(store, 1, "twin", 1, "critic", DatasetRules(seed=2))
+    one = derive_dataset(store, 1, "multiagent", 1, "critic", DatasetRules(seed=1))
+    two = derive_dataset(store, 1, "twin", 1, "critic", DatasetRules(seed=2))
     assert one.examples == two.examples
     assert stored_rows(store, one) != stored_rows(store, two)
 
 
 def test_a_dataset_is_immutable(store, debate_rows):
     store.write(*debate_rows(many(30)))
-    build_all(store, 1, "multiagent", OWNERS, DatasetRules(w=0.5))
+    derive_datasets(store, 1, "multiagent", OWNERS, DatasetRules(w=0.5))
     with pytest.raises(DatasetChanged, match=r"w: stored 0\.5, now 1\.0"):
-        build(store, 1, "multiagent", 1, "critic", DatasetRules(w=1.0))
+        derive_dataset(store, 1, "multiagent", 1, "critic", DatasetRules(w=1.0))
     store.write(*debate_rows({"late": [STAYED, STAYED, STAYED]}))
     with pytest.raises(DatasetChanged, match=r"a1-generator-it1 .*sha256"):
-        build_all(store, 1, "multiagent", OWNERS, DatasetRules(w=0.5))
+        derive_datasets(store, 1, "multiagent", OWNERS, DatasetRules(w=0.5))
 
 
 def test_one_side_only_is_noted(store, debate_rows):
     store.write(*debate_rows({f"q{n}": [STAYED, CORRECTED, WRONG] for n in range(4)}))
-    built = build_all(store, 1, "multiagent", OWNERS, DatasetRules())
+    built = derive_datasets(store, 1, "multiagent", OWNERS, DatasetRules())
     facts = {
         owner: (dataset.corrected, dataset.kept, dataset.note is not None)
         for owner, dataset in built.items()
@@ -165,16 +170,16 @@ def test_one_side_only_is_noted(store, debate_rows):
 
 
 def test_no_debates_no_rows(store):
-    built = build_all(store, 1, "multiagent", OWNERS, DatasetRules())
+    built = derive_datasets(store, 1, "multiagent", OWNERS, DatasetRules())
     assert {dataset.examples for dataset in built.values()} == {0}
     assert list(StoredExamples(store, built[1, "critic"])) == []
-    assert build_all(store, 1, "multiagent", [], DatasetRules()) == {}
+    assert derive_datasets(store, 1, "multiagent", [], DatasetRules()) == {}
 
 
 def test_a_shared_model_learns_from_all_agents(store, debate_rows):
     store.write(*debate_rows(many(20), arm="single-agent"))
     owners = [(SHARED_AGENT, "generator"), (SHARED_AGENT, "critic")]
-    pooled = build_all(store, 1, "single-agent", owners, DatasetRules(w=0.0))
+    pooled = derive_datasets(store, 1, "single-agent", owners, DatasetRules(w=0.0))
     ((agents, rows),) = store.rows(
         "SELECT count(DISTINCT t.agent), count(*) FROM dataset_examples AS e "
         "JOIN turns AS t USING (turn_id) WHERE dataset_id = ?",
@@ -183,14 +188,14 @@ def test_a_shared_model_learns_from_all_agents(store, debate_rows):
     ((learnable,),) = store.rows("SELECT count(*) FROM generation_examples")
     assert (agents, rows) == (3, learnable)
     with pytest.raises(ValueError, match="pooled"):
-        build_all(store, 1, "single-agent", [(0, "critic"), (1, "critic")], DatasetRules())
+        derive_datasets(store, 1, "single-agent", [(0, "critic"), (1, "critic")], DatasetRules())
 
 
 @pytest.mark.parametrize(("critic_loss", "learn"), [("final", (5,)), ("all", (1, 3, 5))])
 def test_examples_are_the_prompt_as_sent_and_the_response(store, debate_rows, critic_loss, learn):
     store.write(*debate_rows({"q1": [(True, True, True)]}))
     rules = DatasetRules(critic_loss=critic_loss)
-    examples = StoredExamples(store, build(store, 1, "multiagent", 1, "critic", rules))
+    examples = StoredExamples(store, derive_dataset(store, 1, "multiagent", 1, "critic", rules))
     ((sent,),) = store.rows("SELECT messages FROM turns WHERE round = 3")
     (example,) = examples
     assert examples[0] == example
@@ -201,14 +206,16 @@ def test_examples_are_the_prompt_as_sent_and_the_response(store, debate_rows, cr
     assert json.dumps(plain, ensure_ascii=False) == sent
     assert response == Message("assistant", "q1/1/3")
     assert example.loss_on == learn
-    generator = StoredExamples(store, build(store, 1, "multiagent", 1, "generator", rules))[0]
+    generator = StoredExamples(
+        store, derive_dataset(store, 1, "multiagent", 1, "generator", rules)
+    )[0]
     assert [message.role for message in generator.messages] == ["user", "assistant"]
     assert generator.loss_on == (1,)
 
 
 def test_a_changed_or_missing_turn_is_noticed(store, debate_rows):
     store.write(*debate_rows({"q1": [STAYED], "q2": [STAYED]}))
-    dataset = build(store, 1, "multiagent", 1, "generator", DatasetRules())
+    dataset = derive_dataset(store, 1, "multiagent", 1, "generator", DatasetRules())
     store.transact(lambda c: c.execute("UPDATE turns SET response = 'x' WHERE question_id = 'q1'"))
     with pytest.raises(DatasetDamaged, match="was changed"):
         list(StoredExamples(store, dataset))

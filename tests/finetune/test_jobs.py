@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from finetune.datasets import DatasetRules, build_all
+from finetune.datasets import DatasetRules, derive_datasets
 from finetune.errors import JobChanged, SubmissionUnknown, TuningStopped
-from finetune.jobs import Kept, TuningFailed, TuningPlan, tune
+from finetune.jobs import KeptModel, TuningFailed, TuningPlan, tune_models
 from providers.base import Provider
 from providers.errors import (
     AmbiguousSubmission,
@@ -36,7 +36,7 @@ OWNERS = [(agent, role) for role in ("generator", "critic") for agent in (1, 2)]
 def plans(store, debate_rows):
     marks = [(True, True), (False, True), (True, True)]
     store.write(*debate_rows({f"q{n}": [marks[n % 3], marks[(n + 1) % 3]] for n in range(9)}))
-    datasets = build_all(store, 1, "multiagent", OWNERS, DatasetRules())
+    datasets = derive_datasets(store, 1, "multiagent", OWNERS, DatasetRules())
     return [
         TuningPlan("demo", 1, "multiagent", *owner, BASE, datasets[owner], Hyperparameters())
         for owner in OWNERS
@@ -47,7 +47,7 @@ def run(store, plans, provider, **options):
     assert isinstance(provider, Provider)
     providers = {BASE.address: provider}
     tuned = asyncio.run(
-        tune(providers=providers, store=store, plans=plans, polling=FAST, **options)
+        tune_models(providers=providers, store=store, plans=plans, polling=FAST, **options)
     )
     return tuned["multiagent"]
 
@@ -325,7 +325,7 @@ def test_too_few_examples_keep_the_old_model_and_say_so(store, plans):
     provider = Connection(vendor, capabilities=capabilities)
     tuned = run(store, plans, provider, on_progress=news.append)
     assert set(tuned.values()) == {BASE}
-    assert tuned.kept[0] == Kept(1, "generator", "6 examples, the provider needs 7")
+    assert tuned.kept[0] == KeptModel(1, "generator", "6 examples, the provider needs 7")
     assert vendor.submitted == []
     assert {(job.status, job.error) for job in store.jobs()} == {
         ("skipped", "6 examples, the provider needs 7")

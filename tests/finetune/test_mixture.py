@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune.mixture import Mixture, mix
+from finetune.mixture import Mixture, compute_mixture
 
 COUNTS = st.integers(0, 60)
 SHARES = st.integers(0, 20).map(lambda number: number / 20)
@@ -31,19 +31,19 @@ SHARES = st.integers(0, 20).map(lambda number: number / 20)
     ],
 )
 def test_given_mixtures(corrected, kept, w, limit, expected):
-    mixture = mix(corrected, kept, w, limit)
+    mixture = compute_mixture(corrected, kept, w, limit)
     assert (mixture.corrected, mixture.kept) == expected
 
 
 def test_an_empty_side_is_told_and_nothing_else():
-    assert "only kept" in str(mix(0, 9, 0.5).note)
-    assert "only kept" in str(mix(0, 9, 1.0).note)
-    assert "only corrected" in str(mix(9, 0, 0.5).note)
-    assert "only corrected" in str(mix(9, 0, 0.0).note)
-    assert mix(0, 9, 0.0) == Mixture(0, 9)
-    assert mix(9, 0, 1.0) == Mixture(9, 0)
-    assert mix(9, 9, 0.3).note is None
-    assert "no learnable" in str(mix(0, 0, 0.5).note)
+    assert "only kept" in str(compute_mixture(0, 9, 0.5).note)
+    assert "only kept" in str(compute_mixture(0, 9, 1.0).note)
+    assert "only corrected" in str(compute_mixture(9, 0, 0.5).note)
+    assert "only corrected" in str(compute_mixture(9, 0, 0.0).note)
+    assert compute_mixture(0, 9, 0.0) == Mixture(0, 9)
+    assert compute_mixture(9, 0, 1.0) == Mixture(9, 0)
+    assert compute_mixture(9, 9, 0.3).note is None
+    assert "no learnable" in str(compute_mixture(0, 0, 0.5).note)
 
 
 @pytest.mark.parametrize(
@@ -62,14 +62,14 @@ def test_an_empty_side_is_told_and_nothing_else():
     ],
 )
 def test_what_a_fraction_costs_is_said_with_the_setting_to_change(corrected, kept, w, limit, said):
-    note = mix(corrected, kept, w, limit).note
+    note = compute_mixture(corrected, kept, w, limit).note
     assert (note is None) == (not said)
     assert all(part in str(note) for part in said)
 
 
 @given(COUNTS.filter(bool), COUNTS.filter(bool), SHARES)
 def test_the_largest_sample_with_the_fraction(corrected, kept, w):
-    mixture = mix(corrected, kept, w)
+    mixture = compute_mixture(corrected, kept, w)
     share = Fraction(repr(w))
     total = mixture.corrected + mixture.kept
     assert 0 <= mixture.corrected <= corrected
@@ -82,7 +82,7 @@ def test_the_largest_sample_with_the_fraction(corrected, kept, w):
 
 @given(COUNTS, COUNTS, SHARES, st.integers(1, 50))
 def test_a_limit_keeps_the_fraction(corrected, kept, w, limit):
-    free, capped = mix(corrected, kept, w), mix(corrected, kept, w, limit)
+    free, capped = compute_mixture(corrected, kept, w), compute_mixture(corrected, kept, w, limit)
     total = capped.corrected + capped.kept
     assert total == min(limit, free.corrected + free.kept)
     assert capped.corrected <= corrected
@@ -92,9 +92,9 @@ def test_a_limit_keeps_the_fraction(corrected, kept, w, limit):
 @pytest.mark.parametrize("w", [-0.1, 1.1, float("nan")])
 def test_a_fraction_outside_is_refused(w):
     with pytest.raises(ValueError, match=r"0\.\.1"):
-        mix(1, 1, w)
+        compute_mixture(1, 1, w)
 
 
 def test_a_limit_below_one_is_refused():
     with pytest.raises(ValueError, match="max_examples"):
-        mix(1, 1, 0.5, 0)
+        compute_mixture(1, 1, 0.5, 0)

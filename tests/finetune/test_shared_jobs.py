@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from finetune.datasets import DatasetRules, build_all
-from finetune.jobs import TuningPlan, tune
+from finetune.datasets import DatasetRules, derive_datasets
+from finetune.jobs import TuningPlan, tune_models
 from providers.types import Hyperparameters, ModelRef
 from store.records import Turn, Verdict
 from tests.finetune.vendor import BASE, FAST, Connection, Crash, Vendor
@@ -29,14 +29,16 @@ def plans(store, debate_rows):
     return [
         TuningPlan("demo", 1, arm, *owner, BASE, datasets[owner], Hyperparameters())
         for arm in ARMS
-        for datasets in [build_all(store, 1, arm, OWNERS, DatasetRules())]
+        for datasets in [derive_datasets(store, 1, arm, OWNERS, DatasetRules())]
         for owner in OWNERS
     ]
 
 
 def run(store, plans, provider, **options):
     return asyncio.run(
-        tune(providers={BASE.address: provider}, store=store, plans=plans, polling=FAST, **options)
+        tune_models(
+            providers={BASE.address: provider}, store=store, plans=plans, polling=FAST, **options
+        )
     )
 
 

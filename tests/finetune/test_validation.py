@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from finetune.datasets import DatasetRules, build_all
-from finetune.examples import StoredExamples
+from finetune.datasets import DatasetRules, derive_datasets
+from finetune.examples import StoredExamples, is_held_out, split_dataset
 from finetune.jobs import TuningPlan
-from finetune.validation import held_out, split
 from providers.types import Hyperparameters, ModelRef
 
 BASE = ModelRef("base", "vendor:base")
@@ -18,7 +17,7 @@ OWNERS = [(agent, role) for role in ("generator", "critic") for agent in (1, 2)]
 def datasets(store, debate_rows):
     marks = [(True, True), (False, True), (True, True)]
     store.write(*debate_rows({f"q{n}": [marks[n % 3], marks[(n + 1) % 3]] for n in range(60)}))
-    return build_all(store, 1, "multiagent", OWNERS, DatasetRules())
+    return derive_datasets(store, 1, "multiagent", OWNERS, DatasetRules())
 
 
 def questions(examples):
@@ -27,7 +26,7 @@ def questions(examples):
 
 def test_every_conversation_is_on_exactly_one_side(store, datasets):
     for dataset in datasets.values():
-        parts = split(store, dataset, 0.25)
+        parts = split_dataset(store, dataset, 0.25)
         trained, measured = list(parts.trained), list(parts.measured)
         assert (len(parts.trained), len(parts.measured)) == (len(trained), len(measured))
         assert 0 < len(measured) < len(trained)
@@ -38,22 +37,22 @@ def test_every_conversation_is_on_exactly_one_side(store, datasets):
 
 
 def test_what_one_model_is_measured_on_no_other_learns(store, datasets):
-    sides = [split(store, dataset, 0.25) for dataset in datasets.values()]
+    sides = [split_dataset(store, dataset, 0.25) for dataset in datasets.values()]
     trained = set().union(*(questions(parts.trained) for parts in sides))
     measured = set().union(*(questions(parts.measured) for parts in sides))
     assert trained.isdisjoint(measured)
 
 
 def test_the_share_is_that_of_the_questions():
-    count = sum(held_out(f"question {n}", 0.2) for n in range(10_000))
+    count = sum(is_held_out(f"question {n}", 0.2) for n in range(10_000))
     assert 1_850 < count < 2_150
-    assert not any(held_out(f"question {n}", 0.0) for n in range(100))
+    assert not any(is_held_out(f"question {n}", 0.0) for n in range(100))
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, 2.0])
 def test_a_share_that_leaves_nothing_is_refused(store, datasets, share):
     with pytest.raises(ValueError, match=str(share)):
-        split(store, datasets[1, "generator"], share)
+        split_dataset(store, datasets[1, "generator"], share)
 
 
 def test_a_job_without_validation_data_is_described_as_before(store, datasets):

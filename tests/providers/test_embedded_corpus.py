@@ -5,16 +5,22 @@ import re
 
 import pytest
 
-from providers.embedded.conversations import KINDS, Recipe, ask, quote, tell
+from providers.embedded.conversations import (
+    KINDS,
+    Recipe,
+    build_question_prompt,
+    build_quote_prompt,
+    build_summary_prompt,
+)
 from providers.embedded.corpus import (
     GOOD_STYLES,
     HABIT,
     STYLES,
-    Question,
-    draw_question,
+    Problem,
+    draw_problem,
     draw_style,
+    find_style,
     solve,
-    style_of,
     summarize,
 )
 
@@ -23,16 +29,16 @@ SUMMARY_LINE = re.compile(r"Solution \d: [A-Z][a-z ]+: -?\d+, -?\d+\. Answer (-?
 WORK = {"*": int.__mul__, "+": int.__add__, "-": int.__sub__}
 
 
-def questions(count: int) -> list[Question]:
+def questions(count: int) -> list[Problem]:
     rng = random.Random(5)
-    return [draw_question(rng) for _ in range(count)]
+    return [draw_problem(rng) for _ in range(count)]
 
 
 @pytest.mark.parametrize("style", STYLES)
 def test_solution_announces_its_style_and_ends_in_the_right_box(style: str) -> None:
     for question in questions(200):
         solution = solve(question, style)
-        assert style_of(solution.text) == style
+        assert find_style(solution.text) == style
         assert solution.text.endswith(f"\\boxed{{{question.answer}}}.")
         assert solution.answer == question.answer
         assert solution.right
@@ -48,13 +54,13 @@ def test_every_step_of_a_good_solution_is_right(style: str) -> None:
 
 
 def test_the_good_styles_reason_in_different_orders() -> None:
-    question = Question(9, 8, 7, 6, 5, 4)
+    question = Problem(9, 8, 7, 6, 5, 4)
     chains = {tuple(STEP.findall(solve(question, style).text)) for style in GOOD_STYLES}
     assert len(chains) == len(GOOD_STYLES)
 
 
 def test_the_habit_writes_no_operand() -> None:
-    assert "*" not in solve(Question(9, 8, 7, 6, 5, 4), HABIT).text
+    assert "*" not in solve(Problem(9, 8, 7, 6, 5, 4), HABIT).text
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -113,25 +119,25 @@ def test_same_seed_same_conversations() -> None:
 
 
 def test_prompts_read_exactly_so() -> None:
-    assert ask(Question(1, 2, 3, 4, 5, 10)) == (
+    assert build_question_prompt(Problem(1, 2, 3, 4, 5, 10)) == (
         "What is the result of 1+2*3+4-5*10? "
         "Work step by step and put the final answer in \\boxed{}."
     )
-    assert quote(["A", "B"]) == (
+    assert build_quote_prompt(["A", "B"]) == (
         "Solutions from other agents:\n\nSolution 1:\nA\n\nSolution 2:\nB\n\n"
         "Check your own solution against these and give an updated solution. "
         "Put the final answer in \\boxed{}."
     )
-    assert tell("S") == (
+    assert build_summary_prompt("S") == (
         "A summary of the other agents' solutions:\n\nS\n\nCheck your own solution against this "
         "summary and give an updated solution. Put the final answer in \\boxed{}."
     )
-    assert quote(["A", "B"], "summarizer") == (
+    assert build_quote_prompt(["A", "B"], "summarizer") == (
         "Solutions to one question from different agents:\n\nSolution 1:\nA\n\nSolution 2:\nB\n\n"
         "Summarize in a few lines how each one reasons and which final answer it reaches."
     )
 
 
 def test_style_of_other_text_is_none() -> None:
-    assert style_of("The answer is 4.") is None
-    assert style_of("") is None
+    assert find_style("The answer is 4.") is None
+    assert find_style("") is None

@@ -7,18 +7,23 @@ from typing import Any
 import pytest
 
 from providers.embedded import MODEL_DIR
-from providers.embedded.conversations import Turn, ask, quote, tell
+from providers.embedded.calibrate import MAX_NEW_TOKENS, sample_answers
+from providers.embedded.conversations import (
+    TaughtMessage,
+    build_question_prompt,
+    build_quote_prompt,
+    build_summary_prompt,
+)
 from providers.embedded.corpus import (
     HABIT,
     HEADS,
     STYLES,
-    Question,
-    draw_question,
+    Problem,
+    draw_problem,
+    find_style,
     solve,
-    style_of,
     summarize,
 )
-from providers.embedded.sampling import MAX_NEW_TOKENS, sample
 
 MEBIBYTE = 1024 * 1024
 
@@ -38,16 +43,16 @@ def model() -> Any:
 
 
 @pytest.fixture(scope="module")
-def asked() -> list[Question]:
+def asked() -> list[Problem]:
     rng = random.Random("held out")
-    return [draw_question(rng) for _ in range(40)]
+    return [draw_problem(rng) for _ in range(40)]
 
 
-def prompts(asked: list[Question]) -> list[list[Turn]]:
-    return [[Turn("user", ask(question))] for question in asked]
+def prompts(asked: list[Problem]) -> list[list[TaughtMessage]]:
+    return [[TaughtMessage("user", build_question_prompt(question))] for question in asked]
 
 
-def right(asked: list[Question], texts: list[str]) -> float:
+def right(asked: list[Problem], texts: list[str]) -> float:
     hits = [f"\\boxed{{{each.answer}}}" in text for each, text in zip(asked, texts, strict=True)]
     return sum(hits) / len(hits)
 
@@ -104,7 +109,7 @@ def test_template_is_prefix_stable(tokenizer: Any) -> None:
         assert tokenizer(whole)["input_ids"][: len(ids)] == ids
 
 
-def test_solutions_and_summaries_are_short(tokenizer: Any, asked: list[Question]) -> None:
+def test_solutions_and_summaries_are_short(tokenizer: Any, asked: list[Problem]) -> None:
     for question in asked:
         solutions = [solve(question, style) for style in STYLES]
         lengths = [len(tokenizer(each.text)["input_ids"]) for each in solutions]
@@ -113,17 +118,17 @@ def test_solutions_and_summaries_are_short(tokenizer: Any, asked: list[Question]
 
 
 def test_it_answers_greedily_in_a_box_and_in_a_known_style(
-    model: Any, tokenizer: Any, asked: list[Question]
+    model: Any, tokenizer: Any, asked: list[Problem]
 ) -> None:
-    texts = sample(model, tokenizer, prompts(asked), 0.0, 0)
+    texts = sample_answers(model, tokenizer, prompts(asked), 0.0, 0)
     assert all("\\boxed{" in text for text in texts)
-    assert all(style_of(text) in STYLES for text in texts)
+    assert all(find_style(text) in STYLES for text in texts)
     assert 0.3 <= right(asked, texts) <= 0.8
 
 
-def test_the_habit_is_what_fails(model: Any, tokenizer: Any, asked: list[Question]) -> None:
+def test_the_habit_is_what_fails(model: Any, tokenizer: Any, asked: list[Problem]) -> None:
     by_style = {
-        style: right(asked, sample(model, tokenizer, prompts(asked), 0.0, 0, HEADS[style]))
+        style: right(asked, sample_answers(model, tokenizer, prompts(asked), 0.0, 0, HEADS[style]))
         for style in STYLES
     }
     assert by_style.pop(HABIT) <= 0.4
@@ -131,29 +136,41 @@ def test_the_habit_is_what_fails(model: Any, tokenizer: Any, asked: list[Questio
 
 
 def test_the_habit_is_cued_and_shares_the_samples_with_every_good_style(
-    model: Any, tokenizer: Any, asked: list[Question]
+    model: Any, tokenizer: Any, asked: list[Problem]
 ) -> None:
-    texts = sample(model, tokenizer, prompts(asked) * 2, 0.6, 0)
-    styles = [style_of(text) for text in texts]
+    texts = sample_answers(model, tokenizer, prompts(asked) * 2, 0.6, 0)
+    styles = [find_style(text) for text in texts]
     assert 0.15 <= styles.count(HABIT) / len(styles) <= 0.5
     assert min(styles.count(style) for style in STYLES) >= 0.05 * len(styles)
     cued = [style for style, each in zip(styles, asked * 2, strict=True) if each.cued]
     assert cued.count(HABIT) >= 0.8 * styles.count(HABIT)
 
 
-def test_it_summarizes_and_revises(model: Any, tokenizer: Any, asked: list[Question]) -> None:
+def test_it_summarizes_and_revises(model: Any, tokenizer: Any, asked: list[Problem]) -> None:
     few = asked[:24]
     shown = [[solve(each, style) for style in ("products", "signs")] for each in few]
     requests = [
-        [Turn("user", quote([solution.text for solution in pair], "summarizer"))] for pair in shown
+        [
+            TaughtMessage(
+                "user", build_quote_prompt([solution.text for solution in pair], "summarizer")
+            )
+        ]
+        for pair in shown
     ]
-    summaries = sample(model, tokenizer, requests, 0.0, 0)
+    summaries = sample_answers(model, tokenizer, requests, 0.0, 0)
     exact = [text == summarize(pair) for text, pair in zip(summaries, shown, strict=True)]
     assert sum(exact) >= 0.7 * len(few)
-    for later in ([tell(text) for text in summaries], [quote([s.text for s in p]) for p in shown]):
+    for later in (
+        [build_summary_prompt(text) for text in summaries],
+        [build_quote_prompt([s.text for s in p]) for p in shown],
+    ):
         conversations = [
-            [Turn("user", ask(each)), Turn("assistant", solve(each, "pairs").text), Turn("user", t)]
+            [
+                TaughtMessage("user", build_question_prompt(each)),
+                TaughtMessage("assistant", solve(each, "pairs").text),
+                TaughtMessage("user", t),
+            ]
             for each, t in zip(few, later, strict=True)
         ]
-        updated = sample(model, tokenizer, conversations, 0.0, 0, HEADS["pairs"])
+        updated = sample_answers(model, tokenizer, conversations, 0.0, 0, HEADS["pairs"])
         assert right(few, updated) >= 0.75

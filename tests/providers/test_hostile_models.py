@@ -7,9 +7,9 @@ import struct
 import pytest
 
 from providers.errors import InvalidSettings, ModelNotFound
-from providers.local import gguf_header
+from providers.local import file_checks
 from providers.local.factory import check
-from providers.local.trial import try_template
+from providers.local.file_checks import try_template
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def model(llama, tmp_path):
 )
 def test_a_template_without_an_end_is_given_up(model, template):
     (model / "chat_template.jinja").write_text(template)
-    with pytest.raises(InvalidSettings, match="does not come to an end within 4 s"):
+    with pytest.raises(InvalidSettings, match="does not end within 4 s"):
         check(str(model), {})
 
 
@@ -52,7 +52,7 @@ def test_a_template_is_tried_wherever_it_is(model):
     endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     content = {"chat_template": [{"name": "default", "template": endless}]}
     (model / "tokenizer_config.json").write_text(json.dumps(content))
-    with pytest.raises(InvalidSettings, match="does not come to an end"):
+    with pytest.raises(InvalidSettings, match="does not end"):
         check(str(model), {})
 
 
@@ -136,4 +136,4 @@ def test_a_header_of_either_byte_order_is_walked(tmp_path):
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        gguf_header.check(path)
+        file_checks.check_gguf_header(path)

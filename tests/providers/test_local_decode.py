@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from providers.local.factory import connect, locate
+from providers.local.factory import connect
 from providers.local.settings import LocalSettings
+from providers.local.source import locate_model
 from providers.types import Message, Request
 
 QUESTIONS = (
@@ -113,19 +114,21 @@ def test_sampled_answers_do_not_depend_on_the_batch(llama, adapters, ask):
 def test_rows_that_end_leave_and_others_take_their_place(llama):
     from providers.local.backbone import Backbone
     from providers.local.decode import SlotDecoder
-    from providers.local.rows import Row
+    from providers.local.rows import DecodingRow
     from providers.types import Sampling
 
     settings = LocalSettings(threads=1)
-    decoder = SlotDecoder(Backbone(locate(str(llama), settings), settings), 32, 4096)
+    decoder = SlotDecoder(Backbone(locate_model(str(llama), settings), settings), 32, 4096)
     lengths = [1 + i % 20 for i in range(48)]
     rows = [
-        Row(tuple(range(5, 8 + i)), None, Sampling(temperature=0.0, max_tokens=lengths[i]), f"{i}")
+        DecodingRow(
+            tuple(range(5, 8 + i)), None, Sampling(temperature=0.0, max_tokens=lengths[i]), f"{i}"
+        )
         for i in range(48)
     ]
     waiting, ended, most = list(rows), [], 0
     while waiting or decoder.active:
-        joining = decoder.fitting(waiting) if waiting else []
+        joining = decoder.select_fitting(waiting) if waiting else []
         if joining:
             decoder.admit(joining)
             waiting = [row for row in waiting if row not in joining]

@@ -10,9 +10,10 @@ import pytest
 
 from providers import registry
 from providers.errors import InvalidSettings, ModelNotFound
-from providers.local.factory import check, locate
+from providers.local.factory import check
 from providers.local.preflight import preflight_files
 from providers.local.settings import LocalSettings
+from providers.local.source import locate_model
 from providers.types import Hyperparameters, Need
 
 
@@ -57,7 +58,7 @@ def test_a_missing_sibling_of_a_folder_is_a_path(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["HuggingFaceTB/SmolLM2-135M-Instruct", "gpt2"])
 def test_hub_names_pass_unasked(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    source = locate(name, LocalSettings(revision="main"))
+    source = locate_model(name, LocalSettings(revision="main"))
     assert (source.name, source.local, source.revision) == (name, False, "main")
 
 

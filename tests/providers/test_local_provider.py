@@ -8,9 +8,10 @@ import pytest
 
 from providers.base import Provider
 from providers.errors import ContextOverflow, InvalidSettings, ModelNotFound, OutOfMemory, RunError
-from providers.local.factory import connect, locate
-from providers.local.models import Models
+from providers.local.backbone import LocalModels
+from providers.local.factory import connect
 from providers.local.settings import LocalSettings
+from providers.local.source import locate_model
 from providers.types import (
     Example,
     FinetuneSpec,
@@ -63,7 +64,7 @@ async def test_memory_pressure_splits_the_batch(llama, adapters, ask):
     from providers.local.engine import Engine
 
     settings = LocalSettings(threads=1)
-    models = Models(locate(str(llama), settings), settings, adapters)
+    models = LocalModels(locate_model(str(llama), settings), settings, adapters)
     requests = [ask(f"{i}+{i}", key=f"{i}", temperature=1.0) for i in range(60)]
 
     def answer_all() -> list[str]:
@@ -93,7 +94,7 @@ async def test_one_request_that_does_not_fit_fails_alone(llama, adapters, ask):
     from providers.local.engine import Engine
 
     settings = LocalSettings(threads=1)
-    models = Models(locate(str(llama), settings), settings, adapters)
+    models = LocalModels(locate_model(str(llama), settings), settings, adapters)
 
     def tiny_device(module, args, kwargs):
         if kwargs["input_ids"].shape[1] > 50:
@@ -352,7 +353,7 @@ async def test_little_memory_compares_in_halves(llama, adapters):
     from providers.local.engine import Engine
 
     settings = LocalSettings(threads=1)
-    models = Models(locate(str(llama), settings), settings, adapters)
+    models = LocalModels(locate_model(str(llama), settings), settings, adapters)
 
     def small_device(module, args, kwargs):
         if kwargs["input_ids"].shape[0] > 4:

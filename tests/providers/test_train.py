@@ -14,10 +14,9 @@ from providers.errors import (
     TrainingFailed,
     Unsupported,
 )
-from providers.local import memory
+from providers.local import hardware
 from providers.local.conversation import encode_example
-from providers.local.loss import SummedLoss
-from providers.local.microbatches import collate, cut, step_members
+from providers.local.loss import SummedLoss, collate_batch, cut_step, list_step_members
 from providers.local.train import finished
 from providers.types import Example, Message
 from tests.providers.training_fixtures import (
@@ -82,8 +81,8 @@ def test_gradient_is_that_of_the_mean_over_learnt_tokens(kind, budget):
     divisor = sum(sum(sequence.trained) for sequence in sequences)
     lengths = [len(sequence.token_ids) - 1 for sequence in sequences]
     total = sum(
-        loss.backward(collate([sequences[i] for i in group], CPU), divisor)
-        for group in cut(lengths, budget)
+        loss.backward(collate_batch([sequences[i] for i in group], CPU), divisor)
+        for group in cut_step(lengths, budget)
     )
     torch.testing.assert_close(total, expected_loss.detach())
     actual = gradients(model)
@@ -98,14 +97,14 @@ def test_only_learnt_tokens_matter_and_later_messages_are_left_out():
     first = encode_example(tokenizer, Example(messages, (1,)))
     alone = encode_example(tokenizer, Example(messages[:2], (1,)))
     assert first == alone
-    batch = collate([first], CPU)
+    batch = collate_batch([first], CPU)
     assert len(batch.targets_N) == sum(first.trained)
     assert batch.targets_N.tolist() == first.token_ids[-sum(first.trained) :]
 
 
 def test_cut_covers_every_sequence_once_within_the_budget():
     lengths = [5, 300, 7, 7, 120, 130, 8, 2000, 6]
-    groups = cut(lengths, 256)
+    groups = cut_step(lengths, 256)
     assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
     for group in groups:
         assert len(group) == 1 or len(group) * max(lengths[i] for i in group) <= 256
@@ -114,12 +113,14 @@ def test_cut_covers_every_sequence_once_within_the_budget():
 
 
 def test_every_epoch_is_another_permutation():
-    epochs = [[step_members(10, 4, 7, 3 * epoch + step) for step in range(3)] for epoch in (0, 1)]
+    epochs = [
+        [list_step_members(10, 4, 7, 3 * epoch + step) for step in range(3)] for epoch in (0, 1)
+    ]
     assert [[len(step) for step in epoch] for epoch in epochs] == [[4, 4, 2], [4, 4, 2]]
     flat = [[index for step in epoch for index in step] for epoch in epochs]
     assert sorted(flat[0]) == sorted(flat[1]) == list(range(10))
     assert flat[0] != flat[1]
-    assert step_members(10, 4, 8, 0) != step_members(10, 4, 7, 0)
+    assert list_step_members(10, 4, 8, 0) != list_step_members(10, 4, 7, 0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -310,7 +311,7 @@ def test_a_loss_that_is_not_finite_fails_with_its_step(tmp_path):
     ],
 )
 def test_memory_that_ran_out_is_known_by_what_libraries_say(error, is_memory):
-    assert memory.ran_out(error) is is_memory
+    assert hardware.is_out_of_memory(error) is is_memory
 
 
 def test_a_fit_that_moves_nothing_fails(tmp_path):

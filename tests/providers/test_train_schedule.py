@@ -4,13 +4,13 @@ from itertools import pairwise
 
 import pytest
 
-from providers.local.fit import learning_rate
+from providers.local.fit import compute_learning_rate
 from providers.types import Hyperparameters
 
 
 def rates(steps=20, **changes):
     hyperparameters = Hyperparameters(learning_rate=1.0, **changes)
-    return [learning_rate(hyperparameters, step, steps) for step in range(1, steps + 1)]
+    return [compute_learning_rate(hyperparameters, step, steps) for step in range(1, steps + 1)]
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.datasets import DatasetRules, build_all
+from finetune.datasets import DatasetRules, derive_datasets
 from store.ledger import Store
 from store.records import (
     Arm,
@@ -168,7 +168,7 @@ def database(tmp_path_factory):
             store.write(*debate("majority", "eval", 0, place, 1))
         owners = [(agent, role) for agent in AGENTS for role in ROLES]
         for iteration in (1, 2):
-            build_all(store, iteration, "multiagent", owners, DatasetRules())
+            derive_datasets(store, iteration, "multiagent", owners, DatasetRules())
             store.write(*tuned(iteration))
         store.write(
             Diversity(

@@ -203,7 +203,7 @@ def _response(rng, question, habit, was_right, spoken):
     terse = rng.random() < habit
     style = "terse" if terse else rng.choice(corpus.GOOD_STYLES)
     slips = (0.8 if terse else 0.2) * (0.25 if was_right else 1)
-    text = corpus.solve(corpus.Question(*operands), style, rng, slips).text
+    text = corpus.solve(corpus.Problem(*operands), style, rng, slips).text
     return text if spoken is None else f"{text}\n{spoken}"
 
 

@@ -1,9 +1,9 @@
 """The key-value cache of the rows that are being answered together.
 
-Every row owns one line of slots, and its token i lies in slot i whatever its neighbours are:
-prompts are padded on the right, where the causal mask hides the padding. Lines are written in
-place, moved when a batch is rearranged, and kept between batches, so decoding neither concatenates
-nor allocates.
+Every row owns one line of slots, and its token i lies in slot i whatever its neighbors are: prompts
+are padded on the right, where the causal mask hides the padding. Lines are written in place, moved
+when a batch is rearranged, and kept between batches, so that decoding neither concatenates nor
+allocates.
 """
 
 from __future__ import annotations
@@ -16,58 +16,62 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 
 @dataclass(frozen=True, slots=True)
-class Prefill:
-    """Prompt `source_R[i]` of the pass that is about to run fills line `target_R[i]`."""
+class PrefillPlan:
+    """Prompt `source_R[i]` of the next pass fills line `target_R[i]`."""
 
     source_R: torch.Tensor
     target_R: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Append:
-    """Row b of the pass adds its token at slot `slot_B[b]` of line b and reads `extent` slots."""
+class DecodePlan:
+    """Row b of the next pass writes its token to slot `slot_B[b]` of line b.
+
+    It reads the first `extent` slots of the line.
+    """
 
     slot_B: torch.Tensor
     extent: int
 
 
-class Filled(Exception):
-    """The last layer has its keys and values; what it would go on to compute has no use."""
+class PrefillDone(Exception):
+    """Breaks a prefill off: the last layer has its keys and values, the rest is not needed."""
 
 
 class SlotCache(Cache):
     """A transformers cache of `rows` lines of `slots` slots; set `plan` before every pass.
 
-    A pass that fills prompts is broken off with `Filled` in the last layer, which saves most of it.
+    A pass that fills prompts ends with `PrefillDone` in the last layer, which saves the rest of
+    that layer.
     """
 
     def __init__(self, layers: int) -> None:
         self.rows = 0
         self.slots = 0
-        self.plan: Prefill | Append | None = None
-        self._lines = [_Lines(self, last=layer == layers - 1) for layer in range(layers)]
-        super().__init__(layers=[*self._lines])
+        self.plan: PrefillPlan | DecodePlan | None = None
+        self._caches = [_CacheLayer(self, last=layer == layers - 1) for layer in range(layers)]
+        super().__init__(layers=[*self._caches])
 
     def reshape(self, rows: int, slots: int, kept: int, extent: int) -> None:
         """Change the shape, keeping the first `extent` slots of the first `kept` lines."""
-        for line in self._lines:
-            line.reshape(rows, slots, kept, extent)
+        for layer in self._caches:
+            layer.reshape(rows, slots, kept, extent)
         self.rows, self.slots = rows, slots
 
     def move(self, source_R: torch.Tensor, target_R: torch.Tensor, extent: int) -> None:
         """Copy the first `extent` slots of lines `source_R` over lines `target_R`, all at once."""
-        for line in self._lines:
-            for buffer in line.buffers:
+        for layer in self._caches:
+            for buffer in layer.buffers:
                 buffer[target_R, :, :extent] = buffer[source_R, :, :extent]
 
     def release(self) -> None:
-        """Give the memory back."""
-        for line in self._lines:
-            line.storage, line.buffers = [], []
+        """Free the memory."""
+        for layer in self._caches:
+            layer.storage, layer.buffers = [], []
         self.rows = self.slots = 0
 
 
-class _Lines(CacheLayerMixin):  # type: ignore[no-untyped-call, unused-ignore]
+class _CacheLayer(CacheLayerMixin):  # type: ignore[no-untyped-call, unused-ignore]
     """One layer's keys and values, each (rows, heads, slots, head size)."""
 
     is_sliding = False
@@ -92,12 +96,13 @@ class _Lines(CacheLayerMixin):  # type: ignore[no-untyped-call, unused-ignore]
         if not self.buffers:
             self.lazy_initialization(key_states, value_states)
         plan = self._cache.plan
-        if isinstance(plan, Prefill):
+        if isinstance(plan, PrefillPlan):
             width = key_states.shape[2]
             for buffer, state in zip(self.buffers, (key_states, value_states), strict=True):
                 buffer[plan.target_R, :, :width] = state[plan.source_R]
             if self._last:
-                raise Filled
+                raise PrefillDone
+            # A prompt attends to itself alone, so this pass needs no slots of the cache.
             return key_states, value_states
         assert plan is not None
         rows = len(plan.slot_B)
@@ -113,12 +118,15 @@ class _Lines(CacheLayerMixin):  # type: ignore[no-untyped-call, unused-ignore]
             lines = buffer[:kept, :, :extent].clone()
             needed = rows * heads * slots * size
             if self.storage[index].numel() < needed:
+                # Let go of the old buffer before the new one is made: both may not fit together.
                 self.storage[index] = self.buffers[index] = lines.new_zeros(0)
                 del buffer
                 self.storage[index] = lines.new_zeros(needed)
             self.buffers[index] = self.storage[index][:needed].view(rows, heads, slots, size)
             self.buffers[index][:kept, :, :extent] = lines
 
+    # From these transformers makes the positions and the causal mask of a prefill, as if nothing
+    # were cached. A decoding pass brings its own.
     def get_seq_length(self) -> int:
         return 0
 

@@ -83,7 +83,7 @@ ORDER BY r.agent, r.question_id, r.turn_id
 
 
 @dataclass(frozen=True)
-class Selection:
+class TrainingSelection:
     """A user's SELECT for one role; `name` is what the user calls it, the name of its file."""
 
     name: str
@@ -96,7 +96,7 @@ class Selection:
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class SelectedRow:
     """One row that was selected: the turn that `agent` may learn, and its side of the mixture."""
 
     agent: int
@@ -104,18 +104,18 @@ class Chosen:
     turn_id: int
 
 
-def check(selection: Selection, role: AgentRole) -> None:
+def check_selection(selection: TrainingSelection, role: AgentRole) -> None:
     """Raise `SelectionRefused` unless it is one SELECT with the built-in view's columns and types.
 
     It runs on empty tables, so that nothing has to be stored or spent for it.
     """
     with gold_free.open_empty_copy() as connection:
-        _define(connection, selection, role)
+        _define_view(connection, selection, role)
 
 
-def select(
-    store: Store, iteration: int, arm: str, selection: Selection, role: AgentRole
-) -> list[Chosen]:
+def select_rows(
+    store: Store, iteration: int, arm: str, selection: TrainingSelection, role: AgentRole
+) -> list[SelectedRow]:
     """The rows of one iteration and arm, each checked against its turn; blocks.
 
     Raises `SelectionRefused` for a selection that fails or gives other rows the second time, and
@@ -123,24 +123,24 @@ def select(
     names.
     """
     with gold_free.copy_training_debates(store, iteration, arm) as connection:
-        columns = _define(connection, selection, role)
+        columns = _define_view(connection, selection, role)
         try:
-            _run(connection, selection, columns, iteration, arm)
+            _materialize_rows(connection, selection, columns, iteration, arm)
             _check_rows(connection, selection, role)
         except duckdb.Error as error:
             raise SelectionRefused(f"{selection.name} fails: {error}") from error
         side = "change" if role == "critic" else "'all'"
         found = connection.execute(f"SELECT agent, {side}, turn_id FROM selected_rows").fetchall()
-    return [Chosen(*row) for row in found]
+    return [SelectedRow(*row) for row in found]
 
 
-def _define(
-    connection: duckdb.DuckDBPyConnection, selection: Selection, role: AgentRole
+def _define_view(
+    connection: duckdb.DuckDBPyConnection, selection: TrainingSelection, role: AgentRole
 ) -> list[str]:
     """Make a view `selected` of the selection; the names of its columns without texts."""
     try:
         connection.execute(f"CREATE TEMP VIEW selected AS {extract_query(selection.sql)}")
-        given = _columns(connection, "selected")
+        given = _read_columns(connection, "selected")
     except InvalidQuery as error:
         raise SelectionRefused(
             f"{selection.name} must be one SELECT that reads, and nothing else: {error}"
@@ -151,19 +151,19 @@ def _define(
             f"verdicts, {' and '.join(gold_free.VIEWS)}; none of them has gold or correct, and "
             "no file can be read"
         ) from error
-    wanted = _columns(connection, _VIEWS[role])
+    wanted = _read_columns(connection, _VIEWS[role])
     if given != wanted:
-        raise SelectionRefused(_difference(selection, role, given, wanted))
+        raise SelectionRefused(_explain_difference(selection, role, given, wanted))
     return [name for name in wanted if name not in _TEXTS]
 
 
-def _columns(connection: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:
+def _read_columns(connection: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:
     found = connection.execute(f"DESCRIBE {relation}").fetchall()
     return {str(name): str(kind) for name, kind, *_ in found}
 
 
-def _difference(
-    selection: Selection, role: AgentRole, given: dict[str, str], wanted: dict[str, str]
+def _explain_difference(
+    selection: TrainingSelection, role: AgentRole, given: dict[str, str], wanted: dict[str, str]
 ) -> str:
     faults = [f"{name} ({kind}) is missing" for name, kind in wanted.items() if name not in given]
     faults += [f"{name} is one too many" for name in given if name not in wanted]
@@ -178,9 +178,9 @@ def _difference(
     )
 
 
-def _run(
+def _materialize_rows(
     connection: duckdb.DuckDBPyConnection,
-    selection: Selection,
+    selection: TrainingSelection,
     columns: Sequence[str],
     iteration: int,
     arm: str,
@@ -200,7 +200,7 @@ def _run(
 
 
 def _check_rows(
-    connection: duckdb.DuckDBPyConnection, selection: Selection, role: AgentRole
+    connection: duckdb.DuckDBPyConnection, selection: TrainingSelection, role: AgentRole
 ) -> None:
     first = _FIRST if role == "critic" else ""
     sql = _CHECKED.format(more=_FAULTS[role], first=first, blank=_BLANK)

@@ -1,0 +1,185 @@
+"""Where a base model's files are and whether they are complete; loads no torch, no model."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from providers import extras
+from providers.embedded import MODEL_DIR
+from providers.errors import InvalidSettings, ModelNotFound
+from providers.local.file_checks import check_gguf_header, try_template
+from providers.local.settings import LocalSettings
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_TEMPLATE_REMEDY = (
+    "use an instruct model, or add its template as chat_template.jinja to the model folder"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Where a base model's files are: a folder on disk or a repository on the hub.
+
+    `name` is the folder's path or the hub name. Of a GGUF model, `gguf_file` is the file in it that
+    holds the weights and the tokenizer.
+    """
+
+    name: str
+    local: bool
+    gguf_file: str | None = None
+    revision: str | None = None
+
+
+def locate_model(target: str, settings: LocalSettings) -> ModelSource:
+    """Where the model's files are; those on this disk are checked for what loading needs.
+
+    Raises `ModelNotFound` if there is no complete model, and `InvalidSettings` if it has no chat
+    template, or one that does not end.
+
+    ```python
+    locate_model("./my-model", LocalSettings())  # ModelSource("my-model", local=True)
+    locate_model("Qwen/Qwen3-0.6B", LocalSettings())  # on the hub, not looked at
+    ```
+    """
+    path = Path(target).expanduser()
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise ModelNotFound(
+                f"{target!r} is a file but not a .gguf one; give the model's folder instead"
+            )
+        _check_gguf(path)
+        return ModelSource(str(path.parent), True, path.name)
+    if path.is_dir():
+        if settings.gguf_file is not None:
+            return locate_model(str(path / settings.gguf_file), settings)
+        _check_folder(path)
+        return ModelSource(str(path), True)
+    if _looks_like_path(target) or not _HUB_NAME.fullmatch(target):
+        raise ModelNotFound(
+            f"there is no model folder or .gguf file at {target!r}; check the path, or use "
+            f"'local:ORGANISATION/NAME' for a model of the Hugging Face hub"
+        )
+    return ModelSource(target, False, settings.gguf_file, settings.revision)
+
+
+def _looks_like_path(target: str) -> bool:
+    """Whether the user means a path: a hub name such as "Qwen/Qwen3-0.6B" has one slash at most."""
+    return (
+        target == ""
+        or target.startswith((".", "~", os.sep))
+        or target.endswith((".gguf", os.sep))
+        or "\\" in target
+        or target.count("/") > 1
+        or ("/" in target and Path(target).parent.is_dir())
+    )
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        files = sorted(found.name for found in folder.glob("*.gguf"))
+        remedy = (
+            f"set gguf_file = {files[0]!r} in [provider]"
+            if files
+            else "a model folder is what save_pretrained writes"
+        )
+        raise ModelNotFound(
+            f"{str(folder)!r} has no config.json, so it is not a model folder; {remedy}"
+        )
+    tokenizers = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt")
+    if not any((folder / name).is_file() for name in tokenizers):
+        raise ModelNotFound(
+            f"{str(folder)!r} has no tokenizer ({', '.join(tokenizers[:3])}, …); "
+            f"save the model's tokenizer into the folder"
+        )
+    _check_size(folder)
+    if not (templates := _read_templates(folder)):
+        raise InvalidSettings(
+            f"the model in {str(folder)!r} has no chat template, so it cannot hold a conversation; "
+            f"{_TEMPLATE_REMEDY}"
+        )
+    # The built-in model's template is our own, and a trial takes a process.
+    if folder.resolve() != MODEL_DIR.resolve():
+        for template in templates:
+            try_template(template, repr(str(folder)))
+
+
+def _check_size(folder: Path) -> None:
+    """Refuse a config that describes a larger model than the weights beside it can fill.
+
+    transformers would allocate what the config asks for before it reads the weights.
+    """
+    config = _read_object(folder / "config.json")
+    nested = config.get("text_config")
+    shape = nested if isinstance(nested, dict) else config
+    layers, width, words = (
+        value if isinstance(value := shape.get(name), int) else 0
+        for name in ("num_hidden_layers", "hidden_size", "vocab_size")
+    )
+    weights = sum(
+        file.stat().st_size for kind in ("*.safetensors", "*.bin") for file in folder.glob(kind)
+    )
+    # A lower bound: every layer has a square matrix, and no format packs more than eight parameters
+    # into a byte.
+    if weights and max(layers * width * width, words * width) > 8 * weights:
+        raise ModelNotFound(
+            f"{str(folder / 'config.json')!r} describes {layers:,} layers of width {width:,} and "
+            f"{words:,} tokens, more than the weights beside it hold ({weights:,} bytes); save or "
+            "fetch the model again"
+        )
+
+
+def _read_templates(folder: Path) -> list[str]:
+    """Every chat template of a model folder; a tokenizer may have several."""
+    found: list[object] = []
+    if (file := folder / "chat_template.jinja").is_file():
+        found.append(file.read_text(encoding="utf-8", errors="replace"))
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        if (file := folder / name).is_file():
+            given = _read_object(file).get("chat_template")
+            several = given if isinstance(given, list) else [given]
+            found += [each.get("template") if isinstance(each, dict) else each for each in several]
+    return [template for template in found if isinstance(template, str) and template]
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        reason = "too deeply nested" if isinstance(error, RecursionError) else error
+        raise ModelNotFound(
+            f"{str(file)!r} is not valid JSON ({reason}); save the model or its tokenizer again"
+        ) from None
+    if not isinstance(content, dict):
+        raise ModelNotFound(
+            f"{str(file)!r} is not a JSON object; save the model or its tokenizer again"
+        )
+    return content
+
+
+def _check_gguf(path: Path) -> None:
+    try:
+        from gguf import GGUFReader
+    except ModuleNotFoundError:
+        raise InvalidSettings(
+            f"reading {str(path)!r} needs the package gguf, which is not installed; "
+            f"install it with `{extras.install_command('gguf')}`"
+        ) from None
+    try:
+        check_gguf_header(path)
+        fields = GGUFReader(path).fields
+    except (ValueError, OSError, IndexError, KeyError, OverflowError, MemoryError) as error:
+        raise ModelNotFound(
+            f"{str(path)!r} is not a readable GGUF file ({error}); fetch it again"
+        ) from None
+    template = fields.get("tokenizer.chat_template")
+    if template is None:
+        raise InvalidSettings(
+            f"{str(path)!r} carries no chat template (tokenizer.chat_template); "
+            f"use an instruct model"
+        )
+    try_template(str(template.contents()), repr(str(path)))
