@@ -29,13 +29,7 @@ from providers.errors import (
 from providers.openai.calling import Caller, UnreadableAnswer, find_status, is_unreachable
 from providers.openai.client import Connection
 from providers.openai.job_format import map_status
-from providers.openai.model_list import (
-    Facts,
-    ModelList,
-    describe_model,
-    find_shutdowns,
-    list_models,
-)
+from providers.openai.models import Facts, ModelList, describe_model, find_shutdowns, list_models
 from providers.openai.parameters import guess_parameters
 from providers.openai.settings import ModelAddress, OpenAISettings
 from providers.preflight import label_findings

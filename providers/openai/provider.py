@@ -13,7 +13,7 @@ from providers.openai.chat import Chat
 from providers.openai.client import Connection
 from providers.openai.job_format import find_unsupported
 from providers.openai.jobs import FinetuningJobs
-from providers.openai.model_readiness import ModelReadiness
+from providers.openai.models import ModelReadiness
 from providers.openai.preflight import preflight_model
 from providers.openai.settings import ModelAddress, OpenAISettings
 from providers.types import (
@@ -113,7 +113,7 @@ class OpenAIProvider(Provider):
         await self._get_jobs().cancel(handle)
 
     async def load_adapters(self, models: Sequence[ModelRef]) -> None:
-        """Wait until the server has made its tuned models ready; see `model_readiness`.
+        """Wait until the server has made its tuned models ready; see `models.ModelReadiness`.
 
         A connection with a deadline does not wait: the server's own refusal says what is missing.
         """

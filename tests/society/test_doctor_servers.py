@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from typer.testing import CliRunner
 
-from providers.openai.model_list import find_shutdowns
+from providers.openai.models import find_shutdowns
 from providers.types import Need
 from society.cli import app
 
