@@ -232,7 +232,7 @@ async def _debates(url: str, store: Store, questions: int, *, rounds: int) -> No
     sampling = Sampling(max_tokens=512)
     rules = Rules(rounds, "quoted", sampling, sampling, drop_ties=True, questions_in_flight=100)
     debate = Debate(
-        Society.untuned([provider.base] * 3, provider.base),
+        Society.from_bases([provider.base] * 3, provider.base),
         task,
         {provider.base.address: provider},
         store,

@@ -78,7 +78,7 @@ async def _debated(upstream: str, store: Store, questions: int) -> int:
     ):
         provider = registry.connect(f"openai+{server.url}:gpt-4o-mini", {}, Path())
         debate = Debate(
-            Society.untuned([provider.base] * AGENTS, provider.base),
+            Society.from_bases([provider.base] * AGENTS, provider.base),
             task,
             {provider.base.address: provider},
             store,

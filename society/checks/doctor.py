@@ -180,8 +180,8 @@ def questions(experiment: Experiment, folder: RunFolder, allow_overlap: bool) ->
     yield Finding(
         "ok",
         f"the experiment: {section.agents} agents, rounds: {section.rounds}, iterations: "
-        f"{config.iterations}; {len(experiment.questions.all_training())} questions to train on, "
-        f"{config.evaluation.questions} to evaluate",
+        f"{config.iterations}; {len(experiment.questions.all_training_questions())} questions to "
+        f"train on, {config.evaluation.questions} to evaluate",
     )
     try:
         allowed = overlap.check_overlap(experiment, folder.database, allow=allow_overlap)
@@ -285,7 +285,7 @@ def _capable(
 def _learnt(experiment: Experiment, past: Past) -> int:
     """How many training questions of the next iteration are not held out to be measured."""
     share = experiment.config.finetune.validation_share
-    asked = experiment.questions.training(past.tuned + 1)
+    asked = experiment.questions.training_questions(past.tuned + 1)
     return sum(not is_held_out(question.question_id, share) for question in asked)
 
 

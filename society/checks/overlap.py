@@ -1,7 +1,7 @@
-"""No evaluation question is trained on: the check before a run starts.
+"""The check before a run that no evaluation question is trained on.
 
-What the user has allowed with `--allow-overlap` is recorded with the run, so a resumed run and its
-report know it.
+Overlaps that the user allows with `--allow-overlap` are stored with the run, so that a resumed run
+and the report know them.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from store.ledger import Store
 
 _REMEDY = (
     "choose disjoint files, fewer questions or another task.seed; if they only look alike, raise "
-    "leakage.threshold; --allow-overlap goes on all the same and records the pairs"
+    "leakage.threshold; --allow-overlap runs all the same and records the pairs"
 )
 _ONE_ID = (
     "they have the same question id, and a run can hold an id in one split only: remove them from "
     "one of the files"
 )
-_SHOWN = 5
+_PAIRS_SHOWN = 5
 _LONGEST = 160
 
 
@@ -41,25 +41,26 @@ def check_overlap(experiment: Experiment, database: Path, *, allow: bool) -> lis
     questions, threshold = experiment.questions, experiment.config.leakage.threshold
     try:
         held_out = [q for each in questions.evaluation_sets for q in each.questions()]
-        found = overlaps(questions.all_training(), held_out, threshold)
+        found = overlaps(questions.all_training_questions(), held_out, threshold)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    if one := [pair for pair in found if _key(pair)[0] == _key(pair)[1]]:
-        raise LeakageFound(_message(one, _ONE_ID))
-    known = _allowed(database)
-    fresh = [pair for pair in found if _key(pair) not in known]
+    if one := [pair for pair in found if _get_ids(pair)[0] == _get_ids(pair)[1]]:
+        raise LeakageFound(_format_message(one, _ONE_ID))
+    known = _read_allowed(database)
+    fresh = [pair for pair in found if _get_ids(pair) not in known]
     if fresh and not allow:
-        raise LeakageFound(_message(fresh, _REMEDY))
+        raise LeakageFound(_format_message(fresh, _REMEDY))
     return [
-        records.Overlap(*_key(pair), similarity=pair.similarity, exact=pair.exact) for pair in fresh
+        records.Overlap(*_get_ids(pair), similarity=pair.similarity, exact=pair.exact)
+        for pair in fresh
     ]
 
 
-def _key(pair: Overlap) -> tuple[str, str]:
+def _get_ids(pair: Overlap) -> tuple[str, str]:
     return pair.train.question_id, pair.evaluation.question_id
 
 
-def _allowed(database: Path) -> set[tuple[str, str]]:
+def _read_allowed(database: Path) -> set[tuple[str, str]]:
     if not database.is_file():
         return set()
     try:
@@ -73,20 +74,20 @@ def _allowed(database: Path) -> set[tuple[str, str]]:
         store.close()
 
 
-def _message(found: Sequence[Overlap], remedy: str) -> str:
+def _format_message(found: Sequence[Overlap], remedy: str) -> str:
     held_out = len({pair.evaluation.question_id for pair in found})
     lines = [f"{held_out} evaluation question(s) are the same as training questions, or nearly:"]
-    for pair in found[:_SHOWN]:
+    for pair in found[:_PAIRS_SHOWN]:
         kind = "the same" if pair.exact else f"{100 * pair.similarity:.0f} % alike"
         lines.append(f"  {kind}:")
         for role, question in (("training", pair.train), ("evaluation", pair.evaluation)):
-            lines.append(f"    {role} {question.question_id}: {_short(question.text)}")
-    if len(found) > _SHOWN:
-        lines.append(f"  and {len(found) - _SHOWN} more pair(s)")
+            lines.append(f"    {role} {question.question_id}: {_shorten(question.text)}")
+    if len(found) > _PAIRS_SHOWN:
+        lines.append(f"  and {len(found) - _PAIRS_SHOWN} more pair(s)")
     lines.append(remedy)
     return "\n".join(lines)
 
 
-def _short(text: str) -> str:
+def _shorten(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"

@@ -1,4 +1,8 @@
-"""The sections of an experiment file, each with its defaults and the bounds of its values."""
+"""An experiment as data: every section of the file, with its defaults and bounds.
+
+Nothing here reads a file, a question or a model: a config is checked value by value. What several
+values mean together is checked by `society.method.experiment.resolve`.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +27,10 @@ from store.records import AgentRole
 
 
 class SelectionFile(BaseModel):
-    """A .sql file: its name, text and SHA-256. In an experiment file its path alone is written.
+    """A .sql file: its name, text and SHA-256.
 
-    What a run stores is whole and does not need the file any more.
+    An experiment file gives the path alone, and `society.config.load` reads the file. A run stores
+    all three, so that it does not need the file any more.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -44,7 +49,7 @@ class SelectionFile(BaseModel):
 
     @property
     def selection(self) -> TrainingSelection:
-        """The same for whoever makes datasets."""
+        """The selection in the terms of `finetune`."""
         return TrainingSelection(self.file, self.text)
 
 
@@ -59,8 +64,11 @@ NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False, strict=False)]
 
 
 class SocietySection(Section):
-    """Who debates, and how. `models` gives each agent a base model of its own, else all have
-    `model`, which also writes the summaries."""
+    """Who debates, and how.
+
+    `models` gives each agent a base model of its own; by default all agents have `model`, which
+    also writes the summaries.
+    """
 
     agents: Count = 3
     rounds: Count = 2
@@ -77,7 +85,7 @@ class SocietySection(Section):
 class ArmSection(Section):
     """A variant of an arm of `society.method.arms`: `like` names it, the rest is what differs.
 
-    `tune` says which models are trained; what is left out is as in the arm it is like.
+    `tune` says which models are trained. Keys that are left out keep the value of that arm.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -119,7 +127,8 @@ class TrainedTaskSection(TaskSection):
 
     @model_serializer(mode="wrap")
     def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # What has no curriculum is stored as it was before there were any.
+        # A config without a curriculum keeps the text that it had before curricula existed, so that
+        # runs stored then still compare as equal.
         found: dict[str, Any] = handler(self)
         return {key: value for key, value in found.items() if key != "curriculum" or value}
 
@@ -136,7 +145,7 @@ class ZeroShotSection(TaskSection):
 
 
 class LeakageSection(Section):
-    """From which likeness on (share 0..1) two questions count as the same; 1: exact copies only."""
+    """`threshold`: how similar (0 to 1) two questions must be to count as the same; 1: equal."""
 
     threshold: Annotated[float, Field(gt=0.0, le=1.0, strict=False)] = 0.95
 
@@ -151,7 +160,7 @@ class TrainSection(Section):
 class EvaluationSection(Section):
     """Held-out questions, debated by the untuned society and after every iteration.
 
-    `batch` sends each round's calls as a batch, where the provider has batches: slow, at less cost.
+    `batch` sends each round's calls as one batch if the provider has batches: slower and cheaper.
     """
 
     questions: Count = 500
@@ -198,7 +207,7 @@ class FinetuneSection(Section):
     """Fine-tuning of every agent's generator and critic.
 
     `on_failure` says what a failed job does: stop before the next iteration, or keep the old model.
-    `validation_share` of the questions are measured by the provider and not learnt.
+    `validation_share` of the questions are held out of training; the provider measures their loss.
     """
 
     init: Literal["continue", "fresh"] = "continue"
@@ -219,7 +228,7 @@ class FinetuneSection(Section):
     lora_dropout: Share = 0.0
 
     def hyperparameters(self, role: Literal["generator", "critic"]) -> Hyperparameters:
-        """The same for all agents; only the epochs differ by role."""
+        """The settings of one job: the same for all agents; only the epochs differ by role."""
         ours = {"init", "on_failure", "validation_share", "generator_epochs", "critic_epochs"}
         shared = self.model_dump(exclude=ours)
         epochs = self.generator_epochs if role == "generator" else self.critic_epochs
@@ -229,9 +238,9 @@ class FinetuneSection(Section):
 class DiversitySection(Section):
     """How different the agents are, measured after every evaluation; see `evals.diversity`.
 
-    Off by default: `nll` and the divergences ask the models once more, which costs where calls do.
-    `encoder` is "minilm", a model folder or a hub name, `device` where it runs. `questions` bounds
-    how many of the evaluation questions are looked at.
+    Off by default, since `nll` and the divergences need more model calls, which may cost money.
+    `encoder` is "minilm", a model folder or a hub name, and runs on `device`. `questions` bounds
+    how many of the evaluation questions are measured.
     """
 
     measures: tuple[Literal["embedding", "nll", "kl", "kl_base"], ...] = Field(
@@ -246,10 +255,10 @@ class DiversitySection(Section):
 
 
 class ServingSection(Section):
-    """A server that answers for `model`, which is trained here and loaded there as adapters.
+    """A server that answers for `model`: adapters are trained on this machine and loaded by it.
 
-    `settings` are those of the server's provider. `path_map` translates folders of this machine
-    into those of the server: {"/here" = "/there"}.
+    `settings` are those of the server's provider. `path_map` translates local folders into those
+    that the server sees: {"/data/runs" = "/mnt/runs"}.
     """
 
     address: str
@@ -257,12 +266,16 @@ class ServingSection(Section):
     path_map: dict[str, str] = Field(default_factory=dict)
 
     def answer_server(self) -> AnswerServer:
-        """The same for the provider layer."""
+        """The section in the terms of `providers`."""
         return AnswerServer(self.address, self.settings, self.path_map)
 
 
 class Config(Section):
-    """A whole experiment."""
+    """A whole experiment, as the file gives it.
+
+    >>> Config.model_validate({"model": "embedded:", "task": {"name": "arithmetic"}}).society.agents
+    3
+    """
 
     model: str
     iterations: Annotated[int, Field(ge=0, lt=2**31)] = 1
@@ -287,7 +300,7 @@ class Config(Section):
     prices: dict[str, PriceOverride] = Field(default_factory=dict)
 
     def base_address(self, agent: int) -> str:
-        """The address of an agent's base, in any arm; see `base_address` of this module."""
+        """The address of an agent's base, in any arm; see the function `base_address` below."""
         return base_address(self.agent_models, agent)
 
     @property
@@ -301,8 +314,8 @@ class Config(Section):
         return tuple(dict.fromkeys((self.model, *self.agent_models)))
 
     def settings_of(self, address: str) -> dict[str, Any]:
-        """The provider settings of a model: `providers."ADDRESS"`, else `provider` where it has
-        the scheme of `model`."""
+        """The provider settings of a model: `providers."ADDRESS"` if the file has it; else
+        `provider`, if the address has the scheme of `model`."""
         if address in self.providers:
             return self.providers[address]
         return self.provider if get_scheme(address) == get_scheme(self.model) else {}
@@ -311,7 +324,8 @@ class Config(Section):
     def from_json(cls, text: str) -> Config:
         """The config that a run has stored.
 
-        A run from before there was a quorum took its labels from a single voter.
+        Runs that were stored before quorums existed took labels from a single voter, and keep
+        doing so.
         """
         stored = json.loads(text)
         if "quorum" not in stored.get("consensus", {}):
@@ -320,7 +334,7 @@ class Config(Section):
         return cls.model_validate_json(text)
 
     def to_json(self) -> str:
-        """Canonical text: what a run stores and compares."""
+        """Canonical text, which a run stores and compares with that of its next start."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
 
 

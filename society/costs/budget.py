@@ -81,7 +81,7 @@ def metered(
             provider, prices, budget, job_tokens, batched=True, charges=charges
         )
         for address, provider in connections.evaluating.items()
-        if address in connections.batched
+        if address in connections.batch_addresses
     }
     return Connections(providers, config.agent_models, config.model, {**providers, **evaluating})
 

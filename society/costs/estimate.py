@@ -18,10 +18,10 @@ from providers.pricing import Price, Prices
 from society import prompts
 from society.costs import lengths, likelihoods
 from society.costs.lengths import MESSAGE, NOTHING, PROMPT, Range
-from society.method.agents import AgentRole
 from society.method.arms import Arm, is_tuned
 from society.method.experiment import Experiment
 from society.method.finetuning import tuned_roles
+from store.records import AgentRole
 
 Role = Literal["generator", "critic", "summarizer"]
 
@@ -115,7 +115,10 @@ class _Estimator:
         """Every line, iteration by iteration. What untuned arms have in common counts once."""
         yield from self._evaluation(0, _common(self.arms))
         for iteration in range(1, self.config.iterations + 1):
-            asked, task = self.questions.training(iteration), self.questions.task_of(iteration)
+            asked, task = (
+                self.questions.training_questions(iteration),
+                self.questions.task_of(iteration),
+            )
             trained = [arm for arm in self.arms if arm.trained_in(iteration)]
             training = [replace(arm, agents=arm.train_agents) for arm in trained]
             for arm in _common(training) if iteration == 1 else training:

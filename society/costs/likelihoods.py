@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from providers import registry
 from society.config.schema import Config
-from society.method.agents import AgentRole
 from society.method.arms import Arm
+from store.records import AgentRole
 
 # With and without the text, so that it shows where the text begins.
 REQUESTS = 2
@@ -41,7 +41,7 @@ def _model(config: Config, arm: Arm, role: AgentRole, agent: int, tuned: bool) -
     address = config.base_address(agent)
     if not tuned or role not in arm.tuned:
         return address, 0
-    return address, 1 if arm.shared else agent
+    return address, 1 if arm.shares_models else agent
 
 
 def _needed(config: Config, own: Model, others: list[Model], decoding: str) -> Iterator[Model]:

@@ -133,7 +133,7 @@ def _found(debates: Debates) -> dict[str, Any]:
 
 
 def _known(questions: Questions) -> dict[str, KnownQuestion]:
-    training = questions.all_training()
+    training = questions.all_training_questions()
     known = {q.text.strip(): KnownQuestion(q, "train", n) for n, q in enumerate(training)}
     held_out = questions.evaluation_sets[0].questions()
     return known | {q.text.strip(): KnownQuestion(q, "eval", n) for n, q in enumerate(held_out)}

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from finetune.datasets import SHARED_AGENT
 from providers.types import ModelRef
+from store.records import AgentRole
 
-AgentRole = Literal["generator", "critic"]
 ROLES: tuple[AgentRole, ...] = ("generator", "critic")
 
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """`number` counts from 1. Both models start as the base."""
+    """One debater: its generator answers in round 1, its critic in all later rounds.
+
+    `number` counts from 1. Both models start as the base.
+    """
 
     number: int
     generator: ModelRef
@@ -24,20 +26,25 @@ class Agent:
 
 @dataclass(frozen=True, slots=True)
 class Society:
-    """The agents of one debate. The summarizer stays the untuned base and is never trained."""
+    """The agents of one debate. The summarizer stays the untuned base and is never trained.
+
+    >>> base = ModelRef("embedded:", "embedded:")
+    >>> [agent.number for agent in Society.from_bases([base] * 3, base).agents]
+    [1, 2, 3]
+    """
 
     agents: tuple[Agent, ...]
     summarizer: ModelRef
 
     @classmethod
-    def untuned(cls, bases: Sequence[ModelRef], summarizer: ModelRef) -> Society:
+    def from_bases(cls, bases: Sequence[ModelRef], summarizer: ModelRef) -> Society:
         """Iteration 0: both models of every agent are its base, `bases` in the agents' order."""
         return cls(tuple(Agent(n, b, b) for n, b in enumerate(bases, start=1)), summarizer)
 
     def model(self, agent: int, role: AgentRole) -> ModelRef:
-        """The model agent `agent` (from 1) uses in `role`; 0 is what all agents share."""
-        whose = self.agents[max(agent, 1) - 1]
-        return whose.generator if role == "generator" else whose.critic
+        """The model that agent `agent` (from 1) uses in `role`; 0 is a model that all share."""
+        owner = self.agents[max(agent, 1) - 1]
+        return owner.generator if role == "generator" else owner.critic
 
     def with_models(self, tuned: Mapping[tuple[int, AgentRole], ModelRef]) -> Society:
         """The next society: tuned models replace the old ones, the others stay.

@@ -1,8 +1,8 @@
 """The arms of an experiment: the society itself, its baselines and its ablations.
 
 All arms run through the same engine, on the same questions and with the same noise, so that they
-can be compared question by question. What each one is follows sections 3 and 4 of arXiv 2501.05707;
-the compute-matched votes are this project's own.
+can be compared question by question. What the kinds of arm are, and how reports show them, stands
+in `evals.arm_kinds`; here an arm gets the sizes of an experiment.
 """
 
 from __future__ import annotations
@@ -11,40 +11,30 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal
 
+from evals.arm_kinds import ARM_KINDS, Data
 from evals.stored_run import choose_main_arm
-from society.method.agents import ROLES, AgentRole
+from society.config.schema import ArmSection, Config, SocietySection
+from society.method.agents import ROLES
 from store import records
 from store.ledger import Store
-from store.records import Decoding, Labels
+from store.records import AgentRole, Decoding, Labels
 
-if TYPE_CHECKING:
-    from society.config.schema import ArmSection, Config, SocietySection
-
-Kind = Literal[
-    "multiagent",
-    "single-agent",
-    "single-agent-matched",
-    "no-critic",
-    "round1-labels",
-    "no-summary",
-    "star",
-    "majority-ft",
-    "base",
-    "majority",
-    "debate",
-    "compute-matched-calls",
-    "compute-matched-tokens",
-]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-Data = Literal["own", "pooled", "matched"]
-Matched = Literal["calls", "tokens"]
+# Means over the debates of the untuned society: tokens of a whole debate, and of one first answer.
+_TOKENS = """
+SELECT
+    sum(prompt_tokens + completion_tokens) / count(DISTINCT question_id),
+    avg(prompt_tokens + completion_tokens) FILTER (WHERE round = 1 AND finish_reason <> 'error')
+FROM turns
+WHERE arm = ? AND iteration = 0 AND split = 'eval' AND decoding = 'sampled'
+    AND question_id IN (SELECT question_id FROM questions WHERE NOT zero_shot)
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One arm, every setting that distinguishes it.
+    """One arm of an experiment: every setting that distinguishes it from the others.
 
     `agents` answer in evaluation, `train_agents` in training debates. `labels` says what a training
     answer must agree with: the vote of the last round, of round 1, or gold (STaR only); None where
@@ -55,7 +45,7 @@ class Arm:
     """
 
     name: str
-    kind: Kind
+    kind: str
     position: int
     agents: int
     train_agents: int
@@ -66,14 +56,15 @@ class Arm:
     tuned: tuple[AgentRole, ...]
     data: Data | None
     w: float
-    matched_to: Matched | None = None
+    matched_to: Literal["calls", "tokens"] | None = None
 
     @property
     def trained(self) -> bool:
+        """Whether any of its models are fine-tuned."""
         return self.iterations > 0
 
     @property
-    def shared(self) -> bool:
+    def shares_models(self) -> bool:
         """Whether all agents use one generator and one critic."""
         return self.data in ("pooled", "matched")
 
@@ -82,7 +73,8 @@ class Arm:
         return iteration <= self.iterations
 
     def decodings(self, asked: Sequence[Decoding]) -> Sequence[Decoding]:
-        """Those of `asked` that say something: many greedy answers of one model are one answer."""
+        """Those of `asked` that the arm is evaluated with: not greedily, if it is a vote over many
+        samples of one model, whose greedy answers are all the same."""
         return [d for d in asked if d == "sampled"] if self.matched_to else asked
 
     def calls(self, agents: int | None = None) -> int:
@@ -100,7 +92,7 @@ class Arm:
             "iterations": self.iterations,
             "labels": self.labels,
             "roles": list(self.tuned),
-            "models": "shared" if self.shared else "own",
+            "models": "shared" if self.shares_models else "own",
             "data": self.data,
             "w": self.w if "critic" in self.tuned else None,
             "matched_to": self.matched_to,
@@ -110,21 +102,25 @@ class Arm:
 
 
 def build_arms(config: Config) -> tuple[Arm, ...]:
-    """The arms that an experiment file asks for, in its order.
+    """The arms that an experiment file lists, in its order.
 
-    Raises ValueError for an unknown kind, a name that is taken, and for what an arm cannot be.
+    Raises ValueError for an unknown kind, a name that is taken, and for settings that exclude each
+    other.
+
+    >>> [arm.name for arm in build_arms(load_config("demo", ["arms=['star', 'debate']"]))]
+    ['star', 'debate']
     """
     made: dict[str, Arm] = {}
     for position, entry in enumerate(config.arms):
         name, kind = (entry, entry) if isinstance(entry, str) else (entry.name, entry.like)
-        if kind not in KINDS:
+        if kind not in ARM_KINDS:
             raise ValueError(
-                f"arms: {kind!r} is no arm; there are {', '.join(KINDS)}, and variants of them: "
-                '{name = "five-agents", like = "multiagent", agents = 5}'
+                f"arms: {kind!r} is no arm; there are {', '.join(ARM_KINDS)}, and variants of "
+                'them: {name = "five-agents", like = "multiagent", agents = 5}'
             )
         if name in made:
             raise ValueError(f"arms: {name!r} is there twice; give a variant a name of its own")
-        if not isinstance(entry, str) and name in KINDS and name != kind:
+        if not isinstance(entry, str) and name in ARM_KINDS and name != kind:
             raise ValueError(f"arms: {name!r} is the name of another kind; choose another name")
         arm = _build_kind(name, kind, position, config)
         made[name] = arm if isinstance(entry, str) else _build_variant(arm, entry)
@@ -143,42 +139,30 @@ def is_tuned(config: Config, address: str) -> bool:
     return address in config.agent_models and any(arm.iterations for arm in build_arms(config))
 
 
-def _build_kind(name: str, kind: Kind, position: int, config: Config) -> Arm:
-    society = config.society
-    both = ROLES if society.rounds > 1 else ROLES[:1]
-    whole = Arm(
+def _build_kind(name: str, kind: str, position: int, config: Config) -> Arm:
+    """An arm of this kind with the sizes of the experiment."""
+    society, known = config.society, ARM_KINDS[kind]
+    rounds = known.rounds or society.rounds
+    tuned: tuple[AgentRole, ...] = ()
+    if known.trained:
+        # With one round only generators speak, so there are no critics to train.
+        tuned = ROLES if known.tunes_critics and rounds > 1 else ROLES[:1]
+    agents = society.calls if known.matched_to else known.agents or society.agents
+    return Arm(
         name=name,
         kind=kind,
         position=position,
-        agents=society.agents,
-        train_agents=society.agents,
-        rounds=society.rounds,
-        others=society.others,
-        iterations=config.iterations,
-        labels="final",
-        tuned=both,
-        data="own",
+        agents=agents,
+        train_agents=known.train_agents or society.agents,
+        rounds=rounds,
+        others=known.others or society.others,
+        iterations=config.iterations if known.trained else 0,
+        labels=known.labels,
+        tuned=tuned,
+        data=known.data,
         w=config.datasets.w,
+        matched_to=known.matched_to,
     )
-    alone = replace(whole, rounds=1, tuned=ROLES[:1], data="pooled")
-    untuned = replace(whole, iterations=0, labels=None, tuned=(), data=None)
-    samples = replace(untuned, rounds=1)
-    variants: Mapping[Kind, Arm] = {
-        "multiagent": whole,
-        "single-agent": replace(whole, data="pooled"),
-        "single-agent-matched": replace(whole, data="matched"),
-        "no-critic": replace(whole, tuned=ROLES[:1]),
-        "round1-labels": replace(whole, labels="round1"),
-        "no-summary": replace(whole, others="quoted"),
-        "star": replace(alone, train_agents=1, labels="gold"),
-        "majority-ft": alone,
-        "base": replace(samples, agents=1),
-        "majority": samples,
-        "debate": untuned,
-        "compute-matched-calls": replace(samples, agents=society.calls, matched_to="calls"),
-        "compute-matched-tokens": replace(samples, agents=society.calls, matched_to="tokens"),
-    }
-    return variants[kind]
 
 
 def _build_variant(arm: Arm, entry: ArmSection) -> Arm:
@@ -218,7 +202,7 @@ def _check_arm(arm: Arm, made: Mapping[str, Arm], society: SocietySection) -> No
             "no arm here measures; add 'debate' or 'multiagent'"
         )
     mixed = society.models is not None and len(set(society.models)) > 1
-    if mixed and (arm.shared or arm.matched_to):
+    if mixed and (arm.shares_models or arm.matched_to):
         raise ValueError(
             f"arms: {arm.name!r} has one model for all agents, and society.models names several; "
             "leave the arm out"
@@ -237,21 +221,9 @@ def find_reference(among: Iterable[Arm], society: SocietySection) -> Arm | None:
     return next((arm for arm in fitting if arm.matched_to is None), None)
 
 
-# MERGED DOCSTRING of society.method.arms:
-# """How many samples cost as much as a debate: votes that are matched in compute to the society."""
-
-_TOKENS = """
-SELECT
-    sum(prompt_tokens + completion_tokens) / count(DISTINCT question_id),
-    avg(prompt_tokens + completion_tokens) FILTER (WHERE round = 1 AND finish_reason <> 'error')
-FROM turns
-WHERE arm = ? AND iteration = 0 AND split = 'eval' AND decoding = 'sampled'
-    AND question_id IN (SELECT question_id FROM questions WHERE NOT zero_shot)
-"""
-
-
 def order_by_reference(arms: Sequence[Arm]) -> list[Arm]:
-    """The arms as they are evaluated first: what others are matched to comes before them."""
+    """The arms in the order of the first evaluation: an arm matched in tokens comes after the arm
+    whose tokens it is matched to."""
     return sorted(arms, key=lambda arm: arm.matched_to == "tokens")
 
 
@@ -259,7 +231,7 @@ def count_samples(store: Store, arm: str) -> int | None:
     """How many single answers cost as many tokens as one debate of the untuned society.
 
     Prompt and response tokens together, means over the sampled evaluation of the run's own task,
-    rounded up. None where no answer tells its tokens.
+    rounded up. None if the provider reported no token counts.
     """
     [(debate, sample)] = store.rows(_TOKENS, [arm])
     return max(1, ceil(float(debate) / float(sample))) if debate and sample else None

@@ -99,7 +99,7 @@ class Connections(Mapping[str, Provider]):
         )
 
     @property
-    def batched(self) -> frozenset[str]:
+    def batch_addresses(self) -> frozenset[str]:
         """The addresses whose evaluation goes out in batches."""
         return frozenset(a for a, p in self.items() if self.evaluating[a] is not p)
 
@@ -112,7 +112,7 @@ class Connections(Mapping[str, Provider]):
     def __len__(self) -> int:
         return len(self._providers)
 
-    def untuned(self, agents: int | None = None) -> Society:
+    def start_society(self, agents: int | None = None) -> Society:
         """The society of iteration 0, each agent with the base model of its own.
 
         `agents` is how many there are, by default as many as the experiment's society has; those
@@ -120,7 +120,7 @@ class Connections(Mapping[str, Provider]):
         """
         count = len(self._agents) if agents is None else agents
         bases = [self.base_of(number) for number in range(1, count + 1)]
-        return Society.untuned(bases, self[self.summarizer].base)
+        return Society.from_bases(bases, self[self.summarizer].base)
 
     def base_of(self, agent: int) -> ModelRef:
         """The untuned model of agent `agent` (from 1); of 0, what all agents share."""

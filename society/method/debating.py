@@ -29,7 +29,7 @@ async def debate_training_questions(
 ) -> None:
     """Debate the unlabelled questions of an iteration, whose votes become its labels."""
     questions = run.experiment.questions
-    asked = questions.training(iteration)
+    asked = questions.training_questions(iteration)
     store_questions(
         run,
         asked,
@@ -168,7 +168,7 @@ def store_questions(
 
 def _build_stage_rules(run: RunContext, arm: Arm, stage: StageKey, questions: int) -> Rules:
     rules = build_debate_rules(run.config, arm, stage.decoding)
-    if stage.split == "eval" and run.connections.batched:
+    if stage.split == "eval" and run.connections.batch_addresses:
         # A batch takes what is requested at one time, so all questions are in flight together.
         return replace(rules, questions_in_flight=questions)
     return rules

@@ -19,12 +19,12 @@ from providers.pricing import Prices
 from providers.split import check_answer_server
 from society.config.load import ConfigError, list_problems, load_config
 from society.config.schema import Config
-from society.method.agents import AgentRole
 from society.method.arms import Arm, build_arms, is_tuned
 from society.method.connections import Connections
 from society.method.progress import ProgressReporter
 from society.method.questions import Questions
 from store.ledger import Store
+from store.records import AgentRole
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,7 @@ def _check_arms(experiment: Experiment) -> None:
     learns_from_gold = any(arm.labels == "gold" for arm in experiment.arms)
     if learns_from_gold and config.iterations:
         # One question with gold is enough: the others teach nothing, as in STaR.
-        asked = experiment.questions.training(1)
+        asked = experiment.questions.training_questions(1)
         if all(question.gold is None for question in asked):
             raise ValueError(
                 f"the arm star learns from gold answers, and the training questions of "

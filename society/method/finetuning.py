@@ -16,12 +16,12 @@ from providers.base import Provider
 from providers.errors import InvalidSettings
 from providers.types import Capabilities, ModelRef
 from society.config.schema import Config
-from society.method.agents import ROLES, AgentRole, Society
+from society.method.agents import ROLES, Society
 from society.method.arms import Arm, build_arms, is_tuned
 from society.method.experiment import RunContext
 from society.method.unread import require_examples
 from store.ledger import Store
-from store.records import Dataset, Job
+from store.records import AgentRole, Dataset, Job
 
 _EVALUATED = "SELECT 1 FROM turns WHERE split = 'eval' AND iteration = ? AND arm = ? LIMIT 1"
 
@@ -120,7 +120,7 @@ def _plan_model(run: RunContext, society: Society, dataset: Dataset) -> TuningPl
 
 def tuned_roles(arm: Arm) -> list[tuple[int, AgentRole]]:
     """The (agent, role) pairs that are fine-tuned; agent 0 is a model that all agents share."""
-    agents = [SHARED_AGENT] if arm.shared else range(1, arm.agents + 1)
+    agents = [SHARED_AGENT] if arm.shares_models else range(1, arm.agents + 1)
     return [(agent, role) for role in arm.tuned for agent in agents]
 
 

@@ -41,7 +41,7 @@ async def run_iterations(run: RunContext) -> None:
     societies: dict[str, Society] = {}
     for arm in order_by_reference(arms):
         arm = match_compute(run, arm)
-        societies[arm.name] = run.connections.untuned(arm.agents)
+        societies[arm.name] = run.connections.start_society(arm.agents)
         await evaluate_society(run, arm, societies[arm.name], 0, probe)
 
     for iteration in range(1, run.config.iterations + 1):

@@ -130,7 +130,7 @@ class Questions:
         stage = self._stage(iteration)
         return self.task if stage is None else stage.task
 
-    def training(self, iteration: int) -> Sequence[TaskQuestion]:
+    def training_questions(self, iteration: int) -> Sequence[TaskQuestion]:
         """The unlabelled questions that iteration `iteration` (from 1) debates."""
         start, count = self.start(iteration), self.config.train.questions
         stage = self._stage(iteration)
@@ -153,25 +153,29 @@ class Questions:
         stage = self._stage(iteration)
         return None if stage is None else stage.number
 
-    def all_training(self) -> Sequence[TaskQuestion]:
+    def all_training_questions(self) -> Sequence[TaskQuestion]:
         """The training questions of all iterations, each once."""
         if not self.curriculum:
-            return self.task.questions("train", 0, self._needed) if self._needed else []
-        found = (self.training(k) for k in range(1, self.config.iterations + 1))
+            return (
+                self.task.questions("train", 0, self._training_count)
+                if self._training_count
+                else []
+            )
+        found = (self.training_questions(k) for k in range(1, self.config.iterations + 1))
         return list({q.question_id: q for questions in found for q in questions}.values())
 
     def require(self) -> None:
         """Raise ValueError where a task has too few questions or a file cannot be read."""
         if self.curriculum:
-            self.all_training()
-        elif self._needed:
+            self.all_training_questions()
+        elif self._training_count:
             # A task that has its last question has all of them.
-            self.task.questions("train", self._needed - 1, 1)
+            self.task.questions("train", self._training_count - 1, 1)
         for evaluation_set in self.evaluation_sets:
             evaluation_set.questions()
 
     @property
-    def _needed(self) -> int:
+    def _training_count(self) -> int:
         passes = self.config.iterations if self.config.train.fresh else 1
         return passes * self.config.train.questions if self.config.iterations else 0
 

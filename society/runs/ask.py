@@ -116,7 +116,7 @@ async def ask(
         connections = budget.metered(connections, config, store, in_passing=True)
     try:
         arm = main_arm(config)
-        society = load_society(store, connections.untuned(arm.agents), newest, arm.name)
+        society = load_society(store, connections.start_society(arm.agents), newest, arm.name)
         await connections.load_adapters(society.tuned_models)
         debate = Debate(
             society,

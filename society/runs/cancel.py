@@ -346,7 +346,7 @@ def _start(store: Store, config: Config, job: Job) -> ModelRef:
         if model.artifact is None
     }
     agents = next(arm.agents for arm in build_arms(config) if arm.name == job.arm)
-    untuned = Society.untuned(
+    untuned = Society.from_bases(
         [bases[config.base_address(number)] for number in range(1, agents + 1)],
         bases[config.model],
     )

@@ -40,7 +40,7 @@ async def debate(url, store, questions, **settings):
     provider = registry.connect(f"openai+{url}:gpt-4o-mini", settings, Path())
     sampling = Sampling(max_tokens=64)
     engine = Debate(
-        Society.untuned([provider.base] * AGENTS, provider.base),
+        Society.from_bases([provider.base] * AGENTS, provider.base),
         TASK,
         {provider.base.address: provider},
         store,

@@ -6,17 +6,18 @@ import json
 
 import pytest
 
+from evals.arm_kinds import ARM_KINDS
 from society.config import load as experiments
 from society.config import schema
 from society.config.load import ConfigError
-from society.method.arms import KINDS, build_arms, count_samples
+from society.method.arms import build_arms, count_samples
 from society.method.experiment import load_experiment, resolve
 from society.runs import folder as folders
 from society.runs import runner
 from store.ledger import Store
 from store.records import Question, Turn
 
-ALL = ", ".join(f'"{kind}"' for kind in KINDS)
+ALL = ", ".join(f'"{kind}"' for kind in ARM_KINDS)
 
 
 def load(experiment, *overrides):
@@ -40,7 +41,7 @@ def rows(folder, sql):
 def everything(tmp_path_factory):
     """A finished run of every kind of arm: two iterations, quoted (a script knows three agents)."""
     folder = tmp_path_factory.mktemp("arms")
-    kinds = [kind for kind in KINDS if not kind.startswith("compute")]
+    kinds = [kind for kind in ARM_KINDS if not kind.startswith("compute")]
     _write_experiment(folder, [*kinds, "compute-matched-calls", "compute-matched-tokens"])
     return start(folder, folder / "arms.toml")
 
@@ -98,7 +99,7 @@ def test_an_arm_says_what_it_is(everything):
         arm: json.loads(settings)
         for arm, settings in rows(everything, "SELECT arm, settings FROM arms ORDER BY position")
     }
-    assert list(found) == list(KINDS)
+    assert list(found) == list(ARM_KINDS)
     samples = found["compute-matched-tokens"]["samples"]
     picked = {
         arm: (s["agents"], s["rounds"], s["labels"], s["data"], s["models"], len(s["roles"]))
@@ -130,7 +131,7 @@ def test_every_arm_answers_every_evaluation_question_once(everything):
     )
     trained = {"multiagent", "star", "majority-ft", "no-critic", "no-summary", "round1-labels"}
     trained |= {"single-agent", "single-agent-matched"}
-    assert found == [(k, *((9, 2) if k in trained else (3, 0))) for k in sorted(KINDS)]
+    assert found == [(k, *((9, 2) if k in trained else (3, 0))) for k in sorted(ARM_KINDS)]
 
 
 def test_the_untuned_round_is_asked_once_and_every_copy_names_its_origin(everything):

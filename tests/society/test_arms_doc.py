@@ -4,9 +4,10 @@ import re
 import tomllib
 from pathlib import Path
 
+from evals.arm_kinds import ARM_KINDS
 from society.config import load as experiments
 from society.config.schema import ArmSection
-from society.method.arms import KINDS, build_arms
+from society.method.arms import build_arms
 from store.ledger import Store
 
 TEXT = (Path(__file__).parents[2] / "docs" / "arms.md").read_text(encoding="utf-8")
@@ -14,7 +15,7 @@ TEXT = (Path(__file__).parents[2] / "docs" / "arms.md").read_text(encoding="utf-
 
 def test_every_arm_and_every_key_of_a_variant_is_described():
     told = re.findall(r"^\| `([a-z0-9-]+)` \| [^|]+ \| [^|]+ \| [^|]+ \|$", TEXT, re.MULTILINE)
-    assert sorted(told) == sorted(KINDS)
+    assert sorted(told) == sorted(ARM_KINDS)
     keys = set(re.findall(r"`(\w+)`", TEXT.split("| key | what |")[1].split("\n\n")[0]))
     assert set(ArmSection.model_fields) - {"name", "like"} <= keys
 

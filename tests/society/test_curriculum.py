@@ -34,31 +34,31 @@ def ids(questions) -> list[str]:
 def test_without_one_everything_is_as_it_was(experiment):
     loaded = load(experiment)
     assert "curriculum" not in loaded.config.to_json()
-    assert loaded.questions.training(2) == create({}).questions("train", 0, TRAIN)
+    assert loaded.questions.training_questions(2) == create({}).questions("train", 0, TRAIN)
     assert loaded.questions.first_iteration(2) is None
     assert loaded.questions.task_of(2) is loaded.questions.task
 
 
 def test_rung_k_is_for_iteration_k_and_the_last_one_stays(experiment):
     questions = load(experiment, LADDER, "iterations=4").questions
-    found = [questions.training(k) for k in (1, 2, 3, 4)]
+    found = [questions.training_questions(k) for k in (1, 2, 3, 4)]
     assert [questions.task_of(k).options.high for k in (1, 2, 3, 4)] == [3, 4, 4, 4]
     assert all(q.question_id.startswith("arithmetic@1:") for q in found[0])
     assert all(q.question_id.startswith("arithmetic@2:") for q in found[1])
     assert ids(found[1]) == ids(found[2]) == ids(found[3])
     assert [questions.first_iteration(k) for k in (1, 2, 3, 4)] == [1, 2, 2, 2]
-    assert len(questions.all_training()) == 2 * TRAIN
+    assert len(questions.all_training_questions()) == 2 * TRAIN
 
 
 def test_fresh_questions_go_on_where_the_rung_was_left(experiment):
     more = ("iterations=4", "train.fresh=true", "task.curriculum=[{high=3}, {high=4}, {high=3}]")
     questions = load(experiment, *more).questions
     assert [questions.start(k) for k in (1, 2, 3, 4)] == [0, 0, TRAIN, 2 * TRAIN]
-    first = [name for k in (1, 3, 4) for name in ids(questions.training(k))]
+    first = [name for k in (1, 3, 4) for name in ids(questions.training_questions(k))]
     assert all(name.startswith("arithmetic@1:") for name in first)
     assert len(set(first)) == 3 * TRAIN
     assert [questions.first_iteration(k) for k in (1, 2, 3, 4)] == [1, 2, 3, 4]
-    assert len(questions.all_training()) == 4 * TRAIN
+    assert len(questions.all_training_questions()) == 4 * TRAIN
 
 
 def test_every_rung_is_an_exam_of_its_own_also_where_it_is_not_reached(experiment):
@@ -79,8 +79,8 @@ def test_a_rung_that_is_the_task_itself_is_examined_by_its_evaluation(experiment
         experiment, "task.curriculum=[{high=3}, {high=10}, {}]", "task.high=10"
     ).questions
     assert [each.label for each in questions.evaluation_sets] == ["arithmetic", "arithmetic@1"]
-    assert all(name.startswith("arithmetic:") for name in ids(questions.training(2)))
-    assert questions.training(3) == questions.training(2)
+    assert all(name.startswith("arithmetic:") for name in ids(questions.training_questions(2)))
+    assert questions.training_questions(3) == questions.training_questions(2)
 
 
 @pytest.mark.parametrize("count", [40, 60])
@@ -89,7 +89,7 @@ def test_no_exam_asks_what_a_rung_trains_on_also_not_in_other_clothes(experiment
     more = (f"train.questions={count}", "evaluation.questions=50", "iterations=3", "task.high=5")
     loaded = load(experiment, LADDER, *more)
     task = create({})
-    trained = {task.identity(q) for q in loaded.questions.all_training()}
+    trained = {task.identity(q) for q in loaded.questions.all_training_questions()}
     asked = {
         task.identity(q) for each in loaded.questions.evaluation_sets for q in each.questions()
     }
@@ -135,7 +135,7 @@ def test_files_with_the_same_ids_are_kept_apart(tmp_path):
         """
     )
     questions = load(path).questions
-    easy, hard = questions.training(1), questions.training(2)
+    easy, hard = questions.training_questions(1), questions.training_questions(2)
     assert {q.text.split()[1] for q in easy} == {"easy"}
     assert {q.text.split()[1] for q in hard} == {"hard"}
     exams = [q for each in questions.evaluation_sets for q in each.questions()]
@@ -168,7 +168,7 @@ def climbing(experiment):
     """The scripted experiment on a ladder; a script that answers what it asks."""
     loaded = load(experiment, LADDER)
     asked = [("eval", q) for each in loaded.questions.evaluation_sets for q in each.questions()]
-    asked += [(f"train{k}", q) for k in (1, 2) for q in loaded.questions.training(k)]
+    asked += [(f"train{k}", q) for k in (1, 2) for q in loaded.questions.training_questions(k)]
     lines = []
     for which, question in asked:
         for agent in range(1, AGENTS + 1):
