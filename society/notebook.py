@@ -63,6 +63,7 @@ def run(
     stop = _Stop()
 
     def carry_out() -> RunFolder:
+        # The order of the command line: everything that can be refused before anything is written.
         experiment = resolve(config)
         folder = folders.folder(Path(runs), name)
         overlaps = check_overlap(experiment, folder.database, allow=allow_overlap)

@@ -45,10 +45,12 @@ def _load(name: str) -> None:
         raise ImportError(
             f"package {name!r} is missing in {_HOME}: install multiagent-finetuning again"
         )
+    # By its place, not by name: sys.path may lead to another package of this name.
     spec = spec_from_file_location(name, place, submodule_search_locations=[str(place.parent)])
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
+    # Before it runs, so that its own modules find it; taken back if it fails.
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)

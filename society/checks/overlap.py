@@ -46,6 +46,7 @@ def check_overlap(experiment: Experiment, database: Path, *, allow: bool) -> lis
         raise ConfigError(str(error)) from error
     if one := [pair for pair in found if _get_ids(pair)[0] == _get_ids(pair)[1]]:
         raise LeakageFound(_format_message(one, _ONE_ID))
+    # A run that was started with --allow-overlap is resumed without the option.
     known = _read_allowed(database)
     fresh = [pair for pair in found if _get_ids(pair) not in known]
     if fresh and not allow:

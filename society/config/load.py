@@ -67,6 +67,7 @@ def build_config(table: dict[str, Any], origin: str, overrides: Sequence[str] = 
     for override in overrides:
         _apply_override(table, override)
     one = {key: value for key, value in table.items() if key not in SWEEP_KEYS}
+    # A file that cannot be read is one problem among others: all of them are listed at once.
     one, problems = _read_selections(one)
     try:
         config = Config.model_validate(one)
@@ -134,6 +135,7 @@ def _apply_override(table: dict[str, Any], override: str) -> None:
 def set_key(table: dict[str, Any], names: Sequence[str], value: object, origin: str) -> None:
     """Set one key of a table in place. Raises `ConfigError` where it would lie inside a value."""
     *parents, last = names
+    # Sections that the file does not have are made, so that --set can name any key.
     for name in parents:
         table = table.setdefault(name, {})
         if not isinstance(table, dict):
@@ -151,6 +153,7 @@ def parse_value(text: str) -> Any:
 
 def split_key(key: str) -> list[str]:
     """The parts of a dotted key; a part with dots of its own is quoted, as in TOML."""
+    # Quoted parts are left to the TOML parser: prices."gpt-4.1".input_usd has a dot in a name.
     if '"' not in key:
         return key.strip().split(".")
     try:
@@ -200,6 +203,7 @@ def _read_selections(table: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         if not isinstance(given, str):
             continue
         try:
+            # The hash must not depend on how a checkout ends its lines.
             text = read_text(Path(given)).replace("\r\n", "\n")
         except ValueError as error:
             problems.append(f"datasets.{key}: cannot read {given!r}: {error}")

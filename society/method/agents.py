@@ -52,6 +52,7 @@ class Society:
         A model of agent 0 is shared by all agents.
         """
 
+        # An agent's own new model first, then one that all agents share, else its old model.
         def new(agent: Agent, role: AgentRole, old: ModelRef) -> ModelRef:
             return tuned.get((agent.number, role)) or tuned.get((SHARED_AGENT, role)) or old
 

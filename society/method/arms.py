@@ -124,6 +124,7 @@ def build_arms(config: Config) -> tuple[Arm, ...]:
             raise ValueError(f"arms: {name!r} is the name of another kind; choose another name")
         arm = _build_kind(name, kind, position, config)
         made[name] = arm if isinstance(entry, str) else _build_variant(arm, entry)
+    # Some checks need the other arms, so all are built before any is checked.
     for arm in made.values():
         _check_arm(arm, made, config.society)
     return tuple(made.values())
@@ -179,6 +180,7 @@ def _build_variant(arm: Arm, entry: ArmSection) -> Arm:
         )
     if arm.labels == "gold" and "labels" in changes:
         raise ValueError(f"arms: {arm.name!r}: star learns from gold answers; like = another kind")
+    # Only keys of the entry that were given are changes, so they replace the kind's own values.
     varied = replace(arm, **changes)
     if "agents" in changes and arm.train_agents == arm.agents:
         varied = replace(varied, train_agents=varied.agents)
@@ -217,6 +219,7 @@ def _check_arm(arm: Arm, made: Mapping[str, Arm], society: SocietySection) -> No
 def find_reference(among: Iterable[Arm], society: SocietySection) -> Arm | None:
     """The arm whose untuned debate is what a compute-matched vote is matched to."""
     shape = (society.agents, society.rounds, society.others)
+    # Untuned, all arms of the society's own shape hold the same debate, whatever they train later.
     fitting = (arm for arm in among if (arm.agents, arm.rounds, arm.others) == shape)
     return next((arm for arm in fitting if arm.matched_to is None), None)
 

@@ -1,4 +1,7 @@
-"""The batches of a run, kept in its store."""
+"""The open providers of one experiment: one per base model that agents or the summarizer use.
+
+Agents of one society may use different base models of different providers (`society.models`).
+"""
 
 from __future__ import annotations
 
@@ -40,18 +43,14 @@ class StoredBatches:
         await self.store.append(Batch(record.digest, self.provider, ids, record.batch_id))
 
 
-# MERGED DOCSTRING of society.method.connections:
-# """The open providers of one experiment: one per base model its agents and summarizer use.
-#
-# Agents of one society may use different base models of different providers (`society.models`).
-# """
-
-
 class Connections(Mapping[str, Provider]):
     """Providers by the address of their base model. `summarizer` is the address of `model`.
 
-    `evaluating` are the same models as they answer in evaluation, in batches where that is asked
-    for; `batched` names the addresses where it makes a difference.
+    `evaluating` are the same models as they answer in evaluation: in batches, if `evaluation.batch`
+    is set and the provider has batches. `batch_addresses` names those providers.
+
+        connections = Connections.open(config, folder.models)
+        society = connections.start_society()
     """
 
     def __init__(
@@ -115,15 +114,15 @@ class Connections(Mapping[str, Provider]):
     def start_society(self, agents: int | None = None) -> Society:
         """The society of iteration 0, each agent with the base model of its own.
 
-        `agents` is how many there are, by default as many as the experiment's society has; those
-        beyond have the first agent's.
+        `agents` is their number, by default that of the experiment's society; agents beyond those
+        have the first agent's base.
         """
         count = len(self._agents) if agents is None else agents
         bases = [self.base_of(number) for number in range(1, count + 1)]
         return Society.from_bases(bases, self[self.summarizer].base)
 
     def base_of(self, agent: int) -> ModelRef:
-        """The untuned model of agent `agent` (from 1); of 0, what all agents share."""
+        """The untuned model of agent `agent` (from 1); 0 is a model that all agents share."""
         return self[base_address(self._agents, agent)].base
 
     async def load_adapters(self, models: Sequence[ModelRef]) -> None:
@@ -136,8 +135,9 @@ class Connections(Mapping[str, Provider]):
         )
 
     async def close(self) -> None:
-        """Close every provider, also where one fails to."""
-        # A `BatchedProvider` closes the provider that it wraps.
+        """Close every provider, even if closing one of them fails."""
+        # The evaluating providers are the outermost wrappers, and closing a wrapper closes what it
+        # wraps. One that fails to close must not keep the others from being closed.
         closing = (provider.close() for provider in self.evaluating.values())
         for outcome in await asyncio.gather(*closing, return_exceptions=True):
             if isinstance(outcome, BaseException):

@@ -58,7 +58,10 @@ async def debate_questions(
 ) -> None:
     """Debate the questions of a stage that have no vote yet, until all have one."""
     store, progress, stop_after = run.store, run.progress, run.config.stop_if_unread
+    # First of all, since a withdrawn turn must count neither as stored nor as known.
     failed = withdraw_failed(store, stage)
+    # The votes of a debate are stored last, all at once: a question with a vote of the last round
+    # is complete, and one without is debated from the turns that it has.
     voted = {vote.question_id for vote in store.votes(stage) if vote.round == arm.rounds}
     remaining = [q for q in questions if q.question_id not in voted]
     pending = {q.question_id for q in remaining}
@@ -71,6 +74,7 @@ async def debate_questions(
     def report_turn(turn: Turn) -> None:
         nonlocal done, tokens
         done += 1
+        # A reused answer took no tokens of its own.
         tokens += turn.completion_tokens if turn.shared_turn_id is None else 0
         progress.advance(done, tokens)
         progress.note(monitor.add(turn))
@@ -127,6 +131,8 @@ def find_shared(
     """What other arms have been answered in this stage, by models that this society uses too."""
     addresses = {m.model_id: m.address for m in society.models}
 
+    # Only a greedy answer of a provider that computes the same bits every time (a local model) is
+    # known without asking again; servers batch requests differently from call to call.
     def repeats(model_id: str) -> bool:
         if stage.decoding != "greedy" or model_id not in addresses:
             return False
@@ -134,6 +140,8 @@ def find_shared(
 
     if len(run.experiment.arms) == 1:
         return SharedAnswers((), repeats)
+    # The store may hold millions of turns of other arms, so they are read as a stream and only
+    # those of questions still to be debated are kept.
     others = run.store.turns_of_others(stage, sorted(addresses))
     return SharedAnswers((turn for turn in others if turn.question_id in questions), repeats)
 

@@ -42,6 +42,8 @@ class DiversityProbe:
         """What is still to be measured of the society that has debated `stage`; None: nothing."""
         if not self._wanted.measures or stage.decoding not in self._section.decodings:
             return None
+        # The memory holds embeddings and likelihoods of one iteration's models only; the models of
+        # the next one are others, so nothing of it could be used again.
         if stage.iteration != self._iteration:
             self._memory, self._iteration = Memory(), stage.iteration
         found = Measurement(

@@ -46,7 +46,8 @@ async def measure_diversity(
     measurement = probe.plan(stage, task)
     if measurement is None:
         return
-    if not measurement.steps:  # other arms have computed all of it
+    # Other arms may have computed all of it; then there is nothing to report progress of.
+    if not measurement.steps:
         await probe.measure(measurement)
         return
     name = run.name_stage(stage.arm, f"diversity {stage.decoding}")

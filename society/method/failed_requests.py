@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from store.ledger import Store
 from store.records import IN_STAGE, StageKey, Turn
 
+# All turns of the debates with a failed request: whether one can be withdrawn depends on the rest.
 _TURNS = f"""
 WITH stage AS (
     SELECT turn_id, question_id, agent, round, kind, failure
@@ -24,6 +25,8 @@ SELECT * FROM stage
 WHERE question_id IN (SELECT question_id FROM stage WHERE failure IN ('passing', 'refused'))
 """
 
+# Datasets and diversity are computed from a whole stage. The sample count of a token-matched arm is
+# computed from the untuned evaluation of another arm, and fixed once the matched arm has answered.
 _BUILT_ON = """
 SELECT
     $split = 'train'
@@ -50,6 +53,7 @@ class _StoredTurn:
 
     def builds_on(self, other: _StoredTurn) -> bool:
         """Whether the prompt of this turn shows the other one."""
+        # Within a round an agent's answer shows the summary that was written for it.
         if self.round == other.round:
             own = self.agent == other.agent
             return own and (self.kind, other.kind) == ("answer", "summary")
@@ -74,6 +78,7 @@ def withdraw_failed(store: Store, stage: StageKey) -> dict[int, Turn]:
 def _find_free(debate: Iterable[_StoredTurn]) -> set[int]:
     turns, free = list(debate), set()
     for turn in turns:
+        # Turns that failed because of this one go with it; one good answer keeps it in place.
         after = [other for other in turns if other.builds_on(turn)]
         if turn.failure in ("passing", "refused") and all(other.failure for other in after):
             free |= {turn.turn_id, *(other.turn_id for other in after)}

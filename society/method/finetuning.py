@@ -65,6 +65,8 @@ async def finetune_agents(
     `finetune.on_failure = "keep"`; the user is told.
     """
     config, progress = run.config, run.progress
+    # A resumed run plans its finished and running jobs again; they keep the settings they have, so
+    # that their digests stay the same and `tune` finds them instead of submitting them twice.
     plans = [
         keep_job_settings(_plan_model(run, societies[arm], dataset), run.store)
         for arm, built in datasets.items()
@@ -130,7 +132,7 @@ def count_tuned(config: Config) -> int:
 
 
 def build_rules(config: Config, arm: Arm) -> DatasetRules:
-    """Which of the learnable rows the datasets take."""
+    """Which of the trainable rows the datasets take."""
     section = config.datasets
     return DatasetRules(
         w=arm.w,
@@ -159,13 +161,14 @@ def build_plan(config: Config, run: str, dataset: Dataset, start: ModelRef) -> T
 
 
 def keep_job_settings(planned: TuningPlan, store: Store) -> TuningPlan:
-    """`planned`, with the settings of the job that is there already, where it keeps them.
+    """`planned`, with the settings of the job that exists already, if that job keeps them.
 
-    A job that succeeded, goes on or may be going on keeps its settings, and so does the decision
-    that the old model stays, once something was built upon it. One that failed gets new ones, and
-    so does one that ended with the process it ran in.
+    A job that succeeded, is running or may be running keeps its settings, and so does the decision
+    that the old model stays, once something was built on it. A job that failed gets new settings,
+    and so does one that ended with the process it ran in.
     """
     ended = ("succeeded", "skipped")
+    # A job that trained in an earlier process ended with that process, whatever its status says.
     jobs = [
         job
         for job in store.jobs(planned.iteration)
@@ -175,6 +178,8 @@ def keep_job_settings(planned: TuningPlan, store: Store) -> TuningPlan:
         and job.settings is not None
         and (job.status in ended or not registry.info(planned.start.address).in_process)
     ]
+    # "skipped" says that the old model stays. Before the next society has answered anything, this
+    # may still be decided anew, with other settings.
     if not is_evaluated(store, planned.iteration, planned.arm):
         jobs = [job for job in jobs if job.status != "skipped" or is_final(job)]
     if not jobs:
@@ -190,12 +195,12 @@ def is_final(job: Job) -> bool:
 
 
 def is_evaluated(store: Store, iteration: int, arm: str) -> bool:
-    """Whether the society after this pass has answered anything."""
+    """Whether the society after this iteration has answered any evaluation question."""
     return bool(store.rows(_EVALUATED, [iteration, arm]))
 
 
 def require_trainable(config: Config, providers: Mapping[str, Provider]) -> None:
-    """Raise `InvalidSettings` where a provider that is to train cannot do so with [finetune]."""
+    """Raise `InvalidSettings` if a provider that has to train cannot do so with [finetune]."""
     faults = [
         f"{address}: {fault}"
         for address, provider in providers.items()
@@ -207,7 +212,7 @@ def require_trainable(config: Config, providers: Mapping[str, Provider]) -> None
 
 
 def find_faults(config: Config, provider: Provider) -> list[str]:
-    """What of [finetune] a provider cannot do, each with its remedy."""
+    """The settings of [finetune] that a provider cannot honor, each with its remedy."""
     if not provider.capabilities.finetune:
         return ["it cannot fine-tune; set iterations = 0, or choose another model"]
     faults: list[str] = []
@@ -219,7 +224,7 @@ def find_faults(config: Config, provider: Provider) -> list[str]:
 
 
 def find_validation_fault(config: Config, capabilities: Capabilities) -> str | None:
-    """Why validation data cannot be had as asked for, if so."""
+    """Why the provider cannot use the validation share; None if it can."""
     share = config.finetune.validation_share
     if not share or capabilities.validation:
         return None

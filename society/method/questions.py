@@ -45,6 +45,8 @@ class CurriculumStage:
 
         Raises ValueError, naming the stage, where it has not that many.
         """
+        # The number of questions that are left out is not known beforehand, so as many as are
+        # still missing are drawn again and again.
         drawn: list[TaskQuestion] = []
         position = 0
         while len(drawn) < count:
@@ -143,6 +145,7 @@ class Questions:
         if not self.config.train.fresh:
             return 0
         stage = self._stage(iteration)
+        # Stages may recur, so it counts how many earlier iterations took questions of this one.
         before = sum(self._stage(k) == stage for k in range(1, iteration))
         return before * self.config.train.questions
 
@@ -184,6 +187,8 @@ class Questions:
         return stages[min(iteration, len(stages)) - 1] if stages else None
 
     def _of_stage(self, stage: CurriculumStage, count: int) -> list[TaskQuestion]:
+        # Drawing compares every question with all evaluation sets; each iteration only adds to
+        # what earlier ones have drawn.
         known = self._drawn.get(stage.number, [])
         if len(known) < count:
             known = self._drawn[stage.number] = stage.draw_training(self._held_out, count)

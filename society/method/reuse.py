@@ -1,9 +1,9 @@
-"""What the arms of a run have in common is asked once.
+"""Requests that several arms of a run have in common are sent once.
 
-Two requests are the same where model, conversation, sampling and sample (question, agent, round,
-kind: what the noise is drawn from) are. Within one stage the sampling is the same for all arms, so
-the rest makes the key. A model that answers greedily and always alike gives all samples of one
-conversation the same answer, so there the sample does not count.
+Two requests are the same if model, conversation, sampling and sample (question, agent, round, kind:
+what the noise is drawn from) are the same. Within one stage the sampling is the same for all arms,
+so the rest makes the key. A model that always gives the same greedy answer gives all samples of
+one conversation the same answer, so for it the sample is no part of the key.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Repeats = Callable[[str], bool]
 
 
 def never_repeats(model_id: str) -> bool:
-    """For sampled answers, and for models that may answer differently each time."""
+    """The answer for sampled decoding, and for models that may answer differently each time."""
     return False
 
 
@@ -36,18 +36,20 @@ def build_request_key(
 ) -> bytes:
     """The 16-byte key of a request within a stage; equal keys get equal answers."""
     sample = (kind,) if repeats else (kind, question_id, agent, number)
+    # JSON keeps the parts apart whatever they contain; lone surrogates in a model's text must not
+    # keep a key from being made.
     text = f"{json.dumps([model_id, *sample])}\n{messages}"
     return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 class SharedAnswers:
-    """The answers that other arms have got in the same stage, by request."""
+    """The answers that other arms got in the same stage, by request."""
 
     def __init__(self, turns: Iterable[Turn] = (), repeats: Repeats = never_repeats) -> None:
         self.repeats = repeats
         self._turns: dict[bytes, Turn] = {}
         for turn in turns:
-            # A call that gave nothing is tried again by every arm.
+            # A failed request is no answer: every arm sends its own.
             if turn.finish_reason != "error":
                 self._turns.setdefault(self.key_of(turn), turn)
 

@@ -58,6 +58,7 @@ def find_cause(turn: Turn, task: Task) -> Cause:
 
 def _find_cause_of_cut(response: str, task: Task) -> Cause:
     text = response.lower()
+    # The last opening mark after the last closing one: the reasoning never came to its end.
     begun = max(map(text.rfind, _THOUGHT_BEGINS))
     if begun > max(map(text.rfind, _THOUGHT_ENDS)):
         return Cause(
@@ -82,6 +83,7 @@ def describe_unread_answers(turns: Iterable[Turn], task: Task) -> str:
         f"  {count} × {cause.text}" + (f": {cause.remedy}" if cause.remedy else "")
         for cause, count in causes.most_common()
     ]
+    # Empty responses show nothing; their causes are listed above.
     samples = [turn for turn in unread if turn.response.strip()][:_SAMPLES]
     for turn in samples:
         where = f"question {turn.question_id}, agent {turn.agent}, round {turn.round}"
@@ -99,6 +101,7 @@ _WHAT_NOW = (
 )
 
 _READ = f"SELECT count(answer), count(*) FROM turns WHERE {IN_STAGE} AND kind = 'answer'"
+# The last vote of every training debate: how many have a label, no readable answer, or a tie.
 _LABELS = """
 WITH finals AS (
     SELECT question_id, arg_max(struct_pack(answer, voters, tie), round) AS final
@@ -145,6 +148,7 @@ class ReadingMonitor:
         if turn.error is None:
             return None
         self._errors[turn.error] += 1
+        # A vendor's outage gives thousands of equal errors; the log needs each text once.
         if self._errors[turn.error] > 1 or len(self._errors) > _NOTES_AT_MOST:
             return None
         return f"{turn.question_id}, agent {turn.agent}: {turn.error}"
@@ -152,6 +156,7 @@ class ReadingMonitor:
     def stop(self) -> NothingReadable | None:
         """Why the run has to stop now, if it has to."""
         unread = len(self._unread)
+        # One readable answer is enough to go on: some models are simply bad at the task.
         if self._problem is None and self._first and unread == self._answers >= self._first:
             self._problem = NothingReadable(
                 f"none of the first {unread} answers of the stage {self._stage!r} could be read, "

@@ -48,6 +48,8 @@ def count_votes(
     >>> count_votes(["7", "7.0", "8"], lambda a, b: float(a) == float(b)).votes
     2
     """
+    # An unreadable response abstains. It is not counted as wrong, since that would make a vote of
+    # few readable answers look unsure, and the quorum already bounds how few there may be.
     cast = [answer for answer in answers if answer is not None]
     if not cast:
         return Tally(None, frozenset(), 0, 0, False)
@@ -57,14 +59,14 @@ def count_votes(
     most = max(sizes)
     leading = [members for members, size in zip(classes, sizes, strict=True) if size == most]
 
-    def spelling(members: Sequence[str]) -> str:
+    def choose_spelling(members: Sequence[str]) -> str:
         return min(members, key=lambda text: (-counts[text], len(text), text))
 
     if tie_key is None:
         winner = min(leading, key=lambda members: min(cast.index(answer) for answer in members))
     else:
-        winner = min(leading, key=lambda members: _hash_tie(tie_key, spelling(members)))
-    return Tally(spelling(winner), frozenset(winner), most, len(cast), len(leading) > 1)
+        winner = min(leading, key=lambda members: _hash_tie(tie_key, choose_spelling(members)))
+    return Tally(choose_spelling(winner), frozenset(winner), most, len(cast), len(leading) > 1)
 
 
 def build_tie_key(seed: int, question_id: str) -> str:
