@@ -249,7 +249,7 @@ class BatchClient(Protocol):
 class AdapterServer(Protocol):
     """A running server whose adapters can be changed. Raises only errors of `providers.errors`."""
 
-    async def loaded(self) -> Sequence[LoadedAdapter]:
+    async def list_loaded(self) -> Sequence[LoadedAdapter]:
         """Every adapter the server has now, from all its clients."""
 
     async def load(self, name: str, path: str) -> None:

@@ -196,7 +196,7 @@ class SplitProvider(ProviderWrapper):
     async def _list_own_adapters(self) -> list[LoadedAdapter]:
         """The server's adapters whose folders are this run's, so that runs can share a server."""
         home = PurePosixPath(self._answers.adapter_folder(self._workdir))
-        loaded = await self._adapters.loaded()
+        loaded = await self._adapters.list_loaded()
         return [adapter for adapter in loaded if PurePosixPath(adapter.path).parent == home]
 
     async def _load(self, artifact: str, digest: str) -> str:

@@ -83,7 +83,7 @@ class LoraServer:
         self._client = httpx2.AsyncClient(headers=dict(headers), timeout=_TIMEOUT)
         self._dialect: Dialect | None = None
 
-    async def loaded(self) -> Sequence[LoadedAdapter]:
+    async def list_loaded(self) -> Sequence[LoadedAdapter]:
         """Every adapter the server lists. Raises `InvalidSettings` if it has another base model."""
         cards = await persistently(self._list_cards, self._patience, sleep=self._sleep)
         return [LoadedAdapter(card.id, card.root or "") for card in cards if card.parent]
@@ -119,7 +119,7 @@ class LoraServer:
         await persistently(attempt, self._patience, sleep=self._sleep)
 
     def model_name(self, name: str) -> str:
-        """What a request names as its model. Call `loaded` first, which tells vLLM from SGLang."""
+        """What a request names as its model. Call `list_loaded` first: it finds out the dialect."""
         return f"{self._model}:{name}" if self._dialect == "sglang" else name
 
     async def preflight(self) -> Sequence[Finding]:

@@ -251,7 +251,7 @@ async def test_another_base_model_is_named(folders):
     with AdapterServer(base="org/other") as server:
         lora = LoraServer(server.url, "org/base", {}, sleep=at_once)
         with pytest.raises(InvalidSettings, match=r"serves org/other, not 'org/base'"):
-            await lora.loaded()
+            await lora.list_loaded()
         await lora.close()
 
 
@@ -259,14 +259,14 @@ async def test_no_key_is_shown_also_when_the_server_echoes_it(folders):
     with AdapterServer(key="right-key-1234") as server:
         lora = administration(server, "wrong-key-5678")
         with pytest.raises(AuthenticationFailed) as error:
-            await lora.loaded()
+            await lora.list_loaded()
         [finding] = await lora.preflight()
         await lora.close()
         shown = f"{error.value!r} {finding} {lora!r}"
         assert "wrong-key-5678" not in shown
         assert finding.level == "error"
         authorised = administration(server, "right-key-1234")
-        assert await authorised.loaded() == []
+        assert await authorised.list_loaded() == []
         await authorised.close()
 
 
@@ -274,7 +274,7 @@ async def test_an_unreachable_server_is_named():
     with AdapterServer() as server:
         lora = administration(server)
     with pytest.raises(RetryableError, match="cannot be reached"):
-        await lora.loaded()
+        await lora.list_loaded()
     await lora.close()
 
 
@@ -282,7 +282,7 @@ async def test_a_url_with_no_such_server_is_named():
     with AdapterServer() as server:
         lora = LoraServer(f"{server.url}/elsewhere", server.base, {}, sleep=at_once)
         with pytest.raises(Unsupported, match=r"/v1/elsewhere: .*status 404"):
-            await lora.loaded()
+            await lora.list_loaded()
         await lora.close()
 
 
