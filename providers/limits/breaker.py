@@ -1,29 +1,37 @@
-"""The switch that stops every call at once, and lets those on their way arrive first."""
+"""Stopping all calls of an event loop without losing an answer that is paid for.
+
+After a stop no further call goes out. The calls in flight end first, and only then do the waiting
+ones raise the error, because their caller gives up everything at the first error. A `Breaker`
+stops the calls of one account; `Breakers` has those of one event loop, and stops requests that
+create something, such as a job.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Awaitable, Callable
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 from providers.errors import ProviderError
-from providers.limits.patience import Sleep
+from providers.limits.retry import Sleep
 
 
 class Breaker:
-    """Closed until an error that no later call can escape: then nothing more goes out.
+    """Lets calls through until an error that every later call would meet; then none.
 
-    Whoever is stopped learns it only when the calls on their way have ended, because the caller
-    gives up everything at the first error, and an answer that is paid for must be kept.
+    Waiting callers get the error after the calls in flight have ended, so that paid answers are
+    kept.
     """
 
     def __init__(self, *, sleep: Sleep = asyncio.sleep) -> None:
         self._sleep = sleep
         self._error: ProviderError | None = None
         self._also: Callable[[], Awaitable[None]] | None = None
-        self._under_way = 0
-        self._arrived = asyncio.Event()
-        self._arrived.set()
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._naps: set[asyncio.Future[None]] = set()
         self._on_trip: list[Callable[[], None]] = []
 
@@ -32,18 +40,18 @@ class Breaker:
         return self._error is not None
 
     def on_trip(self, act: Callable[[], None]) -> None:
-        """Have `act` called when the switch opens."""
+        """Call `act` when the breaker trips."""
         self._on_trip.append(act)
 
     @property
-    def under_way(self) -> int:
+    def in_flight(self) -> int:
         """How many calls have gone out and not ended."""
-        return self._under_way
+        return self._in_flight
 
     def trip(self, error: ProviderError, also: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Stop everything because of `error`; the first error stays.
+        """Stop all calls because of `error`; the first error stays.
 
-        Whoever is stopped waits for `also` too, such as the calls to another account.
+        The stopped calls wait for `also` too, such as the calls to another account.
         """
         if self._error is not None:
             return
@@ -53,24 +61,24 @@ class Breaker:
         for nap in self._naps:
             nap.cancel()
 
-    def depart(self) -> None:
-        """A call goes out. Only after `tripped` was looked at, without an await in between."""
-        self._under_way += 1
-        self._arrived.clear()
+    def begin(self) -> None:
+        """A call goes out. The caller has read `tripped` before, without an await in between."""
+        self._in_flight += 1
+        self._idle.clear()
 
-    def arrive(self) -> None:
-        """A call has ended, however."""
-        self._under_way -= 1
-        if self._under_way == 0:
-            self._arrived.set()
+    def end(self) -> None:
+        """A call has ended, with an answer or an error."""
+        self._in_flight -= 1
+        if self._in_flight == 0:
+            self._idle.set()
 
-    async def arrived(self) -> None:
-        """Return once no call is on its way."""
-        await self._arrived.wait()
+    async def wait_idle(self) -> None:
+        """Return once no call is in flight."""
+        await self._idle.wait()
 
-    async def stopped(self) -> ProviderError:
-        """The error to raise, once all calls on their way have arrived."""
-        await self._arrived.wait()
+    async def wait_for_error(self) -> ProviderError:
+        """The error to raise, once all calls in flight have ended."""
+        await self._idle.wait()
         if self._also is not None:
             await self._also()
         if self._error is None:
@@ -79,7 +87,7 @@ class Breaker:
         return copy.copy(self._error)
 
     async def pause(self, seconds: float) -> None:
-        """Sleep, or until the switch opens."""
+        """Sleep, but no longer than until the breaker trips."""
         if self.tripped:
             return
         nap = asyncio.ensure_future(self._sleep(seconds))
@@ -89,3 +97,72 @@ class Breaker:
         finally:
             self._naps.discard(nap)
             nap.cancel()
+
+
+class Breakers:
+    """The breakers of one event loop. `get_breakers().halt(error)` stops all its calls."""
+
+    def __init__(self) -> None:
+        self._breakers: weakref.WeakSet[Breaker] = weakref.WeakSet()
+        self._error: ProviderError | None = None
+        self._created = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def register(self, breaker: Breaker) -> None:
+        """Trip `breaker` together with all others."""
+        self._breakers.add(breaker)
+        if self._error is not None:
+            breaker.trip(self._error, self.wait_idle)
+
+    def halt(self, error: ProviderError) -> int:
+        """Trip all breakers, also those registered later; returns how many calls are in flight."""
+        if self._error is None:
+            self._error = error
+            for breaker in list(self._breakers):
+                breaker.trip(error, self.wait_idle)
+        return self.in_flight
+
+    def trip_present(self, error: ProviderError) -> None:
+        """Trip the present breakers, since one run ends; those registered later are closed."""
+        for breaker in list(self._breakers):
+            breaker.trip(error, self.wait_idle)
+
+    @property
+    def in_flight(self) -> int:
+        """How many calls are in flight."""
+        return self._created + sum(breaker.in_flight for breaker in self._breakers)
+
+    async def wait_idle(self) -> None:
+        """Return once no call is in flight."""
+        for breaker in list(self._breakers):
+            await breaker.wait_idle()
+        await self._idle.wait()
+
+    @asynccontextmanager
+    async def pass_through(self) -> AsyncIterator[None]:
+        """Around one request that creates something; raises the error of `halt`."""
+        if self._error is not None:
+            await self.wait_idle()
+            raise copy.copy(self._error)
+        self._created += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._created -= 1
+            if not self._created:
+                self._idle.set()
+
+
+_breakers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Breakers] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def get_breakers() -> Breakers:
+    """The breakers of the running event loop."""
+    loop = asyncio.get_running_loop()
+    if loop not in _breakers:
+        _breakers[loop] = Breakers()
+    return _breakers[loop]

@@ -1,4 +1,4 @@
-"""What every call to one model with one key goes through."""
+"""The limiter: what every call to one model with one key goes through."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import asyncio
 import random
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Generic, Literal, TypeVar
+from typing import Literal, TypeVar
 
-from providers import halting
 from providers.errors import (
     Overloaded,
     ProviderError,
@@ -20,49 +20,53 @@ from providers.errors import (
     RetryableError,
     Unreachable,
 )
-from providers.limits.breaker import Breaker
-from providers.limits.bucket import Bucket, Quota
-from providers.limits.evidence import Errand, Evidence, Mark
-from providers.limits.patience import Clock, Draw, Patience, Sleep, persistently
-from providers.limits.slots import START, AdaptiveLimit, Slots
-from providers.limits.window import Use, Window
+from providers.limits.breaker import Breaker, get_breakers
+from providers.limits.concurrency import START, AdaptiveLimit, Slots
+from providers.limits.evidence import CallContext, Evidence, Mark
+from providers.limits.rates import Quota, SlidingWindow, TokenBucket
+from providers.limits.retry import Clock, Draw, RetryPolicy, Sleep, make_retrying
 from providers.usage import FREE, UNCOUNTED, Attempts
 
 T = TypeVar("T")
 Kind = Literal["requests", "tokens"]
+Cost = Mapping[Kind, float]
 
 _REFUSED_IN_A_ROW = 3
-_ANY = Errand()
+_ANY = CallContext()
 _OF_ALL_CALLS = (RateLimited, Unreachable)
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a user allows. Without budgets per minute the server's own are followed where it tells
-    them; `tokens_per_minute` counts prompts and the most that answers may have.
+    """What a user allows. Without limits per minute, those that the server reports are followed.
+
+    `tokens_per_minute` counts prompts and the most that answers may have. Example:
+    `Limits(requests_per_minute=500, max_concurrent=64)`.
     """
 
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
     max_concurrent: int = 512
-    patience: Patience = field(default_factory=Patience)
+    retry_policy: RetryPolicy = field(default_factory=RetryPolicy)
 
     @property
-    def budgets(self) -> dict[Kind, float]:
-        """The budgets per minute that are set."""
+    def per_minute(self) -> dict[Kind, float]:
+        """The limits per minute that are set."""
         both: dict[Kind, float | None] = {
             "requests": self.requests_per_minute,
             "tokens": self.tokens_per_minute,
         }
-        return {kind: budget for kind, budget in both.items() if budget is not None}
+        return {kind: limit for kind, limit in both.items() if limit is not None}
 
-    def windows(self, clock: Clock = time.monotonic) -> dict[Kind, Window]:
-        """What keeps the budgets, with nothing sent so far."""
-        return {kind: Window(budget, clock=clock) for kind, budget in self.budgets.items()}
+    def make_windows(self, clock: Clock = time.monotonic) -> dict[Kind, SlidingWindow]:
+        """What keeps the limits per minute, with nothing sent so far."""
+        return {kind: SlidingWindow(limit, clock=clock) for kind, limit in self.per_minute.items()}
 
 
 class Limiter:
-    """Slots, budgets, retries and the breaker around calls to one model with one key.
+    """Slots, limits per minute, retries and the breaker around calls to one model with one key.
+
+    Example: `await get_limiter("https://server key", "m", Limits()).call(send_request)`.
 
     For one event loop. What an earlier limiter has sent counts in its `windows`. `clock`, `sleep`
     and `draw` (uniform in 0..1) are for tests.
@@ -73,25 +77,25 @@ class Limiter:
         limits: Limits,
         *,
         breaker: Breaker | None = None,
-        windows: Mapping[Kind, Window] | None = None,
+        windows: Mapping[Kind, SlidingWindow] | None = None,
         clock: Clock = time.monotonic,
         sleep: Sleep = asyncio.sleep,
         draw: Draw = random.random,
     ) -> None:
-        self._patience = limits.patience
+        self._policy = limits.retry_policy
         self._clock = clock
         self._draw = draw
         self.breaker = breaker or Breaker(sleep=sleep)
-        most = limits.max_concurrent
-        self.slots = Slots(AdaptiveLimit(most, start=START, clock=clock))
-        self.breaker.on_trip(self.slots.dismiss)
+        self.slots = Slots(AdaptiveLimit(limits.max_concurrent, start=START, clock=clock))
+        self.breaker.on_trip(self.slots.close)
         # The bucket spreads a minute's requests over it, the window sees that no minute has more.
-        self._windows = limits.windows(clock) if windows is None else windows
+        self._windows = limits.make_windows(clock) if windows is None else windows
         self._buckets = {
-            kind: Bucket.per_minute(budget, clock=clock) for kind, budget in limits.budgets.items()
+            kind: TokenBucket.per_minute(limit, clock=clock)
+            for kind, limit in limits.per_minute.items()
         }
         self._outstanding: dict[Kind, float] = {"requests": 0.0, "tokens": 0.0}
-        self._heard: dict[Kind, Quota] = {}
+        self._reported: dict[Kind, Quota] = {}
         self.evidence = Evidence()
         self._refusals = 0
         self._closed_until = clock()
@@ -100,38 +104,38 @@ class Limiter:
         self,
         work: Callable[[], Awaitable[T]],
         tokens: float = 0.0,
-        errand: Errand = _ANY,
+        context: CallContext = _ANY,
         attempts: Attempts = UNCOUNTED,
         *,
         follows: bool = False,
     ) -> T:
-        """The result of `work`, called as often as its `RetryableError`s and patience allow.
+        """The result of `work`, called again after a `RetryableError` as the policy allows.
 
-        `tokens` is the most that the call may use. `attempts` is told before each attempt; what
-        came of one that was sent, `work` tells it. A call that `follows` from one that was made
-        goes ahead of those that were not: half of something is of no use. Raises the `RequestError`
-        of `work`, and `RequestFailed` where patience ends and the call itself is at fault; any
-        other `ProviderError` and a `RetryableError` that outlasted patience stop all calls of this
-        limiter, those that wait included, which then raise the same error.
+        `tokens` is the most that the call may use. The limiter reports to `attempts` when an
+        attempt begins; `work` reports how one that was sent ended. A call that `follows` one that
+        was made goes ahead of others: half of a conversation is of no use.
+
+        Raises the `RequestError` of `work`, and `RequestFailed` if retries are used up and the call
+        itself is at fault. Any other `ProviderError`, and a `RetryableError` after all retries,
+        stops all calls of this limiter; the waiting ones raise the same error.
         """
         attempts.report_all()
-        cost: dict[Kind, float] = {"requests": 1.0, "tokens": tokens}
-        journey = _Journey(self, work, cost, errand, attempts, follows=follows)
+        call = _Call(self, {"requests": 1.0, "tokens": tokens}, context, attempts, first=follows)
+        retrying = make_retrying(
+            self._policy, sleep=self.breaker.pause, clock=self._clock, draw=self._draw
+        )
         given_up: str | None = None
         try:
-            return await persistently(
-                journey.attempt,
-                self._patience,
-                sleep=self.breaker.pause,
-                clock=self._clock,
-                draw=self._draw,
-            )
+            async for attempt in retrying:
+                with attempt:
+                    async with call.prepare_attempt():
+                        return await work()
         except RequestError:
             raise
         except ProviderError as error:
             if isinstance(error, RetryableError) and not isinstance(error, _OF_ALL_CALLS):
                 given_up = error.given_up
-                if self._blames_call(errand, journey.mark):
+                if self._blames_call(context, call.mark):
                     raise RequestFailed(
                         f"{given_up}, while the server answers others; it is asked again when the "
                         "run is started again"
@@ -140,80 +144,82 @@ class Limiter:
         except _Stopped:
             pass
         finally:
-            journey.end()
-        stopped = await self.breaker.stopped()
+            call.release_slot()
+        stopped = await self.breaker.wait_for_error()
         if isinstance(stopped, RetryableError):
-            # The others have not been asked in vain, and some errors are of no single call.
+            # Only this call was tried until retries were used up; the other stopped calls were not.
             stopped.given_up = given_up
         raise stopped
 
     def observe(self, kind: Kind, quota: Quota) -> None:
-        """Follow a budget that the answer to the call being made tells; budgets of the user's own
-        stay as they are.
-        """
+        """Follow a limit that the server reports with an answer; the user's own limits stay."""
         if kind not in self._windows and quota.plausible:
-            self._heard[kind] = quota
+            self._reported[kind] = quota
 
-    def _blames_call(self, errand: Errand, mark: Mark | None) -> bool:
+    def _blames_call(self, context: CallContext, mark: Mark | None) -> bool:
         if mark is None or self.breaker.tripped:
             return False
-        return self.evidence.blames_call(errand, mark)
+        return self.evidence.blames_call(context, mark)
 
-    async def _budgeted(self, cost: Mapping[Kind, float]) -> None:
-        """Wait for the budgets. Raises `RateLimited` when that would outlast patience."""
+    async def _wait_for_rates(self, cost: Cost) -> None:
+        """Wait for the limits per minute. Raises `RateLimited` if that outlasts the policy."""
         wait_s = self._closed_until - self._clock()
         for kind, bucket in self._buckets.items():
             wait_s = max(wait_s, bucket.reserve(cost[kind]))
-        wait_s = max(wait_s, self._full_s(cost))
-        if wait_s > self._patience.give_up_after_s:
+        wait_s = max(wait_s, self._window_wait_s(cost))
+        if wait_s > self._policy.give_up_after_s:
             raise RateLimited(
                 f"the budget per minute is used up for {wait_s:,.0f} s", retry_after_s=wait_s
             )
+        # Other calls may fill the window meanwhile, so it is read again after every pause.
         while wait_s > 0 and not self.breaker.tripped:
             await self.breaker.pause(wait_s)
-            wait_s = self._full_s(cost)
+            wait_s = self._window_wait_s(cost)
 
-    def _full_s(self, cost: Mapping[Kind, float]) -> float:
+    def _window_wait_s(self, cost: Cost) -> float:
         waits = (window.wait_s(cost[kind]) for kind, window in self._windows.items())
         return max(waits, default=0.0)
 
-    def _reserve(self, cost: Mapping[Kind, float]) -> None:
+    @contextmanager
+    def _in_flight(self, cost: Cost) -> Iterator[None]:
+        """Around the time a request is at the server."""
+        self.breaker.begin()
+        uses = {kind: window.record_sent(cost[kind]) for kind, window in self._windows.items()}
+        try:
+            yield
+        finally:
+            for kind, use in uses.items():
+                self._windows[kind].record_arrival(use)
+            self.breaker.end()
+
+    def _reserve(self, cost: Cost) -> None:
         for kind, amount in cost.items():
             self._outstanding[kind] += amount
 
-    def _departs(self, cost: Mapping[Kind, float]) -> Mapping[Kind, Use]:
-        self.breaker.depart()
-        return {kind: window.send(cost[kind]) for kind, window in self._windows.items()}
-
-    def _arrives(self, uses: Mapping[Kind, Use]) -> None:
-        for kind, use in uses.items():
-            self._windows[kind].answered(use)
-        self.breaker.arrive()
-
-    def _settle(self, cost: Mapping[Kind, float], *, sent: bool) -> None:
+    def _settle(self, cost: Cost, *, sent: bool) -> None:
         for kind, amount in cost.items():
             self._outstanding[kind] -= amount
             if not sent and kind in self._buckets:
                 self._buckets[kind].give_back(amount)
-        while self._heard:
-            kind, quota = self._heard.popitem()
+        while self._reported:
+            kind, quota = self._reported.popitem()
             if kind not in self._buckets:
-                self._buckets[kind] = Bucket(quota.limit, 1.0, clock=self._clock)
+                self._buckets[kind] = TokenBucket(quota.limit, 1.0, clock=self._clock)
             self._buckets[kind].observe(quota, self._outstanding[kind])
 
-    def _succeeded(self, errand: Errand) -> None:
+    def _record_success(self, context: CallContext) -> None:
         self._refusals = 0
-        self.evidence.answered(errand)
-        self.slots.limit.succeeded()
+        self.evidence.record_answer(context)
+        self.slots.limit.record_success()
 
-    def _failed(self, error: RetryableError) -> None:
+    def _record_failure(self, error: RetryableError) -> None:
         if not isinstance(error, RateLimited):
             return
-        self.slots.limit.rate_limited()
+        self.slots.limit.record_rate_limit()
         self._refusals += 1
-        # One refusal may be chance; some in a row mean that everybody has to wait.
+        # One refusal may be chance; some in a row mean that all calls have to wait.
         if self._refusals >= _REFUSED_IN_A_ROW and error.retry_after_s is not None:
-            longest = self._clock() + min(error.retry_after_s, self._patience.give_up_after_s)
+            longest = self._clock() + min(error.retry_after_s, self._policy.give_up_after_s)
             self._closed_until = max(self._closed_until, longest)
 
 
@@ -221,70 +227,79 @@ class _Stopped(Exception):
     """The breaker was tripped before the call went out."""
 
 
-class _Journey(Generic[T]):
+class _Call:
     """One call, from waiting for its slot to its last attempt."""
 
     def __init__(
         self,
         limiter: Limiter,
-        work: Callable[[], Awaitable[T]],
-        cost: Mapping[Kind, float],
-        errand: Errand,
+        cost: Cost,
+        context: CallContext,
         attempts: Attempts,
         *,
-        follows: bool,
+        first: bool,
     ) -> None:
         self._limiter = limiter
-        self._work = work
         self._cost = cost
-        self._errand = errand
+        self._context = context
         self._attempts = attempts
         self.mark: Mark | None = None
         self._has_slot = False
-        self._goes_first = follows
+        self._goes_first = first
 
-    async def attempt(self) -> T:
+    @asynccontextmanager
+    async def prepare_attempt(self) -> AsyncIterator[None]:
+        """Around one attempt: wait until it may be sent, then record how it ended.
+
+        A context manager and no function around the attempt: so a traceback from inside a request
+        is short, and shows the request.
+        """
         limiter = self._limiter
-        if not self._attempts.is_reserved:
-            # Whoever waits for money waits for others, which may need its place for their own.
-            self.end()
-            await self._attempts.reserve()
-        if not self._has_slot:
-            self._has_slot = await limiter.slots.take(first=self._goes_first)
-        self._goes_first = True
+        await self._take_slot()
         try:
-            result = await self._sent()
+            async with self._permit():
+                yield
         except RetryableError as error:
-            limiter._failed(error)
+            limiter._record_failure(error)
             if self.mark is None:
-                self.mark = limiter.evidence.mark(self._errand)
+                self.mark = limiter.evidence.mark(self._context)
             # A server that asks for less is given less: the call keeps its slot while it waits.
             if not isinstance(error, (RateLimited, Overloaded)):
-                self.end()
+                self.release_slot()
             raise
-        limiter._succeeded(self._errand)
-        return result
+        limiter._record_success(self._context)
 
-    async def _sent(self) -> T:
-        limiter, departed, sent = self._limiter, False, False
+    async def _take_slot(self) -> None:
+        if not self._attempts.is_reserved:
+            # A call that waits for money waits for other calls, which may need its slot to end.
+            self.release_slot()
+            await self._attempts.reserve()
+        if not self._has_slot:
+            self._has_slot = await self._limiter.slots.take(first=self._goes_first)
+        self._goes_first = True
+
+    @asynccontextmanager
+    async def _permit(self) -> AsyncIterator[None]:
+        """Wait for limits per minute and the payer's record; settle both after the attempt."""
+        limiter, departed, begun = self._limiter, False, False
         limiter._reserve(self._cost)
         try:
-            await limiter._budgeted(self._cost)
+            await limiter._wait_for_rates(self._cost)
+            # No await between this check and `_in_flight`, or a call could leave after the stop.
             if limiter.breaker.tripped:
                 raise _Stopped
-            uses, departed = limiter._departs(self._cost), True
-            try:
+            with limiter._in_flight(self._cost):
+                departed = True
                 await self._attempts.begin()
-                sent = True
-                return await self._work()
-            finally:
-                limiter._arrives(uses)
+                begun = True
+                yield
         finally:
             limiter._settle(self._cost, sent=departed)
-            if not sent:
+            if not begun:
                 self._attempts.record_failure(FREE)
 
-    def end(self) -> None:
+    def release_slot(self) -> None:
+        """Give the slot back, if the call has one."""
         if self._has_slot:
             self._has_slot = False
             self._limiter.slots.give_back()
@@ -294,27 +309,27 @@ _breakers: weakref.WeakValueDictionary[tuple[int, str], Breaker] = weakref.WeakV
 _limiters: weakref.WeakValueDictionary[tuple[int, str, str], Limiter] = (
     weakref.WeakValueDictionary()
 )
-# Small, and kept for good: what was sent a moment ago counts for whoever comes next.
-_windows: dict[tuple[str, str, Kind, float], Window] = {}
+# Small, and kept for the whole process: a limiter that is made later counts what was sent before.
+_windows: dict[tuple[str, str, Kind, float], SlidingWindow] = {}
 
 
-def shared(account: str, model: str, limits: Limits) -> Limiter:
-    """The limiter for `model` with the key behind `account`, the same for all who ask meanwhile.
+def get_limiter(account: str, model: str, limits: Limits) -> Limiter:
+    """The limiter for `model` with the key behind `account`, one for all its callers.
 
-    All models of an account stop together. After a stop, asking again gives a fresh start, in which
-    the budgets of the user go on from where they were.
+    All models of an account stop together. After a stop the next call of this function gives a new
+    limiter, in whose minutes the requests of the old one still count.
     """
     loop = id(asyncio.get_running_loop())
     breaker = _breakers.get((loop, account))
     if breaker is None or breaker.tripped:
         breaker = _breakers[loop, account] = Breaker()
-        halting.of_this_loop().register(breaker)
+        get_breakers().register(breaker)
     limiter = _limiters.get((loop, account, model))
     if limiter is None or limiter.breaker is not breaker:
         windows = {
-            kind: _windows.setdefault((account, model, kind, budget), fresh)
-            for (kind, budget), fresh in zip(
-                limits.budgets.items(), limits.windows().values(), strict=True
+            kind: _windows.setdefault((account, model, kind, limit), fresh)
+            for (kind, limit), fresh in zip(
+                limits.per_minute.items(), limits.make_windows().values(), strict=True
             )
         }
         limiter = Limiter(limits, breaker=breaker, windows=windows)

@@ -18,7 +18,6 @@ import aiohttp
 from openai import APIStatusError, Omit, omit
 from openai.pagination import AsyncCursorPage
 
-from providers import halting
 from providers.errors import (
     AmbiguousSubmission,
     BadRequest,
@@ -29,7 +28,8 @@ from providers.errors import (
     RetryableError,
     TimedOut,
 )
-from providers.limits.patience import Patience, Sleep, persistently
+from providers.limits import get_breakers
+from providers.limits.retry import RetryPolicy, Sleep, retry
 from providers.openai.errors import translate_error
 from providers.openai.settings import LISTING_LAG_S, Secrets
 
@@ -88,7 +88,7 @@ class Caller:
         self,
         secrets: Secrets,
         model: str,
-        policy: Patience | None = None,
+        policy: RetryPolicy | None = None,
         *,
         timeout_s: float | None = None,
         sleep: Sleep = asyncio.sleep,
@@ -96,7 +96,7 @@ class Caller:
         self._timeout_s = timeout_s
         self._secrets = secrets
         self._model = model
-        self._policy = policy or Patience()
+        self._policy = policy or RetryPolicy()
         self.sleep = sleep
 
     async def call_once(self, call: Callable[[], Awaitable[T]]) -> T:
@@ -123,7 +123,7 @@ class Caller:
         async def attempt() -> T:
             return await self.call_once(call)
 
-        return await persistently(attempt, self._policy, sleep=self.sleep)
+        return await retry(attempt, self._policy, sleep=self.sleep)
 
     def scrub(self, text: str) -> str:
         """A server's words without the secrets that they may repeat."""
@@ -195,7 +195,7 @@ async def create_once(
     waited, attempts = 0.0, 0
     while True:
         try:
-            async with halting.of_this_loop().passing():
+            async with get_breakers().pass_through():
                 return await caller.call_once(create_and_check)
         # A rate limit is a clear refusal: nothing was created, so it is safe to send again.
         except RateLimited as error:

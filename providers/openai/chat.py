@@ -27,7 +27,7 @@ from providers.errors import (
     RetryableError,
     UnusableAnswer,
 )
-from providers.limits import Errand, Limiter
+from providers.limits import CallContext, Limiter
 from providers.openai.answers import EmbeddedError, compute_usage, parse_answer
 from providers.openai.billing import bill_failure, bill_status, parse_usage
 from providers.openai.client import Connection
@@ -98,11 +98,11 @@ class ChatCall(Generic[T]):
         )
 
     @property
-    def errand(self) -> Errand:
+    def context(self) -> CallContext:
         """What the limiter compares calls by, to tell whether the call or the server is at fault:
         the model and the first question of the conversation."""
         subject = next((m.content for m in self.messages if m.role == "user"), "")
-        return Errand(self.model, subject, self.again)
+        return CallContext(self.model, subject, self.again)
 
 
 class _ParameterRefused(Exception):
@@ -195,7 +195,7 @@ class Chat:
         while True:
             try:
                 return await self._limiter.call(
-                    attempt, call.tokens, call.errand, current_attempts.get(), follows=follows
+                    attempt, call.tokens, call.context, current_attempts.get(), follows=follows
                 )
             except _ParameterRefused:
                 follows = True
@@ -236,7 +236,7 @@ class Chat:
         self._learn(call.model, parameters, failure, values)
         if self.get_parameters(call.model) not in tried:
             raise _ParameterRefused
-        raise await self._classify_refusal(failure, call.errand)
+        raise await self._classify_refusal(failure, call.context)
 
     def _classify_failure(
         self, error: BaseException, response: httpx2.Response | None, model: str
@@ -274,17 +274,17 @@ class Chat:
             self._warn_once(f"{model}: {note}")
         self._parameters[model] = changed
 
-    async def _classify_refusal(self, refusal: Refusal, errand: Errand) -> ProviderError:
+    async def _classify_refusal(self, refusal: Refusal, context: CallContext) -> ProviderError:
         """The error that a refusal means, given what the server does with other calls."""
-        error = classify_refusal(refusal, errand.model)
+        error = classify_refusal(refusal, context.model)
         if refusal.status == 403 and isinstance(error, AuthenticationFailed):
-            if await self._forbids_others(errand):
+            if await self._forbids_others(context):
                 return error
             return BadRequest(f"the server forbids this request, and no other: {refusal.message}")
         # A subclass of BadRequest has a reason of its own; only the bare class may mean a setting.
         if type(error) is not BadRequest:
             return error
-        self._refused += not errand.again
+        self._refused += not context.again
         hopeless = not self._answered and self._refused >= _REFUSALS_AT_MOST
         if hopeless or refuses_parameters(refusal):
             return InvalidSettings(
@@ -293,7 +293,7 @@ class Chat:
             )
         return error
 
-    async def _forbids_others(self, errand: Errand) -> bool:
+    async def _forbids_others(self, context: CallContext) -> bool:
         """Whether a status 403 is about the key; a firewall may forbid the content of one question.
 
         The evidence is how the server treats other calls. If nothing is answered yet, wait for the
@@ -304,7 +304,7 @@ class Chat:
         self._forbidden += 1
         try:
             while (
-                not evidence.has_answered(errand.model)
+                not evidence.has_answered(context.model)
                 # If every call under way is forbidden too, there is nothing to wait for.
                 and self._forbidden < limiter.slots.taken
                 and not limiter.breaker.tripped
@@ -313,7 +313,7 @@ class Chat:
                 await limiter.breaker.pause(_LOOK_EVERY_S)
         finally:
             self._forbidden -= 1
-        return not evidence.blames_call(errand, evidence.mark(errand))
+        return not evidence.blames_call(context, evidence.mark(context))
 
     def _observe_quotas(self, headers: Mapping[str, str]) -> None:
         for kind, quota in parse_quotas(headers).items():

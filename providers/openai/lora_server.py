@@ -30,7 +30,7 @@ from providers.errors import (
     TimedOut,
     Unsupported,
 )
-from providers.limits.patience import Patience, Sleep, persistently
+from providers.limits.retry import RetryPolicy, Sleep, retry
 from providers.openai.errors import Refusal, classify_refusal, parse_refusal
 from providers.openai.settings import Secrets
 from providers.types import Finding, LoadedAdapter
@@ -38,8 +38,8 @@ from providers.types import Finding, LoadedAdapter
 Dialect = Literal["vllm", "sglang"]
 Action = Literal["load_lora_adapter", "unload_lora_adapter"]
 
-RETRIES = Patience(attempts=6, give_up_after_s=120.0)
-_BRIEF = Patience(attempts=2, give_up_after_s=10.0)
+RETRIES = RetryPolicy(attempts=6, give_up_after_s=120.0)
+_BRIEF = RetryPolicy(attempts=2, give_up_after_s=10.0)
 _TIMEOUT = httpx2.Timeout(30.0, read=300.0)
 # Statuses of a server or gateway that is busy; others say that the request itself is wrong.
 _TRANSIENT = frozenset({408, 409, 425, 429, 502, 503, 504})
@@ -72,20 +72,20 @@ class LoraServer:
         headers: Mapping[str, str],
         *,
         secrets: Secrets | None = None,
-        patience: Patience = RETRIES,
+        policy: RetryPolicy = RETRIES,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         self._url = url.rstrip("/")
         self._model = model
         self._secrets = secrets or Secrets(dict(headers))
-        self._patience = patience
+        self._policy = policy
         self._sleep = sleep
         self._client = httpx2.AsyncClient(headers=dict(headers), timeout=_TIMEOUT)
         self._dialect: Dialect | None = None
 
     async def list_loaded(self) -> Sequence[LoadedAdapter]:
         """Every adapter the server lists. Raises `InvalidSettings` if it has another base model."""
-        cards = await persistently(self._list_cards, self._patience, sleep=self._sleep)
+        cards = await retry(self._list_cards, self._policy, sleep=self._sleep)
         return [LoadedAdapter(card.id, card.root or "") for card in cards if card.parent]
 
     async def load(self, name: str, path: str) -> None:
@@ -106,7 +106,7 @@ class LoraServer:
                 raise Overloaded(f"adapter {name} is not listed although it was loaded")
             raise Unsupported(f"the server refuses to load {path}: {refused}; {self._remedy}")
 
-        await persistently(attempt, self._patience, sleep=self._sleep)
+        await retry(attempt, self._policy, sleep=self._sleep)
 
     async def unload(self, name: str) -> None:
         """Unload `name`. Raises `BadRequest` if the server has it and refuses to unload it."""
@@ -116,7 +116,7 @@ class LoraServer:
             if refused is not None and await self._is_listed(name):
                 raise BadRequest(f"the server refuses to unload {name}: {refused}")
 
-        await persistently(attempt, self._patience, sleep=self._sleep)
+        await retry(attempt, self._policy, sleep=self._sleep)
 
     def model_name(self, name: str) -> str:
         """What a request names as its model. Call `list_loaded` first: it finds out the dialect."""
@@ -125,7 +125,7 @@ class LoraServer:
     async def preflight(self) -> Sequence[Finding]:
         """Whether the base model is there and runtime loading is enabled; changes nothing."""
         try:
-            cards = await persistently(self._list_cards, _BRIEF, sleep=self._sleep)
+            cards = await retry(self._list_cards, _BRIEF, sleep=self._sleep)
             loaded = [card for card in cards if card.parent]
             response = await self._send("GET", self._admin_url("load_lora_adapter"))
         except ProviderError as error:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from providers.base import AdapterServer, BatchClient, BatchRecords, Provider
 from providers.errors import Unsupported
-from providers.limits import shared
+from providers.limits import get_limiter
 from providers.openai import logprobs
 from providers.openai.calling import Caller
 from providers.openai.chat import Chat
@@ -182,7 +182,9 @@ class OpenAIProvider(Provider):
         if self._chat is None:
             connection = self._connect()
             # Connections with the same key share the server's budget, so they share a limiter.
-            limiter = shared(connection.account, self._address.model, self._settings.to_limits())
+            limiter = get_limiter(
+                connection.account, self._address.model, self._settings.to_limits()
+            )
             self._chat = Chat(connection, self._settings, limiter)
         return self._chat
 

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from providers.errors import AuthenticationFailed, InvalidSettings
-from providers.limits import Limits, Patience
+from providers.limits import Limits, RetryPolicy
 
 OPENAI_URL = "https://api.openai.com/v1"
 LISTING_LAG_S = 20.0
@@ -302,12 +302,12 @@ class OpenAISettings(_Section):
             requests_per_minute=self.limits.requests_per_minute,
             tokens_per_minute=self.limits.tokens_per_minute,
             max_concurrent=self.limits.max_concurrent,
-            patience=self.to_retry_policy(),
+            retry_policy=self.to_retry_policy(),
         )
 
-    def to_retry_policy(self) -> Patience:
+    def to_retry_policy(self) -> RetryPolicy:
         """How long to retry a failing call."""
-        return Patience(attempts=self.max_attempts, give_up_after_s=self.give_up_after_s)
+        return RetryPolicy(attempts=self.max_attempts, give_up_after_s=self.give_up_after_s)
 
 
 def _format_fault(fault: Mapping[str, object]) -> str:

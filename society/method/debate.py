@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal, Protocol
 
 from evals.tasks.base import Task, TaskQuestion
-from providers import halting
 from providers.base import Provider
 from providers.errors import (
     ContextOverflow,
@@ -26,6 +25,7 @@ from providers.errors import (
     RetryableError,
     RunError,
 )
+from providers.limits import get_breakers
 from providers.types import Message, ModelRef, Request, Sampling
 from society import prompts
 from society.method.agents import Agent, Society
@@ -302,7 +302,7 @@ class Debate:
     def _raise_if_stopped(self) -> None:
         if (error := self._stop()) is not None:
             # Calls that wait to be sent are not sent any more.
-            halting.of_this_loop().shut(error)
+            get_breakers().trip_present(error)
             raise error
 
 

@@ -7,8 +7,8 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-from providers import halting
 from providers.errors import Halted
+from providers.limits import get_breakers
 from society.terminal import signals
 
 T = TypeVar("T")
@@ -68,28 +68,28 @@ async def _supervised(work: Coroutine[Any, Any, T], end: End) -> asyncio.Task[T]
 
 async def _await_arrivals(task: asyncio.Task[Any], tell: Tell) -> None:
     """Let nothing more out, and wait for what is on its way."""
-    gates = halting.of_this_loop()
-    if not gates.halt(Halted("the run is being stopped")):
+    calls = get_breakers()
+    if not calls.halt(Halted("the run is being stopped")):
         return
     tell(
-        f"stopping: {gates.under_way} call(s) on their way are waited for, at most {WAIT_S:.0f} s; "
+        f"stopping: {calls.in_flight} call(s) on their way are waited for, at most {WAIT_S:.0f} s; "
         "stop again to leave them"
     )
     signals.acknowledge()
-    arrived = asyncio.ensure_future(gates.arrived())
+    arrived = asyncio.ensure_future(calls.wait_idle())
     until = time.monotonic() + WAIT_S
     while (left := until - time.monotonic()) > 0 and not (arrived.done() or task.done()):
         pause = min(left, _TOLD_EVERY_S)
         await asyncio.wait({arrived, task}, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
         if not arrived.done() and left > pause:
-            tell(f"stopping: {gates.under_way} call(s) still on their way")
+            tell(f"stopping: {calls.in_flight} call(s) still on their way")
     if arrived.done():
         await asyncio.wait({task}, timeout=_GRACE_S)
         return
     arrived.cancel()
     if not task.done():
         tell(
-            f"{gates.under_way} call(s) have not ended in {WAIT_S:.0f} s and are given up; they "
+            f"{calls.in_flight} call(s) have not ended in {WAIT_S:.0f} s and are given up; they "
             "may be billed, and are made again"
         )
 

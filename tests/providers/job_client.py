@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from openai import AsyncOpenAI, DefaultAioHttpClient
 
-from providers.limits.patience import Patience
+from providers.limits.retry import RetryPolicy
 from providers.openai.calling import Caller
 from providers.openai.files import FilePolling, Files
 from providers.openai.jobs import FinetuningJobs
@@ -60,7 +60,7 @@ async def client(server: Server, timeout_s: float = 10.0) -> AsyncIterator[Async
 
 def caller(attempts: int = 5) -> Caller:
     """A caller that waits for nobody."""
-    return Caller(Secrets({"key": KEY}), BASE, Patience(attempts=attempts), sleep=briefly)
+    return Caller(Secrets({"key": KEY}), BASE, RetryPolicy(attempts=attempts), sleep=briefly)
 
 
 @asynccontextmanager

@@ -1,17 +1,17 @@
 """Whether a call that fails for good is at fault itself, or the server is."""
 
-from providers.limits.evidence import Errand, Evidence
+from providers.limits.evidence import CallContext, Evidence
 
 
 def fail(evidence, *subjects, model="m", mark=None, again=False):
-    errands = [Errand(model, subject, again) for subject in subjects]
-    marks = [mark or evidence.mark(errand) for errand in errands]
-    return [evidence.blames_call(e, m) for e, m in zip(errands, marks, strict=True)]
+    contexts = [CallContext(model, subject, again) for subject in subjects]
+    marks = [mark or evidence.mark(context) for context in contexts]
+    return [evidence.blames_call(e, m) for e, m in zip(contexts, marks, strict=True)]
 
 
 def answer(evidence, times, model="m"):
     for _ in range(times):
-        evidence.answered(Errand(model, "good"))
+        evidence.record_answer(CallContext(model, "good"))
 
 
 def test_a_server_that_never_answered_is_at_fault():
@@ -29,7 +29,7 @@ def test_a_few_questions_that_fail_after_answers_are_at_fault_themselves():
 
 def test_many_questions_may_fail_while_as_many_calls_are_answered():
     evidence = Evidence()
-    began = evidence.mark(Errand("m"))
+    began = evidence.mark(CallContext("m"))
     answer(evidence, 10)
     poisoned = [f"q{n}" for n in range(12)]
     assert fail(evidence, *poisoned, mark=began) == [True] * 10 + [False] * 2

@@ -16,8 +16,8 @@ from providers.errors import (
     RetryableError,
     TimedOut,
 )
-from providers.limits import Limiter, Limits, Patience, Quota, shared
-from providers.limits.slots import AdaptiveLimit
+from providers.limits import Limiter, Limits, Quota, RetryPolicy, get_limiter
+from providers.limits.concurrency import AdaptiveLimit
 from tests.providers.virtual_time import run
 
 
@@ -95,18 +95,18 @@ def test_a_rate_limit_takes_a_fifth_away_once_in_15_seconds_and_growth_is_slow_a
     clock = [0.0]
     limit = AdaptiveLimit(512, start=100, clock=lambda: clock[0])
     for _ in range(30):
-        limit.rate_limited()
+        limit.record_rate_limit()
     assert limit.value == 80
     clock[0] = 14.9
-    limit.rate_limited()
+    limit.record_rate_limit()
     assert limit.value == 80
     clock[0] = 15.0
-    limit.rate_limited()
+    limit.record_rate_limit()
     assert limit.value == 64
     for _ in range(2):
         for _ in range(limit.value):
-            limit.used(limit.value)
-            limit.succeeded()
+            limit.record_use(limit.value)
+            limit.record_success()
     assert limit.value == 72
 
 
@@ -115,7 +115,7 @@ def test_it_never_falls_below_one_slot_nor_rises_above_what_is_allowed():
     limit = AdaptiveLimit(50, clock=lambda: clock[0])
     for _ in range(30):
         clock[0] += 16
-        limit.rate_limited()
+        limit.record_rate_limit()
     assert limit.value == 1
 
     async def main():
@@ -154,18 +154,18 @@ def test_the_wait_is_the_servers_hint_or_the_backoff_whichever_is_longer():
 
 
 def test_the_backoff_doubles_up_to_its_longest_wait():
-    patience = Patience(first_wait_s=1.0, longest_wait_s=10.0)
-    assert [patience.wait_s(n, None, 1.0) for n in (1, 2, 3, 4, 5, 9)] == [1, 2, 4, 8, 10, 10]
-    assert patience.wait_s(3, None, 0.0) == 2
-    assert patience.wait_s(9, 3.0, 0.5) == 7.5
+    policy = RetryPolicy(first_wait_s=1.0, longest_wait_s=10.0)
+    assert [policy.wait_s(n, None, 1.0) for n in (1, 2, 3, 4, 5, 9)] == [1, 2, 4, 8, 10, 10]
+    assert policy.wait_s(3, None, 0.0) == 2
+    assert policy.wait_s(9, 3.0, 0.5) == 7.5
 
 
 def test_a_call_that_fails_for_too_long_ends_the_run_with_an_error_that_says_so():
-    patience = Patience(attempts=4)
+    policy = RetryPolicy(attempts=4)
 
     async def main():
         server = Server(fate=failing(*[ConnectionLost("the line is dead")] * 99))
-        here = limiter(patience=patience)
+        here = limiter(retry_policy=policy)
         with pytest.raises(ConnectionLost, match=r"the line is dead; given up after 4 attempt"):
             await here.call(server)
         with pytest.raises(ConnectionLost, match="given up after 4"):
@@ -274,16 +274,16 @@ def test_calls_that_wait_for_a_retry_or_a_budget_are_stopped_as_well():
 
 def test_all_models_of_an_account_stop_together_and_a_rerun_starts_fresh():
     async def main():
-        one = shared("https://server abc", "model-a", Limits())
-        assert shared("https://server abc", "model-a", Limits()) is one
-        other = shared("https://server abc", "model-b", Limits())
-        elsewhere = shared("https://server xyz", "model-a", Limits())
+        one = get_limiter("https://server abc", "model-a", Limits())
+        assert get_limiter("https://server abc", "model-a", Limits()) is one
+        other = get_limiter("https://server abc", "model-b", Limits())
+        elsewhere = get_limiter("https://server xyz", "model-a", Limits())
         with pytest.raises(QuotaExhausted):
             await one.call(Server(latency_s=0.0, fate=failing(QuotaExhausted("no credit"))))
         with pytest.raises(QuotaExhausted):
             await other.call(Server(latency_s=0.0))
         await elsewhere.call(Server(latency_s=0.0))
-        again = shared("https://server abc", "model-a", Limits())
+        again = get_limiter("https://server abc", "model-a", Limits())
         await again.call(Server(latency_s=0.0))
         assert again is not one
 
@@ -320,9 +320,9 @@ def test_no_minute_has_more_than_is_allowed_however_calls_come_fail_and_are_dela
     requests, tokens = draw.choice([1, 7, 90]), draw.choice([500, 4_000])
 
     async def main():
-        patience = Patience(attempts=50, give_up_after_s=1e6)
+        policy = RetryPolicy(attempts=50, give_up_after_s=1e6)
         here = limiter(
-            seed, requests_per_minute=requests, tokens_per_minute=tokens, patience=patience
+            seed, requests_per_minute=requests, tokens_per_minute=tokens, retry_policy=policy
         )
         counted = []
 
@@ -359,7 +359,7 @@ def test_less_than_one_request_a_minute_is_one_in_several_minutes():
         async def work():
             at.append(now())
 
-        here = limiter(requests_per_minute=0.25, patience=Patience(give_up_after_s=10_000.0))
+        here = limiter(requests_per_minute=0.25, retry_policy=RetryPolicy(give_up_after_s=10_000.0))
         await asyncio.gather(*(here.call(work) for _ in range(4)))
         return at
 
@@ -369,13 +369,13 @@ def test_less_than_one_request_a_minute_is_one_in_several_minutes():
 def test_a_fresh_start_goes_on_with_the_minute_that_was_begun():
     async def main():
         limits = Limits(requests_per_minute=30.0)
-        one = shared("https://server key", "m", limits)
+        one = get_limiter("https://server key", "m", limits)
         for _ in range(5):
             await one.call(Server(latency_s=0.0))
         one.breaker.trip(QuotaExhausted("no credit"))
-        again = shared("https://server key", "m", limits)
+        again = get_limiter("https://server key", "m", limits)
         assert again is not one
-        return again._full_s({"requests": 26.0, "tokens": 0.0})
+        return again._window_wait_s({"requests": 26.0, "tokens": 0.0})
 
     # The first run is at an end and its loop is closed; the clock of the machine goes on.
     assert asyncio.run(main()) > 50.0
@@ -528,7 +528,7 @@ def test_a_stopped_call_raises_its_own_copy_of_the_error():
     error = RateLimited("slow", retry_after_s=9e9)
 
     async def main():
-        here = limiter(patience=replace(Patience(), attempts=1))
+        here = limiter(retry_policy=replace(RetryPolicy(), attempts=1))
         return await asyncio.gather(
             *(here.call(Server(latency_s=0.0, fate=failing(error))) for _ in range(3)),
             return_exceptions=True,

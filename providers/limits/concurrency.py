@@ -1,4 +1,4 @@
-"""How many calls may be on their way at once, and who is next."""
+"""How many calls may be in flight at once, and which call is next."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import time
 from collections import deque
 
-from providers.limits.patience import Clock
+from providers.limits.retry import Clock
 
 START = 20
 _USED_ENOUGH = 0.8
@@ -17,7 +17,7 @@ _COOL_DOWN_S = 15.0
 
 
 class AdaptiveLimit:
-    """A number of slots that grows while all goes well and shrinks when the server objects.
+    """A number of slots that grows while calls succeed and shrinks when the server refuses some.
 
     A round is as many good answers as there are slots. A clean round (no rate limit in it) that
     used 80 % of the slots doubles them; after the first rate limit it adds 5 %. A rate limit takes
@@ -32,11 +32,11 @@ class AdaptiveLimit:
         self.value = min(start, most)
         self._left, self._peak, self._clean = self.value, 0, True
 
-    def used(self, slots: int) -> None:
+    def record_use(self, slots: int) -> None:
         """`slots` are taken now."""
         self._peak = max(self._peak, slots)
 
-    def succeeded(self) -> None:
+    def record_success(self) -> None:
         """A call got its answer."""
         self._left -= 1
         if self._left > 0:
@@ -47,7 +47,7 @@ class AdaptiveLimit:
             self.value = min(self._most, math.ceil(self.value * factor))
         self._begin_round()
 
-    def rate_limited(self) -> None:
+    def record_rate_limit(self) -> None:
         """The server refused a call for its rate."""
         self._clean = False
         self._seen_limit = True
@@ -70,7 +70,7 @@ class Slots:
         self._waiting: deque[asyncio.Future[bool]] = deque()
 
     async def take(self, *, first: bool = False) -> bool:
-        """Wait for a slot; `first` goes ahead of all others. False: `dismiss` was called."""
+        """Wait for a slot; `first` goes ahead of all others. False: `close` was called."""
         if self.taken < self.limit.value and (first or not self._waiting):
             self._grant()
             return True
@@ -93,15 +93,15 @@ class Slots:
         self.hand_out()
 
     def hand_out(self) -> None:
-        """Give free slots to those who wait."""
+        """Give free slots to waiting calls."""
         while self._waiting and self.taken < self.limit.value:
             ticket = self._waiting.popleft()
             if not ticket.done():
                 self._grant()
                 ticket.set_result(True)
 
-    def dismiss(self) -> None:
-        """Send everyone who waits away without a slot."""
+    def close(self) -> None:
+        """End all waiting without a slot."""
         while self._waiting:
             ticket = self._waiting.popleft()
             if not ticket.done():
@@ -109,4 +109,4 @@ class Slots:
 
     def _grant(self) -> None:
         self.taken += 1
-        self.limit.used(self.taken)
+        self.limit.record_use(self.taken)

@@ -5,9 +5,8 @@ import contextlib
 
 import pytest
 
-from providers import halting
 from providers.errors import Halted
-from providers.limits import Limits, shared
+from providers.limits import Limits, get_breakers, get_limiter
 
 ONE_AT_A_TIME = Limits(max_concurrent=1)
 
@@ -25,43 +24,43 @@ async def test_what_waits_at_one_account_waits_for_what_is_under_way_at_another(
         await answer.wait()
         return name
 
-    one, other = (shared(account, "m", ONE_AT_A_TIME) for account in ("one", "other"))
+    one, other = (get_limiter(account, "m", ONE_AT_A_TIME) for account in ("one", "other"))
     tasks = {
         name: asyncio.create_task(limiter.call(lambda name=name: work(name)))
         for name, limiter in [("a", one), ("b", one), ("c", other), ("d", other)]
     }
     await let_run()
     assert sorted(sent) == ["a", "c"]
-    gates = halting.of_this_loop()
-    assert gates.halt(Halted("stop")) == 2
+    breakers = get_breakers()
+    assert breakers.halt(Halted("stop")) == 2
     await let_run()
     assert not any(task.done() for task in tasks.values())
     answer.set()
     results = await asyncio.gather(*tasks.values(), return_exceptions=True)
     assert [type(result) for result in results] == [str, Halted, str, Halted]
     assert sorted(sent) == ["a", "c"]
-    assert gates.under_way == 0
+    assert breakers.in_flight == 0
 
 
 async def test_gates_that_are_made_later_are_shut_too():
-    halting.of_this_loop().halt(Halted("stop"))
+    get_breakers().halt(Halted("stop"))
     with pytest.raises(Halted):
-        await shared("later", "m", ONE_AT_A_TIME).call(lambda: asyncio.sleep(0))
+        await get_limiter("later", "m", ONE_AT_A_TIME).call(lambda: asyncio.sleep(0))
 
 
 async def test_nothing_is_created_any_more_and_what_is_being_created_is_waited_for():
-    gates, created = halting.of_this_loop(), asyncio.Event()
+    breakers, created = get_breakers(), asyncio.Event()
 
     async def create() -> str:
-        async with gates.passing():
+        async with breakers.pass_through():
             await created.wait()
             return "job"
 
     first = asyncio.create_task(create())
     await let_run()
-    assert gates.halt(Halted("stop")) == 1
+    assert breakers.halt(Halted("stop")) == 1
     second = asyncio.create_task(create())
-    arrived = asyncio.create_task(gates.arrived())
+    arrived = asyncio.create_task(breakers.wait_idle())
     await let_run()
     assert not any(task.done() for task in (first, second, arrived))
     created.set()
@@ -72,13 +71,13 @@ async def test_nothing_is_created_any_more_and_what_is_being_created_is_waited_f
 
 
 async def test_a_call_that_is_given_up_is_no_longer_under_way():
-    gates = halting.of_this_loop()
-    limiter = shared("account", "m", ONE_AT_A_TIME)
+    breakers = get_breakers()
+    limiter = get_limiter("account", "m", ONE_AT_A_TIME)
     task = asyncio.create_task(limiter.call(lambda: asyncio.sleep(3600)))
     await let_run()
-    assert gates.halt(Halted("stop")) == 1
+    assert breakers.halt(Halted("stop")) == 1
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
-    await gates.arrived()
-    assert gates.under_way == 0
+    await breakers.wait_idle()
+    assert breakers.in_flight == 0
