@@ -185,6 +185,7 @@ def test_resuming_waits_for_no_model_that_was_tuned_long_ago(server, experiment,
     assert "waiting for" not in caplog.text
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_kills_leave_no_job_and_no_file_twice_and_the_same_tables(tmp_path):
     done = subprocess.run(

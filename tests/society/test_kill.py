@@ -15,6 +15,7 @@ SMALL = (
 )
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_kills_change_nothing(tmp_path):
     pytest.importorskip("torch")

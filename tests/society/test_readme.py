@@ -97,6 +97,7 @@ def test_your_own_task(workplace):
     shutil.rmtree(workplace / "runs/own-task")
 
 
+@pytest.mark.long
 def test_the_papers_comparison(workplace):
     [command] = [c for c in commands() if "paper-embedded" in c]
     few = ("iterations=0", "evaluation.questions=2", "zero_shot=[]", "diversity.measures=[]")

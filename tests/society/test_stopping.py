@@ -85,6 +85,7 @@ def stored(sql: str = "SELECT count(*) FROM turns") -> object:
     return found
 
 
+@pytest.mark.long
 def test_what_is_paid_for_is_stored_whatever_the_signal(server):
     write_experiment(server, concurrent=8)
     server.tell(slow={f"POST {CHAT}": 0.7})

@@ -105,6 +105,7 @@ def society(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
     return call
 
 
+@pytest.mark.long
 def test_a_sweep_from_its_start_to_more_seeds(society, home):
     status, out, err = society("sweep", "words.toml", "--grid", "consensus.ties=drop,first")
     assert status == 0, err
@@ -172,6 +173,7 @@ def test_run_carries_out_the_seeds_of_a_file(society, home):
     assert "sweep two: 2 runs, 2 of them done before\n" in err
 
 
+@pytest.mark.long
 def test_a_member_that_fails_stops_no_other_and_is_run_again(society, home):
     (home / "broken").touch()
     sweep = ("sweep", "words.toml", "--grid", "task.word=bad,fine")

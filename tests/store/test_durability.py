@@ -38,6 +38,7 @@ SELECT (SELECT count(*) FROM votes), (SELECT count(*) FROM turns),
 """
 
 
+@pytest.mark.long
 def test_kill_at_any_moment_loses_nothing_that_was_committed(path):
     delays = random.Random(4)
     confirmed: set[str] = set()

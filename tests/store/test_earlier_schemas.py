@@ -51,6 +51,7 @@ def test_every_version_that_was_in_use_is_here():
     assert [f"{version}-half" for version in VERSIONS] == HALF
 
 
+@pytest.mark.long
 def test_a_fixture_of_this_version_can_be_made(tmp_path, path):
     script = Path(__file__).with_name("make_fixture.py")
     subprocess.run([sys.executable, script, "--out", tmp_path], check=True, capture_output=True)

@@ -46,6 +46,7 @@ def start(path):
     return subprocess.run([sys.executable, "-c", START, path], capture_output=True, text=True)
 
 
+@pytest.mark.long
 def test_twenty_one_readers_without_a_pause_let_every_run_start(filled):
     readers = [
         subprocess.Popen(
