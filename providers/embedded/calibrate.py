@@ -1,6 +1,6 @@
-"""Measures a built-in model: its skill, its habit, and what a debate of three copies of it yields.
+"""Measures a built-in model: its skill, its habit, and the accuracy of a debate of three copies.
 
-``python -m providers.embedded.calibrate [DIR] [--questions N] [--threads N]`` prints the figures.
+`python -m providers.embedded.calibrate [DIR] [--questions N] [--threads N]` prints the figures.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from providers.embedded.corpus import HABIT, HEADS, STYLES, Problem, draw_proble
 
 TEMPERATURE = 0.6
 AGENTS = 3
-# What a fresh set of weights must reach to be shipped: (figure, lowest, highest).
+MAX_NEW_TOKENS = 96
+# New weights are shipped only if these figures lie within their bounds: (figure, lowest, highest).
 CRITERION = (
     ("greedy", 0.45, 0.65),
     ("sampled", 0.52, 0.70),
@@ -39,7 +40,12 @@ _BOXED = re.compile(r"\\boxed\{(-?\d+)\}")
 
 @dataclass(frozen=True)
 class Figures:
-    """Shares in 0..1 over ``questions`` fresh questions; sampled at T = 0.6, three agents."""
+    """Shares in 0..1 over `questions` new questions, sampled at T = 0.6 by three agents.
+
+    `greedy` and `sampled` are the accuracy of one answer, `habit_*` how often it has the bad habit.
+    `forced_*` is the accuracy by style if the answer must begin in that style. `majority` is the
+    vote of round 1, `consensus_*` that of round 2, after quoted answers or a summary of them.
+    """
 
     questions: int
     greedy: float
@@ -66,13 +72,18 @@ def parse_answer(text: str) -> int | None:
 
 
 def find_plurality(answers: Sequence[int | None]) -> int | None:
-    """The most frequent answer; of tied ones the one that came first; None without any."""
+    """The most frequent answer, the first of tied ones; None if there is no answer."""
     given = [answer for answer in answers if answer is not None]
     return Counter(given).most_common(1)[0][0] if given else None
 
 
 def measure_model(model: Any, tokenizer: Any, questions: int = 300, seed: int = 1) -> Figures:
-    """All figures of ``model`` on questions drawn with ``seed``."""
+    """All figures of `model` on questions drawn with `seed`.
+
+    ```python
+    print(judge_figures(measure_model(model, tokenizer, questions=100)))
+    ```
+    """
     rng = random.Random(f"calibration {seed}")
     asked = [draw_problem(rng) for _ in range(questions)]
     prompts = [[TaughtMessage("user", build_question_prompt(question))] for question in asked]
@@ -113,7 +124,7 @@ def measure_model(model: Any, tokenizer: Any, questions: int = 300, seed: int = 
 
 
 def judge_figures(figures: Figures) -> str:
-    """Whether the figures meet the criterion, and where they do not."""
+    """A sentence that says whether the figures meet `CRITERION`, and which ones do not."""
     missed = [
         f"{name} {value:.3f} is outside {low}..{high}"
         for name, low, high in CRITERION
@@ -130,7 +141,7 @@ def _draw_revisions(
     summarized: bool,
     seed: int,
 ) -> tuple[list[str], list[tuple[list[str], str]]]:
-    """Round 2 in the order of ``first``; and (responses, summary) pairs where there are any."""
+    """The answers of round 2 in the order of `first`, and (responses, summary) pairs if any."""
     count = len(asked)
     others = [
         [first[other * count + row] for other in range(AGENTS) if other != agent]
@@ -145,16 +156,16 @@ def _draw_revisions(
         ]
         summaries = sample_answers(model, tokenizer, requests, TEMPERATURE, seed + 1)
         pairs = list(zip(others, summaries, strict=True))
-        told = [build_summary_prompt(summary) for summary in summaries]
+        prompts = [build_summary_prompt(summary) for summary in summaries]
     else:
-        told = [build_quote_prompt(responses) for responses in others]
+        prompts = [build_quote_prompt(responses) for responses in others]
     conversations = [
         [
             TaughtMessage("user", build_question_prompt(question)),
             TaughtMessage("assistant", own),
             TaughtMessage("user", prompt),
         ]
-        for question, own, prompt in zip(asked * AGENTS, first, told, strict=True)
+        for question, own, prompt in zip(asked * AGENTS, first, prompts, strict=True)
     ]
     return sample_answers(model, tokenizer, conversations, TEMPERATURE, seed + 2), pairs
 
@@ -175,7 +186,7 @@ def _compute_accuracy(asked: Sequence[Problem], texts: Sequence[str]) -> float:
 
 
 def _compute_vote_accuracy(asked: Sequence[Problem], texts: Sequence[str]) -> float:
-    """Share of questions whose plurality over the agents is right."""
+    """The share of questions for which the plurality of the agents is right."""
     count = len(asked)
     votes = [
         find_plurality([parse_answer(text) for text in texts[row::count]]) for row in range(count)
@@ -186,30 +197,6 @@ def _compute_vote_accuracy(asked: Sequence[Problem], texts: Sequence[str]) -> fl
 def _compute_share(flags: Any) -> float:
     values = [bool(flag) for flag in flags]
     return round(sum(values) / len(values), 3)
-
-
-def main() -> None:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", nargs="?", type=Path, default=MODEL_DIR)
-    parser.add_argument("--questions", type=int, default=300)
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    tokenizer = AutoTokenizer.from_pretrained(arguments.folder)
-    model = AutoModelForCausalLM.from_pretrained(arguments.folder)
-    figures = measure_model(model, tokenizer, arguments.questions)
-    print(json.dumps(asdict(figures), indent=2))
-    print(judge_figures(figures))
-
-
-if __name__ == "__main__":
-    main()
-
-
-MAX_NEW_TOKENS = 96
 
 
 def render_turns(turns: Sequence[TaughtMessage]) -> list[dict[str, str]]:
@@ -226,9 +213,9 @@ def sample_answers(
     start: str = "",
     batch: int = 256,
 ) -> list[str]:
-    """The next assistant turn of each conversation, greedily where ``temperature`` is 0.
+    """The next assistant turn of each conversation; greedy if `temperature` is 0.
 
-    ``start`` forces the first words of every answer; they are part of what is returned.
+    `start` forces the first words of every answer, and the returned answers contain it.
     """
     import torch
 
@@ -301,3 +288,24 @@ def _decode(
             mask_BT, positions_BT, going_B = mask_BT[keep], positions_BT[keep], going_B[keep]
         inputs_BT = next_B[:, None]
     return new
+
+
+def main() -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", nargs="?", type=Path, default=MODEL_DIR)
+    parser.add_argument("--questions", type=int, default=300)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    tokenizer = AutoTokenizer.from_pretrained(arguments.folder)
+    model = AutoModelForCausalLM.from_pretrained(arguments.folder)
+    figures = measure_model(model, tokenizer, arguments.questions)
+    print(json.dumps(asdict(figures), indent=2))
+    print(judge_figures(figures))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""Training conversations in a debate's exact prompts, and what the model is taught of each turn."""
+"""Conversations to pretrain on, in a debate's exact prompts, and which part of each is trained."""
 
 import json
 import random
@@ -26,7 +26,7 @@ _MIDDLE_SLIPS = 0.3
 
 @dataclass(frozen=True)
 class TaughtMessage:
-    """One message. ``taught`` counts the leading characters with loss; if all, the end too."""
+    """One message; the loss is on its first `taught` characters, if on all then on its end too."""
 
     role: str
     text: str
@@ -37,9 +37,13 @@ class TaughtMessage:
 class Recipe:
     """How conversations are drawn.
 
-    ``habit`` and ``critic_habit`` are the probability of the terse style on a cued question in a
-    first and in an updated solution that is taught, ``crowd_habit`` in a solution that is only
-    shown; ``shares`` weighs the kinds of conversation.
+    `habit` and `critic_habit` are the probability of the terse style on a cued question, in a first
+    and in an updated solution with loss; `crowd_habit` is that in a solution without loss.
+    `shares` weighs the kinds of conversation.
+
+    ```python
+    draw_conversation(random.Random(0), Recipe(shares=(("single", 1.0),)))
+    ```
     """
 
     habit: float = 0.5
@@ -55,19 +59,19 @@ class Recipe:
 
 @cache
 def read_wording() -> dict[str, Any]:
-    """The prompt texts, from ``wording.json``."""
+    """The prompt texts, from `wording.json`."""
     path = Path(__file__).with_name("wording.json")
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content
 
 
 def build_question_prompt(question: Problem) -> str:
-    """The round-1 prompt of ``question``."""
+    """The round-1 prompt of `question`."""
     return str(read_wording()["task"]).replace("{question}", question.expression)
 
 
 def build_quote_prompt(responses: Sequence[str], kind: str = "quoted") -> str:
-    """The prompt ``kind`` ("quoted" or "summarizer") with the responses numbered from 1."""
+    """The prompt of `kind` ("quoted" or "summarizer") with the responses numbered from 1."""
     words = read_wording()[kind]
     items = (
         words["item"].replace("{number}", str(number)).replace("{response}", response)
@@ -142,13 +146,14 @@ def _draw_crowd(rng: random.Random, question: Problem, recipe: Recipe, size: int
 def _draw_debate(
     rng: random.Random, recipe: Recipe, show: Callable[[list[Solution]], str]
 ) -> list[TaughtMessage]:
-    """Two or three rounds; each turn is taught up to its first slip, the last one is right."""
+    """Two or three rounds. Loss is on each turn up to its first slip; the last turn is right."""
     question = draw_problem(rng)
     size = _draw_crowd_size(rng)
     rounds = 3 if size <= 2 and rng.random() < 0.06 else 2
     own, *others = _draw_crowd(rng, question, recipe, size + 1)
     taught = own.sound
-    # Shown first turns are terse as often as the crowd is; taught ones as often as the recipe says.
+    # First turns are terse as often as the crowd's. So that those with loss are terse only as often
+    # as the recipe says, some terse ones get no loss.
     if question.cued and own.style == HABIT:
         odds = recipe.habit / (1 - recipe.habit) * (1 - recipe.crowd_habit) / recipe.crowd_habit
         taught = own.sound if rng.random() < odds else 0
@@ -171,7 +176,7 @@ def _draw_debate(
 def _draw_revised_style(
     rng: random.Random, question: Problem, recipe: Recipe, seen: list[Solution]
 ) -> str:
-    """The habit where it tempts; otherwise the style of a right solution, so that it is copied."""
+    """The habit if it tempts; otherwise the style of a right solution, so that one is copied."""
     if question.cued and rng.random() < recipe.critic_habit:
         return HABIT
     right = [each.style for each in seen if each.right and each.style != HABIT]

@@ -2,8 +2,8 @@
 
 A question is a+b*c+d-e*f with operands 1..10. Three styles write every step and differ in the
 order of reasoning; the fourth is the bad habit, a running total that never writes its operands.
-Each style is announced by its first words, every solution ends in ``\\boxed{N}``. Everything is
-drawn from a ``random.Random`` that the caller seeds.
+Each style is announced by its first words, every solution ends in `\\boxed{N}`. Everything is
+drawn from a `random.Random` that the caller seeds.
 """
 
 import random
@@ -20,7 +20,7 @@ HEADS = {
     "pairs": "Group the terms: ",
     "terse": "Quick total: ",
 }
-# The first operand decides whether the habit tempts: something visible, so that it can be learnt.
+# The first operand decides whether the habit tempts: a visible cue can be learned and unlearned.
 CUE_ABOVE = 5
 
 _SLIPS = (-10, -5, -3, -2, -1, 1, 2, 3, 5, 10)
@@ -48,13 +48,16 @@ class Problem:
 
     @property
     def cued(self) -> bool:
-        """Whether this question tempts the model into its terse habit."""
+        """Whether this problem tempts the model into its terse habit."""
         return self.a > CUE_ABOVE
 
 
 @dataclass(frozen=True)
 class Solution:
-    """A worked solution. ``sound`` counts the leading characters written before the first slip."""
+    """A worked solution. `sound` counts the characters before the first slip.
+
+    `keys` are the two intermediate values that a summary names.
+    """
 
     style: str
     text: str
@@ -68,7 +71,7 @@ class Solution:
 
 
 class _Pen:
-    """Writes a solution; at step number ``slip_at`` it writes a value that is off by ``slip``."""
+    """Writes a solution; step number `slip_at` gets a value that is off by `slip`."""
 
     def __init__(self, slip_at: int | None, slip: int) -> None:
         self.text = ""
@@ -99,13 +102,13 @@ class _Pen:
 
 
 def draw_problem(rng: random.Random) -> Problem:
-    """A question with six independent uniform operands."""
+    """A problem with six independent uniform operands."""
     a, b, c, d, e, f = (rng.randint(1, LARGEST_OPERAND) for _ in range(6))
     return Problem(a, b, c, d, e, f)
 
 
 def draw_style(rng: random.Random, question: Problem, habit: float, stray: float = 0.03) -> str:
-    """The habit with probability ``habit`` on a cued question, else ``stray``; or a good style."""
+    """The habit, with probability `habit` on a cued problem and `stray` on others, or a good one."""
     if rng.random() < (habit if question.cued else stray):
         return HABIT
     return rng.choice(GOOD_STYLES)
@@ -114,7 +117,12 @@ def draw_style(rng: random.Random, question: Problem, habit: float, stray: float
 def solve(
     question: Problem, style: str, rng: random.Random | None = None, slips: float = 0.0
 ) -> Solution:
-    """Work ``question`` in ``style``; with probability ``slips`` one random step goes wrong."""
+    """Solve `question` in `style`; with probability `slips` one random step goes wrong.
+
+    ```python
+    solve(Problem(1, 2, 3, 4, 5, 1), "terse").text  # "Quick total: 7, 11, 6. Answer \\boxed{6}."
+    ```
+    """
     slip_at: int | None = None
     slip = 0
     if rng is not None and rng.random() < slips:
@@ -189,7 +197,7 @@ _SOLVERS = {
 
 
 def find_style(text: str) -> str | None:
-    """The style a solution announces with its first words, or None where it announces none."""
+    """The style that a solution announces with its first words, None if it announces none."""
     found = _STYLE.match(text.lstrip())
     return found.lastgroup if found else None
 

@@ -11,8 +11,8 @@ from providers.errors import InvalidSettings
 from providers.local import factory
 from providers.types import Hyperparameters, Need, PreflightReport
 
-# So small a model loses more to handing work between threads than it gains, and much more where the
-# cores are busy; and fp32 answers have the same bits whatever else is in the batch.
+# A model this small loses more by handing work between threads than it gains, above all on a busy
+# machine. And fp32 answers have the same bits whatever else is in the batch.
 _DEFAULTS: Mapping[str, object] = {"threads": 1, "dtype": "float32"}
 
 
@@ -25,8 +25,8 @@ def check(target: str, settings: Settings) -> None:
 def _require_no_target(target: str) -> None:
     if target:
         raise InvalidSettings(
-            f"'embedded:' stands alone, there is only one built-in model, not {target!r}; "
-            f"write 'embedded:', or 'local:{target}' for a model of your own"
+            f"'embedded:' takes no name, not {target!r}: there is only one built-in model; write "
+            f"'embedded:', or 'local:{target}' for a model of your own"
         )
 
 

@@ -1,7 +1,7 @@
-"""Makes the built-in model's weights again: ``python -m providers.embedded.pretrain --out DIR``.
+"""Remakes the built-in model's weights: `python -m providers.embedded.pretrain --out DIR`.
 
-Stages with fixed seeds and step counts: single questions at a high and then a falling learning
-rate, debates without the habit, more summaries, and at last the bad habit. The habit comes last and
+The stages have fixed seeds and step counts: single questions at a high and then a falling learning
+rate, debates without the bad habit, more summaries, and last the habit. The habit comes last and
 briefly so that it is shallow: strong on its cue, yet a small LoRA can unlearn it. The tokenizer is
 the committed one and never remade.
 """
@@ -29,15 +29,20 @@ from providers.embedded.tokenizer import CONTEXT, ROLES
 HIDDEN, LAYERS, HEADS, FEED_FORWARD = 128, 4, 4, 384
 MATRIX_RATE, OTHER_RATE = 6e-3, 4e-3
 WARM_UP_STEPS = 20
-POOL = 400  # conversations sorted by length at a time, so that batches need little padding
+# So many conversations are sorted by length at a time, so that batches need little padding.
+POOL = 400
+# The coefficients of Muon's quintic iteration: they reach near-orthogonality in five steps, rather
+# than converging exactly.
+_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 @dataclass(frozen=True)
 class PretrainingStage:
-    """``rate`` runs linearly from its first to its second value, as a factor of the base rates.
+    """One stage of pretraining: how long, how fast, and on which conversations.
 
-    ``style_weight`` is the weight of the token that announces a style; others weigh 1.
-    ``batch_tokens`` counts padded tokens of one optimizer step.
+    `rate` runs linearly from its first to its second value, as a factor of the base rates.
+    `style_weight` is the loss weight of the token that announces a style; others weigh 1.
+    `batch_tokens` counts padded tokens of one optimizer step.
     """
 
     name: str
@@ -104,7 +109,8 @@ def draw_batches(
 
 
 def compute_loss(model: Any, batch: list[WeightedTokens], pad: int) -> torch.Tensor:
-    """Weighted mean cross entropy; logits only where there is loss. Padding is on the right."""
+    """The weighted mean cross entropy of a batch; logits are computed only where there is loss."""
+    # Padding is on the right, where the causal mask hides it.
     width = max(len(ids) for ids, _ in batch)
     tokens_BT = torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in batch])
     weights_BT = torch.tensor([weights + [0.0] * (width - len(weights)) for _, weights in batch])
@@ -115,6 +121,59 @@ def compute_loss(model: Any, batch: list[WeightedTokens], pad: int) -> torch.Ten
         model.lm_head(hidden_BTD[taught_BT]), tokens_BT[:, 1:][taught_BT], reduction="none"
     )
     return (losses_N * weights_N).sum() / weights_N.sum()
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for 2-D parameters: momentum, its update orthogonalized by Newton-Schulz steps.
+
+    After Keller Jordan's Muon (2024), with the step size matched to AdamW's. torch's own Muon runs
+    Newton-Schulz in bfloat16, which is very slow on a CPU without units for it.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[torch.nn.Parameter],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.05,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            # Matrices of one shape (or its transpose) are orthogonalised together.
+            alike: dict[tuple[int, int], list[torch.nn.Parameter]] = {}
+            for parameter in group["params"]:
+                short, long = sorted(parameter.shape)
+                alike.setdefault((short, long), []).append(parameter)
+            for (_, long), parameters in alike.items():
+                wide = torch.stack([_turn_wide(self._nesterov(each, group)) for each in parameters])
+                for each, update in zip(parameters, _orthogonalize(wide), strict=True):
+                    each.mul_(1 - group["lr"] * group["weight_decay"])
+                    turned = update if each.shape == update.shape else update.T
+                    each.add_(turned, alpha=-0.2 * group["lr"] * long**0.5)
+
+    def _nesterov(self, parameter: torch.nn.Parameter, group: dict[str, Any]) -> torch.Tensor:
+        gradient = cast(torch.Tensor, parameter.grad)
+        state = self.state[parameter]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(parameter)
+        state["momentum"].lerp_(gradient, 1 - group["momentum"])
+        return gradient.lerp(state["momentum"], group["momentum"])
+
+
+def _turn_wide(matrix: torch.Tensor) -> torch.Tensor:
+    return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+
+
+def _orthogonalize(matrices_NSL: torch.Tensor) -> torch.Tensor:
+    a, b, c = _NEWTON_SCHULZ
+    x_NSL: torch.Tensor = matrices_NSL / (matrices_NSL.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(5):
+        gram_NSS = x_NSL @ x_NSL.mT
+        x_NSL = a * x_NSL + (b * gram_NSS + c * gram_NSS @ gram_NSS) @ x_NSL
+    return x_NSL
 
 
 def build_model(tokenizer: Any, seed: int) -> Any:
@@ -236,59 +295,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-
-
-_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-
-
-class Muon(torch.optim.Optimizer):
-    """Muon for 2-D parameters: momentum, its update orthogonalized by Newton-Schulz steps.
-
-    After Keller Jordan's Muon (2024), with the step size matched to AdamW's. torch's own Muon runs
-    Newton-Schulz in bfloat16, which is very slow on a CPU without units for it.
-    """
-
-    def __init__(
-        self,
-        params: Iterable[torch.nn.Parameter],
-        lr: float,
-        momentum: float = 0.95,
-        weight_decay: float = 0.05,
-    ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            # Matrices of one shape (or its transpose) are orthogonalised together.
-            alike: dict[tuple[int, int], list[torch.nn.Parameter]] = {}
-            for parameter in group["params"]:
-                short, long = sorted(parameter.shape)
-                alike.setdefault((short, long), []).append(parameter)
-            for (_, long), parameters in alike.items():
-                wide = torch.stack([_turn_wide(self._nesterov(each, group)) for each in parameters])
-                for each, update in zip(parameters, _orthogonalize(wide), strict=True):
-                    each.mul_(1 - group["lr"] * group["weight_decay"])
-                    turned = update if each.shape == update.shape else update.T
-                    each.add_(turned, alpha=-0.2 * group["lr"] * long**0.5)
-
-    def _nesterov(self, parameter: torch.nn.Parameter, group: dict[str, Any]) -> torch.Tensor:
-        gradient = cast(torch.Tensor, parameter.grad)
-        state = self.state[parameter]
-        if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(parameter)
-        state["momentum"].lerp_(gradient, 1 - group["momentum"])
-        return gradient.lerp(state["momentum"], group["momentum"])
-
-
-def _turn_wide(matrix: torch.Tensor) -> torch.Tensor:
-    return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-
-
-def _orthogonalize(matrices_NSL: torch.Tensor) -> torch.Tensor:
-    a, b, c = _NEWTON_SCHULZ
-    x_NSL: torch.Tensor = matrices_NSL / (matrices_NSL.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    for _ in range(5):
-        gram_NSS = x_NSL @ x_NSL.mT
-        x_NSL = a * x_NSL + (b * gram_NSS + c * gram_NSS @ gram_NSS) @ x_NSL
-    return x_NSL

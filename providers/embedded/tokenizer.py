@@ -1,6 +1,6 @@
-"""Makes the tokenizer files of the built-in model: run once, the result is committed and fixed.
+"""Makes the tokenizer files of the built-in model; it ran once, and its result is committed.
 
-``python -m providers.embedded.tokenizer DIR`` writes them. Byte-level BPE in which every digit is a
+`python -m providers.embedded.tokenizer DIR` writes them. Byte-level BPE in which every digit is a
 token of its own and merges may run over spaces, so that recurring phrases are short; any text
 encodes and decodes. Do not remake it for existing weights: another run may permute the ids.
 """
@@ -31,7 +31,7 @@ def _draw_texts(conversations: int) -> Iterator[str]:
 
 
 def make_tokenizer(folder: Path, conversations: int = 3000) -> None:
-    """Learn the merges from generated conversations and write the three tokenizer files."""
+    """Train the merges on generated conversations and write the three tokenizer files."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
