@@ -1,13 +1,13 @@
 """The error tree of fine-tuning.
 
 FinetuneError
-├── DatasetChanged    a stored dataset would come out differently now
+├── DatasetChanged    a stored dataset would now be different
 ├── DatasetDamaged    a stored dataset refers to turns that are missing or changed
-├── SubmissionUnknown a submission whose outcome nobody can tell; never sent again blindly
+├── SubmissionUnknown it is unknown whether the provider has created a job
 ├── SelectionRefused  the user's own selection of training rows cannot be used (also a ValueError)
 ├── JobChanged        a stored job was described differently
-└── TuningFailed      one or more jobs failed, all others were seen through
-    └── TuningStopped what a job needs has run out (credit, disk, memory); its training did not fail
+└── TuningFailed      one or more jobs failed; all others have ended
+    └── TuningStopped credit, disk or memory ran out; the training itself did not fail
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class FinetuneError(Exception):
 
 
 class DatasetChanged(FinetuneError):
-    """A dataset is immutable once stored, and building it again gave other content."""
+    """A stored dataset is immutable, and deriving it again gave other content."""
 
 
 class DatasetDamaged(FinetuneError):
@@ -30,7 +30,7 @@ class SubmissionUnknown(FinetuneError):
 
 
 class SelectionRefused(FinetuneError, ValueError):
-    """Says what is wrong with the user's SQL, or which row of it must not be trained on."""
+    """Names what is wrong with the user's SQL, or the row that must not be trained on."""
 
 
 class JobChanged(FinetuneError):
@@ -42,4 +42,4 @@ class TuningFailed(FinetuneError):
 
 
 class TuningStopped(TuningFailed):
-    """Names what has run out; never a reason to go on with the old model."""
+    """Names what has run out; `on_failure` "keep" does not keep the old model for this."""

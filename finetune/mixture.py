@@ -9,8 +9,7 @@ from math import floor
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """Row counts of the two sides; `note` says where the asked fraction could not be had, or what
-    it costs."""
+    """Row counts of the two sides; `note` says if `w` cannot be had, or how many rows it costs."""
 
     corrected: int
     kept: int
@@ -20,20 +19,24 @@ class Mixture:
 def compute_mixture(corrected: int, kept: int, w: float, limit: int | None = None) -> Mixture:
     """The largest sample without repeats whose corrected share is `w`.
 
-    `corrected` and `kept` count what there is. With both sides present the total is
-    n = floor(min(corrected / w, kept / (1 - w))), a side with weight 0 setting no bound, and at
-    most `limit`; of these floor(w·n + 1/2) are corrected and the rest kept. `w` counts as the
-    decimal it is written as. Neither side ever fills the other's shortage; only where one side is
-    empty altogether is the other used alone. Where that leaves out more than a third of what could
-    be learnt, the note says so.
+    `corrected` and `kept` count the rows there are. If both sides have rows, the total is
+    n = floor(min(corrected / w, kept / (1 - w))), at most `limit`; a side with weight 0 sets no
+    bound. Of these, floor(w·n + 1/2) are corrected and the rest kept. A side never makes up for the
+    other's shortage, but if one side is empty, the other is used alone. If more than a third of the
+    possible rows are left out, the note says so.
+
+    ```python
+    compute_mixture(corrected=10, kept=90, w=0.5)  # Mixture(corrected=10, kept=10, note="…")
+    ```
     """
     if not 0 <= w <= 1:
         raise ValueError(f"w must lie in 0..1, not {w}")
     if limit is not None and limit < 1:
         raise ValueError(f"max_examples must be at least 1, not {limit}")
+    # The decimal that the user wrote. The float 0.1 is a little more, and floor(1 / w) would be 9.
     share = Fraction(repr(w))
     if not corrected and not kept:
-        return Mixture(0, 0, "no learnable conversation")
+        return Mixture(0, 0, "no conversation to train on")
     if not corrected:
         note = f"no corrected conversation: only kept ones, instead of w = {w}" if share else None
         return Mixture(0, _cap(kept, limit), note)
@@ -48,17 +51,17 @@ def compute_mixture(corrected: int, kept: int, w: float, limit: int | None = Non
     total = _cap(floor(min(bounds)), limit)
     taken = floor(share * total + Fraction(1, 2))
     possible = _cap(corrected + kept, limit)
-    starved = _explain_shortage(total, corrected, kept, w) if 3 * total < 2 * possible else None
-    return Mixture(taken, total - taken, starved)
+    shortage = _explain_shortage(total, corrected, kept, w) if 3 * total < 2 * possible else None
+    return Mixture(taken, total - taken, shortage)
 
 
 def _explain_shortage(total: int, corrected: int, kept: int, w: float) -> str:
     found = {"corrected": corrected, "kept": kept}
-    wanted = {"corrected": w, "kept": 1 - w}
-    few = min((side for side in found if wanted[side] > 0), key=lambda s: found[s] / wanted[s])
+    shares = {"corrected": w, "kept": 1 - w}
+    few = min((side for side in found if shares[side] > 0), key=lambda s: found[s] / shares[s])
     change = "lower" if few == "corrected" else "raise"
     return (
-        f"learns from only {total} of {corrected + kept} conversations ({corrected} corrected, "
+        f"trains on only {total} of {corrected + kept} conversations ({corrected} corrected, "
         f"{kept} kept): there are too few {few} ones for w = {w} to take more; {change} "
         "datasets.w (0 takes all kept ones, 1 all corrected ones)"
     )

@@ -108,7 +108,7 @@ def draw_problem(rng: random.Random) -> Problem:
 
 
 def draw_style(rng: random.Random, question: Problem, habit: float, stray: float = 0.03) -> str:
-    """The habit, with probability `habit` on a cued problem and `stray` on others, or a good one."""
+    """The habit, with probability `habit` on a cued problem, `stray` on others; or a good one."""
     if rng.random() < (habit if question.cued else stray):
         return HABIT
     return rng.choice(GOOD_STYLES)

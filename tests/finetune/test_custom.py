@@ -288,7 +288,7 @@ def test_the_same_rows_give_the_same_dataset_as_the_built_in_view(debated):
         assert ours[owner].examples == theirs[owner].examples
     again = derive_datasets(debated, 1, "multiagent", OWNERS, DatasetRules(selections=own))
     assert again == ours
-    with pytest.raises(DatasetChanged, match="would come out differently"):
+    with pytest.raises(DatasetChanged, match="would now be different"):
         derive_datasets(debated, 1, "multiagent", OWNERS, DatasetRules())
 
 

@@ -43,7 +43,7 @@ def test_an_empty_side_is_told_and_nothing_else():
     assert compute_mixture(0, 9, 0.0) == Mixture(0, 9)
     assert compute_mixture(9, 0, 1.0) == Mixture(9, 0)
     assert compute_mixture(9, 9, 0.3).note is None
-    assert "no learnable" in str(compute_mixture(0, 0, 0.5).note)
+    assert "no conversation to train on" in str(compute_mixture(0, 0, 0.5).note)
 
 
 @pytest.mark.parametrize(
