@@ -21,7 +21,7 @@ from pathlib import Path
 
 from population import database
 
-from society.exporting import Kind, Output, export
+from society.exporting import Kind, Output, export_run
 from store.ledger import Store
 from store.selection import Selection
 
@@ -54,7 +54,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             begun, cpu = time.perf_counter(), time.process_time()
             with _peak_memory() as peak:
-                done = export(path, Path(folder) / "out", [kind], output, selection)
+                done = export_run(path, Path(folder) / "out", [kind], output, selection)
             seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu
             rows = sum(file.rows or 0 for file in done.files)
             size = sum(file.path.stat().st_size for file in done.files) / 1e9

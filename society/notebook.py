@@ -24,8 +24,8 @@ from society.method.progress import Observer
 from society.runs import folder as folders
 from society.runs.folder import RunFolder
 from society.runs.runner import run_experiment
-from society.runs.status import Noticeboard, notice_of, together
-from society.terminal import live
+from society.runs.status import ProgressFile, combine_observers
+from society.terminal import progress_display
 from society.terminal.output import tell
 from store.ledger import Store
 
@@ -65,10 +65,10 @@ def run(
     def carry_out() -> RunFolder:
         # The order of the command line: everything that can be refused before anything is written.
         experiment = resolve(config)
-        folder = folders.folder(Path(runs), name)
+        folder = folders.locate_run(Path(runs), name)
         overlaps = check_overlap(experiment, folder.database, allow=allow_overlap)
-        doctor.before_run(experiment, folder, sys.stderr)
-        with folders.start(folder, config, tell) as store, _watch(config, observer) as watcher:
+        doctor.require_ready(experiment, folder, sys.stderr)
+        with folders.start_run(folder, config, tell) as store, _watch(config, observer) as watcher:
             store.write(*overlaps)
             asyncio.run(stop.guard(_run(folder, experiment, store, watcher)))
             report.write([store], folder.report)
@@ -97,7 +97,7 @@ def open_run(name: str, runs: str | Path = "runs") -> Store:
         with open_run("first") as store:
             print(store.query("FROM accuracy").rows)
     """
-    return Store.open(folders.existing(Path(runs), name).database, read_only=True)
+    return Store.open(folders.find_run(Path(runs), name).database, read_only=True)
 
 
 @contextmanager
@@ -105,16 +105,16 @@ def _watch(config: Config, observer: Observer | None) -> Iterator[Observer]:
     if observer is not None:
         yield observer
         return
-    with live.watch(sys.stderr, config.iterations) as printer:
+    with progress_display.show_progress(sys.stderr, config.iterations) as printer:
         yield printer
 
 
 async def _run(folder: RunFolder, experiment: Experiment, store: Store, observer: Observer) -> None:
-    notices = Noticeboard(notice_of(folder), experiment.config.iterations)
+    progress = ProgressFile(folder.progress, experiment.config.iterations)
     try:
-        await run_experiment(folder, experiment, store, together(observer, notices))
+        await run_experiment(folder, experiment, store, combine_observers(observer, progress))
     finally:
-        notices.remove()
+        progress.remove()
 
 
 class _Stop:

@@ -32,8 +32,8 @@ def without_keys_or_network(tmp_path, monkeypatch):
 
 
 def errors(page: str, *overrides: str) -> list[str]:
-    folder = folders.folder(Path("runs"), page)
-    found = doctor.examine_file(str(COOKBOOK / f"{page}.toml"), overrides, folder)
+    folder = folders.locate_run(Path("runs"), page)
+    found = doctor.preflight_file(str(COOKBOOK / f"{page}.toml"), overrides, folder)
     return [finding.text for finding in found if finding.level == "error"]
 
 

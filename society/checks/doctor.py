@@ -1,9 +1,9 @@
-"""Whether an experiment can be run, found out before anything is spent.
+"""Preflight: whether an experiment can run, checked before anything is spent.
 
-Only lists and descriptions are asked for: no completion, no upload, no job, and no local model is
-loaded. What is estimated here is meant to warn in time, and errs on the side of too much:
+It asks providers for lists and descriptions only: no completion, no upload, no job, and it loads no
+local model. Its estimates are meant to warn in time, so they are too high rather than too low:
 
-- a run ends after its calls at `_CALLS_PER_S` and `_HOURS_PER_TUNING` for every fine-tuning left;
+- a run takes its calls at `_CALLS_PER_S`, and `_HOURS_PER_TUNING` for every fine-tuning left;
 - the database takes `_BYTES_PER_TOKEN` for every token that every call may read and write.
 """
 
@@ -39,33 +39,33 @@ _CALLS_PER_S = 2.0
 _HOURS_PER_TUNING = 4.0
 _BYTES_PER_TOKEN = 4
 _TRAINING_COPIES = 4
-"""What a job keeps beside its result while it runs: weights, two moments and their successor."""
+"""Copies of the weights that a training job keeps: weights, two moments, and the new weights."""
 _STYLES: dict[Level, str] = {"ok": "green", "warning": "yellow", "error": "bold red"}
 _WIDTH = len("warning  ")
 
 
-class Unfit(ConfigError):
-    """The experiment cannot be run as it is; the message holds every error with its remedy."""
+class PreflightFailed(ConfigError):
+    """The experiment cannot run as it is; the message has every error with its remedy."""
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
-    """What a run has behind it: how many iterations are tuned, and whether nothing is left."""
+class PastWork:
+    """What a run has already done: how many iterations are tuned, and whether it has finished."""
 
     tuned: int = 0
     finished: bool = False
 
 
-def chosen(names: Sequence[str]) -> frozenset[str]:
-    """The checks to leave out. Raises `ConfigError` for a name that none has."""
+def parse_skips(names: Sequence[str]) -> frozenset[str]:
+    """The checks to skip. Raises `ConfigError` for an unknown name."""
     for name in names:
         if name not in CHECKS:
             there = ", ".join(CHECKS)
-            raise ConfigError(f"--skip {name!r}: there is no such check; there are: {there}")
+            raise ConfigError(f"--skip {name!r}: there is no such check; the checks are: {there}")
     return frozenset(names)
 
 
-def examine_file(
+def preflight_file(
     source: str,
     overrides: Sequence[str],
     folder: RunFolder,
@@ -73,109 +73,121 @@ def examine_file(
     allow_overlap: bool = False,
     skip: frozenset[str] = frozenset(),
 ) -> list[Finding]:
-    """Everything about the experiment in `source` that would become the run in `folder`."""
+    """All findings about the experiment in `source`, which would become the run in `folder`."""
     try:
         experiment = load_experiment(source, overrides)
     except ConfigError as error:
-        return [Finding("error", str(error)), *despite(source, overrides, folder, skip)]
-    return [*questions(experiment, folder, allow_overlap), *examine(experiment, folder, skip=skip)]
+        return [
+            Finding("error", str(error)),
+            *preflight_despite_errors(source, overrides, folder, skip),
+        ]
+    return [
+        *check_questions(experiment, folder, allow_overlap),
+        *preflight_config(experiment, folder, skip=skip),
+    ]
 
 
-def despite(
+def preflight_despite_errors(
     source: str, overrides: Sequence[str], folder: RunFolder, skip: frozenset[str]
 ) -> list[Finding]:
-    """What can be said of the models of an experiment that has something else wrong with it, such
-    as questions that cannot be had; nothing where the file itself makes no experiment."""
+    """Findings about the models of an experiment that has another error, such as missing data.
+
+    Nothing if the file itself is not an experiment.
+    """
     try:
-        return examine(assemble(load_config(source, overrides)), folder, skip=skip)
+        return preflight_config(assemble(load_config(source, overrides)), folder, skip=skip)
     except (ValueError, ProviderError):
         return []
 
 
-def examine(
+def preflight_config(
     experiment: Experiment, folder: RunFolder, runs: int = 1, *, skip: frozenset[str] = frozenset()
 ) -> list[Finding]:
-    """Everything about an experiment's models and the machine, whose disk so many such `runs` will
-    share, but for the checks in `skip`. Raises nothing of a provider's."""
+    """Findings about an experiment's models and about the machine, without the checks in `skip`.
+
+    `runs` runs like this one will share the disk. A provider's error becomes a finding.
+    """
     config = experiment.config
-    past = past_of(config, folder)
-    reports = asyncio.run(_models(experiment, folder, past, skip))
+    past = read_past_work(config, folder)
+    reports = asyncio.run(_preflight_addresses(experiment, folder, past, skip))
     findings = [
         replace(found, text=f"{address.removesuffix(':')}: {found.text}")
         for address, report in reports
         for found in (
             *report.findings,
-            *_capable(experiment, address, report, past),
-            *_measurable(config, address, report),
+            *_check_training(experiment, address, report, past),
+            *_check_diversity(config, address, report),
         )
     ]
-    findings += _disk(experiment, folder, past, [found for _, found in reports], runs)
+    findings += _check_disk(experiment, folder, past, [found for _, found in reports], runs)
     kept = [found for found in findings if found.check not in skip]
     if skip:
-        kept.append(Finding("ok", f"left out, as you ask: {', '.join(sorted(skip))}"))
+        kept.append(Finding("ok", f"skipped, as requested: {', '.join(sorted(skip))}"))
     return kept
 
 
-def before_run(
+def require_ready(
     experiment: Experiment, folder: RunFolder, stream: TextIO, skip: frozenset[str] = frozenset()
 ) -> None:
-    """Print the warnings; raise `Unfit` for errors. A finished run is let through unseen."""
-    if not past_of(experiment.config, folder).finished:
-        require_fit(examine(experiment, folder, skip=skip), stream)
+    """Print warnings; raise `PreflightFailed` for errors. A finished run is not checked."""
+    if not read_past_work(experiment.config, folder).finished:
+        require_no_errors(preflight_config(experiment, folder, skip=skip), stream)
 
 
-def require_fit(findings: Sequence[Finding], stream: TextIO) -> None:
-    """Print the warnings; raise `Unfit` with all errors, and how to leave their checks out."""
-    show([found for found in findings if found.level == "warning"], stream)
+def require_no_errors(findings: Sequence[Finding], stream: TextIO) -> None:
+    """Print warnings; raise `PreflightFailed` with all errors and how to skip their checks."""
+    show_findings([found for found in findings if found.level == "warning"], stream)
     errors = [found for found in findings if found.level == "error"]
     if not errors:
         return
-    told = "\n".join(
-        f"  {_named(found)}" + (f"\n    → {found.remedy}" if found.remedy else "")
+    lines = "\n".join(
+        f"  {_format_finding(found)}" + (f"\n    → {found.remedy}" if found.remedy else "")
         for found in errors
     )
     checks = sorted({found.check for found in errors if found.check})
     if checks:
-        told += "\nwhat you know better can be left out: " + " ".join(f"--skip {c}" for c in checks)
-    raise Unfit(f"nothing was started, {len(errors)} problem(s):\n{told}")
+        lines += "\nif a check is wrong, skip it: " + " ".join(f"--skip {c}" for c in checks)
+    raise PreflightFailed(f"nothing was started, {len(errors)} problem(s):\n{lines}")
 
 
-def show(findings: Sequence[Finding], stream: TextIO) -> None:
-    """Print findings with their remedies: in colours on a terminal, as plain text elsewhere."""
+def show_findings(findings: Sequence[Finding], stream: TextIO) -> None:
+    """Print findings with their remedies, in color on a terminal."""
     console = Screen(stream, soft_wrap=True)
     indent = " " * _WIDTH
     for found in findings:
-        text = plain(_named(found)).replace("\n", f"\n{indent}")
+        text = plain(_format_finding(found)).replace("\n", f"\n{indent}")
         console.print(Text(f"{found.level:<{_WIDTH}}", _STYLES[found.level]) + Text(text))
         if found.remedy:
             console.print(Text(f"{indent}→ {plain(found.remedy)}", "dim"))
 
 
-def _named(found: Finding) -> str:
-    """What was found, and by which check where that matters."""
+def _format_finding(found: Finding) -> str:
+    """The text of a finding; warnings and errors name their check."""
     return found.text if found.level == "ok" or not found.check else f"{found.text} [{found.check}]"
 
 
-def past_of(config: Config, folder: RunFolder) -> Past:
-    """What the run in `folder` has done of this experiment; nothing where it cannot be read."""
+def read_past_work(config: Config, folder: RunFolder) -> PastWork:
+    """How much of this experiment the run in `folder` has done; nothing if it cannot be read."""
     if not folder.database.is_file():
-        return Past()
+        return PastWork()
     try:
         with Store.open(folder.database, read_only=True) as store:
             run, jobs = store.run(), store.jobs()
     except StoreError:
-        # Opening it for writing will say what is wrong with it.
-        return Past()
+        # Opening the run for writing will report the error.
+        return PastWork()
     config = as_started(config, run)
     each = count_tuned(config)
     over = [job.iteration for job in jobs if job.status in ("succeeded", "skipped")]
     tuned = sum(over.count(k) >= each for k in range(1, config.iterations + 1))
     finished = run is not None and run.finished_at is not None and run.config == config.to_json()
-    return Past(tuned, finished)
+    return PastWork(tuned, finished)
 
 
-def questions(experiment: Experiment, folder: RunFolder, allow_overlap: bool) -> Iterator[Finding]:
-    """What the experiment asks, and whether it trains on what it is evaluated on."""
+def check_questions(
+    experiment: Experiment, folder: RunFolder, allow_overlap: bool
+) -> Iterator[Finding]:
+    """The size of the experiment, and whether it trains on evaluation questions."""
     config, section = experiment.config, experiment.config.society
     yield Finding(
         "ok",
@@ -189,19 +201,21 @@ def questions(experiment: Experiment, folder: RunFolder, allow_overlap: bool) ->
         yield Finding("error", str(error))
         return
     if allowed:
-        yield Finding("warning", f"{len(allowed)} pairs of alike questions are allowed to overlap")
+        yield Finding(
+            "warning", f"{len(allowed)} pairs of similar questions are allowed to overlap"
+        )
     else:
         yield Finding("ok", "no evaluation question is trained on")
 
 
-async def _models(
-    experiment: Experiment, folder: RunFolder, past: Past, skip: frozenset[str]
+async def _preflight_addresses(
+    experiment: Experiment, folder: RunFolder, past: PastWork, skip: frozenset[str]
 ) -> list[tuple[str, PreflightReport]]:
     config = experiment.config
 
     async def one(address: str) -> tuple[str, PreflightReport]:
         settings = config.settings_of(address)
-        need = _need(experiment, past, is_tuned(config, address), skip)
+        need = _describe_need(experiment, past, is_tuned(config, address), skip)
         recipes = [config.finetune.hyperparameters(role) for role in ROLES]
         how = max(recipes, key=lambda recipe: recipe.epochs)
         return address, await preflight_model(address, settings, folder.models, need, how)
@@ -210,7 +224,7 @@ async def _models(
         if config.serving is None:
             return []
         answers = config.serving.answer_server()
-        need = _need(experiment, past, is_tuned(config, config.model), skip)
+        need = _describe_need(experiment, past, is_tuned(config, config.model), skip)
         found = await preflight_answer_server(answers, folder.models, need)
         return [(answers.address, found)]
 
@@ -220,11 +234,13 @@ async def _models(
     return [*models, *servers]
 
 
-def _need(experiment: Experiment, past: Past, tunes: bool, skip: frozenset[str]) -> Need:
+def _describe_need(
+    experiment: Experiment, past: PastWork, tunes: bool, skip: frozenset[str]
+) -> Need:
     config = experiment.config
     return Need(
         finetune=tunes and config.iterations > past.tuned,
-        ends_at=ends_at(experiment, past, datetime.now(UTC)),
+        ends_at=estimate_end(experiment, past, datetime.now(UTC)),
         adapters=count_tuned(config) if tunes else 0,
         sampling_seed=True,
         batches=config.evaluation.batch,
@@ -232,8 +248,8 @@ def _need(experiment: Experiment, past: Past, tunes: bool, skip: frozenset[str])
     )
 
 
-def _capable(
-    experiment: Experiment, address: str, report: PreflightReport, past: Past
+def _check_training(
+    experiment: Experiment, address: str, report: PreflightReport, past: PastWork
 ) -> Iterator[Finding]:
     config, capabilities = experiment.config, report.capabilities
     if capabilities is None or not is_tuned(config, address) or config.iterations <= past.tuned:
@@ -253,12 +269,12 @@ def _capable(
     minimum, questions = capabilities.min_examples, config.train.questions
     most = min(questions, config.datasets.max_examples or questions)
     if share := config.finetune.validation_share:
-        learnt = _learnt(experiment, past)
+        learnt = _count_trained_questions(experiment, past)
         if learnt == questions:
             yield Finding(
                 "warning",
-                f"finetune.validation_share = {share} of {questions} training questions is none: "
-                "nothing will be measured",
+                f"finetune.validation_share = {share} of {questions} training questions rounds to "
+                "none: no validation loss will be measured",
                 "set a larger share, or more train.questions",
                 "recipe",
             )
@@ -266,37 +282,37 @@ def _capable(
     if most < minimum:
         yield Finding(
             "error",
-            f"no dataset can have the {minimum} examples that a job takes at least: there are "
-            f"{questions} training questions in an iteration"
-            + ("" if most == questions else f", of which {_bounds(config)} leaves {most}"),
+            f"a job needs at least {minimum} examples, and no dataset can have that many: an "
+            f"iteration has {questions} training questions"
+            + ("" if most == questions else f", of which {_list_bounds(config)} leaves {most}"),
             f"set train.questions = {2 * minimum} or more",
             "examples",
         )
     elif most < 2 * minimum:
         yield Finding(
             "warning",
-            f"a job takes at least {minimum} examples, and {most} is the most there can be: an "
+            f"a job needs at least {minimum} examples, and a dataset can have at most {most}: an "
             "agent with fewer keeps its old model",
             f"set train.questions = {4 * minimum} or more",
             "examples",
         )
 
 
-def _learnt(experiment: Experiment, past: Past) -> int:
-    """How many training questions of the next iteration are not held out to be measured."""
+def _count_trained_questions(experiment: Experiment, past: PastWork) -> int:
+    """How many training questions of the next iteration are not held out for validation."""
     share = experiment.config.finetune.validation_share
     asked = experiment.questions.training_questions(past.tuned + 1)
     return sum(not is_held_out(question.question_id, share) for question in asked)
 
 
-def _bounds(config: Config) -> str:
+def _list_bounds(config: Config) -> str:
     section, share = config.datasets, config.finetune.validation_share
     found = [f"datasets.max_examples = {section.max_examples}"] if section.max_examples else []
     return " and ".join(found + ([f"finetune.validation_share = {share}"] if share else []))
 
 
-def _measurable(config: Config, address: str, report: PreflightReport) -> Iterator[Finding]:
-    """Whether the diversity that is asked for can be had of an agent's model."""
+def _check_diversity(config: Config, address: str, report: PreflightReport) -> Iterator[Finding]:
+    """Whether an agent's model supports the requested diversity measures."""
     asked = [measure for measure in config.diversity.measures if measure != "embedding"]
     capabilities = report.capabilities
     if not asked or capabilities is None or address not in config.agent_models:
@@ -306,25 +322,25 @@ def _measurable(config: Config, address: str, report: PreflightReport) -> Iterat
             "warning",
             f"gives no log-probabilities of a given text: diversity by {', '.join(asked)} will "
             "have no value",
-            'set score = "vllm" in [provider] if the server is vLLM, or leave these measures out',
+            'set score = "vllm" in [provider] if the server is vLLM, or remove these measures',
             "diversity",
         )
     elif not capabilities.divergences and {"kl", "kl_base"} & set(asked):
         yield Finding(
             "warning",
-            "tells only the probabilities of given texts: divergences are estimated from sampled "
-            "answers, and there are none of greedy ones",
+            "gives probabilities of given texts only: divergences are estimated from sampled "
+            "answers, and greedy answers have none",
             check="diversity",
         )
 
 
-def ends_at(experiment: Experiment, past: Past, now: datetime) -> datetime:
-    """When the run will be over at the latest, by the assumptions at the top."""
+def estimate_end(experiment: Experiment, past: PastWork, now: datetime) -> datetime:
+    """The latest end of the run, by the assumptions at the top of this file."""
     hours = _HOURS_PER_TUNING * (experiment.config.iterations - past.tuned)
-    return now + timedelta(hours=hours, seconds=_calls(experiment) / _CALLS_PER_S)
+    return now + timedelta(hours=hours, seconds=_count_calls(experiment) / _CALLS_PER_S)
 
 
-def _calls(experiment: Experiment) -> int:
+def _count_calls(experiment: Experiment) -> int:
     config = experiment.config
     evaluated = sum(each.count for each in experiment.questions.evaluation_sets)
     decodings = len(config.evaluation.decodings)
@@ -335,10 +351,10 @@ def _calls(experiment: Experiment) -> int:
     )
 
 
-def _disk(
+def _check_disk(
     experiment: Experiment,
     folder: RunFolder,
-    past: Past,
+    past: PastWork,
     reports: Sequence[PreflightReport],
     runs: int,
 ) -> Iterator[Finding]:
@@ -348,15 +364,15 @@ def _disk(
     left = config.iterations - past.tuned
     models = runs * largest * (count_tuned(config) * left + (_TRAINING_COPIES if left else 0))
     each = 2 * config.society.rounds * config.sampling.max_tokens * _BYTES_PER_TOKEN
-    database = runs * max(0, _calls(experiment) * each - _bytes_of(folder.database))
-    free = shutil.disk_usage(_nearest(folder.path)).free
+    database = runs * max(0, _count_calls(experiment) * each - _measure_file(folder.database))
+    free = shutil.disk_usage(_find_existing_folder(folder.path)).free
     text = (
-        f"disk: {_size(free)} free for at most {_size(database)} of transcripts and "
-        f"{_size(models)} of tuned models"
-        + (" (and models of a size that is not known)" if None in sizes else "")
-        + (f", in {runs} runs like this one" if runs > 1 else "")
+        f"disk: {_format_bytes(free)} free for at most {_format_bytes(database)} of transcripts "
+        f"and {_format_bytes(models)} of tuned models"
+        + (" (and models of unknown size)" if None in sizes else "")
+        + (f", for {runs} runs like this one" if runs > 1 else "")
     )
-    remedy = "free some space, or put the run elsewhere with --runs"
+    remedy = "free some space, or put the run on another disk with --runs"
     if free < models:
         yield Finding("error", text, remedy, "disk")
     elif free < models + database:
@@ -365,17 +381,17 @@ def _disk(
         yield Finding("ok", text, check="disk")
 
 
-def _bytes_of(path: Path) -> int:
+def _measure_file(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _nearest(path: Path) -> Path:
-    """The first folder above `path` that is there already."""
+def _find_existing_folder(path: Path) -> Path:
+    """The nearest existing folder at or above `path`."""
     here = path.absolute()
     while not here.is_dir():
         here = here.parent
     return here
 
 
-def _size(count: int) -> str:
+def _format_bytes(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

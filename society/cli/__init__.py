@@ -1,42 +1,26 @@
 """The command `society`.
 
 Exit status: 0 done, 1 failed, 2 wrong use or wrong config, 130 stopped by Ctrl-C or another signal.
-Whatever is heavy is imported inside the command that needs it, so that help is instant.
+Every command imports its heavy packages when it runs, so that help is instant.
 """
 
 from __future__ import annotations
 
-from society.terminal import signals
+from society.terminal import signals, streams
 
 # Importing a module registers its commands; their order is that of the help.
-from society.cli import running  # isort: skip
-from society.cli import sweeping  # isort: skip
-from society.cli import preparing  # isort: skip
-from society.cli import reading  # isort: skip
-from society.cli import querying  # isort: skip
-from society.cli import answering  # isort: skip
-from society.cli import diversity  # isort: skip
-from society.cli import viewing  # isort: skip
-from society.cli import exporting  # isort: skip
-from society.terminal import streams  # isort: skip
+from society.cli import run  # isort: skip
+from society.cli import check  # isort: skip
+from society.cli import inspect  # isort: skip
+from society.cli import sql  # isort: skip
+from society.cli import view  # isort: skip
+from society.cli import data  # isort: skip
 from society.cli.app import app
 
-__all__ = [
-    "answering",
-    "app",
-    "diversity",
-    "exporting",
-    "main",
-    "preparing",
-    "querying",
-    "reading",
-    "running",
-    "sweeping",
-    "viewing",
-]
+__all__ = ["app", "check", "data", "inspect", "main", "run", "sql", "view"]
 
 
 def main() -> None:
     """Entry point of the command."""
-    with streams.standard(), signals.handled():
+    with streams.guard_standard_streams(), signals.handle_signals():
         app()

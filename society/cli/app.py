@@ -38,3 +38,15 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change one setting: society.agents=5."),
 ]
+# The axes of a sweep: `sweep` runs them, `doctor` and `cost` look at them.
+Grid = Annotated[
+    list[str] | None,
+    typer.Option("--grid", metavar="KEY=v1,v2", help="Try each: datasets.w=0.2,0.5; repeatable."),
+]
+Listed = Annotated[
+    Path | None,
+    typer.Option("--list", metavar="FILE.jsonl", help="One JSON object of settings a line."),
+]
+Seeds = Annotated[
+    str | None, typer.Option("--seeds", metavar="0,1,2", help="Run each point with each seed.")
+]

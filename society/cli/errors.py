@@ -21,8 +21,8 @@ import typer
 from providers import extras
 from providers.errors import InvalidSettings, ModelNotFound, ProviderError
 from society.terminal.output import tell
-from society.terminal.state import open_private, state_folder
 from society.terminal.streams import ERRORS, READER_LEFT, abandon
+from society.terminal.user_state import find_state_folder, open_private
 
 _NO_ROOM = {
     errno.ENOSPC: ("the disk is full", "free some space"),
@@ -32,7 +32,7 @@ _NO_ROOM = {
 
 
 @dataclass(slots=True)
-class Context:
+class CommandContext:
     """What the command has got to: where its run lives, and whether it can be resumed."""
 
     folder: Path | None = None
@@ -40,16 +40,16 @@ class Context:
 
 
 @contextmanager
-def reported() -> Iterator[Context]:
+def report_errors() -> Iterator[CommandContext]:
     """Turn every error inside into a message on stderr and an exit status."""
-    context = Context()
+    context = CommandContext()
     try:
         yield context
         sys.stdout.flush()
     except (typer.Exit, typer.Abort):
         raise
     except KeyboardInterrupt:
-        _say("stopped")
+        _tell_error("stopped")
         _tell_what_it_cost(context)
         _tell_what_goes_on(context)
         _tell_how_to_resume(context)
@@ -58,11 +58,11 @@ def reported() -> Iterator[Context]:
         if isinstance(error, BrokenPipeError) and not context.resumable:
             abandon(sys.stdout)
             raise typer.Exit(READER_LEFT) from None
-        status, message = outcome(error)
+        status, message = classify_error(error)
         if message is None:
             message = f"{type(error).__name__}: {error}\nthis is a fault in society; "
-            message += _logged(error, context)
-        _say(message)
+            message += _log_traceback(error, context)
+        _tell_error(message)
         _tell_what_it_cost(context)
         if status == 1:
             _tell_what_goes_on(context)
@@ -70,7 +70,7 @@ def reported() -> Iterator[Context]:
         raise typer.Exit(status) from None
 
 
-def outcome(error: Exception) -> tuple[int, str | None]:
+def classify_error(error: Exception) -> tuple[int, str | None]:
     """Exit status and message; the message is None for an error nobody has foreseen."""
     from evals.judge.pool import JudgeError
     from evals.stored_run import NothingStored
@@ -96,30 +96,30 @@ def outcome(error: Exception) -> tuple[int, str | None]:
     return 1, None
 
 
-def _say(message: str) -> None:
+def _tell_error(message: str) -> None:
     tell(f"society: {message}")
 
 
-def _tell_what_it_cost(context: Context) -> None:
+def _tell_what_it_cost(context: CommandContext) -> None:
     if context.folder is None:
         return
-    from society.costs.spending import spent_so_far
+    from society.costs.budget import describe_spending
 
-    if told := spent_so_far(context.folder / "run.duckdb"):
+    if told := describe_spending(context.folder / "run.duckdb"):
         tell(told)
 
 
-def _tell_what_goes_on(context: Context) -> None:
+def _tell_what_goes_on(context: CommandContext) -> None:
     """Remote jobs outlive a run, and cost: say so, and how to end them."""
     if not context.resumable or context.folder is None:
         return
-    from society.runs.cancel import going_on
+    from society.runs.cancel import list_remote_work
     from society.runs.folder import RunFolder
-    from society.sweeps import record
+    from society.sweeps import definition
 
     folder = RunFolder(context.folder.name, context.folder)
-    runs = record.members(folder) or [folder]
-    found = going_on(run.database for run in runs)
+    runs = definition.list_members(folder) or [folder]
+    found = list_remote_work(run.database for run in runs)
     if found:
         where = "" if folder.path.parent == Path("runs") else f" --runs {folder.path.parent}"
         tell(
@@ -128,18 +128,18 @@ def _tell_what_goes_on(context: Context) -> None:
         )
 
 
-def _tell_how_to_resume(context: Context) -> None:
+def _tell_how_to_resume(context: CommandContext) -> None:
     if context.resumable:
         tell(f"resume with: society {shlex.join(sys.argv[1:])}")
 
 
-def _logged(error: Exception, context: Context) -> str:
+def _log_traceback(error: Exception, context: CommandContext) -> str:
     """Write the traceback to the run's folder, else to the user's own, and say where it is."""
     try:
         if context.folder is not None and context.folder.is_dir():
             path = context.folder / "error.log"
         else:
-            path = state_folder(os.environ) / "error.log"
+            path = find_state_folder(os.environ) / "error.log"
         with os.fdopen(open_private(path), "a", encoding="utf-8", errors=ERRORS) as log:
             traceback.print_exception(error, file=log)
     except (OSError, RuntimeError) as failure:

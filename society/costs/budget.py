@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
 
 from providers import pricing
 from providers.budget import Budget
@@ -14,6 +18,7 @@ from society.config.schema import Config
 from society.costs.charges import StoredCharges
 from society.method.arms import is_tuned
 from society.method.connections import Connections
+from store.errors import StoreError
 from store.ledger import Store
 from store.records import Price
 
@@ -49,7 +54,7 @@ WHERE trained_tokens IS NULL
 """
 
 
-def metered(
+def budget_connections(
     connections: Connections, config: Config, store: Store, *, in_passing: bool = False
 ) -> Connections:
     """The same connections under one budget: `config.budget_usd`, less what the run has spent.
@@ -58,16 +63,16 @@ def metered(
     provider of the result is a `BudgetedProvider`, whose `budget` they share. Raises
     `InvalidSettings` where there is a cap and a price is unknown.
     """
-    prices = remembered(store, config)
+    prices = load_prices(store, config)
     if config.budget_usd is not None:
         for address in config.addresses:
             prices.require(address, finetune=is_tuned(config, address))
-    budget = opened(store, config, prices)
+    budget = open_budget(store, config, prices)
     charges = StoredCharges(store, in_passing=in_passing)
 
     def job_tokens(spec: FinetuneSpec) -> int:
         name = spec.metadata.get("dataset", "")
-        once = _counted(store, [name]).get(name)
+        once = _count_tokens(store, [name]).get(name)
         if once is None:
             return most_trained_tokens(spec)
         return once * spec.hyperparameters.epochs
@@ -86,7 +91,7 @@ def metered(
     return Connections(providers, config.agent_models, config.model, {**providers, **evaluating})
 
 
-def shown(connections: Connections) -> str:
+def format_spent(connections: Connections) -> str:
     """What the run has spent, for whoever watches it; empty where nothing costs anything."""
     for provider in connections.values():
         if isinstance(provider, BudgetedProvider):
@@ -108,7 +113,7 @@ def is_free(config: Config) -> bool:
     return all(price is not None and price.is_free for price in found)
 
 
-def remembered(store: Store, config: Config) -> Prices:
+def load_prices(store: Store, config: Config) -> Prices:
     """The run's prices, which are stored too, so that the view `spend` can use them.
 
     A price stays what it was when the run was started, also where the packaged table has changed
@@ -128,14 +133,14 @@ def remembered(store: Store, config: Config) -> Prices:
             earlier = stored.get((address, tuned))
             found = prices.at(address, tuned=tuned)
             if earlier is not None and (found is None or _still_holds(earlier, prices)):
-                kept.append(_priced(earlier))
+                kept.append(_to_price(earlier))
             elif found is not None:
                 kept.append(found)
-    store.write(*(_row(price) for price in kept))
+    store.write(*(_to_row(price) for price in kept))
     return Prices(config.prices, kept)
 
 
-def opened(store: Store, config: Config, prices: Prices) -> Budget:
+def open_budget(store: Store, config: Config, prices: Prices) -> Budget:
     """The budget of a run that is started or resumed: what the store knows to be spent, is.
 
     A job that may still cost something counts with the most it can cost, and so does what was under
@@ -145,8 +150,8 @@ def opened(store: Store, config: Config, prices: Prices) -> Budget:
     [(spent,)] = store.rows(_SPENT)
     paid = [name for (name,) in store.rows(_PAID_JOBS)]
     unknown = store.rows(_OPEN_JOBS)
-    once = _counted(store, [dataset for _, _, dataset in unknown])
-    rate = _dearest_training(prices, config.addresses) / 1e6
+    once = _count_tokens(store, [dataset for _, _, dataset in unknown])
+    rate = _find_dearest_training(prices, config.addresses) / 1e6
     jobs = {
         name: once.get(dataset, 0) * config.finetune.hyperparameters(role).epochs * rate
         for name, role, dataset in unknown
@@ -154,12 +159,12 @@ def opened(store: Store, config: Config, prices: Prices) -> Budget:
     return Budget(config.budget_usd, float(spent), jobs, paid)
 
 
-def _counted(store: Store, datasets: Sequence[str]) -> dict[str, int]:
+def _count_tokens(store: Store, datasets: Sequence[str]) -> dict[str, int]:
     bounds = {"few": 2 * TOKENS_PER_MESSAGE, "many": TOKENS_PER_PROMPT}
     return dict(store.rows(_ONCE, {"datasets": list(datasets), **bounds}))
 
 
-def _dearest_training(prices: Prices, addresses: Iterable[str]) -> float:
+def _find_dearest_training(prices: Prices, addresses: Iterable[str]) -> float:
     # A job that has made no model yet does not say at which address it runs.
     found = (prices.at(address, tuned=False) for address in addresses)
     return max((price.training_usd or 0.0 for price in found if price), default=0.0)
@@ -169,7 +174,7 @@ def _still_holds(earlier: Price, prices: Prices) -> bool:
     return not prices.is_overridden(earlier.provider) and not earlier.source.startswith(pricing.OWN)
 
 
-def _priced(row: Price) -> pricing.Price:
+def _to_price(row: Price) -> pricing.Price:
     return pricing.Price(
         model=row.provider,
         tuned=row.tuned,
@@ -183,7 +188,7 @@ def _priced(row: Price) -> pricing.Price:
     )
 
 
-def _row(price: pricing.Price) -> Price:
+def _to_row(price: pricing.Price) -> Price:
     return Price(
         provider=price.model,
         tuned=price.tuned,
@@ -195,3 +200,64 @@ def _row(price: pricing.Price) -> Price:
         batch_factor=price.batch_factor,
         read_on=price.read_on,
     )
+
+
+_SPENDING = """
+SELECT coalesce(sum(usd), 0), coalesce(sum(calls + failed) FILTER (WHERE usd IS NULL), 0)::BIGINT,
+    coalesce(sum(failed), 0)::BIGINT, coalesce(sum(estimated), 0)::BIGINT
+FROM spend
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """USD as far as prices are known, and how much of it is not known exactly.
+
+    `unknown` counts calls and jobs without a price, `failed` attempts without an answer, and
+    `estimated` calls whose tokens nobody has told.
+    """
+
+    usd: float
+    unknown: int
+    failed: int
+    estimated: int
+    cap_usd: float | None
+
+    def __str__(self) -> str:
+        """Empty where nothing costs anything."""
+        if not self.usd and not self.unknown:
+            return ""
+        least = "at least " if self.unknown else ""
+        cap = "" if self.cap_usd is None else f" of budget_usd = {self.cap_usd:g}"
+        parts = [f"spent so far: {least}{round_usd(self.usd):f} USD{cap}"]
+        if self.unknown:
+            parts.append(f"{self.unknown} call(s) have no known price or cost")
+        if self.failed:
+            parts.append(f"{self.failed} attempt(s) failed or were lost")
+        if self.estimated:
+            parts.append(f"{self.estimated} call(s) count with the most tokens they can have")
+        return "; ".join(parts)
+
+
+def read_spending(store: Store) -> Spending:
+    """What is stored of a run's spending."""
+    [(usd, unknown, failed, estimated)] = store.rows(_SPENDING)
+    found = store.rows("SELECT config FROM runs")
+    cap = json.loads(found[0][0]).get("budget_usd") if found else None
+    return Spending(usd, unknown, failed, estimated, cap)
+
+
+def describe_spending(database: Path) -> str:
+    """The sentence, empty where nothing was spent or where the file cannot tell."""
+    try:
+        with Store.open(database, read_only=True) as store:
+            return str(read_spending(store))
+    except StoreError:
+        return ""
+
+
+def round_usd(usd: float) -> Decimal:
+    """To the cent, or to three digits where that would be too little."""
+    if usd >= 1 or not usd:
+        return Decimal(f"{usd:.2f}")
+    return Decimal(f"{usd:.3g}")

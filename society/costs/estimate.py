@@ -1,13 +1,14 @@
 """What an experiment will cost, from its file alone: no key, no network, no call.
 
-Every stage of `society.method.loop` is counted: debates whose prompts grow round by round (an
-agent's own earlier turns, then the others' answers or a summary of them), the summaries, two
-jobs per agent and iteration, the evaluation of every society on every task with every decoding,
-and the likelihoods that diversity asks for.
+Every stage of the loop is counted: debates whose prompts grow round by round (an agent's own
+earlier turns, then the others' answers or a summary of them), the summaries, two fine-tuning jobs
+per agent and iteration, the evaluation of every society on every task with every decoding, and the
+likelihoods that diversity measures need.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -16,7 +17,8 @@ from evals.tasks.base import Task, TaskQuestion
 from finetune.mixture import compute_mixture
 from providers.pricing import Price, Prices
 from society import prompts
-from society.costs import lengths, likelihoods
+from society.config.schema import Config
+from society.costs import lengths
 from society.costs.lengths import MESSAGE, NOTHING, PROMPT, Range
 from society.method.arms import Arm, is_tuned
 from society.method.experiment import Experiment
@@ -33,7 +35,7 @@ _NEVER_BATCHED = ("debate", "finetune", "diversity")
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class CostLine:
     """One row of the estimate: all calls, or jobs, of one role of one model in one stage.
 
     `arm` is None for what all arms share, and where there is one arm only. `model` is an address,
@@ -54,17 +56,17 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class CostEstimate:
     """All lines, and the prices they were computed with (those that are known)."""
 
-    lines: tuple[Line, ...]
+    lines: tuple[CostLine, ...]
     prices: tuple[Price, ...]
 
     @property
     def usd(self) -> Range | None:
         """The whole experiment, None where a price is unknown."""
         known = [line.usd for line in self.lines if line.usd is not None]
-        return lengths.total(known) if len(known) == len(self.lines) else None
+        return lengths.sum_ranges(known) if len(known) == len(self.lines) else None
 
     @property
     def unpriced(self) -> tuple[str, ...]:
@@ -72,9 +74,9 @@ class Estimate:
         return tuple(dict.fromkeys(line.model for line in self.lines if line.usd is None))
 
 
-def estimate(
+def estimate_cost(
     experiment: Experiment, answer_tokens: int | None = None, summary_tokens: int | None = None
-) -> Estimate:
+) -> CostEstimate:
     """Price the whole experiment. `answer_tokens` and `summary_tokens` say what is usual.
 
     High bounds what can be spent if the vendor bills no failed attempts. Raises ValueError where a
@@ -82,10 +84,10 @@ def estimate(
     """
     config = experiment.config
     estimator = _Estimator(experiment, answer_tokens, summary_tokens)
-    merged: dict[tuple[str | None, str, str, str, bool], Line] = {}
+    merged: dict[tuple[str | None, str, str, str, bool], CostLine] = {}
     for line in estimator.lines():
         key = line.arm, line.stage, line.role, line.model, line.tuned
-        merged[key] = _joined(merged[key], line) if key in merged else line
+        merged[key] = _add_lines(merged[key], line) if key in merged else line
     found = (
         estimator.prices.at(address, tuned=tuned)
         for address in config.addresses
@@ -93,7 +95,7 @@ def estimate(
     )
     stages = list(dict.fromkeys(line.stage for line in merged.values()))
     lines = sorted(merged.values(), key=lambda line: stages.index(line.stage))
-    return Estimate(
+    return CostEstimate(
         tuple(estimator.priced(line) for line in lines),
         tuple(price for price in found if price is not None),
     )
@@ -108,12 +110,12 @@ class _Estimator:
         self.questions = experiment.questions
         self.arms = experiment.arms
         section = config.sampling
-        self.answer = lengths.of_answer(section.max_tokens, answer_tokens)
-        self.summary = lengths.of_answer(section.summary_max_tokens, summary_tokens)
+        self.answer = lengths.estimate_answer(section.max_tokens, answer_tokens)
+        self.summary = lengths.estimate_answer(section.summary_max_tokens, summary_tokens)
 
-    def lines(self) -> Iterator[Line]:
+    def lines(self) -> Iterator[CostLine]:
         """Every line, iteration by iteration. What untuned arms have in common counts once."""
-        yield from self._evaluation(0, _common(self.arms))
+        yield from self._evaluation(0, _merge_untuned(self.arms))
         for iteration in range(1, self.config.iterations + 1):
             asked, task = (
                 self.questions.training_questions(iteration),
@@ -121,13 +123,13 @@ class _Estimator:
             )
             trained = [arm for arm in self.arms if arm.trained_in(iteration)]
             training = [replace(arm, agents=arm.train_agents) for arm in trained]
-            for arm in _common(training) if iteration == 1 else training:
+            for arm in _merge_untuned(training) if iteration == 1 else training:
                 yield from self._debates("debate", task, asked, arm, iteration > 1)
             for arm in trained:
                 yield from self._jobs(task, asked, arm)
             yield from self._evaluation(iteration, trained)
 
-    def _evaluation(self, iteration: int, arms: Sequence[Arm]) -> Iterator[Line]:
+    def _evaluation(self, iteration: int, arms: Sequence[Arm]) -> Iterator[CostLine]:
         for each in self.questions.evaluation_sets:
             asked = each.questions()
             for arm in arms:
@@ -138,14 +140,14 @@ class _Estimator:
 
     def _debates(
         self, stage: str, task: Task, asked: Sequence[TaskQuestion], arm: Arm, tuned: bool
-    ) -> Iterator[Line]:
-        opening = lengths.total(_opening(task, asked))
+    ) -> Iterator[CostLine]:
+        opening = lengths.sum_ranges(_measure_openings(task, asked))
         name = arm.name if tuned and len(self.arms) > 1 else None
         for number in range(1, arm.agents + 1):
             for place, context in enumerate(self._contexts(task, arm), start=1):
                 if place == 1 and arm.name == _LATER_ROUNDS:
                     continue
-                yield Line(
+                yield CostLine(
                     stage=stage,
                     role="generator" if place == 1 else "critic",
                     model=self.config.base_address(number),
@@ -157,8 +159,8 @@ class _Estimator:
                 )
         if arm.others == "summarized" and arm.rounds > 1:
             calls = len(asked) * arm.agents * (arm.rounds - 1)
-            shown = lengths.of_text(prompts.build_summary_request([""] * (arm.agents - 1)))
-            yield Line(
+            shown = lengths.estimate_text(prompts.build_summary_request([""] * (arm.agents - 1)))
+            yield CostLine(
                 stage=stage,
                 role="summarizer",
                 model=self.config.model,
@@ -171,7 +173,7 @@ class _Estimator:
 
     def _diversity(
         self, task: Task, asked: Sequence[TaskQuestion], arm: Arm, decoding: str, tuned: bool
-    ) -> Iterator[Line]:
+    ) -> Iterator[CostLine]:
         """Each text is sent twice, alone and with its conversation, and each time for one token."""
         if not self.config.diversity.measures:
             return
@@ -182,20 +184,20 @@ class _Estimator:
         if arm.rounds > 1:
             roles.append(("critic", contexts[-1]))
         looked_at = min(self.config.diversity.questions, len(asked))
-        openings = _opening(task, asked)
+        openings = _measure_openings(task, asked)
         for role, context in roles:
-            text = MESSAGE + lengths.reread(self.answer)
+            text = MESSAGE + lengths.estimate_reread(self.answer)
             count = lengths.exactly(looked_at)
-            both = _of_examples(openings, context, count) + _of_examples(
+            both = _sum_examples(openings, context, count) + _sum_examples(
                 openings, context + text, count
             )
-            for (model, tuned_model), texts in likelihoods.scored(
+            for (model, tuned_model), texts in count_scored_texts(
                 self.config, arm, role, decoding, tuned=tuned
             ).items():
-                requests = lengths.exactly(likelihoods.REQUESTS * looked_at * texts)
+                requests = lengths.exactly(REQUESTS_PER_TEXT * looked_at * texts)
                 if self._is_free(model, tuned_model):
                     continue
-                yield Line(
+                yield CostLine(
                     stage="diversity",
                     role=role,
                     model=model,
@@ -213,25 +215,25 @@ class _Estimator:
     def _contexts(self, task: Task, arm: Arm) -> list[Range]:
         """What stands around the question's own prompt in each round; tokens of one call."""
         if arm.others == "summarized":
-            shown = lengths.of_text(prompts.build_summary_turn("", task.answer_form))
-            shown += lengths.reread(self.summary)
+            shown = lengths.estimate_text(prompts.build_summary_turn("", task.answer_form))
+            shown += lengths.estimate_reread(self.summary)
         else:
-            shown = lengths.of_text(
+            shown = lengths.estimate_text(
                 prompts.build_quoted_turn([""] * (arm.agents - 1), task.answer_form)
             )
             shown += self._others(arm)
         contexts = [PROMPT + MESSAGE]
         for _ in range(1, arm.rounds):
-            own = MESSAGE + lengths.reread(self.answer)
+            own = MESSAGE + lengths.estimate_reread(self.answer)
             contexts.append(contexts[-1] + own + MESSAGE + shown)
         return contexts
 
     def _others(self, arm: Arm) -> Range:
-        return lengths.reread(self.answer) * (arm.agents - 1)
+        return lengths.estimate_reread(self.answer) * (arm.agents - 1)
 
-    def _jobs(self, task: Task, asked: Sequence[TaskQuestion], arm: Arm) -> Iterator[Line]:
+    def _jobs(self, task: Task, asked: Sequence[TaskQuestion], arm: Arm) -> Iterator[CostLine]:
         contexts = self._contexts(task, arm)
-        openings = _opening(task, asked)
+        openings = _measure_openings(task, asked)
         # One shared model learns what all agents have said.
         speakers = arm.train_agents if arm.data == "pooled" else 1
         count: dict[AgentRole, Range] = {
@@ -240,11 +242,11 @@ class _Estimator:
         }
         for agent, role in tuned_roles(arm):
             context = contexts[0 if role == "generator" else -1]
-            rest = context + MESSAGE + lengths.reread(self.answer)
+            rest = context + MESSAGE + lengths.estimate_reread(self.answer)
             section = self.config.finetune
             epochs = section.generator_epochs if role == "generator" else section.critic_epochs
-            examples = _of_examples(openings, rest, count[role])
-            yield Line(
+            examples = _sum_examples(openings, rest, count[role])
+            yield CostLine(
                 stage="finetune",
                 role=role,
                 model=self.config.base_address(agent),
@@ -267,7 +269,7 @@ class _Estimator:
         expected = mixture.corrected + mixture.kept
         return Range(min(CRITIC_SHARE_LOW * questions, expected), expected, most)
 
-    def priced(self, line: Line) -> Line:
+    def priced(self, line: CostLine) -> CostLine:
         """The line with what it costs.
 
         An agent whose model could not be tuned goes on with its base, so a tuned model's range
@@ -279,7 +281,7 @@ class _Estimator:
             return replace(line, usd=None)
         batched = self.config.evaluation.batch and line.stage not in _NEVER_BATCHED
         share = (own.batch_factor or 1.0) if batched else 1.0
-        both = [_usd(line, price) * share for price in (own, base)]
+        both = [_price_tokens(line, price) * share for price in (own, base)]
         return replace(
             line,
             usd=Range(
@@ -288,7 +290,7 @@ class _Estimator:
         )
 
 
-def _common(arms: Sequence[Arm]) -> list[Arm]:
+def _merge_untuned(arms: Sequence[Arm]) -> list[Arm]:
     """What untuned arms ask in all: the first round of the largest, and each kind of debate once.
 
     A compute-matched vote that is sized by tokens counts as if it were sized by calls.
@@ -307,13 +309,13 @@ def _common(arms: Sequence[Arm]) -> list[Arm]:
     return [*firsts, *debates.values()]
 
 
-def _opening(task: Task, asked: Sequence[TaskQuestion]) -> list[Range]:
-    return [lengths.of_text(task.prompt(question.text)) for question in asked]
+def _measure_openings(task: Task, asked: Sequence[TaskQuestion]) -> list[Range]:
+    return [lengths.estimate_text(task.prompt(question.text)) for question in asked]
 
 
-def _of_examples(openings: Sequence[Range], rest: Range, count: Range) -> Range:
+def _sum_examples(openings: Sequence[Range], rest: Range, count: Range) -> Range:
     """Tokens of `count` examples: at most, they are those of the longest questions."""
-    mean = lengths.total(openings) * (1 / len(openings))
+    mean = lengths.sum_ranges(openings) * (1 / len(openings))
     longest = sorted((opening.high for opening in openings), reverse=True)
     return Range(
         count.low * (mean.low + rest.low),
@@ -322,7 +324,7 @@ def _of_examples(openings: Sequence[Range], rest: Range, count: Range) -> Range:
     )
 
 
-def _usd(line: Line, price: Price) -> Range:
+def _price_tokens(line: CostLine, price: Price) -> Range:
     return (
         line.prompt * price.input_usd
         + line.completion * price.output_usd
@@ -330,7 +332,7 @@ def _usd(line: Line, price: Price) -> Range:
     ) * 1e-6
 
 
-def _joined(a: Line, b: Line) -> Line:
+def _add_lines(a: CostLine, b: CostLine) -> CostLine:
     return replace(
         a,
         calls=a.calls + b.calls,
@@ -338,3 +340,54 @@ def _joined(a: Line, b: Line) -> Line:
         completion=a.completion + b.completion,
         trained=a.trained + b.trained,
     )
+
+
+# With and without the text, so that it shows where the text begins.
+REQUESTS_PER_TEXT = 2
+
+_ModelKey = tuple[str, int]
+"""The address of a base, and which of the models tuned from it: an agent's, or 0, the base."""
+
+
+def count_scored_texts(
+    config: Config, arm: Arm, role: AgentRole, decoding: str, *, tuned: bool
+) -> Counter[tuple[str, bool]]:
+    """Texts of one question that are shown to the models at an address, or to those tuned from it.
+
+    Like `evals.diversity.likelihood.wishes`: each text once to each model that any measure needs.
+    Models without likelihoods are not asked; those that run here measure otherwise, for nothing.
+    """
+    if decoding not in config.diversity.decodings:
+        return Counter()
+    models = [_find_model(config, arm, role, agent, tuned) for agent in range(1, arm.agents + 1)]
+    count: Counter[tuple[str, bool]] = Counter()
+    for place, own in enumerate(models):
+        others = models[:place] + models[place + 1 :]
+        for address, number in set(_list_needed(config, own, others, decoding)):
+            if registry.gives_scores(address, config.settings_of(address)):
+                count[address, number > 0] += 1
+    return count
+
+
+def _find_model(config: Config, arm: Arm, role: AgentRole, agent: int, tuned: bool) -> _ModelKey:
+    address = config.base_address(agent)
+    if not tuned or role not in arm.tuned:
+        return address, 0
+    return address, 1 if arm.shares_models else agent
+
+
+def _list_needed(
+    config: Config, own: _ModelKey, others: list[_ModelKey], decoding: str
+) -> Iterator[_ModelKey]:
+    measures = config.diversity.measures
+    if "nll" in measures:
+        yield from others
+    if decoding == "greedy":
+        return
+    base = own[0], 0
+    compared = [*others] if "kl" in measures else []
+    compared += [base] if "kl_base" in measures else []
+    for other in compared:
+        if other != own and other[0] == own[0]:
+            yield own
+            yield other

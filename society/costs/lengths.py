@@ -45,12 +45,12 @@ def exactly(number: float) -> Range:
     return Range(number, number, number)
 
 
-def total(ranges: Iterable[Range]) -> Range:
+def sum_ranges(ranges: Iterable[Range]) -> Range:
     """The sum."""
     return sum(ranges, NOTHING)
 
 
-def of_text(text: str) -> Range:
+def estimate_text(text: str) -> Range:
     """Tokens of a text that is known word for word."""
     return Range(
         len(text) / CHARACTERS_PER_TOKEN_LOW,
@@ -59,14 +59,14 @@ def of_text(text: str) -> Range:
     )
 
 
-def of_answer(max_tokens: int, usual: int | None = None) -> Range:
+def estimate_answer(max_tokens: int, usual: int | None = None) -> Range:
     """Tokens of a text that a model will write; `usual` where the user knows how many."""
     expected = min(ANSWER_SHARE * max_tokens, ANSWER_TOKENS) if usual is None else usual
     expected = min(max(1.0, expected), max_tokens)
     return Range(min(max(1.0, ANSWER_SHARE_LOW * max_tokens), expected), expected, max_tokens)
 
 
-def reread(answer: Range) -> Range:
+def estimate_reread(answer: Range) -> Range:
     """Tokens of an answer where it stands in a later prompt.
 
     A tokenizer may split a text differently from how a model wrote it, so high leaves some room.

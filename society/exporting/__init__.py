@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from society.config.load import ConfigError
-from society.exporting.card import Config, card
-from society.exporting.pieces import SUFFIXES, Kind, Output, Piece, pieces
+from society.exporting.card import DatasetConfig, write_card
+from society.exporting.plan import SUFFIXES, Kind, Output, PlannedFile, plan_files
 from store.errors import InvalidQuery, StoreLocked, WriteFailed
 from store.ledger import Store
 from store.output_files import prepare_partial
 from store.selection import Selection
 from store.snapshots import request_snapshot
 
-__all__ = ["Exported", "File", "Kind", "Output", "export"]
+__all__ = ["ExportResult", "Kind", "Output", "WrittenFile", "export_run"]
 
 # DuckDB sorts and joins on disk beyond this, so that a run of any size can be exported.
 MEMORY = "2GB"
@@ -29,7 +29,7 @@ _PATIENCE_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class WrittenFile:
     """One file that was written; `rows` is None for the card."""
 
     path: Path
@@ -37,14 +37,14 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
+class ExportResult:
     """The files, and what the reader must know about them."""
 
-    files: tuple[File, ...]
+    files: tuple[WrittenFile, ...]
     notes: tuple[str, ...]
 
 
-def export(
+def export_run(
     database: Path,
     out: Path,
     kinds: Sequence[Kind],
@@ -52,7 +52,7 @@ def export(
     selection: Selection,
     *,
     force: bool = False,
-) -> Exported:
+) -> ExportResult:
     """Write the selected part of a run into the folder `out`, or into one file of that name.
 
     `kinds` may be empty: all that the output has. Raises `ConfigError` where `out` does not fit or
@@ -60,30 +60,30 @@ def export(
     `StoreLocked` where another process holds the file and makes no snapshot, and `WriteFailed`;
     nothing of the export is there then.
     """
-    with _opened(database) as store:
+    with _open_readable(database) as store:
         selection.check(store)
-        planned, notes = pieces(store, kinds, output, selection)
+        planned, notes = plan_files(store, kinds, output, selection)
         if not planned:
             raise InvalidQuery("nothing is selected: this run has no such dataset")
         # The base model belongs to every selection and makes none of them.
         only_models = all(piece.kind == "models" for piece in planned)
-        root, planned = _placed(out, planned, output)
+        root, planned = _place_files(out, planned, output)
         names = [piece.path for piece in planned] + (["README.md"] if output == "hf" else [])
-        _require_free(root, names, force)
-        with _staged(root) as stage:
-            files = _write(store, planned, stage, keep_empty=output != "hf")
+        _check_free(root, names, force)
+        with _stage_files(root) as stage:
+            files = _write_files(store, planned, stage, keep_empty=output != "hf")
             if not any(file.rows for piece, file in files if piece.kind != "models" or only_models):
                 raise InvalidQuery("nothing is selected: no row of this run fits")
-            written = [File(root / piece.path, file.rows) for piece, file in files]
+            written = [WrittenFile(root / piece.path, file.rows) for piece, file in files]
             if output == "hf":
-                configs = _configs(files, stage)
-                (stage / "README.md").write_text(card(store, configs), encoding="utf-8")
-                written.append(File(root / "README.md", None))
-        return Exported(tuple(written), tuple(notes))
+                configs = _build_configs(files, stage)
+                (stage / "README.md").write_text(write_card(store, configs), encoding="utf-8")
+                written.append(WrittenFile(root / "README.md", None))
+        return ExportResult(tuple(written), tuple(notes))
 
 
 @contextmanager
-def _opened(database: Path) -> Iterator[Store]:
+def _open_readable(database: Path) -> Iterator[Store]:
     """The run's file, or a snapshot of it where a run is writing to it."""
     with ExitStack() as stack:
         try:
@@ -98,7 +98,9 @@ def _opened(database: Path) -> Iterator[Store]:
         yield store
 
 
-def _placed(out: Path, planned: list[Piece], output: Output) -> tuple[Path, list[Piece]]:
+def _place_files(
+    out: Path, planned: list[PlannedFile], output: Output
+) -> tuple[Path, list[PlannedFile]]:
     """The folder to write into; `out` may name the file itself where there is only one."""
     if out.suffix not in SUFFIXES.values() or out.is_dir():
         return out, planned
@@ -112,7 +114,7 @@ def _placed(out: Path, planned: list[Piece], output: Output) -> tuple[Path, list
     return out.parent, [planned[0].renamed(out.name)]
 
 
-def _require_free(root: Path, names: Sequence[str], force: bool) -> None:
+def _check_free(root: Path, names: Sequence[str], force: bool) -> None:
     if root.exists() and not root.is_dir():
         raise ConfigError(f"--out {root} is a file; name a folder")
     there = [name for name in names if (root / name).exists()]
@@ -124,7 +126,7 @@ def _require_free(root: Path, names: Sequence[str], force: bool) -> None:
 
 
 @contextmanager
-def _staged(root: Path) -> Iterator[Path]:
+def _stage_files(root: Path) -> Iterator[Path]:
     """A folder beside `root`, whose files move there in the end."""
     stage = prepare_partial(root)
     try:
@@ -145,25 +147,27 @@ def _staged(root: Path) -> Iterator[Path]:
         shutil.rmtree(stage, ignore_errors=True)
 
 
-def _write(
-    store: Store, planned: Sequence[Piece], stage: Path, *, keep_empty: bool
-) -> list[tuple[Piece, File]]:
+def _write_files(
+    store: Store, planned: Sequence[PlannedFile], stage: Path, *, keep_empty: bool
+) -> list[tuple[PlannedFile, WrittenFile]]:
     written = []
     for piece in planned:
         path = stage / piece.path
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = piece.write(store, path)
         if rows or keep_empty:
-            written.append((piece, File(path, rows)))
+            written.append((piece, WrittenFile(path, rows)))
         else:
             path.unlink()
     return written
 
 
-def _configs(files: Sequence[tuple[Piece, File]], stage: Path) -> list[Config]:
-    found: dict[str, Config] = {}
+def _build_configs(
+    files: Sequence[tuple[PlannedFile, WrittenFile]], stage: Path
+) -> list[DatasetConfig]:
+    found: dict[str, DatasetConfig] = {}
     for piece, file in files:
-        config = found.setdefault(piece.config, Config(piece.config, piece.kind))
+        config = found.setdefault(piece.config, DatasetConfig(piece.config, piece.kind))
         size = (stage / piece.path).stat().st_size
         config.add(piece.split, piece.path, file.rows or 0, size)
     return list(found.values())

@@ -34,7 +34,7 @@ ORDER BY m.iteration NULLS FIRST, m.arm, m.role DESC, m.agent, m.model_id
 
 
 @dataclass(slots=True)
-class Config:
+class DatasetConfig:
     """One configuration of the dataset: its files by split, and how much is in them."""
 
     name: str
@@ -55,7 +55,7 @@ class Config:
         return _GRAIN[self.kind]
 
 
-def card(store: Store, configs: list[Config]) -> str:
+def write_card(store: Store, configs: list[DatasetConfig]) -> str:
     """The whole text of README.md. The licence is left to whoever publishes the data."""
     from jinja2 import Environment, StrictUndefined
 
@@ -65,10 +65,10 @@ def card(store: Store, configs: list[Config]) -> str:
     environment = Environment(
         trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, keep_trailing_newline=True
     )
-    environment.filters |= {"cell": _cell, "code": markdown.code}
+    environment.filters |= {"cell": _escape_cell, "code": markdown.code}
     template = files("society.exporting").joinpath("card.md.jinja").read_text(encoding="utf-8")
     return environment.from_string(template).render(
-        front_matter=_front_matter(run.name if run else "run", configs),
+        front_matter=_build_front_matter(run.name if run else "run", configs),
         run=run,
         experiment=Experiment.from_json(run.config) if run else None,
         version=version("multiagent-finetuning"),
@@ -80,7 +80,7 @@ def card(store: Store, configs: list[Config]) -> str:
     )
 
 
-def _front_matter(name: str, configs: list[Config]) -> str:
+def _build_front_matter(name: str, configs: list[DatasetConfig]) -> str:
     from huggingface_hub import DatasetCardData
 
     default = next((c for c in configs if c.kind == "debates"), configs[0])
@@ -104,6 +104,6 @@ def _front_matter(name: str, configs: list[Config]) -> str:
     return str(data.to_yaml())
 
 
-def _cell(value: object) -> str:
+def _escape_cell(value: object) -> str:
     """A value for a cell of a Markdown table."""
     return "" if value is None else markdown.escape(str(value))

@@ -15,12 +15,11 @@ from pathlib import Path
 from finetune.datasets import derive_datasets
 from society.config.load import ConfigError
 from society.config.schema import Config
-from society.importing import debates, experiment, recognised
-from society.importing.debates import Debates
-from society.importing.experiment import Source
-from society.importing.questions import Questions
-from society.importing.spoken import TranscriptError
-from society.importing.told import NAMELESS, rows
+from society.importing import debates, experiment, formats
+from society.importing.debates import ImportedDebates, TranscriptError
+from society.importing.experiment import ImportSource
+from society.importing.questions import ImportedQuestions
+from society.importing.rows import NAMELESS, build_rows
 from society.method.arms import build_arms
 from society.method.finetuning import build_rules, tuned_roles
 from society.method.voting import default_quorum
@@ -29,7 +28,7 @@ from society.runs.folder import RunFolder
 from store.ledger import Store
 from store.records import Model, Row, Split, utc_now
 
-__all__ = ["Imported", "Source", "TranscriptError", "import_file"]
+__all__ = ["ImportSource", "Imported", "TranscriptError", "import_file"]
 
 _ROWS_AT_ONCE = 4096
 
@@ -48,7 +47,7 @@ class Imported:
 def import_file(
     path: Path,
     folder: RunFolder,
-    source: Source,
+    source: ImportSource,
     *,
     split: Split = "train",
     iteration: int | None = None,
@@ -62,20 +61,20 @@ def import_file(
     """
     if folder.path.exists():
         raise ConfigError(f"{folder.path} is there already; take another --name")
-    judge, config = experiment.judge(source, folder)
-    spoken = recognised.read(path, split, iteration)
+    judge, config = experiment.load_reading_rules(source, folder)
+    spoken = formats.read_transcripts(path, split, iteration)
     problems: list[str] = []
     prefix = "" if source.answers is None else f"{judge.task.name}:"
-    questions = Questions(judge.task, judge.read_gold, judge.known, problems, prefix)
-    told = debates.gather(spoken, questions.gather(spoken), problems)
+    questions = ImportedQuestions(judge.task, judge.read_gold, judge.known, problems, prefix)
+    told = debates.gather_debates(spoken, questions.gather(spoken), problems)
     if told.left_out and not skip_incomplete:
         problems += [f"{each}; complete it, or use --skip-incomplete" for each in told.left_out]
     elif not told.complete:
         problems.append("no debate is complete")
     if not problems:
-        config = experiment.completed(source, config, folder, told)
+        config = experiment.complete_config(source, config, folder, told)
         if config.society.others == "summarized":
-            problems += debates.unexplained(told)
+            problems += debates.find_unexplained(told)
     if problems:
         raise TranscriptError(str(path), problems)
     _write(folder, _Content(config, source, questions, told))
@@ -85,9 +84,9 @@ def import_file(
 @dataclass(frozen=True, slots=True)
 class _Content:
     config: Config
-    source: Source
-    questions: Questions
-    debates: Debates
+    source: ImportSource
+    questions: ImportedQuestions
+    debates: ImportedDebates
 
     def rows(self) -> Iterator[Row]:
         """Everything but the datasets, question by question."""
@@ -101,7 +100,7 @@ class _Content:
                 seen.add(debate.question_id)
                 yield self.questions.record(debate.question_id, position[debate.stage.split])
                 position[debate.stage.split] += 1
-            yield from rows(
+            yield from build_rows(
                 debate,
                 self.questions.asked(debate.question_id),
                 self.questions.task,
@@ -118,7 +117,7 @@ def _write(folder: RunFolder, content: _Content) -> None:
     draft = RunFolder(folder.name, folder.path.with_name(f".{folder.name}.importing"))
     shutil.rmtree(draft.path, ignore_errors=True)
     try:
-        with folders.start(draft, content.config) as store:
+        with folders.start_run(draft, content.config) as store:
             for batch in _batches(content.rows()):
                 store.write(*batch)
             _build_datasets(store, content)
@@ -170,4 +169,4 @@ def _write_questions(folder: RunFolder, content: _Content) -> None:
     for split, lines in asked.items():
         if lines:
             text = "".join(f"{line}\n" for line in lines.values())
-            experiment.questions_file(folder, split).write_text(text, encoding="utf-8")
+            experiment.locate_questions(folder, split).write_text(text, encoding="utf-8")

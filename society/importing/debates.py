@@ -1,12 +1,14 @@
-"""From single responses to whole debates: all of the same size, none with a hole."""
+"""Responses of a transcript file, and the whole debates they make: one size, no missing answer."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from society.importing.spoken import Spoken
+from providers.types import FinishReason
+from society.config.load import ConfigError
 from store.records import StageKey, TurnKind
 
 TurnPlace = tuple[int, int, TurnKind]
@@ -17,12 +19,12 @@ Size = tuple[tuple[int, ...], int]
 
 
 @dataclass(frozen=True, slots=True)
-class ToldDebate:
+class ImportedDebate:
     """One debate; `spoken` by (agent, round, kind)."""
 
     stage: StageKey
     question_id: str
-    spoken: Mapping[TurnPlace, Spoken]
+    spoken: Mapping[TurnPlace, ImportedTurn]
 
     @property
     def title(self) -> str:
@@ -54,13 +56,13 @@ class ToldDebate:
 
 
 @dataclass(frozen=True, slots=True)
-class Debates:
+class ImportedDebates:
     """The complete debates, each of `rounds`; `left_out` says what the others lack.
 
     `numbers` are what the file calls the agents. In the debates they are 1, 2, … in that order.
     """
 
-    complete: tuple[ToldDebate, ...]
+    complete: tuple[ImportedDebate, ...]
     numbers: tuple[int, ...]
     rounds: int
     left_out: tuple[str, ...]
@@ -76,13 +78,15 @@ class Debates:
         return any(kind == "summary" for debate in self.complete for _, _, kind in debate.spoken)
 
 
-def gather(spoken: Sequence[Spoken], ids: Sequence[str], problems: list[str]) -> Debates:
+def gather_debates(
+    spoken: Sequence[ImportedTurn], ids: Sequence[str], problems: list[str]
+) -> ImportedDebates:
     """Group responses (with their question ids) into debates.
 
     The size of a debate is what most complete debates have; all others are incomplete. Numbers of
     agents may have gaps. A response that is there twice goes to `problems`.
     """
-    grouped: dict[tuple[StageKey, str], dict[TurnPlace, Spoken]] = {}
+    grouped: dict[tuple[StageKey, str], dict[TurnPlace, ImportedTurn]] = {}
     for each, question_id in zip(spoken, ids, strict=True):
         places = grouped.setdefault((each.stage, question_id), {})
         before = places.setdefault(each.place, each)
@@ -91,18 +95,18 @@ def gather(spoken: Sequence[Spoken], ids: Sequence[str], problems: list[str]) ->
                 f"{each.where}: {each.kind} of agent {each.agent} in round {each.round} is in "
                 f"{before.where} already; remove one, or tell them apart by iteration or decoding"
             )
-    debates = [ToldDebate(stage, name, places) for (stage, name), places in grouped.items()]
-    usual = _usual_size(debates)
+    debates = [ImportedDebate(stage, name, places) for (stage, name), places in grouped.items()]
+    usual = _find_usual_size(debates)
     complete, left_out = [], []
     for debate in debates:
-        if (lack := _lack(debate, usual)) is None:
-            complete.append(_renumbered(debate, usual[0]))
+        if (lack := _describe_lack(debate, usual)) is None:
+            complete.append(_renumber_agents(debate, usual[0]))
         else:
             left_out.append(f"{debate.title}: {lack}")
-    return Debates(tuple(complete), *usual, tuple(left_out))
+    return ImportedDebates(tuple(complete), *usual, tuple(left_out))
 
 
-def unexplained(debates: Debates) -> Iterator[str]:
+def find_unexplained(debates: ImportedDebates) -> Iterator[str]:
     """Turns whose prompt cannot be rebuilt: neither the messages nor the summary are there."""
     for debate in debates.complete:
         for (agent, number, kind), spoken in debate.spoken.items():
@@ -116,7 +120,7 @@ def unexplained(debates: Debates) -> Iterator[str]:
                 )
 
 
-def _usual_size(debates: Sequence[ToldDebate]) -> Size:
+def _find_usual_size(debates: Sequence[ImportedDebate]) -> Size:
     sizes = Counter(debate.size for debate in debates if debate.missing(debate.size) is None)
     whole = [set(agents) for agents, _ in sizes if _has_no_gap(agents)]
     # A gap is a hole where other debates have the agent, and a way of counting where none has.
@@ -139,7 +143,7 @@ def _has_no_gap(agents: tuple[int, ...]) -> bool:
     return agents[-1] == len(agents)
 
 
-def _lack(debate: ToldDebate, usual: Size) -> str | None:
+def _describe_lack(debate: ImportedDebate, usual: Size) -> str | None:
     if (missing := debate.missing(usual)) is not None:
         (agent, number), lacking = missing
         more = f" and {lacking - 1:,} more answers" if lacking > 1 else ""
@@ -153,7 +157,7 @@ def _lack(debate: ToldDebate, usual: Size) -> str | None:
     return None
 
 
-def _renumbered(debate: ToldDebate, agents: tuple[int, ...]) -> ToldDebate:
+def _renumber_agents(debate: ImportedDebate, agents: tuple[int, ...]) -> ImportedDebate:
     if _has_no_gap(agents):
         return debate
     number = {agent: place for place, agent in enumerate(agents, start=1)}
@@ -162,3 +166,86 @@ def _renumbered(debate: ToldDebate, agents: tuple[int, ...]) -> ToldDebate:
         for (agent, at, kind), each in debate.spoken.items()
     }
     return replace(debate, spoken=spoken)
+
+
+_MOST_CAUSES = 20
+_MOST_PLACES = 8
+_VALUE = re.compile(r"""\d+|'[^']*'|"[^"]*\"""")
+
+
+class TranscriptError(ConfigError):
+    """A transcript file cannot be imported; nothing was written. One entry per cause."""
+
+    def __init__(self, source: str, problems: Sequence[str]) -> None:
+        causes = group_problems(problems)
+        lines = [
+            f"{source} cannot be imported, {len(problems)} problem(s):",
+            *causes[:_MOST_CAUSES],
+        ]
+        if len(causes) > _MOST_CAUSES:
+            lines.append(f"… and {len(causes) - _MOST_CAUSES} more causes")
+        super().__init__("\n  ".join(lines))
+        self.problems = tuple(problems)
+
+
+def group_problems(problems: Sequence[str]) -> list[str]:
+    """Every cause once, with the places that have it too; each problem is "PLACE: what is wrong".
+
+    Causes are one where they differ in numbers and quoted values only.
+    """
+    causes: dict[str, list[str]] = {}
+    for problem in problems:
+        causes.setdefault(_VALUE.sub("", problem), []).append(problem)
+    return [_merge_alike(alike) for alike in causes.values()]
+
+
+def _merge_alike(alike: Sequence[str]) -> str:
+    first, *rest = alike
+    if not rest:
+        return first
+    places = [problem.partition(": ")[0] for problem in rest]
+    shown = ", ".join(places[:_MOST_PLACES]) + (", …" if len(places) > _MOST_PLACES else "")
+    return f"{first}\n    and {len(rest)} more like it: {shown}"
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedTurn:
+    """One response. `where` is its place in the file, for messages.
+
+    `messages` is the conversation it answered, as `store.records.messages_json` writes it; None
+    where the file has none. `answer` is None where it is to be read from the response. `meta` is
+    the question's, as a JSON object.
+    """
+
+    where: str
+    stage: StageKey
+    question: str
+    agent: int
+    round: int
+    response: str
+    kind: TurnKind = "answer"
+    question_id: str | None = None
+    gold: str | None = None
+    model: str | None = None
+    messages: str | None = None
+    answer: str | None = None
+    finish_reason: FinishReason = "stop"
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    latency_ms: float = 0.0
+    error: str | None = None
+    meta: str | None = None
+
+    @property
+    def place(self) -> tuple[int, int, TurnKind]:
+        """Where it stands in its debate."""
+        return self.agent, self.round, self.kind
+
+
+def to_text(value: str | int | float | None) -> str | None:
+    """A gold answer or an answer as text; None where there is none."""
+    if value is None:
+        return None
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        value = int(value)
+    return str(value).strip() or None

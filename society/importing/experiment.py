@@ -12,7 +12,7 @@ from evals.tasks.base import ReadsGold, Split, Task
 from society.config import load as experiments
 from society.config.load import ConfigError
 from society.config.schema import Config
-from society.importing.debates import Debates
+from society.importing.debates import ImportedDebates
 from society.importing.questions import KnownQuestion, ReadGold
 from society.method.experiment import load_experiment
 from society.method.questions import Questions
@@ -27,7 +27,7 @@ _KIND_OPTIONS = {"choice_count": "choices", "case": "case", "tolerance": "tolera
 
 
 @dataclass(frozen=True, slots=True)
-class Judge:
+class ReadingRules:
     """How answers and gold answers are read, and which questions the experiment is known to ask."""
 
     task: Task
@@ -36,7 +36,7 @@ class Judge:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ImportSource:
     """Where the settings of an import come from: `experiment`, `task` or `answers`, one of them."""
 
     experiment: str | None
@@ -54,7 +54,7 @@ class Source:
             )
 
 
-def judge(source: Source, folder: RunFolder) -> tuple[Judge, Config]:
+def load_reading_rules(source: ImportSource, folder: RunFolder) -> tuple[ReadingRules, Config]:
     """The judge of the transcripts, and the experiment as far as the user has set it.
 
     Raises `ConfigError` for an experiment, task, kind or setting that cannot be used.
@@ -62,25 +62,29 @@ def judge(source: Source, folder: RunFolder) -> tuple[Judge, Config]:
     if source.experiment is not None:
         loaded = load_experiment(source.experiment, source.settings)
         task = loaded.questions.task
-        return Judge(task, _gold_reader(task), _known(loaded.questions)), loaded.config
-    config = experiments.build_config(_table(source, folder), "--set", source.settings)
+        return ReadingRules(
+            task, _choose_gold_reader(task), _list_known(loaded.questions)
+        ), loaded.config
+    config = experiments.build_config(_build_table(source, folder), "--set", source.settings)
     try:
         task = tasks.load(config.task.name, config.task.options)
         if source.answers is None:
-            return Judge(task, _gold_reader(task), {}), config
+            return ReadingRules(task, _choose_gold_reader(task), {}), config
         kind = answers.load_kind(source.answers, _kind_options(config))
-        return Judge(task, kind.read_gold, {}), config
+        return ReadingRules(task, kind.read_gold, {}), config
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
 
-def completed(source: Source, config: Config, folder: RunFolder, debates: Debates) -> Config:
+def complete_config(
+    source: ImportSource, config: Config, folder: RunFolder, debates: ImportedDebates
+) -> Config:
     """The experiment with its size as found, where it is not the user's own.
 
     Raises `ConfigError` where the user's own is of another size.
     """
     if source.experiment is None:
-        made = {**_found(debates), **_table(source, folder)}
+        made = {**_derive_settings(debates), **_build_table(source, folder)}
         config = experiments.build_config(made, "--set", source.settings)
     size = (config.society.agents, config.society.rounds)
     if size != (debates.agents, debates.rounds):
@@ -92,16 +96,16 @@ def completed(source: Source, config: Config, folder: RunFolder, debates: Debate
     return config
 
 
-def questions_file(folder: RunFolder, split: Split) -> Path:
+def locate_questions(folder: RunFolder, split: Split) -> Path:
     """Where the questions of an import lie whose task is only a kind of answer."""
     return folder.path / f"questions-{split}.jsonl"
 
 
-def _table(source: Source, folder: RunFolder) -> dict[str, Any]:
+def _build_table(source: ImportSource, folder: RunFolder) -> dict[str, Any]:
     task: dict[str, Any] = {"name": source.task}
     if source.answers is not None:
         files: dict[str, Any] = {
-            f"{split}_path": str(questions_file(folder, split)) for split in ("train", "eval")
+            f"{split}_path": str(locate_questions(folder, split)) for split in ("train", "eval")
         }
         task = {"name": "file", "answer": source.answers, "label": LABEL, "gold": "gold", **files}
     return {"model": f"replay:{folder.path}", "task": task}
@@ -112,7 +116,7 @@ def _kind_options(config: Config) -> dict[str, object]:
     return {option: given[name] for name, option in _KIND_OPTIONS.items() if name in given}
 
 
-def _found(debates: Debates) -> dict[str, Any]:
+def _derive_settings(debates: ImportedDebates) -> dict[str, Any]:
     stages = {debate.stage for debate in debates.complete}
     asked: dict[Split, dict[int, set[str]]] = {"train": {}, "eval": {}}
     for debate in debates.complete:
@@ -132,14 +136,14 @@ def _found(debates: Debates) -> dict[str, Any]:
     return found
 
 
-def _known(questions: Questions) -> dict[str, KnownQuestion]:
+def _list_known(questions: Questions) -> dict[str, KnownQuestion]:
     training = questions.all_training_questions()
     known = {q.text.strip(): KnownQuestion(q, "train", n) for n, q in enumerate(training)}
     held_out = questions.evaluation_sets[0].questions()
     return known | {q.text.strip(): KnownQuestion(q, "eval", n) for n, q in enumerate(held_out)}
 
 
-def _gold_reader(task: Task) -> ReadGold:
+def _choose_gold_reader(task: Task) -> ReadGold:
     if isinstance(task, ReadsGold):
         return task.read_gold
 

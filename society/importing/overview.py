@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TextIO
 
 from society.importing import Imported
-from society.importing.spoken import grouped
+from society.importing.debates import group_problems
 from society.terminal.output import one_line, write_line
-from society.terminal.table import write
+from society.terminal.table import write_rows
 from store.ledger import Store
 
-_SHOWN = 5
+_MOST_LEFT_OUT = 5
 
 _DEBATES = """
     WITH spoken AS (
@@ -54,22 +54,24 @@ _DATASETS = """
 _DATASET_COLUMNS = ("dataset", "examples", "corrected", "kept", "note")
 
 
-def show(imported: Imported, stream: TextIO) -> None:
+def show_import(imported: Imported, stream: TextIO) -> None:
     """Print what the new run holds and which debates were left out."""
     folder, society = imported.folder, imported.config.society
     write_line(stream, f"run {folder.name}: {society.agents} agents, {society.rounds} rounds")
     if (numbers := imported.numbers)[-1] != len(numbers):
         called = ", ".join(map(str, numbers))
         write_line(stream, f"agents {called} of the file are 1 to {len(numbers)} in the run")
-    left_out = grouped(imported.left_out)
-    for each in left_out[:_SHOWN]:
+    left_out = group_problems(imported.left_out)
+    for each in left_out[:_MOST_LEFT_OUT]:
         write_line(stream, f"left out: {one_line(each)}")
-    if len(left_out) > _SHOWN:
-        write_line(stream, f"left out: {len(left_out) - _SHOWN} more causes")
+    if len(left_out) > _MOST_LEFT_OUT:
+        write_line(stream, f"left out: {len(left_out) - _MOST_LEFT_OUT} more causes")
     store = Store.open(folder.database, read_only=True)
     try:
-        write(_DEBATE_COLUMNS, store.rows(_DEBATES, {"rounds": society.rounds}), "table", stream)
+        write_rows(
+            _DEBATE_COLUMNS, store.rows(_DEBATES, {"rounds": society.rounds}), "table", stream
+        )
         if found := store.rows(_DATASETS):
-            write(_DATASET_COLUMNS, found, "table", stream)
+            write_rows(_DATASET_COLUMNS, found, "table", stream)
     finally:
         store.close()

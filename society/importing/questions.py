@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from evals.tasks.base import Split, Task, TaskQuestion
 from evals.tasks.dataset import text_id
-from society.importing.spoken import Spoken
+from society.importing.debates import ImportedTurn
 from store.records import Question
 
 ReadGold = Callable[[str], str]
@@ -24,7 +24,7 @@ class KnownQuestion:
 
 
 @dataclass(slots=True)
-class _Found:
+class _FoundQuestion:
     where: str
     text: str
     split: Split
@@ -34,7 +34,7 @@ class _Found:
 
 
 @dataclass(slots=True)
-class Questions:
+class ImportedQuestions:
     """The questions of a file, gathered response by response.
 
     `known` are those the experiment's own task asks, by their text; they keep their ids. `prefix`
@@ -46,11 +46,11 @@ class Questions:
     known: Mapping[str, KnownQuestion]
     problems: list[str]
     prefix: str = ""
-    found: dict[str, _Found] = field(default_factory=dict)
+    found: dict[str, _FoundQuestion] = field(default_factory=dict)
     _given: dict[str, set[str]] = field(default_factory=dict)
     _splits: dict[str, tuple[Split, str]] = field(default_factory=dict)
 
-    def gather(self, spoken: Sequence[Spoken]) -> list[str]:
+    def gather(self, spoken: Sequence[ImportedTurn]) -> list[str]:
         """The question id of every response. What contradicts itself goes to `problems`."""
         for each in spoken:
             if each.question_id is not None:
@@ -78,12 +78,12 @@ class Questions:
             meta=json.dumps(dict(question.meta)) if question.meta else found.meta,
         )
 
-    def _ask(self, spoken: Spoken) -> str:
+    def _ask(self, spoken: ImportedTurn) -> str:
         text = spoken.question.strip()
         question_id = self._named(spoken, text)
         found = self.found.get(question_id)
         if found is None:
-            found = _Found(spoken.where, text, spoken.stage.split)
+            found = _FoundQuestion(spoken.where, text, spoken.stage.split)
             self.found[question_id] = found
             self._check_split(spoken, text)
         elif found.text != text:
@@ -98,7 +98,7 @@ class Questions:
         self._compare_gold(spoken, found, question_id)
         return question_id
 
-    def _named(self, spoken: Spoken, text: str) -> str:
+    def _named(self, spoken: ImportedTurn, text: str) -> str:
         if (known := self.known.get(text)) is not None:
             return known.question.question_id
         given = {spoken.question_id} if spoken.question_id else self._given.get(text, set())
@@ -109,7 +109,7 @@ class Questions:
             )
         return f"{self.prefix}{min(given)}" if given else text_id(self.task.name, text)
 
-    def _check_split(self, spoken: Spoken, text: str) -> None:
+    def _check_split(self, spoken: ImportedTurn, text: str) -> None:
         split, where = self._splits.setdefault(text, (spoken.stage.split, spoken.where))
         known = self.known.get(text)
         if split != spoken.stage.split:
@@ -120,13 +120,13 @@ class Questions:
                 f"the transcript has it in {split}; import it with --split {known.split}"
             )
 
-    def _two_splits(self, spoken: Spoken, where: str) -> None:
+    def _two_splits(self, spoken: ImportedTurn, where: str) -> None:
         self.problems.append(
             f"{spoken.where}: this question is in split {spoken.stage.split} here and in the other "
             f"in {where}; training and evaluation questions must differ, remove it from one"
         )
 
-    def _compare_gold(self, spoken: Spoken, found: _Found, question_id: str) -> None:
+    def _compare_gold(self, spoken: ImportedTurn, found: _FoundQuestion, question_id: str) -> None:
         raw = spoken.gold
         if raw is None or raw == found.raw:
             return

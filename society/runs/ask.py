@@ -1,4 +1,4 @@
-"""One debate of a run's newest society over a question of the user's own."""
+"""One debate of a run's newest society about the user's own question."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from store.records import Row, StageKey, Turn
 
 _NEWEST = "select coalesce(max(iteration), 0) from votes where split = 'eval' and arm = ?"
 
-# Somebody waits at a terminal: a server that is down is told of soon. All models of the newest
-# society have answered before, so one that is missing now is not on its way.
+# The user waits at a terminal, so a server that is down is reported soon. All models of the newest
+# society have answered before, so a model that is missing now will not appear later.
 _GIVE_UP_AFTER_S = 30.0
 
 
 def open_store(folder: RunFolder) -> Store:
-    """The run's store: for reading, or for writing where asking costs something that has to count.
+    """The run's store, for reading; for writing if asking costs something that must be counted.
 
-    Raises `NothingStored` for a database without a run, and `StoreLocked` where a run that pays is
-    going on: it counts alone.
+    Raises `NothingStored` for a database without a run, and `StoreLocked` for a running run that
+    pays, since only the running process may count its costs.
     """
     store = Store.open(folder.database, read_only=True)
     try:
@@ -54,14 +54,13 @@ def open_store(folder: RunFolder) -> Store:
     if not live:
         return Store.open(folder.database, create=False)
     raise StoreLocked(
-        f"run {folder.name!r} is going on and counts what it pays, so a question that costs "
-        "something has to wait for its end"
+        f"run {folder.name!r} is running and counts what it pays; ask a question that costs "
+        "something when it has ended"
     )
 
 
-def show(folder: RunFolder, store: Store, text: str, stream: TextIO) -> None:
-    """Debate `text` with the newest society of a run's main arm; print every turn as it comes,
-    then the vote.
+def show_debate(folder: RunFolder, store: Store, text: str, stream: TextIO) -> None:
+    """Let the newest society of a run's main arm debate `text`; print each turn, then the vote.
 
     Raises `ConfigError` for an empty question, `NothingStored` for a database without a run, and
     the provider's errors.
@@ -70,14 +69,14 @@ def show(folder: RunFolder, store: Store, text: str, stream: TextIO) -> None:
         raise ConfigError(f"the question {text!r} is empty; ask something")
     config = Config.from_json(stored_run.load_run(store).config)
     console = Screen(stream)
-    newest = newest_iteration(store, config)
+    newest = find_newest_iteration(store, config)
     who = f"the society of iteration {newest}" if newest else "the untuned society"
     title = f"{who} of run {one_line(folder.name)} debates: {plain(text)}"
     console.print(Text(title, style="bold"))
-    tally = asyncio.run(ask(folder, config, store, text, partial(_print, console)))
+    tally = asyncio.run(debate_question(folder, config, store, text, partial(_print, console)))
     console.print(Rule(style="dim"))
     if tally.answer is None:
-        console.print("no agent has stated a final answer")
+        console.print("no agent stated a final answer")
         return
     tie = ", a tie" if tally.tie else ""
     console.print(
@@ -98,22 +97,22 @@ def _print(console: Screen, turn: Turn) -> None:
         console.print(Text(f"(no response: {plain(turn.error)})", style="red"))
 
 
-async def ask(
+async def debate_question(
     folder: RunFolder,
     config: Config,
     store: Store,
     text: str,
     show: Callable[[Turn], None],
 ) -> Tally:
-    """Debate `text`, handing every turn to `show` as it comes; returns the last round's vote.
+    """Let the newest society debate `text`, passing each turn to `show`; return the last vote.
 
-    Of what is said nothing is stored, and of what it costs all, where `store` can be written to.
-    Raises the provider's errors.
+    The turns are not stored. Their cost is, if `store` can be written to. Raises the provider's
+    errors.
     """
-    newest = newest_iteration(store, config)
+    newest = find_newest_iteration(store, config)
     connections = Connections.open(config, folder.models).with_deadline(_GIVE_UP_AFTER_S)
     if not store.read_only:
-        connections = budget.metered(connections, config, store, in_passing=True)
+        connections = budget.budget_connections(connections, config, store, in_passing=True)
     try:
         arm = main_arm(config)
         society = load_society(store, connections.start_society(arm.agents), newest, arm.name)
@@ -122,7 +121,7 @@ async def ask(
             society,
             tasks.load(config.task.name, config.task.options),
             connections,
-            _Nowhere(),
+            _Unstored(),
             StageKey(newest, "eval", arm.name, "sampled"),
             build_debate_rules(config, arm, "sampled"),
             on_turn=show,
@@ -133,13 +132,12 @@ async def ask(
     return tallies[-1]
 
 
-def newest_iteration(store: Store, config: Config) -> int:
-    """The last iteration of the main arm whose tuning is complete: its society has been evaluated.
-    0: untuned."""
+def find_newest_iteration(store: Store, config: Config) -> int:
+    """The last iteration of the main arm whose society has been evaluated; 0: untuned."""
     [(newest,)] = store.rows(_NEWEST, [main_arm(config).name])
     return int(newest)
 
 
-class _Nowhere:
+class _Unstored:
     async def append(self, *rows: Row) -> None:
-        """A question that was asked in passing is no part of the run."""
+        """Discard the rows: this question is not part of the run."""

@@ -1,7 +1,7 @@
-"""Cancelling the fine-tuning jobs of a run that go on elsewhere although nobody works on the run.
+"""Cancelling the remote fine-tuning jobs and batches of a stopped run.
 
-Stopping a run leaves its remote jobs running on purpose: starting it again adopts them. This is for
-when they are no longer wanted.
+Stopping a run leaves its remote jobs running on purpose: resuming the run adopts them. Cancel them
+when the run is no longer wanted.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from store.records import Job, utc_now
 
 _OPEN = ("intent", "submitted", "running")
 _REASON = "cancelled by `society cancel`"
-_IN_PROCESS = "trained in the process of the run itself, which has ended"
+_IN_PROCESS = "trained in the process of the run, which has ended"
 _MOST_ATTEMPTS = 100
 
-# What was asked of a provider in batches, and how much of that has been stored.
+# How many answers of a provider's batches are stored; a shared turn was not asked itself.
 _ANSWERED = """
 SELECT count(*) FROM turns JOIN models USING (model_id)
 WHERE provider = ? AND split = 'eval' AND shared_turn_id IS NULL
@@ -45,26 +45,26 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Waits:
-    """How long a server has to end a job it was asked to cancel: looks, and seconds in between.
+class CancelLimits:
+    """How long a server has to end a cancelled job: number of polls, and seconds between them.
 
-    A call that fails is tried again for `call_s`. All jobs together are given up after `total_s`,
-    or `each_s` for every one where that is more; meanwhile something is told every `told_every_s`.
+    A failed call is retried for `call_s`. All jobs together are given up after `total_s`, or after
+    `each_s` for each job if that is longer; a message follows every `report_every_s`.
     """
 
-    looks: int = 5
+    polls: int = 5
     pause_s: float = 1.0
     call_s: float = 20.0
     total_s: float = 60.0
     each_s: float = 2.0
-    told_every_s: float = 5.0
+    report_every_s: float = 5.0
 
 
 async def cancel_all(folders: Sequence[RunFolder], tell: Tell) -> int:
-    """Cancel the jobs of all these runs together; returns how many could not be dealt with.
+    """Cancel the jobs of all these runs at the same time; return how many could not be cancelled.
 
-    What is told of one run of several stays together. A run that cannot be opened, such as one that
-    is being worked on, is among the failures; where it is the only one, the error is raised.
+    The messages of one run stay together. A run that cannot be opened, such as a running one,
+    counts as a failure; if it is the only run, its error is raised.
     """
     if len(folders) == 1:
         with Store.open(folders[0].database, create=False) as store:
@@ -79,7 +79,7 @@ async def cancel_all(folders: Sequence[RunFolder], tell: Tell) -> int:
                 )
         except StoreError as error:
             failures = 1
-            lines.append(f"not looked at: {error}")
+            lines.append(f"skipped: {error}")
         tell("\n".join((f"run {folder.name}:", *lines)))
         return failures
 
@@ -90,86 +90,86 @@ async def cancel(
     folder: RunFolder,
     store: Store,
     tell: Tell,
-    waits: Waits | None = None,
+    limits: CancelLimits | None = None,
     *,
     hint: Tell | None = None,
 ) -> int:
-    """Cancel every job of the run that is under way elsewhere, record it and tell what was done.
+    """Cancel every remote job of the run, record it, and tell what became of each.
 
-    Returns how many could not be dealt with. A job that has succeeded meanwhile stays as it is.
-    `hint` is told what is waited for, by default `tell`. Raises `NothingStored` for a database
-    without a run, and the store's errors.
+    Returns how many could not be cancelled. A job that has succeeded meanwhile stays as it is.
+    `hint` gets messages about waiting; by default that is `tell`. Raises `NothingStored` for a
+    database without a run, and the store's errors.
     """
     config = Config.from_json(stored_run.load_run(store).config)
-    jobs = open_jobs(store)
+    jobs = list_open_jobs(store)
     by_address: dict[str, list[Job]] = {a: [] for a in config.addresses if store.batches(a)}
     if not jobs and not by_address:
         tell("no fine-tuning job of this run is under way")
         return 0
     for job in jobs:
-        by_address.setdefault(address_of(config, job), []).append(job)
+        by_address.setdefault(find_address(config, job), []).append(job)
     failures, providers = 0, []
-    waits = waits or Waits()
+    limits = limits or CancelLimits()
     work: dict[asyncio.Task[str], str] = {}
     try:
         for address, found in by_address.items():
             if registry.info(address).in_process:
                 for job in found:
-                    tell(f"{_title(job)}: {_IN_PROCESS}")
+                    tell(f"{_name_job(job)}: {_IN_PROCESS}")
                 continue
             try:
-                provider = _connected(folder, config, address, waits)
+                provider = _connect(folder, config, address, limits)
             except ProviderError as error:
                 tell(f"{address}: {error}")
                 failures += len(found) or 1
                 continue
             providers.append(provider)
-            work |= _started(provider, folder, config, store, found, waits)
-        return failures + await _ended(work, tell, hint or tell, waits)
+            work |= _start_tasks(provider, folder, config, store, found, limits)
+        return failures + await _await_tasks(work, tell, hint or tell, limits)
     finally:
         for provider in providers:
             await provider.close()
 
 
-def open_jobs(store: Store) -> list[Job]:
-    """The jobs that were meant to be submitted and of which no end is known."""
+def list_open_jobs(store: Store) -> list[Job]:
+    """The jobs that were submitted, or were about to be, and whose end is unknown."""
     return [job for job in store.jobs() if job.status in _OPEN]
 
 
-def going_on(databases: Iterable[Path]) -> list[str]:
-    """What of stopped runs is known to be at a provider, in words: jobs and batches."""
+def list_remote_work(databases: Iterable[Path]) -> list[str]:
+    """What stopped runs have left at providers, in words: counts of jobs and of batches."""
     counts = {"fine-tuning job(s)": 0, "batch(es)": 0}
     for database in databases:
         with suppress(StoreError), Store.open(database, read_only=True) as store:
             if (run := store.run()) is not None:
                 config = Config.from_json(run.config)
-                counts["fine-tuning job(s)"] += len(_created(store, config))
-                counts["batch(es)"] += sum(_open_batches(store, a) for a in config.addresses)
+                counts["fine-tuning job(s)"] += len(_list_created(store, config))
+                counts["batch(es)"] += sum(_count_open_batches(store, a) for a in config.addresses)
     return [f"{count} {what}" for what, count in counts.items() if count]
 
 
-def running_elsewhere(database: Path) -> int:
-    """How many jobs of a stopped run go on at a provider; 0 where the database cannot be read.
+def count_remote_jobs(database: Path) -> int:
+    """How many jobs of a stopped run are still at a provider; 0 if the database cannot be read.
 
-    One that was only meant to be created does not: resuming looks for it before creating it.
+    A job of which only the intent is stored does not count: resuming looks for it first.
     """
     try:
         with Store.open(database, read_only=True) as store:
             run = store.run()
-            return 0 if run is None else len(_created(store, Config.from_json(run.config)))
+            return 0 if run is None else len(_list_created(store, Config.from_json(run.config)))
     except StoreError:
         return 0
 
 
-def _created(store: Store, config: Config) -> list[Job]:
+def _list_created(store: Store, config: Config) -> list[Job]:
     return [
         job
-        for job in open_jobs(store)
-        if job.provider_job_id is not None and not registry.info(address_of(config, job)).in_process
+        for job in list_open_jobs(store)
+        if job.provider_job_id is not None and not registry.info(find_address(config, job)).in_process
     ]
 
 
-def _open_batches(store: Store, address: str) -> int:
+def _count_open_batches(store: Store, address: str) -> int:
     """How many of the newest batches have answers that are not stored."""
     created = [batch for batch in store.batches(address) if batch.batch_id is not None]
     asked = [set(json.loads(batch.custom_ids)) for batch in reversed(created)]
@@ -182,55 +182,57 @@ def _open_batches(store: Store, address: str) -> int:
     return count
 
 
-def address_of(config: Config, job: Job) -> str:
-    """The address of the base model that a job tunes; agent 0 is shared by all."""
+def find_address(config: Config, job: Job) -> str:
+    """The address of the base model that a job tunes; agent 0 stands for a shared model."""
     return config.agent_models[job.agent - 1] if job.agent else config.model
 
 
-def _connected(folder: RunFolder, config: Config, address: str, waits: Waits) -> Provider:
+def _connect(folder: RunFolder, config: Config, address: str, limits: CancelLimits) -> Provider:
     provider = registry.connect(address, config.settings_of(address), folder.models)
-    # Nothing has been sent over the first one, so there is nothing to close.
-    return provider.with_deadline(waits.call_s)
+    # The first provider has sent nothing, so there is nothing to close.
+    return provider.with_deadline(limits.call_s)
 
 
-def _started(
+def _start_tasks(
     provider: Provider,
     folder: RunFolder,
     config: Config,
     store: Store,
     jobs: Sequence[Job],
-    waits: Waits,
+    limits: CancelLimits,
 ) -> dict[asyncio.Task[str], str]:
-    """One task for each job, and one for all batches, with what it is about."""
+    """A task for each job and one for all batches, with the name that messages give it."""
     address = provider.base.address
-    canceller = _Canceller(provider, store, config, folder.name, waits)
-    work: list[tuple[str, Awaitable[str]]] = [(_title(job), canceller.cancel(job)) for job in jobs]
+    canceller = _Canceller(provider, store, config, folder.name, limits)
+    work: list[tuple[str, Awaitable[str]]] = [(_name_job(job), canceller.cancel(job)) for job in jobs]
     if provider.capabilities.batches and store.batches(address):
         work.append((address, canceller.cancel_batches()))
-    return {asyncio.ensure_future(_told(doing)): what for what, doing in work}
+    return {asyncio.ensure_future(_wrap_errors(doing)): what for what, doing in work}
 
 
-async def _told(doing: Awaitable[str]) -> str:
+async def _wrap_errors(doing: Awaitable[str]) -> str:
     try:
         return await doing
-    except (ProviderError, Unrecognized) as error:
-        raise _NotCancelled(str(error)) from error
+    except (ProviderError, UnknownJob) as error:
+        raise _CancelFailed(str(error)) from error
 
 
-async def _ended(
-    work: Mapping[asyncio.Task[str], str], tell: Tell, hint: Tell, waits: Waits
+async def _await_tasks(
+    work: Mapping[asyncio.Task[str], str], tell: Tell, hint: Tell, limits: CancelLimits
 ) -> int:
-    """Tell what becomes of every task, for as long as `waits` allows; returns how many failed."""
-    until = time.monotonic() + max(waits.total_s, waits.each_s * len(work))
+    """Tell the outcome of every task, as long as `limits` allow; return how many failed."""
+    until = time.monotonic() + max(limits.total_s, limits.each_s * len(work))
     pending, failures = set(work), 0
     try:
         while pending and (left := until - time.monotonic()) > 0:
             done, pending = await asyncio.wait(
-                pending, timeout=min(left, waits.told_every_s), return_when=asyncio.FIRST_COMPLETED
+                pending,
+                timeout=min(left, limits.report_every_s),
+                return_when=asyncio.FIRST_COMPLETED,
             )
             for task in (task for task in work if task in done):
                 error = task.exception()
-                if error is not None and not isinstance(error, _NotCancelled):
+                if error is not None and not isinstance(error, _CancelFailed):
                     raise error
                 failures += error is not None
                 what = task.result() if error is None else f"not cancelled: {error}"
@@ -246,31 +248,31 @@ async def _ended(
     return failures + len(pending)
 
 
-class _NotCancelled(Exception):
-    """Why something goes on."""
+class _CancelFailed(Exception):
+    """Why a job or batch could not be cancelled."""
 
 
-class Unrecognized(Exception):
-    """A job whose description cannot be put together again, so that nobody can look for it."""
+class UnknownJob(Exception):
+    """A job whose specification cannot be rebuilt, so that no provider can look for it."""
 
 
 class _Canceller:
     def __init__(
-        self, provider: Provider, store: Store, config: Config, run: str, waits: Waits
+        self, provider: Provider, store: Store, config: Config, run: str, limits: CancelLimits
     ) -> None:
         self._provider = provider
         self._store = store
         self._config = config
         self._run = run
-        self._waits = waits
+        self._limits = limits
 
     async def cancel_batches(self) -> str:
-        """What became of all batches."""
+        """Cancel all batches; return what became of them."""
         records = StoredBatches(self._store, self._provider.base.address)
         return f"{await self._provider.batches(records).cancel()} batch(es) cancelled"
 
     async def cancel(self, job: Job) -> str:
-        """What became of the job."""
+        """Cancel one job; return what became of it."""
         handle = await self._handle(job)
         if handle is None:
             await self._record(job, "never created")
@@ -280,12 +282,12 @@ class _Canceller:
             state = await self._provider.poll(handle)
         except JobError as error:
             await self._record(job, "unknown")
-            return f"is not there any more ({error})"
+            return f"no longer exists at the provider ({error})"
         if not state.done:
             await self._provider.cancel(handle)
-            state = await self._ended(handle)
+            state = await self._await_end(handle)
         if state.status == "succeeded":
-            return f"{handle.job_id} had succeeded before; running again takes its model"
+            return f"{handle.job_id} had succeeded before; resuming the run adopts its model"
         if state.status == "failed":
             job = replace(job, status="failed", error=state.error, finished_at=utc_now())
             await self._store.append(replace(job, raw_status=state.raw_status))
@@ -296,15 +298,15 @@ class _Canceller:
     async def _handle(self, job: Job) -> JobHandle | None:
         if job.provider_job_id is not None:
             return JobHandle(job.provider_job_id, job.job_id, job.digest)
-        return await self._provider.find(description(self._store, self._config, self._run, job))
+        return await self._provider.find(rebuild_spec(self._store, self._config, self._run, job))
 
-    async def _ended(self, handle: JobHandle) -> JobState:
-        """The state once the server has ended the job, or the last one it told."""
-        for look in itertools.count(1):
+    async def _await_end(self, handle: JobHandle) -> JobState:
+        """The state when the server has ended the job, or the last state it reported."""
+        for poll in itertools.count(1):
             state = await self._provider.poll(handle)
-            if state.done or look >= self._waits.looks:
+            if state.done or poll >= self._limits.polls:
                 return state
-            await asyncio.sleep(self._waits.pause_s)
+            await asyncio.sleep(self._limits.pause_s)
         raise AssertionError
 
     async def _record(self, job: Job, raw_status: str) -> None:
@@ -319,27 +321,28 @@ class _Canceller:
         )
 
 
-def description(store: Store, config: Config, run: str, job: Job) -> FinetuneSpec:
-    """The job as it was described when it was to be submitted.
+def rebuild_spec(store: Store, config: Config, run: str, job: Job) -> FinetuneSpec:
+    """The specification that a job was submitted with.
 
-    Raises `Unrecognized` where the run's settings and data do not give it any more.
+    Raises `UnknownJob` if the run's settings and data no longer give it.
     """
     dataset = store.dataset(job.dataset_id)
     if dataset is not None:
-        described = build_plan(config, run, dataset, _start(store, config, job))
+        described = build_plan(config, run, dataset, _find_start(store, config, job))
         if job.settings is not None:
             described = described.with_settings(job.settings)
+        # The attempt is part of a job's name and is not stored: try them in order.
         for attempt in range(1, _MOST_ATTEMPTS):
             spec = described.spec(store, attempt)
             if spec.name == job.job_id and spec.digest == job.digest:
                 return spec
-    raise Unrecognized(
-        f"the run's settings and data do not give job {job.job_id} any more; look for it in "
-        "the provider's own list"
+    raise UnknownJob(
+        f"the run's settings and data no longer give job {job.job_id}; look for it in the "
+        "provider's own list"
     )
 
 
-def _start(store: Store, config: Config, job: Job) -> ModelRef:
+def _find_start(store: Store, config: Config, job: Job) -> ModelRef:
     bases: Mapping[str, ModelRef] = {
         model.provider: ModelRef(model.model_id, model.provider)
         for model in store.models()
@@ -356,5 +359,5 @@ def _start(store: Store, config: Config, job: Job) -> ModelRef:
     return before.model(job.agent, job.role)
 
 
-def _title(job: Job) -> str:
+def _name_job(job: Job) -> str:
     return f"iteration {job.iteration}, agent {job.agent}, {job.role}"

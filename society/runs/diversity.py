@@ -13,7 +13,7 @@ from society.costs import budget
 from society.method.connections import Connections
 from society.method.diversity import DiversityProbe
 from society.runs.folder import RunFolder
-from society.terminal.table import write
+from society.terminal.table import write_rows
 from store.ledger import Store
 from store.records import Diversity, StageKey
 
@@ -72,7 +72,7 @@ async def measure_run(
             + f" answering {' or '.join(section.decodings)}; see `society status {folder.name}`"
         )
     rows: list[Diversity] = []
-    connections = budget.metered(Connections.open(config, folder.models), config, store)
+    connections = budget.budget_connections(Connections.open(config, folder.models), config, store)
     probe = DiversityProbe(store, config, connections)
     try:
         for number, (stage, task) in enumerate(debated):
@@ -90,7 +90,9 @@ def show_measurements(rows: Sequence[Diversity], stream: TextIO) -> None:
     if not rows:
         stream.write("nothing was left to be measured\n")
         return
-    write(_COLUMNS, [[getattr(row, name) for name in _COLUMNS] for row in rows], "table", stream)
+    write_rows(
+        _COLUMNS, [[getattr(row, name) for name in _COLUMNS] for row in rows], "table", stream
+    )
 
 
 def _apply_choice(config: Config, choice: DiversityChoice) -> Config:

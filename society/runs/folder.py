@@ -1,7 +1,7 @@
 """A run is one folder: its database, its adapters, its config, its report.
 
-runs/NAME/run.duckdb     everything that was said, decided and trained
-runs/NAME/models/        adapters that were trained in this process
+runs/NAME/run.duckdb     every answer, vote, dataset, job and model
+runs/NAME/models/        adapters trained by the local provider
 runs/NAME/config.toml    the experiment as it was started, defaults filled in
 runs/NAME/report.html    written at the end and by `society report`
 
@@ -21,7 +21,7 @@ import tomli_w
 
 from society.config.load import ConfigError
 from society.config.schema import Config
-from society.runs import changes, provenance
+from society.runs import provenance
 from society.terminal import output
 from store.errors import StoreLocked, StoreOutdated
 from store.ledger import Store
@@ -32,7 +32,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """Where the parts of one run are."""
+    """Where the parts of one run are.
+
+    folder = find_run(Path("runs"), "demo")
+    with Store.open(folder.database, read_only=True) as store: ...
+    """
 
     name: str
     path: Path
@@ -54,16 +58,21 @@ class RunFolder:
         return self.path / "config.toml"
 
     @property
+    def progress(self) -> Path:
+        """What a running process writes about itself (`society.runs.status`)."""
+        return self.path / "progress.json"
+
+    @property
     def sweep(self) -> Path:
-        """There, instead of a database, where the folder is that of a sweep."""
+        """A sweep's folder has this file instead of a database."""
         return self.path / "sweep.json"
 
 
-def folder(runs: Path, name: str) -> RunFolder:
+def locate_run(runs: Path, name: str) -> RunFolder:
     """The folder of run `name` under `runs`; raises `ConfigError` unless it is a plain name."""
     if not _NAME.fullmatch(name):
         raise ConfigError(
-            f"run name {name!r} is not usable: take up to 64 letters, digits, '.', '_' and '-', "
+            f"run name {name!r} is not usable: use up to 64 letters, digits, '.', '_' and '-', "
             "starting with a letter or digit, and no path"
         )
     if "?" in str(runs.resolve()):
@@ -74,12 +83,12 @@ def folder(runs: Path, name: str) -> RunFolder:
     return RunFolder(name, runs / name)
 
 
-def existing(runs: Path, name: str) -> RunFolder:
-    """Like `folder`, for a run that must be there already.
+def find_run(runs: Path, name: str) -> RunFolder:
+    """The folder of an existing run; raises `ConfigError` if there is none.
 
-    A database of an earlier version of this software is brought up to date.
+    A database of an earlier version of this software is migrated.
     """
-    run = folder(runs, name)
+    run = locate_run(runs, name)
     if not run.database.is_file():
         if run.sweep.is_file():
             members = sorted(p.parent.name for p in runs.glob(f"{name}.*/run.duckdb"))
@@ -100,65 +109,66 @@ def existing(runs: Path, name: str) -> RunFolder:
     return run
 
 
-def start(run: RunFolder, config: Config, tell: Callable[[str], None] = lambda text: None) -> Store:
-    """Open the run for writing, new or to be resumed; `tell` hears what the user should know.
+def start_run(
+    run: RunFolder, config: Config, tell: Callable[[str], None] = lambda text: None
+) -> Store:
+    """Open a new or existing run for writing; `tell` gets what the user should know.
 
-    Settings that differ from those of the last start are kept in `setting_changes`. Raises
-    `ConfigError` where one may not (`society.runs.changes`), and the store's own errors for a file
-    that is broken, newer or in use.
+    Settings that differ from the last start are recorded in `setting_changes`. Raises
+    `ConfigError` if one of them may not change (`society.runs.provenance`), and the store's own
+    errors for a file that is broken, newer or in use.
     """
     if run.sweep.is_file():
         raise ConfigError(f"{run.name!r} is a sweep; give this run another name with --name")
     run.path.mkdir(parents=True, exist_ok=True)
-    beginning = provenance.this_start()
+    beginning = provenance.describe_start()
     store = Store.open(run.database)
     try:
         stored = store.run()
         config = as_started(config, stored)
         if stored is not None:
             before = Config.from_json(stored.config)
-            changes.require_allowed(run.name, run.config, store, before, config)
-            store.write(*changes.changes(before, config))
+            provenance.check_setting_changes(run.name, run.config, store, before, config)
+            store.write(*provenance.list_setting_changes(before, config))
             if store.log_is_missing:
                 _tell_of_lost_log(run, tell)
-            changed = provenance.changes(store.last_start() or stored, beginning)
+            changed = provenance.list_version_changes(store.last_start() or stored, beginning)
             if changed:
                 _tell_of_changes(run.name, changed, tell)
         store.record_start(beginning)
-        store.write(_row(run, config, stored, beginning.versions))
-        run.config.write_text(_toml(config), encoding="utf-8")
+        store.write(_build_row(run, config, stored, beginning.versions))
+        run.config.write_text(_to_toml(config), encoding="utf-8")
     except BaseException:
         store.close()
         raise
     return store
 
 
-def prepare(run: RunFolder, config: Config) -> None:
-    """Put a run's experiment into its folder, from which `society run` can start it."""
+def prepare_run(run: RunFolder, config: Config) -> None:
+    """Write a run's experiment into its folder, from which `society run` can start it."""
     run.path.mkdir(parents=True, exist_ok=True)
-    run.config.write_text(_toml(config), encoding="utf-8")
+    run.config.write_text(_to_toml(config), encoding="utf-8")
 
 
-def check(run: RunFolder, config: Config) -> None:
-    """Raise what `start` would raise for this config, and change nothing."""
+def check_start(run: RunFolder, config: Config) -> None:
+    """Raise what `start_run` would raise for this config, and change nothing."""
     if not run.database.is_file():
         return
     try:
         with Store.open(run.database, read_only=True) as store:
             if store.running:
-                raise StoreLocked(f"run {run.name!r} is going on in another process")
+                raise StoreLocked(f"run {run.name!r} is running in another process")
             stored = store.run()
             if stored is not None:
                 before, config = Config.from_json(stored.config), as_started(config, stored)
-                changes.require_allowed(run.name, run.config, store, before, config)
+                provenance.check_setting_changes(run.name, run.config, store, before, config)
     except StoreOutdated:
-        # What an earlier version has stored is compared once it is brought up to date.
+        # The settings are compared when `start_run` has migrated the database.
         return
 
 
 def as_started(config: Config, stored: Run | None) -> Config:
-    """`config` with the quorum that the run was started with, where it names none of its own, so
-    that a run has one rule throughout."""
+    """`config` with the run's own quorum, unless it names one: a run has one rule throughout."""
     if stored is None or "quorum" in config.consensus.model_fields_set:
         return config
     quorum = Config.from_json(stored.config).consensus.quorum
@@ -166,7 +176,7 @@ def as_started(config: Config, stored: Run | None) -> Config:
     return config.model_copy(update={"consensus": consensus})
 
 
-def _row(run: RunFolder, config: Config, stored: Run | None, versions: str) -> Run:
+def _build_row(run: RunFolder, config: Config, stored: Run | None, versions: str) -> Run:
     text = config.to_json()
     return Run(
         name=run.name,
@@ -182,18 +192,18 @@ def _row(run: RunFolder, config: Config, stored: Run | None, versions: str) -> R
 def _tell_of_lost_log(run: RunFolder, tell: Callable[[str], None]) -> None:
     tell(
         f"run {run.name}: {run.database} was copied while a run was writing to it, without its log "
-        f"({run.database.name}.wal): what was stored last is missing here. Copy both files, or, "
-        "while a run writes, take a whole copy with society export or society sql --snapshot"
+        f"({run.database.name}.wal), so the newest rows are missing. Copy both files, or, while a "
+        "run writes, make a whole copy with society export or society sql --snapshot"
     )
 
 
 def _tell_of_changes(name: str, changed: list[str], tell: Callable[[str], None]) -> None:
     tell(
-        f"run {name} goes on under other software than at its last start: {'; '.join(changed)}. "
-        "From here on the same seed may give other answers; run_starts has the versions of each "
-        "start"
+        f"run {name} resumes with other software than at its last start: {'; '.join(changed)}. "
+        "From now on the same seed may give other answers; the table run_starts has the versions "
+        "of each start"
     )
 
 
-def _toml(config: Config) -> str:
+def _to_toml(config: Config) -> str:
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))

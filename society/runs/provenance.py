@@ -1,4 +1,10 @@
-"""Under which software and on which machine a run is started, and what is new since then."""
+"""What changes between two starts of one run: software, machine and settings.
+
+Settings that decide questions, answers or votes must stay the same. Settings that say how to reach
+a server, what it costs or how long the run continues may change, and [finetune] may change while a
+training still lies ahead: existing jobs keep the settings they were made with
+(`society.method.tuning.resumed`).
+"""
 
 from __future__ import annotations
 
@@ -8,8 +14,15 @@ import platform
 import sys
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
-from store.records import Run, RunStart, utc_now
+from providers import registry
+from society.config.load import ConfigError, compare_configs, describe_differences
+from society.config.schema import Config
+from society.method.arms import build_arms
+from society.method.finetuning import is_evaluated, is_final, tuned_roles
+from store.ledger import Store
+from store.records import Job, Run, RunStart, SettingChange, utc_now
 
 _PACKAGES = (
     "multiagent-finetuning",
@@ -22,13 +35,13 @@ _PACKAGES = (
 )
 
 
-def this_start() -> RunStart:
-    """This process, its software and its machine."""
-    return RunStart(utc_now(), os.getpid(), versions(), json.dumps(_machine()))
+def describe_start() -> RunStart:
+    """The row of `run_starts` for this process: its software and its machine."""
+    return RunStart(utc_now(), os.getpid(), read_versions(), json.dumps(_describe_machine()))
 
 
-def versions() -> str:
-    """The versions that decide what a run's answers and scores are, as a JSON object."""
+def read_versions() -> str:
+    """The versions of the software that answers and scores depend on, as a JSON object."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         with suppress(PackageNotFoundError):
@@ -36,8 +49,8 @@ def versions() -> str:
     return json.dumps(found)
 
 
-def changes(before: RunStart | Run, now: RunStart) -> list[str]:
-    """What has another version now, in words; what was not recorded before is left out."""
+def list_version_changes(before: RunStart | Run, now: RunStart) -> list[str]:
+    """Each package whose version has changed, in words; unrecorded packages are left out."""
     earlier, current = json.loads(before.versions), json.loads(now.versions)
     return [
         f"{name} {known}, now {current.get(name, 'not installed')}"
@@ -46,16 +59,165 @@ def changes(before: RunStart | Run, now: RunStart) -> list[str]:
     ]
 
 
-def _machine() -> dict[str, object]:
+def _describe_machine() -> dict[str, object]:
     found: dict[str, object] = {
         "system": platform.platform(),
         "processor": platform.processor() or platform.machine(),
         "cpus": os.cpu_count(),
     }
-    # Only where models run in this process is torch imported by now.
+    # torch is imported only if models run in this process; asking must not import it.
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         found["gpus"] = [
             torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())
         ]
     return found
+
+
+# Settings that may change, apart from [finetune], [serving] and the provider's settings.
+_FREE = ("iterations", "arms", "budget_usd", "prices", "diversity", "stop_if_unread")
+_SHAPE = ("method", "lora_rank", "lora_alpha")
+"""The settings of an existing adapter that further training cannot change."""
+_OVER = ("succeeded", "skipped")
+_ENDED = (*_OVER, "failed", "cancelled")
+
+
+def check_setting_changes(name: str, path: Path, store: Store, before: Config, now: Config) -> None:
+    """Raise `ConfigError` naming every setting that may not change, with its old and new value.
+
+    `name` is the run, `path` the file with the stored config.
+    """
+    faults = describe_differences(
+        _keep_free_settings(before, now).to_json(), _keep_free_settings(now, now).to_json()
+    )
+    if now.iterations < before.iterations:
+        faults.append(
+            f"iterations: stored {before.iterations}, now {now.iterations} (may only grow)"
+        )
+    if now.arms[: len(before.arms)] != before.arms:
+        faults.append(
+            f"arms: stored {_name_arms(before)}, now {_name_arms(now)} "
+            "(arms may only be added, at the end)"
+        )
+    if before.evaluation.batch and not now.evaluation.batch and _has_batches(store, before):
+        faults.append(
+            "evaluation.batch: stored true, now false (the vendor still has its batches, and their "
+            "questions would be asked, and paid for, again)"
+        )
+    faults += _check_finetune(store, before, now)
+    if faults:
+        raise ConfigError(
+            f"run {name!r} was started with another config:\n  "
+            + "\n  ".join(faults)
+            + f"\nuse the stored config ({path}) or start a new run with --name"
+        )
+
+
+def list_setting_changes(before: Config, now: Config) -> list[SettingChange]:
+    """A row of `setting_changes` for each setting that differs."""
+    at = utc_now()
+    return [
+        SettingChange(key, _to_json(old), _to_json(new), at)
+        for key, old, new in compare_configs(before.to_json(), now.to_json())
+    ]
+
+
+def format_setting_change(change: SettingChange) -> str:
+    """One change in one line, for the user."""
+    return f"{change.key} was {change.before or 'not set'}, and is {change.now or 'not set'} now"
+
+
+def _to_json(value: object) -> str | None:
+    return None if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def _name_arms(config: Config) -> str:
+    return ", ".join(arm.name for arm in build_arms(config))
+
+
+def _keep_free_settings(config: Config, now: Config) -> Config:
+    """`config` with all settings that may change, or are checked separately, taken from `now`."""
+    free: dict[str, object] = {name: getattr(now, name) for name in (*_FREE, "finetune")}
+    if config.serving is not None and now.serving is not None:
+        free["serving"] = now.serving
+    free["provider"] = {}
+    free["providers"] = {
+        address: dict(registry.output_settings(address, config.settings_of(address)))
+        for address in config.addresses
+    }
+    free["evaluation"] = config.evaluation.model_copy(update={"batch": now.evaluation.batch})
+    return config.model_copy(update=free)
+
+
+def _has_batches(store: Store, config: Config) -> bool:
+    return any(store.batches(address) for address in config.addresses)
+
+
+def _check_finetune(store: Store, before: Config, now: Config) -> list[str]:
+    """The settings of [finetune] that may no longer change, each with the reason."""
+    old, new = before.finetune.model_dump(), now.finetune.model_dump()
+    changed = [key for key in old if key != "on_failure" and old[key] != new[key]]
+    jobs = store.jobs()
+    if not changed or not jobs:
+        return []
+    reason = _too_late(store, jobs, now)
+    continued = now.finetune.init == "continue" and any(j.status == "succeeded" for j in jobs)
+    faults = []
+    for key in changed:
+        why = reason
+        if why is None and continued and key in _SHAPE:
+            why = "existing adapters, which are trained further, have this shape"
+        if why is not None:
+            faults.append(f"finetune.{key}: stored {old[key]!r}, now {new[key]!r} ({why})")
+    return faults
+
+
+def _too_late(store: Store, jobs: list[Job], now: Config) -> str | None:
+    """Why [finetune] can no longer change, or None while a training lies ahead."""
+    if any(job.settings is None and job.status not in ("failed", "cancelled") for job in jobs):
+        return "jobs made by an earlier version do not record what they were trained with"
+    last = max(job.iteration for job in jobs)
+    states = _read_owner_states(jobs, last, now)
+    if "failed" in states.values() or _came_to_nothing(store, jobs, last):
+        return None
+    owners = {
+        (arm.name, agent, role)
+        for arm in build_arms(now)
+        if arm.trained_in(last)
+        for agent, role in tuned_roles(arm)
+    }
+    if open_jobs := owners - {owner for owner, state in states.items() if state == "over"}:
+        return (
+            f"the training of iteration {last} has begun, {len(open_jobs)} of its {len(owners)} "
+            "jobs are not over, and none has failed; wait for their end"
+        )
+    if now.iterations > last:
+        return None
+    return f"the training is over: {len(owners)} jobs of iteration {last} were made with it"
+
+
+def _read_owner_states(
+    jobs: list[Job], iteration: int, config: Config
+) -> dict[tuple[str, int, str], str]:
+    """The state of each owner's jobs in an iteration: "over", "open" or "failed".
+
+    A job that ran in a process that has ended is not open.
+    """
+    found: dict[tuple[str, int, str], str] = {}
+    for job in (job for job in jobs if job.iteration == iteration):
+        owner = (job.arm, job.agent, job.role)
+        if job.status in _OVER:
+            found[owner] = "over"
+        elif found.get(owner) != "over":
+            in_process = registry.info(config.base_address(job.agent)).in_process
+            is_open = job.status not in _ENDED and not in_process
+            found[owner] = "open" if is_open or found.get(owner) == "open" else "failed"
+    return found
+
+
+def _came_to_nothing(store: Store, jobs: list[Job], iteration: int) -> bool:
+    """Whether an iteration could train nothing, and nothing depends on that yet."""
+    own = [job for job in jobs if job.iteration == iteration]
+    return all(job.status == "skipped" and not is_final(job) for job in own) and not any(
+        is_evaluated(store, iteration, job.arm) for job in own
+    )

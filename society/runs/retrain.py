@@ -1,7 +1,7 @@
-"""Training again the models whose files are missing or changed.
+"""Retraining the models of a run whose files are missing or changed.
 
 The store has everything that a training needs: the examples, the settings, the seed and the model
-it starts from. The folders that are damaged are set aside, not removed.
+to start from. Damaged folders are renamed, not removed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from society.config.load import ConfigError
 from society.config.schema import Config
 from society.method.connections import Connections
 from society.method.progress import Note, Observer, StageAdvanced, StageFinished, StageStarted
-from society.runs.cancel import Unrecognized, description
+from society.runs.cancel import UnknownJob, rebuild_spec
 from society.runs.folder import RunFolder
 from store.ledger import Store
 from store.records import Model
@@ -29,8 +29,10 @@ _POLL_S = 0.2
 
 
 def find_damaged(store: Store, models: Path) -> list[Model]:
-    """The models of a run that were trained into the folder `models` and are not there as they
-    were, parents before their children."""
+    """The models trained into the folder `models` whose files are missing or changed.
+
+    Parents come before their children.
+    """
     trained = [m for m in store.models() if m.artifact is not None and m.sha256 is not None]
     return sorted(
         (model for model in trained if not _is_whole(models / str(model.artifact), model)),
@@ -39,15 +41,15 @@ def find_damaged(store: Store, models: Path) -> list[Model]:
 
 
 async def retrain(folder: RunFolder, config: Config, store: Store, observer: Observer) -> None:
-    """Train every damaged model of the run again, as it was trained before.
+    """Retrain every damaged model of the run as it was trained before.
 
-    The store gets the hash of a model that came out with other bits, as on another machine or with
-    other library versions. Raises `ConfigError` where the run's settings do not give a training
-    any more, and the providers' errors; what is trained until then stays.
+    On another machine, or with other library versions, a model may come out with other bits; the
+    store then gets its new hash. Raises `ConfigError` if the run's settings no longer describe a
+    training, and the providers' errors; models retrained until then stay.
     """
     damaged = find_damaged(store, folder.models)
     if not damaged:
-        observer(Note("every tuned model is as it was trained; none is trained again"))
+        observer(Note("every tuned model is intact; none is retrained"))
         return
     _describe_all(folder, config, store, damaged)
     started = time.monotonic()
@@ -55,7 +57,7 @@ async def retrain(folder: RunFolder, config: Config, store: Store, observer: Obs
     connections = Connections.open(config, folder.models)
     try:
         for number, model in enumerate(damaged, start=1):
-            observer(Note(await _train_again(folder, config, store, connections, model)))
+            observer(Note(await _retrain_model(folder, config, store, connections, model)))
             observer(StageAdvanced(number))
     finally:
         await connections.close()
@@ -73,7 +75,7 @@ def _is_whole(path: Path, model: Model) -> bool:
 def _describe_all(
     folder: RunFolder, config: Config, store: Store, damaged: Sequence[Model]
 ) -> None:
-    """Raise `ConfigError` before anything is trained where one training cannot be described."""
+    """Raise `ConfigError` before any training if one of them cannot be described."""
     for model in damaged:
         _describe(folder, config, store, model)
 
@@ -82,33 +84,33 @@ def _describe(folder: RunFolder, config: Config, store: Store, model: Model) -> 
     job = store.job(str(model.job_id))
     try:
         if job is None:
-            raise Unrecognized(f"the store has no job {model.job_id!r}")
-        return description(store, config, folder.name, job)
-    except Unrecognized as error:
+            raise UnknownJob(f"the store has no job {model.job_id!r}")
+        return rebuild_spec(store, config, folder.name, job)
+    except UnknownJob as error:
         raise ConfigError(
-            f"model {model.model_id} cannot be trained again ({error}); put the folder "
-            f"{folder.models / str(model.artifact)} back from a copy, or start a new run"
+            f"model {model.model_id} cannot be retrained ({error}); restore the folder "
+            f"{folder.models / str(model.artifact)} from a copy, or start a new run"
         ) from None
 
 
-async def _train_again(
+async def _retrain_model(
     folder: RunFolder, config: Config, store: Store, connections: Connections, model: Model
 ) -> str:
-    """Train one model again; returns what became of it, for the user."""
+    """Retrain one model; returns a message for the user."""
     spec = _describe(folder, config, store, model)
     path = folder.models / str(model.artifact)
     aside = f", its old folder is {set_aside(path).name}" if path.exists() else ""
-    state = await _follow(connections[spec.start.address], spec)
+    state = await _await_job(connections[spec.start.address], spec)
     if state.artifact_sha256 is None:
         reason = state.error or state.raw_status
-        raise TrainingFailed(f"model {model.model_id} could not be trained again: {reason}")
+        raise TrainingFailed(f"model {model.model_id} could not be retrained: {reason}")
     store.write(replace(model, sha256=state.artifact_sha256))
     same = state.artifact_sha256 == model.sha256
     bits = "the same bits as before" if same else "other bits than before; stored answers stay"
-    return f"model {model.model_id} is trained again, with {bits}{aside}"
+    return f"model {model.model_id} is retrained, with {bits}{aside}"
 
 
-async def _follow(provider: Provider, spec: FinetuneSpec) -> JobState:
+async def _await_job(provider: Provider, spec: FinetuneSpec) -> JobState:
     handle = await provider.submit(spec)
     while True:
         state = await provider.poll(handle)

@@ -29,9 +29,9 @@ async def run_experiment(
     require_trainable(config, connections)
     if config.evaluation.batch:
         connections = connections.with_batches(store)
-    connections = budget.metered(connections, config, store)
+    connections = budget.budget_connections(connections, config, store)
     try:
-        progress = ProgressReporter(observer, partial(budget.shown, connections))
+        progress = ProgressReporter(observer, partial(budget.format_spent, connections))
         run = RunContext(folder.name, experiment, store, connections, progress)
         await loop.run_iterations(run)
     finally:

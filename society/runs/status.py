@@ -1,4 +1,8 @@
-"""While a run is going on, others may read it: what `society run` opens, and what it says."""
+"""How far a run is, and what a running process opens to readers.
+
+DuckDB lets no second process open a file that is being written, so a running process keeps a small
+record of its progress beside it, `progress.json`.
+"""
 
 from __future__ import annotations
 
@@ -19,20 +23,20 @@ from society.config.schema import Config
 from society.method.progress import Event, Note, StageAdvanced, StageStarted
 from society.runs import summary
 from society.runs.folder import RunFolder
-from society.terminal.live import Pace, duration, title
 from society.terminal.output import one_line, write_line
-from society.terminal.table import write
+from society.terminal.progress_display import Pace, format_duration, name_stage
+from society.terminal.table import write_rows
 from store.errors import LiveUnavailable, StoreLocked
 from store.ledger import Store
 
 
 @contextmanager
-def readable(
+def allow_readers(
     folder: RunFolder, store: Store, tell: Callable[[str], None], *, live: bool = True
 ) -> Iterator[None]:
-    """Serve `store` to readers while the block runs; `tell` gets a few lines on how to ask.
+    """Serve `store` to readers while the block runs; `tell` gets lines that say how to read it.
 
-    Where that is impossible, and without `live`, there are snapshots only. The run goes on.
+    Without `live`, or if serving is impossible, readers get snapshots only. The run continues.
     """
     from store import snapshots, sql_server
 
@@ -42,7 +46,7 @@ def readable(
             try:
                 address = stack.enter_context(sql_server.serve_readers(store))
             except (LiveUnavailable, OSError) as error:
-                tell(f"readable in snapshots only while it runs: {error}")
+                tell(f"while it runs, it can be read in snapshots only: {error}")
             else:
                 runs = folder.path.parent
                 where = "" if runs == Path("runs") else f" --runs {shlex.quote(str(runs))}"
@@ -50,13 +54,6 @@ def readable(
                 tell(f"or with other tools, as CSV: {sql_server.format_curl_command(address)}")
         yield
 
-
-# MERGED DOCSTRING of society.runs.status:
-# """How far a run is: from its database, or from its notice while a process is writing to that.
-#
-# DuckDB lets nobody else into a file that is being written, so a running process keeps a small
-# notice beside it, `progress.json`.
-# """
 
 _STAGES = """
     with asked as (
@@ -77,20 +74,25 @@ _STAGES = """
     from jobs group by iteration, arm
     order by 1, 2 desc, 3
 """
-_LONGEST_NOTICE = 65536
+_MOST_BYTES = 65536
 _COLUMNS = ("iteration", "stage", "arm", "done", "of", "answers", "completion tokens")
 
 
-class Notice(BaseModel):
+class ProgressRecord(BaseModel):
     """What a running process last wrote about itself."""
 
     process: int
     line: str
     updated_at: AwareDatetime
 
+    @property
+    def age_s(self) -> float:
+        """Seconds since it was written; 0 if the clock was set back meanwhile."""
+        return max(0.0, (datetime.now(UTC) - self.updated_at).total_seconds())
 
-class Noticeboard:
-    """An observer that keeps the notice in `path` no older than `every_s` seconds of progress."""
+
+class ProgressFile:
+    """An observer that writes progress to `path`, at most every `every_s` seconds."""
 
     def __init__(self, path: Path, iterations: int, every_s: float = 1.0) -> None:
         self._path = path
@@ -104,29 +106,29 @@ class Noticeboard:
         if isinstance(event, Note):
             return
         if isinstance(event, StageStarted):
-            self._pace = Pace.of(event, now)
+            self._pace = Pace.start(event, now)
         elif isinstance(event, StageAdvanced) and self._pace is not None:
             self._pace.advance(event, now)
             if now - self._written < self._every_s:
                 return
         if self._pace is not None:
             self._written = now
-            self._write(f"{title(self._pace.stage, self._iterations)}: {self._pace.numbers}")
+            self._write(f"{name_stage(self._pace.stage, self._iterations)}: {self._pace.numbers}")
 
     def remove(self) -> None:
-        """Take the notice down: the process ends."""
+        """Remove the file, since the process ends."""
         self._path.unlink(missing_ok=True)
 
     def _write(self, line: str) -> None:
-        notice = Notice(process=os.getpid(), line=line, updated_at=datetime.now(UTC))
+        record = ProgressRecord(process=os.getpid(), line=line, updated_at=datetime.now(UTC))
         draft = self._path.with_suffix(".part")
-        # The run itself does not depend on its notice.
+        # A full disk must not end the run for the sake of its progress file.
         with suppress(OSError):
-            draft.write_text(notice.model_dump_json(), encoding="utf-8")
+            draft.write_text(record.model_dump_json(), encoding="utf-8")
             os.replace(draft, self._path)
 
 
-def together(*observers: Callable[[Event], None]) -> Callable[[Event], None]:
+def combine_observers(*observers: Callable[[Event], None]) -> Callable[[Event], None]:
     """One observer that passes every event on to all."""
 
     def tell(event: Event) -> None:
@@ -136,54 +138,46 @@ def together(*observers: Callable[[Event], None]) -> Callable[[Event], None]:
     return tell
 
 
-def notice_of(folder: RunFolder) -> Path:
-    """Where a run's notice is."""
-    return folder.path / "progress.json"
-
-
-def read_notice(folder: RunFolder) -> Notice | None:
-    """What the process of a run says of itself; None where there is nothing that can be read."""
+def read_progress(folder: RunFolder) -> ProgressRecord | None:
+    """What the process of a run last wrote of itself; None if nothing can be read."""
     try:
-        with notice_of(folder).open("rb") as file:
-            return Notice.model_validate_json(file.read(_LONGEST_NOTICE))
+        with folder.progress.open("rb") as file:
+            return ProgressRecord.model_validate_json(file.read(_MOST_BYTES))
     except (OSError, ValueError):
         return None
 
 
-def age_of(notice: Notice) -> float:
-    """Seconds since it was written; none where a clock was set back."""
-    return max(0.0, (datetime.now(UTC) - notice.updated_at).total_seconds())
+def show_status(folder: RunFolder, stream: TextIO) -> None:
+    """Print how far the run is.
 
-
-def show(folder: RunFolder, stream: TextIO) -> None:
-    """Print how far the run is. Raises `ConfigError` where a process that left no notice has it."""
-    notice = read_notice(folder)
+    Raises `ConfigError` if another process holds the run and has left no progress file.
+    """
+    record = read_progress(folder)
     try:
         store = Store.open(folder.database, read_only=True)
     except StoreLocked:
-        if notice is None:
+        if record is None:
             raise ConfigError(
-                f"run {folder.name!r} is in use by another process, "
-                "which tells nothing about itself"
+                f"run {folder.name!r} is in use by another process that left no progress.json"
             ) from None
-        _show_notice(folder, notice, stream)
+        _show_progress(folder, record, stream)
         return
     try:
         if not store.running:
             _show_end(folder, store, stream)
-        elif notice is None:
+        elif record is None:
             write_line(stream, f"run {folder.name}: running")
         else:
-            _show_notice(folder, notice, stream)
+            _show_progress(folder, record, stream)
         _show_stored(store, stream)
     finally:
         store.close()
 
 
-def _show_notice(folder: RunFolder, notice: Notice, stream: TextIO) -> None:
-    age = duration(age_of(notice))
-    write_line(stream, f"run {folder.name}: running, process {notice.process}")
-    write_line(stream, f"{one_line(notice.line)}  ({age} ago)")
+def _show_progress(folder: RunFolder, record: ProgressRecord, stream: TextIO) -> None:
+    age = format_duration(record.age_s)
+    write_line(stream, f"run {folder.name}: running, process {record.process}")
+    write_line(stream, f"{one_line(record.line)}  ({age} ago)")
 
 
 def _show_end(folder: RunFolder, store: Store, stream: TextIO) -> None:
@@ -191,7 +185,7 @@ def _show_end(folder: RunFolder, store: Store, stream: TextIO) -> None:
     if run.finished_at is not None:
         write_line(stream, f"run {folder.name}: finished {run.finished_at:%Y-%m-%d %H:%M} UTC")
     else:
-        write_line(stream, f"run {folder.name}: stopped before its end; go on with")
+        write_line(stream, f"run {folder.name}: stopped before its end; resume it with")
         write_line(
             stream,
             f"  society run {shlex.quote(str(folder.path / 'config.toml'))} "
@@ -205,5 +199,5 @@ def _show_stored(store: Store, stream: TextIO) -> None:
     stages = store.rows(_STAGES, asked)
     order = ("debate", "finetune", "evaluate", "curriculum", "zero-shot")
     stages.sort(key=lambda row: (row[0], order.index(row[1].split()[0])))
-    write(_COLUMNS, stages, "table", stream)
-    summary.show(store, stream)
+    write_rows(_COLUMNS, stages, "table", stream)
+    summary.show_summary(store, stream)

@@ -45,7 +45,7 @@ _AGREE_WORDS = (
 )
 
 
-def show(store: Store, stream: TextIO) -> None:
+def show_summary(store: Store, stream: TextIO) -> None:
     """Print what is known of the run: accuracy with 95 % intervals where there is gold, how far
     the agents agree and can be read, what was learnt; of several arms where each has come to."""
     arm = find_main_arm(store)
@@ -54,8 +54,8 @@ def show(store: Store, stream: TextIO) -> None:
     whose = f" of {one_line(arm)}" if others else ""
     _show_evaluation(console, store, arm, None, f"{whose} on held-out questions")
     if others:
-        console.draw(arms_table(store, [arm, *others]))
-        _say(console, differences(store, arm, others))
+        console.draw(tabulate_arms(store, [arm, *others]))
+        _say(console, list_differences(store, arm, others))
     for task in zero_shot_tasks(store):
         _show_evaluation(console, store, arm, task, f": {apart(one_line(task))}")
     _show_learning(console, store, arm)
@@ -68,21 +68,21 @@ def _show_evaluation(console: Screen, store: Store, arm: str, task: str | None, 
             _say(console, ["no evaluation debate is complete yet"])
         return
     rows = table(store, arm, task)
-    _say(console, gold_notes(voting))
+    _say(console, describe_gold(voting))
     if rows:
         found = {(each.iteration, each.decoding): each for each in voting}
         title = f"Accuracy{where}, % with 95 % interval"
-        console.draw(accuracy_table(rows, found, title))
-        _say(console, [_READ_WORDS, *changes(store, rows, arm, task)])
-    console.draw(agreement_table(voting, f"Votes{where}, %", readings=not rows))
+        console.draw(tabulate_accuracy(rows, found, title))
+        _say(console, [_READ_WORDS, *list_changes(store, rows, arm, task)])
+    console.draw(tabulate_agreement(voting, f"Votes{where}, %", readings=not rows))
     _say(console, [_AGREE_WORDS if rows else f"{_AGREE_WORDS}\n{_READ_WORDS}"])
 
 
 def _show_learning(console: Screen, store: Store, arm: str) -> None:
     if labels := label_health(store, arm):
-        console.draw(labels_table(labels))
+        console.draw(tabulate_labels(labels))
     if models := tuned(store, arm):
-        console.draw(tuning_table(models))
+        console.draw(tabulate_tuning(models))
 
 
 def _say(console: Screen, lines: Iterable[str]) -> None:
@@ -90,11 +90,11 @@ def _say(console: Screen, lines: Iterable[str]) -> None:
         console.print(line, soft_wrap=True)
 
 
-def _drawn(title: str) -> Table:
+def _make_table(title: str) -> Table:
     return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=Text(title), title_justify="left")
 
 
-def gold_notes(voting: Sequence[Agreement]) -> list[str]:
+def describe_gold(voting: Sequence[Agreement]) -> list[str]:
     """Why there is no accuracy, or of which questions it is; nothing where all have gold."""
     most = max(voting, key=lambda each: each.questions)
     if most.known == most.questions:
@@ -110,9 +110,9 @@ def gold_notes(voting: Sequence[Agreement]) -> list[str]:
     ]
 
 
-def arms_table(store: Store, arms: Sequence[str]) -> Table:
+def tabulate_arms(store: Store, arms: Sequence[str]) -> Table:
     """One line per arm: its last society."""
-    drawn = _drawn("Every arm's last society, % with 95 % interval")
+    drawn = _make_table("Every arm's last society, % with 95 % interval")
     for heading in ("arm", "iteration"):
         drawn.add_column(heading, no_wrap=True)
     headings = ("single agent\ngreedy", "single agent\nsampled", "vote\nsampled")
@@ -128,15 +128,15 @@ def arms_table(store: Store, arms: Sequence[str]) -> Table:
         drawn.add_row(
             one_line(arm),
             "untuned" if last == 0 else str(last),
-            percent(greedy.single) if greedy else "",
-            percent(sampled.single) if sampled else "",
-            percent(sampled.consensus) if sampled else "",
-            *((share(shown.last), *_readings(shown)) if shown else ()),
+            format_percent(greedy.single) if greedy else "",
+            format_percent(sampled.single) if sampled else "",
+            format_percent(sampled.consensus) if sampled else "",
+            *((format_share(shown.last), *_format_readings(shown)) if shown else ()),
         )
     return drawn
 
 
-def differences(store: Store, arm: str, others: Sequence[str]) -> list[str]:
+def list_differences(store: Store, arm: str, others: Sequence[str]) -> list[str]:
     """One line per other arm: the main arm's vote minus its, both after their last iteration."""
     decoding: Decoding = "sampled"
     iterations = {other: last_iteration([store], other, decoding) for other in (arm, *others)}
@@ -148,16 +148,16 @@ def differences(store: Store, arm: str, others: Sequence[str]) -> list[str]:
     if not found:
         return []
     lines = [f"The vote of {one_line(arm)} minus that of every other arm, sampled, paired:"]
-    lines += [f"  {one_line(each.b.stage.arm)}: {points(each.pooled)}" for each in found]
+    lines += [f"  {one_line(each.b.stage.arm)}: {format_points(each.pooled)}" for each in found]
     return [*lines, "  Of one run; other seeds would differ. p is not corrected for several arms."]
 
 
-def accuracy_table(
+def tabulate_accuracy(
     rows: Iterable[Row], voting: Mapping[tuple[int, Decoding], Agreement], title: str
 ) -> Table:
     """One line per society and decoding; accuracy in % with its 95 % interval, and beside it the
     shares of tied votes and of answers that could not be read or were cut."""
-    drawn = _drawn(title)
+    drawn = _make_table(title)
     for heading in ("iteration", "decoding"):
         drawn.add_column(heading, no_wrap=True)
     headings = ("single\nagent", "round-1\nmajority", "consensus", "tied", "unread", "cut")
@@ -166,19 +166,19 @@ def accuracy_table(
     previous: int | None = None
     for row in rows:
         drawn.add_row(
-            _iteration(row.iteration) if row.iteration != previous else "",
+            _name_iteration(row.iteration) if row.iteration != previous else "",
             row.decoding,
-            *(percent(row.rate(measure)) for measure in MEASURES),
-            *_readings(voting[row.iteration, row.decoding]),
+            *(format_percent(row.rate(measure)) for measure in MEASURES),
+            *_format_readings(voting[row.iteration, row.decoding]),
         )
         previous = row.iteration
     return drawn
 
 
-def agreement_table(voting: Iterable[Agreement], title: str, *, readings: bool) -> Table:
+def tabulate_agreement(voting: Iterable[Agreement], title: str, *, readings: bool) -> Table:
     """One line per society and decoding: what is known without gold. `readings` adds what could
     not be read, where no accuracy has it beside it."""
-    drawn = _drawn(title)
+    drawn = _make_table(title)
     for heading in ("iteration", "decoding"):
         drawn.add_column(heading, no_wrap=True)
     headings = ("questions", "agree\nfirst", "agree\nlast", "turned to\nthe vote", "turned\naway")
@@ -187,21 +187,23 @@ def agreement_table(voting: Iterable[Agreement], title: str, *, readings: bool) 
     previous: int | None = None
     for each in voting:
         drawn.add_row(
-            _iteration(each.iteration) if each.iteration != previous else "",
+            _name_iteration(each.iteration) if each.iteration != previous else "",
             each.decoding,
             str(each.questions),
-            *map(share, (each.first, each.last, each.to_label, each.from_label)),
-            share(1 - each.coverage),
-            *(_readings(each) if readings else ()),
+            *map(format_share, (each.first, each.last, each.to_label, each.from_label)),
+            format_share(1 - each.coverage),
+            *(_format_readings(each) if readings else ()),
         )
         previous = each.iteration
     return drawn
 
 
-def labels_table(labels: Sequence[Labels]) -> Table:
+def tabulate_labels(labels: Sequence[Labels]) -> Table:
     """One line per iteration: the labels that the society has made for itself."""
     gold = any(each.accuracy for each in labels)
-    drawn = _drawn("Labels learnt from, %" + (", right ones with 95 % interval" if gold else ""))
+    drawn = _make_table(
+        "Labels learnt from, %" + (", right ones with 95 % interval" if gold else "")
+    )
     headings = ("iteration", "training\nquestions", "labelled", "tied", "too few\nvoters")
     for heading in (*headings, "unread", "cut", *(("labels\nright",) if gold else ())):
         drawn.add_column(heading, justify="right", no_wrap=True)
@@ -209,16 +211,16 @@ def labels_table(labels: Sequence[Labels]) -> Table:
         drawn.add_row(
             str(each.iteration),
             str(each.questions),
-            *map(share, (each.coverage, each.ties, each.below_quorum)),
-            *map(share, (each.unparsed, each.truncated)),
-            *((percent(each.accuracy) if each.accuracy else "",) if gold else ()),
+            *map(format_share, (each.coverage, each.ties, each.below_quorum)),
+            *map(format_share, (each.unparsed, each.truncated)),
+            *((format_percent(each.accuracy) if each.accuracy else "",) if gold else ()),
         )
     return drawn
 
 
-def tuning_table(models: Iterable[Tuned]) -> Table:
+def tabulate_tuning(models: Iterable[Tuned]) -> Table:
     """One line per iteration and role: models, examples and losses."""
-    drawn = _drawn("Fine-tuning; loss in nats per trained token")
+    drawn = _make_table("Fine-tuning; loss in nats per trained token")
     headings = ("iteration", "role", "tuned", "examples\neach", "first\nloss", "last\nloss")
     for heading in headings:
         drawn.add_column(heading, justify="left" if heading == "role" else "right", no_wrap=True)
@@ -234,20 +236,20 @@ def tuning_table(models: Iterable[Tuned]) -> Table:
     return drawn
 
 
-def _iteration(iteration: int) -> str:
+def _name_iteration(iteration: int) -> str:
     return "untuned" if iteration == 0 else str(iteration)
 
 
-def _readings(voting: Agreement) -> tuple[str, str, str]:
-    return share(voting.ties), share(voting.unparsed), share(voting.truncated)
+def _format_readings(voting: Agreement) -> tuple[str, str, str]:
+    return format_share(voting.ties), format_share(voting.unparsed), format_share(voting.truncated)
 
 
-def share(value: float | None) -> str:
+def format_share(value: float | None) -> str:
     """A share in %; empty where there is none."""
     return "" if value is None else f"{100 * value:.1f}"
 
 
-def changes(store: Store, rows: Sequence[Row], arm: str, task: str | None = None) -> list[str]:
+def list_changes(store: Store, rows: Sequence[Row], arm: str, task: str | None = None) -> list[str]:
     """One line per measure and decoding: last iteration minus the untuned society, paired."""
     first, last = rows[0].iteration, rows[-1].iteration
     if first == last:
@@ -258,15 +260,15 @@ def changes(store: Store, rows: Sequence[Row], arm: str, task: str | None = None
         for decoding in decodings:
             change = comparison(store, measure, decoding, first, last, arm, task)
             if change is not None:
-                lines.append(f"  {NAMES[measure]}, {decoding}: {points(change)}")
+                lines.append(f"  {NAMES[measure]}, {decoding}: {format_points(change)}")
     return lines
 
 
-def percent(rate: Rate) -> str:
+def format_percent(rate: Rate) -> str:
     return f"{100 * rate.value:.1f} {100 * rate.low:.0f}–{100 * rate.high:.0f}"
 
 
-def points(change: PairedDifference) -> str:
+def format_points(change: PairedDifference) -> str:
     """The difference in percentage points, its interval, and McNemar's test where there is one."""
     text = (
         f"{in_points(change.difference)} points "

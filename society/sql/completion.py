@@ -32,7 +32,7 @@ class Catalog:
     runs: tuple[str, ...] = ()
 
 
-def catalog_of(session: Session) -> Catalog:
+def read_catalog(session: Session) -> Catalog:
     """What can be asked in `session`."""
     found = session.rows(_COLUMNS)
     databases = sorted({database for database, *_ in found})
@@ -50,7 +50,7 @@ class Completions(Completer):
     def __init__(self, catalog: Catalog, commands: Mapping[str, str]) -> None:
         self._catalog = catalog
         self._commands = commands
-        self._words = _sql_words()
+        self._words = _list_sql_words()
 
     def get_completions(
         self, document: Document, complete_event: CompleteEvent
@@ -58,18 +58,18 @@ class Completions(Completer):
         """Completions of the word before the cursor."""
         before = document.text_before_cursor
         if command := _COMMAND.fullmatch(before.lstrip()):
-            yield from _matching(command[0], self._commands)
+            yield from _match_words(command[0], self._commands)
             return
         word = _WORD.search(before)
         start = word[0] if word else ""
         wanted = self._wanted(before[: len(before) - len(start)], document.text)
         if start or not wanted.keys() >= self._words.keys():
-            yield from _matching(start, wanted)
+            yield from _match_words(start, wanted)
 
     def _wanted(self, before: str, text: str) -> Mapping[str, str]:
         relations = self._catalog.relations
         if of := _COLUMN_WANTED.search(before):
-            return relations.get(of[1].lower()) or relations.get(_aliased(of[1], text), {})
+            return relations.get(of[1].lower()) or relations.get(_resolve_alias(of[1], text), {})
         if _RELATION_WANTED.search(before):
             return {name: f"{len(columns)} columns" for name, columns in relations.items()}
         named = [name for name in relations if re.search(rf"\b{name}\b", text, re.IGNORECASE)]
@@ -79,18 +79,18 @@ class Completions(Completer):
         return {**columns, **dict.fromkeys(relations, "relation"), **self._words}
 
 
-def _aliased(alias: str, text: str) -> str:
+def _resolve_alias(alias: str, text: str) -> str:
     found = re.search(_ALIAS.format(alias=re.escape(alias)), text, re.IGNORECASE)
     return found[1].lower() if found else ""
 
 
-def _matching(start: str, words: Mapping[str, str]) -> Iterator[Completion]:
+def _match_words(start: str, words: Mapping[str, str]) -> Iterator[Completion]:
     for word, meaning in words.items():
         if word.lower().startswith(start.lower()):
             yield Completion(word, start_position=-len(start), display_meta=meaning)
 
 
-def _sql_words() -> dict[str, str]:
+def _list_sql_words() -> dict[str, str]:
     with closing(duckdb.connect(":memory:")) as connection:
         keywords = connection.execute(
             "SELECT upper(keyword_name) FROM duckdb_keywords() ORDER BY 1"

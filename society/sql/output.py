@@ -11,7 +11,7 @@ from typing import Literal, TextIO
 
 from society.config.load import ConfigError
 from society.sql.session import Session
-from society.terminal.table import write
+from society.terminal.table import write_rows
 from store.errors import WriteFailed
 from store.output_files import prepare_partial
 
@@ -37,21 +37,21 @@ class Target:
         """Ask, and write the answer; an older file stays if that fails."""
         if self.file is None or self.part is None:
             found = session.query(sql).result()
-            write(
+            write_rows(
                 found.columns, found.rows, "table" if self.form == "parquet" else self.form, shown
             )
             return
-        with _replacing(self.file, self.part) as part:
+        with _replace_file(self.file, self.part) as part:
             if self.form == "parquet":
                 session.query(sql)
                 session.write_parquet(sql, part)
                 return
             found = session.query(sql).result()
             with part.open("w", encoding="utf-8", newline="") as stream:
-                write(found.columns, found.rows, self.form, stream)
+                write_rows(found.columns, found.rows, self.form, stream)
 
 
-def target(form: Form | None, file: Path | None) -> Target:
+def choose_target(form: Form | None, file: Path | None) -> Target:
     """The target that a user has asked for; raises `ConfigError` where that makes no sense."""
     if file is None:
         if form == "parquet":
@@ -63,7 +63,7 @@ def target(form: Form | None, file: Path | None) -> Target:
 
 
 @contextmanager
-def _replacing(file: Path, part: Path) -> Iterator[Path]:
+def _replace_file(file: Path, part: Path) -> Iterator[Path]:
     try:
         yield part
         os.replace(part, file)

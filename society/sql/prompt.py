@@ -15,12 +15,12 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.lexers import PygmentsLexer
 from pygments.lexers.sql import SqlLexer
 
-from society.sql.completion import Catalog, Completions, catalog_of
+from society.sql.completion import Catalog, Completions, read_catalog
 from society.sql.session import Session
 from society.terminal.output import write_line
 from society.terminal.signals import Terminated
-from society.terminal.state import open_private, state_folder
-from society.terminal.table import Format, write
+from society.terminal.table import Format, write_rows
+from society.terminal.user_state import find_state_folder, open_private
 from store.errors import InvalidQuery, StoreError
 from store.statements import split_queries, split_statements
 
@@ -43,7 +43,7 @@ class Console:
         self._session = session
         self._out = out
         self._format: Format = "table"
-        self.catalog = catalog_of(session)
+        self.catalog = read_catalog(session)
 
     def answer(self, text: str) -> bool:
         """Answer what was typed; False to leave. Errors of the user's become messages."""
@@ -62,7 +62,7 @@ class Console:
 
     def _query(self, sql: str) -> None:
         found = self._session.query(sql).result(SHOWN_ROWS + 1)
-        write(found.columns, found.rows[:SHOWN_ROWS], self._format, self._out)
+        write_rows(found.columns, found.rows[:SHOWN_ROWS], self._format, self._out)
         if len(found.rows) > SHOWN_ROWS:
             self._out.write(
                 f"the first {SHOWN_ROWS} rows; all of them: society sql … --format csv --out FILE\n"
@@ -74,7 +74,7 @@ class Console:
                 return False
             case ((r"\?" | r"\h" | r"\help"), ()):
                 self._out.write(_HELP)
-                write(("command", "what"), list(COMMANDS.items()), "table", self._out)
+                write_rows(("command", "what"), list(COMMANDS.items()), "table", self._out)
             case (r"\d", ()):
                 self._relations(self.catalog)
             case (r"\d", (name,)):
@@ -87,7 +87,7 @@ class Console:
 
     def _relations(self, catalog: Catalog) -> None:
         rows = [(name, ", ".join(columns)) for name, columns in catalog.relations.items()]
-        write(("relation", "columns"), rows, "table", self._out)
+        write_rows(("relation", "columns"), rows, "table", self._out)
         if catalog.runs:
             names = ", ".join(f'"{name}"' for name in catalog.runs)
             write_line(self._out, f"of all runs at once; of one of them: {names}.RELATION")
@@ -96,21 +96,21 @@ class Console:
         columns = self.catalog.relations.get(name)
         if columns is None:
             raise InvalidQuery(f"no relation {name!r}; \\d shows all")
-        write(("column", "type"), list(columns.items()), "table", self._out)
+        write_rows(("column", "type"), list(columns.items()), "table", self._out)
 
 
-def converse(session: Session, title: str, out: TextIO) -> None:
+def run_prompt(session: Session, title: str, out: TextIO) -> None:
     """Ask and answer at a terminal until the user leaves."""
     console = Console(session, out)
     asked: PromptSession[str] = PromptSession(
         message=f"{title}> ",
         prompt_continuation=lambda width, *_: "… ".rjust(width),
-        history=_history(),
+        history=_open_history(),
         completer=Completions(console.catalog, COMMANDS),
         complete_while_typing=True,
         lexer=PygmentsLexer(SqlLexer),
         multiline=True,
-        key_bindings=_keys(),
+        key_bindings=_bind_keys(),
     )
     out.write("\\? for help, \\d for the relations, \\q to leave\n")
     while True:
@@ -126,7 +126,7 @@ def converse(session: Session, title: str, out: TextIO) -> None:
             return
 
 
-def finished(text: str) -> bool:
+def is_complete(text: str) -> bool:
     """Whether Enter asks: a command, nothing at all, or a query that has its semicolon."""
     if not text.strip() or text.lstrip().startswith("\\"):
         return True
@@ -134,28 +134,28 @@ def finished(text: str) -> bool:
     return len(pieces) > 1 and not re.sub(r"--[^\n]*", "", pieces[-1]).strip()
 
 
-def history_file(environment: Mapping[str, str], home: Callable[[], Path] = Path.home) -> Path:
+def find_history_file(environment: Mapping[str, str], home: Callable[[], Path] = Path.home) -> Path:
     """Where queries are remembered: in the user's folder for state."""
-    return state_folder(environment, home) / "sql_history"
+    return find_state_folder(environment, home) / "sql_history"
 
 
-def _history() -> History:
+def _open_history() -> History:
     try:
-        path = history_file(os.environ)
+        path = find_history_file(os.environ)
         os.close(open_private(path))
     except (OSError, RuntimeError):
         return InMemoryHistory()
     return FileHistory(str(path))
 
 
-def _keys() -> KeyBindings:
+def _bind_keys() -> KeyBindings:
     keys = KeyBindings()
 
     @Condition
     def complete() -> bool:
         from prompt_toolkit.application import get_app
 
-        return finished(get_app().current_buffer.text)
+        return is_complete(get_app().current_buffer.text)
 
     @keys.add("enter", filter=complete)
     def _(event: KeyPressEvent) -> None:

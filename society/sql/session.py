@@ -34,7 +34,7 @@ class Session(Protocol):
 
 
 @contextmanager
-def opened(
+def open_session(
     runs: Sequence[RunFolder],
     tell: Callable[[str], None],
     *,
@@ -53,7 +53,7 @@ def opened(
         raise ConfigError(f"a run is named twice: {', '.join(names)}")
     with ExitStack() as stack:
         stills = snapshots or files or len(runs) > 1
-        places = {run.name: _place(stack, run, tell, stills=stills) for run in runs}
+        places = {run.name: _locate_database(stack, run, tell, stills=stills) for run in runs}
         if len(places) > 1:
             yield stack.enter_context(RunUnion(places, files=files, may_write=may_write))
             return
@@ -61,7 +61,9 @@ def opened(
         yield stack.enter_context(open_reader(place, sealed=True, files=files, may_write=may_write))
 
 
-def _place(stack: ExitStack, run: RunFolder, tell: Callable[[str], None], *, stills: bool) -> Path:
+def _locate_database(
+    stack: ExitStack, run: RunFolder, tell: Callable[[str], None], *, stills: bool
+) -> Path:
     """The run's database, or a snapshot of it where one is wanted and the run is going on."""
     if not stills:
         return run.database

@@ -5,12 +5,17 @@ seeds = [0, 1, 2]
 [sweep]                      # every combination of
 datasets.w = [0.2, 0.5]
 society.agents = [3, 5]
+
+The name of a member depends on its own settings only, so that the same settings find the same run.
+Adding values to a grid, or seeds, keeps the names of earlier runs.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +25,6 @@ from typing import Any
 from evals.tasks.sources.text import read_text
 from society.config import load as experiments
 from society.config.load import ConfigError
-from society.sweeps import naming
-from society.sweeps.naming import Settings
 
 _NOT_HERE = {
     ("seed",): "the seeds are those of --seeds, or of seeds = [0, 1, 2] in the file",
@@ -31,7 +34,7 @@ _NOT_HERE = {
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class SweepOptions:
     """What the command line says: "KEY=v1,v2" each, a .jsonl file, "0,1,2"."""
 
     grid: Sequence[str] = ()
@@ -43,12 +46,12 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class SweepSource:
     """Where a sweep is described: an experiment, its `--set` overrides, the command line's axes."""
 
     experiment: str
     overrides: Sequence[str] = ()
-    options: Options = Options()
+    options: SweepOptions = SweepOptions()
 
     def several(self) -> bool:
         """Whether it is a sweep at all. Raises `ConfigError` where the file cannot be read."""
@@ -59,7 +62,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class SweepPoint:
     """One combination of settings; all of its runs differ in their seed only."""
 
     name: str
@@ -73,46 +76,46 @@ class Axes:
     `own_seed`: the only seed is the experiment's own, since nothing names several.
     """
 
-    grid: Mapping[naming.Path, tuple[object, ...]]
-    listed: tuple[Point, ...]
+    grid: Mapping[KeyPath, tuple[object, ...]]
+    listed: tuple[SweepPoint, ...]
     seeds: tuple[int, ...]
     own_seed: bool = False
 
-    def points(self) -> Iterator[Point]:
+    def points(self) -> Iterator[SweepPoint]:
         """All combinations, the last key varying fastest."""
-        for given in self.listed or (Point("", {}),):
+        for given in self.listed or (SweepPoint("", {}),):
             for values in itertools.product(*self.grid.values()):
                 varied = dict(zip(self.grid, values, strict=True))
                 if both := varied.keys() & given.settings.keys():
-                    key = naming.dotted(min(both))
+                    key = format_key(min(both))
                     raise ConfigError(f"{key} is in the grid and in the list; leave one out")
-                name = "_".join(filter(None, (given.name, naming.point_name(varied))))
-                yield Point(name, {**given.settings, **varied})
+                name = "_".join(filter(None, (given.name, name_point(varied))))
+                yield SweepPoint(name, {**given.settings, **varied})
 
 
-def read(table: Mapping[str, Any], options: Options, origin: str) -> Axes:
+def read_axes(table: Mapping[str, Any], options: SweepOptions, origin: str) -> Axes:
     """The axes of an experiment's parsed file; the command line comes first, key by key.
 
     Raises `ConfigError` that names the value and the remedy.
     """
-    grid = _from_table(table.get("sweep", {}), origin)
-    given: dict[naming.Path, tuple[object, ...]] = {}
+    grid = _read_table(table.get("sweep", {}), origin)
+    given: dict[KeyPath, tuple[object, ...]] = {}
     for text in options.grid:
-        path, values = _from_option(text)
+        path, values = _parse_option(text)
         if path in given:
-            raise ConfigError(f"--grid names {naming.dotted(path)} twice; give all its values once")
+            raise ConfigError(f"--grid names {format_key(path)} twice; give all its values once")
         given[path] = values
     grid |= given
     for path, values in grid.items():
-        _require_values(path, values)
-    listed = () if options.listed is None else _from_file(options.listed)
+        _check_values(path, values)
+    listed = () if options.listed is None else _read_list(options.listed)
     default = [table.get("seed", 0)]
-    seeds = table.get("seeds", default) if options.seeds is None else _seeds(options.seeds)
+    seeds = table.get("seeds", default) if options.seeds is None else _parse_seeds(options.seeds)
     own_seed = options.seeds is None and "seeds" not in table
-    return Axes(grid, listed, _checked_seeds(seeds), own_seed)
+    return Axes(grid, listed, _check_seeds(seeds), own_seed)
 
 
-def require_effect(overrides: Sequence[str], found: Axes) -> None:
+def check_overrides(overrides: Sequence[str], found: Axes) -> None:
     """Raise `ConfigError` for a `--set` whose key the axes set themselves, in every run."""
     varied = {*found.grid, *(path for point in found.listed for path in point.settings)}
     for override in overrides:
@@ -124,28 +127,28 @@ def require_effect(overrides: Sequence[str], found: Axes) -> None:
                 f"set --set 'seeds=[{override.partition('=')[2]}]' for that one, or leave it out"
             )
         if above := next((other for other in varied if path[: len(other)] == other), None):
-            key = naming.dotted(above)
+            key = format_key(above)
             raise ConfigError(
                 f"--set {override!r} has no effect: every run takes its {key} from the sweep; "
                 f"leave --set out, or take {key} out of the sweep or the list"
             )
 
 
-def _from_table(section: object, origin: str) -> dict[naming.Path, tuple[object, ...]]:
+def _read_table(section: object, origin: str) -> dict[KeyPath, tuple[object, ...]]:
     if not isinstance(section, Mapping):
         raise ConfigError(f"{origin}: [sweep] is a section of KEY = [values], not {section!r}")
     grid = {}
-    for path, values in _leaves(section):
+    for path, values in _walk_leaves(section):
         if not isinstance(values, list):
             raise ConfigError(
-                f"{origin}: sweep.{naming.dotted(path)} = {values!r} is not a list; "
+                f"{origin}: sweep.{format_key(path)} = {values!r} is not a list; "
                 "write the values to try in [ ]"
             )
         grid[path] = tuple(values)
     return grid
 
 
-def _from_option(text: str) -> tuple[naming.Path, tuple[object, ...]]:
+def _parse_option(text: str) -> tuple[KeyPath, tuple[object, ...]]:
     key, equals, values = text.partition("=")
     path = tuple(experiments.split_key(key))
     if not equals or not all(path):
@@ -158,8 +161,8 @@ def _from_option(text: str) -> tuple[naming.Path, tuple[object, ...]]:
         return path, tuple(experiments.parse_value(value.strip()) for value in values.split(","))
 
 
-def _require_values(path: naming.Path, values: Sequence[object]) -> None:
-    key = naming.dotted(path)
+def _check_values(path: KeyPath, values: Sequence[object]) -> None:
+    key = format_key(path)
     if path in _NOT_HERE:
         raise ConfigError(f"{key} cannot be in a grid: {_NOT_HERE[path]}")
     if not values:
@@ -170,17 +173,17 @@ def _require_values(path: naming.Path, values: Sequence[object]) -> None:
         raise ConfigError(f"the grid has {key} = {twice} twice; leave one out")
 
 
-def _from_file(file: Path) -> tuple[Point, ...]:
+def _read_list(file: Path) -> tuple[SweepPoint, ...]:
     """One point a line: a JSON object of settings by their keys, and perhaps a `name`."""
     try:
         lines = read_text(file).splitlines()
     except ValueError as error:
         raise ConfigError(f"--list: {error}") from error
-    points: dict[str, Point] = {}
+    points: dict[str, SweepPoint] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        point = _from_line(line, f"{file}, line {number}")
+        point = _parse_line(line, f"{file}, line {number}")
         if point.name in points:
             raise ConfigError(
                 f"{file}, line {number}: {point.name!r} is there twice; give one of them another "
@@ -192,7 +195,7 @@ def _from_file(file: Path) -> tuple[Point, ...]:
     return tuple(points.values())
 
 
-def _from_line(line: str, place: str) -> Point:
+def _parse_line(line: str, place: str) -> SweepPoint:
     try:
         found = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -200,37 +203,35 @@ def _from_line(line: str, place: str) -> Point:
     if not isinstance(found, dict):
         raise ConfigError(f'{place}: not a JSON object of settings, e.g. {{"society.agents": 5}}')
     name = found.pop("name", None)
-    settings: dict[naming.Path, object] = dict(_leaves(found))
+    settings: dict[KeyPath, object] = dict(_walk_leaves(found))
     for path in settings:
         if path in _NOT_HERE:
-            raise ConfigError(f"{place}: {naming.dotted(path)}: {_NOT_HERE[path]}")
+            raise ConfigError(f"{place}: {format_key(path)}: {_NOT_HERE[path]}")
     if name is None:
-        name = naming.point_name(settings) or "as-is"
-    if not isinstance(name, str) or naming.unsafe(name):
+        name = name_point(settings) or "as-is"
+    if not isinstance(name, str) or is_unsafe(name):
         raise ConfigError(f"{place}: name {name!r} is not usable: letters, digits, '.', '_', '-'")
-    return Point(name, settings)
+    return SweepPoint(name, settings)
 
 
-def _leaves(
-    section: Mapping[str, Any], above: naming.Path = ()
-) -> Iterator[tuple[naming.Path, Any]]:
+def _walk_leaves(section: Mapping[str, Any], above: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
     for key, value in section.items():
         # What is quoted at the top, as JSON must, is a dotted key all the same.
         path = (*above, key) if above else tuple(experiments.split_key(key))
         if isinstance(value, Mapping) and value:
-            yield from _leaves(value, path)
+            yield from _walk_leaves(value, path)
         else:
             yield path, value
 
 
-def _seeds(text: str) -> object:
+def _parse_seeds(text: str) -> object:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise ConfigError(f"--seeds {text!r} is not a list of numbers such as 0,1,2") from None
 
 
-def _checked_seeds(seeds: object) -> tuple[int, ...]:
+def _check_seeds(seeds: object) -> tuple[int, ...]:
     whole = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
     if not isinstance(seeds, list) or not whole:
         raise ConfigError(f"seeds = {seeds!r} is not a list of whole numbers such as [0, 1, 2]")
@@ -239,3 +240,54 @@ def _checked_seeds(seeds: object) -> tuple[int, ...]:
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"seeds = {seeds!r} names one twice; leave it out")
     return tuple(seeds)
+
+
+KeyPath = tuple[str, ...]
+"""The parts of a key: ("society", "agents")."""
+Settings = Mapping[KeyPath, object]
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
+_LONGEST_VALUE = 24
+_LONGEST_POINT = 40
+
+
+def format_key(path: KeyPath) -> str:
+    """A key as it is written in TOML."""
+    return ".".join(part if _BARE.fullmatch(part) else json.dumps(part) for part in path)
+
+
+def name_point(settings: Settings) -> str:
+    """Such as "agents-5_w-0.3"; empty where nothing is set."""
+    last = [path[-1] for path in settings]
+    parts = []
+    for path, value in settings.items():
+        key = path[-1] if last.count(path[-1]) == 1 else "-".join(path)
+        parts.append(f"{_slug(key)}-{_slug(value)}")
+    name = "_".join(parts)
+    return name if len(name) <= _LONGEST_POINT else f"p-{_hash(to_canonical_json(settings), 10)}"
+
+
+def name_member(point: str, seed: int) -> str:
+    """The part of a run's name that follows that of its sweep."""
+    return f"{point}.seed-{seed}" if point else f"seed-{seed}"
+
+
+def to_canonical_json(settings: Settings) -> str:
+    """Text that is equal for equal settings, in whatever order they were given."""
+    return json.dumps({format_key(path): value for path, value in settings.items()}, sort_keys=True)
+
+
+def is_unsafe(name: str) -> bool:
+    """Whether a name cannot be part of a run's."""
+    return not name or bool(_UNSAFE.search(name)) or not name[0].isalnum()
+
+
+def _slug(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    safe = _UNSAFE.sub("-", text).strip("-.")[:_LONGEST_VALUE]
+    return safe if safe == text else f"{safe}-{_hash(text, 6)}".strip("-")
+
+
+def _hash(text: str, digits: int) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:digits]

@@ -1,12 +1,19 @@
-"""A sweep before anything runs: its members, each with the whole experiment it will run."""
+"""What a sweep consists of: its members before anything runs, and `sweep.json`.
+
+The file names the runs of the sweep. A run stays in it when the sweep is started again with fewer
+values.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from society.config import load as experiments
 from society.config.load import ConfigError
@@ -14,8 +21,8 @@ from society.config.schema import Config
 from society.method.experiment import Experiment, resolve
 from society.runs import folder as folders
 from society.runs.folder import RunFolder
-from society.sweeps import axes, naming
-from society.sweeps.axes import Axes, Point, Source
+from society.sweeps import axes
+from society.sweeps.axes import Axes, SweepPoint, SweepSource
 
 _MOST = 1000
 
@@ -25,7 +32,7 @@ class Member:
     """One run of a sweep. `point` is the name its settings share over the seeds."""
 
     folder: RunFolder
-    point: Point
+    point: SweepPoint
     seed: int
     experiment: Experiment
 
@@ -36,7 +43,7 @@ class Member:
     @property
     def short(self) -> str:
         """Its name within the sweep."""
-        return naming.member_name(self.point.name, self.seed)
+        return axes.name_member(self.point.name, self.seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +58,21 @@ class Sweep:
         return list({member.point.name: member for member in reversed(self.members)}.values())[::-1]
 
 
-def load(source: Source, runs: Path, name: str) -> Sweep:
+def load_sweep(source: SweepSource, runs: Path, name: str) -> Sweep:
     """The sweep that `source` describes, called `name` under `runs`.
 
     Every point's experiment is checked in full. Raises `ConfigError`.
     """
-    folder = folders.folder(runs, name)
+    folder = folders.locate_run(runs, name)
     table, origin = experiments.read_table(source.experiment, source.overrides)
-    found = axes.read(table, source.options, origin)
-    axes.require_effect(source.overrides, found)
-    members = tuple(_members(folder, runs, table, found, origin))
-    _require_different(members)
+    found = axes.read_axes(table, source.options, origin)
+    axes.check_overrides(source.overrides, found)
+    members = tuple(_build_members(folder, runs, table, found, origin))
+    _check_distinct(members)
     return Sweep(folder, members)
 
 
-def _members(
+def _build_members(
     folder: RunFolder, runs: Path, base: dict[str, Any], found: Axes, origin: str
 ) -> Iterator[Member]:
     count = 0
@@ -75,23 +82,23 @@ def _members(
             count += 1
             if count > _MOST:
                 raise ConfigError(f"the sweep has more than {_MOST} runs; take fewer values")
-            name = f"{folder.name}.{naming.member_name(point.name, seed)}"
+            name = f"{folder.name}.{axes.name_member(point.name, seed)}"
             # The seed decides neither the questions nor whether an experiment is a valid one.
             config = experiment.config.model_copy(update={"seed": seed})
             seeded = replace(experiment, config=config)
-            yield Member(folders.folder(runs, name), point, seed, seeded)
+            yield Member(folders.locate_run(runs, name), point, seed, seeded)
 
 
-def _experiment(base: dict[str, Any], point: Point, seed: int, origin: str) -> Experiment:
+def _experiment(base: dict[str, Any], point: SweepPoint, seed: int, origin: str) -> Experiment:
     table = copy.deepcopy(base)
-    shown = ", ".join(f"{naming.dotted(p)} = {value!r}" for p, value in point.settings.items())
+    shown = ", ".join(f"{axes.format_key(p)} = {value!r}" for p, value in point.settings.items())
     where = f"{origin} with {shown}" if shown else origin
     for path, value in point.settings.items():
         experiments.set_key(table, path, value, where)
     return resolve(experiments.build_config({**table, "seed": seed}, where), where)
 
 
-def _require_different(members: tuple[Member, ...]) -> None:
+def _check_distinct(members: tuple[Member, ...]) -> None:
     by_config: dict[str, Member] = {}
     by_name: dict[str, Member] = {}
     for member in members:
@@ -104,3 +111,109 @@ def _require_different(members: tuple[Member, ...]) -> None:
             raise ConfigError(
                 f"two runs of the sweep are called {member.short}; give the lines of --list names"
             )
+
+
+class MemberRecord(BaseModel):
+    """One run: the name of its folder, of its point ("" where only the seed varies), its seed.
+
+    `settings` are what the point sets, by dotted key.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    run: str
+    point: str
+    seed: int
+    settings: Mapping[str, Any]
+
+
+class SweepRecord(BaseModel):
+    """What the file says. `experiment` is the file or packaged name it was started with."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Literal[1] = 1
+    experiment: str
+    members: Sequence[MemberRecord]
+
+    def folders(self, runs: Path) -> list[RunFolder]:
+        """The folder of every run, whether it has started or not."""
+        return [folders.locate_run(runs, member.run) for member in self.members]
+
+
+def record_sweep(sweep: Sweep, experiment: str) -> SweepRecord:
+    """What is to be recorded of a sweep."""
+    return SweepRecord(
+        experiment=experiment,
+        members=[
+            MemberRecord(
+                run=member.folder.name,
+                point=member.point.name,
+                seed=member.seed,
+                settings={axes.format_key(p): value for p, value in member.point.settings.items()},
+            )
+            for member in sweep.members
+        ],
+    )
+
+
+def read_record(folder: RunFolder) -> SweepRecord | None:
+    """The record in a folder, None where it is none of a sweep. Raises `ConfigError`."""
+    if not folder.sweep.is_file():
+        return None
+    try:
+        return SweepRecord.model_validate_json(folder.sweep.read_text(encoding="utf-8"))
+    except (OSError, ValidationError) as error:
+        raise ConfigError(
+            f"{folder.sweep} cannot be read: {error}\nremove it and start the sweep again: its "
+            "runs are found by their names"
+        ) from error
+
+
+def list_members(folder: RunFolder) -> list[RunFolder]:
+    """The runs of the sweep in a folder; none where it is no sweep's or cannot be read."""
+    try:
+        found = read_record(folder)
+    except ConfigError:
+        return []
+    return [] if found is None else found.folders(folder.path.parent)
+
+
+def find_runs(runs: Path, name: str) -> list[RunFolder]:
+    """The run called `name`, or those runs of the sweep called `name` that have started.
+
+    Raises `ConfigError` where there is none, and what `society.runs.folder.find_run` raises.
+    """
+    folder = folders.locate_run(runs, name)
+    record = read_record(folder)
+    if record is None:
+        return [folders.find_run(runs, name)]
+    started = [run.name for run in record.folders(runs) if run.database.is_file()]
+    if not started:
+        raise ConfigError(f"no run of the sweep {name!r} has started yet")
+    return [folders.find_run(runs, each) for each in started]
+
+
+def merge_records(earlier: SweepRecord | None, now: SweepRecord) -> SweepRecord:
+    """Both. Raises `ConfigError` where a run was recorded with other settings."""
+    if earlier is None:
+        return now
+    known = {member.run: member for member in earlier.members}
+    for member in now.members:
+        before = known.get(member.run, member)
+        if before != member:
+            raise ConfigError(
+                f"{member.run} is in the sweep with the settings {dict(before.settings)}, now they "
+                f"are {dict(member.settings)}; use another name for these, or another --name"
+            )
+        known[member.run] = member
+    fresh = [member for member in now.members if member not in earlier.members]
+    return SweepRecord(experiment=now.experiment, members=[*earlier.members, *fresh])
+
+
+def write_record(folder: RunFolder, record: SweepRecord) -> None:
+    """Write the record, whole or not at all."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    draft = folder.sweep.with_suffix(".part")
+    draft.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    os.replace(draft, folder.sweep)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,18 +17,18 @@ from typing import Literal
 
 from society.sweeps.definition import Member
 
-State = Literal["waiting", "running", "finished", "failed", "stopped"]
+MemberState = Literal["waiting", "running", "finished", "failed", "stopped"]
 POLL_S = 0.2
 _AT_ONCE_S = 10.0
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(slots=True)
-class Running:
+class RunningMember:
     """One member and what has become of it. `read_to` is how much of its log has been looked at."""
 
     member: Member
-    state: State = "waiting"
+    state: MemberState = "waiting"
     read_to: int = 0
     started_at: int = 0
     status: int | None = None
@@ -63,7 +62,7 @@ class Running:
         return "\n".join(kept).removeprefix("society: ")
 
 
-def default_jobs(members: Sequence[Member]) -> int:
+def choose_jobs(members: Sequence[Member]) -> int:
     """How many at a time: one more than there are cores for the built-in model, which keeps to one
     of them; else one.
 
@@ -78,48 +77,44 @@ def default_jobs(members: Sequence[Member]) -> int:
     return min(cores + 1, len(members))
 
 
-async def carry_out(
-    members: Sequence[Running],
+async def run_members(
+    members: Sequence[RunningMember],
     jobs: int,
-    arguments: Callable[[Member], Sequence[str]],
-    look: Callable[[], None],
+    command: Callable[[Member], Sequence[str]],
+    refresh: Callable[[], None],
 ) -> None:
-    """Run all of them, at most `jobs` at a time; `look` is called a few times a second.
+    """Run all of them, at most `jobs` at a time; call `refresh` a few times a second.
 
-    Cancelled, it stops those that run, each as Ctrl-C would, and waits for them.
+    `command` gives the program that runs a member, with its arguments. When cancelled, this stops
+    the members that run, each as Ctrl-C would, and waits for them.
     """
     turns = asyncio.Semaphore(jobs)
 
-    async def one(running: Running) -> None:
+    async def one(running: RunningMember) -> None:
         async with turns:
-            await _run(running, arguments(running.member))
+            await _run_member(running, command(running.member))
 
     tasks = [asyncio.create_task(one(running)) for running in members]
     pending = set(tasks)
     try:
         while pending:
-            look()
+            refresh()
             _, pending = await asyncio.wait(pending, timeout=POLL_S)
     finally:
         for task in pending:
             task.cancel()
         while pending:
             _, pending = await asyncio.wait(pending, timeout=POLL_S)
-            look()
-    look()
+            refresh()
+    refresh()
     await asyncio.gather(*tasks)
 
 
-async def _run(running: Running, arguments: Sequence[str]) -> None:
+async def _run_member(running: RunningMember, command: Sequence[str]) -> None:
     running.started_at = running.read_to = running.log.stat().st_size if running.log.exists() else 0
     with running.log.open("ab") as log:
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            # A folder of the user's called evals or store must not hide ours.
-            "-P",
-            "-m",
-            "society.sweeps.member",
-            *arguments,
+            *command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=log,
@@ -131,13 +126,13 @@ async def _run(running: Running, arguments: Sequence[str]) -> None:
     try:
         status = await process.wait()
     except asyncio.CancelledError:
-        await _stop(process)
+        await _stop_member(process)
         running.state = "stopped"
         raise
-    running.state, running.status = _state(status), status
+    running.state, running.status = _classify_status(status), status
 
 
-async def _stop(process: asyncio.subprocess.Process) -> None:
+async def _stop_member(process: asyncio.subprocess.Process) -> None:
     """Stop a member in good order; being cancelled again ends it at once."""
     assert process.stdin is not None
     process.stdin.close()
@@ -153,7 +148,7 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
             await process.wait()
 
 
-def _state(status: int) -> State:
+def _classify_status(status: int) -> MemberState:
     if status == 0:
         return "finished"
     return "stopped" if status == 130 or -status in _STOPPING else "failed"

@@ -18,9 +18,12 @@ from evals.agreement import agreements
 from evals.metrics import MEASURES, Decoding, Measure, apart, table, zero_shot_tasks
 from evals.stored_run import list_evaluated_arms
 from society.runs import folder as folders
-from society.sweeps.record import SweepRecord
-from society.terminal.output import Screen, one_line
-from store.errors import StoreError
+from society.runs.folder import RunFolder
+from society.runs.status import read_progress
+from society.sweeps.definition import SweepRecord
+from society.terminal.output import Screen, one_line, write_line
+from society.terminal.table import write_rows
+from store.errors import StoreError, StoreLocked, StoreMissing
 from store.ledger import Store
 
 Share = Measure | Literal["agree", "tied", "unread", "cut"]
@@ -45,7 +48,7 @@ _HEADINGS: dict[Share, str] = {"single": "single agent", "majority": "round-1 ma
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class SweepResult:
     """One point, arm and decoding: the untuned society, or the last one that all seeds have.
 
     `seeds` is how many runs are in it. `task` is None for the run's own evaluation questions.
@@ -60,31 +63,31 @@ class Result:
     shares: dict[Share, Spread]
 
 
-def results(record: SweepRecord, runs: Path) -> list[Result]:
+def read_results(record: SweepRecord, runs: Path) -> list[SweepResult]:
     """Every result that is stored so far; runs that nobody can read now are left out."""
     found: defaultdict[tuple[str | None, str, str, Decoding], list[dict[int, dict[Share, float]]]]
     found = defaultdict(list)
     for member in record.members:
         try:
-            store = Store.open(folders.folder(runs, member.run).database, read_only=True)
+            store = Store.open(folders.locate_run(runs, member.run).database, read_only=True)
         except StoreError:
             continue
         try:
-            for key, shares in _of_run(store):
+            for key, shares in _read_run(store):
                 task, arm, decoding = key
                 found[task, member.point, arm, decoding].append(shares)
         finally:
             store.close()
     tasks = list(dict.fromkeys(task for task, *_ in found))
     tasks.sort(key=lambda task: (task is not None, task))
-    merged = [result for key, runs_ in found.items() for result in _merged(key, runs_)]
+    merged = [result for key, runs_ in found.items() for result in _merge_seeds(key, runs_)]
     return sorted(merged, key=lambda result: tasks.index(result.task))
 
 
-def show(record: SweepRecord, runs: Path, stream: TextIO) -> None:
+def show_results(record: SweepRecord, runs: Path, stream: TextIO) -> None:
     """Print one table for each task."""
     console = Screen(stream)
-    rows = results(record, runs)
+    rows = read_results(record, runs)
     if not rows:
         console.print("no evaluation debate is complete yet")
         return
@@ -93,14 +96,14 @@ def show(record: SweepRecord, runs: Path, stream: TextIO) -> None:
         about = "Held-out questions" if task is None else one_line(apart(task))
         over = "in %, mean over seeds, least to most"
         if judged := [row for row in of_task if "consensus" in row.shares]:
-            console.draw(_drawn(judged, MEASURES, f"{about}: accuracy {over}"))
+            console.draw(_draw_table(judged, MEASURES, f"{about}: accuracy {over}"))
         else:
             told = f"{about}: accuracy needs gold answers, and there are none"
             console.print(told, soft_wrap=True)
-        console.draw(_drawn(of_task, _VOTES, f"{about}: votes {over}"))
+        console.draw(_draw_table(of_task, _VOTES, f"{about}: votes {over}"))
 
 
-def _of_run(
+def _read_run(
     store: Store,
 ) -> Iterator[tuple[tuple[str | None, str, Decoding], dict[int, dict[Share, float]]]]:
     for arm in list_evaluated_arms(store):
@@ -122,19 +125,19 @@ def _of_run(
                 yield (task, arm, decoding), found
 
 
-def _merged(
+def _merge_seeds(
     key: tuple[str | None, str, str, Decoding], runs: Sequence[dict[int, dict[Share, float]]]
-) -> Iterator[Result]:
+) -> Iterator[SweepResult]:
     task, point, arm, decoding = key
     for iteration in sorted({0, min(max(run) for run in runs)}):
         those = [run[iteration] for run in runs if iteration in run]
         if those:
             told = {share for each in those for share in each}
             shares = {s: Spread.of([each[s] for each in those if s in each]) for s in told}
-            yield Result(task, point, arm, decoding, iteration, len(those), shares)
+            yield SweepResult(task, point, arm, decoding, iteration, len(those), shares)
 
 
-def _drawn(rows: Sequence[Result], shown: Sequence[Share], title: str) -> Table:
+def _draw_table(rows: Sequence[SweepResult], shown: Sequence[Share], title: str) -> Table:
     drawn = Table(
         box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=Text(title), title_justify="left"
     )
@@ -152,13 +155,48 @@ def _drawn(rows: Sequence[Result], shown: Sequence[Share], title: str) -> Table:
             *map(one_line, kept),
             "untuned" if row.iteration == 0 else str(row.iteration),
             str(row.seeds),
-            *(_spread(row.shares.get(share)) for share in shown),
+            *(_format_spread(row.shares.get(share)) for share in shown),
         )
         before = names
     return drawn
 
 
-def _spread(spread: Spread | None) -> str:
+def _format_spread(spread: Spread | None) -> str:
     if spread is None:
         return ""
     return f"{100 * spread.mean:.1f} {100 * spread.low:.1f}–{100 * spread.high:.1f}"
+
+
+def _read_line(run: RunFolder) -> str:
+    record = read_progress(run)
+    return "in use by another process" if record is None else record.line
+
+
+def _describe_run(run: RunFolder) -> str:
+    try:
+        with Store.open(run.database, read_only=True) as store:
+            if store.running:
+                return f"running: {_read_line(run)}"
+            found = store.run()
+    except StoreMissing:
+        return "not started"
+    except StoreLocked:
+        return f"running: {_read_line(run)}"
+    except StoreError as error:
+        return f"unreadable: {error}"
+    if found is None or found.finished_at is None:
+        return "stopped before its end"
+    return f"finished {found.finished_at:%Y-%m-%d %H:%M} UTC"
+
+
+def show_status(folder: RunFolder, record: SweepRecord, stream: TextIO) -> None:
+    """Print how far every run of the sweep is, and the results so far."""
+    runs = folder.path.parent
+    states = [
+        (member.run, _describe_run(folders.locate_run(runs, member.run)))
+        for member in record.members
+    ]
+    finished = sum(state.startswith("finished") for _, state in states)
+    write_line(stream, f"sweep {folder.name}: {finished} of {len(states)} runs finished")
+    write_rows(("run", "state"), states, "table", stream)
+    show_results(record, runs, stream)

@@ -1,4 +1,4 @@
-"""Text on its way to a terminal: all of it goes through here, and none of it is interpreted.
+"""Output to a terminal: all text passes through here, and none of it is interpreted.
 
 Much of what is shown comes from models, servers and imported files. Hidden characters and escape
 sequences are named (`evals.visible`); Rich's markup and emoji codes stay the text they are.
@@ -22,7 +22,7 @@ __all__ = ["Screen", "one_line", "plain", "say", "tell", "write_line"]
 
 
 class Screen(Console):
-    """Rich's console on a stream, for text that nobody has vouched for."""
+    """Rich's console on a stream, for untrusted text."""
 
     def __init__(self, stream: TextIO, *, soft_wrap: bool = False) -> None:
         super().__init__(
@@ -30,14 +30,14 @@ class Screen(Console):
         )
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Text for a cell or a line, its hidden characters named before its width is measured."""
+        """Text for a cell or a line; hidden characters are named before the width is measured."""
         options |= {"markup": False, "emoji": False}
         return super().render_str(plain(text), **options)
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """What Rich draws; only Rich's own control codes are left to the terminal."""
+        """What Rich draws; only Rich's own control codes reach the terminal."""
         for segment in super().render(renderable, options):
             if segment.control:
                 yield segment
@@ -45,13 +45,13 @@ class Screen(Console):
                 yield Segment(plain(segment.text), segment.style)
 
     def draw(self, table: Table) -> None:
-        """Print a table whole: one that is wider than the terminal is wrapped by that, not cut."""
+        """Print a whole table; the terminal wraps one that is too wide, and nothing is cut."""
         options = self.options.update(width=_WIDEST)
         self.width = max(self.width, self.measure(table, options=options).maximum)
         self.print(table)
 
     def on_broken_pipe(self) -> None:
-        """Leave it to the command how it ends when nobody reads any more."""
+        """Raise the error, so that the command decides how it ends when its reader has left."""
         raise
 
 

@@ -1,9 +1,9 @@
 """The standard streams while a command runs: any encoding, closed ones, readers that leave.
 
-What is written never fails for its characters: typography becomes ASCII where the encoding lacks
-it, anything else an escape such as `\\u4e2d`. A closed stream is one that nobody reads. Whoever
-reads stderr may leave at any time; when the reader of stdout leaves, a command that looks at
-something ends, and a run, which is more than its display, goes on.
+Writing never fails because of a character: typography that the encoding lacks becomes ASCII, any
+other character an escape such as `\\u4e2d`. A closed stream discards what is written. The reader
+of stderr may leave at any time. When the reader of stdout leaves, a command that only shows
+something ends, and a run continues.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from contextlib import contextmanager, suppress
 from typing import Any, TextIO, cast
 
 ERRORS = "society.legible"
-"""The name of the error handler, for streams of one's own."""
+"""The name of the error handler, for other streams."""
 
 READER_LEFT = 141
-"""Exit status of a command whose output nobody reads any more, as after SIGPIPE."""
+"""Exit status of a command whose reader has left, as after SIGPIPE."""
 
 _ASCII = {
     "–": "-",
@@ -49,36 +49,36 @@ _ASCII = {
 _GONE = frozenset({errno.EPIPE, errno.EIO, errno.ENXIO, errno.ECONNRESET, errno.ESHUTDOWN})
 
 
-def _legible(error: UnicodeError) -> tuple[str, int]:
+def _replace_unencodable(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     letters = error.object[error.start : error.end]
-    return "".join(_ASCII.get(c) or escaped(c) for c in letters), error.end
+    return "".join(_ASCII.get(c) or escape_ascii(c) for c in letters), error.end
 
 
-codecs.register_error(ERRORS, _legible)
+codecs.register_error(ERRORS, _replace_unencodable)
 
 
-def escaped(text: str) -> str:
-    """Every character of `text` as Python and JSON write it in ASCII: `\\u4e2d`, `\\xff`."""
+def escape_ascii(text: str) -> str:
+    """`text` in ASCII, other characters as Python and JSON escape them: `\\u4e2d`, `\\xff`."""
     return text.encode("ascii", "backslashreplace").decode("ascii")
 
 
 def is_unicode(stream: TextIO) -> bool:
-    """Whether a stream can write every character; one without an encoding can."""
+    """Whether a stream can write every character; a stream without an encoding can."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return encoding.lower().replace("_", "-").startswith("utf")
 
 
 @contextmanager
-def standard() -> Iterator[None]:
+def guard_standard_streams() -> Iterator[None]:
     """Make the standard streams safe to write to while the block runs."""
     _fill_descriptors()
     before = sys.stdin, sys.stdout, sys.stderr
-    sys.stdin = sys.stdin or _nowhere("r")
-    out, err = sys.stdout or _nowhere("w"), sys.stderr or _nowhere("w")
-    with _legibly(out), _legibly(err):
-        sys.stdout, sys.stderr = out, lasting(err)
+    sys.stdin = sys.stdin or _open_null("r")
+    out, err = sys.stdout or _open_null("w"), sys.stderr or _open_null("w")
+    with _write_legibly(out), _write_legibly(err):
+        sys.stdout, sys.stderr = out, outlive_reader(err)
         try:
             yield
         finally:
@@ -86,34 +86,34 @@ def standard() -> Iterator[None]:
 
 
 def outlive_readers() -> None:
-    """From now on the command goes on when nobody reads stdout any more."""
-    sys.stdout = lasting(sys.stdout)
+    """From now on the command continues when the reader of stdout leaves."""
+    sys.stdout = outlive_reader(sys.stdout)
 
 
 def abandon(stream: TextIO) -> None:
-    """Let whatever is still to be written to `stream`, whose reader has left, go nowhere."""
+    """Discard everything that is still to be written to `stream`, whose reader has left."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
 
 
-def lasting(stream: TextIO) -> TextIO:
-    """`stream`, but writing to it goes on without effect once its reader has left."""
-    return stream if isinstance(stream, _Lasting) else cast(TextIO, _Lasting(stream))
+def outlive_reader(stream: TextIO) -> TextIO:
+    """`stream`, except that writing has no effect once its reader has left."""
+    return stream if isinstance(stream, _LastingStream) else cast(TextIO, _LastingStream(stream))
 
 
-class _Lasting(io.TextIOBase):
+class _LastingStream(io.TextIOBase):
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        with self._lasting():
+        with self._ignoring_lost_reader():
             return self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        with self._lasting():
+        with self._ignoring_lost_reader():
             self._stream.flush()
 
     def writable(self) -> bool:
@@ -137,7 +137,7 @@ class _Lasting(io.TextIOBase):
         return getattr(self._stream, name)
 
     @contextmanager
-    def _lasting(self) -> Iterator[None]:
+    def _ignore_lost_reader(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -146,12 +146,12 @@ class _Lasting(io.TextIOBase):
             abandon(self._stream)
 
 
-def _nowhere(mode: str) -> TextIO:
+def _open_null(mode: str) -> TextIO:
     return cast(TextIO, open(os.devnull, mode, encoding="utf-8"))
 
 
 @contextmanager
-def _legibly(stream: TextIO) -> Iterator[None]:
+def _write_legibly(stream: TextIO) -> Iterator[None]:
     if not isinstance(stream, io.TextIOWrapper):
         yield
         return
@@ -165,11 +165,11 @@ def _legibly(stream: TextIO) -> Iterator[None]:
 
 
 def _fill_descriptors() -> None:
-    # A database that got the number of a closed stdout would be written to by every library that
-    # prints.
+    # If stdout is closed, the next file opened gets its number, 1. That would be the database, and
+    # every library that prints would write into it.
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            # The lowest free number is the one that is closed.
+            # open() takes the lowest free number, which is the closed one.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)

@@ -21,29 +21,30 @@ from store import output_files
 
 Format = Literal["table", "csv", "json"]
 
-# What a table takes beside its cells, and what text may be broken down to.
+# Characters between columns and at the margins, and the narrowest that text may be broken to.
 _BETWEEN, _MARGIN = 3, 2
 _NARROWEST_TEXT = 8
 
 
-def write(
+def write_rows(
     columns: Sequence[str], rows: Sequence[Sequence[object]], form: Format, stream: TextIO
 ) -> None:
-    """Write all rows. JSON is one list of objects; an absent value is empty, or null in JSON.
+    """Write all rows. JSON is one list of objects; a missing value is empty, or null in JSON.
 
-    In CSV, text that a spreadsheet would take for a formula is quoted; on a terminal its hidden
-    characters are named. JSON always holds the exact values, and null for NaN and
-    infinity, which it cannot hold.
+    CSV quotes text that a spreadsheet would take for a formula, and on a terminal it names hidden
+    characters. JSON holds the exact values, and null for NaN and infinity, which it cannot hold.
+
+        write_rows(("arm", "accuracy"), [("multiagent", 0.62)], "csv", sys.stdout)
     """
     if form == "csv":
-        _csv(columns, rows, stream)
+        _write_csv(columns, rows, stream)
     elif form == "json":
-        _json(columns, rows, stream)
+        _write_json(columns, rows, stream)
     else:
-        _table(columns, rows, stream)
+        _write_table(columns, rows, stream)
 
 
-def _csv(columns: Sequence[str], rows: Sequence[Sequence[object]], stream: TextIO) -> None:
+def _write_csv(columns: Sequence[str], rows: Sequence[Sequence[object]], stream: TextIO) -> None:
     shown = stream.isatty()
 
     def cell(value: object) -> object:
@@ -57,29 +58,29 @@ def _csv(columns: Sequence[str], rows: Sequence[Sequence[object]], stream: TextI
     out.writerows([cell(value) for value in row] for row in rows)
 
 
-def _json(columns: Sequence[str], rows: Sequence[Sequence[object]], stream: TextIO) -> None:
-    names = _distinct(columns)
-    objects = [dict(zip(names, map(_standard, row), strict=True)) for row in rows]
+def _write_json(columns: Sequence[str], rows: Sequence[Sequence[object]], stream: TextIO) -> None:
+    names = _make_distinct(columns)
+    objects = [dict(zip(names, map(_to_json_value, row), strict=True)) for row in rows]
     text = json.dumps(
         objects, ensure_ascii=not is_unicode(stream), indent=1, default=str, allow_nan=False
     )
-    # An escape is the same value, and no terminal obeys it.
+    # An escape is the same JSON value, and a terminal does not obey it.
     stream.write(HIDDEN.sub(lambda found: json.dumps(found[0])[1:-1], text) + "\n")
 
 
-def _standard(value: object) -> object:
-    """A value as JSON has it (RFC 8259): there is neither NaN nor infinity, and keys are text."""
+def _to_json_value(value: object) -> object:
+    """A value that JSON can hold (RFC 8259): no NaN, no infinity, and keys that are text."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {str(_standard(key)): _standard(each) for key, each in value.items()}
+        return {str(_to_json_value(key)): _to_json_value(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_standard(each) for each in value]
+        return [_to_json_value(each) for each in value]
     return value
 
 
-def _distinct(columns: Sequence[str]) -> list[str]:
-    """The names, with a number behind one that is there already: a JSON object holds each once."""
+def _make_distinct(columns: Sequence[str]) -> list[str]:
+    """The names, with a number added to repeated ones: a JSON object holds each name once."""
     names: list[str] = []
     for column in columns:
         name, number = column, 0
@@ -90,13 +91,15 @@ def _distinct(columns: Sequence[str]) -> list[str]:
     return names
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[object]], stream: TextIO) -> None:
-    """A text that is broken is the same text, but half a number is another one: where not even
-    broken texts make room, lines are longer than the terminal is wide."""
+def _write_table(columns: Sequence[str], rows: Sequence[Sequence[object]], stream: TextIO) -> None:
+    """Draw a table; only text columns wrap, since half a number is a different number.
+
+    If wrapping makes too little room, lines are longer than the terminal is wide.
+    """
     console = Screen(stream)
-    natural = _width(columns, rows)
+    natural = _measure_width(columns, rows)
     if not console.is_terminal:
-        # A pipe has no width; cutting cells to 80 columns would lose what was asked for.
+        # A pipe has no width, and cutting cells to 80 columns would lose data.
         console.width = max(80, natural)
     narrow = natural > console.width
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 0 if narrow else 1))
@@ -112,27 +115,27 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[object]], stream: Tex
             no_wrap=numeric,
             overflow="fold",
         )
-        widest = _longest([header, *(row[number] for row in rows)])
+        widest = _measure_longest([header, *(row[number] for row in rows)])
         least += (1 if narrow else _BETWEEN) + (widest if numeric else min(widest, _NARROWEST_TEXT))
     for row in rows:
-        table.add_row(*(Text(_cell(value)) for value in row))
+        table.add_row(*(Text(_format_cell(value)) for value in row))
     console.width = max(console.width, least)
     console.print(table)
 
 
-def _longest(values: Iterable[object]) -> int:
-    return max((cell_len(line) for v in values for line in _cell(v).split("\n")), default=0)
+def _measure_longest(values: Iterable[object]) -> int:
+    return max((cell_len(line) for v in values for line in _format_cell(v).split("\n")), default=0)
 
 
-def _width(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> int:
+def _measure_width(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> int:
     widest = [
-        max(_longest([column]), _longest(row[i] for row in rows))
+        max(_measure_longest([column]), _measure_longest(row[i] for row in rows))
         for i, column in enumerate(columns)
     ]
     return sum(widest) + _BETWEEN * len(widest) + _MARGIN
 
 
-def _cell(value: object) -> str:
+def _format_cell(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, float):

@@ -13,8 +13,8 @@ from evals.intervals import Rate, wilson
 from society.config.load import ConfigError
 from society.runs import folder as folders
 from society.runs.folder import RunFolder
-from society.runs.status import age_of, read_notice
-from society.terminal.live import duration
+from society.runs.status import read_progress
+from society.terminal.progress_display import format_duration
 from society.view.debate import NotFound
 from society.view.debates import DEBATES
 from store.errors import StoreError, StoreLocked, StoreNewer, StoreOutdated
@@ -87,7 +87,7 @@ class Library:
         raise NotFound(f"no run {name!r} here")
 
     def _require(self, name: str) -> None:
-        if not folders.folder(self.runs, name).database.is_file():
+        if not folders.locate_run(self.runs, name).database.is_file():
             there = ", ".join(sorted(p.parent.name for p in self.runs.glob("*/run.duckdb")))
             raise ConfigError(f"no run {name!r} in {self.runs}/ (runs there: {there or 'none'})")
 
@@ -143,11 +143,11 @@ def reason(folder: RunFolder, error: Exception) -> str:
 
 def notice(folder: RunFolder) -> str | None:
     """What the process that has the run says about itself, None where it says nothing."""
-    said = read_notice(folder)
+    said = read_progress(folder)
     if said is None:
         return None
-    age = age_of(said)
-    return said.line if age < 10 else f"{said.line} ({duration(age)} ago)"
+    age = said.age_s
+    return said.line if age < 10 else f"{said.line} ({format_duration(age)} ago)"
 
 
 def _agreed(reader: Reader, arm: str) -> Agreed | None:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from evals.intervals import Rate
 from evals.visible import plain
-from society.terminal.live import duration
+from society.terminal.progress_display import format_duration
 from society.view import chart
 from society.view.debates import DebateKey
 from society.view.filters import FLIPS, VOTES, Filter, stage_title
@@ -90,11 +90,11 @@ def _share(part: int | None, of: int) -> str:
 
 
 def _latency(milliseconds: float) -> str:
-    return f"{milliseconds:.0f} ms" if milliseconds < 1000 else duration(milliseconds / 1000)
+    return f"{milliseconds:.0f} ms" if milliseconds < 1000 else format_duration(milliseconds / 1000)
 
 
 def _took(started: datetime, ended: datetime) -> str:
-    return duration((ended - started).total_seconds())
+    return format_duration((ended - started).total_seconds())
 
 
 def _mark(value: bool | None, words: tuple[str, str] = ("right", "wrong")) -> Any:

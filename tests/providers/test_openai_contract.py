@@ -126,8 +126,8 @@ def test_a_whole_run_is_accepted(prism, tmp_path, monkeypatch):
         """
     )
     config = experiments.load_config(str(experiment))
-    folder = folders.folder(tmp_path / "runs", "run")
-    with folders.start(folder, config) as store:
+    folder = folders.locate_run(tmp_path / "runs", "run")
+    with folders.start_run(folder, config) as store:
         asyncio.run(runner.run_experiment(folder, resolve(config), store, lambda event: None))
         models = store.models(2)
     assert models

@@ -83,7 +83,7 @@ def write(folder: Path, url: str, model: str = "m") -> Path:
 def run(folder: Path, url: str, *overrides: str, model: str = "m") -> Outcome:
     """Start the experiment, or go on with it, as `society run` does."""
     config = experiments.load_config(str(write(folder, url, model)), overrides)
-    run_folder = folders.folder(folder / "runs", "run")
+    run_folder = folders.locate_run(folder / "runs", "run")
     heard, status = _Heard(), 0
 
     def observer(event: Event) -> None:
@@ -92,10 +92,10 @@ def run(folder: Path, url: str, *overrides: str, model: str = "m") -> Outcome:
 
     logging.getLogger().addHandler(heard)
     try:
-        with folders.start(run_folder, config) as store:
+        with folders.start_run(run_folder, config) as store:
             asyncio.run(runner.run_experiment(run_folder, resolve(config), store, observer))
     except Exception as error:
-        status, message = errors.outcome(error)
+        status, message = errors.classify_error(error)
         if message is None:
             raise
         heard.lines.append(message)

@@ -45,8 +45,8 @@ def experiment(tmp_path, server, monkeypatch):
 
     def run(*overrides: str) -> Path:
         config = experiments.load_config(str(path), ['provider.api_key_env="A_KEY"', *overrides])
-        folder = folders.folder(tmp_path / "runs", "run")
-        with folders.start(folder, config) as store:
+        folder = folders.locate_run(tmp_path / "runs", "run")
+        with folders.start_run(folder, config) as store:
             asyncio.run(runner.run_experiment(folder, resolve(config), store, lambda event: None))
         return folder.database
 

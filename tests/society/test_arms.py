@@ -26,8 +26,8 @@ def load(experiment, *overrides):
 
 def start(tmp_path, experiment, *overrides, name="run"):
     config = load(experiment, *overrides)
-    folder = folders.folder(tmp_path / "runs", name)
-    with folders.start(folder, config) as store:
+    folder = folders.locate_run(tmp_path / "runs", name)
+    with folders.start_run(folder, config) as store:
         asyncio.run(runner.run_experiment(folder, resolve(config), store, lambda event: None))
     return folder
 
@@ -284,8 +284,8 @@ def test_a_finished_run_takes_more_arms_and_repeats_nothing(tmp_path):
     after = rows(folder, "FROM turns WHERE arm = 'multiagent' ORDER BY turn_id")
     assert after == before
     assert rows(folder, "SELECT count(DISTINCT arm) FROM votes") == [(3,)]
-    with pytest.raises(ConfigError, match=r"arms: stored .* now .*may only get more"):
-        folders.start(folder, load(tmp_path / "arms.toml"))
+    with pytest.raises(ConfigError, match=r"arms: stored .* now .*arms may only be added"):
+        folders.start_run(folder, load(tmp_path / "arms.toml"))
 
 
 @pytest.mark.parametrize(
@@ -358,12 +358,12 @@ def test_a_run_of_several_arms_goes_on_from_wherever_it_was_stopped(tmp_path):
     whole = start(tmp_path, tmp_path / "arms.toml", name="whole")
     config, folder = (
         load(tmp_path / "arms.toml"),
-        folders.folder(tmp_path / "runs", "whole-in-parts"),
+        folders.locate_run(tmp_path / "runs", "whole-in-parts"),
     )
     # Every start sees the stages that are done as two events each.
     stops = 0
     for event in itertools.count(30, 29):
-        with folders.start(folder, config) as store:
+        with folders.start_run(folder, config) as store:
             try:
                 asyncio.run(
                     runner.run_experiment(folder, resolve(config), store, _stopping_at(event))

@@ -41,8 +41,8 @@ def experiment(tmp_path, server, monkeypatch):
     def run(name, *overrides):
         given = ['provider.api_key_env="A_KEY"', *SMALL, *PRICED, *overrides]
         config = experiments.load_config(str(path), given)
-        folder = folders.folder(tmp_path / "runs", name)
-        with folders.start(folder, config) as store:
+        folder = folders.locate_run(tmp_path / "runs", name)
+        with folders.start_run(folder, config) as store:
             asyncio.run(runner.run_experiment(folder, resolve(config), store, lambda event: None))
         return folder.database
 

@@ -107,7 +107,7 @@ def test_a_job_that_has_succeeded_meanwhile_is_kept(server):
     server.tell(job_s=0.1)
     done = CliRunner().invoke(app, ["cancel", "small"])
     assert done.exit_code == 0, done.output
-    assert done.output.count("had succeeded before; running again takes its model") == JOBS
+    assert done.output.count("had succeeded before; resuming the run adopts its model") == JOBS
     assert statuses(server) == {"succeeded": JOBS}
 
     assert CliRunner().invoke(app, ["run", str(path)]).exit_code == 0
@@ -143,12 +143,12 @@ def test_a_server_that_refuses_leaves_the_job_as_it_is(server):
 async def test_a_server_that_is_down_is_given_up_for_all_jobs_together(server):
     path = write_experiment(server)
     interrupted(path, server)
-    folder = folders.folder(Path("runs"), "small")
+    folder = folders.locate_run(Path("runs"), "small")
     config = experiments.load_config(str(path)).model_copy(
         update={"model": f"openai+{DOWN}:{BASE}"}
     )
     told: list[str] = []
-    waits = cancel.Waits(call_s=3.0, told_every_s=0.5)
+    waits = cancel.CancelLimits(call_s=3.0, report_every_s=0.5)
     with Store.open(folder.database) as store:
         run = store.run()
         assert run is not None
@@ -163,10 +163,10 @@ async def test_a_server_that_does_not_answer_is_given_up_for_all_jobs_together(s
     path = write_experiment(server)
     interrupted(path, server)
     server.tell(slow={f"GET /fine_tuning/jobs/{job}": 3600 for job in server.state()["jobs"]})
-    folder = folders.folder(Path("runs"), "small")
+    folder = folders.locate_run(Path("runs"), "small")
     told: list[str] = []
     with Store.open(folder.database) as store:
-        waits = cancel.Waits(total_s=2.0, each_s=0.0, told_every_s=0.5)
+        waits = cancel.CancelLimits(total_s=2.0, each_s=0.0, report_every_s=0.5)
         assert await cancel.cancel(folder, store, told.append, waits) == JOBS
     assert len([line for line in told if "the server has not answered" in line]) == JOBS
     server.tell(slow={})
@@ -176,9 +176,9 @@ async def test_a_server_that_does_not_answer_is_given_up_for_all_jobs_together(s
 
 
 def test_nothing_is_asked_of_a_local_model(tmp_path):
-    folder = folders.folder(tmp_path, "local")
+    folder = folders.locate_run(tmp_path, "local")
     config = experiments.load_config("demo")
-    with folders.start(folder, config) as store:
+    with folders.start_run(folder, config) as store:
         store.write(Job("job", 1, "multiagent", 1, "generator", "dataset", "digest", "running"))
         told: list[str] = []
         assert asyncio.run(cancel.cancel(folder, store, told.append)) == 0
@@ -186,42 +186,42 @@ def test_nothing_is_asked_of_a_local_model(tmp_path):
     assert told == [
         "iteration 1, agent 1, generator: trained in the process of the run itself, which has ended"
     ]
-    assert cancel.running_elsewhere(folder.database) == 0
+    assert cancel.count_remote_jobs(folder.database) == 0
 
 
 def test_only_jobs_and_batches_that_exist_go_on(tmp_path):
-    folder = folders.folder(tmp_path, "batched")
+    folder = folders.locate_run(tmp_path, "batched")
     config = experiments.load_config("demo", [f'model="openai+{DOWN}:{BASE}"'])
     job = Job("meant", 1, "multiagent", 1, "generator", "dataset", "digest", "intent")
     created = dataclasses.replace(job, job_id="created", status="running", provider_job_id="ft-1")
-    with folders.start(folder, config) as store:
+    with folders.start_run(folder, config) as store:
         store.write(job, Batch("meant", config.model, '["a", "b"]', None))
-    assert cancel.going_on([folder.database]) == []
+    assert cancel.list_remote_work([folder.database]) == []
     with Store.open(folder.database) as store:
         store.write(created, Batch("created", config.model, '["c"]', "batch-1"))
-    assert cancel.running_elsewhere(folder.database) == 1
-    assert cancel.going_on([folder.database]) == ["1 fine-tuning job(s)", "1 batch(es)"]
-    assert cancel.going_on([folder.database] * 2) == ["2 fine-tuning job(s)", "2 batch(es)"]
+    assert cancel.count_remote_jobs(folder.database) == 1
+    assert cancel.list_remote_work([folder.database]) == ["1 fine-tuning job(s)", "1 batch(es)"]
+    assert cancel.list_remote_work([folder.database] * 2) == ["2 fine-tuning job(s)", "2 batch(es)"]
 
 
 def test_of_several_runs_one_that_is_in_use_stops_no_other(tmp_path):
-    several = [folders.folder(tmp_path, name) for name in ("a", "b")]
+    several = [folders.locate_run(tmp_path, name) for name in ("a", "b")]
     for folder in several:
-        folders.start(folder, experiments.load_config("demo")).close()
+        folders.start_run(folder, experiments.load_config("demo")).close()
     told: list[str] = []
     with Store.open(several[1].database):
         assert asyncio.run(cancel.cancel_all(several, told.append)) == 1
     assert "run a:\nno fine-tuning job of this run is under way" in told
-    [other] = [text for text in told if text.startswith("run b:\nnot looked at: ")]
+    [other] = [text for text in told if text.startswith("run b:\nskipped: ")]
     assert "is open for writing" in other
 
 
 def test_a_run_that_is_being_worked_on_is_left_alone(tmp_path):
-    folder = folders.folder(tmp_path / "runs", "busy")
+    folder = folders.locate_run(tmp_path / "runs", "busy")
     code = (
         "import sys, duckdb\nheld = duckdb.connect(sys.argv[1])\nprint('open', flush=True)\ninput()"
     )
-    with folders.start(folder, experiments.load_config("demo")):
+    with folders.start_run(folder, experiments.load_config("demo")):
         pass
     holder = subprocess.Popen(
         [sys.executable, "-c", code, str(folder.database)],
@@ -245,6 +245,6 @@ def test_a_job_is_described_as_it_was_when_it_was_submitted(server):
     with Store.open("runs/small/run.duckdb", read_only=True) as store:
         config = experiments.load_config(str(path))
         for job in store.jobs():
-            spec = cancel.description(store, config, "small", job)
+            spec = cancel.rebuild_spec(store, config, "small", job)
             assert (spec.name, spec.digest) == (job.job_id, job.digest)
             assert spec.start == ModelRef(config.model, config.model)

@@ -310,7 +310,7 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_resume(society, config, tmp_path: P
     assert "Traceback" not in done.stderr
     status, out, _ = society("status", "small")
     assert status == 0
-    assert "run small: stopped before its end; go on with" in out
+    assert "run small: stopped before its end; resume it with" in out
     assert "society run runs/small/config.toml --name small --runs runs" in out
 
 

@@ -6,13 +6,13 @@ import typer
 
 from finetune.errors import FinetuneError
 from providers.errors import AuthenticationFailed, InvalidSettings, ModelNotFound
-from society.cli.errors import outcome, reported
+from society.cli.errors import classify_error, report_errors
 from society.config.load import ConfigError
 from store.errors import StoreBroken, StoreLocked, StoreNewer, WriteFailed
 
 
 def fail_in_a_run(error: Exception, folder: Path) -> None:
-    with reported() as context:
+    with report_errors() as context:
         context.folder = folder
         context.resumable = True
         raise error
@@ -33,18 +33,18 @@ def fail_in_a_run(error: Exception, folder: Path) -> None:
     ],
 )
 def test_foreseen_errors_have_a_status_and_their_own_message(error: Exception, status: int) -> None:
-    assert outcome(error) == (status, str(error))
+    assert classify_error(error) == (status, str(error))
 
 
 def test_a_file_in_use_points_to_status() -> None:
-    status, message = outcome(StoreLocked("run.duckdb is in use by process 7"))
+    status, message = classify_error(StoreLocked("run.duckdb is in use by process 7"))
     assert status == 2
     assert message is not None
     assert message.startswith("run.duckdb is in use by process 7\n`society status NAME`")
 
 
 def test_a_full_disk_says_so() -> None:
-    status, message = outcome(OSError(errno.ENOSPC, "No space left on device"))
+    status, message = classify_error(OSError(errno.ENOSPC, "No space left on device"))
     assert status == 1
     assert message is not None
     assert "the disk is full" in message

@@ -25,7 +25,7 @@ from society.cli import app
 from society.config import load as experiments
 from society.config.load import ConfigError
 from society.costs import budget
-from society.costs.estimate import estimate
+from society.costs.estimate import estimate_cost
 from society.method import loop
 from society.method.connections import Connections
 from society.method.experiment import RunContext, load_experiment, resolve
@@ -106,10 +106,10 @@ def settings(experiment, *more):
 
 def run(tmp_path, config, vendor, name="run"):
     """Run to the end, or to what stops it, with every call metered; returns the run's folder."""
-    folder = folders.folder(tmp_path / "runs", name)
-    with folders.start(folder, config) as store:
+    folder = folders.locate_run(tmp_path / "runs", name)
+    with folders.start_run(folder, config) as store:
         plain = Connections({config.model: vendor}, config.agent_models, config.model)
-        connections = budget.metered(plain, config, store)
+        connections = budget.budget_connections(plain, config, store)
         run = RunContext(
             folder.name, resolve(config), store, connections, ProgressReporter(lambda event: None)
         )
@@ -132,7 +132,7 @@ def spent(folder):
 @pytest.mark.parametrize("more", [(), ("society.others=quoted",), ("iterations=3",)])
 def test_the_estimates_range_contains_what_a_run_spends(tmp_path, experiment, more):
     config, vendor = settings(experiment, *more), Vendor(experiment)
-    before = estimate(resolve(config))
+    before = estimate_cost(resolve(config))
     folder = run(tmp_path, config, vendor)
     assert spent(folder) == pytest.approx(vendor.billed)
     assert before.usd is not None
@@ -151,7 +151,9 @@ def test_every_stage_of_the_estimate_contains_what_it_came_to(tmp_path, experime
             "FROM spend GROUP BY ALL"
         )
     for stage, role, *tokens in found:
-        lines = [x for x in estimate(resolve(config)).lines if (x.stage, x.role) == (stage, role)]
+        lines = [
+            x for x in estimate_cost(resolve(config)).lines if (x.stage, x.role) == (stage, role)
+        ]
         for measured, part in zip(tokens, ("prompt", "completion", "trained"), strict=True):
             ranges = [getattr(line, part) for line in lines]
             assert sum(r.low for r in ranges) <= measured <= sum(r.high for r in ranges), stage
@@ -160,7 +162,7 @@ def test_every_stage_of_the_estimate_contains_what_it_came_to(tmp_path, experime
 def test_low_caps_stop_cleanly_and_higher_ones_go_on_to_the_same_tables(tmp_path, experiment):
     whole, vendor = Vendor(experiment), Vendor(experiment)
     expected = run(tmp_path / "uncapped", settings(experiment), whole)
-    folder = folders.folder(tmp_path / "runs", "run")
+    folder = folders.locate_run(tmp_path / "runs", "run")
     bills = []
     for share in (0.03, 0.3, 0.45, 0.45, 0.6, 0.8, 0.97):
         cap = share * whole.billed
@@ -181,7 +183,7 @@ def test_low_caps_stop_cleanly_and_higher_ones_go_on_to_the_same_tables(tmp_path
 
 def test_a_cap_at_the_estimates_upper_end_never_stops_a_run(tmp_path, experiment):
     config = settings(experiment)
-    usd = estimate(resolve(config)).usd
+    usd = estimate_cost(resolve(config)).usd
     assert usd is not None
     run(tmp_path, settings(experiment, f"budget_usd={usd.high}"), Vendor(experiment))
 
@@ -190,7 +192,7 @@ def test_a_job_whose_end_nobody_saw_counts_with_the_most_it_can_cost(tmp_path, e
     config, vendor = settings(experiment), Vendor(experiment)
     folder = run(tmp_path, config, vendor)
     with Store.open(folder.database) as store:
-        before = budget.opened(store, config, budget.remembered(store, config)).spent_usd
+        before = budget.open_budget(store, config, budget.load_prices(store, config)).spent_usd
         job = store.jobs(2)[0]
         open_job = Job(
             job.job_id,
@@ -204,7 +206,7 @@ def test_a_job_whose_end_nobody_saw_counts_with_the_most_it_can_cost(tmp_path, e
             job.provider_job_id,
         )
         store.write(open_job)
-        after = budget.opened(store, config, budget.remembered(store, config)).spent_usd
+        after = budget.open_budget(store, config, budget.load_prices(store, config)).spent_usd
     assert before == pytest.approx(vendor.billed)
     assert job.trained_tokens is not None
     assert after >= before
@@ -216,18 +218,18 @@ def test_prices_stay_what_they_were_when_the_run_began_unless_the_user_says_othe
 ):
     config = settings(experiment)
     with Store.open(tmp_path / "run.duckdb") as store:
-        budget.remembered(store, config)
+        budget.load_prices(store, config)
         [(source, tuned)] = store.rows("SELECT source, input_usd FROM prices WHERE tuned")
         assert (source.startswith("the experiment file"), tuned) == (True, 3.0)
         plain = experiments.load_config(str(experiment))
-        found = budget.remembered(store, plain).at(plain.model, tuned=False)
+        found = budget.load_prices(store, plain).at(plain.model, tuned=False)
         assert found is not None
         assert found.input_usd == 0.0
         store.transact(lambda c: c.execute("UPDATE prices SET input_usd = 7, source = 'a page'"))
-        found = budget.remembered(store, plain).at(plain.model, tuned=False)
+        found = budget.load_prices(store, plain).at(plain.model, tuned=False)
         assert found is not None
         assert (found.input_usd, found.source) == (7.0, "a page")
-        found = budget.remembered(store, config).at(plain.model, tuned=False)
+        found = budget.load_prices(store, config).at(plain.model, tuned=False)
         assert found is not None
         assert found.input_usd == 2.0
 
@@ -322,8 +324,8 @@ def test_cost_says_unknown_rather_than_nothing(paid):
 def test_what_the_user_knows_about_answers_sharpens_the_expectation(paid):
     config = experiments.load_config(paid("gpt-4o-mini"))
     guess, told = (
-        estimate(resolve(config)),
-        estimate(resolve(config), answer_tokens=40, summary_tokens=30),
+        estimate_cost(resolve(config)),
+        estimate_cost(resolve(config), answer_tokens=40, summary_tokens=30),
     )
     assert guess.usd is not None
     assert told.usd is not None
@@ -333,7 +335,7 @@ def test_what_the_user_knows_about_answers_sharpens_the_expectation(paid):
 
 def test_more_of_anything_costs_more(paid):
     def high(*more):
-        usd = estimate(load_experiment(paid("gpt-4o-mini"), more)).usd
+        usd = estimate_cost(load_experiment(paid("gpt-4o-mini"), more)).usd
         assert usd is not None
         assert usd.low <= usd.expected <= usd.high
         return usd.high
@@ -371,10 +373,10 @@ def test_over_http_the_range_holds_and_a_capped_run_asks_nothing_twice(tmp_path)
 
     def go(*more):
         config = experiments.load_config(str(path), (*figures, *more))
-        folder = folders.folder(tmp_path / "runs", "run")
-        with folders.start(folder, config) as store:
+        folder = folders.locate_run(tmp_path / "runs", "run")
+        with folders.start_run(folder, config) as store:
             plain = Connections.open(config, folder.models)
-            connections = budget.metered(plain, config, store)
+            connections = budget.budget_connections(plain, config, store)
             run = RunContext(
                 folder.name,
                 resolve(config),
@@ -401,7 +403,7 @@ def test_over_http_the_range_holds_and_a_capped_run_asks_nothing_twice(tmp_path)
         total = len(server.log("POST", "/chat/completions"))
         tuned = len(server.log("POST", "/fine_tuning/jobs"))
     assert 0 < asked < total
-    before = estimate(resolve(config))
+    before = estimate_cost(resolve(config))
     assert before.usd is not None
     assert before.usd.low <= spent(folder) <= before.usd.high
     assert total == sum(line.calls.high for line in before.lines if line.stage != "finetune")
@@ -471,7 +473,7 @@ def on_a_terminal(columns, *args):
 def test_no_figure_is_shortened_and_a_name_is_printed_as_it_is(tmp_path, columns):
     path = tmp_path / "narrow.toml"
     path.write_text(NARROW)
-    usd = estimate(load_experiment(str(path))).usd
+    usd = estimate_cost(load_experiment(str(path))).usd
     assert usd is not None
     assert usd.high > 100_000
     said = on_a_terminal(columns, "cost", str(path))
@@ -486,7 +488,7 @@ def scoring(tmp_path, *lines):
     path = tmp_path / "scoring.toml"
     path.write_text(NARROW)
     config = experiments.load_config(str(path), lines)
-    return [line for line in estimate(resolve(config)).lines if line.stage == "diversity"]
+    return [line for line in estimate_cost(resolve(config)).lines if line.stage == "diversity"]
 
 
 def test_what_diversity_asks_for_is_in_the_estimate(tmp_path):
@@ -523,7 +525,7 @@ def test_the_estimate_of_diversity_is_what_a_server_is_asked(tmp_path):
         done = api_experiment.run(tmp_path, server.url, *more)
         assert done.status == 0, done.text
         path = api_experiment.write(tmp_path, server.url)
-        before = estimate(load_experiment(str(path), more))
+        before = estimate_cost(load_experiment(str(path), more))
     likelihoods = [line for line in before.lines if line.stage == "diversity"]
     assert sum(line.calls.high for line in likelihoods) == sum(asked)
     [(spent_usd,)] = done.rows("SELECT sum(usd) FROM spend WHERE stage = 'diversity'")

@@ -11,7 +11,7 @@ from evals import metrics, report
 from evals.tasks.arithmetic import create
 from society.checks import overlap
 from society.config.load import ConfigError
-from society.costs.estimate import estimate
+from society.costs.estimate import estimate_cost
 from society.method import questions
 from society.method.experiment import load_experiment
 from society.method.progress import StageStarted
@@ -187,14 +187,14 @@ def climbing(experiment):
 
 
 def test_a_run_climbs_and_every_society_takes_every_exam(climbing, tmp_path):
-    folder, events = folders.folder(tmp_path / "runs", "climb"), []
-    with folders.start(folder, climbing.config) as store:
+    folder, events = folders.locate_run(tmp_path / "runs", "climb"), []
+    with folders.start_run(folder, climbing.config) as store:
         asyncio.run(runner.run_experiment(folder, climbing, store, events.append))
     stages = [e.stage for e in events if isinstance(e, StageStarted) and e.iteration == 0]
     labels = ("evaluate", "curriculum arithmetic@1", "curriculum arithmetic@2")
     assert stages == [f"{label} {d}" for label in labels for d in ("sampled", "greedy")]
     shown, table = io.StringIO(), io.StringIO()
-    status.show(folder, shown)
+    status.show_status(folder, shown)
     assert re.search(r"curriculum arithmetic@2 greedy +multiagent +3 +3", shown.getvalue())
     with Store.open(folder.database, read_only=True) as store:
         assert store.rows(
@@ -221,14 +221,16 @@ def test_a_run_climbs_and_every_society_takes_every_exam(climbing, tmp_path):
             "'arithmetic@' || iteration || ':')) FROM dataset_examples JOIN datasets "
             "USING (dataset_id) GROUP BY iteration ORDER BY iteration"
         ) == [(1, TRAIN, True), (2, TRAIN, True)]
-        summary.show(store, table)
+        summary.show_summary(store, table)
         report.write([store], folder.report)
     assert "Curriculum, rung 2: arithmetic@2" in table.getvalue()
     assert "arithmetic@2" in folder.report.read_text(encoding="utf-8")
 
 
 def test_the_estimate_counts_every_rungs_exam(climbing):
-    lines = [line for line in estimate(climbing).lines if line.stage == "curriculum arithmetic@1"]
+    lines = [
+        line for line in estimate_cost(climbing).lines if line.stage == "curriculum arithmetic@1"
+    ]
     # Untuned and twice tuned, both decodings, three agents.
     generators = [line.calls.expected for line in lines if line.role == "generator"]
     assert sum(generators) == 3 * 2 * AGENTS * EVAL

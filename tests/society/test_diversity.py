@@ -29,7 +29,7 @@ SMALL = (
 
 def carry_out(folder, config):
     events = []
-    with folders.start(folder, config) as store:
+    with folders.start_run(folder, config) as store:
         asyncio.run(runner.run_experiment(folder, resolve(config), store, events.append))
     return events
 
@@ -42,7 +42,7 @@ def rows(folder, sql):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run of the built-in model that was tuned once and measured nothing."""
-    folder = folders.folder(tmp_path_factory.mktemp("runs"), "small")
+    folder = folders.locate_run(tmp_path_factory.mktemp("runs"), "small")
     carry_out(folder, experiments.load_config("demo", SMALL))
     return folder
 
@@ -102,7 +102,7 @@ def test_a_run_is_measured_afterwards(trained):
     ],
 )
 def test_what_cannot_be_measured_is_said_at_once(trained, options, message):
-    plain = folders.folder(trained.path.parent, "plain")
+    plain = folders.locate_run(trained.path.parent, "plain")
     plain.path.mkdir(exist_ok=True)
     plain.database.write_bytes(trained.database.read_bytes())
     with Store.open(plain.database) as store:
@@ -165,18 +165,18 @@ def test_the_packaged_encoder_measures_a_run(trained):
 
 def test_the_doctor_says_what_cannot_be_had(tmp_path, experiment):
     settings = ['diversity.measures=["nll","kl"]']
-    found = doctor.examine_file(str(experiment), settings, folders.folder(tmp_path, "run"))
+    found = doctor.preflight_file(str(experiment), settings, folders.locate_run(tmp_path, "run"))
     [warning] = [one for one in found if "log-probabilities" in one.text]
     assert warning.level == "warning"
     assert "diversity by nll, kl will have no value" in warning.text
-    assert doctor.examine_file("demo", settings, folders.folder(tmp_path, "run")) == (
-        doctor.examine_file("demo", [], folders.folder(tmp_path, "run"))
+    assert doctor.preflight_file("demo", settings, folders.locate_run(tmp_path, "run")) == (
+        doctor.preflight_file("demo", [], folders.locate_run(tmp_path, "run"))
     )
 
 
 def test_a_model_that_cannot_tell_leaves_a_note_in_every_row(tmp_path, experiment):
     config = experiments.load_config(str(experiment), ['diversity.measures=["nll","kl_base"]'])
-    folder = folders.folder(tmp_path / "runs", "scripted")
+    folder = folders.locate_run(tmp_path / "runs", "scripted")
     carry_out(folder, config)
     found = rows(folder, "SELECT iteration, measure, value, note FROM diversity")
     assert {(k, measure) for k, measure, *_ in found} == {
@@ -205,7 +205,7 @@ def test_labels_that_get_worse_are_told_before_they_are_learnt(tmp_path, experim
     (experiment.parent / "script.jsonl").write_text("\n".join(map(json.dumps, lines)))
     settings = ["train.questions=12", "society.rounds=1"]
     config = experiments.load_config(str(experiment), settings)
-    events = carry_out(folders.folder(tmp_path, "run"), config)
+    events = carry_out(folders.locate_run(tmp_path, "run"), config)
     [told] = [e for e in events if isinstance(e, Note) and "labels collapse" in e.text]
     assert "0.0 % of the 12 labels of iteration 2 are right, 100.0 % in iteration 1" in told.text
     stages = [e for e in events if isinstance(e, StageStarted)]

@@ -190,7 +190,7 @@ def test_too_few_questions_for_a_job_are_an_error_and_hardly_enough_a_warning():
         status, said = society("doctor", "demo", *remote(server.url, "train.questions=12"))
         assert status == 0
         assert "warning  openai+http://" in said
-        assert "12 is the most there can be" in said
+        assert "a dataset can have at most 12" in said
 
 
 @pytest.mark.parametrize(
@@ -247,21 +247,23 @@ def test_a_finished_run_is_let_through_although_its_server_is_gone(experiment):
     status, said = society("run", experiment)
     assert status == 0, said
     config = experiments.load_config(str(experiment))
-    folder = folders.folder(Path("runs"), "scripted")
-    assert doctor.past_of(config, folder) == doctor.Past(tuned=2, finished=True)
+    folder = folders.locate_run(Path("runs"), "scripted")
+    assert doctor.read_past_work(config, folder) == doctor.PastWork(tuned=2, finished=True)
     longer = config.model_copy(update={"iterations": 3})
-    assert doctor.past_of(longer, folder) == doctor.Past(tuned=2, finished=False)
+    assert doctor.read_past_work(longer, folder) == doctor.PastWork(tuned=2, finished=False)
 
 
 def test_a_run_whose_tuning_is_done_does_not_ask_for_tuning(tmp_path):
     with AdapterServer(BASE) as server:
         config = experiments.load_config("demo", remote(server.url, "iterations=1")[1::2])
-        folder = folders.folder(tmp_path / "runs", "tuned")
-        with folders.start(folder, config) as store:
+        folder = folders.locate_run(tmp_path / "runs", "tuned")
+        with folders.start_run(folder, config) as store:
             write_tuned(store, config.society.agents)
-        findings = doctor.examine(resolve(config), folder)
+        findings = doctor.preflight_config(resolve(config), folder)
         assert [found for found in findings if found.level == "error"] == []
-        fresh = doctor.examine(resolve(config), folders.folder(tmp_path / "runs", "fresh"))
+        fresh = doctor.preflight_config(
+            resolve(config), folders.locate_run(tmp_path / "runs", "fresh")
+        )
         assert any(found.level == "error" for found in fresh)
 
 
@@ -274,6 +276,6 @@ def write_tuned(store: Store, agents: int) -> None:
 
 def test_the_end_of_a_run_moves_with_what_is_left_of_it():
     config = experiments.load_config("demo")
-    whole = doctor.ends_at(resolve(config), doctor.Past(), SOME_DAY)
-    part = doctor.ends_at(resolve(config), doctor.Past(tuned=2), SOME_DAY)
+    whole = doctor.estimate_end(resolve(config), doctor.PastWork(), SOME_DAY)
+    part = doctor.estimate_end(resolve(config), doctor.PastWork(tuned=2), SOME_DAY)
     assert SOME_DAY < part < whole < SOME_DAY + timedelta(days=2)

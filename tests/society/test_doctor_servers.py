@@ -250,14 +250,14 @@ def test_what_the_user_knows_better_is_left_out():
         assert levels(said, "ending") == ["error"]
         status, said = society("run", *options, "--skip", "disk")
         assert status == 2
-        assert "what you know better can be left out: --skip ending" in said
+        assert "if a check is wrong, skip it: --skip ending" in said
         status, said = society("doctor", *options, "--skip", "ending", "--skip", "sampling")
         assert status == 0, said
-        assert "left out, as you ask: ending, sampling" in said
+        assert "skipped, as requested: ending, sampling" in said
         assert "[sampling]" not in said
         status, said = society("doctor", *options, "--skip", "endings")
         assert status == 2
-        assert "--skip 'endings': there is no such check; there are: packages, server" in said
+        assert "--skip 'endings': there is no such check; the checks are: packages, server" in said
         # The run goes on to its first call, which this server does not take.
         status, said = society("run", *options, "--skip", "ending")
         assert "nothing was started" not in said

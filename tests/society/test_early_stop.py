@@ -134,9 +134,9 @@ def scripted(folder, answer):
     )
 
     def run(*overrides):
-        run_folder = folders.folder(folder / "runs", "run")
+        run_folder = folders.locate_run(folder / "runs", "run")
         config = experiments.load_config(str(path), overrides)
-        with folders.start(run_folder, config) as store:
+        with folders.start_run(run_folder, config) as store:
             asyncio.run(
                 runner.run_experiment(run_folder, resolve(config), store, lambda event: None)
             )

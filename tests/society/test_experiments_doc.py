@@ -13,8 +13,8 @@ from society.config import load as experiments
 from society.method.experiment import load_experiment
 from society.runs import folder as folders
 from society.sweeps import axes
-from society.sweeps.axes import Options
-from society.sweeps.definition import Source, load
+from society.sweeps.axes import SweepOptions, SweepSource
+from society.sweeps.definition import load_sweep
 
 DOC = (Path(__file__).parents[2] / "docs/experiments.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", DOC, re.DOTALL)
@@ -42,12 +42,12 @@ def toml(word: str) -> str:
 
 def test_a_file_may_name_seeds(written):
     [block] = [text for _, text in BLOCKS if text.startswith("seeds") and "[sweep]" not in text]
-    sweep = load(Source(str(written(block))), Path("runs"), "doc")
+    sweep = load_sweep(SweepSource(str(written(block))), Path("runs"), "doc")
     assert [member.seed for member in sweep.members] == [0, 1, 2]
 
 
 def test_a_file_may_be_a_sweep(written):
-    sweep = load(Source(str(written(toml("[sweep]")))), Path("runs"), "doc")
+    sweep = load_sweep(SweepSource(str(written(toml("[sweep]")))), Path("runs"), "doc")
     assert len(sweep.members) == 12
     assert "runs/NAME.w-0.2_agents-3.seed-0/" in DOC
     assert sweep.members[0].short == "w-0.2_agents-3.seed-0"
@@ -68,11 +68,13 @@ def test_the_commands_mean_what_they_say(written, tmp_path, monkeypatch):
         given = dict(pairs)
         grid = [value for key, value in pairs if key == "--grid"]
         listed = Path(given["--list"]) if "--list" in given else None
-        options = Options(grid, listed, given.get("--seeds"))
-        sizes.append(len(load(Source(file, (), options), Path("runs"), "doc").members))
+        options = SweepOptions(grid, listed, given.get("--seeds"))
+        sizes.append(len(load_sweep(SweepSource(file, (), options), Path("runs"), "doc").members))
     assert sizes == [12, 1]
     for example in re.findall(r"`(?:--grid )?'?([a-z_.]+=[^`]*?,[^`]*?)'?`", DOC):
-        assert len(next(iter(axes.read({}, Options([example]), "doc").grid.values()))) == 2
+        assert (
+            len(next(iter(axes.read_axes({}, SweepOptions([example]), "doc").grid.values()))) == 2
+        )
 
 
 def test_the_curriculum_climbs(written):
@@ -89,7 +91,9 @@ def test_the_curriculum_climbs(written):
 def test_several_runs_are_asked_at_once(written, tmp_path):
     config = experiments.load_config(str(written("")))
     for seed in (0, 1):
-        folders.start(folders.folder(tmp_path / "runs", f"NAME.seed-{seed}"), config).close()
+        folders.start_run(
+            folders.locate_run(tmp_path / "runs", f"NAME.seed-{seed}"), config
+        ).close()
     [sql] = [text for language, text in BLOCKS if language == "sql"]
     with duckdb.connect() as connection:
         found = connection.execute(sql.replace("'runs/", f"'{tmp_path}/runs/"))

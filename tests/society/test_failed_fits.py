@@ -41,11 +41,11 @@ def start(tmp_path):
     """A function that starts the run with some settings, and returns its store's rows."""
     path = tmp_path / "fits.toml"
     path.write_text(EXPERIMENT)
-    folder = folders.folder(tmp_path / "runs", "run")
+    folder = folders.locate_run(tmp_path / "runs", "run")
 
     def run(*overrides: str) -> Store:
         config = experiments.load_config(str(path), overrides)
-        with folders.start(folder, config) as store:
+        with folders.start_run(folder, config) as store:
             asyncio.run(runner.run_experiment(folder, resolve(config), store, lambda event: None))
         return Store.open(folder.database, read_only=True)
 

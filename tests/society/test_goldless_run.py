@@ -15,8 +15,8 @@ from society.method.arms import main_arm
 from society.method.experiment import resolve
 from society.runs import folder as folders
 from society.runs import runner
-from society.sweeps import definition, record, results
-from society.sweeps.axes import Options, Source
+from society.sweeps import definition, results
+from society.sweeps.axes import SweepOptions, SweepSource
 from store.ledger import Store
 
 TRAIN, EVAL = 6, 5
@@ -135,17 +135,19 @@ def test_cut_answers_are_told_and_make_no_label(experiment):
 
 def test_a_sweep_without_gold_says_what_is_known(experiment, tmp_path):
     path = experiment(more="seeds = [0, 1]")
-    sweep = definition.load(Source(str(path), (), Options()), tmp_path / "runs", "own")
+    sweep = definition.load_sweep(
+        SweepSource(str(path), (), SweepOptions()), tmp_path / "runs", "own"
+    )
     sweep.folder.path.mkdir(parents=True)
     for member in sweep.members:
-        with folders.start(member.folder, member.config) as store:
+        with folders.start_run(member.folder, member.config) as store:
             asyncio.run(
                 runner.run_experiment(
                     member.folder, resolve(member.config), store, lambda event: None
                 )
             )
     said = io.StringIO()
-    results.show(record.of(sweep, str(path)), tmp_path / "runs", said)
+    results.show_results(definition.record_sweep(sweep, str(path)), tmp_path / "runs", said)
     assert "accuracy needs gold answers, and there are none" in said.getvalue()
     assert line(said.getvalue(), "multiagent sampled") == (
         "multiagent sampled untuned 2 100.0 100.0–100.0 0.0 0.0–0.0 0.0 0.0–0.0 0.0 0.0–0.0"
@@ -153,7 +155,7 @@ def test_a_sweep_without_gold_says_what_is_known(experiment, tmp_path):
 
 
 def _rows(sql):
-    folder = folders.folder(Path("runs"), "own")
+    folder = folders.locate_run(Path("runs"), "own")
     with Store.open(folder.database, read_only=True) as store:
         return store.rows(sql)
 

@@ -17,7 +17,7 @@ import pytest
 
 from society import importing
 from society.config import load as experiments
-from society.importing import Source
+from society.importing import ImportSource
 from society.method.experiment import resolve
 from society.runs import folder as folders
 from society.runs import runner
@@ -69,8 +69,8 @@ def transcripts(tmp_path_factory, solved):
 
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory, transcripts):
-    folder = folders.folder(tmp_path_factory.mktemp("imported"), "gsm8k")
-    importing.import_file(transcripts, folder, Source(None, None, "number"))
+    folder = folders.locate_run(tmp_path_factory.mktemp("imported"), "gsm8k")
+    importing.import_file(transcripts, folder, ImportSource(None, None, "number"))
     return folder
 
 
@@ -78,8 +78,8 @@ def imported(tmp_path_factory, transcripts):
 def replayed(tmp_path_factory, imported):
     config = experiments.load_config(str(imported.path / "config.toml"))
     assert config.model == f"replay:{imported.path}"
-    folder = folders.folder(tmp_path_factory.mktemp("replayed"), "again")
-    with folders.start(folder, config) as store:
+    folder = folders.locate_run(tmp_path_factory.mktemp("replayed"), "again")
+    with folders.start_run(folder, config) as store:
         asyncio.run(runner.run_experiment(folder, resolve(config), store, lambda event: None))
     return folder
 

@@ -14,13 +14,13 @@ from society import importing
 from society.config import load as experiments
 from society.config.load import ConfigError
 from society.config.schema import Config
-from society.importing import Source, TranscriptError, overview, recognised
+from society.importing import ImportSource, TranscriptError, formats, overview
 from society.method.experiment import resolve
 from society.runs import folder as folders
 from society.runs import runner
 from store.ledger import Store
 
-ARITHMETIC = Source(None, "arithmetic", None)
+ARITHMETIC = ImportSource(None, "arithmetic", None)
 TASK = create({})
 
 
@@ -40,7 +40,7 @@ def bring(tmp_path, content, source=ARITHMETIC, name="run", **options):
         path.write_text("".join(json.dumps(line) + "\n" for line in content), encoding="utf-8")
     else:
         path.write_text(json.dumps(content, indent=2), encoding="utf-8")
-    folder = folders.folder(tmp_path / "runs", name)
+    folder = folders.locate_run(tmp_path / "runs", name)
     return importing.import_file(path, folder, source, **options).folder
 
 
@@ -183,9 +183,9 @@ def export(folder, *, messages: bool, where="true"):
 @pytest.fixture
 def held(tmp_path, experiment):
     """A run of two iterations that was held here."""
-    folder = folders.folder(tmp_path / "held", "held")
+    folder = folders.locate_run(tmp_path / "held", "held")
     config = experiments.load_config(str(experiment))
-    with folders.start(folder, config) as store:
+    with folders.start_run(folder, config) as store:
         asyncio.run(runner.run_experiment(folder, resolve(config), store, lambda event: None))
     return folder
 
@@ -213,7 +213,7 @@ def test_a_run_that_is_written_out_and_imported_is_the_same_run(
     tmp_path, experiment, held, messages
 ):
     # Without messages, every prompt is rebuilt byte for byte: the turns' hashes cover them.
-    source = Source(str(experiment), None, None)
+    source = ImportSource(str(experiment), None, None)
     folder = bring(tmp_path, export(held, messages=messages), source)
     assert contents(folder) == contents(held)
 
@@ -224,9 +224,9 @@ def test_a_run_goes_on_where_the_transcripts_of_its_experiment_end(tmp_path, exp
     for each in lines:
         del each["question_id"], each["gold"], each["model"]
     config = experiments.load_config(str(experiment))
-    folder = bring(tmp_path, lines, Source(str(experiment), None, None))
+    folder = bring(tmp_path, lines, ImportSource(str(experiment), None, None))
     before = rows(folder, "SELECT * FROM turns ORDER BY ALL")
-    with folders.start(folder, config) as store:
+    with folders.start_run(folder, config) as store:
         asyncio.run(runner.run_experiment(folder, resolve(config), store, lambda event: None))
     assert [r for r in rows(folder, "SELECT * FROM turns ORDER BY ALL") if r in before] == before
     ours, theirs = contents(folder, ["turns"]), contents(held, ["turns"])
@@ -381,14 +381,14 @@ def test_a_summarized_debate_without_messages_needs_its_summaries(tmp_path):
 
 def test_an_experiment_of_another_size_is_refused_with_what_to_set(tmp_path, experiment):
     with pytest.raises(ConfigError, match=r"--set society.agents=2 --set society.rounds=1"):
-        bring(tmp_path, [line(1, 4), line(2, 4)], Source(str(experiment), None, None))
+        bring(tmp_path, [line(1, 4), line(2, 4)], ImportSource(str(experiment), None, None))
 
 
 def test_an_evaluation_question_of_the_experiment_cannot_be_imported_for_training(
     tmp_path, experiment
 ):
     text = TASK.questions("eval", 0, 1)[0].text
-    said = refused(tmp_path, [line(1, 4, question=text)], Source(str(experiment), None, None))
+    said = refused(tmp_path, [line(1, 4, question=text)], ImportSource(str(experiment), None, None))
     assert "import it with --split eval" in said
 
 
@@ -399,7 +399,7 @@ def test_a_question_of_the_experiment_keeps_the_id_it_has_there(tmp_path, experi
         for agent in (1, 2, 3)
         for number in (1, 2)
     ]
-    source = Source(str(experiment), None, None, ("society.others=quoted",))
+    source = ImportSource(str(experiment), None, None, ("society.others=quoted",))
     folder = bring(tmp_path, lines, source)
     assert rows(folder, "SELECT question_id, gold, position FROM questions") == [
         (question.question_id, question.gold, 2)
@@ -409,14 +409,14 @@ def test_a_question_of_the_experiment_keeps_the_id_it_has_there(tmp_path, experi
 def test_a_gold_answer_against_that_of_the_experiment_is_named(tmp_path, experiment):
     question = TASK.questions("train", 0, 1)[0]
     lines = [line(1, 4, question=question.text, gold=int(question.gold) + 1)]
-    said = refused(tmp_path, lines, Source(str(experiment), None, None))
+    said = refused(tmp_path, lines, ImportSource(str(experiment), None, None))
     assert f"whose gold is {question.gold!r} in the experiment's task" in said
 
 
 @pytest.mark.parametrize("said", [(None, None, None), (None, "arithmetic", "number")])
 def test_exactly_one_thing_says_how_answers_are_read(said):
     with pytest.raises(ConfigError, match="give one, which says"):
-        Source(*said)
+        ImportSource(*said)
 
 
 def test_a_run_that_is_there_is_not_touched(tmp_path):
@@ -438,7 +438,7 @@ def test_a_question_has_the_id_that_a_dataset_task_gives_it(tmp_path):
     file = tmp_path / "train.jsonl"
     file.write_text(json.dumps({"question": text, "answer": "#### 12"}) + "\n")
     [asked] = tasks.load("gsm8k", {"train_path": str(file)}).questions("train", 0, 1)
-    source = Source(None, "gsm8k", None)
+    source = ImportSource(None, "gsm8k", None)
     folder = bring(tmp_path, [line(1, 12, question=text, gold="3*4\n#### 12")], source)
     assert rows(folder, "SELECT question_id, question, gold FROM questions") == [
         (asked.question_id, asked.text, "12")
@@ -457,7 +457,7 @@ def test_a_question_has_the_id_that_a_dataset_task_gives_it(tmp_path):
 def test_a_kind_of_answer_is_enough(tmp_path, kind, gold, response, settings):
     lines = [line(1, 0, gold=gold) | {"response": response}, line(2, 99)]
     lines += [x | {"question": "1+1?", "split": "eval", "question_id": "one"} for x in lines]
-    folder = bring(tmp_path, lines, Source(None, None, kind, settings))
+    folder = bring(tmp_path, lines, ImportSource(None, None, kind, settings))
     found = rows(
         folder,
         "SELECT split, correct FROM turns JOIN verdicts USING (turn_id) WHERE agent = 1 "
@@ -489,7 +489,7 @@ def test_whatever_is_in_a_file_it_is_read_or_refused(tmp_path, text):
     path = tmp_path / "anything"
     path.write_bytes(text.encode(errors="surrogatepass"))
     try:
-        found = recognised.read(path, "train", None)
+        found = formats.read_transcripts(path, "train", None)
     except TranscriptError:
         return
     assert all(each.agent >= 1 and each.round >= 1 for each in found)
@@ -507,10 +507,10 @@ def test_numbers_of_agents_may_have_gaps(tmp_path):
     [(answer,)] = rows(folder, "SELECT DISTINCT answer FROM turns WHERE agent = 2")
     assert answer == "5"
     imported = importing.import_file(
-        tmp_path / "transcripts", folders.folder(tmp_path / "runs", "again"), ARITHMETIC
+        tmp_path / "transcripts", folders.locate_run(tmp_path / "runs", "again"), ARITHMETIC
     )
     shown = io.StringIO()
-    overview.show(imported, shown)
+    overview.show_import(imported, shown)
     assert "agents 7, 30, 1000000000 of the file are 1 to 3 in the run" in shown.getvalue()
 
 

@@ -18,9 +18,9 @@ from store.ledger import Store
 def start(tmp_path, experiment, *overrides, name="run"):
     """Run to the end; returns the run's folder and what the loop said."""
     config = experiments.load_config(str(experiment), overrides)
-    folder = folders.folder(tmp_path / "runs", name)
+    folder = folders.locate_run(tmp_path / "runs", name)
     events = []
-    with folders.start(folder, config) as store:
+    with folders.start_run(folder, config) as store:
         asyncio.run(runner.run_experiment(folder, resolve(config), store, events.append))
     return folder, events
 
@@ -193,4 +193,4 @@ def test_an_agent_without_examples_keeps_its_model_and_the_run_says_so(tmp_path,
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "x" * 65, "a b"])
 def test_a_run_name_is_a_plain_name(tmp_path, name):
     with pytest.raises(ConfigError, match="run name"):
-        folders.folder(tmp_path, name)
+        folders.locate_run(tmp_path, name)

@@ -103,7 +103,7 @@ def test_a_share_that_holds_out_nothing_is_a_warning():
         pairs = [part for option in options for part in ("--set", option)]
         done = CliRunner().invoke(app, ["doctor", "demo", *pairs])
     assert done.exit_code == 0, done.output
-    assert "nothing will be measured" in done.output
+    assert "no validation loss will be measured" in done.output
 
 
 @pytest.mark.parametrize(
@@ -120,9 +120,9 @@ def test_what_is_not_trained_needs_no_recipe(overrides):
 @pytest.mark.parametrize("override", ["finetune.validation_share=0.5"])
 def test_also_without_the_doctor_nothing_is_asked(tmp_path, experiment, override):
     config = experiments.load_config(str(experiment), [override])
-    folder = folders.folder(tmp_path / "runs", "run")
+    folder = folders.locate_run(tmp_path / "runs", "run")
     with (
-        folders.start(folder, config) as store,
+        folders.start_run(folder, config) as store,
         pytest.raises(InvalidSettings, match=r"validation_share = 0\.5"),
     ):
         asyncio.run(runner.run_experiment(folder, resolve(config), store, lambda event: None))

@@ -6,7 +6,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from society.method.progress import Note, StageAdvanced, StageFinished, StageStarted
-from society.terminal.live import LiveDisplay, PlainLines, duration, watch
+from society.terminal.progress_display import (
+    PlainLines,
+    ProgressDisplay,
+    format_duration,
+    show_progress,
+)
 
 DEBATE = StageStarted(iteration=2, stage="debate", unit="questions", total=40, done=10)
 
@@ -58,7 +63,7 @@ def test_live_display_draws_the_stage_and_keeps_what_is_finished() -> None:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=120, highlight=False)
     with Progress(console=console) as progress:
-        observe = LiveDisplay(progress, iterations=3)
+        observe = ProgressDisplay(progress, iterations=3)
         for event in (DEBATE, StageAdvanced(20, 50, "[red]x"), Note("[b]odd\x1b[2J"), DEBATE):
             observe(event)
         assert len(progress.tasks) == 1
@@ -71,7 +76,7 @@ def test_live_display_draws_the_stage_and_keeps_what_is_finished() -> None:
 
 def test_a_stream_that_is_no_terminal_gets_plain_lines() -> None:
     out = io.StringIO()
-    with watch(out, 1) as observe:
+    with show_progress(out, 1) as observe:
         observe(DEBATE)
     assert out.getvalue() == "iteration 2/1 · debate: 40 questions, 10 of them done before\n"
 
@@ -81,4 +86,4 @@ def test_a_stream_that_is_no_terminal_gets_plain_lines() -> None:
     [(0.2, "0 s"), (59.7, "1 min 00 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")],
 )
 def test_duration(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text

@@ -29,8 +29,8 @@ def mixed(experiment):
 def test_each_agent_speaks_and_learns_with_its_own_base(tmp_path, mixed):
     experiment, overrides = mixed
     config = experiments.load_config(str(experiment), overrides)
-    folder = folders.folder(tmp_path / "runs", "mixed")
-    with folders.start(folder, config) as store:
+    folder = folders.locate_run(tmp_path / "runs", "mixed")
+    with folders.start_run(folder, config) as store:
         asyncio.run(runner.run_experiment(folder, resolve(config), store, [].append))
     with Store.open(folder.database, read_only=True) as store:
         assert store.rows(

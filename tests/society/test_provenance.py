@@ -104,12 +104,12 @@ def resume(scripted, folder, name):
 @pytest.fixture
 def run(tmp_path):
     folder = folders.RunFolder("mine", tmp_path / "mine")
-    folders.start(folder, CONFIG).close()
+    folders.start_run(folder, CONFIG).close()
     return folder
 
 
 def test_every_start_is_kept_with_its_software_and_machine(run):
-    folders.start(run, CONFIG).close()
+    folders.start_run(run, CONFIG).close()
     with Store.open(run.database, read_only=True) as store:
         starts = store.rows(
             "SELECT versions ->> 'duckdb', machine ->> 'cpus', closed_at FROM run_starts"
@@ -123,15 +123,15 @@ def test_every_start_is_kept_with_its_software_and_machine(run):
 
 def test_other_versions_are_said_at_the_start_that_has_them_and_once(run):
     with Store.open(run.database) as store:
-        known = {**json.loads(provenance.versions()), "torch": "1.0.0", "gone": "3"}
+        known = {**json.loads(provenance.read_versions()), "torch": "1.0.0", "gone": "3"}
         store.record_start(RunStart(utc_now(), 1, json.dumps(known), "{}"))
     said = []
-    folders.start(run, CONFIG, said.append).close()
+    folders.start_run(run, CONFIG, said.append).close()
     [line] = said
     assert "torch 1.0.0, now " in line
     assert "gone 3, now not installed" in line
     assert "duckdb" not in line
-    folders.start(run, CONFIG, said.append).close()
+    folders.start_run(run, CONFIG, said.append).close()
     assert len(said) == 1
 
 
@@ -154,14 +154,14 @@ def test_a_copy_without_its_log_says_what_it_lacks(run, writing, tmp_path, capsy
     with Store.open(copy.database, read_only=True) as store:
         assert store.log_is_missing
         assert store.rows("SELECT count(*) FROM questions") == [(0,)]
-    folders.existing(tmp_path, "copy")
+    folders.find_run(tmp_path, "copy")
     said = capsys.readouterr().err
     assert "run copy: " in said
     assert "without its log (run.duckdb.wal)" in said
     heard = []
-    folders.start(copy, CONFIG, heard.append).close()
+    folders.start_run(copy, CONFIG, heard.append).close()
     assert any("without its log" in line for line in heard)
-    folders.existing(tmp_path, "copy")
+    folders.find_run(tmp_path, "copy")
     assert capsys.readouterr().err == ""
 
 
@@ -173,7 +173,7 @@ def test_a_copy_of_both_files_is_whole(run, writing, tmp_path, capsys):
     with Store.open(copy.database, read_only=True) as store:
         assert not store.log_is_missing
         assert store.rows("SELECT count(*) FROM questions") == [(200,)]
-    folders.existing(tmp_path, "copy")
+    folders.find_run(tmp_path, "copy")
     assert capsys.readouterr().err == ""
 
 
@@ -181,7 +181,7 @@ def test_neither_a_killed_run_nor_one_that_ended_lacks_anything(run, writing, tm
     writing.send_signal(signal.SIGKILL)
     writing.wait()
     for _ in range(2):
-        folders.existing(tmp_path, "mine")
+        folders.find_run(tmp_path, "mine")
         Store.open(run.database).close()  # as `society cancel` does; the log moves into the file
     assert capsys.readouterr().err == ""
     with Store.open(run.database, read_only=True) as store:
@@ -208,19 +208,19 @@ NOTICE = {"process": 7, "line": "iteration 1/3", "updated_at": "2026-01-01T00:00
     ],
 )
 def test_a_notice_that_cannot_be_read_is_none(run, content):
-    status.notice_of(run).write_bytes(content)
-    assert status.read_notice(run) is None
-    with Store.open(run.database), pytest.raises(ConfigError, match="tells nothing about itself"):
-        status.show(run, io.StringIO())
+    run.progress.write_bytes(content)
+    assert status.read_progress(run) is None
+    with Store.open(run.database), pytest.raises(ConfigError, match=r"left no progress\.json"):
+        status.show_status(run, io.StringIO())
 
 
 def test_a_folder_in_the_notices_place_is_none(run):
-    status.notice_of(run).mkdir()
-    assert status.read_notice(run) is None
+    run.progress.mkdir()
+    assert status.read_progress(run) is None
 
 
 def test_a_notice_from_the_future_has_no_age(run):
-    status.notice_of(run).write_text(json.dumps({**NOTICE, "updated_at": "9998-01-01T00:00:00Z"}))
-    notice = status.read_notice(run)
+    run.progress.write_text(json.dumps({**NOTICE, "updated_at": "9998-01-01T00:00:00Z"}))
+    notice = status.read_progress(run)
     assert notice is not None
-    assert status.age_of(notice) == 0
+    assert notice.age_s == 0

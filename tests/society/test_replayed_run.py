@@ -31,8 +31,8 @@ def rows(folder, sql):
 
 def carry_out(tmp_path, experiment, name, *overrides):
     config = experiments.load_config(str(experiment), overrides)
-    folder = folders.folder(tmp_path / "runs", name)
-    with folders.start(folder, config) as store:
+    folder = folders.locate_run(tmp_path / "runs", name)
+    with folders.start_run(folder, config) as store:
         asyncio.run(runner.run_experiment(folder, resolve(config), store, lambda event: None))
     return folder
 
@@ -109,7 +109,8 @@ def test_a_setting_that_changes_the_prompts_stops_the_run_and_is_named(tmp_path,
     with pytest.raises(TranscriptMismatch, match=r"society\.others = 'summarized'"):
         replay(*changed)
     [(errors,)] = rows(
-        folders.folder(tmp_path / "runs", "quoted"), "SELECT count(*) FROM turns WHERE error <> ''"
+        folders.locate_run(tmp_path / "runs", "quoted"),
+        "SELECT count(*) FROM turns WHERE error <> ''",
     )
     assert errors == 0
     by_position = replay(*changed[:3], "by-position", *changed[4:], 'provider.match="position"')

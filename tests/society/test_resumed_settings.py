@@ -34,7 +34,7 @@ OWNERS = [(agent, role) for agent in (1, 2, 3) for role in ("generator", "critic
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> RunFolder:
     monkeypatch.chdir(tmp_path)
-    return folders.folder(tmp_path / "runs", "run")
+    return folders.locate_run(tmp_path / "runs", "run")
 
 
 @pytest.fixture
@@ -44,9 +44,9 @@ def start(folder, tmp_path):
     def restart(*overrides: str, rows=(), text=REMOTE):
         path = tmp_path / "experiment.toml"
         path.write_text(text)
-        with folders.start(folder, experiments.load_config(str(path))) as store:
+        with folders.start_run(folder, experiments.load_config(str(path))) as store:
             store.write(*rows)
-        with folders.start(folder, experiments.load_config(str(path), overrides)) as store:
+        with folders.start_run(folder, experiments.load_config(str(path), overrides)) as store:
             return store.setting_changes()
 
     return restart
@@ -114,19 +114,19 @@ def test_a_run_keeps_the_quorum_it_was_started_with(start):
 def test_a_run_from_before_there_was_a_quorum_goes_on_without_one(tmp_path, quorum):
     path = tmp_path / "remote.toml"
     path.write_text(REMOTE)
-    folder = folders.folder(tmp_path / "runs", "run")
+    folder = folders.locate_run(tmp_path / "runs", "run")
     given = [] if quorum is None else [f"consensus.quorum={quorum}"]
-    with folders.start(folder, experiments.load_config(str(path))) as store:
+    with folders.start_run(folder, experiments.load_config(str(path))) as store:
         first = store.run()
         config = json.loads(first.config)
         del config["consensus"]["quorum"]
         store.write(replace(first, config=json.dumps(config)))
     if quorum is not None:
         with pytest.raises(ConfigError, match=r"consensus\.quorum: stored 1, now 2"):
-            folders.start(folder, experiments.load_config(str(path), given))
+            folders.start_run(folder, experiments.load_config(str(path), given))
         return
     for _ in range(2):
-        with folders.start(folder, experiments.load_config(str(path))) as store:
+        with folders.start_run(folder, experiments.load_config(str(path))) as store:
             assert json.loads(store.run().config)["consensus"]["quorum"] == 1
     assert "quorum = 1" in folder.config.read_text()
 
@@ -206,7 +206,7 @@ def test_once_evaluated_skipped_jobs_are_final(start):
 @pytest.mark.parametrize("override", ["lora_rank=8", "lora_alpha=8", 'method="full"'])
 def test_the_shape_of_adapters_that_are_trained_on_stays(start, override):
     rows = all_jobs("succeeded")
-    with pytest.raises(ConfigError, match="the shape of adapters"):
+    with pytest.raises(ConfigError, match="trained further, have this shape"):
         start(f"finetune.{override}", rows=rows, text=LOCAL)
     start(f"finetune.{override}", 'finetune.init="fresh"', text=LOCAL)
 

@@ -1,4 +1,4 @@
-"""A tuned model whose files are damaged is named, never used, and trained again on request."""
+"""A tuned model whose files are damaged is named, never used, and retrained on request."""
 
 import hashlib
 import json
@@ -177,7 +177,7 @@ def test_damaged_models_are_trained_again_bit_for_bit(home):
         assert store.models() == models
         assert store.rows("SELECT * FROM turns ORDER BY turn_id") == turns
     nothing = invoke(*again, "--retrain")
-    assert "none is trained again" in nothing.output
+    assert "none is retrained" in nothing.output
     assert invoke("ask", "r", "1+2*3+4-5*6?", "--runs", home / "runs").exit_code == 0
 
 
@@ -190,7 +190,7 @@ def test_a_model_that_cannot_be_described_any_more_is_said_before_anything_is_mo
         "run", home / "x.toml", "--name", "r", "--runs", home / "runs", "--no-live", "--retrain"
     )
     assert done.exit_code == 2
-    assert "cannot be trained again" in " ".join(done.output.split())
+    assert "cannot be retrained" in " ".join(done.output.split())
     assert folder.exists()
 
 

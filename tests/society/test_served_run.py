@@ -36,9 +36,9 @@ def run(tmp_path, server: AdapterServer, iterations: int) -> folders.RunFolder:
         f'serving.address="{server.address}"',
         f'serving.path_map={{"{tmp_path}" = "/mnt/there"}}',
     ]
-    folder = folders.folder(tmp_path, "away")
+    folder = folders.locate_run(tmp_path, "away")
     config = experiments.load_config("demo", overrides)
-    with folders.start(folder, config) as store:
+    with folders.start_run(folder, config) as store:
         asyncio.run(runner.run_experiment(folder, resolve(config), store, [].append))
     return folder
 

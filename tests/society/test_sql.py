@@ -19,13 +19,13 @@ from store.records import Question, Run, Turn, messages_json, utc_now
 HOLD = """
 import sys
 from pathlib import Path
-from society.runs.status import readable
+from society.runs.status import allow_readers
 from society.runs.folder import RunFolder
 from store.errors import StoreError
 from store.ledger import Store
 folder = RunFolder(sys.argv[1], Path("runs") / sys.argv[1])
 with Store.open(folder.database) as store:
-    with readable(folder, store, lambda text: None, live=sys.argv[2] == "live"):
+    with allow_readers(folder, store, lambda text: None, live=sys.argv[2] == "live"):
         print("open", flush=True)
         sys.stdin.read()
 """
@@ -236,7 +236,7 @@ def test_status_of_a_run_that_is_going_on(society, tmp_path):
         assert status == 0, err
         assert out.startswith("run one: running\n")
         assert "debate" in out
-        assert "go on with" not in out
+        assert "resume it with" not in out
         (tmp_path / "runs/one/progress.json").write_text(
             '{"process": 42, "line": "iteration 1/3", "updated_at": "2026-01-01T00:00:00Z"}'
         )

@@ -9,8 +9,8 @@ from prompt_toolkit.document import Document
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
-from society.sql.completion import Completions, catalog_of
-from society.sql.prompt import COMMANDS, Console, converse, finished, history_file
+from society.sql.completion import Completions, read_catalog
+from society.sql.prompt import COMMANDS, Console, find_history_file, is_complete, run_prompt
 from store.ledger import Store
 from store.reader import open_reader
 from store.union import RunUnion
@@ -40,7 +40,7 @@ def typed(session, tmp_path, monkeypatch):
         shown = io.StringIO()
         with create_pipe_input() as pipe, create_app_session(pipe, DummyOutput()):
             pipe.send_text(keys)
-            converse(session, "one", shown)
+            run_prompt(session, "one", shown)
         return shown.getvalue()
 
     return answer
@@ -84,9 +84,9 @@ def test_long_answers_are_cut_and_say_so(session):
 
 def test_enter_asks_when_the_query_has_its_semicolon():
     for text in ("", "\\d", "SELECT 1;", "SELECT ';';", "SELECT 1; -- so", "a;b;"):
-        assert finished(text), text
+        assert is_complete(text), text
     for text in ("SELECT 1", "SELECT ';'", "SELECT 1; SELECT", "-- ;\nSELECT 1", "SELECT $$;$$"):
-        assert not finished(text), text
+        assert not is_complete(text), text
 
 
 def complete(completions, text: str) -> list[str]:
@@ -95,7 +95,7 @@ def complete(completions, text: str) -> list[str]:
 
 
 def test_completion_knows_what_may_follow(session):
-    completions = Completions(catalog_of(session), COMMANDS)
+    completions = Completions(read_catalog(session), COMMANDS)
     assert complete(completions, "SELECT * FROM tur") == ["turns"]
     assert "accuracy" in complete(completions, "SELECT * FROM ")
     assert complete(completions, "SELECT * FROM turns AS t WHERE t.finish") == ["finish_reason"]
@@ -110,7 +110,7 @@ def test_completion_knows_what_may_follow(session):
 
 def test_several_runs_are_completed_and_described(files):
     with RunUnion(files) as together:
-        catalog = catalog_of(together)
+        catalog = read_catalog(together)
         assert catalog.runs == ("one", "two")
         assert next(iter(catalog.relations["votes"])) == "run"
         out = io.StringIO()
@@ -119,5 +119,5 @@ def test_several_runs_are_completed_and_described(files):
 
 
 def test_where_the_history_is(tmp_path):
-    assert history_file({"XDG_STATE_HOME": "/s"}).as_posix() == "/s/society/sql_history"
-    assert history_file({}, lambda: tmp_path) == tmp_path / ".local/state/society/sql_history"
+    assert find_history_file({"XDG_STATE_HOME": "/s"}).as_posix() == "/s/society/sql_history"
+    assert find_history_file({}, lambda: tmp_path) == tmp_path / ".local/state/society/sql_history"

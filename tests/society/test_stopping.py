@@ -95,7 +95,7 @@ def test_what_is_paid_for_is_stored_whatever_the_signal(server):
         wait_for(lambda seen=before: len(server.log("POST", CHAT)) >= seen + 10, process)
         process.send_signal(number)
         said = ended(process)
-        assert "call(s) on their way are waited for" in said
+        assert "call(s) under way; stop again to give them up" in said
         assert "society: stopped\n" in said
         assert said.endswith("resume with: society run small.toml\n")
         assert stored() == len(server.log("POST", CHAT)) < 4 * QUESTIONS
@@ -111,7 +111,7 @@ def test_a_second_signal_does_not_wait(server):
     wait_for(lambda: len(server.log("POST", CHAT)) >= 10, process)
     process.send_signal(signal.SIGTERM)
     assert process.stderr is not None
-    while "are waited for" not in (line := process.stderr.readline()):
+    while "call(s) under way; stop again" not in (line := process.stderr.readline()):
         assert line
     process.send_signal(signal.SIGINT)
     assert "society: stopped\n" in ended(process)
@@ -125,7 +125,7 @@ def test_a_run_in_the_background_hears_what_is_sent_to_it_and_not_what_nohup_kee
     process.send_signal(signal.SIGHUP)
     process.send_signal(signal.SIGINT)
     said = ended(process)
-    assert said.count("are waited for") == 1
+    assert said.count("call(s) under way; stop again") == 1
     assert stored() == len(server.log("POST", CHAT)) < 4 * QUESTIONS
 
 

@@ -15,7 +15,7 @@ import pytest
 import typer
 
 from society import cli
-from society.cli.errors import reported
+from society.cli.errors import report_errors
 from society.terminal import streams
 
 SOCIETY = [sys.executable, "-m", "society"]
@@ -115,7 +115,7 @@ def test_a_run_outlives_everyone_who_watches_it(workshop):
 def test_a_terminal_may_go():
     near, far = pty.openpty()
     stream = os.fdopen(far, "w", encoding="utf-8")
-    display = streams.lasting(stream)
+    display = streams.outlive_reader(stream)
     os.close(near)
     with pytest.raises(OSError, match="Input/output"):
         os.write(far, b"nobody reads")
@@ -147,7 +147,7 @@ def test_a_full_disk_under_stdout_is_said(society, capfd):
 
 def test_streams_are_as_before_when_a_command_has_ended(capfd):
     before = sys.stdout, sys.stderr, sys.stdout.errors
-    with streams.standard():
+    with streams.guard_standard_streams():
         sys.stdout.write("中\n")
         streams.outlive_readers()
     assert (sys.stdout, sys.stderr, sys.stdout.errors) == before
@@ -162,7 +162,7 @@ class TestTheErrorLog:
         monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
         def fail() -> str:
-            with pytest.raises(typer.Exit), reported():
+            with pytest.raises(typer.Exit), report_errors():
                 raise KeyError("odd")
             return capfd.readouterr().err
 

@@ -57,14 +57,14 @@ def experiment(tmp_path, server, monkeypatch):
 
     def run(*overrides: str, within_s: float | None = None) -> list[str]:
         config = experiments.load_config(str(path), [*SMALL, *overrides])
-        folder = folders.folder(tmp_path / "runs", "run")
+        folder = folders.locate_run(tmp_path / "runs", "run")
         said: list[str] = []
 
         def observe(event: object) -> None:
             if isinstance(event, Note):
                 said.append(event.text)
 
-        with folders.start(folder, config) as store:
+        with folders.start_run(folder, config) as store:
             going = runner.run_experiment(folder, resolve(config), store, observe)
             asyncio.run(asyncio.wait_for(going, within_s))
         return said

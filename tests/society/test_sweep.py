@@ -14,10 +14,10 @@ import pytest
 from society import cli
 from society.runs import folder as folders
 from society.runs.folder import RunFolder
-from society.sweeps import display, processes
-from society.sweeps.axes import Options, Source
-from society.sweeps.definition import load
-from society.sweeps.processes import Running
+from society.sweeps import execution, processes
+from society.sweeps.axes import SweepOptions, SweepSource
+from society.sweeps.definition import load_sweep
+from society.sweeps.processes import RunningMember
 from store.ledger import Store
 
 TASK = """
@@ -205,7 +205,7 @@ def test_stopping_a_sweep_stops_its_members(society, home, kill):
     if kill == signal.SIGINT:
         status, _, err = society("sweep", "words.toml")
         assert status == 2
-        assert "run 'words.seed-0' is going on in another process" in err
+        assert "run 'words.seed-0' is running in another process" in err
     process.send_signal(kill)
     _, err = process.communicate()
     if kill != signal.SIGKILL:
@@ -297,8 +297,8 @@ def test_cost_is_the_sum_and_the_cap_holds_for_each_run(society, home):
 
 def test_one_more_at_a_time_than_cores_for_the_built_in_model_only(home):
     def jobs(*overrides: str) -> int:
-        source = Source("words.toml", overrides, Options(seeds="0,1,2,3,4,5,6,7"))
-        return processes.default_jobs(load(source, home / "runs", "words").members)
+        source = SweepSource("words.toml", overrides, SweepOptions(seeds="0,1,2,3,4,5,6,7"))
+        return processes.choose_jobs(load_sweep(source, home / "runs", "words").members)
 
     assert jobs() == 1
     assert jobs('model="embedded:"') == min(8, len(os.sched_getaffinity(0)) + 1)
@@ -306,12 +306,12 @@ def test_one_more_at_a_time_than_cores_for_the_built_in_model_only(home):
 
 
 def test_a_terminal_shows_a_line_for_each_member(home):
-    source = Source("words.toml", (), Options(seeds="0,1,2"))
-    members = [Running(m) for m in load(source, home / "runs", "words").members]
+    source = SweepSource("words.toml", (), SweepOptions(seeds="0,1,2"))
+    members = [RunningMember(m) for m in load_sweep(source, home / "runs", "words").members]
     members[0].state, members[1].state = "finished", "running"
     folder: RunFolder = members[1].member.folder
-    folders.prepare(folder, members[1].member.config)
-    shown = display.overview(members, height=10)
+    folders.prepare_run(folder, members[1].member.config)
+    shown = execution.draw_members(members, height=10)
     assert [str(cell) for cell in shown.columns[2].cells] == [
         "finished",
         "starting",
@@ -322,5 +322,5 @@ def test_a_terminal_shows_a_line_for_each_member(home):
         '{"process": 1, "line": "iteration 1/3 · debate: 5/9 turns", '
         '"updated_at": "2026-01-01T00:00:00Z"}'
     )
-    few = display.overview(members, height=2)
+    few = execution.draw_members(members, height=2)
     assert str(next(iter(few.columns[2].cells))) == "iteration 1/3 · debate: 5/9 turns"

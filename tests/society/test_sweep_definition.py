@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from society.config.load import ConfigError
-from society.sweeps import axes, definition, naming, record
-from society.sweeps.axes import Options, Source
+from society.sweeps import axes, definition
+from society.sweeps.axes import SweepOptions, SweepSource
 
 FILE = """
 model = "scripted:{script}"
@@ -37,8 +37,8 @@ def load(experiment: Path, tmp_path: Path):
             file.write_text("".join(f"{json.dumps(line)}\n" for line in listed))
         # Keys at the top have to come before the file's sections.
         experiment.write_text(more + FILE.format(script=tmp_path / "script.jsonl"))
-        source = Source(str(experiment), (), Options(grid, file, seeds))
-        return definition.load(source, tmp_path / "runs", "small")
+        source = SweepSource(str(experiment), (), SweepOptions(grid, file, seeds))
+        return definition.load_sweep(source, tmp_path / "runs", "small")
 
     return make
 
@@ -95,9 +95,9 @@ def test_a_setting_that_the_sweep_overrides_is_refused(
     experiment, tmp_path, override, grid, more, says
 ):
     experiment.write_text(more + FILE.format(script=tmp_path / "script.jsonl"))
-    source = Source(str(experiment), (override,), Options(grid))
+    source = SweepSource(str(experiment), (override,), SweepOptions(grid))
     with pytest.raises(ConfigError, match=says):
-        definition.load(source, tmp_path / "runs", "small")
+        definition.load_sweep(source, tmp_path / "runs", "small")
 
 
 def test_settings_that_count_stay_settings(experiment, tmp_path):
@@ -106,8 +106,8 @@ def test_settings_that_count_stay_settings(experiment, tmp_path):
         (("seeds=[5]",), (), None, [5]),
         (("society.rounds=3",), ("society.agents=2,3",), "1,2", [1, 2, 1, 2]),
     ):
-        source = Source(str(experiment), overrides, Options(grid, None, seeds))
-        sweep = definition.load(source, tmp_path / "runs", "small")
+        source = SweepSource(str(experiment), overrides, SweepOptions(grid, None, seeds))
+        sweep = definition.load_sweep(source, tmp_path / "runs", "small")
         assert [member.seed for member in sweep.members] == there
 
 
@@ -159,15 +159,15 @@ def test_values_are_toml_or_bare_words(load):
     ],
 )
 def test_names_say_what_is_set_and_stay_short(settings, name):
-    found = naming.point_name(settings)
+    found = axes.name_point(settings)
     assert found.startswith(name)
     assert len(found) <= 40
-    assert not naming.unsafe(found)
-    assert found == naming.point_name(settings)
+    assert not axes.is_unsafe(found)
+    assert found == axes.name_point(settings)
 
 
 def test_values_that_look_alike_have_names_of_their_own():
-    found = {naming.point_name({("model",): model}) for model in ("local:a/b", "local:a-b", "a:b")}
+    found = {axes.name_point({("model",): model}) for model in ("local:a/b", "local:a-b", "a:b")}
     assert len(found) == 3
 
 
@@ -247,9 +247,9 @@ def test_a_list_that_is_no_json_or_not_there_is_named(experiment, tmp_path):
         ("broken.jsonl", "line 2: broken JSON"),
         ("none.jsonl", "cannot be read"),
     ):
-        source = Source(str(experiment), (), Options(listed=tmp_path / file))
+        source = SweepSource(str(experiment), (), SweepOptions(listed=tmp_path / file))
         with pytest.raises(ConfigError, match=message):
-            definition.load(source, tmp_path, "small")
+            definition.load_sweep(source, tmp_path, "small")
 
 
 def test_a_key_in_grid_and_list_is_named(load):
@@ -258,24 +258,26 @@ def test_a_key_in_grid_and_list_is_named(load):
 
 
 def test_a_name_that_gets_too_long_is_refused(load, experiment, tmp_path):
-    source = Source(str(experiment), (), Options(["society.agents=2"]))
+    source = SweepSource(str(experiment), (), SweepOptions(["society.agents=2"]))
     with pytest.raises(ConfigError, match="is not usable"):
-        definition.load(source, tmp_path, "x" * 60)
+        definition.load_sweep(source, tmp_path, "x" * 60)
 
 
 def test_the_record_keeps_what_an_earlier_start_has_asked_for(load, tmp_path):
     first, second = load(seeds="0,1"), load(seeds="1,2")
-    record.write(first.folder, record.of(first, "small"))
-    known = record.merged(record.read(first.folder), record.of(second, "small"))
+    definition.write_record(first.folder, definition.record_sweep(first, "small"))
+    known = definition.merge_records(
+        definition.read_record(first.folder), definition.record_sweep(second, "small")
+    )
     assert [member.seed for member in known.members] == [0, 1, 2]
     assert known.folders(tmp_path)[2].path == tmp_path / "small.seed-2"
 
 
 def test_a_name_of_a_list_that_means_something_else_now_is_refused(load):
-    first = record.of(load(listed=[{"name": "a", "society.agents": 4}]), "small")
-    second = record.of(load(listed=[{"name": "a", "society.agents": 5}]), "small")
+    first = definition.record_sweep(load(listed=[{"name": "a", "society.agents": 4}]), "small")
+    second = definition.record_sweep(load(listed=[{"name": "a", "society.agents": 5}]), "small")
     with pytest.raises(ConfigError, match=r"small\.a\.seed-0 is in the sweep with the settings"):
-        record.merged(first, second)
+        definition.merge_records(first, second)
 
 
 def test_a_record_that_cannot_be_read_is_named(load):
@@ -283,11 +285,11 @@ def test_a_record_that_cannot_be_read_is_named(load):
     folder.path.mkdir(parents=True)
     folder.sweep.write_text("{}")
     with pytest.raises(ConfigError, match="remove it and start the sweep again"):
-        record.read(folder)
+        definition.read_record(folder)
 
 
 def test_what_is_no_sweep_is_none(experiment, tmp_path):
-    assert not Source(str(experiment)).several()
-    assert Source(str(experiment), ("seeds=[1]",)).several()
-    assert Source(str(experiment), ("sweep.datasets.w=[0.1]",)).several()
-    assert axes.read({}, Options(), "here").seeds == (0,)
+    assert not SweepSource(str(experiment)).several()
+    assert SweepSource(str(experiment), ("seeds=[1]",)).several()
+    assert SweepSource(str(experiment), ("sweep.datasets.w=[0.1]",)).several()
+    assert axes.read_axes({}, SweepOptions(), "here").seeds == (0,)

@@ -14,8 +14,8 @@ import duckdb
 import pytest
 
 from society.config.load import ConfigError
-from society.runs.folder import folder
-from society.terminal.state import open_private
+from society.runs.folder import locate_run
+from society.terminal.user_state import open_private
 from store.ledger import Store
 from store.records import Run, utc_now
 
@@ -86,7 +86,7 @@ def test_f4_a_models_folder_executes_nothing(tmp_path):
 @pytest.mark.parametrize("name", ["../other", "/etc", "a/b", "..", ".hidden", "a\0b", "a\nb", ""])
 def test_f6_a_runs_name_is_no_path(tmp_path, name):
     with pytest.raises(ConfigError, match="is not usable"):
-        folder(tmp_path, name)
+        locate_run(tmp_path, name)
 
 
 def test_u3_the_history_of_queries_is_the_users_own(tmp_path):

@@ -42,14 +42,14 @@ def transfer(experiment):
 
 def start(folder, experiment, *overrides, events=None):
     config = experiments.load_config(str(experiment), overrides)
-    with folders.start(folder, config) as store:
+    with folders.start_run(folder, config) as store:
         observer = [].append if events is None else events.append
         asyncio.run(runner.run_experiment(folder, resolve(config), store, observer))
 
 
 @pytest.fixture
 def ran(tmp_path, transfer):
-    folder = folders.folder(tmp_path / "runs", "transfer")
+    folder = folders.locate_run(tmp_path / "runs", "transfer")
     start(folder, transfer)
     return folder
 
@@ -85,7 +85,7 @@ def test_the_runs_own_accuracy_leaves_the_other_task_out(ran):
 
 
 def test_stages_status_summary_and_report_name_the_task(tmp_path, transfer):
-    folder, events = folders.folder(tmp_path / "runs", "shown"), []
+    folder, events = folders.locate_run(tmp_path / "runs", "shown"), []
     start(folder, transfer, events=events)
     stages = [e.stage for e in events if isinstance(e, StageStarted) and e.iteration == 0]
     assert stages == [
@@ -95,12 +95,12 @@ def test_stages_status_summary_and_report_name_the_task(tmp_path, transfer):
         "zero-shot harder greedy",
     ]
     shown = io.StringIO()
-    status.show(folder, shown)
+    status.show_status(folder, shown)
     lines = [line.split() for line in shown.getvalue().split("\n") if "zero-shot" in line]
     assert lines[0][2:6] == ["harder", "sampled", "multiagent", "5"]
     with Store.open(folder.database, read_only=True) as store:
         table = io.StringIO()
-        summary.show(store, table)
+        summary.show_summary(store, table)
         report.write([store], folder.report)
     assert "Zero-shot: harder" in table.getvalue()
     page = folder.report.read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
-from society.runs.status import Notice
+from society.runs.status import ProgressRecord
 from society.view.access import Access
 from society.view.app import create
 from society.view.asking import Desk
@@ -295,7 +295,7 @@ def test_a_run_in_use_that_does_not_answer_tells_what_it_says_of_itself(tmp_path
     path = tmp_path / "busy" / "run.duckdb"
     path.parent.mkdir()
     with Store.open(path), serve(tmp_path) as site:
-        notice = Notice(process=1, line="iteration 1/2 · debate: 3/9", updated_at=utc_now())
+        notice = ProgressRecord(process=1, line="iteration 1/2 · debate: 3/9", updated_at=utc_now())
         (path.parent / "progress.json").write_text(notice.model_dump_json())
         assert "busy running iteration 1/2 · debate: 3/9" in words(site.get("/")[1])
         status, text, _ = site.get("/runs/busy")

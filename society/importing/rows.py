@@ -8,8 +8,7 @@ from dataclasses import asdict
 from evals.tasks.base import Task, TaskQuestion
 from providers.types import Message
 from society import prompts
-from society.importing.debates import ToldDebate
-from society.importing.spoken import Spoken
+from society.importing.debates import ImportedDebate, ImportedTurn
 from society.method.voting import (
     build_tie_key,
     count_round,
@@ -23,8 +22,8 @@ NAMELESS = "imported"
 """The model of turns that name none."""
 
 
-def rows(
-    debate: ToldDebate,
+def build_rows(
+    debate: ImportedDebate,
     question: TaskQuestion,
     task: Task,
     size: tuple[int, int],
@@ -48,7 +47,7 @@ def rows(
             summary = debate.spoken.get((agent, number, "summary"))
             if summary is not None:
                 sent = _as_json(prompts.build_summary_messages(others))
-                turns.append(_turn(debate, summary, sent, task))
+                turns.append(_build_turn(debate, summary, sent, task))
             told = debate.spoken[agent, number, "answer"]
             if number == 1:
                 sent = _as_json([Message("user", task.prompt(question.text))])
@@ -58,7 +57,7 @@ def rows(
                 sent = _as_json(prompts.build_critic_messages(own, others, read, task.answer_form))
             else:
                 sent = told.messages
-            turns.append(_turn(debate, told, sent, task))
+            turns.append(_build_turn(debate, told, sent, task))
     drawn = build_tie_key(seed, question.question_id)
     numbers = range(1, rounds + 1)
     tallies = [count_round(task, debate.stage, turns, number, drawn) for number in numbers]
@@ -68,7 +67,7 @@ def rows(
     return [*turns, *decided]
 
 
-def _turn(debate: ToldDebate, told: Spoken, sent: str, task: Task) -> Turn:
+def _build_turn(debate: ImportedDebate, told: ImportedTurn, sent: str, task: Task) -> Turn:
     stage = debate.stage
     answer = None
     if told.kind == "answer" and told.finish_reason == "stop":

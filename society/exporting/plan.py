@@ -32,7 +32,7 @@ _OF_ALL_AGENTS = ("votes", "debates")
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class PlannedFile:
     """One file: its path within the export, and how it is written (returns the rows).
 
     `config` and `split` are what the dataset card calls it.
@@ -44,14 +44,14 @@ class Piece:
     config: str
     split: str
 
-    def renamed(self, path: str) -> Piece:
+    def renamed(self, path: str) -> PlannedFile:
         """The same under another path."""
         return replace(self, path=path)
 
 
-def pieces(
+def plan_files(
     store: Store, kinds: Sequence[Kind], output: Output, selection: Selection
-) -> tuple[list[Piece], list[str]]:
+) -> tuple[list[PlannedFile], list[str]]:
     """The files of an export, and notes for the reader. Nothing is written yet.
 
     Raises `InvalidQuery` where an output has no such kind, or a kind no such selection.
@@ -64,32 +64,34 @@ def pieces(
             f"{wrong[0]}, or another format"
         )
     notes: list[str] = []
-    wanted = kinds or (("datasets",) if shaped else _all(selection, notes))
-    found: list[Piece] = []
+    wanted = kinds or (("datasets",) if shaped else _choose_kinds(selection, notes))
+    found: list[PlannedFile] = []
     for kind in dict.fromkeys(wanted):
         if kind == "datasets":
-            found += _datasets(store, output, selection, notes)
+            found += _plan_datasets(store, output, selection, notes)
         elif output == "hf" and kind != "models":
             splits: tuple[Split, ...] = ("train", "eval")
             found += [
-                _part(kind, "parquet", replace(selection, split=split), split)
+                _plan_part(kind, "parquet", replace(selection, split=split), split)
                 for split in splits
                 if selection.split in (None, split)
             ]
         else:
             format: Format = "parquet" if output == "hf" else output  # type: ignore[assignment]
-            found.append(_part(kind, format, selection))
+            found.append(_plan_part(kind, format, selection))
     return found, notes
 
 
-def _all(selection: Selection, notes: list[str]) -> tuple[Kind, ...]:
+def _choose_kinds(selection: Selection, notes: list[str]) -> tuple[Kind, ...]:
     if selection.agent is None and selection.role is None:
         return KINDS
     notes.append("votes and debates are of all agents and were left out")
     return tuple(kind for kind in KINDS if kind not in _OF_ALL_AGENTS)
 
 
-def _part(part: Part, format: Format, selection: Selection, split: Split | None = None) -> Piece:
+def _plan_part(
+    part: Part, format: Format, selection: Selection, split: Split | None = None
+) -> PlannedFile:
     if part in _OF_ALL_AGENTS:
         selection.where(OF_VOTES)
     path = f"{part}.{format}" if split is None else f"{part}/{split}.{format}"
@@ -97,10 +99,12 @@ def _part(part: Part, format: Format, selection: Selection, split: Split | None 
     def write(store: Store, path: Path) -> int:
         return export.export_part(store, part, path, format, selection)
 
-    return Piece(path, write, part, part, split or "train")
+    return PlannedFile(path, write, part, part, split or "train")
 
 
-def _datasets(store: Store, output: Output, selection: Selection, notes: list[str]) -> list[Piece]:
+def _plan_datasets(
+    store: Store, output: Output, selection: Selection, notes: list[str]
+) -> list[PlannedFile]:
     if selection.split == "eval":
         return []
     there = [d for d in store.datasets(selection.iteration, selection.arm) if _fits(d, selection)]
@@ -112,14 +116,14 @@ def _datasets(store: Store, output: Output, selection: Selection, notes: list[st
             "these critics learn their last answer only, which this shape cannot say: have your "
             "trainer put the loss on the last turn, or take --format chat"
         )
-    return [_dataset(dataset, output) for dataset in full]
+    return [_plan_dataset(dataset, output) for dataset in full]
 
 
 def _fits(dataset: Dataset, selection: Selection) -> bool:
     return selection.agent in (None, dataset.agent) and selection.role in (None, dataset.role)
 
 
-def _file_name(dataset_id: str) -> str:
+def _name_file(dataset_id: str) -> str:
     """A name that every file system takes; long ones keep their beginning and get a hash."""
     name = quote(dataset_id, safe="")
     if len(name) <= _LONGEST_NAME:
@@ -127,8 +131,8 @@ def _file_name(dataset_id: str) -> str:
     return f"{name[: _LONGEST_NAME - 17]}-{sha256(dataset_id.encode()).hexdigest()[:16]}"
 
 
-def _dataset(dataset: Dataset, output: Output) -> Piece:
-    name = _file_name(dataset.dataset_id)
+def _plan_dataset(dataset: Dataset, output: Output) -> PlannedFile:
+    name = _name_file(dataset.dataset_id)
 
     def write(store: Store, path: Path) -> int:
         if output == "chat" or output == "sharegpt":
@@ -136,4 +140,4 @@ def _dataset(dataset: Dataset, output: Output) -> Piece:
         format: Format = "parquet" if output == "hf" else output
         return export.export_examples(store, dataset.dataset_id, path, format)
 
-    return Piece(f"datasets/{name}{SUFFIXES[output]}", write, "datasets", name, "train")
+    return PlannedFile(f"datasets/{name}{SUFFIXES[output]}", write, "datasets", name, "train")

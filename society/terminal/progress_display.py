@@ -1,4 +1,4 @@
-"""What a run looks like while it runs: a live display on a terminal, plain lines elsewhere."""
+"""Progress of a running run: a bar that updates on a terminal, plain lines in a pipe or file."""
 
 from __future__ import annotations
 
@@ -25,8 +25,12 @@ Clock = Callable[[], float]
 
 
 @contextmanager
-def watch(stream: TextIO, iterations: int) -> Iterator[Observer]:
-    """The observer that suits `stream`; `iterations` is how many the run has in all."""
+def show_progress(stream: TextIO, iterations: int) -> Iterator[Observer]:
+    """The observer that suits `stream`; `iterations` is the total of the run.
+
+    with show_progress(sys.stderr, config.iterations) as observer:
+        asyncio.run(loop.run(folder, config, store, observer))
+    """
     console = Screen(stream)
     if not console.is_terminal:
         yield PlainLines(stream, iterations)
@@ -38,12 +42,12 @@ def watch(stream: TextIO, iterations: int) -> Iterator[Observer]:
         console=console,
         transient=True,
     ) as progress:
-        yield LiveDisplay(progress, iterations)
+        yield ProgressDisplay(progress, iterations)
 
 
 @dataclass(slots=True)
 class Pace:
-    """How one stage goes: what is done, how fast, how long it will still take."""
+    """Progress of one stage: what is done, how fast, and how long the rest will take."""
 
     stage: StageStarted
     started: float
@@ -53,7 +57,7 @@ class Pace:
     detail: str = ""
 
     @classmethod
-    def of(cls, stage: StageStarted, now: float) -> Pace:
+    def start(cls, stage: StageStarted, now: float) -> Pace:
         return cls(stage, now, now, stage.done)
 
     def advance(self, event: StageAdvanced, now: float) -> None:
@@ -65,20 +69,21 @@ class Pace:
         parts = [f"{int(self.done)}/{self.stage.total} {self.stage.unit}"]
         elapsed = self.now - self.started
         fresh = self.done - self.stage.done
+        # What an earlier start did must not count as speed.
         if elapsed > 0 and fresh > 0:
             rate = fresh / elapsed
             parts.append(f"{rate:.1f}/s" if rate >= 0.1 else f"{rate * 60:.1f}/min")
             if self.tokens:
                 parts.append(f"{self.tokens / elapsed:,.0f} tokens/s")
             if self.done < self.stage.total:
-                parts.append(f"{duration((self.stage.total - self.done) / rate)} left")
+                parts.append(f"{format_duration((self.stage.total - self.done) / rate)} left")
         if self.detail:
             parts.append(self.detail)
         return " · ".join(parts)
 
 
 class PlainLines:
-    """One line when a stage starts and ends, and in between at most one every `every_s` seconds."""
+    """One line when a stage starts and ends, and at most one every `every_s` seconds between."""
 
     def __init__(
         self, stream: TextIO, iterations: int, every_s: float = 10.0, clock: Clock = time.monotonic
@@ -95,25 +100,27 @@ class PlainLines:
         if isinstance(event, Note):
             self._write(event.text)
         elif isinstance(event, StageStarted):
-            self._pace, self._last_line = Pace.of(event, now), now
-            self._write(f"{title(event, self._iterations)}: {beginning(event)}")
+            self._pace, self._last_line = Pace.start(event, now), now
+            self._write(f"{name_stage(event, self._iterations)}: {format_beginning(event)}")
         elif self._pace is None:
             return
         elif isinstance(event, StageAdvanced):
             self._pace.advance(event, now)
             if now - self._last_line >= self._every_s:
                 self._last_line = now
-                self._write(f"{title(self._pace.stage, self._iterations)}: {self._pace.numbers}")
+                self._write(
+                    f"{name_stage(self._pace.stage, self._iterations)}: {self._pace.numbers}"
+                )
         else:
-            self._write(ending(self._pace.stage, event, self._iterations))
+            self._write(format_ending(self._pace.stage, event, self._iterations))
             self._pace = None
 
     def _write(self, line: str) -> None:
         write_line(self._stream, one_line(line))
 
 
-class LiveDisplay:
-    """A bar for the running stage; what is finished moves up as a line."""
+class ProgressDisplay:
+    """A bar for the running stage; a finished stage becomes a line above it."""
 
     def __init__(self, progress: Progress, iterations: int, clock: Clock = time.monotonic) -> None:
         self._progress = progress
@@ -127,9 +134,9 @@ class LiveDisplay:
             self._print(event.text, "yellow")
         elif isinstance(event, StageStarted):
             self._clear()
-            self._pace = Pace.of(event, self._clock())
+            self._pace = Pace.start(event, self._clock())
             self._bar = self._progress.add_task(
-                title(event, self._iterations),
+                name_stage(event, self._iterations),
                 total=event.total,
                 completed=event.done,
                 numbers=self._pace.numbers,
@@ -142,7 +149,7 @@ class LiveDisplay:
                 self._bar, completed=event.done, numbers=plain(self._pace.numbers)
             )
         else:
-            self._print(ending(self._pace.stage, event, self._iterations), "green")
+            self._print(format_ending(self._pace.stage, event, self._iterations), "green")
             self._clear()
 
     def _print(self, line: str, style: str) -> None:
@@ -154,24 +161,25 @@ class LiveDisplay:
         self._pace = self._bar = None
 
 
-def title(stage: StageStarted, iterations: int) -> str:
+def name_stage(stage: StageStarted, iterations: int) -> str:
     """Which stage of which iteration; iteration 0 is the untuned society."""
     where = f"iteration {stage.iteration}/{iterations}" if stage.iteration else "untuned society"
     return f"{where} · {stage.stage}"
 
 
-def beginning(stage: StageStarted) -> str:
-    """How much there is to do, and what an earlier start has left."""
+def format_beginning(stage: StageStarted) -> str:
+    """How much there is to do, and how much an earlier start has done."""
     already = f", {stage.done} of them done before" if stage.done else ""
     return f"{stage.total} {stage.unit}{already}"
 
 
-def ending(stage: StageStarted, event: StageFinished, iterations: int) -> str:
-    return f"{title(stage, iterations)}: {stage.total} {stage.unit} in {duration(event.seconds)}"
+def format_ending(stage: StageStarted, event: StageFinished, iterations: int) -> str:
+    took = format_duration(event.seconds)
+    return f"{name_stage(stage, iterations)}: {stage.total} {stage.unit} in {took}"
 
 
-def duration(seconds: float) -> str:
-    """Rounded to what one wants to know: 42 s, 3 min 05 s, 2 h 10 min."""
+def format_duration(seconds: float) -> str:
+    """A duration in two units at most: 42 s, 3 min 05 s, 2 h 10 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -9,18 +9,18 @@ from evals.tasks.assumed import CHARACTERS
 from providers.pricing import Price
 from society.config.schema import Config
 from society.costs import lengths
+from society.costs.budget import round_usd
 from society.costs.estimate import (
     CORRECTED,
     CRITIC_SHARE_LOW,
     LEARNABLE,
     LEARNABLE_LOW,
-    Estimate,
-    Line,
+    CostEstimate,
+    CostLine,
 )
 from society.costs.lengths import Range
-from society.costs.spending import rounded
 from society.terminal.output import Screen
-from society.terminal.table import Format, write
+from society.terminal.table import Format, write_rows
 
 COLUMNS = (
     "stage",
@@ -36,22 +36,26 @@ COLUMNS = (
 )
 
 
-def show(estimate: Estimate, config: Config, form: Format, stream: TextIO) -> None:
+def show_estimate(estimate: CostEstimate, config: Config, form: Format, stream: TextIO) -> None:
     """Write all lines; as a table also the total, the prices and what was assumed.
 
     Token counts are the expected ones. An unknown price leaves the cells of its lines empty.
     """
     rows = [_row(line) for line in estimate.lines]
     if form == "table":
-        rows = [with_cents(row) for row in (*rows, _total(estimate))]
-    write(COLUMNS, rows, form, stream)
+        rows = [round_cells(row) for row in (*rows, _sum_row(estimate))]
+    write_rows(COLUMNS, rows, form, stream)
     if form == "table":
         console = Screen(stream, soft_wrap=True)
-        for text in (*_outcome(estimate, config), *prices(estimate), *assumptions(config)):
+        for text in (
+            *_format_outcome(estimate, config),
+            *format_prices(estimate),
+            *list_assumptions(config),
+        ):
             console.print(text)
 
 
-def show_assumed(tasks: Iterable[str], stream: TextIO) -> None:
+def show_assumed_tasks(tasks: Iterable[str], stream: TextIO) -> None:
     """Say which tasks' questions were only assumed, since their data are not on this machine."""
     if names := sorted(tasks):
         Screen(stream, soft_wrap=True).print(
@@ -61,25 +65,25 @@ def show_assumed(tasks: Iterable[str], stream: TextIO) -> None:
         )
 
 
-def _row(line: Line) -> tuple[object, ...]:
+def _row(line: CostLine) -> tuple[object, ...]:
     tokens = (line.calls, line.prompt, line.completion, line.trained)
     model = f"{line.model} (tuned)" if line.tuned else line.model
     stage = line.stage if line.arm is None else f"{line.stage}, {line.arm}"
     return (stage, line.role, model, *(round(r.expected) for r in tokens), *_usd(line.usd))
 
 
-def with_cents(row: tuple[object, ...]) -> tuple[object, ...]:
+def round_cells(row: tuple[object, ...]) -> tuple[object, ...]:
     """A row of a table, whose last three cells are USD, or None, as it is shown."""
-    usd = (rounded(cell) if isinstance(cell, float) else cell for cell in row[-3:])
+    usd = (round_usd(cell) if isinstance(cell, float) else cell for cell in row[-3:])
     return (*row[:-3], *usd)
 
 
-def _total(estimate: Estimate) -> tuple[object, ...]:
+def _sum_row(estimate: CostEstimate) -> tuple[object, ...]:
     sums = (
-        lengths.total(line.calls for line in estimate.lines),
-        lengths.total(line.prompt for line in estimate.lines),
-        lengths.total(line.completion for line in estimate.lines),
-        lengths.total(line.trained for line in estimate.lines),
+        lengths.sum_ranges(line.calls for line in estimate.lines),
+        lengths.sum_ranges(line.prompt for line in estimate.lines),
+        lengths.sum_ranges(line.completion for line in estimate.lines),
+        lengths.sum_ranges(line.trained for line in estimate.lines),
     )
     return ("total", "", "", *(round(r.expected) for r in sums), *_usd(estimate.usd))
 
@@ -88,7 +92,7 @@ def _usd(usd: Range | None) -> tuple[float | None, ...]:
     return (None, None, None) if usd is None else (usd.low, usd.expected, usd.high)
 
 
-def _outcome(estimate: Estimate, config: Config) -> list[str]:
+def _format_outcome(estimate: CostEstimate, config: Config) -> list[str]:
     usd, cap = estimate.usd, config.budget_usd
     if usd is None:
         tables = ", ".join(f'[prices."{address}"]' for address in estimate.unpriced)
@@ -111,12 +115,15 @@ def _outcome(estimate: Estimate, config: Config) -> list[str]:
     return lines
 
 
-def prices(estimate: Estimate) -> list[str]:
+def format_prices(estimate: CostEstimate) -> list[str]:
     """The prices an estimate rests on, one a line."""
-    return ["Prices, USD per million tokens:", *(f"  {_price(price)}" for price in estimate.prices)]
+    return [
+        "Prices, USD per million tokens:",
+        *(f"  {_format_price(price)}" for price in estimate.prices),
+    ]
 
 
-def _price(price: Price) -> str:
+def _format_price(price: Price) -> str:
     figures = f"{price.input_usd:g} in, {price.output_usd:g} out"
     if price.training_usd is not None and not price.tuned:
         figures += f", {price.training_usd:g} training"
@@ -125,7 +132,7 @@ def _price(price: Price) -> str:
     return f"{name}: {figures} ({price.source}{read})"
 
 
-def assumptions(config: Config) -> list[str]:
+def list_assumptions(config: Config) -> list[str]:
     """What the numbers rest on, one sentence a line."""
     sampling = config.sampling
     return [

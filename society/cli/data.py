@@ -1,7 +1,8 @@
-"""The command that writes a run as files for other tools."""
+"""Commands that bring runs in and out: transcripts to a run, a run to files."""
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
@@ -20,6 +21,55 @@ What = StrEnum(
 )
 
 
+@app.command("import")
+def import_transcripts(
+    file: Annotated[Path, typer.Argument(help="File of transcripts.")],
+    name: Annotated[str, typer.Option(help="Name of the new run.", show_default=False)],
+    config: Annotated[
+        str | None, typer.Option(help="Experiment (.toml) that the new run belongs to.")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Task that says how answers are read, such as gsm8k.")
+    ] = None,
+    answers: Annotated[
+        Literal["number", "math", "choice", "text"] | None,
+        typer.Option(help="Kind of answer, if there is no task."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one setting: datasets.w=0.3."),
+    ] = None,
+    split: Annotated[
+        Literal["train", "eval"], typer.Option(help="Split of debates that name none.")
+    ] = "train",
+    iteration: Annotated[
+        int | None,
+        typer.Option(min=0, help="Iteration of debates that name none; default: 1, in eval 0."),
+    ] = None,
+    skip_incomplete: Annotated[
+        bool, typer.Option("--skip-incomplete", help="Leave out debates with missing answers.")
+    ] = False,
+    runs: Runs = RUNS,
+) -> None:
+    """Make a run from debates that were held outside society: see docs/import.md."""
+    from society.cli.errors import report_errors
+
+    with report_errors():
+        from society import importing
+        from society.importing import overview
+        from society.runs import folder as folders
+
+        imported = importing.import_file(
+            file,
+            folders.locate_run(runs, name),
+            importing.ImportSource(config, task, answers, settings or ()),
+            split=split,
+            iteration=iteration,
+            skip_incomplete=skip_incomplete,
+        )
+        overview.show_import(imported, sys.stdout)
+
+
 @app.command("export")
 def export_run(
     name: Name,
@@ -33,13 +83,14 @@ def export_run(
         ),
     ] = "parquet",
     out: Annotated[
-        Path | None, typer.Option(help="Folder, or file if there is one; default: RUN/export.")
+        Path | None,
+        typer.Option(help="Folder, or the file if one is written; default: RUN/export."),
     ] = None,
     arm: Annotated[str | None, typer.Option(help="Only this arm.")] = None,
     iteration: Annotated[int | None, typer.Option(min=0, help="Only this iteration.")] = None,
     split: Annotated[Literal["train", "eval"] | None, typer.Option(help="Only this split.")] = None,
     agent: Annotated[
-        int | None, typer.Option(min=0, help="Only this agent; 0: models shared by all.")
+        int | None, typer.Option(min=0, help="Only this agent; 0: shared models.")
     ] = None,
     role: Annotated[
         Literal["generator", "critic", "summarizer"] | None, typer.Option(help="Only this role.")
@@ -48,16 +99,16 @@ def export_run(
     runs: Runs = RUNS,
 ) -> None:
     """Write transcripts and training data as files for other tools: see docs/export.md."""
-    from society.cli.errors import reported
+    from society.cli.errors import report_errors
 
-    with reported():
+    with report_errors():
         from society import exporting
         from society.runs import folder as folders
         from society.terminal.output import say, tell
         from store.selection import Selection
 
-        folder = folders.existing(runs, name)
-        exported = exporting.export(
+        folder = folders.find_run(runs, name)
+        exported = exporting.export_run(
             folder.database,
             out or folder.path / "export",
             [] if not what or "all" in what else [cast("Kind", each.value) for each in what],

@@ -13,23 +13,23 @@ from society.cli.app import RUNS, Runs, app
 def view(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME]...", help="Runs to show; all without.", show_default=False),
+        typer.Argument(metavar="[NAME]...", help="Runs to show; default: all.", show_default=False),
     ] = None,
     runs: Runs = RUNS,
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
     ] = 8765,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; any but this machine's own wants a token.")
+        str, typer.Option(help="Address to listen on; any but a loopback address requires a token.")
     ] = "127.0.0.1",
     token: Annotated[
-        bool, typer.Option("--token", help="Want a token also from this machine's own users.")
+        bool, typer.Option("--token", help="Require a token on a loopback address too.")
     ] = False,
 ) -> None:
     """Show runs in a browser: progress, debates, datasets, models; also while they run."""
-    from society.cli.errors import reported
+    from society.cli.errors import report_errors
 
-    with reported():
+    with report_errors():
         from providers import extras
 
         extras.require_extra("view", "the pages of society view")

@@ -1,4 +1,4 @@
-"""The command that asks runs in SQL."""
+"""The command that queries runs in SQL."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def sql(
     name: Name,
     query: Annotated[
         str | None,
-        typer.Argument(help='Such as "select * from accuracy"; without it, a prompt.'),
+        typer.Argument(help='Such as "select * from accuracy"; without it, an interactive prompt.'),
     ] = None,
     others: Annotated[
         list[str] | None,
-        typer.Option("--with", metavar="NAME", help="Ask this run, too; may be given repeatedly."),
+        typer.Option("--with", metavar="NAME", help="Query this run too; repeatable."),
     ] = None,
     output: Annotated[
         Literal["table", "csv", "json", "parquet"] | None,
@@ -30,26 +30,26 @@ def sql(
         Path | None, typer.Option("--out", help="File to write instead of showing the rows.")
     ] = None,
     snapshot: Annotated[
-        bool, typer.Option("--snapshot", help="Ask a copy of a run that is going on, made now.")
+        bool, typer.Option("--snapshot", help="Query a copy, made now, of a running run.")
     ] = False,
     allow_files: Annotated[
         bool, typer.Option("--allow-files", help="Let the query read other files, such as a CSV.")
     ] = False,
     runs: Runs = RUNS,
 ) -> None:
-    """Query runs, read-only, also while they are going on. Tables: see docs/schema.md."""
-    from society.cli.errors import reported
+    """Query runs, read-only, running or not. Tables: see docs/schema.md."""
+    from society.cli.errors import report_errors
 
-    with reported():
+    with report_errors():
         from society.runs import folder as folders
         from society.sql import output as writing
-        from society.sql.session import opened
+        from society.sql.session import open_session
         from society.terminal.output import tell
         from store.statements import split_queries
 
-        target = writing.target(output, out)
-        asked = [folders.existing(runs, each) for each in (name, *(others or ()))]
-        with opened(
+        target = writing.choose_target(output, out)
+        asked = [folders.find_run(runs, each) for each in (name, *(others or ()))]
+        with open_session(
             asked,
             tell,
             snapshots=snapshot,
@@ -59,19 +59,19 @@ def sql(
             if query is not None:
                 target.answer(session, query, sys.stdout)
             elif sys.stdin.isatty():
-                from society.sql.prompt import converse
+                from society.sql.prompt import run_prompt
 
-                converse(session, "+".join(run.name for run in asked), sys.stdout)
+                run_prompt(session, "+".join(run.name for run in asked), sys.stdout)
             else:
-                statements = split_queries(_piped())
+                statements = split_queries(_read_piped())
                 for statement in statements if out is None else ["\n;".join(statements)]:
                     target.answer(session, statement, sys.stdout)
 
 
-def _piped() -> str:
+def _read_piped() -> str:
     from store.errors import InvalidQuery
 
     try:
         return sys.stdin.read()
     except UnicodeDecodeError as error:
-        raise InvalidQuery(f"the queries are no Unicode text: {error}") from error
+        raise InvalidQuery(f"the queries are not Unicode text: {error}") from error

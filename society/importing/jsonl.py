@@ -17,7 +17,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from providers.types import FinishReason, Role
-from society.importing.spoken import Spoken, plain
+from society.importing.debates import ImportedTurn, to_text
 from store.records import Decoding, Split, StageKey, TurnKind, messages_json, storable
 
 _LARGEST = 2**31 - 1
@@ -65,15 +65,15 @@ class TurnLine(BaseModel):
 _LINE = TypeAdapter(TurnLine)
 
 
-def read(
+def read_jsonl(
     lines: Iterable[str], split: Split, iteration: int | None, problems: list[str]
-) -> list[Spoken]:
+) -> list[ImportedTurn]:
     """Every line's response; what is wrong with a line goes to `problems`, with its number.
 
     `split` and `iteration` hold for lines that do not name their own; without either, a training
     debate is of iteration 1 and an evaluation of iteration 0.
     """
-    found: list[Spoken] = []
+    found: list[ImportedTurn] = []
     for number, text in enumerate(lines, start=1):
         if not text.strip():
             continue
@@ -81,14 +81,14 @@ def read(
         try:
             line = _LINE.validate_python(json.loads(text))
             stage = _stage(line, split, iteration)
-            spoken = _spoken(line, where, stage)
+            spoken = _to_turn(line, where, stage)
         except ValidationError as error:
-            problems += [f"{where}: {_explained(e)}" for e in error.errors(include_url=False)]
+            problems += [f"{where}: {_explain_problem(e)}" for e in error.errors(include_url=False)]
         except (ValueError, RecursionError) as error:
             reason = "too deeply nested" if isinstance(error, RecursionError) else str(error)
             problems.append(f"{where}: not one JSON object ({reason}); correct or remove the line")
         else:
-            if (wrong := _wrong(line, stage)) is not None:
+            if (wrong := _find_fault(line, stage)) is not None:
                 problems.append(f"{where}: {wrong}")
             found.append(spoken)
     return found
@@ -101,7 +101,7 @@ def _stage(line: TurnLine, split: Split, iteration: int | None) -> StageKey:
     return StageKey(first if given is None else given, part, storable(line.arm), line.decoding)
 
 
-def _wrong(line: TurnLine, stage: StageKey) -> str | None:
+def _find_fault(line: TurnLine, stage: StageKey) -> str | None:
     if stage.split == "train" and stage.iteration == 0:
         return (
             "a training debate has an iteration from 1 on, got 0; set it, or split = eval: "
@@ -112,13 +112,13 @@ def _wrong(line: TurnLine, stage: StageKey) -> str | None:
     return None
 
 
-def _spoken(line: TurnLine, where: str, stage: StageKey) -> Spoken:
+def _to_turn(line: TurnLine, where: str, stage: StageKey) -> ImportedTurn:
     messages = None
     if line.messages is not None:
         sent = [{"role": m.role, "content": storable(m.content)} for m in line.messages]
         messages = messages_json(sent)
     reason: Literal["stop", "error"] = "stop" if line.error is None else "error"
-    return Spoken(
+    return ImportedTurn(
         where=where,
         stage=stage,
         question=storable(line.question),
@@ -127,10 +127,10 @@ def _spoken(line: TurnLine, where: str, stage: StageKey) -> Spoken:
         response=storable(line.response),
         kind=line.kind,
         question_id=_storable(line.question_id),
-        gold=_storable(plain(line.gold)),
+        gold=_storable(to_text(line.gold)),
         model=_storable(line.model),
         messages=messages,
-        answer=_storable(plain(line.answer)),
+        answer=_storable(to_text(line.answer)),
         finish_reason=line.finish_reason or reason,
         prompt_tokens=line.prompt_tokens,
         completion_tokens=line.completion_tokens,
@@ -148,7 +148,7 @@ def _storable(text: str | None) -> str | None:
     return None if text is None else storable(text)
 
 
-def _explained(problem: ErrorDetails) -> str:
+def _explain_problem(problem: ErrorDetails) -> str:
     key = ".".join(str(part) for part in problem["loc"]) or "the line"
     if problem["type"] == "missing":
         return f"{key} is missing; add it"

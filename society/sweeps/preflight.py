@@ -14,14 +14,15 @@ from society.checks import doctor, overlap
 from society.config.load import ConfigError
 from society.config.schema import Config
 from society.runs import folder as folders
-from society.sweeps.axes import Source
-from society.sweeps.definition import Member, Sweep, load
+from society.sweeps.axes import SweepSource
+from society.sweeps.cost import format_budget
+from society.sweeps.definition import Member, Sweep, load_sweep
 
 _ASKED = ("task", "train", "evaluation", "zero_shot", "leakage", "iterations")
 """The keys that decide which questions a run asks, and whether two of them are alike."""
 
 
-def unfinished(
+def find_unfinished(
     sweep: Sweep,
     *,
     allow_overlap: bool,
@@ -33,51 +34,40 @@ def unfinished(
     Raises `ConfigError` (also as `LeakageFound` and `Unfit`) for whatever would stop one of them,
     and the store's errors for a database that is in use, broken or newer.
     """
-    _require_names(sweep)
+    _check_names(sweep)
     for member in sweep.members:
-        folders.check(member.folder, member.config)
-    left = [m for m in sweep.members if not doctor.past_of(m.config, m.folder).finished]
+        folders.check_start(member.folder, member.config)
+    left = [m for m in sweep.members if not doctor.read_past_work(m.config, m.folder).finished]
     _check_leakage(left, allow=allow_overlap)
-    doctor.require_fit(_examined(left, skip), stream)
+    doctor.require_no_errors(_preflight_members(left, skip), stream)
     return left
 
 
-def examine_file(
-    source: Source, runs: Path, name: str, allow: bool, skip: frozenset[str] = frozenset()
+def preflight_sweep(
+    source: SweepSource, runs: Path, name: str, allow: bool, skip: frozenset[str] = frozenset()
 ) -> list[Finding]:
     """What `society doctor` says about a sweep: each point once, whatever its seeds."""
     try:
-        sweep = load(source, runs, name)
-        _require_names(sweep)
+        sweep = load_sweep(source, runs, name)
+        _check_names(sweep)
         for member in sweep.members:
-            folders.check(member.folder, member.config)
+            folders.check_start(member.folder, member.config)
     except ConfigError as error:
-        folder = folders.folder(runs, name)
-        despite = doctor.despite(source.experiment, source.overrides, folder, skip)
+        folder = folders.locate_run(runs, name)
+        despite = doctor.preflight_despite_errors(source.experiment, source.overrides, folder, skip)
         return [Finding("error", str(error)), *despite]
     points = sweep.representatives()
     seeds = len({member.seed for member in sweep.members})
     first = Finding(
         "ok",
         f"a sweep of {len(sweep.members)} runs: {len(points)} point(s) of the grid, {seeds} seed(s)"
-        f"{budget(sweep)}",
+        f"{format_budget(sweep)}",
     )
-    questions = [(m, list(doctor.questions(m.experiment, m.folder, allow))) for m in points]
-    return [first, *_merged(questions), *_examined(sweep.members, skip)]
+    questions = [(m, list(doctor.check_questions(m.experiment, m.folder, allow))) for m in points]
+    return [first, *_merge_findings(questions), *_preflight_members(sweep.members, skip)]
 
 
-def budget(sweep: Sweep) -> str:
-    """What the cap of every run comes to for all of them; empty without one."""
-    caps = [member.config.budget_usd for member in sweep.members]
-    known = [cap for cap in caps if cap is not None]
-    if not known:
-        return ""
-    if len(known) < len(caps):
-        return f"; budget_usd holds for each run on its own, {len(caps) - len(known)} have none"
-    return f"; budget_usd holds for each run on its own, together at most {sum(known):.2f} USD"
-
-
-def _require_names(sweep: Sweep) -> None:
+def _check_names(sweep: Sweep) -> None:
     if sweep.folder.database.is_file():
         raise ConfigError(
             f"{sweep.folder.name!r} is a run; give the sweep another name with --name"
@@ -103,18 +93,18 @@ def _questions_key(config: Config) -> str:
     return json.dumps([found.get(key) for key in _ASKED], sort_keys=True)
 
 
-def _examined(members: Sequence[Member], skip: frozenset[str]) -> list[Finding]:
+def _preflight_members(members: Sequence[Member], skip: frozenset[str]) -> list[Finding]:
     """Each point's models and machine, once; what all points share is told once."""
     points = {member.point.name: member for member in reversed(members)}
     left = len(members)
     found = [
-        (m, doctor.examine(m.experiment, m.folder, left, skip=skip))
+        (m, doctor.preflight_config(m.experiment, m.folder, left, skip=skip))
         for m in reversed(points.values())
     ]
-    return _merged(found)
+    return _merge_findings(found)
 
 
-def _merged(examined: Sequence[tuple[Member, Sequence[Finding]]]) -> list[Finding]:
+def _merge_findings(examined: Sequence[tuple[Member, Sequence[Finding]]]) -> list[Finding]:
     where: defaultdict[Finding, list[str]] = defaultdict(list)
     for member, findings in examined:
         for finding in findings:
