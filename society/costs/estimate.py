@@ -15,6 +15,7 @@ from typing import Literal
 
 from evals.tasks.base import Task, TaskQuestion
 from finetune.mixture import compute_mixture
+from providers import registry
 from providers.pricing import Price, Prices
 from society import prompts
 from society.config.schema import Config

@@ -165,7 +165,8 @@ def _list_created(store: Store, config: Config) -> list[Job]:
     return [
         job
         for job in list_open_jobs(store)
-        if job.provider_job_id is not None and not registry.info(find_address(config, job)).in_process
+        if job.provider_job_id is not None
+        and not registry.info(find_address(config, job)).in_process
     ]
 
 
@@ -204,7 +205,9 @@ def _start_tasks(
     """A task for each job and one for all batches, with the name that messages give it."""
     address = provider.base.address
     canceller = _Canceller(provider, store, config, folder.name, limits)
-    work: list[tuple[str, Awaitable[str]]] = [(_name_job(job), canceller.cancel(job)) for job in jobs]
+    work: list[tuple[str, Awaitable[str]]] = [
+        (_name_job(job), canceller.cancel(job)) for job in jobs
+    ]
     if provider.capabilities.batches and store.batches(address):
         work.append((address, canceller.cancel_batches()))
     return {asyncio.ensure_future(_wrap_errors(doing)): what for what, doing in work}
