@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TypeVar
 
-from providers.limits import get_breakers
 from providers.errors import Halted
+from providers.limits import get_breakers
 from society.terminal import signals
 
 _ECHO_S = 0.1
