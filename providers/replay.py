@@ -39,6 +39,7 @@ from providers.types import (
     ModelRef,
     Request,
 )
+from providers.validation import format_errors
 
 _KEY = re.compile(
     r"(?:train(?P<iteration>\d+)|eval)/(?P<question>.+)"
@@ -183,11 +184,8 @@ def _parse_settings(settings: Settings) -> ReplaySettings:
     try:
         return ReplaySettings.model_validate(dict(settings))
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        key = ".".join(("provider", *(str(part) for part in problem["loc"])))
-        if problem["type"] == "extra_forbidden":
-            raise InvalidSettings(f"{key}: unknown; a replay has provider.match only") from error
-        raise InvalidSettings(f"{key}: {problem['msg']}, got {problem['input']!r}") from error
+        messages = {"extra_forbidden": "{key}: unknown; a replay has provider.match only"}
+        raise InvalidSettings("; ".join(format_errors(error, messages, "provider."))) from error
 
 
 def _find_database(target: str) -> Path:

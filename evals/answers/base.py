@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from providers.validation import format_errors
+
 if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +76,11 @@ def validate_options(
     try:
         return model.model_validate(dict(options))
     except ValidationError as error:
+        option = f"option '{{key}}' of the answer kind {kind}"
         allowed = ", ".join(model.model_fields) or "none"
-        problems = error.errors(include_url=False)
-        raise ValueError("; ".join(_format_error(p, kind, allowed) for p in problems)) from error
-
-
-def _format_error(problem: ErrorDetails, kind: str, allowed: str) -> str:
-    option = f"option {'.'.join(map(str, problem['loc']))!r} of the answer kind {kind}"
-    if problem["type"] == "extra_forbidden":
-        return f"unknown {option}; it has {allowed}"
-    if problem["type"] == "missing":
-        return f"{option} is missing; give it"
-    return f"{option}: {problem['msg']}, got {problem['input']!r}"
+        messages = {
+            "extra_forbidden": f"unknown {option}; it has {allowed}",
+            "missing": f"{option} is missing; give it",
+            "other": f"{option}: {{problem}}, got {{value}}",
+        }
+        raise ValueError("; ".join(format_errors(error, messages))) from error

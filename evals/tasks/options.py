@@ -8,6 +8,8 @@ from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from providers.validation import format_errors
+
 
 class TaskOptions(BaseModel):
     """What every task's options have in common: no unknown keys, no silent conversions."""
@@ -55,21 +57,9 @@ def checked(model: type[Options], options: Mapping[str, object], task: str) -> O
     try:
         return model.model_validate(dict(options))
     except ValidationError as error:
-        raise ValueError("; ".join(_explained(error, model, task))) from error
-
-
-def _explained(error: ValidationError, model: type[BaseModel], task: str) -> list[str]:
-    lines = []
-    for problem in error.errors(include_url=False):
-        key = ".".join(("task", *(str(part) for part in problem["loc"])))
-        if problem["type"] == "extra_forbidden":
-            allowed = ", ".join(model.model_fields)
-            lines.append(f"{key}: unknown option of the task {task}; it has {allowed}")
-        elif problem["type"] == "missing":
-            lines.append(f"{key}: the task {task} needs this option")
-        elif problem["type"] == "value_error":
-            message = str(problem["ctx"]["error"])
-            lines.append(message if message.startswith("task.") else f"{key}: {message}")
-        else:
-            lines.append(f"{key}: {problem['msg']}, got {problem['input']!r}")
-    return lines
+        messages = {
+            "extra_forbidden": f"{{key}}: unknown option of the task {task}; it has "
+            f"{', '.join(model.model_fields)}",
+            "missing": f"{{key}}: the task {task} needs this option",
+        }
+        raise ValueError("; ".join(format_errors(error, messages, "task."))) from error

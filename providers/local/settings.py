@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from providers.errors import InvalidSettings
 from providers.types import Capabilities, Hyperparameters
+from providers.validation import format_errors
 
 CAPABILITIES = Capabilities(
     finetune=True, score=True, sampling_seed=True, repeatable=True, divergences=True
@@ -58,9 +59,7 @@ class LocalSettings(BaseModel):
         try:
             return cls.model_validate(dict(settings))
         except ValidationError as error:
-            raise InvalidSettings(
-                "; ".join(_format_fault(fault) for fault in error.errors())
-            ) from None
+            raise InvalidSettings("; ".join(format_errors(error, _MESSAGES))) from None
 
 
 def find_unsupported(hyperparameters: Hyperparameters) -> tuple[str, ...]:
@@ -85,13 +84,8 @@ def find_unsupported(hyperparameters: Hyperparameters) -> tuple[str, ...]:
     return tuple(problems)
 
 
-def _format_fault(fault: Mapping[str, object]) -> str:
-    location = fault["loc"]
-    key = ".".join(map(str, location)) if isinstance(location, tuple) else str(location)
-    if fault["type"] == "extra_forbidden":
-        known = ", ".join(LocalSettings.model_fields)
-        return f"[provider] has no key {key!r}; a local model knows: {known}"
-    return (
-        f"[provider] {key} = {fault['input']!r} is not usable: {fault['msg']}; "
-        f"change it or leave it out"
-    )
+_MESSAGES = {
+    "extra_forbidden": "[provider] has no key '{key}'; a local model knows: "
+    + ", ".join(LocalSettings.model_fields),
+    "other": "[provider] {key} = {value} is not usable: {problem}; change it or leave it out",
+}

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from evals.tasks.sources.text import read_text
 from finetune.selection import TrainingSelection
+from providers.validation import format_errors
 from society.config.schema import Config
 
 
@@ -165,22 +166,6 @@ def split_key(key: str) -> list[str]:
         [(name, table)] = table.items()
         names.append(name)
     return names
-
-
-def format_errors(error: ValidationError) -> list[str]:
-    """One line for every problem: the key, what is wrong, and the remedy or the wrong value."""
-    lines = []
-    for problem in error.errors(include_url=False):
-        key = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            lines.append(f"{key}: unknown key; remove it or correct its spelling")
-        elif problem["type"] == "missing":
-            lines.append(f"{key}: missing; add it")
-        elif problem["type"] == "value_error":
-            lines.append(f"{key + ': ' if key else ''}{problem['ctx']['error']}")
-        else:
-            lines.append(f"{key}: {problem['msg']}, got {problem['input']!r}")
-    return lines
 
 
 def list_problems(origin: str, problems: Sequence[str]) -> str:
