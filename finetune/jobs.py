@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from finetune.errors import FinetuneError, TuningFailed
+from finetune.errors import TuningFailed
 from finetune.plans import (
     KeptModel,
     OnFailure,
@@ -18,6 +18,7 @@ from finetune.plans import (
 from finetune.tuner import OnProgress, Tuner
 from providers.base import Provider
 from providers.errors import Unsupported
+from providers.gathering import gather_or_cancel
 from providers.types import ModelRef
 from store.ledger import Store
 
@@ -79,7 +80,7 @@ async def tune_models(
     for number, plan in enumerate(plans):
         first.setdefault(plan.training, number)
     leading = [n for n, plan in enumerate(plans) if first[plan.training] == n or tuners[n].began]
-    found = await _gather_or_cancel(
+    found = await gather_or_cancel(
         [
             tuners[n].run(slots[address], used[address].capabilities)
             for n in leading
@@ -114,16 +115,3 @@ def _group_by_arm(
                 models[plan.owner] = outcome
         tuned[arm] = TunedModels(models, tuple(kept))
     return tuned
-
-
-async def _gather_or_cancel(
-    runs: Sequence[Coroutine[None, None, ModelRef | KeptModel | FinetuneError]],
-) -> list[ModelRef | KeptModel | FinetuneError]:
-    tasks = [asyncio.ensure_future(run) for run in runs]
-    try:
-        return await asyncio.gather(*tasks)
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise

@@ -7,7 +7,6 @@ conversation that does not fit into another model's context, has no value.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -18,6 +17,7 @@ from evals.diversity.memory import Memory, Scored, divergence_row, score_row
 from evals.diversity.responses import Response, Said
 from providers.base import Provider
 from providers.errors import RequestError
+from providers.gathering import gather_or_cancel
 from providers.types import Divergence, ModelRef
 from store.records import DiversityMeasure, Likelihood
 
@@ -108,11 +108,12 @@ class Likelihoods:
             await self.keep([divergence_row(p, q, said, n) for q, n in pairs if n is not None])
             on_step()
 
-        await _all_of(
+        await gather_or_cancel(
             [
                 *(one_score(model, said) for model, said in self._to_score),
                 *(one_comparison(p, said, tuple(qs)) for (p, said), qs in self._to_compare.items()),
-            ]
+            ],
+            in_flight=IN_FLIGHT,
         )
 
     def value(self, wish: Wish, measure: DiversityMeasure, method: Method) -> float | None:
@@ -158,20 +159,3 @@ async def _unless_refused(call: Awaitable[T]) -> T | None:
         return await call
     except RequestError:
         return None
-
-
-async def _all_of(calls: Sequence[Awaitable[None]]) -> None:
-    gate = asyncio.Semaphore(IN_FLIGHT)
-
-    async def one(call: Awaitable[None]) -> None:
-        async with gate:
-            await call
-
-    tasks = [asyncio.ensure_future(one(call)) for call in calls]
-    try:
-        await asyncio.gather(*tasks)
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise

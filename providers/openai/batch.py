@@ -7,13 +7,11 @@ before a batch is created.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
 
 from openai import AsyncOpenAI
 from openai.types import Batch
@@ -26,6 +24,7 @@ from providers.errors import (
     RetryableError,
     RunError,
 )
+from providers.gathering import gather_or_cancel
 from providers.openai.batch_account import AccountBatches, has_ended
 from providers.openai.batch_format import (
     MAX_BYTES,
@@ -42,7 +41,6 @@ from providers.openai.calling import Caller
 from providers.openai.settings import LISTING_LAG_S
 from providers.types import Completion, Request
 
-T = TypeVar("T")
 BatchOutcome = Completion | ProviderError
 
 _SILENCE = "the batch's files say nothing about it"
@@ -128,7 +126,7 @@ class Batches:
         while work.open and rounds < self._pacing.rounds:
             parts = split_lines(work.open, self._pacing.max_requests, self._pacing.max_bytes)
             # Only rounds that create a batch count: reading old batches is free.
-            rounds += any(await _gather_or_cancel([self._answer(part, work) for part in parts]))
+            rounds += any(await gather_or_cancel([self._answer(part, work) for part in parts]))
             if work.stop is not None:
                 raise work.stop
         self._give_up(work)
@@ -170,9 +168,7 @@ class Batches:
             return
         index = await self._account.list_batches()
         found = [await self._account.find(record, index) for record in records]
-        await _gather_or_cancel(
-            [self._collect(batch, work) for batch in found if batch is not None]
-        )
+        await gather_or_cancel([self._collect(batch, work) for batch in found if batch is not None])
 
     async def _answer(self, part: BatchPart, work: _Work) -> bool:
         """Have a part answered by an existing batch, or (True) by a new one."""
@@ -236,15 +232,3 @@ class Batches:
             return str(self._chat.classify_refusal(answer.status, answer.body))
         reason = self._caller.scrub(answer.reason)
         return f"not answered in time ({reason})" if reason else "not answered in time"
-
-
-async def _gather_or_cancel(works: Sequence[Coroutine[None, None, T]]) -> list[T]:
-    """The results in order; after a failure the others are cancelled before it is raised."""
-    tasks = [asyncio.ensure_future(work) for work in works]
-    try:
-        return await asyncio.gather(*tasks)
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise
