@@ -14,7 +14,7 @@ from store.ledger import Store
 
 _DECIDED = """
     with asked as (
-        select question_id from questions where if($task is null, not zero_shot, task = $task)
+        select question_id from questions where if($task is null, not is_extra, task = $task)
     ),
 
     decided as (

@@ -39,7 +39,7 @@ _EVALUATED = """
     select distinct iteration from votes
     where arm = $arm and split = 'eval' and decoding = $decoding and correct is not null
       and question_id in (
-          select question_id from questions where if($task is null, not zero_shot, task = $task))
+          select question_id from questions where if($task is null, not is_extra, task = $task))
 """
 
 

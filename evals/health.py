@@ -69,8 +69,8 @@ _VOTES = """
 """
 _EVALUATED = """
     select distinct decoding, iteration
-    from votes join (select question_id, zero_shot from questions) using (question_id)
-    where arm = ? and split = 'eval' and not zero_shot and correct is not null
+    from votes join (select question_id, is_extra from questions) using (question_id)
+    where arm = ? and split = 'eval' and not is_extra and correct is not null
     order by decoding desc, iteration
 """
 

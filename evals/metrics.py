@@ -24,7 +24,7 @@ DECODINGS: tuple[Decoding, ...] = get_args(Decoding)
 
 _OF_TASK = """
     question_id in (
-        select question_id from questions where if($task is null, not zero_shot, task = $task))
+        select question_id from questions where if($task is null, not is_extra, task = $task))
 """
 _SINGLE = f"""
     select question_id, avg(v.correct::int), count(*)
@@ -44,7 +44,7 @@ _VOTE = f"""
 """
 _CONSENSUS_RATE = """
     select mean_share from consensus
-    where task in (select task from questions where if($task is null, not zero_shot, task = $task))
+    where task in (select task from questions where if($task is null, not is_extra, task = $task))
       and arm = $arm and split = 'eval' and decoding = $decoding and iteration = $iteration
     order by round desc limit 1
 """
@@ -58,7 +58,7 @@ _EVALUATED = f"""
     select distinct iteration, decoding
     from votes where {_OF_TASK} and arm = $arm and split = 'eval' and correct is not null
 """
-_ZERO_SHOT = "select task from questions where zero_shot group by task order by task"
+_EXTRA_TASKS = "select task from questions where is_extra group by task order by task"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +116,10 @@ def table(store: Store, arm: str = MULTIAGENT, task: str | None = None) -> list[
     return [_row(store, arm, i, DECODINGS[d], labels.get(i), task) for i, d in keys]
 
 
-def zero_shot_tasks(store: Store) -> list[str]:
+def extra_tasks(store: Store) -> list[str]:
     """The labels of what the run is evaluated on apart from its own questions, sorted: tasks it is
     never trained on, and the rungs of its curriculum."""
-    return [str(task) for (task,) in store.rows(_ZERO_SHOT)]
+    return [str(task) for (task,) in store.rows(_EXTRA_TASKS)]
 
 
 def rung_of(label: str) -> int | None:

@@ -30,7 +30,7 @@ _ANSWERS = """
         from turns t join verdicts v using (turn_id)
         where t.kind = 'answer' and t.arm = $arm and t.split = 'eval' and t.decoding = $decoding
           and ($iteration is null or t.iteration = $iteration)
-          and t.question_id in (select question_id from questions where not zero_shot)
+          and t.question_id in (select question_id from questions where not is_extra)
     )
     select iteration, question_id, response, correct from answers
     where round = if($last, (select max(round) from answers), 1)

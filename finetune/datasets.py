@@ -134,7 +134,7 @@ def derive_datasets(
 
 def _hash_content(dataset: Dataset, digests: Mapping[str, str]) -> str:
     """SHA-256 (hex) of what a model is trained on: which messages bear the loss, and the rows."""
-    content = f"{dataset.learn}\n{digests.get(dataset.dataset_id, '')}"
+    content = f"{dataset.loss_on}\n{digests.get(dataset.dataset_id, '')}"
     return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -185,7 +185,7 @@ def _plan_dataset(
         role=role,
         examples=0,
         sha256="",
-        learn=rules.critic_loss if role == "critic" else "final",
+        loss_on=rules.critic_loss if role == "critic" else "final",
         seed=rules.seed,
         max_examples=rules.max_examples,
     )

@@ -67,7 +67,7 @@ class StoredExamples(Sequence[Example]):
                     f"{self._dataset.dataset_id}: turn {turn_id} was changed after it was stored; "
                     "restore the file from a copy"
                 )
-            yield build_example(messages, response, loss_on_all=self._dataset.learn == "all")
+            yield build_example(messages, response, loss_on_all=self._dataset.loss_on == "all")
         recorded = self._dataset.examples
         if count != recorded:
             raise DatasetDamaged(

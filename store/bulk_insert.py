@@ -48,7 +48,7 @@ _COLUMNS_OF = {
     "trained_tokens pairs",
     "INTEGER": "iteration agent round prompt_tokens completion_tokens votes voters quorum step "
     "questions",
-    "BOOLEAN": "tie correct agrees exact zero_shot tuned tokens_estimated",
+    "BOOLEAN": "tie correct agrees exact is_extra tuned tokens_estimated",
     "DOUBLE": "latency_ms w loss learning_rate similarity input_usd output_usd cached_input_usd "
     "training_usd batch_factor value low high",
     "DATE": "read_on",

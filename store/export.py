@@ -160,7 +160,7 @@ WITH learnt AS (
         list_transform({_MESSAGES}, lambda m: {{{{
             'role': m.role,
             'content': m.content,
-            'weight': if(m.role = 'assistant', if(d.learn = 'all', 1, 0), NULL)
+            'weight': if(m.role = 'assistant', if(d.loss_on = 'all', 1, 0), NULL)
         }}}}) || [{{{{'role': 'assistant', 'content': t.response, 'weight': 1}}}}] AS messages
     FROM (FROM dataset_examples WHERE dataset_id = $dataset_id) AS e
     JOIN datasets AS d USING (dataset_id)
@@ -236,7 +236,7 @@ def export_dataset(
     The shapes are in `store.shapes`. Raises `InvalidQuery` for an unknown dataset, `StoreBroken`
     where turns of it are missing.
     """
-    loss_on_all = _whole(store, dataset_id).learn == "all"
+    loss_on_all = _whole(store, dataset_id).loss_on == "all"
     line, count = CHAT_FORMATS[shape], 0
     with _replacing(Path(path)) as part, part.open("w", encoding="utf-8", newline="\n") as file:
         for messages, response in store.stream(_CONVERSATIONS, [dataset_id]):

@@ -88,6 +88,8 @@ def _prepare(connection: duckdb.DuckDBPyConnection) -> None:
             connection.execute(f"CREATE OR REPLACE TABLE {name} AS SELECT {columns} FROM {name}")
         else:
             connection.execute(f'DROP TABLE "{name}"')
+    # The old name of `is_extra`, for selections that still use it: no training question is extra.
+    connection.execute("ALTER TABLE questions ADD COLUMN zero_shot BOOLEAN DEFAULT false")
     for view in VIEWS:
         connection.execute(f"CREATE VIEW {view} AS {schema.read_view_sql(view)}")
     seal(connection)

@@ -104,8 +104,8 @@ class Question:
     """One question. `gold` None where unknown; `iteration` set where questions are fresh per pass.
 
     `position` orders the questions of a split; `meta` is a JSON object of the task's own facts;
-    `zero_shot` marks evaluation questions that are told apart from the run's own: those of a task
-    that it never trains on, and of the rungs of a curriculum (`task` "math@2").
+    `is_extra` marks the questions of an extra evaluation set, whose results are kept apart from the
+    run's own: of a task that is never trained on, or of a curriculum's stage (`task` "math@2").
     """
 
     question_id: str
@@ -116,7 +116,7 @@ class Question:
     iteration: int | None = None
     position: int = 0
     meta: str | None = None
-    zero_shot: bool = False
+    is_extra: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,8 +219,8 @@ class Dataset:
     """One immutable training set of one agent's role; agent 0 is a model shared by all agents.
 
     `examples` counts rows, of which `corrected` are from C− and `kept` from C+ (None for a
-    generator). `w` is the asked fraction of corrected rows; `learn` says which assistant turns bear
-    the loss; `note` tells what the reader must know. `sha256` covers the content in order.
+    generator). `w` is the asked fraction of corrected rows; `loss_on` says which assistant turns
+    bear the loss; `note` tells what the reader must know. `sha256` covers the content in order.
     """
 
     dataset_id: str
@@ -230,7 +230,7 @@ class Dataset:
     role: AgentRole
     examples: int
     sha256: str
-    learn: LossOn
+    loss_on: LossOn
     seed: int
     corrected: int | None = None
     kept: int | None = None

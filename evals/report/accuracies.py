@@ -24,14 +24,14 @@ Quantity = Literal["single", "majority", "consensus", "agreement-first", "agreem
 the first or the last round (the paper's consensus diversity)."""
 
 _SINGLES = """
-    select if(q.zero_shot, q.task, null), t.arm, t.iteration, t.decoding, t.question_id,
+    select if(q.is_extra, q.task, null), t.arm, t.iteration, t.decoding, t.question_id,
            avg(v.correct::int), count(*)
     from turns t join verdicts v using (turn_id) join questions q using (question_id)
     where t.split = 'eval' and t.kind = 'answer' and t.round = 1 and v.correct is not null
     group by all
 """
 _VOTES = """
-    select if(q.zero_shot, q.task, null), v.arm, v.iteration, v.decoding, v.question_id,
+    select if(q.is_extra, q.task, null), v.arm, v.iteration, v.decoding, v.question_id,
            any_value(v.voters) filter (v.round = 1), arg_max(v.voters, v.round),
            any_value(v.correct::int) filter (v.round = 1),
            arg_max(v.correct::int, v.round),

@@ -13,7 +13,7 @@ from evals.metrics import rung_of
 from store.ledger import Store
 
 _DEBATES = """
-    select t.arm, t.iteration, t.split, if(q.zero_shot, q.task, null), t.decoding,
+    select t.arm, t.iteration, t.split, if(q.is_extra, q.task, null), t.decoding,
            count_if(t.kind = 'answer'), count_if(t.kind = 'summary'),
            sum(t.prompt_tokens)::bigint, sum(t.completion_tokens)::bigint,
            epoch(max(t.created_at) - min(t.created_at))
@@ -30,7 +30,7 @@ _JOBS = """
 """
 _MONEY = """
     select arm, iteration, stage, split,
-           if(task in (select task from questions where zero_shot), task, null), decoding,
+           if(task in (select task from questions where is_extra), task, null), decoding,
            sum(calls)::bigint, sum(prompt_tokens)::bigint, sum(completion_tokens)::bigint,
            sum(usd), count(*) - count(usd)
     from spend where arm is not null group by all

@@ -17,7 +17,7 @@ _STORED = """
     select nullif(d.task, own.task), d.arm, d.iteration, d.decoding, d.role, d.measure,
            d.responses, d.encoder, d.value, d.low, d.high, d.questions, d.note
     from diversity d
-    left join (select distinct task from questions where not zero_shot) own on d.task = own.task
+    left join (select distinct task from questions where not is_extra) own on d.task = own.task
     where d.split = 'eval'
     order by d.measure, d.role desc, d.responses = 'agreeing', d.encoder, d.arm, d.iteration
 """

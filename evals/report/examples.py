@@ -21,7 +21,7 @@ _OUTCOMES = """
     from votes
     where arm = ? and split = 'eval' and decoding = ? and iteration in (?, ?)
       and correct is not null
-      and question_id in (select question_id from questions where not zero_shot)
+      and question_id in (select question_id from questions where not is_extra)
     group by question_id, iteration
 """
 _TURNS = """

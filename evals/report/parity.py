@@ -30,7 +30,7 @@ _EVALUATED = """
            sum(t.prompt_tokens) / count(distinct (t.iteration, t.question_id)),
            sum(t.completion_tokens) / count(distinct (t.iteration, t.question_id))
     from turns t join questions q using (question_id)
-    where t.split = 'eval' and t.decoding = ? and not q.zero_shot
+    where t.split = 'eval' and t.decoding = ? and not q.is_extra
     group by t.arm
 """
 

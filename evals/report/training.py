@@ -27,7 +27,7 @@ _FLIPS = """
     select f.arm, f.iteration, f.split, f.decoding, f.conversations, f.wrong_to_right,
            f.right_to_wrong
     from flips f
-    where f.agent is null and f.task in (select task from questions where not zero_shot)
+    where f.agent is null and f.task in (select task from questions where not is_extra)
     order by f.split desc, f.decoding desc, f.arm, f.iteration
 """
 

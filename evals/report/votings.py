@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from evals.agreement import Agreement, agreements
-from evals.metrics import Decoding, zero_shot_tasks
+from evals.metrics import Decoding, extra_tasks
 from evals.report.experiments import Source
 from evals.stored_run import ArmSettings
 
@@ -43,7 +43,7 @@ class Voting:
 def read(sources: Sequence[Source], arms: Sequence[ArmSettings]) -> list[Voting]:
     """By task, arm, decoding and iteration."""
     found: defaultdict[tuple[str | None, str, Decoding, int], list[Agreement]] = defaultdict(list)
-    tasks = dict.fromkeys(task for source in sources for task in zero_shot_tasks(source.store))
+    tasks = dict.fromkeys(task for source in sources for task in extra_tasks(source.store))
     for task in (None, *tasks):
         for arm in arms:
             for source in sources:

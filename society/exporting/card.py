@@ -20,9 +20,9 @@ _GRAIN = {
 }
 _SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
 _TASKS = """
-SELECT task, zero_shot, count(*) FILTER (WHERE split = 'train') AS train,
+SELECT task, is_extra, count(*) FILTER (WHERE split = 'train') AS train,
     count(*) FILTER (WHERE split = 'eval') AS eval
-FROM questions GROUP BY ALL ORDER BY zero_shot, task
+FROM questions GROUP BY ALL ORDER BY is_extra, task
 """
 _BASES = "SELECT DISTINCT provider FROM models ORDER BY provider"
 _ARMS = "SELECT arm, kind, labels FROM arms ORDER BY position"

@@ -111,7 +111,7 @@ def _plan_datasets(
     if empty := [dataset.dataset_id for dataset in there if not dataset.examples]:
         notes.append(f"left out, since empty: {', '.join(empty)}")
     full = [dataset for dataset in there if dataset.examples]
-    if output == "sharegpt" and any(d.role == "critic" and d.learn == "final" for d in full):
+    if output == "sharegpt" and any(d.role == "critic" and d.loss_on == "final" for d in full):
         notes.append(
             "these critics learn their last answer only, which this shape cannot say: have your "
             "trainer put the loss on the last turn, or take --format chat"

@@ -28,7 +28,7 @@ SELECT
     avg(prompt_tokens + completion_tokens) FILTER (WHERE round = 1 AND finish_reason <> 'error')
 FROM turns
 WHERE arm = ? AND iteration = 0 AND split = 'eval' AND decoding = 'sampled'
-    AND question_id IN (SELECT question_id FROM questions WHERE NOT zero_shot)
+    AND question_id IN (SELECT question_id FROM questions WHERE NOT is_extra)
 """
 
 

@@ -153,7 +153,7 @@ def store_questions(
     split: Split,
     first_position: int = 0,
     iteration: int | None = None,
-    zero_shot: bool = False,
+    is_extra: bool = False,
 ) -> None:
     """Store the questions of a stage; those that are stored already stay as they are."""
     run.store.write(
@@ -167,7 +167,7 @@ def store_questions(
                 iteration=iteration,
                 position=position,
                 meta=json.dumps(dict(q.meta)) if q.meta else None,
-                zero_shot=zero_shot,
+                is_extra=is_extra,
             )
             for position, q in enumerate(questions, first_position)
         )

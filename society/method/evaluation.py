@@ -24,7 +24,7 @@ async def evaluate_society(
     """Debate every evaluation set with every decoding, and measure the agents' diversity."""
     for evaluation_set in run.experiment.questions.evaluation_sets:
         questions, label = evaluation_set.questions(), evaluation_set.label
-        store_questions(run, questions, label, "eval", zero_shot=evaluation_set.is_extra)
+        store_questions(run, questions, label, "eval", is_extra=evaluation_set.is_extra)
         for decoding in arm.decodings(run.config.evaluation.decodings):
             stage = StageKey(iteration, "eval", arm.name, decoding)
             name = f"{evaluation_set.stage} {decoding}"

@@ -22,7 +22,7 @@ _DEBATED = """
     from votes v
     join questions q using (question_id)
     left join arms a using (arm)
-    where v.split = 'eval' and not q.zero_shot
+    where v.split = 'eval' and not q.is_extra
       and list_contains($decodings::varchar[], v.decoding)
       and ($arm is null or v.arm = $arm)
     group by all

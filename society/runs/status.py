@@ -57,7 +57,7 @@ def allow_readers(
 
 _STAGES = """
     with asked as (
-        select task, count(*) as questions from questions where zero_shot group by task
+        select task, count(*) as questions from questions where is_extra group by task
     )
     select iteration, case
                when split = 'train' then 'debate'

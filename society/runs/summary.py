@@ -21,9 +21,9 @@ from evals.metrics import (
     Row,
     apart,
     comparison,
+    extra_tasks,
     label_health,
     table,
-    zero_shot_tasks,
 )
 from evals.stored_run import find_main_arm, list_evaluated_arms
 from evals.tuning import Tuned, tuned
@@ -56,7 +56,7 @@ def show_summary(store: Store, stream: TextIO) -> None:
     if others:
         console.draw(tabulate_arms(store, [arm, *others]))
         _say(console, list_differences(store, arm, others))
-    for task in zero_shot_tasks(store):
+    for task in extra_tasks(store):
         _show_evaluation(console, store, arm, task, f": {apart(one_line(task))}")
     _show_learning(console, store, arm)
 

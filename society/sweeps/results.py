@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evals.agreement import agreements
-from evals.metrics import MEASURES, Decoding, Measure, apart, table, zero_shot_tasks
+from evals.metrics import MEASURES, Decoding, Measure, apart, extra_tasks, table
 from evals.stored_run import list_evaluated_arms
 from society.runs import folder as folders
 from society.runs.folder import RunFolder
@@ -107,7 +107,7 @@ def _read_run(
     store: Store,
 ) -> Iterator[tuple[tuple[str | None, str, Decoding], dict[int, dict[Share, float]]]]:
     for arm in list_evaluated_arms(store):
-        for task in (None, *zero_shot_tasks(store)):
+        for task in (None, *extra_tasks(store)):
             by_decoding: defaultdict[Decoding, dict[int, dict[Share, float]]] = defaultdict(dict)
             for voting in agreements(store, arm, task):
                 shares: dict[Share, float] = {

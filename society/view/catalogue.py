@@ -154,7 +154,7 @@ def _agreed(reader: Reader, arm: str) -> Agreed | None:
     found = reader.rows(
         """
         SELECT iteration, decoding, mean_share
-        FROM consensus SEMI JOIN (SELECT task FROM questions WHERE NOT zero_shot) USING (task)
+        FROM consensus SEMI JOIN (SELECT task FROM questions WHERE NOT is_extra) USING (task)
         WHERE arm = $arm AND split = 'eval'
         ORDER BY iteration DESC, decoding = 'greedy', round DESC LIMIT 1
         """,
@@ -172,7 +172,7 @@ def _last(reader: Reader, arm: str) -> Last | None:
                 SELECT max(iteration) FROM main.votes WHERE arm = $arm AND split = 'eval')
         )
         SELECT iteration, decoding, avg(correct::INTEGER), count(correct)
-        FROM {DEBATES} SEMI JOIN (FROM questions WHERE NOT zero_shot) USING (question_id)
+        FROM {DEBATES} SEMI JOIN (FROM questions WHERE NOT is_extra) USING (question_id)
         GROUP BY iteration, decoding HAVING count(correct) > 0
         ORDER BY (decoding = 'greedy') LIMIT 1
         """,

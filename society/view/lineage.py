@@ -28,7 +28,7 @@ class DatasetEntry:
     corrected: int | None
     kept: int | None
     w: float | None
-    learn: str
+    loss_on: str
     max_examples: int | None
     sha256: str
     note: str | None
@@ -135,7 +135,7 @@ def datasets(reader: Reader, dataset_id: str | None = None) -> list[DatasetEntry
     found = reader.rows(
         """
         SELECT d.dataset_id, d.iteration, d.arm, d.agent, d.role, d.examples, d.corrected, d.kept,
-            d.w, d.learn, d.max_examples, d.sha256, coalesce(j.error, d.note), d.created_at,
+            d.w, d.loss_on, d.max_examples, d.sha256, coalesce(j.error, d.note), d.created_at,
             j.job_id, j.status, m.model_id
         FROM datasets AS d
         LEFT JOIN (

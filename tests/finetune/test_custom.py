@@ -96,7 +96,7 @@ def test_gold_is_not_there_and_everything_else_is(store):
         *("kind", "model_id", "messages", "response", "answer", "finish_reason", "prompt_tokens"),
         *("completion_tokens", "latency_ms", "error", "created_at", "sha256", "shared_turn_id"),
         *("failure", "tokens_estimated"),
-        *("task", "question", "gold", "position", "meta", "zero_shot"),
+        *("task", "question", "gold", "position", "meta", "is_extra", "zero_shot"),
     }
 
 

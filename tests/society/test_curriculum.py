@@ -215,7 +215,7 @@ def test_a_run_climbs_and_every_society_takes_every_exam(climbing, tmp_path):
             for k in (0, 1, 2)
         ]
         assert [row.consensus.total for row in metrics.table(store)] == [EVAL] * 6
-        assert metrics.zero_shot_tasks(store) == ["arithmetic@1", "arithmetic@2"]
+        assert metrics.extra_tasks(store) == ["arithmetic@1", "arithmetic@2"]
         assert store.rows(
             "SELECT iteration, count(DISTINCT question_id), bool_and(starts_with(question_id, "
             "'arithmetic@' || iteration || ':')) FROM dataset_examples JOIN datasets "

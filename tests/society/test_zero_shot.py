@@ -57,7 +57,7 @@ def ran(tmp_path, transfer):
 def test_every_society_answers_the_other_task_and_never_trains_on_it(ran):
     with Store.open(ran.database, read_only=True) as store:
         assert store.rows(
-            "SELECT task, split, zero_shot, count(*) FROM questions GROUP BY ALL ORDER BY ALL"
+            "SELECT task, split, is_extra, count(*) FROM questions GROUP BY ALL ORDER BY ALL"
         ) == [
             ("arithmetic", "eval", False, 3),
             ("arithmetic", "train", False, 4),
@@ -69,13 +69,13 @@ def test_every_society_answers_the_other_task_and_never_trains_on_it(ran):
         ) == [(k, decoding, 4, 5) for k in (0, 1, 2) for decoding in ("greedy", "sampled")]
         assert store.rows(
             "SELECT count(*) FROM dataset_examples JOIN questions USING (question_id) "
-            "WHERE zero_shot"
+            "WHERE is_extra"
         ) == [(0,)]
 
 
 def test_the_runs_own_accuracy_leaves_the_other_task_out(ran):
     with Store.open(ran.database, read_only=True) as store:
-        assert metrics.zero_shot_tasks(store) == ["harder"]
+        assert metrics.extra_tasks(store) == ["harder"]
         assert [row.consensus.total for row in metrics.table(store)] == [3.0] * 6
         unseen = metrics.table(store, task="harder")
         assert [(row.consensus.value, row.consensus.total) for row in unseen] == [(0.8, 5.0)] * 6
