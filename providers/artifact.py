@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from providers.errors import ModelDamaged, ModelNotFound
-from providers.types import FinetuneSpec, TrainingPoint
+from providers.types import FinetuneSpec, TrainingStep
 
 MANIFEST = "manifest.json"
 _REMEDY = (
@@ -33,17 +33,17 @@ class Trained:
 
     artifact: Path
     sha256: str
-    points: tuple[TrainingPoint, ...]
+    points: tuple[TrainingStep, ...]
     trained_tokens: int
 
 
-def finished(out: Path, digest: str) -> Trained | None:
+def load_trained(out: Path, digest: str) -> Trained | None:
     """The artifact at `out` if it is whole and was made by the spec with this digest, else None."""
     try:
         manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
         if manifest["digest"] != digest or _faults(out, manifest):
             return None
-        points = tuple(TrainingPoint(*point) for point in manifest["points"])
+        points = tuple(TrainingStep(*point) for point in manifest["points"])
         return Trained(out, manifest["sha256"], points, manifest["trained_tokens"])
     except (OSError, KeyError, TypeError, ValueError):
         return None
@@ -85,7 +85,7 @@ def publish(
     out: Path,
     spec: FinetuneSpec,
     write: Callable[[Path], None],
-    points: tuple[TrainingPoint, ...],
+    points: tuple[TrainingStep, ...],
     trained_tokens: int,
 ) -> Trained:
     """Let `write` fill a temporary sibling of `out`, add the manifest and rename it to `out`.
@@ -93,7 +93,7 @@ def publish(
     Everything is on disk before the rename, so `out` is never seen half-written. Raises `OSError`
     when the disk refuses; `out` does not exist then.
     """
-    partial = sibling(out, "partial")
+    partial = get_hidden_path(out, "partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -129,7 +129,7 @@ def publish(
 
 def set_aside(out: Path) -> Path:
     """Rename what is at `out` to a sibling, in place of what was set aside before."""
-    aside = sibling(out, "damaged")
+    aside = get_hidden_path(out, "damaged")
     if aside.is_dir() and not aside.is_symlink():
         shutil.rmtree(aside)
     out.replace(aside)
@@ -150,7 +150,7 @@ def weights_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def sibling(out: Path, suffix: str) -> Path:
+def get_hidden_path(out: Path, suffix: str) -> Path:
     """The hidden file or folder beside the artifact `out` that serves to make it."""
     return out.with_name(f".{out.name}.{suffix}")
 

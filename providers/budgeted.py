@@ -11,7 +11,7 @@ from itertools import chain
 from providers.base import Provider, ProviderWrapper
 from providers.budget import Budget
 from providers.errors import AmbiguousSubmission, ConnectionLost, JobError, TimedOut
-from providers.pricing import Price, Prices
+from providers.pricing import Prices, TokenPrice
 from providers.types import (
     Completion,
     Divergence,
@@ -25,7 +25,7 @@ from providers.types import (
 )
 from providers.usage import (
     FREE,
-    Charge,
+    AttemptCharge,
     Charges,
     NoCharges,
     Usage,
@@ -50,7 +50,7 @@ def most_trained_tokens(spec: FinetuneSpec) -> int:
     return once * spec.hyperparameters.epochs
 
 
-def call_usd(price: Price, prompt_tokens: int, completion_tokens: int) -> float:
+def call_usd(price: TokenPrice, prompt_tokens: int, completion_tokens: int) -> float:
     """What one answer costs. Cached prompt tokens are not known, so all count in full."""
     return (prompt_tokens * price.input_usd + completion_tokens * price.output_usd) / 1e6
 
@@ -158,7 +158,7 @@ class BudgetedProvider(ProviderWrapper):
         self._charges.prune()
         await self._provider.close()
 
-    def _find_price(self, model: ModelRef) -> Price | None:
+    def _find_price(self, model: ModelRef) -> TokenPrice | None:
         price = self._prices.of(model)
         if price is None:
             if self.budget.cap_usd is not None:
@@ -166,7 +166,7 @@ class BudgetedProvider(ProviderWrapper):
             self.budget.unpriced_calls += 1
         return price
 
-    def _open_account(self, model: ModelRef, price: Price | None, most: Usage) -> _Account:
+    def _open_account(self, model: ModelRef, price: TokenPrice | None, most: Usage) -> _Account:
         if price is None:
             return _Account(self.budget, self._charges, model, most, lambda usage: 0.0)
         share = (price.batch_factor or 1.0) if self._batched else 1.0
@@ -225,7 +225,7 @@ class _Account:
         self._most_usd = usd(most)
         self._found_again = found_again
         self._reported = False
-        self._charge: Charge | None = None
+        self._charge: AttemptCharge | None = None
         self.is_reserved = False
 
     @asynccontextmanager
@@ -274,7 +274,7 @@ class _Account:
         self._take_charge().record_failure(billed)
         self._settle(self._usd(billed))
 
-    def _take_charge(self) -> Charge:
+    def _take_charge(self) -> AttemptCharge:
         charge, self._charge = self._charge, None
         return charge or self._charges.open_charge(self._model)
 
@@ -299,5 +299,5 @@ def _bound_missing_tokens(answer: Completion, request: Request) -> Completion:
     )
 
 
-def _input_usd(price: Price | None) -> float:
+def _input_usd(price: TokenPrice | None) -> float:
     return 0.0 if price is None else price.input_usd

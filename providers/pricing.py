@@ -28,7 +28,7 @@ Usd = Annotated[float, Field(ge=0.0, allow_inf_nan=False, strict=False)]
 
 
 @dataclass(frozen=True, slots=True)
-class Price:
+class TokenPrice:
     """USD per million tokens of the model at `model` (an address).
 
     `tuned`: of the models fine-tuned from it, not of itself. `training_usd` is per token trained
@@ -79,24 +79,24 @@ class Prices:
     def __init__(
         self,
         overrides: Mapping[str, PriceOverride] | None = None,
-        fixed: Iterable[Price] = (),
+        fixed: Iterable[TokenPrice] = (),
     ) -> None:
         self._overrides = dict(overrides or {})
-        self._found: dict[tuple[str, bool], Price | None] = {
+        self._found: dict[tuple[str, bool], TokenPrice | None] = {
             (price.model, price.tuned): price for price in fixed
         }
 
-    def of(self, model: ModelRef) -> Price | None:
+    def of(self, model: ModelRef) -> TokenPrice | None:
         """The price of asking `model`, None where it is unknown."""
         return self.at(model.address, tuned=model.artifact is not None)
 
-    def at(self, address: str, *, tuned: bool) -> Price | None:
+    def at(self, address: str, *, tuned: bool) -> TokenPrice | None:
         """The price of asking the model at `address`, or the models tuned from it."""
         if (address, tuned) not in self._found:
             self._found[address, tuned] = self._look_up(address, tuned=tuned)
         return self._found[address, tuned]
 
-    def _look_up(self, address: str, *, tuned: bool) -> Price | None:
+    def _look_up(self, address: str, *, tuned: bool) -> TokenPrice | None:
         model = registry.locate_price(address)
         own = self._overrides.get(address) or self._overrides.get(model.name)
         found = _find_packaged(address, model, tuned=tuned or model.tuned)
@@ -108,7 +108,7 @@ class Prices:
         """Whether the user has written a figure for the model at `address`."""
         return address in self._overrides or _name_of(address) in self._overrides
 
-    def unused(self, addresses: Iterable[str]) -> list[str]:
+    def find_unused(self, addresses: Iterable[str]) -> list[str]:
         """The overrides that are for none of these models: misspelt, or left over."""
         used = {name for address in addresses for name in (address, _name_of(address))}
         return sorted(self._overrides.keys() - used)
@@ -133,8 +133,8 @@ class Prices:
 
 
 def _override(
-    address: str, own: PriceOverride, known: Price | None, *, tuned: bool
-) -> Price | None:
+    address: str, own: PriceOverride, known: TokenPrice | None, *, tuned: bool
+) -> TokenPrice | None:
     prompt = own.tuned_input_usd if tuned else own.input_usd
     answer = own.tuned_output_usd if tuned else own.output_usd
     if known is not None:
@@ -142,8 +142,8 @@ def _override(
         answer = known.output_usd if answer is None else answer
     if prompt is None or answer is None:
         return None
-    kept = known or Price(address, tuned, prompt, answer)
-    return Price(
+    kept = known or TokenPrice(address, tuned, prompt, answer)
+    return TokenPrice(
         model=address,
         tuned=tuned,
         input_usd=prompt,
@@ -164,9 +164,11 @@ def _name_of(address: str) -> str:
     return registry.locate_price(address).name
 
 
-def _find_packaged(address: str, model: PricedModel, *, tuned: bool) -> Price | None:
+def _find_packaged(address: str, model: PricedModel, *, tuned: bool) -> TokenPrice | None:
     if registry.info(address).free:
-        return Price(address, tuned, 0.0, 0.0, 0.0, 0.0, 1.0, None, "runs here and costs nothing")
+        return TokenPrice(
+            address, tuned, 0.0, 0.0, 0.0, 0.0, 1.0, None, "runs here and costs nothing"
+        )
     for vendor in _read_table().vendor:
         if model.host not in vendor.hosts:
             continue
@@ -190,11 +192,11 @@ class _Model(_Rates):
     read_on: date
     tuned: _Rates | None = None
 
-    def price(self, address: str, batch_factor: float | None, *, tuned: bool) -> Price | None:
+    def price(self, address: str, batch_factor: float | None, *, tuned: bool) -> TokenPrice | None:
         rates = self.tuned if tuned else self
         if rates is None:
             return None
-        return Price(
+        return TokenPrice(
             model=address,
             tuned=tuned,
             input_usd=rates.input_usd,

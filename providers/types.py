@@ -194,7 +194,7 @@ class JobHandle:
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingPoint:
+class TrainingStep:
     """One optimizer step: mean loss in nats per trained token, and the learning rate used.
 
     `learning_rate` is nan where the provider does not tell.
@@ -206,7 +206,7 @@ class TrainingPoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class TrainingCheckpoint:
     """Tuned weights as they were at `step`; `model` is their artifact, as in `ModelRef`.
 
     `loss` is on the validation data where there are any, else on the training data; in nats per
@@ -233,10 +233,10 @@ class JobState:
     progress: float = 0.0
     model: ModelRef | None = None
     artifact_sha256: str | None = None
-    points: tuple[TrainingPoint, ...] = ()
+    points: tuple[TrainingStep, ...] = ()
     trained_tokens: int | None = None
     error: str | None = None
-    checkpoints: tuple[Checkpoint, ...] = ()
+    checkpoints: tuple[TrainingCheckpoint, ...] = ()
     note: str | None = None
     fatal: bool = False
 

@@ -108,7 +108,7 @@ current_attempts: ContextVar[Attempts] = ContextVar("attempts", default=UNCOUNTE
 provider without retries need not know of it."""
 
 
-class Charge(Protocol):
+class AttemptCharge(Protocol):
     """The record of one attempt."""
 
     async def record_sent(self, most: Usage) -> None:
@@ -127,7 +127,7 @@ class Charge(Protocol):
 class Charges(Protocol):
     """Records the attempts of a run."""
 
-    def open_charge(self, model: ModelRef) -> Charge:
+    def open_charge(self, model: ModelRef) -> AttemptCharge:
         """The record of an attempt at `model` that is about to be made."""
 
     def prune(self) -> None:
@@ -137,7 +137,7 @@ class Charges(Protocol):
 class NoCharges:
     """Records nothing, for models that cost nothing."""
 
-    def open_charge(self, model: ModelRef) -> Charge:
+    def open_charge(self, model: ModelRef) -> AttemptCharge:
         return _NO_CHARGE
 
     def prune(self) -> None:

@@ -93,7 +93,7 @@ class TokenBucket:
 
 
 @dataclass(slots=True)
-class Use:
+class WindowUse:
     """What one request uses. `at` is the latest moment at which the server counts it."""
 
     at: float
@@ -110,7 +110,7 @@ class SlidingWindow:
         self._budget = max(1.0, budget)
         self._length_s = _MINUTE_S * max(1.0, 1.0 / budget)
         self._clock = clock
-        self._uses: deque[Use] = deque()
+        self._uses: deque[WindowUse] = deque()
         self._used = 0.0
 
     def wait_s(self, amount: float) -> float:
@@ -129,13 +129,13 @@ class SlidingWindow:
             free_at = max(free_at, use.at + self._length_s)
         return max(_SHORTEST_WAIT_S, free_at - now) if free_at > now else 0.0
 
-    def record_sent(self, amount: float) -> Use:
+    def record_sent(self, amount: float) -> WindowUse:
         """`amount` is sent now; `record_arrival` tells that it has arrived."""
-        use = Use(self._clock() + _LONGEST_TRANSIT_S, min(amount, self._budget))
+        use = WindowUse(self._clock() + _LONGEST_TRANSIT_S, min(amount, self._budget))
         self._uses.append(use)
         self._used += use.amount
         return use
 
-    def record_arrival(self, use: Use) -> None:
+    def record_arrival(self, use: WindowUse) -> None:
         """The server has answered, so it has counted the request by now."""
         use.at = min(use.at, self._clock())

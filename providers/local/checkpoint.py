@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
 
-from providers.artifact import sibling, sync
-from providers.types import TrainingPoint
+from providers.artifact import get_hidden_path, sync
+from providers.types import TrainingStep
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class FitState:
     """
 
     digest: str
-    points: tuple[TrainingPoint, ...]
+    points: tuple[TrainingStep, ...]
     trained_tokens: int
     token_budget: int
     recompute: bool
@@ -53,17 +53,17 @@ class FitState:
 
 def remove_leftovers(out: Path) -> None:
     """Remove the files that an unfinished fit has left beside `out`."""
-    shutil.rmtree(sibling(out, "partial"), ignore_errors=True)
-    sibling(out, "checkpoint").unlink(missing_ok=True)
-    sibling(out, "checkpoint.partial").unlink(missing_ok=True)
-    sibling(out, "checkpoint.damaged").unlink(missing_ok=True)
+    shutil.rmtree(get_hidden_path(out, "partial"), ignore_errors=True)
+    get_hidden_path(out, "checkpoint").unlink(missing_ok=True)
+    get_hidden_path(out, "checkpoint.partial").unlink(missing_ok=True)
+    get_hidden_path(out, "checkpoint.damaged").unlink(missing_ok=True)
 
 
 def save_checkpoint(out: Path, checkpoint: FitState) -> None:
     """Write the checkpoint of the fit that makes `out`; it replaces the last one once complete."""
     import torch
 
-    partial = sibling(out, "checkpoint.partial")
+    partial = get_hidden_path(out, "checkpoint.partial")
     partial.parent.mkdir(parents=True, exist_ok=True)
     fields = {name: getattr(checkpoint, name) for name in checkpoint.__dataclass_fields__}
     fields["points"] = [
@@ -73,7 +73,7 @@ def save_checkpoint(out: Path, checkpoint: FitState) -> None:
     with partial.open("wb") as stream:
         torch.save(fields, stream)
     sync(partial)
-    partial.replace(sibling(out, "checkpoint"))
+    partial.replace(get_hidden_path(out, "checkpoint"))
     sync(out.parent)
 
 
@@ -86,7 +86,7 @@ def load_checkpoint(out: Path, digest: str) -> FitState | None:
     """
     from providers.local.hardware import is_out_of_memory
 
-    path = sibling(out, "checkpoint")
+    path = get_hidden_path(out, "checkpoint")
     try:
         fields = _read_checkpoint(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -94,7 +94,7 @@ def load_checkpoint(out: Path, digest: str) -> FitState | None:
     except _DAMAGED as error:
         if is_out_of_memory(error):
             raise
-        aside = sibling(out, "checkpoint.damaged")
+        aside = get_hidden_path(out, "checkpoint.damaged")
         path.replace(aside)
         _log.warning(
             "the checkpoint %s cannot be used (%s); it is set aside as %s, and the training "
@@ -124,7 +124,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     stored = fields.pop("sha256")
     if stored != _hash_fields(fields):
         raise ValueError("its content is not what was written")
-    return fields | {"points": tuple(TrainingPoint(*point) for point in fields["points"])}
+    return fields | {"points": tuple(TrainingStep(*point) for point in fields["points"])}
 
 
 def _hash_fields(fields: Mapping[str, Any]) -> str:

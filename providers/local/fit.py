@@ -22,7 +22,7 @@ from providers.local.loss import (
     list_step_members,
     unwrap_model,
 )
-from providers.types import FinetuneSpec, Hyperparameters, TrainingPoint
+from providers.types import FinetuneSpec, Hyperparameters, TrainingStep
 
 # Padded tokens of a micro-batch at first: what fits a CPU's caches, or keeps a GPU's cores busy.
 _TOKEN_BUDGET = {"cpu": 1024, "cuda": 32768}
@@ -74,7 +74,7 @@ class Fit:
         device: torch.device,
         bf16: bool | None,
     ) -> None:
-        self.points: list[TrainingPoint] = []
+        self.points: list[TrainingStep] = []
         self.trained_tokens = 0
         self._spec = spec
         self._sequences = sequences
@@ -108,7 +108,7 @@ class Fit:
             len(sequences), hyperparameters.batch_size
         )
 
-    def step(self) -> TrainingPoint:
+    def step(self) -> TrainingStep:
         """Do the next optimizer step.
 
         If memory runs out, the step is cut into smaller pieces; its result stays the same. Raises
@@ -131,7 +131,7 @@ class Fit:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.step()
-        self.points.append(TrainingPoint(number, loss, rate))
+        self.points.append(TrainingStep(number, loss, rate))
         self.trained_tokens += sum(len(sequence.token_ids) for sequence in members)
         return self.points[-1]
 

@@ -6,7 +6,7 @@ import threading
 from concurrent.futures import CancelledError
 from pathlib import Path
 
-from providers.artifact import Trained, finished
+from providers.artifact import Trained, load_trained
 from providers.errors import ProviderError, RunError, StorageFailed
 from providers.local import hardware
 from providers.local.backbone import LocalModels
@@ -18,7 +18,7 @@ from providers.types import (
     JobState,
     JobStatus,
     ModelRef,
-    TrainingPoint,
+    TrainingStep,
 )
 
 _MORE_MEMORY = (
@@ -63,7 +63,7 @@ class LocalJobs:
             and job.status in ("queued", "running")
         ):
             return _make_handle(spec)
-        if finished(self._workdir / spec.name, spec.digest) is not None:
+        if load_trained(self._workdir / spec.name, spec.digest) is not None:
             return _make_handle(spec)
         return None
 
@@ -71,7 +71,9 @@ class LocalJobs:
         """The job's state; an artifact on disk counts, whichever process made it."""
         job = self._jobs.get(handle.job_id)
         trained = (
-            finished(self._workdir / handle.job_id, handle.digest) if job is None else job.trained
+            load_trained(self._workdir / handle.job_id, handle.digest)
+            if job is None
+            else job.trained
         )
         if trained is not None:
             return self._describe_success(handle, trained)
@@ -120,7 +122,7 @@ class _TrainingRun:
         self.spec = spec
         self.stop = threading.Event()
         self.progress = 0.0
-        self.points: list[TrainingPoint] = []
+        self.points: list[TrainingStep] = []
         self.error: str | None = None
         self.fatal = False
         self.trained: Trained | None = None
@@ -173,7 +175,7 @@ class _TrainingRun:
                 stop=self.stop,
             )
 
-    def _add_point(self, point: TrainingPoint, progress: float) -> None:
+    def _add_point(self, point: TrainingStep, progress: float) -> None:
         self.points.append(point)
         self.progress = progress
 

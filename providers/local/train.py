@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from providers.artifact import Trained, finished, publish, set_aside
+from providers.artifact import Trained, load_trained, publish, set_aside
 from providers.errors import (
     InvalidSettings,
     InvalidTrainingData,
@@ -27,11 +27,11 @@ from providers.local.conversation import TrainingSequence, encode_example
 from providers.local.fit import Fit
 from providers.local.hardware import is_out_of_memory
 from providers.local.settings import find_unsupported
-from providers.types import FinetuneSpec, TrainingPoint
+from providers.types import FinetuneSpec, TrainingStep
 
 _log = logging.getLogger(__name__)
 
-__all__ = ["Trained", "TrainingStopped", "finetune", "finished"]
+__all__ = ["Trained", "TrainingStopped", "finetune", "load_trained"]
 
 
 class TrainingStopped(TrainingFailed):
@@ -45,7 +45,7 @@ def finetune(
     out: Path,
     *,
     device: torch.device | str,
-    on_point: Callable[[TrainingPoint, float], None],
+    on_point: Callable[[TrainingStep, float], None],
     stop: threading.Event,
     checkpoint_seconds: float = 300.0,
     bf16: bool | None = None,
@@ -81,7 +81,7 @@ def finetune(
         )
     ```
     """
-    if done := finished(out, spec.digest):
+    if done := load_trained(out, spec.digest):
         return done
     _check_hyperparameters(spec)
     with _translate_write_errors(spec, out):
@@ -133,7 +133,7 @@ def _run_fit(
     fit: Fit,
     spec: FinetuneSpec,
     out: Path,
-    on_point: Callable[[TrainingPoint, float], None],
+    on_point: Callable[[TrainingStep, float], None],
     stop: threading.Event,
     checkpoint_seconds: float,
 ) -> None:

@@ -22,13 +22,13 @@ from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 
 from providers.errors import InvalidSettings
 from providers.types import (
-    Checkpoint,
     FinetuneSpec,
     Hyperparameters,
     JobState,
     JobStatus,
     ModelRef,
-    TrainingPoint,
+    TrainingCheckpoint,
+    TrainingStep,
 )
 
 DIGEST_KEY = "digest"
@@ -267,7 +267,9 @@ def _estimate_progress(job: FineTuningJob, log: TrainingLog, status: JobStatus) 
     return max(0.0, min(_MOST_PROGRESS, (time.time() - begun) / (ends - begun)))
 
 
-def _convert_checkpoints(checkpoints: Sequence[FineTuningJobCheckpoint]) -> Iterator[Checkpoint]:
+def _convert_checkpoints(
+    checkpoints: Sequence[FineTuningJobCheckpoint],
+) -> Iterator[TrainingCheckpoint]:
     """The checkpoints that name their model and their step."""
     for checkpoint in checkpoints:
         step = parse_number(checkpoint.step_number)
@@ -276,7 +278,7 @@ def _convert_checkpoints(checkpoints: Sequence[FineTuningJobCheckpoint]) -> Iter
             continue
         names = ("full_valid_loss", "valid_loss", "train_loss")
         losses = (getattr(checkpoint.metrics, name, None) for name in names)
-        yield Checkpoint(int(step), model, parse_number(*losses))
+        yield TrainingCheckpoint(int(step), model, parse_number(*losses))
 
 
 class TrainingLog:
@@ -290,12 +292,12 @@ class TrainingLog:
         self._steps: set[int] = set()
         self._last_step = 0
         self._total_steps = 0
-        self._points: list[TrainingPoint] = []
+        self._points: list[TrainingStep] = []
         self._complaint: tuple[float, str] | None = None
         self.model: str | None = None
 
     @property
-    def points(self) -> tuple[TrainingPoint, ...]:
+    def points(self) -> tuple[TrainingStep, ...]:
         """One point per step. Points only ever appear at the end, sorted within one addition."""
         return tuple(self._points)
 
@@ -317,7 +319,7 @@ class TrainingLog:
 
     def add_events(self, events: Iterable[FineTuningJobEvent]) -> None:
         """Add events; known ones change nothing."""
-        fresh: list[TrainingPoint] = []
+        fresh: list[TrainingStep] = []
         for event in events:
             if self.has_event(event):
                 continue
@@ -328,7 +330,7 @@ class TrainingLog:
                 fresh.append(point)
         self._points += sorted(fresh, key=lambda point: point.step)
 
-    def _read_event(self, event: FineTuningJobEvent) -> TrainingPoint | None:
+    def _read_event(self, event: FineTuningJobEvent) -> TrainingStep | None:
         message = event.message if isinstance(event.message, str) else ""
         if event.level == "error" and message:
             when = parse_number(event.created_at) or 0.0
@@ -352,7 +354,7 @@ class TrainingLog:
         if loss is None:
             return None
         rate = parse_number(data.get("learning_rate"))
-        return TrainingPoint(int(step), loss, math.nan if rate is None else rate)
+        return TrainingStep(int(step), loss, math.nan if rate is None else rate)
 
 
 def _event_key(event: FineTuningJobEvent) -> str:

@@ -127,7 +127,7 @@ def load_prices(store: Store, config: Config) -> Prices:
             "training_usd, batch_factor, read_on FROM prices"
         )
     }
-    kept: list[pricing.Price] = []
+    kept: list[pricing.TokenPrice] = []
     for address in config.addresses:
         for tuned in (False, True):
             earlier = stored.get((address, tuned))
@@ -174,8 +174,8 @@ def _still_holds(earlier: Price, prices: Prices) -> bool:
     return not prices.is_overridden(earlier.provider) and not earlier.source.startswith(pricing.OWN)
 
 
-def _to_price(row: Price) -> pricing.Price:
-    return pricing.Price(
+def _to_price(row: Price) -> pricing.TokenPrice:
+    return pricing.TokenPrice(
         model=row.provider,
         tuned=row.tuned,
         input_usd=row.input_usd,
@@ -188,7 +188,7 @@ def _to_price(row: Price) -> pricing.Price:
     )
 
 
-def _to_row(price: pricing.Price) -> Price:
+def _to_row(price: pricing.TokenPrice) -> Price:
     return Price(
         provider=price.model,
         tuned=price.tuned,

@@ -6,8 +6,7 @@ from dataclasses import replace
 from uuid import uuid4
 
 from providers.types import ModelRef
-from providers.usage import Charge as ProviderCharge
-from providers.usage import Usage
+from providers.usage import AttemptCharge, Usage
 from society.method.purpose import Purpose, current_purpose
 from store.ledger import Store
 from store.records import Charge, ChargeState
@@ -26,7 +25,7 @@ class StoredCharges:
         self._in_passing = in_passing
         self._opened = 0
 
-    def open_charge(self, model: ModelRef) -> ProviderCharge:
+    def open_charge(self, model: ModelRef) -> AttemptCharge:
         purpose = current_purpose()
         if self._in_passing:
             purpose = replace(purpose, stage="ask", split=None, question_id=None, turn_id=None)

@@ -16,7 +16,7 @@ from typing import Literal
 from evals.tasks.base import Task, TaskQuestion
 from finetune.mixture import compute_mixture
 from providers import registry
-from providers.pricing import Price, Prices
+from providers.pricing import Prices, TokenPrice
 from society import prompts
 from society.config.schema import Config
 from society.costs import lengths
@@ -61,7 +61,7 @@ class CostEstimate:
     """All lines, and the prices they were computed with (those that are known)."""
 
     lines: tuple[CostLine, ...]
-    prices: tuple[Price, ...]
+    prices: tuple[TokenPrice, ...]
 
     @property
     def usd(self) -> Range | None:
@@ -325,7 +325,7 @@ def _sum_examples(openings: Sequence[Range], rest: Range, count: Range) -> Range
     )
 
 
-def _price_tokens(line: CostLine, price: Price) -> Range:
+def _price_tokens(line: CostLine, price: TokenPrice) -> Range:
     return (
         line.prompt * price.input_usd
         + line.completion * price.output_usd

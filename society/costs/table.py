@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TextIO
 
 from evals.tasks.assumed import CHARACTERS
-from providers.pricing import Price
+from providers.pricing import TokenPrice
 from society.config.schema import Config
 from society.costs import lengths
 from society.costs.budget import round_usd
@@ -123,7 +123,7 @@ def format_prices(estimate: CostEstimate) -> list[str]:
     ]
 
 
-def _format_price(price: Price) -> str:
+def _format_price(price: TokenPrice) -> str:
     figures = f"{price.input_usd:g} in, {price.output_usd:g} out"
     if price.training_usd is not None and not price.tuned:
         figures += f", {price.training_usd:g} training"

@@ -190,7 +190,7 @@ def _check_models(config: Config) -> None:
         raise ValueError(f"diversity.encoder: {error}") from error
     except ProviderError as error:
         raise ValueError(str(error)) from error
-    if unused := prices.unused(config.addresses):
+    if unused := prices.find_unused(config.addresses):
         raise ValueError(
             f"prices.{unused[0]!r} is neither name nor address of a model of this experiment; the "
             f"models are {', '.join(config.addresses)}"

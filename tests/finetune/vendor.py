@@ -17,7 +17,7 @@ from providers.types import (
     ModelRef,
     Request,
     Score,
-    TrainingPoint,
+    TrainingStep,
 )
 
 BASE = ModelRef("base", "vendor:base")
@@ -80,7 +80,7 @@ class Connection(Provider):
         self._meet("poll")
         spec = self.vendor.jobs[handle.name]
         count = self.vendor.polls[handle.name] = self.vendor.polls.get(handle.name, 0) + 1
-        points = tuple(TrainingPoint(step, 1 / step, 1e-4) for step in range(1, count + 1))
+        points = tuple(TrainingStep(step, 1 / step, 1e-4) for step in range(1, count + 1))
         if count < self.polls_needed:
             return JobState("running", "in_progress", count / self.polls_needed, points=points)
         self.active.discard(handle.name)

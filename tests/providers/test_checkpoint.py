@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from providers.artifact import MANIFEST, finished, publish, weights_sha256
+from providers.artifact import MANIFEST, load_trained, publish, weights_sha256
 from providers.errors import StorageFailed
 from providers.local.train import TrainingStopped
 from tests.providers.training_fixtures import (
@@ -163,7 +163,7 @@ def test_a_damaged_checkpoint_is_named_and_set_aside(tmp_path, unbroken, damage,
 def test_a_finished_artifact_is_not_trained_again(tmp_path, unbroken):
     again = fit(None, SPEC, unbroken.artifact)
     assert again == unbroken
-    assert finished(unbroken.artifact, SPEC.digest) == unbroken
+    assert load_trained(unbroken.artifact, SPEC.digest) == unbroken
 
 
 def test_the_manifest_tells_where_the_weights_come_from(unbroken):
@@ -184,21 +184,21 @@ def test_the_manifest_tells_where_the_weights_come_from(unbroken):
 
 
 def test_what_is_not_finished(tmp_path, unbroken):
-    assert finished(unbroken.artifact, "0" * 64) is None
-    assert finished(tmp_path / "nothing", SPEC.digest) is None
+    assert load_trained(unbroken.artifact, "0" * 64) is None
+    assert load_trained(tmp_path / "nothing", SPEC.digest) is None
     out = tmp_path / "a"
     out.mkdir()
     (out / MANIFEST).write_text("{")
-    assert finished(out, SPEC.digest) is None
+    assert load_trained(out, SPEC.digest) is None
     (out / MANIFEST).write_text((unbroken.artifact / MANIFEST).read_text())
-    assert finished(out, SPEC.digest) is None
+    assert load_trained(out, SPEC.digest) is None
     (out / "adapter_model.safetensors").write_bytes(weights(unbroken)[:-1])
-    assert finished(out, SPEC.digest) is None
+    assert load_trained(out, SPEC.digest) is None
     (out / "adapter_config.json").write_bytes(
         (unbroken.artifact / "adapter_config.json").read_bytes()
     )
     (out / "adapter_model.safetensors").write_bytes(weights(unbroken))
-    assert finished(out, SPEC.digest) is not None
+    assert load_trained(out, SPEC.digest) is not None
 
 
 def test_what_is_in_the_place_of_an_artifact_is_set_aside(tmp_path, unbroken, caplog):

@@ -23,7 +23,7 @@ from providers.errors import (
 from providers.openai.calling import create_once
 from providers.openai.job_format import find_unsupported
 from providers.openai.preflight import preflight_finetuning
-from providers.types import Hyperparameters, JobHandle, ModelRef, TrainingPoint
+from providers.types import Hyperparameters, JobHandle, ModelRef, TrainingStep
 from tests.providers.job_account import BASE
 from tests.providers.job_client import ADDRESS, KEY, SPEC, caller, client, followed, jobs, spec
 from tests.providers.job_server import Server, serving
@@ -331,4 +331,4 @@ async def test_points_that_share_a_step_are_told_once(server):
         await asyncio.sleep(0.3)
         states = await asyncio.gather(*(mine.poll(handle) for _ in range(5)))
     assert {len(state.points) for state in states} == {4}
-    assert states[0].points[0] == TrainingPoint(1, 1.0, states[0].points[0].learning_rate)
+    assert states[0].points[0] == TrainingStep(1, 1.0, states[0].points[0].learning_rate)

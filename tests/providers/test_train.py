@@ -17,7 +17,7 @@ from providers.errors import (
 from providers.local import hardware
 from providers.local.conversation import encode_example
 from providers.local.loss import SummedLoss, collate_batch, cut_step, list_step_members
-from providers.local.train import finished
+from providers.local.train import load_trained
 from providers.types import Example, Message
 from tests.providers.training_fixtures import (
     fit,
@@ -317,7 +317,7 @@ def test_memory_that_ran_out_is_known_by_what_libraries_say(error, is_memory):
 def test_a_fit_that_moves_nothing_fails(tmp_path):
     with pytest.raises(TrainingFailed, match="lora_B is still zero"):
         fit(with_adapter(make_model()), make_spec(EXAMPLES, learning_rate=1e-60), tmp_path / "a")
-    assert finished(tmp_path / "a", "x") is None
+    assert load_trained(tmp_path / "a", "x") is None
     assert list(tmp_path.iterdir()) == []
 
 
