@@ -108,12 +108,12 @@ class _LastingStream(io.TextIOBase):
         self._stream = stream
 
     def write(self, text: str) -> int:
-        with self._ignoring_lost_reader():
+        with self._ignore_lost_reader():
             return self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        with self._ignoring_lost_reader():
+        with self._ignore_lost_reader():
             self._stream.flush()
 
     def writable(self) -> bool:
