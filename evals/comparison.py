@@ -175,16 +175,16 @@ def compare_all(
         compare(stores, arm, other, measure, decoding, iteration, at, task)
         for other, at in others.items()
     )
-    return corrected([comparison for comparison in found if comparison is not None])
+    return apply_holm([comparison for comparison in found if comparison is not None])
 
 
-def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
+def apply_holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """The same comparisons, with `p_holm` over all of them."""
-    adjusted = holm([each.p_value for each in comparisons])
+    adjusted = adjust_p_values([each.p_value for each in comparisons])
     return [replace(each, p_holm=p) for each, p in zip(comparisons, adjusted, strict=True)]
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def adjust_p_values(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjusted p-values, in the order given; none is smaller than its own."""
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     adjusted = [0.0] * len(p_values)
@@ -195,7 +195,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def last_iteration(
+def find_last_iteration(
     stores: Sequence[Store], arm: str, decoding: Decoding, task: str | None = None
 ) -> int | None:
     """The last iteration that every run which has evaluated `arm` has evaluated; None: no run."""
@@ -207,7 +207,7 @@ def last_iteration(
 
 def _answered(store: Store, system: System, task: str | None) -> dict[str, float]:
     stage = system.stage
-    return metrics.by_question(
+    return metrics.read_by_question(
         store, system.measure, stage.decoding, stage.iteration, stage.arm, task
     )
 

@@ -33,7 +33,7 @@ from typing import Literal
 
 from evals.arm_kinds import MULTIAGENT
 from evals.intervals import paired_p_value, unpaired_p_value
-from evals.metrics import Decoding, by_question
+from evals.metrics import Decoding, read_by_question
 from store.ledger import Store
 
 Kind = Literal[
@@ -227,7 +227,7 @@ def _held_out(store: Store, arm: str) -> Iterator[Concern]:
     for decoding, iteration in store.rows(_EVALUATED, [arm]):
         evaluated[decoding].append(int(iteration))
     for decoding, iterations in evaluated.items():
-        known = {k: by_question(store, "consensus", decoding, k, arm) for k in iterations}
+        known = {k: read_by_question(store, "consensus", decoding, k, arm) for k in iterations}
         for k, before, p_value in _worse(known, False, LEAST):
             value, earlier = fmean(known[k].values()), fmean(known[before].values())
             yield Concern(

@@ -160,7 +160,7 @@ def unpaired_p_value(before: Sequence[float], after: Sequence[float]) -> float:
     return _normal(fmean(second) - fmean(first), error)
 
 
-def points(share: float) -> str:
+def format_points(share: float) -> str:
     """A difference of two shares in percentage points; what rounds to zero is +0.0."""
     return f"{100 * share:+z.1f}"
 

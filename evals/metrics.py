@@ -62,11 +62,11 @@ _EXTRA_TASKS = "select task from questions where is_extra group by task order by
 
 
 @dataclass(frozen=True, slots=True)
-class Labels:
+class LabelHealth:
     """The pseudo-labels that iteration `iteration` learnt from, on its training questions.
 
-    `accuracy` compares the labels with gold, where that is known, which nothing else does; None
-    where gold is unknown or nothing was labelled. `coverage` is the share of questions with a
+    `accuracy` compares the labels with gold, which nothing else in a run does; None if gold is
+    unknown or nothing was labelled. `coverage` is the share of questions with a
     label, `ties` the share whose vote was a tie, `below_quorum` the share with too few voters.
     `unparsed` is the share of the answers of that vote that could not be read, `truncated` of those
     cut at the token limit; None where the labels are gold.
@@ -84,7 +84,7 @@ class Labels:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class SocietyAccuracy:
     """One society under one decoding.
 
     `consensus_rate` is the mean share of the agents' last answers that equal the plurality answer,
@@ -97,7 +97,7 @@ class Row:
     majority: Rate
     consensus: Rate
     consensus_rate: float | None
-    labels: Labels | None
+    labels: LabelHealth | None
 
     def rate(self, measure: Measure) -> Rate:
         return {"single": self.single, "majority": self.majority, "consensus": self.consensus}[
@@ -105,36 +105,38 @@ class Row:
         ]
 
 
-def table(store: Store, arm: str = MULTIAGENT, task: str | None = None) -> list[Row]:
+def read_society_accuracies(
+    store: Store, arm: str = MULTIAGENT, task: str | None = None
+) -> list[SocietyAccuracy]:
     """One row per evaluated society and decoding, in order.
 
     `task` is the label of a task evaluated zero-shot; by default the run's own task is meant.
     """
     found = store.rows(_EVALUATED, {"arm": arm, "task": task})
-    labels = {row.iteration: row for row in label_health(store, arm)} if task is None else {}
+    labels = {row.iteration: row for row in read_label_health(store, arm)} if task is None else {}
     keys = sorted((int(i), DECODINGS.index(d)) for i, d in found)
     return [_row(store, arm, i, DECODINGS[d], labels.get(i), task) for i, d in keys]
 
 
-def extra_tasks(store: Store) -> list[str]:
-    """The labels of what the run is evaluated on apart from its own questions, sorted: tasks it is
-    never trained on, and the rungs of its curriculum."""
+def list_extra_tasks(store: Store) -> list[str]:
+    """The labels of the extra tasks that a run is evaluated on, sorted: tasks that it never trains
+    on, and the stages of its curriculum."""
     return [str(task) for (task,) in store.rows(_EXTRA_TASKS)]
 
 
-def rung_of(label: str) -> int | None:
-    """The rung of the curriculum whose exam has this label ("math@2"); None: a zero-shot task."""
+def parse_curriculum_stage(label: str) -> int | None:
+    """The curriculum stage that a label such as "math@2" names; None for a zero-shot task."""
     _, mark, number = label.rpartition("@")
     return int(number) if mark and number.isdecimal() else None
 
 
-def apart(label: str) -> str:
-    """What an exam apart from the run's own evaluation is called in a heading."""
-    rung = rung_of(label)
-    return f"Zero-shot: {label}" if rung is None else f"Curriculum, rung {rung}: {label}"
+def title_task(label: str) -> str:
+    """An extra task's heading."""
+    stage = parse_curriculum_stage(label)
+    return f"Zero-shot: {label}" if stage is None else f"Curriculum, stage {stage}: {label}"
 
 
-def by_question(
+def read_by_question(
     store: Store,
     measure: Measure,
     decoding: Decoding,
@@ -147,7 +149,7 @@ def by_question(
     return {question: right for question, right, _ in marks}
 
 
-def comparison(
+def compare_iterations(
     store: Store,
     measure: Measure,
     decoding: Decoding,
@@ -160,8 +162,8 @@ def comparison(
 
     None where they share fewer than two questions.
     """
-    first = by_question(store, measure, decoding, before, arm, task)
-    second = by_question(store, measure, decoding, after, arm, task)
+    first = read_by_question(store, measure, decoding, before, arm, task)
+    second = read_by_question(store, measure, decoding, after, arm, task)
     shared = sorted(first.keys() & second.keys())
     if len(shared) < 2:
         return None
@@ -170,10 +172,10 @@ def comparison(
     return paired_right([first[q] == 1 for q in shared], [second[q] == 1 for q in shared])
 
 
-def label_health(store: Store, arm: str = MULTIAGENT) -> list[Labels]:
+def read_label_health(store: Store, arm: str = MULTIAGENT) -> list[LabelHealth]:
     """The pseudo-labels of every iteration that has debated training questions, in order."""
     return [
-        Labels(
+        LabelHealth(
             iteration,
             questions,
             labelled,
@@ -214,16 +216,16 @@ def _row(
     arm: str,
     iteration: int,
     decoding: Decoding,
-    labels: Labels | None,
+    labels: LabelHealth | None,
     task: str | None,
-) -> Row:
+) -> SocietyAccuracy:
     single, majority, consensus = (
         _rate(_marks(store, measure, decoding, iteration, arm, task)) for measure in MEASURES
     )
     which = {"arm": arm, "decoding": decoding, "iteration": iteration, "task": task}
     shares = store.rows(_CONSENSUS_RATE, which)
     agreement = shares[0][0] if shares else None
-    return Row(iteration, decoding, single, majority, consensus, agreement, labels)
+    return SocietyAccuracy(iteration, decoding, single, majority, consensus, agreement, labels)
 
 
 def _rate(marks: Sequence[tuple[str, float, int]]) -> Rate:

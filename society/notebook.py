@@ -71,7 +71,7 @@ def run(
         with folders.start_run(folder, config, tell) as store, _watch(config, observer) as watcher:
             store.write(*overlaps)
             asyncio.run(stop.guard(_run(folder, experiment, store, watcher)))
-            report.write([store], folder.report)
+            report.write_report([store], folder.report)
         return folder
 
     try:

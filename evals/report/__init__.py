@@ -13,7 +13,7 @@ from store.ledger import Store
 PAGE = "report.html"
 
 
-def write(stores: Sequence[Store], out: Path, *, quote: bool = True) -> None:
+def write_report(stores: Sequence[Store], out: Path, *, quote: bool = True) -> None:
     """Write the report of the stores' runs: runs that differ in nothing but the seed count as one
     experiment, others stand side by side.
 
@@ -24,16 +24,16 @@ def write(stores: Sequence[Store], out: Path, *, quote: bool = True) -> None:
     Raises `NothingStored` for a store without a run, `SameRun` for a run given twice, ValueError
     for none, and OSError where `out` cannot be written.
     """
-    facts = collecting.read(stores, quote=quote)
+    facts = collecting.collect_facts(stores, quote=quote)
     if out.suffix in (".html", ".htm"):
-        _put(out, page.render(facts).encode())
+        _put(out, page.render_page(facts).encode())
         return
     from evals.report import export
 
-    for name, content in export.files(facts).items():
+    for name, content in export.build_files(facts).items():
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         _put(out / name, content)
-    _put(out / PAGE, page.render(facts).encode())
+    _put(out / PAGE, page.render_page(facts).encode())
 
 
 def _put(path: Path, content: bytes) -> None:

@@ -1,21 +1,24 @@
-"""Accuracy and agreement of every arm, iteration, task, decoding and measure, over all seeds.
+"""Accuracy and votes of every arm, iteration, task, decoding and measure, over all seeds.
 
 A question counts once: with several seeds its value is the mean over the seeds that asked it, and
-the interval is over questions (`evals.intervals.rate`). How much one training differs from the
-next is not in that interval; the single seeds' values stand beside it.
+the interval is over questions (`evals.intervals.rate`). The interval does not cover how much one
+training differs from the next; the single seeds' values stand beside it. How the agents vote needs
+no gold: it stands beside every accuracy, and is all that is known of a run without gold.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
+from evals.agreement import Agreement, agreements
 from evals.intervals import Rate, rate
-from evals.metrics import Decoding
-from evals.report.experiments import Source
+from evals.metrics import Decoding, list_extra_tasks
+from evals.report.seeds import SeedRun
+from evals.stored_run import ArmSettings
 from store.ledger import Store
 from store.records import StageKey
 
@@ -72,17 +75,10 @@ class Accuracies:
 
     by_key: Mapping[AccuracyKey, Accuracy]
 
-    def of(
-        self,
-        arm: str,
-        iteration: int,
-        decoding: Decoding,
-        quantity: Quantity,
-        task: str | None = None,
-    ) -> Accuracy | None:
-        return self.by_key.get(_key(task, arm, iteration, decoding, quantity))
+    def find(self, stage: StageKey, quantity: Quantity, task: str | None = None) -> Accuracy | None:
+        return self.by_key.get(AccuracyKey(stage, task, quantity))
 
-    def iterations(
+    def list_iterations(
         self, arm: str, decoding: str, quantity: Quantity, task: str | None = None
     ) -> list[Accuracy]:
         """One arm's values by iteration."""
@@ -94,35 +90,35 @@ class Accuracies:
         ]
         return sorted(found, key=lambda each: each.key.stage.iteration)
 
-    def last(
+    def find_last(
         self, arm: str, decoding: str, quantity: Quantity, task: str | None = None
     ) -> Accuracy | None:
-        """After the last iteration that all seeds which have this arm have evaluated."""
-        found = self.iterations(arm, decoding, quantity, task)
+        """After the last iteration that every seed with this arm has evaluated."""
+        found = self.list_iterations(arm, decoding, quantity, task)
         runs = max((len(each.seeds) for each in found), default=0)
         complete = [each for each in found if len(each.seeds) == runs]
         return complete[-1] if complete else None
 
-    def decodings(self, task: str | None = None) -> list[Decoding]:
-        """Those that something was evaluated with; sampled first."""
+    def list_decodings(self, task: str | None = None) -> list[Decoding]:
+        """The decodings that something was evaluated with; sampled first."""
         found = {key.stage.decoding for key in self.by_key if key.task == task}
         return sorted(found, reverse=True)
 
-    def tasks(self) -> list[str]:
-        """The labels of the tasks evaluated zero-shot, sorted."""
+    def list_tasks(self) -> list[str]:
+        """The labels of the extra tasks: zero-shot tasks and curriculum stages, sorted."""
         return sorted({key.task for key in self.by_key if key.task is not None})
 
 
-def read(sources: Sequence[Source]) -> Accuracies:
+def read_accuracies(runs: Sequence[SeedRun]) -> Accuracies:
     """The values over all seeds of one experiment."""
     found: defaultdict[AccuracyKey, list[tuple[int, Marks]]] = defaultdict(list)
-    for source in sources:
-        for key, marks in _marks(source.store).items():
-            found[key].append((source.seed, marks))
-    return Accuracies({key: _pooled(key, seeds) for key, seeds in found.items()})
+    for run in runs:
+        for key, marks in _read_marks(run.store).items():
+            found[key].append((run.seed, marks))
+    return Accuracies({key: _pool_accuracies(key, seeds) for key, seeds in found.items()})
 
 
-def _pooled(key: AccuracyKey, seeds: Sequence[tuple[int, Marks]]) -> Accuracy:
+def _pool_accuracies(key: AccuracyKey, seeds: Sequence[tuple[int, Marks]]) -> Accuracy:
     asked: defaultdict[str, list[float]] = defaultdict(list)
     answers = 0
     for _, marks in seeds:
@@ -140,7 +136,7 @@ def _key(
     return AccuracyKey(StageKey(iteration, "eval", arm, decoding), task, quantity)
 
 
-def _marks(store: Store) -> dict[AccuracyKey, Marks]:
+def _read_marks(store: Store) -> dict[AccuracyKey, Marks]:
     found: defaultdict[AccuracyKey, Marks] = defaultdict(dict)
     for task, arm, iteration, decoding, question, right, answers in store.rows(_SINGLES):
         found[_key(task, arm, iteration, decoding, "single")][question] = right, answers
@@ -150,3 +146,60 @@ def _marks(store: Store) -> dict[AccuracyKey, Marks]:
             if value is not None:
                 found[_key(task, arm, iteration, decoding, quantity)][question] = value, of
     return dict(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Voting:
+    """One society under one decoding on one task (None: the runs' own), means over the seeds.
+
+    `questions` and `known` (those with gold) are those of the seed with the most. The shares are
+    those of `evals.agreement.Agreement`.
+    """
+
+    task: str | None
+    stage: StageKey
+    questions: int
+    known: int
+    first: float | None
+    last: float | None
+    coverage: float
+    ties: float
+    unparsed: float
+    truncated: float
+    to_label: float | None
+    from_label: float | None
+
+
+def read_votings(runs: Sequence[SeedRun], arms: Sequence[ArmSettings]) -> list[Voting]:
+    """By task, arm, decoding and iteration."""
+    found: defaultdict[tuple[str | None, StageKey], list[Agreement]] = defaultdict(list)
+    tasks = dict.fromkeys(task for run in runs for task in list_extra_tasks(run.store))
+    for task in (None, *tasks):
+        for arm in arms:
+            for run in runs:
+                for each in agreements(run.store, arm.name, task):
+                    stage = StageKey(each.iteration, "eval", arm.name, each.decoding)
+                    found[task, stage].append(each)
+    return [_pool_votings(task, stage, seeds) for (task, stage), seeds in found.items()]
+
+
+def _pool_votings(task: str | None, stage: StageKey, seeds: Sequence[Agreement]) -> Voting:
+    return Voting(
+        task,
+        stage,
+        max(each.questions for each in seeds),
+        max(each.known for each in seeds),
+        _mean(each.first for each in seeds),
+        _mean(each.last for each in seeds),
+        fmean(each.coverage for each in seeds),
+        fmean(each.ties for each in seeds),
+        fmean(each.unparsed for each in seeds),
+        fmean(each.truncated for each in seeds),
+        _mean(each.to_label for each in seeds),
+        _mean(each.from_label for each in seeds),
+    )
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None

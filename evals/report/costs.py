@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from evals.metrics import rung_of
+from evals.metrics import parse_curriculum_stage
 from store.ledger import Store
 
 _DEBATES = """
@@ -40,7 +40,7 @@ _ASIDE = {"diversity": "likelihoods", "ask": "questions asked in passing"}
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
+class StageCost:
     """One stage of one arm in one iteration, summed over the seeds.
 
     `answers` and `summaries` are None for fine-tuning, where `jobs` counts. `new_tokens` are
@@ -60,24 +60,24 @@ class Cost:
     usd: float | None
 
 
-def read(stores: Sequence[Store]) -> list[Cost]:
+def read_costs(stores: Sequence[Store]) -> list[StageCost]:
     """By arm, iteration and stage, in the order in which a run goes through them."""
-    found: defaultdict[tuple[str, int, int, str], list[Cost]] = defaultdict(list)
+    found: defaultdict[tuple[str, int, int, str], list[StageCost]] = defaultdict(list)
     for store in stores:
         for order, cost in _of_run(store):
             found[cost.arm, cost.iteration, order, cost.stage].append(cost)
-    return [summed(found[key]) for key in sorted(found)]
+    return [sum_costs(found[key]) for key in sorted(found)]
 
 
-def by_stage(costs: Sequence[Cost]) -> list[Cost]:
+def sum_by_stage(costs: Sequence[StageCost]) -> list[StageCost]:
     """The same, summed over the iterations; `iteration` is the last one."""
-    found: defaultdict[tuple[str, str], list[Cost]] = defaultdict(list)
+    found: defaultdict[tuple[str, str], list[StageCost]] = defaultdict(list)
     for cost in costs:
         found[cost.arm, cost.stage].append(cost)
-    return [summed(each) for each in found.values()]
+    return [sum_costs(each) for each in found.values()]
 
 
-def summed(costs: Sequence[Cost]) -> Cost:
+def sum_costs(costs: Sequence[StageCost]) -> StageCost:
     """Costs of the same arm and stage as one."""
     return replace(
         costs[-1],
@@ -93,7 +93,7 @@ def summed(costs: Sequence[Cost]) -> Cost:
     )
 
 
-def _of_run(store: Store) -> list[tuple[int, Cost]]:
+def _of_run(store: Store) -> list[tuple[int, StageCost]]:
     spent = _spent(store)
     money = {key: cost.usd for key, cost in spent.items()}
     found = []
@@ -101,11 +101,11 @@ def _of_run(store: Store) -> list[tuple[int, Cost]]:
         answers, summaries, prompt, new = counts
         stage = _debate(split, task, decoding)
         usd = money.get((arm, iteration, stage))
-        cost = Cost(arm, iteration, stage, answers, summaries, None, prompt, new, seconds, usd)
+        cost = StageCost(arm, iteration, stage, answers, summaries, None, prompt, new, seconds, usd)
         found.append((0 if split == "train" else 2, cost))
     for arm, iteration, jobs, tokens, seconds in store.rows(_JOBS):
         usd = money.get((arm, iteration, "fine-tuning"))
-        cost = Cost(
+        cost = StageCost(
             arm, iteration, "fine-tuning", None, None, jobs, None, tokens, seconds or 0.0, usd
         )
         found.append((1, cost))
@@ -113,19 +113,19 @@ def _of_run(store: Store) -> list[tuple[int, Cost]]:
     return found
 
 
-def _spent(store: Store) -> dict[tuple[str, int, str], Cost]:
+def _spent(store: Store) -> dict[tuple[str, int, str], StageCost]:
     """What the view `spend` knows, by arm, iteration and stage: failed attempts count."""
-    found: dict[tuple[str, int, str], Cost] = {}
+    found: dict[tuple[str, int, str], StageCost] = {}
     for arm, iteration, kind, split, task, decoding, *numbers, usd, unknown in store.rows(_MONEY):
         if kind == "finetune":
             stage = "fine-tuning"
         else:
             stage = _ASIDE.get(kind) or _debate(split, task, decoding)
         calls, prompt, new = numbers
-        cost = Cost(arm, iteration, stage, calls, None, None, prompt, new, 0.0, None)
+        cost = StageCost(arm, iteration, stage, calls, None, None, prompt, new, 0.0, None)
         cost = replace(cost, usd=None if unknown else float(usd))
         key = arm, iteration, stage
-        found[key] = summed([found[key], cost]) if key in found else cost
+        found[key] = sum_costs([found[key], cost]) if key in found else cost
     return found
 
 
@@ -136,7 +136,7 @@ def _debate(split: str, task: str | None, decoding: str) -> str:
 def _evaluation(task: str | None, decoding: str) -> str:
     if task is None:
         return f"evaluation, {decoding}"
-    kind = "zero-shot" if rung_of(task) is None else "curriculum"
+    kind = "zero-shot" if parse_curriculum_stage(task) is None else "curriculum"
     return f"{kind} {task}, {decoding}"
 
 

@@ -11,7 +11,7 @@ from statistics import fmean
 from evals.intervals import Rate
 from evals.metrics import Decoding
 from evals.report.accuracies import Accuracies
-from evals.report.experiments import Source
+from evals.report.seeds import SeedRun
 
 _STORED = """
     select nullif(d.task, own.task), d.arm, d.iteration, d.decoding, d.role, d.measure,
@@ -47,7 +47,7 @@ class Scale:
 
 
 @dataclass(frozen=True, slots=True)
-class Diversity:
+class ArmDiversity:
     """One value over all seeds: the mean of the seeds' values. `low` and `high` are the mean of the
     seeds' own ends, as the seeds ask the same questions. `value` is None where it cannot be had,
     for the reason in `note`."""
@@ -65,24 +65,24 @@ class Diversity:
     note: str | None
 
 
-def read(sources: Sequence[Source], accuracies: Accuracies) -> list[Diversity]:
+def read_diversities(runs: Sequence[SeedRun], accuracies: Accuracies) -> list[ArmDiversity]:
     """Agreement first, then the stored measures in alphabetical order."""
-    return [*_agreement(accuracies), *_stored(sources)]
+    return [*_agreement(accuracies), *_stored(runs)]
 
 
-def scales(found: Sequence[Diversity]) -> list[Scale]:
+def list_scales(found: Sequence[ArmDiversity]) -> list[Scale]:
     """The scales that have a value, in order."""
     return list(dict.fromkeys(each.scale for each in found if each.value is not None))
 
 
-def _agreement(accuracies: Accuracies) -> list[Diversity]:
+def _agreement(accuracies: Accuracies) -> list[ArmDiversity]:
     found = []
     for key, each in accuracies.by_key.items():
         if key.quantity in ("agreement-first", "agreement-last"):
             role = "generator" if key.quantity == "agreement-first" else "critic"
             scale, rate = Scale("agreement", role, "all", ""), each.rate
             found.append(
-                Diversity(
+                ArmDiversity(
                     key.task,
                     key.stage.arm,
                     key.stage.iteration,
@@ -100,13 +100,13 @@ def _agreement(accuracies: Accuracies) -> list[Diversity]:
     return found
 
 
-def _stored(sources: Sequence[Source]) -> list[Diversity]:
+def _stored(runs: Sequence[SeedRun]) -> list[ArmDiversity]:
     together: defaultdict[tuple[object, ...], list[tuple[int, Sequence[object]]]] = defaultdict(
         list
     )
-    for source in sources:
-        for row in source.store.rows(_STORED):
-            together[row[:8]].append((source.seed, row[8:]))
+    for run in runs:
+        for row in run.store.rows(_STORED):
+            together[row[:8]].append((run.seed, row[8:]))
     found = []
     for key, seeds in together.items():
         task, arm, iteration, decoding, role, measure, responses, encoder = key
@@ -114,7 +114,7 @@ def _stored(sources: Sequence[Source]) -> list[Diversity]:
         values = [(seed, float(row[0])) for seed, row in seeds if row[0] is not None]  # type: ignore[arg-type]
         notes = [str(row[4]) for _, row in seeds if row[4] is not None]
         found.append(
-            Diversity(
+            ArmDiversity(
                 None if task is None else str(task),
                 str(arm),
                 int(iteration),  # type: ignore[call-overload]
@@ -151,7 +151,9 @@ class Survival:
         return self.after.low > self.before.high or self.after.high < self.before.low
 
 
-def survival(found: Sequence[Diversity], arm: str, scale: Scale, decoding: str) -> Survival | None:
+def find_survival(
+    found: Sequence[ArmDiversity], arm: str, scale: Scale, decoding: str
+) -> Survival | None:
     """None unless the arm has values with intervals at iteration 0 and later."""
     values = sorted(
         (each.iteration, Rate(each.value, each.low, each.high, each.questions))

@@ -1,17 +1,18 @@
 """Debates to read: what debate and tuning turned right, and what they turned wrong.
 
-They are taken by the hash of the question id, so that nobody has picked the nice ones.
+A hash of the question id chooses them, so that they are not picked for their looks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 
-from evals.arm_kinds import MULTIAGENT
+from evals.debates import DebateRecord, read_debate
 from evals.metrics import Decoding
 from store.ledger import Store
+from store.records import StageKey
 
 _OUTCOMES = """
     select question_id, iteration,
@@ -24,60 +25,6 @@ _OUTCOMES = """
       and question_id in (select question_id from questions where not is_extra)
     group by question_id, iteration
 """
-_TURNS = """
-    select t.round, t.agent, t.kind, t.model_id, t.response, t.answer, t.finish_reason, v.correct
-    from turns t left join verdicts v using (turn_id)
-    where t.arm = ? and t.split = 'eval' and t.decoding = ? and t.iteration = ?
-      and t.question_id = ?
-    order by t.round, t.kind desc, t.agent
-"""
-_VOTES = """
-    select answer, votes, voters, tie, correct
-    from votes
-    where arm = ? and split = 'eval' and decoding = ? and iteration = ? and question_id = ?
-    order by round
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One response; `kind` is answer or summary, and a summary is never right or wrong."""
-
-    round: int
-    agent: int
-    kind: str
-    model_id: str
-    response: str
-    answer: str | None
-    finish_reason: str
-    correct: bool | None
-
-
-@dataclass(frozen=True, slots=True)
-class Vote:
-    """The vote of one round: `votes` of `voters` readable answers for `answer`."""
-
-    answer: str | None
-    votes: int
-    voters: int
-    tie: bool
-    correct: bool | None
-
-
-@dataclass(frozen=True, slots=True)
-class Debate:
-    """One question as one society debated it; `votes` holds every round's vote."""
-
-    iteration: int
-    turns: tuple[Turn, ...]
-    votes: tuple[Vote, ...]
-
-    @property
-    def rounds(self) -> list[tuple[int, list[Turn], Vote]]:
-        return [
-            (number, [turn for turn in self.turns if turn.round == number], vote)
-            for number, vote in enumerate(self.votes, start=1)
-        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +34,7 @@ class Example:
     title: str
     question: str
     gold: str | None
-    debates: tuple[Debate, ...]
+    debates: tuple[DebateRecord, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,30 +69,30 @@ _KINDS: tuple[tuple[str, Callable[[_Outcome], bool], bool], ...] = (
 )
 
 
-def choose(
-    store: Store,
-    decoding: Decoding,
-    first: int,
-    last: int,
-    per_kind: int = 2,
-    arm: str = MULTIAGENT,
+def choose_examples(
+    store: Store, arm: str, decoding: Decoding, first: int, last: int, per_kind: int = 2
 ) -> list[Example]:
-    """Up to `per_kind` examples of every kind, from the questions both societies debated."""
-    outcomes = _outcomes(store, arm, decoding, first, last)
+    """Up to `per_kind` examples of every kind, from the questions that the societies after
+    iterations `first` and `last` both debated."""
+    outcomes = _read_outcomes(store, arm, decoding, first, last)
     examples = []
     for title, fits, both in _KINDS:
         found = [question for question in outcomes if fits(outcomes[question])]
         for question in found[:per_kind]:
             iterations = (first, last) if both and first != last else (last,)
-            debates = tuple(_debate(store, arm, decoding, i, question) for i in iterations)
-            [(text, gold)] = store.rows(
-                "select question, gold from questions where question_id = ?", [question]
-            )
-            examples.append(Example(title, str(text), gold, debates))
+            stages = [StageKey(iteration, "eval", arm, decoding) for iteration in iterations]
+            debates = tuple(_read_debates(store, stages, question))
+            examples.append(Example(title, debates[0].question or "", debates[0].gold, debates))
     return examples
 
 
-def _outcomes(
+def _read_debates(store: Store, stages: list[StageKey], question_id: str) -> Iterator[DebateRecord]:
+    for stage in stages:
+        if (found := read_debate(store, stage, question_id)) is not None:
+            yield found
+
+
+def _read_outcomes(
     store: Store, arm: str, decoding: Decoding, first: int, last: int
 ) -> dict[str, _Outcome]:
     found: dict[str, dict[int, tuple[bool, bool]]] = {}
@@ -154,12 +101,3 @@ def _outcomes(
     complete = [q for q, seen in found.items() if first in seen and last in seen]
     complete.sort(key=lambda question: sha256(question.encode()).digest())
     return {q: _Outcome(found[q][first], found[q][last]) for q in complete}
-
-
-def _debate(store: Store, arm: str, decoding: Decoding, iteration: int, question: str) -> Debate:
-    where: Sequence[object] = [arm, decoding, iteration, question]
-    return Debate(
-        iteration,
-        tuple(Turn(*row) for row in store.rows(_TURNS, where)),
-        tuple(Vote(*row) for row in store.rows(_VOTES, where)),
-    )

@@ -7,14 +7,15 @@ import io
 from collections.abc import Callable
 
 from evals import markdown
+from evals.invisible import one_line
 from evals.report import figures as drawing
 from evals.report import page, tables
-from evals.report.cells import Cell, Table
 from evals.report.facts import Facts
-from evals.report.figures import looks
-from evals.visible import one_line
+from evals.report.figures.figure import assign_looks
+from evals.report.table import Cell, Table
 from store import output_files
 
+# What LaTeX would take for a command, or a font without the sign would leave out.
 _LATEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -31,7 +32,7 @@ _LATEX = {
     "→": r"$\rightarrow$",
     "−": "$-$",
     "–": "--",
-    # After a row's end these would be its options.
+    # After a row's end LaTeX would read these as the row's options.
     "[": "{[}",
     "]": "{]}",
     "*": "{*}",
@@ -43,29 +44,29 @@ _LATEX = {
 }
 
 
-def files(facts: Facts) -> dict[str, bytes]:
+def build_files(facts: Facts) -> dict[str, bytes]:
     """Content by path within the report's folder. Equal facts give equal files."""
     kinds: dict[str, Callable[[Table], str]] = {
-        "csv": as_csv,
-        "md": as_markdown,
-        "tex": as_latex,
+        "csv": to_csv,
+        "md": to_markdown,
+        "tex": to_latex,
     }
     found = {
         f"tables/{name}.{kind}": write(table).encode()
-        for name, table in tables.build(facts).items()
+        for name, table in tables.build_tables(facts).items()
         for kind, write in kinds.items()
     }
     if page.can_draw():
         from evals.report.figures import draw
 
-        marks = looks.assign(facts.arms)
-        for name, figure in drawing.build(facts).items():
-            for kind, content in draw.files(figure, marks).items():
+        marks = assign_looks(facts.arms)
+        for name, figure in drawing.build_figures(facts).items():
+            for kind, content in draw.draw_files(figure, marks).items():
                 found[f"figures/{name}.{kind}"] = content
     return found
 
 
-def as_csv(table: Table) -> str:
+def to_csv(table: Table) -> str:
     """Shares in %, intervals in columns of their own, nothing rounded for show; text that begins
     like a formula is quoted for spreadsheets."""
     file = io.StringIO()
@@ -76,30 +77,35 @@ def as_csv(table: Table) -> str:
     return file.getvalue()
 
 
-def as_markdown(table: Table) -> str:
+def to_markdown(table: Table) -> str:
     """A table for people, in GitHub's Markdown, with its note."""
     rows = [
-        [markdown.escape(column.title) for column in table.columns],
+        [markdown.escape_markdown(column.title) for column in table.columns],
         ["---" if column.text else "---:" for column in table.columns],
-        *([markdown.escape(_together(cell)) for cell in row] for row in table.rows),
+        *([markdown.escape_markdown(_join_aside(cell)) for cell in row] for row in table.rows),
     ]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
-    title, note = markdown.escape(table.title), markdown.escape(table.note)
+    title, note = markdown.escape_markdown(table.title), markdown.escape_markdown(table.note)
     return "\n".join([f"**{title}**", "", *lines, "", note, ""]).rstrip() + "\n"
 
 
-def as_latex(table: Table) -> str:
+def to_latex(table: Table) -> str:
     """A table environment for a paper; needs the package booktabs."""
     alignment = "".join("l" if column.text else "r" for column in table.columns)
     lines = [
         r"\begin{table}",
-        rf"\caption{{{latex(table.title)}. {latex(table.note)}}}".replace(". }", ".}"),
+        rf"\caption{{{escape_latex(table.title)}. {escape_latex(table.note)}}}".replace(
+            ". }", ".}"
+        ),
         rf"\label{{tab:{table.name}}}",
         rf"\begin{{tabular}}{{{alignment}}}",
         r"\toprule",
-        " & ".join(latex(column.title) for column in table.columns) + r" \\",
+        " & ".join(escape_latex(column.title) for column in table.columns) + r" \\",
         r"\midrule",
-        *(" & ".join(latex(_together(cell)) for cell in row) + r" \\" for row in table.rows),
+        *(
+            " & ".join(escape_latex(_join_aside(cell)) for cell in row) + r" \\"
+            for row in table.rows
+        ),
         r"\bottomrule",
         r"\end{tabular}",
         r"\end{table}",
@@ -107,11 +113,11 @@ def as_latex(table: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
-def latex(text: str) -> str:
+def escape_latex(text: str) -> str:
     """Text that LaTeX sets as it stands, on one line."""
     words = one_line(text).replace("--", "-{}-")
     return "".join(_LATEX.get(letter, letter) for letter in words).replace(r"-\{\}-", "-{}-")
 
 
-def _together(cell: Cell) -> str:
+def _join_aside(cell: Cell) -> str:
     return f"{cell.shown} ({cell.aside})" if cell.aside else cell.shown

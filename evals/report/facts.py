@@ -1,41 +1,28 @@
 """Every number the report shows, read from the runs' stores once.
 
-Page, tables and figures are made from these facts, so that they cannot say different things.
+Page, tables and figures are made from these facts, so they always agree.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from evals import health
 from evals.health import Concern
 from evals.metrics import Decoding
-from evals.report import (
-    accuracies,
-    costs,
-    diversities,
-    experiments,
-    parity,
-    published,
-    styled,
-    training,
-    verdicts,
-    votings,
-)
-from evals.report.accuracies import Accuracies
-from evals.report.costs import Cost
-from evals.report.diversities import Diversity
-from evals.report.examples import Example, choose
-from evals.report.experiments import Experiment, Source
-from evals.report.parity import Parity
+from evals.report import accuracies, comparisons, costs, diversities, published, seeds, training
+from evals.report.accuracies import Accuracies, Voting
+from evals.report.comparisons import Parity, Verdicts
+from evals.report.costs import StageCost
+from evals.report.diversities import ArmDiversity
+from evals.report.examples import Example, choose_examples
 from evals.report.published import Published
-from evals.report.styled import Styled
-from evals.report.training import Flips, Labels, Tuning
-from evals.report.verdicts import Verdicts
-from evals.report.votings import Voting
+from evals.report.seeds import SeedGroup, SeedRun
+from evals.report.training import ArmLabels, ArmStyles, Flips, Tuning
 from evals.stored_run import ArmSettings
 from store.ledger import Store
+from store.records import StageKey
 
 _ALLOWED = "select count(distinct eval_question_id) from allowed_overlaps"
 
@@ -44,12 +31,12 @@ _ALLOWED = "select count(distinct eval_question_id) from allowed_overlaps"
 class ExperimentFacts:
     """One experiment over all its seeds.
 
-    `arms` are those with something evaluated, `waiting` the others. `leaked` counts the evaluation
-    questions that are much like training questions and were allowed to be. `decoding` is that of
-    the votes, of `examples` too. `concerns` are what gets worse, run by run.
+    `arms` have something evaluated, `waiting` have not. `leaked` counts the evaluation questions
+    that resemble training questions although the run was allowed to go on. `decoding` is that of
+    the votes and of `examples`. `concerns` are what gets worse, run by run.
     """
 
-    experiment: Experiment
+    group: SeedGroup
     arms: tuple[ArmSettings, ...]
     waiting: tuple[str, ...]
     leaked: int
@@ -57,50 +44,47 @@ class ExperimentFacts:
     accuracies: Accuracies
     votings: tuple[Voting, ...]
     verdicts: tuple[Verdicts, ...]
-    diversities: tuple[Diversity, ...]
-    labels: tuple[Labels, ...]
-    concerns: tuple[tuple[Source, Concern], ...]
+    diversities: tuple[ArmDiversity, ...]
+    labels: tuple[ArmLabels, ...]
+    concerns: tuple[tuple[SeedRun, Concern], ...]
     flips: tuple[Flips, ...]
     tunings: tuple[Tuning, ...]
     parity: Parity | None
-    styles: tuple[Styled, ...]
-    costs: tuple[Cost, ...]
+    styles: tuple[ArmStyles, ...]
+    costs: tuple[StageCost, ...]
     examples: tuple[Example, ...]
 
     @property
     def label(self) -> str:
-        return self.experiment.label
+        return self.group.label
+
+    @property
+    def task(self) -> str:
+        """The runs' own task."""
+        return self.group.first.task
 
     @property
     def main(self) -> ArmSettings:
-        return self.experiment.main
+        """The main arm, which is compared with the others."""
+        return self.group.main
 
     @property
     def last(self) -> int:
-        """The society's last evaluated iteration."""
-        found = self.accuracies.last(self.main.name, self.decoding, "consensus")
+        """The main arm's last evaluated iteration."""
+        found = self.accuracies.find_last(self.main.name, self.decoding, "consensus")
         if found is not None:
             return found.key.stage.iteration
-        return max((each.iteration for each in self.main_votings), default=0)
+        return max((each.stage.iteration for each in self.main_votings), default=0)
 
     @property
     def main_votings(self) -> list[Voting]:
-        """How the society votes on the runs' own questions, by decoding and iteration."""
-        return [v for v in self.votings if (v.task, v.arm) == (None, self.main.name)]
+        """How the main arm votes on the runs' own questions, by decoding and iteration."""
+        return [v for v in self.votings if (v.task, v.stage.arm) == (None, self.main.name)]
 
-    def voting(
-        self, arm: str, iteration: int, decoding: str, task: str | None = None
-    ) -> Voting | None:
-        """What is known without gold of one society on one task."""
-        for each in self.votings:
-            if (each.arm, each.iteration, each.decoding, each.task) == (
-                arm,
-                iteration,
-                decoding,
-                task,
-            ):
-                return each
-        return None
+    def find_voting(self, stage: StageKey, task: str | None = None) -> Voting | None:
+        """How one society votes on one task."""
+        fitting = (each for each in self.votings if (each.stage, each.task) == (stage, task))
+        return next(fitting, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,76 +106,82 @@ class Facts:
         """Every arm of any experiment, once by name, in order."""
         found: dict[str, ArmSettings] = {}
         for experiment in self.experiments:
-            for arm in experiment.experiment.arms:
+            for arm in experiment.group.arms:
                 found.setdefault(arm.name, arm)
         return tuple(found.values())
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The labels of all that is evaluated apart: zero-shot tasks, rungs of a curriculum."""
-        found = (task for each in self.experiments for task in each.accuracies.tasks())
+        """The labels of the extra tasks: zero-shot tasks and curriculum stages."""
+        found = (task for each in self.experiments for task in each.accuracies.list_tasks())
         return tuple(dict.fromkeys(found))
 
 
-def read(stores: Sequence[Store], *, quote: bool = True) -> Facts:
-    """Collect everything; `quote` adds the paper's numbers where the task is one of its.
+def collect_facts(stores: Sequence[Store], *, quote: bool = True) -> Facts:
+    """Collect everything; `quote` adds the paper's numbers for the tasks that it reports.
 
     Raises `NothingStored` for a store without a run, and `SameRun`.
     """
-    grouped = experiments.group(stores)
-    found = tuple(_experiment(each) for each in grouped)
-    tasks = dict.fromkeys(each.experiment.first.task for each in found)
+    grouped = seeds.group_runs(stores)
+    found = tuple(_collect_experiment(each) for each in grouped)
+    tasks = dict.fromkeys(each.task for each in found)
     for each in found:
-        tasks |= dict.fromkeys(each.accuracies.tasks())
+        tasks |= dict.fromkeys(each.accuracies.list_tasks())
     return Facts(
         found,
-        tuple(experiments.differing(grouped)) if len(grouped) > 1 else (),
-        tuple(published.matching(list(tasks))) if quote else (),
+        tuple(seeds.list_differing_settings(grouped)) if len(grouped) > 1 else (),
+        tuple(published.find_published(list(tasks))) if quote else (),
     )
 
 
-def _experiment(experiment: Experiment) -> ExperimentFacts:
-    sources = experiment.sources
-    values = accuracies.read(sources)
+def _collect_experiment(group: SeedGroup) -> ExperimentFacts:
+    runs = group.runs
+    values = accuracies.read_accuracies(runs)
     evaluated = {key.stage.arm for key in values.by_key}
-    arms = tuple(arm for arm in experiment.arms if arm.name in evaluated)
-    jobs = training.tunings(sources)
-    shown: Decoding = (values.decodings() or ["sampled"])[0]
-    main = experiment.main
-    voted = votings.read(sources, arms)
-    iterations = [
-        each.iteration
-        for each in voted
-        if (each.task, each.arm, each.decoding) == (None, main.name, shown)
-    ]
+    arms = tuple(arm for arm in group.arms if arm.name in evaluated)
+    jobs = training.read_tunings(runs)
+    decoding: Decoding = (values.list_decodings() or ["sampled"])[0]
+    votings = tuple(accuracies.read_votings(runs, arms))
+    comparable = group.main in arms and len(arms) > 1
     return ExperimentFacts(
-        experiment=experiment,
+        group=group,
         arms=arms,
-        waiting=tuple(arm.name for arm in experiment.arms if arm.name not in evaluated),
-        leaked=max(int(store.rows(_ALLOWED)[0][0]) for store in experiment.stores),
-        decoding=shown,
+        waiting=tuple(arm.name for arm in group.arms if arm.name not in evaluated),
+        leaked=max(int(store.rows(_ALLOWED)[0][0]) for store in group.stores),
+        decoding=decoding,
         accuracies=values,
-        votings=tuple(voted),
-        verdicts=tuple(verdicts.read(experiment, values)),
-        diversities=tuple(diversities.read(sources, values)),
-        labels=tuple(training.labels(sources, experiment.arms)),
-        concerns=tuple(
-            (source, concern)
-            for arm in experiment.arms
-            if arm.trained
-            for source in sources
-            for concern in health.concerns(source.store, arm.name)
-        ),
-        flips=tuple(training.flips(sources)),
+        votings=votings,
+        verdicts=tuple(comparisons.compare_arms(group, values)),
+        diversities=tuple(diversities.read_diversities(runs, values)),
+        labels=tuple(training.read_labels(runs, group.arms)),
+        concerns=tuple(_list_concerns(group)),
+        flips=tuple(training.read_flips(runs)),
         tunings=tuple(jobs),
-        parity=(
-            parity.read(experiment, arms, jobs, shown) if main in arms and len(arms) > 1 else None
-        ),
-        styles=tuple(styled.read(experiment, arms, values)),
-        costs=tuple(costs.read(experiment.stores)),
-        examples=tuple(
-            choose(experiment.first.store, shown, iterations[0], iterations[-1], arm=main.name)
-            if iterations
-            else ()
-        ),
+        parity=comparisons.read_parity(group, arms, jobs, decoding) if comparable else None,
+        styles=tuple(training.read_style_changes(group, arms, values)),
+        costs=tuple(costs.read_costs(group.stores)),
+        examples=tuple(_choose_examples(group, votings, decoding)),
     )
+
+
+def _list_concerns(group: SeedGroup) -> Iterator[tuple[SeedRun, Concern]]:
+    for arm in group.arms:
+        if arm.trained:
+            for run in group.runs:
+                for concern in health.concerns(run.store, arm.name):
+                    yield run, concern
+
+
+def _choose_examples(
+    group: SeedGroup, votings: Sequence[Voting], decoding: Decoding
+) -> list[Example]:
+    """Debates of the main arm's first and last evaluated iteration."""
+    arm = group.main.name
+    iterations = [
+        each.stage.iteration
+        for each in votings
+        if (each.task, each.stage.arm, each.stage.decoding) == (None, arm, decoding)
+    ]
+    if not iterations:
+        return []
+    return choose_examples(group.first.store, arm, decoding, iterations[0], iterations[-1])

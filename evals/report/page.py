@@ -1,7 +1,7 @@
 """The page: one HTML file that needs no network and runs no script.
 
-What models have said is text in it, never markup: the template escapes everything, and the page's
-own policy forbids scripts, frames and requests.
+Responses of models are text in it, never markup: the template escapes everything, and the page's
+policy forbids scripts, frames and requests.
 """
 
 from __future__ import annotations
@@ -14,23 +14,21 @@ from markupsafe import Markup
 
 from evals import metrics, stored_run
 from evals.arm_kinds import Look
+from evals.invisible import escape_invisible
 from evals.report import figures as drawing
-from evals.report import saying, tables
-from evals.report.cells import Table, points
+from evals.report import sentences, tables
+from evals.report.comparisons import Verdict
 from evals.report.facts import ExperimentFacts, Facts
-from evals.report.figures import looks
-from evals.report.figures.looks import PALETTE
-from evals.report.figures.specification import Figure
-from evals.report.verdicts import Verdict
-from evals.visible import plain
+from evals.report.figures.figure import PALETTE, Figure, assign_looks
+from evals.report.table import Table, show_points
 from providers import extras
 
 NO_FIGURES = f"Figures need matplotlib: {extras.install_command('report')}"
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """A figure as it stands in a page: panels in order, arms with their marks."""
+class DrawnFigure:
+    """A figure as it is drawn in a page: its panels in order."""
 
     figure: Figure
     panels: tuple[Markup, ...]
@@ -41,106 +39,106 @@ def can_draw() -> bool:
     return not extras.find_missing(extras.PACKAGES["report"])
 
 
-def render(facts: Facts) -> str:
+def render_page(facts: Facts) -> str:
     """The page as text."""
     environment = Environment(
         loader=PackageLoader("evals.report", "."),
         autoescape=True,
         undefined=StrictUndefined,
-        # Names stand in attributes and titles, too, which take text only.
-        finalize=lambda value: plain(value) if type(value) is str else value,
+        # Names also appear in attributes and titles, which hold text only and no markup.
+        finalize=lambda value: escape_invisible(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "mark": _mark,
-        "points": points,
+        "mark": _mark_correct,
+        "points": show_points,
         "society": lambda number: "Untuned society" if number == 0 else f"Society {number}",
     }
-    marks = looks.assign(facts.arms)
-    shown = tables.build(facts)
-    symbols, swatches = _swatches(marks) if can_draw() else (Markup(""), {})
+    marks = assign_looks(facts.arms)
+    built = tables.build_tables(facts)
+    symbols, swatches = _draw_swatches(marks) if can_draw() else (Markup(""), {})
     style = environment.loader.get_source(environment, "style.css")[0]  # type: ignore[union-attr]
     return environment.get_template("page.html.jinja").render(
         facts=facts,
-        figures=_figures(facts, marks) if can_draw() else {},
+        figures=_draw_figures(facts, marks) if can_draw() else {},
         no_figures=None if can_draw() else NO_FIGURES,
-        sections=_sections(facts, shown),
-        tables=shown,
+        sections=_list_sections(facts, built),
+        tables=built,
         symbols=symbols,
         swatches=swatches,
-        say=saying,
-        apart=metrics.apart,
-        cards=_cards,
-        rung_of=metrics.rung_of,
-        what=_what,
-        style=Markup(style + _colours()),
+        say=sentences,
+        title_task=metrics.title_task,
+        cards=_list_cards,
+        curriculum_stage=metrics.parse_curriculum_stage,
+        what=_describe_experiment,
+        style=Markup(style + _define_colors()),
     )
 
 
-def _sections(facts: Facts, shown: Mapping[str, Table]) -> list[tuple[str, str]]:
+def _list_sections(facts: Facts, tables: Mapping[str, Table]) -> list[tuple[str, str]]:
     """The page's sections by id, in order."""
     examples = any(experiment.examples for experiment in facts.experiments)
     known = {
         "answer": ("Answer", True),
-        "conditions": ("What was equal", any(name.startswith("conditions") for name in shown)),
-        "arms": ("Arms and tasks", "table-1" in shown),
-        "accuracy": ("Accuracy", "accuracy" in shown),
-        "votes": ("Votes", "votes" in shown),
-        "diversity": ("Diversity", "diversity" in shown),
-        "zero-shot": ("Zero-shot", any(name.startswith("zero-shot") for name in shown)),
-        "labels": ("Pseudo-labels", "pseudo-labels" in shown),
-        "flips": ("What debate changes", "flips" in shown),
-        "styles": ("What improved", "style-changes" in shown),
-        "tuning": ("Fine-tuning", "tuning" in shown),
-        "costs": ("Costs", "costs" in shown),
+        "conditions": ("What was equal", any(name.startswith("conditions") for name in tables)),
+        "arms": ("Arms and tasks", "table-1" in tables),
+        "accuracy": ("Accuracy", "accuracy" in tables),
+        "votes": ("Votes", "votes" in tables),
+        "diversity": ("Diversity", "diversity" in tables),
+        "zero-shot": ("Zero-shot", any(name.startswith("zero-shot") for name in tables)),
+        "labels": ("Pseudo-labels", "pseudo-labels" in tables),
+        "flips": ("What debate changes", "flips" in tables),
+        "styles": ("What improved", "style-changes" in tables),
+        "tuning": ("Fine-tuning", "tuning" in tables),
+        "costs": ("Costs", "costs" in tables),
         "debates": ("Debates", examples),
         "settings": ("Settings", True),
     }
     return [(name, title) for name, (title, there) in known.items() if there]
 
 
-def _figures(facts: Facts, marks: Mapping[str, Look]) -> dict[str, Shown]:
+def _draw_figures(facts: Facts, marks: Mapping[str, Look]) -> dict[str, DrawnFigure]:
     from evals.report.figures import draw
-    from evals.report.figures.inline import inline
+    from evals.report.figures.inline import inline_svg
 
     return {
-        name: Shown(
+        name: DrawnFigure(
             figure,
             tuple(
-                inline(
-                    draw.panel_svg(panel, marks), f"{name}-{n}", f"{figure.title}: {panel.title}"
+                inline_svg(
+                    draw.draw_panel(panel, marks), f"{name}-{n}", f"{figure.title}: {panel.title}"
                 )
                 for n, panel in enumerate(figure.panels, start=1)
             ),
         )
-        for name, figure in drawing.build(facts).items()
+        for name, figure in drawing.build_figures(facts).items()
     }
 
 
-def _swatches(marks: Mapping[str, Look]) -> tuple[Markup, dict[str, str]]:
+def _draw_swatches(marks: Mapping[str, Look]) -> tuple[Markup, dict[str, str]]:
     """The arms' marks as symbols, and the symbols' ids by arm."""
     from evals.report.figures import draw
-    from evals.report.figures.inline import symbol
+    from evals.report.figures.inline import make_symbol
 
     ids = {arm: f"arm-{n}" for n, arm in enumerate(marks)}
-    drawn = (symbol(draw.swatch_svg(look), ids[arm]) for arm, look in marks.items())
+    drawn = (make_symbol(draw.draw_swatch(look), ids[arm]) for arm, look in marks.items())
     return Markup("").join(drawn), ids
 
 
-def _colours() -> str:
-    light = " ".join(f"--{name}: {colour};" for name, (colour, _) in PALETTE.items())
-    dark = " ".join(f"--{name}: {colour};" for name, (_, colour) in PALETTE.items())
+def _define_colors() -> str:
+    light = " ".join(f"--{name}: {color};" for name, (color, _) in PALETTE.items())
+    dark = " ".join(f"--{name}: {color};" for name, (_, color) in PALETTE.items())
     return (
         f":root {{ {light} }}\n"
         f"@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n"
     )
 
 
-def _cards(experiment: ExperimentFacts) -> list[tuple[str, Verdict]]:
-    """The society against the untuned one, by every measure."""
+def _list_cards(experiment: ExperimentFacts) -> list[tuple[str, Verdict]]:
+    """The main arm against itself before tuning, by every measure."""
     names = {"single": "Single agent", "majority": "Round-1 majority", "consensus": "Consensus"}
-    twin = stored_run.find_untuned_twin(experiment.experiment.arms)
+    twin = stored_run.find_untuned_twin(experiment.group.arms)
     return [
         (f"{names[each.measure]}, {each.decoding}", verdict)
         for each in experiment.verdicts
@@ -150,10 +148,10 @@ def _cards(experiment: ExperimentFacts) -> list[tuple[str, Verdict]]:
     ]
 
 
-def _what(experiment: ExperimentFacts) -> str:
-    first = experiment.experiment.first
+def _describe_experiment(experiment: ExperimentFacts) -> str:
+    first = experiment.group.first
     last = experiment.last
-    seeds = len(experiment.experiment.sources)
+    seeds = len(experiment.group.runs)
     labels = {arm.labels for arm in experiment.arms}
     gold = (
         "Only star is trained on gold answers."
@@ -168,7 +166,7 @@ def _what(experiment: ExperimentFacts) -> str:
     )
 
 
-def _mark(correct: bool | None) -> Markup:
+def _mark_correct(correct: bool | None) -> Markup:
     if correct is None:
         return Markup("")
     kind, sign, name = ("right", "✓", "right") if correct else ("wrong", "✗", "wrong")

@@ -58,7 +58,7 @@ class Published:
     accuracies: tuple[float | None, ...]
 
 
-def matching(tasks: Sequence[str]) -> list[Published]:
+def find_published(tasks: Sequence[str]) -> list[Published]:
     """The paper's results on those of the tasks that it has; tasks by their names."""
     return [
         Published(task, arm, accuracies)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from evals import metrics
+from evals import metrics, styles, tasks
 from evals.intervals import Rate, wilson
-from evals.report.experiments import Source
+from evals.metrics import Decoding
+from evals.report.accuracies import Accuracies
+from evals.report.seeds import SeedGroup, SeedRun
 from evals.stored_run import ArmSettings
+from evals.styles import StyleChange, StyleUse
+from evals.tasks.base import Task
 
 _JOBS = """
     with losses as (
@@ -33,12 +37,12 @@ _FLIPS = """
 
 
 @dataclass(frozen=True, slots=True)
-class Labels:
+class ArmLabels:
     """The labels of one iteration's training questions against gold, which nothing else does.
 
     The interval of `accuracy` is Wilson's with the mean number of labels with gold of a seed, as
     seeds share their questions; None where gold is unknown or nothing was labelled. The others are
-    those of `evals.metrics.Labels`. Shares 0 to 1.
+    those of `evals.metrics.LabelHealth`. Shares 0 to 1.
     """
 
     arm: str
@@ -65,6 +69,11 @@ class Flips:
     wrong_to_right: int
     right_to_wrong: int
 
+    @property
+    def questions(self) -> str:
+        """Which questions were debated, and how, in words."""
+        return f"{'training' if self.split == 'train' else 'held-out'}, {self.decoding}"
+
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
@@ -84,35 +93,35 @@ class Tuning:
     losses: tuple[float, ...]
 
 
-def labels(sources: Sequence[Source], arms: Sequence[ArmSettings]) -> list[Labels]:
+def read_labels(runs: Sequence[SeedRun], arms: Sequence[ArmSettings]) -> list[ArmLabels]:
     """By arm and iteration. STaR is left out: it learns from gold."""
     found = []
     for arm in arms:
-        by_iteration: defaultdict[int, list[tuple[int, metrics.Labels]]] = defaultdict(list)
+        by_iteration: defaultdict[int, list[tuple[int, metrics.LabelHealth]]] = defaultdict(list)
         if arm.labels == "gold":
             continue
-        for source in sources:
-            for each in metrics.label_health(source.store, arm.name):
-                by_iteration[each.iteration].append((source.seed, each))
-        found += [_labels(arm.name, i, seeds) for i, seeds in sorted(by_iteration.items())]
+        for run in runs:
+            for each in metrics.read_label_health(run.store, arm.name):
+                by_iteration[each.iteration].append((run.seed, each))
+        found += [_pool_labels(arm.name, i, seeds) for i, seeds in sorted(by_iteration.items())]
     return found
 
 
-def flips(sources: Sequence[Source]) -> list[Flips]:
+def read_flips(runs: Sequence[SeedRun]) -> list[Flips]:
     """On the runs' own task; debates of two rounds and more."""
     together: defaultdict[tuple[str, int, str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
-    for source in sources:
-        for arm, iteration, split, decoding, *counts in source.store.rows(_FLIPS):
+    for run in runs:
+        for arm, iteration, split, decoding, *counts in run.store.rows(_FLIPS):
             total = together[arm, iteration, split, decoding]
             for place, count in enumerate(counts):
                 total[place] += int(count)
     return [Flips(*key, *counts) for key, counts in together.items()]
 
 
-def tunings(sources: Sequence[Source]) -> list[Tuning]:
+def read_tunings(runs: Sequence[SeedRun]) -> list[Tuning]:
     """Every job of every run."""
     found = []
-    for source in sources:
+    for run in runs:
         for (
             arm,
             iteration,
@@ -123,17 +132,17 @@ def tunings(sources: Sequence[Source]) -> list[Tuning]:
             note,
             shared,
             losses,
-        ) in source.store.rows(_JOBS):
+        ) in run.store.rows(_JOBS):
             found.append(
                 Tuning(
-                    source.name, source.seed, arm, iteration, agent, role, examples, status, note,
+                    run.name, run.seed, arm, iteration, agent, role, examples, status, note,
                     shared, tuple(losses),
                 )
             )  # fmt: skip
     return found
 
 
-def loss_curve(jobs: Sequence[Tuning], points: int = 24) -> list[tuple[float, float]]:
+def average_loss_curves(jobs: Sequence[Tuning], points: int = 24) -> list[tuple[float, float]]:
     """The mean loss of one iteration's jobs over the share 0..1 of each job that is done.
 
     Jobs have different numbers of steps; each is read off at the same shares, linearly between
@@ -144,7 +153,7 @@ def loss_curve(jobs: Sequence[Tuning], points: int = 24) -> list[tuple[float, fl
         return []
     most = max(map(len, curves))
     places = [0.0] if most == 1 else [i / (min(points, most) - 1) for i in range(min(points, most))]
-    return [(place, fmean(_read_off(curve, place) for curve in curves)) for place in places]
+    return [(place, fmean(_interpolate(curve, place) for curve in curves)) for place in places]
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -152,14 +161,16 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return fmean(known) if known else None
 
 
-def _read_off(curve: Sequence[float], place: float) -> float:
+def _interpolate(curve: Sequence[float], place: float) -> float:
     at = place * (len(curve) - 1)
     left = min(int(at), len(curve) - 1)
     right = min(left + 1, len(curve) - 1)
     return curve[left] + (curve[right] - curve[left]) * (at - left)
 
 
-def _labels(arm: str, iteration: int, seeds: Sequence[tuple[int, metrics.Labels]]) -> Labels:
+def _pool_labels(
+    arm: str, iteration: int, seeds: Sequence[tuple[int, metrics.LabelHealth]]
+) -> ArmLabels:
     rates = [(seed, each.accuracy) for seed, each in seeds]
     known = [(seed, rate) for seed, rate in rates if rate is not None]
     accuracy = None
@@ -168,7 +179,7 @@ def _labels(arm: str, iteration: int, seeds: Sequence[tuple[int, metrics.Labels]
         share = sum(rate.value * rate.total for _, rate in known) / labelled
         each = labelled / len(known)
         accuracy = Rate(share, *wilson(share, each), round(each))
-    return Labels(
+    return ArmLabels(
         arm,
         iteration,
         max(each.questions for _, each in seeds),
@@ -180,3 +191,70 @@ def _labels(arm: str, iteration: int, seeds: Sequence[tuple[int, metrics.Labels]
         _mean(each.truncated for _, each in seeds),
         tuple((seed, rate.value) for seed, rate in known),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ArmStyles:
+    """The styles of one arm's first answers in its first and its last evaluated iteration."""
+
+    arm: str
+    decoding: Decoding
+    first: int
+    last: int
+    change: StyleChange
+
+    @property
+    def pairs(self) -> list[tuple[StyleUse, StyleUse]]:
+        return list(zip(self.change.before, self.change.after, strict=True))
+
+
+def read_style_changes(
+    group: SeedGroup, arms: Sequence[ArmSettings], accuracies: Accuracies
+) -> list[ArmStyles]:
+    """Of the arms that have changed; empty where the task knows no styles, or is not here."""
+    try:
+        task = tasks.load(group.first.task, dict(group.first.task_options))
+    except ValueError:
+        # A module or a file of the user's own; the run stands without it.
+        return []
+    if not _has_styles(group, task, accuracies):
+        return []
+    found = []
+    for arm in arms:
+        for decoding in accuracies.list_decodings():
+            evaluated = [
+                each.key.stage.iteration
+                for each in accuracies.list_iterations(arm.name, decoding, "single")
+            ]
+            if len(evaluated) > 1:
+                first, last = evaluated[0], evaluated[-1]
+                before = _sum_uses(group.runs, task, decoding, first, arm.name)
+                after = _sum_uses(group.runs, task, decoding, last, arm.name)
+                if (change := styles.change(before, after)) is not None:
+                    found.append(ArmStyles(arm.name, decoding, first, last, change))
+    return found
+
+
+def _has_styles(group: SeedGroup, task: Task, accuracies: Accuracies) -> bool:
+    """Whether the task tells a style in any of the main arm's first answers."""
+    main, run = group.main.name, group.first
+    return any(
+        styles.use(run.store, task, each.key.stage.decoding, each.key.stage.iteration, main)
+        for decoding in accuracies.list_decodings()[:1]
+        for each in accuracies.list_iterations(main, decoding, "single")[:1]
+    )
+
+
+def _sum_uses(
+    runs: Sequence[SeedRun], task: Task, decoding: Decoding, iteration: int, arm: str
+) -> Mapping[str, StyleUse]:
+    counts: dict[str, tuple[int, int]] = {}
+    for run in runs:
+        for style, use in styles.use(run.store, task, decoding, iteration, arm).items():
+            answers, right = counts.get(style, (0, 0))
+            counts[style] = (answers + use.answers, right + use.right)
+    total = sum(answers for answers, _ in counts.values())
+    return {
+        style: StyleUse(style, answers, right, answers / total)
+        for style, (answers, right) in sorted(counts.items())
+    }

@@ -31,7 +31,7 @@ from society.method.arms import is_tuned
 from society.method.experiment import Experiment, assemble, load_experiment
 from society.method.finetuning import count_tuned, find_validation_fault
 from society.runs.folder import RunFolder, as_started
-from society.terminal.output import Screen, plain
+from society.terminal.output import Screen, escape_invisible
 from store.errors import StoreError
 from store.ledger import Store
 
@@ -155,10 +155,10 @@ def show_findings(findings: Sequence[Finding], stream: TextIO) -> None:
     console = Screen(stream, soft_wrap=True)
     indent = " " * _WIDTH
     for found in findings:
-        text = plain(_format_finding(found)).replace("\n", f"\n{indent}")
+        text = escape_invisible(_format_finding(found)).replace("\n", f"\n{indent}")
         console.print(Text(f"{found.level:<{_WIDTH}}", _STYLES[found.level]) + Text(text))
         if found.remedy:
-            console.print(Text(f"{indent}→ {plain(found.remedy)}", "dim"))
+            console.print(Text(f"{indent}→ {escape_invisible(found.remedy)}", "dim"))
 
 
 def _format_finding(found: Finding) -> str:

@@ -74,7 +74,7 @@ def report(
                 opened.enter_context(Store.open(folder.database, read_only=True))
                 for folder in found
             ]
-            reports.write(stores, target, quote=paper)
+            reports.write_report(stores, target, quote=paper)
         say(str(target))
 
 

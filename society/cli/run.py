@@ -158,7 +158,7 @@ def _run_experiment(
     summary.show_summary(store, sys.stdout)
     if spending := str(read_spending(store)):
         say(spending.replace("so far", "in all"))
-    reports.write([store], folder.report)
+    reports.write_report([store], folder.report)
     say(f"report: {folder.report}")
 
 

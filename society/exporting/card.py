@@ -65,7 +65,7 @@ def write_card(store: Store, configs: list[DatasetConfig]) -> str:
     environment = Environment(
         trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, keep_trailing_newline=True
     )
-    environment.filters |= {"cell": _escape_cell, "code": markdown.code}
+    environment.filters |= {"cell": _escape_cell, "code": markdown.code_markdown}
     template = files("society.exporting").joinpath("card.md.jinja").read_text(encoding="utf-8")
     return environment.from_string(template).render(
         front_matter=_build_front_matter(run.name if run else "run", configs),
@@ -106,4 +106,4 @@ def _build_front_matter(name: str, configs: list[DatasetConfig]) -> str:
 
 def _escape_cell(value: object) -> str:
     """A value for a cell of a Markdown table."""
-    return "" if value is None else markdown.escape(str(value))
+    return "" if value is None else markdown.escape_markdown(str(value))

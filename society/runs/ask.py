@@ -22,7 +22,7 @@ from society.method.debating import build_debate_rules
 from society.method.finetuning import load_society
 from society.method.voting import Tally
 from society.runs.folder import RunFolder
-from society.terminal.output import Screen, one_line, plain
+from society.terminal.output import Screen, escape_invisible, one_line
 from store.errors import StoreLocked
 from store.ledger import Store
 from store.records import Row, StageKey, Turn
@@ -71,7 +71,7 @@ def show_debate(folder: RunFolder, store: Store, text: str, stream: TextIO) -> N
     console = Screen(stream)
     newest = find_newest_iteration(store, config)
     who = f"the society of iteration {newest}" if newest else "the untuned society"
-    title = f"{who} of run {one_line(folder.name)} debates: {plain(text)}"
+    title = f"{who} of run {one_line(folder.name)} debates: {escape_invisible(text)}"
     console.print(Text(title, style="bold"))
     tally = asyncio.run(debate_question(folder, config, store, text, partial(_print, console)))
     console.print(Rule(style="dim"))
@@ -82,7 +82,7 @@ def show_debate(folder: RunFolder, store: Store, text: str, stream: TextIO) -> N
     console.print(
         Text.assemble(
             ("consensus ", "bold"),
-            (plain(tally.answer), "bold green"),
+            (escape_invisible(tally.answer), "bold green"),
             f"  ({tally.votes} of {config.society.agents} agents{tie})",
         )
     )
@@ -92,9 +92,11 @@ def _print(console: Screen, turn: Turn) -> None:
     what = "summary for agent" if turn.kind == "summary" else "agent"
     title = f"round {turn.round} · {what} {turn.agent} · {turn.model_id}"
     console.print(Rule(Text(one_line(title)), align="left", style="dim"))
-    console.print(Text(plain(turn.response), style="dim" if turn.kind == "summary" else ""))
+    console.print(
+        Text(escape_invisible(turn.response), style="dim" if turn.kind == "summary" else "")
+    )
     if turn.error is not None:
-        console.print(Text(f"(no response: {plain(turn.error)})", style="red"))
+        console.print(Text(f"(no response: {escape_invisible(turn.error)})", style="red"))
 
 
 async def debate_question(

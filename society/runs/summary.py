@@ -10,20 +10,20 @@ from rich.table import Table
 from rich.text import Text
 
 from evals.agreement import Agreement, agreements
-from evals.comparison import compare_all, last_iteration
+from evals.comparison import compare_all, find_last_iteration
 from evals.intervals import PairedDifference, Rate
-from evals.intervals import points as in_points
+from evals.intervals import format_points as in_points
 from evals.metrics import (
     MEASURES,
     Decoding,
-    Labels,
+    LabelHealth,
     Measure,
-    Row,
-    apart,
-    comparison,
-    extra_tasks,
-    label_health,
-    table,
+    SocietyAccuracy,
+    compare_iterations,
+    list_extra_tasks,
+    read_label_health,
+    read_society_accuracies,
+    title_task,
 )
 from evals.stored_run import find_main_arm, list_evaluated_arms
 from evals.tuning import Tuned, tuned
@@ -56,8 +56,8 @@ def show_summary(store: Store, stream: TextIO) -> None:
     if others:
         console.draw(tabulate_arms(store, [arm, *others]))
         _say(console, list_differences(store, arm, others))
-    for task in extra_tasks(store):
-        _show_evaluation(console, store, arm, task, f": {apart(one_line(task))}")
+    for task in list_extra_tasks(store):
+        _show_evaluation(console, store, arm, task, f": {title_task(one_line(task))}")
     _show_learning(console, store, arm)
 
 
@@ -67,7 +67,7 @@ def _show_evaluation(console: Screen, store: Store, arm: str, task: str | None, 
         if task is None:
             _say(console, ["no evaluation debate is complete yet"])
         return
-    rows = table(store, arm, task)
+    rows = read_society_accuracies(store, arm, task)
     _say(console, describe_gold(voting))
     if rows:
         found = {(each.iteration, each.decoding): each for each in voting}
@@ -79,7 +79,7 @@ def _show_evaluation(console: Screen, store: Store, arm: str, task: str | None, 
 
 
 def _show_learning(console: Screen, store: Store, arm: str) -> None:
-    if labels := label_health(store, arm):
+    if labels := read_label_health(store, arm):
         console.draw(tabulate_labels(labels))
     if models := tuned(store, arm):
         console.draw(tabulate_tuning(models))
@@ -121,7 +121,11 @@ def tabulate_arms(store: Store, arms: Sequence[str]) -> Table:
     for arm in arms:
         voting = agreements(store, arm)
         last = voting[-1].iteration if voting else 0
-        rates = {row.decoding: row for row in table(store, arm) if row.iteration == last}
+        rates = {
+            row.decoding: row
+            for row in read_society_accuracies(store, arm)
+            if row.iteration == last
+        }
         greedy, sampled = rates.get("greedy"), rates.get("sampled")
         shares = {each.decoding: each for each in voting if each.iteration == last}
         shown = shares.get("sampled") or shares.get("greedy")
@@ -139,7 +143,7 @@ def tabulate_arms(store: Store, arms: Sequence[str]) -> Table:
 def list_differences(store: Store, arm: str, others: Sequence[str]) -> list[str]:
     """One line per other arm: the main arm's vote minus its, both after their last iteration."""
     decoding: Decoding = "sampled"
-    iterations = {other: last_iteration([store], other, decoding) for other in (arm, *others)}
+    iterations = {other: find_last_iteration([store], other, decoding) for other in (arm, *others)}
     last = iterations.pop(arm)
     if last is None:
         return []
@@ -153,7 +157,7 @@ def list_differences(store: Store, arm: str, others: Sequence[str]) -> list[str]
 
 
 def tabulate_accuracy(
-    rows: Iterable[Row], voting: Mapping[tuple[int, Decoding], Agreement], title: str
+    rows: Iterable[SocietyAccuracy], voting: Mapping[tuple[int, Decoding], Agreement], title: str
 ) -> Table:
     """One line per society and decoding; accuracy in % with its 95 % interval, and beside it the
     shares of tied votes and of answers that could not be read or were cut."""
@@ -198,7 +202,7 @@ def tabulate_agreement(voting: Iterable[Agreement], title: str, *, readings: boo
     return drawn
 
 
-def tabulate_labels(labels: Sequence[Labels]) -> Table:
+def tabulate_labels(labels: Sequence[LabelHealth]) -> Table:
     """One line per iteration: the labels that the society has made for itself."""
     gold = any(each.accuracy for each in labels)
     drawn = _make_table(
@@ -249,7 +253,9 @@ def format_share(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f}"
 
 
-def list_changes(store: Store, rows: Sequence[Row], arm: str, task: str | None = None) -> list[str]:
+def list_changes(
+    store: Store, rows: Sequence[SocietyAccuracy], arm: str, task: str | None = None
+) -> list[str]:
     """One line per measure and decoding: last iteration minus the untuned society, paired."""
     first, last = rows[0].iteration, rows[-1].iteration
     if first == last:
@@ -258,7 +264,7 @@ def list_changes(store: Store, rows: Sequence[Row], arm: str, task: str | None =
     lines = [f"From iteration {first} to {last}, on the same questions:"]
     for measure in MEASURES:
         for decoding in decodings:
-            change = comparison(store, measure, decoding, first, last, arm, task)
+            change = compare_iterations(store, measure, decoding, first, last, arm, task)
             if change is not None:
                 lines.append(f"  {NAMES[measure]}, {decoding}: {format_points(change)}")
     return lines

@@ -100,7 +100,7 @@ def report_sweep(sweep: Sweep, stream: TextIO) -> None:
     with ExitStack() as opened:
         stores = [store for store in _open_readable(known.folders(runs), opened) if store.run()]
         if stores:
-            reports.write(stores, sweep.folder.report)
+            reports.write_report(stores, sweep.folder.report)
             write_line(stream, f"report: {sweep.folder.report}")
 
 

@@ -15,7 +15,14 @@ from rich.table import Table
 from rich.text import Text
 
 from evals.agreement import agreements
-from evals.metrics import MEASURES, Decoding, Measure, apart, extra_tasks, table
+from evals.metrics import (
+    MEASURES,
+    Decoding,
+    Measure,
+    list_extra_tasks,
+    read_society_accuracies,
+    title_task,
+)
 from evals.stored_run import list_evaluated_arms
 from society.runs import folder as folders
 from society.runs.folder import RunFolder
@@ -93,7 +100,7 @@ def show_results(record: SweepRecord, runs: Path, stream: TextIO) -> None:
         return
     for task in dict.fromkeys(row.task for row in rows):
         of_task = [row for row in rows if row.task == task]
-        about = "Held-out questions" if task is None else one_line(apart(task))
+        about = "Held-out questions" if task is None else one_line(title_task(task))
         over = "in %, mean over seeds, least to most"
         if judged := [row for row in of_task if "consensus" in row.shares]:
             console.draw(_draw_table(judged, MEASURES, f"{about}: accuracy {over}"))
@@ -107,7 +114,7 @@ def _read_run(
     store: Store,
 ) -> Iterator[tuple[tuple[str | None, str, Decoding], dict[int, dict[Share, float]]]]:
     for arm in list_evaluated_arms(store):
-        for task in (None, *extra_tasks(store)):
+        for task in (None, *list_extra_tasks(store)):
             by_decoding: defaultdict[Decoding, dict[int, dict[Share, float]]] = defaultdict(dict)
             for voting in agreements(store, arm, task):
                 shares: dict[Share, float] = {
@@ -118,7 +125,7 @@ def _read_run(
                 if voting.last is not None:
                     shares["agree"] = voting.last
                 by_decoding[voting.decoding][voting.iteration] = shares
-            for row in table(store, arm, task):
+            for row in read_society_accuracies(store, arm, task):
                 for measure in MEASURES:
                     by_decoding[row.decoding][row.iteration][measure] = row.rate(measure).value
             for decoding, found in by_decoding.items():

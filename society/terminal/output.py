@@ -1,7 +1,7 @@
 """Output to a terminal: all text passes through here, and none of it is interpreted.
 
 Much of what is shown comes from models, servers and imported files. Hidden characters and escape
-sequences are named (`evals.visible`); Rich's markup and emoji codes stay the text they are.
+sequences are named (`evals.invisible`); Rich's markup and emoji codes stay the text they are.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from evals.visible import one_line, plain
+from evals.invisible import escape_invisible, one_line
 
 _WIDEST = 1000
-__all__ = ["Screen", "one_line", "plain", "say", "tell", "write_line"]
+__all__ = ["Screen", "escape_invisible", "one_line", "say", "tell", "write_line"]
 
 
 class Screen(Console):
@@ -32,7 +32,7 @@ class Screen(Console):
     def render_str(self, text: str, **options: Any) -> Text:
         """Text for a cell or a line; hidden characters are named before the width is measured."""
         options |= {"markup": False, "emoji": False}
-        return super().render_str(plain(text), **options)
+        return super().render_str(escape_invisible(text), **options)
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
@@ -42,7 +42,7 @@ class Screen(Console):
             if segment.control:
                 yield segment
             else:
-                yield Segment(plain(segment.text), segment.style)
+                yield Segment(escape_invisible(segment.text), segment.style)
 
     def draw(self, table: Table) -> None:
         """Print a whole table; the terminal wraps one that is too wide, and nothing is cut."""
@@ -67,5 +67,5 @@ def tell(text: str) -> None:
 
 def write_line(stream: TextIO, text: str) -> None:
     """Print lines of text on a stream, at once."""
-    stream.write(f"{plain(text)}\n")
+    stream.write(f"{escape_invisible(text)}\n")
     stream.flush()

@@ -19,7 +19,7 @@ from society.method.progress import (
     StageFinished,
     StageStarted,
 )
-from society.terminal.output import Screen, one_line, plain, write_line
+from society.terminal.output import Screen, escape_invisible, one_line, write_line
 
 Clock = Callable[[], float]
 
@@ -146,14 +146,14 @@ class ProgressDisplay:
         elif isinstance(event, StageAdvanced):
             self._pace.advance(event, self._clock())
             self._progress.update(
-                self._bar, completed=event.done, numbers=plain(self._pace.numbers)
+                self._bar, completed=event.done, numbers=escape_invisible(self._pace.numbers)
             )
         else:
             self._print(format_ending(self._pace.stage, event, self._iterations), "green")
             self._clear()
 
     def _print(self, line: str, style: str) -> None:
-        self._progress.console.print(Text(plain(line), style=style))
+        self._progress.console.print(Text(escape_invisible(line), style=style))
 
     def _clear(self) -> None:
         if self._bar is not None:

@@ -14,8 +14,8 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from evals.visible import HIDDEN
-from society.terminal.output import Screen, plain
+from evals.invisible import HIDDEN
+from society.terminal.output import Screen, escape_invisible
 from society.terminal.streams import is_unicode
 from store import output_files
 
@@ -51,7 +51,7 @@ def _write_csv(columns: Sequence[str], rows: Sequence[Sequence[object]], stream:
         if value is None or isinstance(value, (bool, int, float)):
             return value
         text = output_files.escape_formula(str(value))
-        return plain(str(text)) if shown else text
+        return escape_invisible(str(text)) if shown else text
 
     out = csv.writer(stream, lineterminator="\n")
     out.writerow([cell(column) for column in columns])
@@ -106,7 +106,7 @@ def _write_table(columns: Sequence[str], rows: Sequence[Sequence[object]], strea
     least = _MARGIN
     for number, column in enumerate(columns):
         numeric = any(isinstance(row[number], (int, float, Decimal)) for row in rows)
-        header = plain(column)
+        header = escape_invisible(column)
         if numeric and narrow:
             header = header.replace(" ", "\n")
         table.add_column(
@@ -142,4 +142,4 @@ def _format_cell(value: object) -> str:
         return f"{value:.6g}"
     if isinstance(value, Decimal):
         return f"{value:f}"
-    return plain(str(value))
+    return escape_invisible(str(value))

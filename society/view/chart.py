@@ -10,7 +10,7 @@ from math import ceil, floor, log10
 from markupsafe import Markup
 
 from evals.intervals import Rate
-from evals.visible import one_line
+from evals.invisible import one_line
 from society.view.lineage import Point
 
 LINES = 6

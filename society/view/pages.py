@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from evals.intervals import Rate
-from evals.visible import plain
+from evals.invisible import escape_invisible
 from society.terminal.progress_display import format_duration
 from society.view import chart
 from society.view.debates import DebateKey
@@ -42,7 +42,7 @@ def _environment() -> Environment:
         autoescape=True,
         undefined=StrictUndefined,
         # What is no markup yet may stand in an attribute or a title, which take text only.
-        finalize=lambda value: plain(value) if type(value) is str else value,
+        finalize=lambda value: escape_invisible(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -1,4 +1,4 @@
-"""Text from models on a page: what `evals.visible` names is shown as a mark."""
+"""Text from models on a page: what `evals.invisible` names is shown as a mark."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from evals.visible import HIDDEN, named
+from evals.invisible import HIDDEN, name_hidden
 
 FOLD_AT = 2_400
 SHOWN_AT_MOST = 60_000
@@ -48,7 +48,7 @@ def fold(text: str) -> Fold:
 
 
 def _mark(hidden: str) -> Markup:
-    shown, name = named(hidden)
+    shown, name = name_hidden(hidden)
     return Markup('<span class="hidden-character" title="U+{:04X} {}">{}</span>').format(
         ord(hidden[0]), name, shown
     )

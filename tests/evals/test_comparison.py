@@ -6,13 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from evals.comparison import (
-    compare,
-    compare_all,
-    corrected,
-    holm,
-    last_iteration,
-)
+from evals.comparison import adjust_p_values, apply_holm, compare, compare_all, find_last_iteration
 from evals.intervals import paired_right
 from store.records import Question, Run, Turn, Verdict, Vote
 
@@ -102,7 +96,7 @@ def test_a_share_of_agents_has_no_mcnemar(store_of) -> None:
     assert found.pooled.p_value is None
     assert found.p_value < 1e-4
     assert found.significant
-    [alone] = corrected([found])
+    [alone] = apply_holm([found])
     assert alone.p_holm == found.p_value
 
 
@@ -121,14 +115,14 @@ def test_many_arms_are_corrected_together(store_of) -> None:
         [store], "ours", {**dict.fromkeys(arms, 1), "gone": 1}, "consensus", "greedy", 1
     )
     assert [each.b.stage.arm for each in found] == list(arms)
-    assert [each.p_holm for each in found] == holm([each.p_value for each in found])
+    assert [each.p_holm for each in found] == adjust_p_values([each.p_value for each in found])
     assert [each.p_value for each in found] == [each.pooled.p_value for each in found]
     assert all(each.p_holm >= each.p_value for each in found if each.p_holm is not None)
 
 
 @given(st.lists(st.floats(0, 1), max_size=8))
 def test_holm_rejects_what_the_step_down_procedure_rejects(p_values: list[float]) -> None:
-    adjusted = holm(p_values)
+    adjusted = adjust_p_values(p_values)
     for level in (0.01, 0.05, 0.3):
         rejected = set()
         for step, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
@@ -139,13 +133,13 @@ def test_holm_rejects_what_the_step_down_procedure_rejects(p_values: list[float]
 
 
 def test_holms_correction_of_known_values() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert adjust_p_values([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
 
 def test_the_last_iteration_that_all_runs_have(store_of) -> None:
     long = store_of([*run_of(0, {"a": marks(1, 0.5)}, 1), *list(run_of(0, {"a": marks(1, 1)}, 2))])
     short = store_of(run_of(1, {"a": marks(1, 0.5)}, 1))
     other = store_of(run_of(2, {"b": marks(1, 0.5)}, 0))
-    assert last_iteration([long], "a", "greedy") == 2
-    assert last_iteration([long, short, other], "a", "greedy") == 1
-    assert last_iteration([other], "a", "greedy") is None
+    assert find_last_iteration([long], "a", "greedy") == 2
+    assert find_last_iteration([long, short, other], "a", "greedy") == 1
+    assert find_last_iteration([other], "a", "greedy") is None

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from evals.intervals import (
+    format_points,
     mcnemar,
     paired_p_value,
     paired_right,
     paired_shares,
-    points,
     rate,
     t95,
     unpaired_p_value,
@@ -134,7 +134,7 @@ def test_answers_count_at_most_once_each() -> None:
     [(-0.0004, "+0.0"), (-0.0, "+0.0"), (0.0004, "+0.0"), (-0.0006, "-0.1"), (0.0456, "+4.6")],
 )
 def test_points_have_no_minus_where_they_round_to_zero(share, told) -> None:
-    assert points(share) == told
+    assert format_points(share) == told
 
 
 @pytest.mark.parametrize("freedom", [*range(1, 32), 60, 200])

@@ -40,13 +40,13 @@ def votes(recorded, iteration, decoding, round_, split="eval"):
 
 
 def test_table_has_a_row_per_society_and_decoding(store) -> None:
-    assert [(row.iteration, row.decoding) for row in metrics.table(store)] == [
+    assert [(row.iteration, row.decoding) for row in metrics.read_society_accuracies(store)] == [
         (i, decoding) for i in range(3) for decoding in ("sampled", "greedy")
     ]
 
 
 def test_table_agrees_with_counting_by_hand(store, recorded) -> None:
-    for row in metrics.table(store):
+    for row in metrics.read_society_accuracies(store):
         at = (recorded, row.iteration, row.decoding)
         single = answers(*at, 1)
         assert row.single.value == pytest.approx(sum(single.values()) / len(single))
@@ -61,7 +61,7 @@ def test_table_agrees_with_counting_by_hand(store, recorded) -> None:
 
 
 def test_labels_agree_with_counting_by_hand(store, recorded) -> None:
-    found = metrics.label_health(store)
+    found = metrics.read_label_health(store)
     assert [labels.iteration for labels in found] == [1, 2]
     for labels in found:
         cast = votes(recorded, labels.iteration, "sampled", 2, split="train")
@@ -78,13 +78,13 @@ def test_labels_agree_with_counting_by_hand(store, recorded) -> None:
 
 @pytest.mark.parametrize("decoding", metrics.DECODINGS)
 def test_comparison_pairs_by_question(store, recorded, decoding) -> None:
-    change = metrics.comparison(store, "consensus", decoding, 0, 2)
+    change = metrics.compare_iterations(store, "consensus", decoding, 0, 2)
     before = {v.question_id: v.correct for v in votes(recorded, 0, decoding, 2)}
     after = {v.question_id: v.correct for v in votes(recorded, 2, decoding, 2)}
     assert change is not None
     assert change.gained == sum(after[q] and not before[q] for q in before)
     assert change.lost == sum(before[q] and not after[q] for q in before)
-    single = metrics.comparison(store, "single", decoding, 0, 2)
+    single = metrics.compare_iterations(store, "single", decoding, 0, 2)
     first, last = answers(recorded, 0, decoding, 1), answers(recorded, 2, decoding, 1)
     assert single is not None
     assert single.difference == pytest.approx(sum(last[q] - first[q] for q in first) / len(first))
@@ -98,16 +98,16 @@ def test_only_questions_that_both_have_answered_are_compared(store_of, recorded)
         for row in recorded
         if not (isinstance(row, Vote) and row.iteration == 2 and row.question_id in dropped)
     )
-    change = metrics.comparison(partly, "majority", "greedy", 0, 2)
+    change = metrics.compare_iterations(partly, "majority", "greedy", 0, 2)
     assert change is not None
     assert change.total == 10
-    assert metrics.comparison(partly, "majority", "greedy", 0, 7) is None
+    assert metrics.compare_iterations(partly, "majority", "greedy", 0, 7) is None
 
 
 def test_a_store_without_debates_has_an_empty_table(store_of) -> None:
     empty = store_of([Run("empty", "{}", "0" * 64, 0, "{}")])
-    assert metrics.table(empty) == []
-    assert metrics.label_health(empty) == []
+    assert metrics.read_society_accuracies(empty) == []
+    assert metrics.read_label_health(empty) == []
 
 
 def test_unknown_gold_counts_nowhere(store_of, recorded) -> None:
@@ -119,5 +119,5 @@ def test_unknown_gold_counts_nowhere(store_of, recorded) -> None:
         else row
         for row in recorded
     )
-    assert metrics.table(unknown) == []
-    assert [labels.accuracy for labels in metrics.label_health(unknown)] == [None, None]
+    assert metrics.read_society_accuracies(unknown) == []
+    assert [labels.accuracy for labels in metrics.read_label_health(unknown)] == [None, None]

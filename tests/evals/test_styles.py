@@ -51,7 +51,11 @@ def test_styles_of_a_run_cover_every_first_answer(store_of) -> None:
     assert set(found) <= {*STYLES, OTHER}
     assert sum(use.answers for use in found.values()) == 3 * 20
     assert sum(use.share for use in found.values()) == pytest.approx(1)
-    [row] = [r for r in metrics.table(store) if (r.iteration, r.decoding) == (0, "greedy")]
+    [row] = [
+        r
+        for r in metrics.read_society_accuracies(store)
+        if (r.iteration, r.decoding) == (0, "greedy")
+    ]
     assert sum(use.right for use in found.values()) / 60 == pytest.approx(row.single.value)
 
 

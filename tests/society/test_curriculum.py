@@ -214,16 +214,16 @@ def test_a_run_climbs_and_every_society_takes_every_exam(climbing, tmp_path):
             for task in ("arithmetic", "arithmetic@1", "arithmetic@2")
             for k in (0, 1, 2)
         ]
-        assert [row.consensus.total for row in metrics.table(store)] == [EVAL] * 6
-        assert metrics.extra_tasks(store) == ["arithmetic@1", "arithmetic@2"]
+        assert [row.consensus.total for row in metrics.read_society_accuracies(store)] == [EVAL] * 6
+        assert metrics.list_extra_tasks(store) == ["arithmetic@1", "arithmetic@2"]
         assert store.rows(
             "SELECT iteration, count(DISTINCT question_id), bool_and(starts_with(question_id, "
             "'arithmetic@' || iteration || ':')) FROM dataset_examples JOIN datasets "
             "USING (dataset_id) GROUP BY iteration ORDER BY iteration"
         ) == [(1, TRAIN, True), (2, TRAIN, True)]
         summary.show_summary(store, table)
-        report.write([store], folder.report)
-    assert "Curriculum, rung 2: arithmetic@2" in table.getvalue()
+        report.write_report([store], folder.report)
+    assert "Curriculum, stage 2: arithmetic@2" in table.getvalue()
     assert "arithmetic@2" in folder.report.read_text(encoding="utf-8")
 
 

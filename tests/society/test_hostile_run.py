@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from evals.visible import HIDDEN
+from evals.invisible import HIDDEN
 from society import cli
 from store.ledger import Store
 from store.records import Dataset, Job

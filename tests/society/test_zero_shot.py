@@ -75,12 +75,12 @@ def test_every_society_answers_the_other_task_and_never_trains_on_it(ran):
 
 def test_the_runs_own_accuracy_leaves_the_other_task_out(ran):
     with Store.open(ran.database, read_only=True) as store:
-        assert metrics.extra_tasks(store) == ["harder"]
-        assert [row.consensus.total for row in metrics.table(store)] == [3.0] * 6
-        unseen = metrics.table(store, task="harder")
+        assert metrics.list_extra_tasks(store) == ["harder"]
+        assert [row.consensus.total for row in metrics.read_society_accuracies(store)] == [3.0] * 6
+        unseen = metrics.read_society_accuracies(store, task="harder")
         assert [(row.consensus.value, row.consensus.total) for row in unseen] == [(0.8, 5.0)] * 6
         assert all(row.labels is None for row in unseen)
-        change = metrics.comparison(store, "consensus", "greedy", 0, 2, task="harder")
+        change = metrics.compare_iterations(store, "consensus", "greedy", 0, 2, task="harder")
         assert (change.total, change.difference) == (5, 0.0)
 
 
@@ -101,7 +101,7 @@ def test_stages_status_summary_and_report_name_the_task(tmp_path, transfer):
     with Store.open(folder.database, read_only=True) as store:
         table = io.StringIO()
         summary.show_summary(store, table)
-        report.write([store], folder.report)
+        report.write_report([store], folder.report)
     assert "Zero-shot: harder" in table.getvalue()
     page = folder.report.read_text(encoding="utf-8")
     assert page.startswith("<!doctype html>")

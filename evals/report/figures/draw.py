@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from evals.arm_kinds import Look
-from evals.report.figures import axes as drawing_on
-from evals.report.figures.looks import GRID, INK, SOFT
-from evals.report.figures.specification import Figure, Panel
-from evals.visible import one_line
+from evals.invisible import one_line
+from evals.report.figures.figure import (
+    GRID,
+    INK,
+    PAPER,
+    SOFT,
+    ArmLine,
+    DataPoint,
+    Figure,
+    Panel,
+    light_color,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,91 +69,91 @@ _METADATA: dict[str, dict[str, Any]] = {
 }
 
 
-def panel_svg(panel: Panel, looks: Looks) -> str:
+def draw_panel(panel: Panel, looks: Looks) -> str:
     """One panel without a legend, as SVG."""
     width, height = _PANEL_INCHES
-    with _styled():
-        drawing = _drawing(width, _height(panel, height))
-        _draw(drawing.add_subplot(), panel, looks)
-        return _bytes(drawing, "svg").decode()
+    with _use_style():
+        drawing = _new_drawing(width, _height(panel, height))
+        _draw_axes(drawing.add_subplot(), panel, looks)
+        return _save(drawing, "svg").decode()
 
 
-def swatch_svg(look: Look) -> str:
-    """What stands for an arm in a page's legend."""
-    with _styled():
-        drawing = _drawing(0.5, 0.17, layout=None)
+def draw_swatch(look: Look) -> str:
+    """An arm's mark in a page's legend."""
+    with _use_style():
+        drawing = _new_drawing(0.5, 0.17, layout=None)
         axes = drawing.add_axes((0.0, 0.0, 1.0, 1.0))
         axes.set_axis_off()
-        axes.plot([0, 1, 2], [0, 0, 0], markevery=[1], **drawing_on.stroke(look))
+        axes.plot([0, 1, 2], [0, 0, 0], markevery=[1], **style_line(look))
         axes.set(xlim=(-0.1, 2.1), ylim=(-1, 1))
-        return _bytes(drawing, "svg").decode()
+        return _save(drawing, "svg").decode()
 
 
-def files(figure: Figure, looks: Looks) -> dict[str, bytes]:
+def draw_files(figure: Figure, looks: Looks) -> dict[str, bytes]:
     """The whole figure with its legend, by kind of file: svg, pdf, png (on white, 200 dpi)."""
-    with _styled():
-        drawing = _whole(figure, looks)
+    with _use_style():
+        drawing = _draw_figure(figure, looks)
         return {
-            kind: _bytes(drawing, kind, facecolor="white" if kind == "png" else "none", dpi=200)
+            kind: _save(drawing, kind, facecolor="white" if kind == "png" else "none", dpi=200)
             for kind in ("svg", "pdf", "png")
         }
 
 
 @contextmanager
-def _styled() -> Iterator[None]:
+def _use_style() -> Iterator[None]:
     from matplotlib import style
 
-    # On a new machine it tells that it looks through the fonts, which is nobody's business here.
+    # On a new machine matplotlib logs that it searches the fonts; users need not know.
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
-    # The user's own settings would make equal facts give unequal files.
+    # Without this the user's own settings would make equal facts give unequal files.
     with style.context(["default", _STYLE]):
         yield
 
 
-def _drawing(width: float, height: float, layout: str | None = "constrained") -> Drawing:
+def _new_drawing(width: float, height: float, layout: str | None = "constrained") -> Drawing:
     from matplotlib.figure import Figure as Drawing
 
     return Drawing(figsize=(width, height), layout=layout)  # type: ignore[arg-type]
 
 
-def _bytes(drawing: Drawing, kind: str, **options: Any) -> bytes:
+def _save(drawing: Drawing, kind: str, **options: Any) -> bytes:
     file = io.BytesIO()
     drawing.savefig(file, format=kind, metadata=_METADATA[kind], **options)
     return file.getvalue()
 
 
-def _whole(figure: Figure, looks: Looks) -> Drawing:
+def _draw_figure(figure: Figure, looks: Looks) -> Drawing:
     columns = min(2, len(figure.panels))
     rows = ceil(len(figure.panels) / columns)
     height = max(_height(panel, 2.7) for panel in figure.panels)
     legend_rows = 0 if figure.panels[0].kind == "differences" else ceil(len(figure.arms) / 3)
-    drawing = _drawing(3.7 * columns, height * rows + 0.2 * legend_rows)
+    drawing = _new_drawing(3.7 * columns, height * rows + 0.2 * legend_rows)
     for place, panel in enumerate(figure.panels, start=1):
-        _draw(drawing.add_subplot(rows, columns, place), panel, looks)
+        _draw_axes(drawing.add_subplot(rows, columns, place), panel, looks)
     if legend_rows:
-        handles = [_handle(arm, looks[arm]) for arm in figure.arms]
+        handles = [_legend_handle(arm, looks[arm]) for arm in figure.arms]
         drawing.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)))
     return drawing
 
 
-def _handle(arm: str, look: Look) -> Any:
+def _legend_handle(arm: str, look: Look) -> Any:
     from matplotlib.lines import Line2D
 
-    return Line2D([], [], label=one_line(arm), **drawing_on.stroke(look))
+    return Line2D([], [], label=one_line(arm), **style_line(look))
 
 
 def _height(panel: Panel, usual: float) -> float:
     return max(1.3, 0.9 + 0.26 * len(panel.lines)) if panel.kind == "differences" else usual
 
 
-def _draw(axes: Axes, panel: Panel, looks: Looks) -> None:
+def _draw_axes(axes: Axes, panel: Panel, looks: Looks) -> None:
     kinds: dict[str, Callable[[Axes, Panel, Looks], None]] = {
-        "iterations": drawing_on.iterations,
-        "against": drawing_on.against,
-        "progress": drawing_on.progress,
-        "differences": drawing_on.differences,
+        "iterations": draw_iterations,
+        "against": draw_paths,
+        "progress": draw_curves,
+        "differences": draw_differences,
     }
-    # A panel is about `_TITLE` characters wide; a longer title is set smaller, not cut.
+    # A panel has room for about `_TITLE` characters; a longer title is set smaller, not cut.
     heading = axes.set_title(one_line(panel.title))
     heading.set_fontsize(float(heading.get_fontsize()) * min(1.0, _TITLE / len(panel.title or " ")))
     axes.set_xlabel(one_line(panel.x_label))
@@ -154,16 +162,125 @@ def _draw(axes: Axes, panel: Panel, looks: Looks) -> None:
     if panel.limits is not None and panel.kind != "differences":
         axes.set_ylim(*panel.limits)
     if panel.percent:
-        _in_percent(axes, panel)
+        _write_percent(axes, panel)
     axes.tick_params(length=0)
 
 
-def _in_percent(axes: Axes, panel: Panel) -> None:
+def _write_percent(axes: Axes, panel: Panel) -> None:
     from matplotlib.ticker import FuncFormatter
 
     along, sign = (axes.xaxis, "+") if panel.kind == "differences" else (axes.yaxis, "")
 
-    def shown(value: float, _: object) -> str:
+    def write(value: float, _: object) -> str:
         return f"{100 * value:{sign}.3g}".replace("-", "−").replace("+0", "0")
 
-    along.set_major_formatter(FuncFormatter(shown))
+    along.set_major_formatter(FuncFormatter(write))
+
+
+def draw_iterations(axes: Axes, panel: Panel, looks: Looks) -> None:
+    """Lines over iterations, shifted a little so that their intervals do not cover each other."""
+    places = sorted({point.x for line in panel.lines for point in line.points}) or [0.0]
+    left, right = places[0] - 0.4, places[-1] + 0.4
+    for level in panel.levels:
+        _draw_level(axes, level, looks[level.arm], left, right)
+    step = min(0.07, 0.6 / max(1, len(panel.lines)))
+    for number, line in enumerate(panel.lines):
+        _draw_line(axes, line, looks[line.arm], (number - (len(panel.lines) - 1) / 2) * step)
+    axes.set_xlim(left, right)
+    axes.set_xticks(places, ["untuned" if x == 0 else f"{x:.0f}" for x in places])
+    axes.grid(visible=False, axis="x")
+
+
+def draw_paths(axes: Axes, panel: Panel, looks: Looks) -> None:
+    """Every arm's path through the plane, iteration by iteration; single seeds are faint."""
+    for line in (*panel.levels, *panel.lines):
+        full = style_line(looks[line.arm])
+        faint = full | {"linestyle": "none", "markersize": 3, "alpha": 0.45}
+        small = full | {"linewidth": 1.2, "markersize": 3.5}
+        axes.plot([p.x for p in line.faint], [p.y for p in line.faint], **faint)
+        axes.plot([p.x for p in line.points], [p.y for p in line.points], **small)
+        axes.plot([p.x for p in line.points[-1:]], [p.y for p in line.points[-1:]], **full)
+
+
+def draw_curves(axes: Axes, panel: Panel, looks: Looks) -> None:
+    """Curves that begin anew with every iteration: x runs from k to k + 1 in iteration k + 1."""
+    for line in panel.lines:
+        look = looks[line.arm]
+        thin = style_line(look) | {"linewidth": 0.8 * look.width, "markersize": 3.5}
+        for part in _split_iterations(line.points):
+            axes.plot([p.x for p in part], [p.y for p in part], markevery=[len(part) - 1], **thin)
+    last = ceil(max((point.x for line in panel.lines for point in line.points), default=1))
+    axes.set_xticks([i + 0.5 for i in range(last)], [str(i + 1) for i in range(last)])
+    for i in range(1, last):
+        axes.axvline(i, color=GRID, linewidth=0.7)
+    axes.grid(visible=False, axis="x")
+    axes.set_ylim(bottom=0)
+
+
+def draw_differences(axes: Axes, panel: Panel, looks: Looks) -> None:
+    """One row for each arm: the difference, its interval, and every seed's as a thin mark."""
+    axes.axvline(0, color=SOFT, linewidth=0.9)
+    rows = list(range(len(panel.lines)))
+    for row, line in zip(rows, panel.lines, strict=True):
+        (point,), look = line.points, looks[line.arm]
+        if point.low is not None and point.high is not None:
+            axes.plot([point.low, point.high], [row, row], color=light_color(look), linewidth=1.6)
+        axes.plot(
+            point.seeds, [row + 0.28] * len(point.seeds), linestyle="none", marker="|",
+            markersize=4, color=light_color(look), alpha=0.8,
+        )  # fmt: skip
+        axes.plot([point.x], [row], **style_line(look) | {"markersize": 6})
+    axes.set_yticks(rows, [one_line(line.label) for line in panel.lines])
+    axes.set_ylim(len(panel.lines) - 0.5, -0.5)
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", labelcolor=INK)
+
+
+def style_line(look: Look) -> dict[str, Any]:
+    """A look as arguments of matplotlib."""
+    return {
+        "color": light_color(look),
+        "linewidth": look.width,
+        "linestyle": (0, look.dash) if look.dash else "solid",
+        "marker": look.marker,
+        "markersize": 7 if look.marker == "*" else 5,
+        "markerfacecolor": light_color(look) if look.filled else PAPER,
+        "markeredgecolor": light_color(look),
+        "markeredgewidth": 1.1,
+    }
+
+
+def _draw_level(axes: Axes, level: ArmLine, look: Look, left: float, right: float) -> None:
+    (point,) = level.points
+    axes.plot(
+        [left, right], [point.y, point.y], markevery=[1], clip_on=False,
+        **style_line(look) | {"linewidth": 1.1},
+    )  # fmt: skip
+    if point.low is not None and point.high is not None:
+        axes.axhspan(point.low, point.high, color=light_color(look), alpha=0.08, linewidth=0)
+    _draw_seeds(axes, right - 0.08, point.seeds, look)
+
+
+def _draw_line(axes: Axes, line: ArmLine, look: Look, shift: float) -> None:
+    at = [point.x + shift for point in line.points]
+    axes.plot(at, [point.y for point in line.points], **style_line(look))
+    for x, point in zip(at, line.points, strict=True):
+        if point.low is not None and point.high is not None:
+            axes.plot(
+                [x, x], [point.low, point.high], color=light_color(look), linewidth=1.0, alpha=0.6
+            )
+        _draw_seeds(axes, x, point.seeds, look)
+
+
+def _draw_seeds(axes: Axes, x: float, seeds: Sequence[float], look: Look) -> None:
+    axes.plot(
+        [x] * len(seeds), seeds, linestyle="none", marker="_", markersize=5, markeredgewidth=0.9,
+        color=light_color(look), alpha=0.7,
+    )  # fmt: skip
+
+
+def _split_iterations(points: Sequence[DataPoint]) -> Iterator[list[DataPoint]]:
+    parts: dict[int, list[DataPoint]] = {}
+    for point in points:
+        parts.setdefault(int(point.x), []).append(point)
+    yield from parts.values()

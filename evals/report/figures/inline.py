@@ -6,8 +6,8 @@ import re
 
 from markupsafe import Markup, escape
 
-from evals.report.figures.looks import GRID, INK, PALETTE, PAPER, SOFT
-from evals.visible import one_line
+from evals.invisible import one_line
+from evals.report.figures.figure import GRID, INK, PALETTE, PAPER, SOFT
 
 _VARIABLES = {light: f"var(--{name})" for name, (light, _) in PALETTE.items()} | {
     INK: "var(--ink)",
@@ -22,7 +22,7 @@ _REFERENCE = re.compile(r'(xlink:href="#|url\(#)([^")]+)')
 _HEAD = re.compile(r'<svg [^>]*?viewBox="0 0 ([\d.]+) ([\d.]+)"[^>]*>')
 
 
-def inline(svg: str, name: str, described: str) -> Markup:
+def inline_svg(svg: str, name: str, described: str) -> Markup:
     """The drawing as an element of a page.
 
     `name` keeps its ids apart from those of others, `described` is what is read out.
@@ -33,7 +33,7 @@ def inline(svg: str, name: str, described: str) -> Markup:
     return Markup(opening + body)
 
 
-def symbol(svg: str, name: str) -> Markup:
+def make_symbol(svg: str, name: str) -> Markup:
     """The drawing as a symbol, to be used by its id `name` as often as one likes."""
     size, body = _taken_in(svg, name)
     return Markup(f'<symbol id="{name}" viewBox="{size}">{body.replace("</svg>", "</symbol>")}')

@@ -2,13 +2,136 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from evals.report.diversities import ArmDiversity, Scale, list_scales
 from evals.report.facts import ExperimentFacts, Facts
-from evals.report.figures.panels import title
-from evals.report.figures.specification import Figure, Line, Panel, Point
-from evals.report.training import Flips, Labels, loss_curve
+from evals.report.figures.accuracy import title_panel
+from evals.report.figures.figure import ArmLine, DataPoint, Figure, Panel
+from evals.report.training import ArmLabels, Flips, average_loss_curves
+from evals.stored_run import ArmSettings
+from store.records import StageKey
+
+_ROLES = {"generator": "first answers", "critic": "last answers"}
+_NAMES = {"nll": "NLL under others", "kl": "KL between agents", "kl_base": "KL from the base"}
+# What has room beside an axis.
+_SHORT = {
+    "embedding": "1 − cosine",
+    "nll": "nats per token",
+    "kl": "nats per token",
+    "kl_base": "nats per token",
+}
 
 
-def labels(facts: Facts) -> Figure:
+def build_diversity_by_iteration(facts: Facts) -> Figure:
+    """One panel for every scale that has values."""
+    panels = []
+    for experiment in facts.experiments:
+        for scale in list_scales(_list_own(experiment)):
+            lines, levels = [], []
+            for arm in _list_alike(experiment):
+                found = _list_of(experiment, arm.name, scale)
+                if found and arm.trained:
+                    lines.append(ArmLine(arm.name, tuple(map(_to_point, found))))
+                elif found:
+                    levels.append(ArmLine(arm.name, (_to_point(found[-1]),)))
+            panels.append(
+                Panel(
+                    title_panel(facts, experiment, _name_scale(scale)), "iterations", "iteration",
+                    _name_unit(scale), tuple(lines), tuple(levels), scale.measure == "agreement",
+                )
+            )  # fmt: skip
+    caption = (
+        "Diversity of the agents' answers to held-out questions; only arms with as many agents as "
+        "the society. Whiskers and bands: 95 % intervals over questions; thin marks: single seeds. "
+        "Where agents agree more, they are less diverse."
+    )
+    return Figure("figure-3-diversity", "Diversity by iteration", caption, tuple(panels))
+
+
+def build_accuracy_against_diversity(facts: Facts) -> Figure:
+    """One panel for every scale over all responses: arm x iteration, and faint every seed."""
+    panels = []
+    for experiment in facts.experiments:
+        for scale in list_scales(_list_own(experiment)):
+            if scale.responses == "all":
+                lines = [_build_path(experiment, arm, scale) for arm in _list_alike(experiment)]
+                moving = tuple(line for line in lines if len(line.points) > 1)
+                still = tuple(line for line in lines if len(line.points) == 1)
+                if not moving and not still:
+                    continue
+                panels.append(
+                    Panel(
+                        title_panel(facts, experiment, _name_scale(scale)), "against",
+                        _name_unit(scale, short=False), "accuracy of the vote, %", moving, still,
+                    )
+                )  # fmt: skip
+    caption = (
+        "Accuracy of the vote against diversity, on held-out questions: every arm's way from the "
+        "untuned society to its last iteration, which is the large mark. Faint: single seeds."
+    )
+    return Figure(
+        "figure-4-accuracy-diversity", "Accuracy against diversity", caption, tuple(panels)
+    )
+
+
+def _build_path(experiment: ExperimentFacts, arm: ArmSettings, scale: Scale) -> ArmLine:
+    points, faint = [], []
+    for each in _list_of(experiment, arm.name, scale):
+        stage = StageKey(each.iteration, "eval", arm.name, each.decoding)
+        vote = experiment.accuracies.find(stage, "consensus")
+        if vote is None or each.value is None:
+            continue
+        points.append(DataPoint(each.value, vote.rate.value))
+        values = dict(vote.seeds)
+        if len(each.seeds) > 1:
+            faint += [DataPoint(x, values[seed]) for seed, x in each.seeds if seed in values]
+    return ArmLine(arm.name, tuple(points), tuple(faint))
+
+
+def _list_own(experiment: ExperimentFacts) -> list[ArmDiversity]:
+    """Of the run's own task, in the decoding of the votes."""
+    return [
+        each
+        for each in experiment.diversities
+        if each.task is None and each.decoding == experiment.decoding
+    ]
+
+
+def _list_of(experiment: ExperimentFacts, arm: str, scale: Scale) -> list[ArmDiversity]:
+    found = [
+        each
+        for each in _list_own(experiment)
+        if (each.arm, each.scale) == (arm, scale) and each.value is not None
+    ]
+    return sorted(found, key=lambda each: each.iteration)
+
+
+def _list_alike(experiment: ExperimentFacts) -> Sequence[ArmSettings]:
+    return [arm for arm in experiment.arms if arm.agents == experiment.main.agents]
+
+
+def _to_point(each: ArmDiversity) -> DataPoint:
+    seeds = tuple(value for _, value in each.seeds) if len(each.seeds) > 1 else ()
+    return DataPoint(each.iteration, each.value or 0.0, each.low, each.high, seeds)
+
+
+def _name_scale(scale: Scale) -> str:
+    parts = [_NAMES.get(scale.measure, scale.measure), _ROLES.get(scale.role, scale.role)]
+    if scale.responses != "all":
+        parts.append(scale.responses)
+    return ", ".join(parts)
+
+
+def _name_unit(scale: Scale, *, short: bool = True) -> str:
+    if scale.measure == "agreement":
+        return "agreement, %" if short else "agreement (share)"
+    unit = _SHORT.get(scale.measure, scale.unit) if short else scale.unit
+    told = scale.encoder not in ("", "exact")
+    return f"{unit} ({scale.encoder})" if told else unit
+
+
+def build_labels(facts: Facts) -> Figure:
     """How good the labels are that the arms make for themselves."""
     panels = []
     for experiment in facts.experiments:
@@ -18,7 +141,7 @@ def labels(facts: Facts) -> Figure:
             "tied votes": _label_lines(experiment, "ties"),
         }
         panels += [
-            Panel(title(facts, experiment, name), "iterations", "iteration", "%", found)
+            Panel(title_panel(facts, experiment, name), "iterations", "iteration", "%", found)
             for name, found in lines.items()
             if any(len(line.points) > 1 for line in found)
         ]
@@ -30,47 +153,47 @@ def labels(facts: Facts) -> Figure:
     return Figure("pseudo-labels", "Pseudo-labels by iteration", caption, tuple(panels))
 
 
-def _label_lines(experiment: ExperimentFacts, what: str) -> tuple[Line, ...]:
+def _label_lines(experiment: ExperimentFacts, what: str) -> tuple[ArmLine, ...]:
     found = []
-    for arm in experiment.experiment.arms:
+    for arm in experiment.group.arms:
         points = [
             point
             for each in experiment.labels
             if each.arm == arm.name and (point := _label_point(each, what)) is not None
         ]
         if points:
-            found.append(Line(arm.name, tuple(points)))
+            found.append(ArmLine(arm.name, tuple(points)))
     return tuple(found)
 
 
-def _label_point(each: Labels, what: str) -> Point | None:
+def _label_point(each: ArmLabels, what: str) -> DataPoint | None:
     if what == "right":
         rate = each.accuracy
         seeds = tuple(value for _, value in each.seeds) if len(each.seeds) > 1 else ()
-        return Point(each.iteration, rate.value, rate.low, rate.high, seeds) if rate else None
-    return Point(each.iteration, each.coverage if what == "coverage" else each.ties)
+        return DataPoint(each.iteration, rate.value, rate.low, rate.high, seeds) if rate else None
+    return DataPoint(each.iteration, each.coverage if what == "coverage" else each.ties)
 
 
-def flips(facts: Facts) -> Figure:
+def build_flips(facts: Facts) -> Figure:
     """How many answers a debate turns, on held-out questions."""
     panels = []
     for experiment in facts.experiments:
         for name in ("wrong → right", "right → wrong"):
-            lines: list[Line] = []
-            levels: list[Line] = []
+            lines: list[ArmLine] = []
+            levels: list[ArmLine] = []
             for arm in experiment.arms:
                 points = tuple(
-                    Point(each.iteration, _share(each, name))
+                    DataPoint(each.iteration, _turned_share(each, name))
                     for each in experiment.flips
                     if (each.arm, each.split, each.decoding)
                     == (arm.name, "eval", experiment.decoding)
                 )
                 if points:
-                    (lines if arm.trained else levels).append(Line(arm.name, points))
+                    (lines if arm.trained else levels).append(ArmLine(arm.name, points))
             if any(len(line.points) > 1 for line in lines):
                 panels.append(
                     Panel(
-                        title(facts, experiment, name), "iterations", "iteration",
+                        title_panel(facts, experiment, name), "iterations", "iteration",
                         "of all answers, %", tuple(lines), tuple(levels),
                     )
                 )  # fmt: skip
@@ -78,25 +201,25 @@ def flips(facts: Facts) -> Figure:
     return Figure("flips", "What debate changes", caption, tuple(panels))
 
 
-def _share(each: Flips, name: str) -> float:
+def _turned_share(each: Flips, name: str) -> float:
     turned = each.wrong_to_right if name == "wrong → right" else each.right_to_wrong
     return turned / each.answers
 
 
-def losses(facts: Facts) -> Figure:
+def build_losses(facts: Facts) -> Figure:
     """The mean training loss of an arm's models, iteration after iteration."""
     panels = []
     for experiment in facts.experiments:
         for role in ("generator", "critic"):
             lines = [
-                Line(arm.name, points)
-                for arm in experiment.experiment.arms
-                if (points := _curve(experiment, arm.name, role))
+                ArmLine(arm.name, points)
+                for arm in experiment.group.arms
+                if (points := _build_curve(experiment, arm.name, role))
             ]
             if lines:
                 panels.append(
                     Panel(
-                        title(facts, experiment, f"{role}s"), "progress", "iteration",
+                        title_panel(facts, experiment, f"{role}s"), "progress", "iteration",
                         "loss, nats per trained token", tuple(lines), percent=False,
                     )
                 )  # fmt: skip
@@ -107,10 +230,10 @@ def losses(facts: Facts) -> Figure:
     return Figure("losses", "Training loss", caption, tuple(panels))
 
 
-def _curve(experiment: ExperimentFacts, arm: str, role: str) -> tuple[Point, ...]:
+def _build_curve(experiment: ExperimentFacts, arm: str, role: str) -> tuple[DataPoint, ...]:
     jobs = [job for job in experiment.tunings if (job.arm, job.role) == (arm, role)]
-    points: list[Point] = []
+    points: list[DataPoint] = []
     for iteration in sorted({job.iteration for job in jobs}):
-        curve = loss_curve([job for job in jobs if job.iteration == iteration])
-        points += [Point(iteration - 1 + 0.03 + 0.94 * done, loss) for done, loss in curve]
+        curve = average_loss_curves([job for job in jobs if job.iteration == iteration])
+        points += [DataPoint(iteration - 1 + 0.03 + 0.94 * done, loss) for done, loss in curve]
     return tuple(points)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from evals.report.cells import Table
 from evals.report.facts import Facts
-from evals.report.tables import conditions, learning, results, spending
+from evals.report.table import Table
+from evals.report.tables import conditions, results, training
 
 
-def build(facts: Facts) -> dict[str, Table]:
+def build_tables(facts: Facts) -> dict[str, Table]:
     """The tables that have rows, in the order of the page."""
     tables = [
-        *results.tables(facts),
-        *conditions.tables(facts),
-        *learning.tables(facts),
-        *spending.tables(facts),
+        *results.build_tables(facts),
+        *conditions.build_tables(facts),
+        *training.build_tables(facts),
+        *conditions.build_cost_tables(facts),
     ]
     return {table.name: table for table in tables if table.rows}

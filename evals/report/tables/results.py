@@ -2,89 +2,112 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from evals.metrics import apart
-from evals.report.cells import (
+from evals.intervals import Rate
+from evals.metrics import Decoding, Measure, title_task
+from evals.report.accuracies import Accuracy, Quantity, Voting
+from evals.report.comparisons import Verdict, find_primary
+from evals.report.facts import ExperimentFacts, Facts
+from evals.report.published import CITATION, MODELS, Published
+from evals.report.sentences import name_other
+from evals.report.table import (
+    ARM,
+    DIFFERENCE,
+    NOTHING,
+    NUMBER,
+    P_VALUE,
+    PERCENT,
+    PERCENT_INTERVAL,
+    SOCIETY,
     Cell,
     Column,
-    Number,
-    Percent,
-    Points,
-    PValue,
+    Format,
     Table,
-    Text,
-    points,
-    seeds,
+    TableSpec,
+    decimals,
+    fill,
+    list_seeds,
+    show_points,
 )
-from evals.report.facts import ExperimentFacts, Facts
-from evals.report.published import CITATION, MODELS
-from evals.report.saying import name
-from evals.report.tables.rows import arm, society, spanning
-from evals.report.verdicts import Verdict, primary
-from evals.report.votings import Voting
+from evals.stored_run import ArmSettings
 
-MEASURES = {"single": "single agent", "consensus": "vote", "majority": "round-1 vote"}
-_READINGS = (
+MEASURES: dict[Measure, str] = {
+    "single": "single agent",
+    "consensus": "vote",
+    "majority": "round-1 vote",
+}
+OUTCOMES = {"better": "better", "worse": "worse", "unclear": "no difference shown"}
+_READINGS_NOTE = (
     "Tied: share of last votes without a single winner; the tied answer that comes first in a hash "
     "of seed, question and answer counts as the vote's. Unread: share of all answers in which none "
     "could be read, which count as wrong and cast no vote; cut: at the token limit."
 )
-OUTCOMES = {"better": "better", "worse": "worse", "unclear": "no difference shown"}
 
 
-def tables(facts: Facts) -> list[Table]:
+def build_tables(facts: Facts) -> list[Table]:
     """The summary, every comparison, Table 1, the paper's numbers, then accuracy task by task."""
     return [
-        _summary(facts),
-        _verdicts(facts),
-        _table_one(facts),
+        _summary(facts).build(facts),
+        _COMPARISONS.build(facts),
+        _table_one(facts).build(facts),
         _published(facts),
-        _accuracy(facts, None, "accuracy", "Accuracy by iteration"),
-        *(_accuracy(facts, t, f"zero-shot-{t}", apart(t)) for t in facts.tasks),
-        _votes(facts),
+        _accuracy(None, "accuracy", "Accuracy by iteration").build(facts),
+        *(_accuracy(t, f"zero-shot-{t}", title_task(t)).build(facts) for t in facts.tasks),
+        _VOTES.build(facts),
     ]
 
 
-def _summary(facts: Facts) -> Table:
+def _write_outcome(verdict: Verdict) -> Cell:
+    words = OUTCOMES[verdict.outcome]
+    return Cell(words, fields=(words,), outcome=verdict.outcome)
+
+
+def _write_other(verdict: Verdict) -> Cell:
+    """The other arm; the main arm itself before tuning is not marked as an arm."""
+    cell = ARM.write(name_other(verdict))
+    return replace(cell, arm=None) if verdict.untuned else cell
+
+
+OUTCOME = Format(_write_outcome, text=True)
+OTHER = Format(_write_other, text=True)
+
+
+def _list_differences(verdict: Verdict) -> str:
+    runs = verdict.comparison.runs
+    shown = ", ".join(show_points(run.change.difference) for run in runs)
+    return shown if len(runs) > 1 else NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class _Against:
+    """The main arm against one other: by the vote, and by every measure and decoding."""
+
+    verdict: Verdict
+    measured: Mapping[tuple[Measure, Decoding], Verdict]
+
+    def change(self, measure: Measure, decoding: Decoding) -> object:
+        found = self.measured.get((measure, decoding))
+        return found.comparison.by_question if found else None
+
+
+def _summary(facts: Facts) -> TableSpec[_Against]:
     measured = [
         (each.measure, each.decoding)
         for experiment in facts.experiments
         for each in experiment.verdicts
         if each.task is None
     ]
-    which = list(dict.fromkeys(measured))
-    columns = [
-        Column("against", "against", text=True),
-        Column("so it is", "outcome", text=True),
+    columns: list[Column[_Against]] = [
+        Column("against", "against", lambda row: row.verdict, OTHER),
+        Column("so it is", "outcome", lambda row: row.verdict, OUTCOME),
     ]
+    columns += [_summary_column(*which) for which in dict.fromkeys(measured)]
     columns += [
-        Column(f"{MEASURES[measure]}, {decoding}", f"{measure}_{decoding}", interval=True)
-        for measure, decoding in which
+        Column("p (vote)", "p", lambda row: row.verdict.p_value, P_VALUE),
+        Column("vote by seed", "by_seed", lambda row: _list_differences(row.verdict)),
     ]
-    columns += [
-        Column("p (vote)", "p"),
-        Column("vote by seed", "by_seed", text=True),
-    ]
-
-    def rows(experiment: ExperimentFacts) -> Iterator[tuple[Cell, ...]]:
-        votes = primary(experiment.verdicts)
-        found = {
-            (each.measure, each.decoding, verdict.other): verdict
-            for each in experiment.verdicts
-            for verdict in each.verdicts
-            if each.task is None
-        }
-        for verdict in votes.verdicts if votes else ():
-            others = (found.get((*each, verdict.other)) for each in which)
-            yield (
-                Text(name(verdict)) if verdict.untuned else arm(verdict.other),
-                Text(OUTCOMES[verdict.outcome], outcome=verdict.outcome),
-                *(Points(each.comparison.by_question if each else None) for each in others),
-                PValue(verdict.p_value),
-                _by_seed(verdict),
-            )
-
     note = (
         "The society after its last iteration minus the other after its own last, on the same "
         "questions, in percentage points with 95 % intervals over questions. p: exact McNemar on "
@@ -92,193 +115,245 @@ def _summary(facts: Facts) -> Table:
         "correction over the arms. Better or worse is said where p is below 0.05 and the interval "
         "leaves out zero."
     )
-    return spanning(facts, "summary", "The society against the others", columns, rows, note)
+    return TableSpec("summary", "The society against the others", columns, _list_against, note)
 
 
-def _by_seed(verdict: Verdict) -> Text:
-    runs = verdict.comparison.runs
-    shown = ", ".join(points(run.change.difference) for run in runs)
-    return Text(shown if len(runs) > 1 else "–")
+def _summary_column(measure: Measure, decoding: Decoding) -> Column[_Against]:
+    title, name = f"{MEASURES[measure]}, {decoding}", f"{measure}_{decoding}"
+    return Column(title, name, lambda row: row.change(measure, decoding), DIFFERENCE)
 
 
-def _verdicts(facts: Facts) -> Table:
-    columns = [
-        Column("task", "task", text=True),
-        Column("measure", "measure", text=True),
-        Column("society after", "iteration", text=True),
-        Column("against", "against", text=True),
-        Column("after", "against_iteration", text=True),
-        Column("society, %", "society"),
-        Column("the other, %", "other"),
-        Column("difference, points", "difference", interval=True),
-        Column("gained", "gained"),
-        Column("lost", "lost"),
-        Column("p", "p"),
-        Column("by seed, points", "by_seed", text=True),
-        Column("so it is", "outcome", text=True),
+def _list_against(experiment: ExperimentFacts) -> Iterator[_Against]:
+    votes = find_primary(experiment.verdicts)
+    for verdict in votes.verdicts if votes else ():
+        own = [each for each in experiment.verdicts if each.task is None]
+        measured = {
+            (each.measure, each.decoding): one
+            for each in own
+            for one in each.verdicts
+            if one.other == verdict.other
+        }
+        yield _Against(verdict, measured)
+
+
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """One comparison, by one measure on one task."""
+
+    task: str
+    measure: str
+    verdict: Verdict
+
+
+def _list_compared(experiment: ExperimentFacts) -> Iterator[_Compared]:
+    for each in experiment.verdicts:
+        measure = f"{MEASURES[each.measure]}, {each.decoding}"
+        for verdict in each.verdicts:
+            yield _Compared(each.task or experiment.task, measure, verdict)
+
+
+_COMPARISON_COLUMNS: Sequence[Column[_Compared]] = (
+    Column("task", "task", lambda row: row.task),
+    Column("measure", "measure", lambda row: row.measure),
+    Column(
+        "society after",
+        "iteration",
+        lambda row: row.verdict.comparison.a.stage.iteration,
+        SOCIETY,
+    ),
+    Column("against", "against", lambda row: row.verdict.other, ARM),
+    Column(
+        "after",
+        "against_iteration",
+        lambda row: row.verdict.comparison.b.stage.iteration,
+        SOCIETY,
+    ),
+    Column("society, %", "society", lambda row: row.verdict.change.after, PERCENT),
+    Column("the other, %", "other", lambda row: row.verdict.change.before, PERCENT),
+    Column("difference, points", "difference", lambda row: row.verdict.change, DIFFERENCE),
+    Column("gained", "gained", lambda row: row.verdict.comparison.pooled.gained, NUMBER),
+    Column("lost", "lost", lambda row: row.verdict.comparison.pooled.lost, NUMBER),
+    Column("p", "p", lambda row: row.verdict.p_value, P_VALUE),
+    Column("by seed, points", "by_seed", lambda row: _list_differences(row.verdict)),
+    Column("so it is", "outcome", lambda row: row.verdict, OUTCOME),
+)
+_COMPARISONS = TableSpec(
+    "comparisons",
+    "Every comparison",
+    _COMPARISON_COLUMNS,
+    _list_compared,
+    "The society minus the other on the same questions. With several seeds a question counts once, "
+    "with its mean over the seeds; gained and lost count every seed's questions. p: exact McNemar, "
+    "or the test of the questions' mean differences where a question can be right in part or there "
+    "are several seeds; Holm's correction over the arms of a measure. Intervals: 95 %, Newcombe's, "
+    "or the normal one over questions where a question can be right in part.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _ArmRow:
+    """One arm after its last iteration."""
+
+    experiment: ExperimentFacts
+    arm: ArmSettings
+    vote: Accuracy
+
+    def rate(self, quantity: Quantity, task: str | None) -> Rate | None:
+        values, decoding = self.experiment.accuracies, self.experiment.decoding
+        found = values.find_last(self.arm.name, decoding, quantity, task)
+        return found.rate if found else None
+
+
+def _list_arms(experiment: ExperimentFacts) -> Iterator[_ArmRow]:
+    for arm in experiment.arms:
+        vote = experiment.accuracies.find_last(arm.name, experiment.decoding, "consensus")
+        if vote is not None:
+            yield _ArmRow(experiment, arm, vote)
+
+
+def _own_rate(task: str, quantity: Quantity) -> Callable[[_ArmRow], Rate | None]:
+    """The accuracy on the run's own task; nothing for a run of another task."""
+    return lambda row: row.rate(quantity, None) if row.experiment.task == task else None
+
+
+def _other_rate(task: str) -> Callable[[_ArmRow], Rate | None]:
+    return lambda row: row.rate("consensus", task)
+
+
+def _table_one(facts: Facts) -> TableSpec[_ArmRow]:
+    own = list(dict.fromkeys(each.task for each in facts.experiments))
+    extra = [task for task in facts.tasks if task not in own]
+    columns: list[Column[_ArmRow]] = [
+        Column("arm", "arm", lambda row: row.arm.name, ARM),
+        Column("after", "iteration", lambda row: row.vote.key.stage.iteration, SOCIETY),
     ]
-    note = (
-        "The society minus the other on the same questions. With several seeds a question counts "
-        "once, with its mean over the seeds; gained and lost count every seed's questions. p: "
-        "exact McNemar, or the test of the questions' mean differences where a question can be "
-        "right in part or there are several seeds; Holm's correction over the arms of a measure. "
-        "Intervals: 95 %, Newcombe's, or the normal one over questions where a question can be "
-        "right in part."
-    )
-    return spanning(facts, "comparisons", "Every comparison", columns, _verdict_rows, note)
-
-
-def _verdict_rows(experiment: ExperimentFacts) -> Iterator[tuple[Cell, ...]]:
-    for verdicts in experiment.verdicts:
-        for verdict in verdicts.verdicts:
-            comparison = verdict.comparison
-            change, pooled = comparison.by_question, comparison.pooled
-            yield (
-                Text(verdicts.task or experiment.experiment.first.task),
-                Text(f"{MEASURES[verdicts.measure]}, {verdicts.decoding}"),
-                society(comparison.a.stage.iteration),
-                arm(verdict.other),
-                society(comparison.b.stage.iteration),
-                Percent(change.after, interval=False),
-                Percent(change.before, interval=False),
-                Points(change),
-                Number(pooled.gained),
-                Number(pooled.lost),
-                PValue(verdict.p_value),
-                _by_seed(verdict),
-                Text(OUTCOMES[verdict.outcome], outcome=verdict.outcome),
+    for quantity, words, name in (
+        ("consensus", "vote", "vote"),
+        ("single", "single agent", "single"),
+    ):
+        columns += [
+            Column(
+                f"{task}, {words}",
+                f"{task}_{name}",
+                _own_rate(task, quantity),  # type: ignore[arg-type]
+                PERCENT_INTERVAL,
             )
-
-
-def _table_one(facts: Facts) -> Table:
-    own = list(dict.fromkeys(each.experiment.first.task for each in facts.experiments))
-    unseen = [task for task in facts.tasks if task not in own]
-    columns = [Column("arm", "arm", text=True), Column("after", "iteration", text=True)]
-    columns += [Column(f"{task}, vote", f"{task}_vote", interval=True) for task in own]
-    columns += [Column(f"{task}, single agent", f"{task}_single", interval=True) for task in own]
-    columns += [Column(f"{apart(task)}, vote", f"{task}_vote", interval=True) for task in unseen]
-
-    def rows(experiment: ExperimentFacts) -> Iterator[tuple[Cell, ...]]:
-        here = experiment.experiment.first.task
-        decoding, values = experiment.decoding, experiment.accuracies
-        for each in experiment.arms:
-            if (vote := values.last(each.name, decoding, "consensus")) is None:
-                continue
-            single = values.last(each.name, decoding, "single")
-            cells: list[Cell] = [arm(each.name), society(vote.key.stage.iteration)]
-            cells += [Percent.of(vote.rate if task == here else None) for task in own]
-            cells += [Percent.of(single.rate if single and task == here else None) for task in own]
-            found = (values.last(each.name, decoding, "consensus", task) for task in unseen)
-            cells += [Percent.of(other.rate if other else None) for other in found]
-            yield tuple(cells)
-
+            for task in own
+        ]
+    columns += [
+        Column(f"{title_task(task)}, vote", f"{task}_vote", _other_rate(task), PERCENT_INTERVAL)
+        for task in extra
+    ]
+    decodings = " or ".join(dict.fromkeys(each.decoding for each in facts.experiments))
     note = (
         "Accuracy in % with its 95 % interval over questions, after each arm's last iteration, "
-        f"{_decodings(facts)}. Vote: of the last round; where an arm has one round or one agent, "
-        "of its samples, or its answer. Single agent: the mean over the agents in round 1."
+        f"{decodings}. Vote: of the last round; where an arm has one round or one agent, of its "
+        "samples, or its answer. Single agent: the mean over the agents in round 1."
     )
-    return spanning(facts, "table-1", "Arms and tasks", columns, rows, note)
-
-
-def _decodings(facts: Facts) -> str:
-    return " or ".join(dict.fromkeys(each.decoding for each in facts.experiments))
+    return TableSpec("table-1", "Arms and tasks", columns, _list_arms, note)
 
 
 def _published(facts: Facts) -> Table:
-    columns = [Column("task", "task", text=True), Column("method", "arm", text=True)]
-    columns += [Column(model, model) for model in MODELS]
-    rows: Iterable[tuple[Cell, ...]] = (
-        (Text(each.task), Text(each.arm), *(Number(value, 2) for value in each.accuracies))
-        for each in facts.published
-    )
+    columns: list[Column[Published]] = [
+        Column("task", "task", lambda row: row.task),
+        Column("method", "arm", lambda row: row.arm),
+    ]
+    columns += [_published_column(model, place) for place, model in enumerate(MODELS)]
     note = (
         f"Not results of these runs: accuracy in % as {CITATION} reports it, for models, questions "
         "and prompts of its own (3 agents, 2 rounds, 500 questions, MATH of levels 1 to 3)."
     )
-    return Table("published", "What the paper reports", tuple(columns), tuple(rows), note)
+    rows = fill(columns, facts.published)
+    return Table("published", "What the paper reports", tuple(columns), rows, note)
 
 
-def _accuracy(facts: Facts, task: str | None, name: str, title: str) -> Table:
-    columns = [
-        Column("arm", "arm", text=True),
-        Column("after", "iteration", text=True),
-        Column("decoding", "decoding", text=True),
-        Column("single agent", "single", interval=True),
-        Column("round-1 majority", "majority", interval=True),
-        Column("consensus", "consensus", interval=True),
-        Column("consensus by seed", "consensus_by_seed", text=True),
-        Column("agreement", "agreement", interval=True),
-        Column("tied", "tied"),
-        Column("unread", "unparsed"),
-        Column("cut", "truncated"),
-        Column("questions", "questions"),
-    ]
+def _published_column(model: str, place: int) -> Column[Published]:
+    return Column(model, model, lambda row: row.accuracies[place], decimals(2))
 
-    def rows(experiment: ExperimentFacts) -> Iterator[tuple[Cell, ...]]:
-        values = experiment.accuracies
-        for each in experiment.arms:
-            for decoding in values.decodings(task):
-                for vote in values.iterations(each.name, decoding, "consensus", task):
-                    i = vote.key.stage.iteration
-                    quantities = (
-                        values.of(each.name, i, decoding, quantity, task)
-                        for quantity in ("single", "majority", "consensus", "agreement-last")
-                    )
-                    single, majority, consensus, agreement = (
-                        Percent.of(found.rate if found else None) for found in quantities
-                    )
-                    yield (
-                        arm(each.name), society(i), Text(decoding), single, majority, consensus,
-                        Text(seeds(vote.seeds) or "–"), agreement,
-                        *_readings(experiment.voting(each.name, i, decoding, task)),
-                        Number(vote.rate.total),
-                    )  # fmt: skip
 
+@dataclass(frozen=True, slots=True)
+class _SocietyRow:
+    """One arm after one iteration under one decoding; `rates` by quantity."""
+
+    arm: str
+    decoding: Decoding
+    vote: Accuracy
+    rates: Mapping[Quantity, Rate | None]
+    voting: Voting | None
+
+
+def _list_societies(experiment: ExperimentFacts, task: str | None) -> Iterator[_SocietyRow]:
+    values = experiment.accuracies
+    quantities: tuple[Quantity, ...] = ("single", "majority", "consensus", "agreement-last")
+    for arm in experiment.arms:
+        for decoding in values.list_decodings(task):
+            for vote in values.list_iterations(arm.name, decoding, "consensus", task):
+                stage = vote.key.stage
+                rates = {
+                    quantity: found.rate if (found := values.find(stage, quantity, task)) else None
+                    for quantity in quantities
+                }
+                yield _SocietyRow(
+                    arm.name, decoding, vote, rates, experiment.find_voting(stage, task)
+                )
+
+
+_ACCURACY_COLUMNS: Sequence[Column[_SocietyRow]] = (
+    Column("arm", "arm", lambda row: row.arm, ARM),
+    Column("after", "iteration", lambda row: row.vote.key.stage.iteration, SOCIETY),
+    Column("decoding", "decoding", lambda row: row.decoding),
+    Column("single agent", "single", lambda row: row.rates["single"], PERCENT_INTERVAL),
+    Column("round-1 majority", "majority", lambda row: row.rates["majority"], PERCENT_INTERVAL),
+    Column("consensus", "consensus", lambda row: row.rates["consensus"], PERCENT_INTERVAL),
+    Column("consensus by seed", "consensus_by_seed", lambda row: list_seeds(row.vote.seeds)),
+    Column("agreement", "agreement", lambda row: row.rates["agreement-last"], PERCENT_INTERVAL),
+    Column("tied", "tied", lambda row: row.voting and row.voting.ties, PERCENT),
+    Column("unread", "unparsed", lambda row: row.voting and row.voting.unparsed, PERCENT),
+    Column("cut", "truncated", lambda row: row.voting and row.voting.truncated, PERCENT),
+    Column("questions", "questions", lambda row: row.vote.rate.total, NUMBER),
+)
+
+
+def _accuracy(task: str | None, name: str, title: str) -> TableSpec[_SocietyRow]:
     note = (
         "Accuracy in % with its 95 % interval over questions (Wilson; where a question can be "
         "right in part, with the effective number of independent answers). Agreement: mean share "
-        f"of the agents' last readable answers that equal the plurality answer. {_READINGS}"
+        "of the agents' last readable answers that equal the plurality answer. "
+        f"{_READINGS_NOTE}"
     )
-    return spanning(facts, name, title, columns, rows, note)
-
-
-def _readings(voting: Voting | None) -> Iterator[Cell]:
-    shares = (voting.ties, voting.unparsed, voting.truncated) if voting else (None,) * 3
-    return (Percent(share, interval=False) for share in shares)
-
-
-def _votes(facts: Facts) -> Table:
-    columns = [
-        Column("task", "task", text=True),
-        Column("arm", "arm", text=True),
-        Column("after", "iteration", text=True),
-        Column("decoding", "decoding", text=True),
-        Column("questions", "questions"),
-        Column("with gold", "known"),
-        Column("agree, round 1", "agreement_first"),
-        Column("agree, last round", "agreement_last"),
-        Column("turned to the vote", "to_label"),
-        Column("turned away", "from_label"),
-        Column("no answer", "no_answer"),
-        Column("tied", "tied"),
-        Column("unread", "unparsed"),
-        Column("cut", "truncated"),
-    ]
-
-    def rows(experiment: ExperimentFacts) -> Iterator[tuple[Cell, ...]]:
-        for each in experiment.votings:
-            shares = (each.first, each.last, each.to_label, each.from_label, 1 - each.coverage)
-            yield (
-                Text(each.task or experiment.experiment.first.task), arm(each.arm),
-                society(each.iteration), Text(each.decoding), Number(each.questions),
-                Number(each.known), *(Percent(share, interval=False) for share in shares),
-                *_readings(each),
-            )  # fmt: skip
-
-    note = (
-        "In %, means over the seeds; none of it needs gold. Agree: mean share of the readable "
-        "answers that have the plurality answer. Turned: an agent's own answer came to that of the "
-        "last vote between round 1 and the last round, or left it. No answer: share of the "
-        f"questions on which no agent has a readable one. {_READINGS}"
+    return TableSpec(
+        name, title, _ACCURACY_COLUMNS, lambda experiment: _list_societies(experiment, task), note
     )
-    return spanning(facts, "votes", "How the agents vote", columns, rows, note)
+
+
+def _list_votings(experiment: ExperimentFacts) -> Iterator[Voting]:
+    for each in experiment.votings:
+        yield replace(each, task=each.task or experiment.task)
+
+
+_VOTE_COLUMNS: Sequence[Column[Voting]] = (
+    Column("task", "task", lambda each: each.task),
+    Column("arm", "arm", lambda each: each.stage.arm, ARM),
+    Column("after", "iteration", lambda each: each.stage.iteration, SOCIETY),
+    Column("decoding", "decoding", lambda each: each.stage.decoding),
+    Column("questions", "questions", lambda each: each.questions, NUMBER),
+    Column("with gold", "known", lambda each: each.known, NUMBER),
+    Column("agree, round 1", "agreement_first", lambda each: each.first, PERCENT),
+    Column("agree, last round", "agreement_last", lambda each: each.last, PERCENT),
+    Column("turned to the vote", "to_label", lambda each: each.to_label, PERCENT),
+    Column("turned away", "from_label", lambda each: each.from_label, PERCENT),
+    Column("no answer", "no_answer", lambda each: 1 - each.coverage, PERCENT),
+    Column("tied", "tied", lambda each: each.ties, PERCENT),
+    Column("unread", "unparsed", lambda each: each.unparsed, PERCENT),
+    Column("cut", "truncated", lambda each: each.truncated, PERCENT),
+)
+_VOTES = TableSpec(
+    "votes",
+    "How the agents vote",
+    _VOTE_COLUMNS,
+    _list_votings,
+    "In %, means over the seeds; none of it needs gold. Agree: mean share of the readable answers "
+    "that have the plurality answer. Turned: an agent's own answer came to that of the last vote "
+    "between round 1 and the last round, or left it. No answer: share of the questions on which no "
+    f"agent has a readable one. {_READINGS_NOTE}",
+)

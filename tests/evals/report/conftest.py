@@ -287,5 +287,5 @@ def three_seeds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Store
 def seeds_page(three_seeds, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Their page."""
     out = tmp_path_factory.mktemp("seeds") / "report.html"
-    report.write(three_seeds, out)
+    report.write_report(three_seeds, out)
     return out

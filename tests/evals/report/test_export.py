@@ -11,18 +11,34 @@ import pytest
 
 from evals import report
 from evals.report import export, facts, figures, tables
-from evals.report.cells import Column, Number, Percent, Points, Table, Text
-from evals.report.figures import draw, inline, looks
-from evals.report.figures.looks import GRID, INK, PALETTE, PAPER, SOFT
+from evals.report.figures import draw, inline
+from evals.report.figures.figure import (
+    GRID,
+    INK,
+    PALETTE,
+    PAPER,
+    SOFT,
+    assign_looks,
+    light_color,
+)
+from evals.report.table import (
+    DIFFERENCE,
+    NUMBER,
+    PERCENT_INTERVAL,
+    Column,
+    Span,
+    Table,
+    decimals,
+    fill,
+)
 from store.ledger import Store
 
-TABLE = Table(
-    "small",
-    "A small | table",
-    (Column("arm", "arm", text=True), Column("right, %", "right", interval=True)),
-    ((Text("a_b & c|d\\\n$x$ 5 %"), Percent(0.5, 0.25, 0.75)), (Text("<b>–"), Percent(None))),
-    "Its note.",
+COLUMNS: tuple[Column[tuple[str, Span | None]], ...] = (
+    Column("arm", "arm", lambda row: row[0]),
+    Column("right, %", "right", lambda row: row[1], PERCENT_INTERVAL),
 )
+ROWS = [("a_b & c|d\\\n$x$ 5 %", Span(0.5, 0.25, 0.75)), ("<b>–", None)]
+TABLE = Table("small", "A small | table", COLUMNS, fill(COLUMNS, ROWS), "Its note.")
 
 
 @pytest.fixture(scope="module")
@@ -40,20 +56,24 @@ def runs(arms_of, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Sto
 
 @pytest.fixture(scope="module")
 def whole(runs) -> facts.Facts:
-    return facts.read(runs)
+    return facts.collect_facts(runs)
 
 
 @pytest.fixture(scope="module")
 def folder(runs, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("out") / "paper"
-    report.write(runs, out)
+    report.write_report(runs, out)
     return out
 
 
 def test_a_folder_holds_the_page_every_figure_and_every_table(folder: Path, whole) -> None:
     assert (folder / "report.html").read_text().startswith("<!doctype html>")
-    drawn = {f"{name}.{kind}" for name in figures.build(whole) for kind in ("svg", "pdf", "png")}
-    written = {f"{name}.{kind}" for name in tables.build(whole) for kind in ("csv", "md", "tex")}
+    drawn = {
+        f"{name}.{kind}" for name in figures.build_figures(whole) for kind in ("svg", "pdf", "png")
+    }
+    written = {
+        f"{name}.{kind}" for name in tables.build_tables(whole) for kind in ("csv", "md", "tex")
+    }
     assert {path.name for path in (folder / "figures").iterdir()} == drawn
     assert {path.name for path in (folder / "tables").iterdir()} == written
     for path in (folder / "figures").iterdir():
@@ -62,13 +82,13 @@ def test_a_folder_holds_the_page_every_figure_and_every_table(folder: Path, whol
 
 
 def test_equal_facts_give_equal_files(folder: Path, whole) -> None:
-    marks = looks.assign(whole.arms)
-    drawn = figures.build(whole)
+    marks = assign_looks(whole.arms)
+    drawn = figures.build_figures(whole)
     for name in ("differences", "figure-4-accuracy-diversity"):
-        for kind, content in draw.files(drawn[name], marks).items():
+        for kind, content in draw.draw_files(drawn[name], marks).items():
             assert (folder / "figures" / f"{name}.{kind}").read_bytes() == content, name
-    for name, table in tables.build(whole).items():
-        assert (folder / "tables" / f"{name}.csv").read_text() == export.as_csv(table)
+    for name, table in tables.build_tables(whole).items():
+        assert (folder / "tables" / f"{name}.csv").read_text() == export.to_csv(table)
 
 
 def test_no_file_knows_when_or_where_it_was_made(folder: Path) -> None:
@@ -78,7 +98,7 @@ def test_no_file_knows_when_or_where_it_was_made(folder: Path) -> None:
 
 
 def test_csv_has_intervals_in_columns_of_their_own() -> None:
-    rows = list(csv.reader(io.StringIO(export.as_csv(TABLE))))
+    rows = list(csv.reader(io.StringIO(export.to_csv(TABLE))))
     assert rows == [
         ["arm", "right", "right_low", "right_high"],
         ["a_b & c|d\\\n$x$ 5 %", "50", "25", "75"],
@@ -87,14 +107,14 @@ def test_csv_has_intervals_in_columns_of_their_own() -> None:
 
 
 def test_every_csv_row_has_as_many_fields_as_the_head(whole) -> None:
-    for name, table in tables.build(whole).items():
-        rows = list(csv.reader(io.StringIO(export.as_csv(table))))
+    for name, table in tables.build_tables(whole).items():
+        rows = list(csv.reader(io.StringIO(export.to_csv(table))))
         assert {len(row) for row in rows} == {len(rows[0])}, name
         assert len(rows) == 1 + len(table.rows)
 
 
 def test_markdown_keeps_cells_in_their_place() -> None:
-    lines = export.as_markdown(TABLE).splitlines()
+    lines = export.to_markdown(TABLE).splitlines()
     assert lines[0] == "**A small \\| table**"
     assert lines[2:] == [
         "| arm | right, % |",
@@ -107,7 +127,7 @@ def test_markdown_keeps_cells_in_their_place() -> None:
 
 
 def test_latex_is_escaped() -> None:
-    text = export.as_latex(TABLE)
+    text = export.to_latex(TABLE)
     assert r"a\_b \& c\textbar{}d\textbackslash{} \$x\$ 5 \% & 50.0 (25.0--75.0) \\" in text
     assert r"\begin{tabular}{lr}" in text
 
@@ -125,13 +145,14 @@ HOSTILE_NAMES = [
 
 @pytest.mark.parametrize(("name", "in_csv", "in_markdown", "in_latex"), HOSTILE_NAMES)
 def test_a_name_is_text_in_every_form(name, in_csv, in_markdown, in_latex) -> None:
-    table = Table("t", name, (Column(name, name, text=True),), ((Text(name),),), note=name)
-    assert list(csv.reader(io.StringIO(export.as_csv(table)))) == [[in_csv], [in_csv]]
-    lines = export.as_markdown(table).splitlines()
+    columns = (Column(name, name, str),)
+    table = Table("t", name, columns, fill(columns, [name]), note=name)
+    assert list(csv.reader(io.StringIO(export.to_csv(table)))) == [[in_csv], [in_csv]]
+    lines = export.to_markdown(table).splitlines()
     assert lines[0] == f"**{in_markdown}**"
     assert lines[2] == lines[4] == f"| {in_markdown} |"
     assert lines[-1] == in_markdown
-    rows = export.as_latex(table).splitlines()
+    rows = export.to_latex(table).splitlines()
     assert rows[5] == rows[7] == f"{in_latex} \\\\"
 
 
@@ -150,12 +171,12 @@ def test_html_markdown_and_csv_tell_the_same_number(folder: Path) -> None:
 
 
 def test_every_arm_looks_its_own_way_and_keeps_it(whole) -> None:
-    marks = looks.assign(whole.arms)
-    again = looks.assign(whole.arms[:2])
+    marks = assign_looks(whole.arms)
+    again = assign_looks(whole.arms[:2])
     assert all(marks[name] == look for name, look in again.items())
     assert len({(look.marker, look.filled) for look in marks.values()}) == len(marks)
     assert len({(look.color, look.dash) for look in marks.values()}) == len(marks)
-    used = [looks.light_color(look) for look in marks.values()]
+    used = [light_color(look) for look in marks.values()]
     assert not set(used) & {INK, SOFT, GRID, PAPER}
 
 
@@ -171,15 +192,15 @@ def test_sixty_variants_still_get_looks(society_store) -> None:
             for n in range(1, 61)
         )
     )
-    found = facts.read([store])
-    assert len(looks.assign(found.arms)) == 61
+    found = facts.collect_facts([store])
+    assert len(assign_looks(found.arms)) == 61
 
 
 def test_a_page_takes_its_colours_from_variables(whole) -> None:
-    figure = figures.build(whole)["figure-1-accuracy"]
-    drawn = draw.panel_svg(figure.panels[0], looks.assign(whole.arms))
+    figure = figures.build_figures(whole)["figure-1-accuracy"]
+    drawn = draw.draw_panel(figure.panels[0], assign_looks(whole.arms))
     assert all(colour in drawn for colour in (INK, SOFT, GRID))
-    shown = inline.inline(drawn, "x", 'a "b" <c>')
+    shown = inline.inline_svg(drawn, "x", 'a "b" <c>')
     assert "var(--blue)" in shown
     assert not re.search(r"#[0-9a-f]{6}\b", shown.replace("#x-", ""))
     assert "font:" not in shown
@@ -206,8 +227,8 @@ def test_light_and_dark_colours_stand_out_from_the_page() -> None:
 def test_dollars_in_a_label_are_no_mathematics(whole) -> None:
     from dataclasses import replace
 
-    panel = figures.build(whole)["figure-1-accuracy"].panels[0]
-    drawn = draw.panel_svg(replace(panel, title="$x^2$ <b>"), looks.assign(whole.arms))
+    panel = figures.build_figures(whole)["figure-1-accuracy"].panels[0]
+    drawn = draw.draw_panel(replace(panel, title="$x^2$ <b>"), assign_looks(whole.arms))
     assert "$x^2$ &lt;b&gt;" in drawn
 
 
@@ -224,7 +245,7 @@ def test_without_matplotlib_the_page_has_its_tables_and_says_how_to_get_figures(
         "from evals import report\n"
         "from store.ledger import Store\n"
         f"store = Store.open({str(made)!r}, read_only=True)\n"
-        f"report.write([store], Path({str(tmp_path / 'plain')!r}))\n"
+        f"report.write_report([store], Path({str(tmp_path / 'plain')!r}))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -240,10 +261,11 @@ def test_numbers_and_points_are_written_with_a_real_minus() -> None:
     from evals.intervals import PairedDifference
 
     change = PairedDifference(0.5, 0.45, -0.05, -0.1, 0.0, 20)
-    assert (Points(change).shown, Points(change).aside) == ("−5.0", "−10.0 to +0.0")
-    assert Points(change).fields == ("-5", "-10", "0")
-    assert Number(-1234.5, 1).shown == "−1,234.5"
-    assert Number(None).fields == ("",)
+    cell = DIFFERENCE.write(change)
+    assert (cell.shown, cell.aside) == ("−5.0", "−10.0 to +0.0")
+    assert cell.fields == ("-5", "-10", "0")
+    assert decimals(1).write(-1234.5).shown == "−1,234.5"
+    assert NUMBER.write(None).fields == ("",)
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on this machine")

@@ -4,16 +4,16 @@ from itertools import product
 import pytest
 
 from evals import metrics, stored_run
-from evals.report import experiments, facts, figures, saying, tables
+from evals.report import facts, figures, seeds, sentences, tables
 from evals.report.accuracies import AccuracyKey
-from evals.report.experiments import SameRun
+from evals.report.seeds import SameRun
 from store import records
 from store.records import StageKey
 
 
 @pytest.fixture(scope="module")
 def found(three_seeds) -> facts.ExperimentFacts:
-    [experiment] = facts.read(three_seeds).experiments
+    [experiment] = facts.collect_facts(three_seeds).experiments
     return experiment
 
 
@@ -32,7 +32,7 @@ def test_accuracies_are_those_of_the_view(three_seeds, found) -> None:
 
 
 def test_a_question_counts_once_however_many_seeds_ask_it(found) -> None:
-    each = found.accuracies.of("multiagent", 2, "sampled", "consensus")
+    each = found.accuracies.find(StageKey(2, "eval", "multiagent", "sampled"), "consensus")
     assert each is not None
     assert [seed for seed, _ in each.seeds] == [0, 1, 2]
     assert each.rate.total == 16
@@ -42,21 +42,23 @@ def test_a_question_counts_once_however_many_seeds_ask_it(found) -> None:
 def test_a_copy_of_a_run_makes_no_interval_narrower_and_is_named(society_store) -> None:
     options = {"kinds": ("multiagent",), "questions": 8, "iterations": 1}
     stores = [society_store(name=name, **options) for name in ("one", "two")]
-    [alone] = facts.read(stores[:1]).experiments
-    [both] = facts.read(stores).experiments
+    [alone] = facts.collect_facts(stores[:1]).experiments
+    [both] = facts.collect_facts(stores).experiments
     for key, each in alone.accuracies.by_key.items():
         if key.quantity == "consensus":
             assert both.accuracies.by_key[key].rate == each.rate
-    assert "one, two have the same settings and the same seed" in " ".join(saying.notices(both))
+    assert "one, two have the same settings and the same seed" in " ".join(
+        sentences.list_notices(both)
+    )
 
 
 def test_a_single_seed_has_the_views_own_interval(three_seeds) -> None:
-    [alone] = facts.read(three_seeds[:1]).experiments
+    [alone] = facts.collect_facts(three_seeds[:1]).experiments
     [(low, high)] = three_seeds[0].rows(
         "select ci_low, ci_high from accuracy where arm = 'majority' and measure = 'consensus' "
         "and split = 'eval' and decoding = 'sampled' and task = 'arithmetic'"
     )
-    each = alone.accuracies.of("majority", 0, "sampled", "consensus")
+    each = alone.accuracies.find(StageKey(0, "eval", "majority", "sampled"), "consensus")
     assert each is not None
     assert (each.rate.low, each.rate.high) == pytest.approx((low, high))
 
@@ -86,10 +88,12 @@ def test_the_society_is_compared_with_every_arm_at_its_last_iteration(found) -> 
 
 def test_a_single_agents_interval_is_that_of_the_view_and_the_summary(three_seeds) -> None:
     store = three_seeds[0]
-    [experiment] = facts.read([store]).experiments
-    for row in metrics.table(store):
+    [experiment] = facts.collect_facts([store]).experiments
+    for row in metrics.read_society_accuracies(store):
         for measure in metrics.MEASURES:
-            found = experiment.accuracies.of("multiagent", row.iteration, row.decoding, measure)
+            found = experiment.accuracies.find(
+                StageKey(row.iteration, "eval", "multiagent", row.decoding), measure
+            )
             [(low, high, value)] = store.rows(
                 "select ci_low, ci_high, accuracy from accuracy where arm = 'multiagent' "
                 "and split = 'eval' and agent is null and task = 'arithmetic' and measure = ? "
@@ -114,7 +118,7 @@ def test_better_is_said_only_where_test_and_interval_agree(found) -> None:
 
 def test_an_untuned_debate_takes_the_place_of_the_untuned_society(society_store) -> None:
     store = society_store(kinds=("multiagent", "debate"), questions=8, iterations=1)
-    [experiment] = facts.read([store]).experiments
+    [experiment] = facts.collect_facts([store]).experiments
     assert [each.other for each in experiment.verdicts[0].verdicts] == ["debate"]
 
 
@@ -123,7 +127,7 @@ def test_a_task_that_is_no_longer_there_costs_the_styles_only(society_store) -> 
         kinds=("multiagent",), questions=4, iterations=1,
         changed={"task": {"name": "gone_with_the_wind:Task"}},
     )  # fmt: skip
-    [experiment] = facts.read([store]).experiments
+    [experiment] = facts.collect_facts([store]).experiments
     assert experiment.styles == ()
     assert experiment.verdicts
 
@@ -161,7 +165,7 @@ def test_optimizer_steps_are_those_of_the_job_that_was_taken_over(society_store)
             shared_job_id="multiagent-a1-generator-it1",
         ),
     )  # fmt: skip
-    [experiment] = facts.read([store]).experiments
+    [experiment] = facts.collect_facts([store]).experiments
     [twin] = [job for job in experiment.tunings if job.arm == "twin"]
     [first] = [
         job
@@ -199,7 +203,7 @@ def test_a_diversity_that_cannot_be_had_is_none_and_says_why(found) -> None:
     assert missing
     assert {each.value for each in missing} == {None}
     assert {each.note for each in missing} == {"the provider gives no log-probabilities"}
-    assert "kl" not in str([panel.title for panel in figures.diversity.by_iteration(
+    assert "kl" not in str([panel.title for panel in figures.learning.build_diversity_by_iteration(
         facts.Facts((found,), (), ())).panels])  # fmt: skip
 
 
@@ -208,26 +212,26 @@ def test_runs_that_differ_in_the_seed_are_one_experiment(three_seeds, society_st
         name="hotter", kinds=("multiagent",), questions=4, iterations=1,
         changed={"sampling": {"temperature": 1.0}},
     )  # fmt: skip
-    found = experiments.group([three_seeds[2], hotter, three_seeds[0]])
+    found = seeds.group_runs([three_seeds[2], hotter, three_seeds[0]])
     assert [each.label for each in found] == ["arms", "hotter"]
-    assert [source.seed for source in found[0].sources] == [0, 2]
-    differing = dict(experiments.differing(found))
+    assert [run.seed for run in found[0].runs] == [0, 2]
+    differing = dict(seeds.list_differing_settings(found))
     assert differing["sampling.temperature"] == ("0.6", "1.0")
     assert "seed" not in differing
 
 
 def test_a_run_named_twice_is_refused(three_seeds) -> None:
     with pytest.raises(SameRun, match="is named twice"):
-        facts.read([three_seeds[0], three_seeds[0]])
+        facts.collect_facts([three_seeds[0], three_seeds[0]])
     with pytest.raises(ValueError, match="at least one run"):
-        facts.read([])
+        facts.collect_facts([])
 
 
 def test_a_seed_that_lags_behind_does_not_mix_iterations(society_store) -> None:
     options = {"kinds": ("multiagent", "majority"), "questions": 8}
     ahead = society_store(seed=0, iterations=2, **options)
     behind = society_store(seed=1, iterations=1, changed={"iterations": 2}, **options)
-    [experiment] = facts.read([ahead, behind]).experiments
+    [experiment] = facts.collect_facts([ahead, behind]).experiments
     assert experiment.last == 1
     [majority] = [v for v in experiment.verdicts[0].verdicts if v.other == "majority"]
     assert majority.comparison.a.stage.iteration == 1
@@ -243,8 +247,8 @@ def test_the_arm_of_an_old_run_follows_from_its_config(store_of) -> None:
 
 
 def test_every_figure_and_table_has_facts_of_every_arm(three_seeds) -> None:
-    whole = facts.read(three_seeds)
-    drawn = figures.build(whole)
+    whole = facts.collect_facts(three_seeds)
+    drawn = figures.build_figures(whole)
     assert list(drawn) == [
         "differences",
         "figure-1-accuracy",
@@ -257,20 +261,20 @@ def test_every_figure_and_table_has_facts_of_every_arm(three_seeds) -> None:
     ]
     arms_evaluated = {arm.name for arm in whole.experiments[0].arms}
     assert set(drawn["figure-1-accuracy"].arms) == arms_evaluated
-    written = tables.build(whole)
+    written = tables.build_tables(whole)
     column = [row[0].shown for row in written["table-1"].rows]
     assert column == [arm.name for arm in whole.experiments[0].arms]
 
 
 def test_figure_points_are_the_tables_numbers(three_seeds) -> None:
-    whole = facts.read(three_seeds)
-    table = tables.build(whole)["accuracy"]
+    whole = facts.collect_facts(three_seeds)
+    table = tables.build_tables(whole)["accuracy"]
     names = [column.name for column in table.columns]
     shown = {
         (row[0].shown, row[1].shown, row[2].shown): row[names.index("consensus")].fields
         for row in table.rows
     }
-    panels = figures.build(whole)["figure-1-accuracy"].panels
+    panels = figures.build_figures(whole)["figure-1-accuracy"].panels
     [panel] = [panel for panel in panels if panel.title == "consensus, sampled"]
     for arm, point in ((line.arm, point) for line in panel.lines for point in line.points):
         society = f"iteration {point.x:.0f}" if point.x else "untuned"
@@ -283,7 +287,9 @@ def test_comparable_panels_share_their_axis(three_seeds, society_store) -> None:
     other = society_store(
         name="other", kinds=kinds, questions=6, iterations=1, changed={"train": {"questions": 6}}
     )
-    panels = figures.build(facts.read([three_seeds[0], other]))["figure-1-accuracy"].panels
+    panels = figures.build_figures(facts.collect_facts([three_seeds[0], other]))[
+        "figure-1-accuracy"
+    ].panels
     consensus = [panel for panel in panels if "consensus" in panel.title]
     assert len(consensus) >= 2
     for one, two in product(consensus, consensus):
@@ -294,4 +300,4 @@ def test_comparable_panels_share_their_axis(three_seeds, society_store) -> None:
 def test_seeds_that_begin_with_the_same_digit_leave_the_experiments_name(society_store) -> None:
     few = {"iterations": 1, "questions": 2, "kinds": ("multiagent",), "diverse": False}
     stores = [society_store(seed=seed, name=f"sums.seed-{seed}", **few) for seed in (11, 12)]
-    assert facts.read(stores).title == "sums"
+    assert facts.collect_facts(stores).title == "sums"

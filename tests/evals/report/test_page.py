@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from evals import report
-from evals.report import facts, saying, tables
+from evals.report import facts, sentences, tables
 from evals.stored_run import NothingStored
 from store.ledger import Store
 from store.records import Arm, Run
@@ -36,7 +36,7 @@ def old(tmp_path_factory: pytest.TempPathFactory, made_up_rows) -> str:
     folder = tmp_path_factory.mktemp("report")
     with Store.open(folder / "run.duckdb") as store:
         store.write(*made_up_rows(iterations=2, questions=20, spoken=HOSTILE))
-        report.write([store], folder / "report.html")
+        report.write_report([store], folder / "report.html")
     assert [path.name for path in folder.glob("*report*")] == ["report.html"]
     return (folder / "report.html").read_text(encoding="utf-8")
 
@@ -123,8 +123,8 @@ def test_debates_are_shown_with_all_their_turns(old: str) -> None:
 
 
 def test_the_papers_numbers_can_be_left_out(three_seeds) -> None:
-    assert "published" in tables.build(facts.read(three_seeds[:1]))
-    assert "published" not in tables.build(facts.read(three_seeds[:1], quote=False))
+    assert "published" in tables.build_tables(facts.collect_facts(three_seeds[:1]))
+    assert "published" not in tables.build_tables(facts.collect_facts(three_seeds[:1], quote=False))
 
 
 def test_different_experiments_stand_side_by_side(society_store, tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_different_experiments_stand_side_by_side(society_store, tmp_path: Path)
             diverse=False,
         ),
     ]  # fmt: skip
-    report.write(stores, tmp_path / "both.html")
+    report.write_report(stores, tmp_path / "both.html")
     text = parsed((tmp_path / "both.html").read_text()).text
     assert "three, hotter" in text
     assert "Where the experiments differ" in text
@@ -146,27 +146,27 @@ def test_different_experiments_stand_side_by_side(society_store, tmp_path: Path)
 
 
 def test_an_unfinished_run_gives_a_page(store_of, tmp_path: Path) -> None:
-    report.write([store_of(iterations=0, questions=4)], tmp_path / "part.html")
+    report.write_report([store_of(iterations=0, questions=4)], tmp_path / "part.html")
     assert "Not finished: made-up" in (tmp_path / "part.html").read_text()
 
 
 def test_arms_that_wait_are_named(society_store) -> None:
     store = society_store(kinds=("multiagent",), questions=4, iterations=1)
     store.write(Arm("star", 1, "star", "gold", '{"iterations": 1}'))
-    [experiment] = facts.read([store]).experiments
-    assert "Nothing evaluated yet: star." in saying.notices(experiment)
+    [experiment] = facts.collect_facts([store]).experiments
+    assert "Nothing evaluated yet: star." in sentences.list_notices(experiment)
 
 
 def test_a_run_with_nothing_evaluated_gives_a_page(store_of, made_up_rows, tmp_path: Path) -> None:
     only_run = [row for row in made_up_rows(questions=1) if isinstance(row, Run)]
-    report.write([store_of(only_run)], tmp_path / "none.html")
+    report.write_report([store_of(only_run)], tmp_path / "none.html")
     assert "No evaluation debate is complete yet" in (tmp_path / "none.html").read_text()
 
 
 def test_an_empty_database_is_named(store_of, tmp_path: Path) -> None:
     store = store_of([])
     with pytest.raises(NothingStored, match=r"run0\.duckdb holds no run yet"):
-        report.write([store], tmp_path / "none.html")
+        report.write_report([store], tmp_path / "none.html")
     assert not list(tmp_path.glob("*.html"))
 
 
@@ -186,7 +186,7 @@ def test_gold_that_nobody_knows_leaves_no_accuracy_and_breaks_nothing(
             else:
                 yield row
 
-    report.write([store_of(forgetful())], tmp_path / "blind.html")
+    report.write_report([store_of(forgetful())], tmp_path / "blind.html")
     text = parsed((tmp_path / "blind.html").read_text()).text
     assert "Diversity by iteration" in text or "Did diversity survive?" in text
     assert "is right on" not in text

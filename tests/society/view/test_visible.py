@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.visible import one_line, plain
+from evals.invisible import escape_invisible, one_line
 from society.view.visible import FOLD_AT, SHOWN_AT_MOST, fold, inline, visible
 
 HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2066-\u2069\ufeff]")
@@ -21,7 +21,7 @@ def test_nothing_is_markup_and_nothing_is_hidden(text):
     )
     assert "<" not in without_marks
     assert not HIDDEN.search(shown)
-    assert not HIDDEN.search(plain(text))
+    assert not HIDDEN.search(escape_invisible(text))
 
 
 FILLERS = "\u115f\u1160\u3164\uffa0"
@@ -54,7 +54,7 @@ def test_ordinary_text_is_left_as_it_is(text):
 )
 def test_hidden_characters_are_named(text, marks):
     assert re.findall(r">([^<>]+)</span>", str(visible(text))) == marks
-    assert all(f"[{mark}]" in plain(text) for mark in marks)
+    assert all(f"[{mark}]" in escape_invisible(text) for mark in marks)
 
 
 def test_emoji_and_persian_keep_their_joiners():

@@ -1,4 +1,4 @@
-"""Which runs belong together: runs that differ in nothing but their seed are one experiment."""
+"""Which runs belong by_settings: runs that differ in nothing but their seed are one experiment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from evals.stored_run import ArmSettings
 from store.ledger import Store
 
 # What may differ between the seeds of one experiment.
-_OWN = {"seed", "seeds", "name", "sweep", "budget_usd", "prices"}
+_SEED_SETTINGS = {"seed", "seeds", "name", "sweep", "budget_usd", "prices"}
 
 
 class SameRun(ValueError):
@@ -24,7 +24,7 @@ class SameRun(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class SeedRun:
     """One run: one seed of its experiment. `settings` is the whole config, flattened."""
 
     store: Store
@@ -43,19 +43,19 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Experiment:
+class SeedGroup:
     """Runs that share everything but the seed, by seed."""
 
     label: str
-    sources: tuple[Source, ...]
+    runs: tuple[SeedRun, ...]
 
     @property
     def stores(self) -> list[Store]:
-        return [source.store for source in self.sources]
+        return [run.store for run in self.runs]
 
     @property
-    def first(self) -> Source:
-        return self.sources[0]
+    def first(self) -> SeedRun:
+        return self.runs[0]
 
     @property
     def arms(self) -> tuple[ArmSettings, ...]:
@@ -66,7 +66,7 @@ class Experiment:
         return stored_run.choose_main_arm(self.arms)
 
 
-def group(stores: Sequence[Store]) -> list[Experiment]:
+def group_runs(stores: Sequence[Store]) -> list[SeedGroup]:
     """The experiments in the order of their first run.
 
     Raises `NothingStored` for a store without a run, `SameRun`, and ValueError for no store.
@@ -76,39 +76,41 @@ def group(stores: Sequence[Store]) -> list[Experiment]:
     twice = [path for path, times in Counter(store.path for store in stores).items() if times > 1]
     if twice:
         raise SameRun(f"{twice[0].parent.name} is named twice; name every run once")
-    together: defaultdict[str, list[Source]] = defaultdict(list)
+    by_settings: defaultdict[str, list[SeedRun]] = defaultdict(list)
     for store in stores:
         run = stored_run.load_run(store)
         config = json.loads(run.config)
-        key = {name: value for name, value in config.items() if name not in _OWN}
-        together[json.dumps(key, sort_keys=True)].append(_source(store, config))
-    labels = _labels([[source.name for source in found] for found in together.values()])
+        key = {name: value for name, value in config.items() if name not in _SEED_SETTINGS}
+        by_settings[json.dumps(key, sort_keys=True)].append(_read_seed_run(store, config))
+    labels = _label_groups([[run.name for run in found] for found in by_settings.values()])
     return [
-        Experiment(label, tuple(sorted(found, key=lambda source: (source.seed, source.name))))
-        for label, found in zip(labels, together.values(), strict=True)
+        SeedGroup(label, tuple(sorted(found, key=lambda run: (run.seed, run.name))))
+        for label, found in zip(labels, by_settings.values(), strict=True)
     ]
 
 
-def differing(experiments: Sequence[Experiment]) -> list[tuple[str, tuple[str, ...]]]:
-    """The settings, seeds apart, that are not the same in all experiments: one value for each."""
-    tables = [dict(experiment.first.settings) for experiment in experiments]
+def list_differing_settings(groups: Sequence[SeedGroup]) -> list[tuple[str, tuple[str, ...]]]:
+    """The settings that differ between experiments, seeds aside: one value for each experiment."""
+    tables = [dict(group.first.settings) for group in groups]
     keys = dict.fromkeys(key for table in tables for key in table)
     rows = [(key, tuple(table.get(key, "–") for table in tables)) for key in keys]
-    return [row for row in rows if len(set(row[1])) > 1 and row[0].split(".")[0] not in _OWN]
+    return [
+        row for row in rows if len(set(row[1])) > 1 and row[0].split(".")[0] not in _SEED_SETTINGS
+    ]
 
 
-def _source(store: Store, config: dict[str, Any]) -> Source:
+def _read_seed_run(store: Store, config: dict[str, Any]) -> SeedRun:
     run = stored_run.load_run(store)
     task = dict(config["task"])
     name = str(task.pop("name"))
     task.pop("curriculum", None)
-    return Source(
+    return SeedRun(
         store,
         run.name,
         run.seed,
         run.finished_at,
         ", ".join(f"{key} {value}" for key, value in json.loads(run.versions).items()),
-        tuple(_flat(config)),
+        tuple(_flatten(config)),
         name,
         task,
         str(config["model"]),
@@ -119,8 +121,8 @@ def _source(store: Store, config: dict[str, Any]) -> Source:
     )
 
 
-def _labels(groups: Sequence[Sequence[str]]) -> list[str]:
-    found = [_label(names) for names in groups]
+def _label_groups(groups: Sequence[Sequence[str]]) -> list[str]:
+    found = [_label_group(names) for names in groups]
     times = Counter(found)
     return [
         label if times[label] == 1 else " + ".join(names)
@@ -128,7 +130,7 @@ def _labels(groups: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _label(names: Sequence[str]) -> str:
+def _label_group(names: Sequence[str]) -> str:
     if len(names) == 1:
         return names[0]
     alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
@@ -136,12 +138,12 @@ def _label(names: Sequence[str]) -> str:
     return re.sub(r"[-._ ]+((seeds?|s)[-._= ]*\d*)?$", "", shared) or names[0]
 
 
-def _flat(value: object, prefix: str = "") -> list[tuple[str, str]]:
+def _flatten(value: object, prefix: str = "") -> list[tuple[str, str]]:
     if not isinstance(value, dict) or not value:
         shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         return [(prefix, shown)]
     return [
         pair
         for key, inner in value.items()
-        for pair in _flat(inner, f"{prefix}.{key}" if prefix else str(key))
+        for pair in _flatten(inner, f"{prefix}.{key}" if prefix else str(key))
     ]

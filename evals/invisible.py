@@ -49,17 +49,17 @@ HIDDEN = re.compile(f"{_ANSI}|[\x00-\x08\x0b-\x1f\x7f-\x9f{''.join(_SHORT)}{_INV
 """An escape sequence, or one hidden character. Line ends and tabs are none."""
 
 
-def plain(text: str) -> str:
+def escape_invisible(text: str) -> str:
     """`text` with every hidden character named in brackets: "[ESC[31m]", "[RLO]", "[NUL]"."""
-    return HIDDEN.sub(lambda found: f"[{named(found[0])[0]}]", text)
+    return HIDDEN.sub(lambda found: f"[{name_hidden(found[0])[0]}]", text)
 
 
 def one_line(text: str) -> str:
     """`plain` text on a single line, so that a stored line end cannot begin a line of its own."""
-    return " ".join(plain(text).split())
+    return " ".join(escape_invisible(text).split())
 
 
-def named(hidden: str) -> tuple[str, str]:
+def name_hidden(hidden: str) -> tuple[str, str]:
     """What is shown instead of a hidden character or an escape sequence, and its name."""
     first = ord(hidden[0])
     if len(hidden) > 1:

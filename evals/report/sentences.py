@@ -1,4 +1,4 @@
-"""What the comparisons say, in plain sentences."""
+"""The findings of a report in plain sentences."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from evals.intervals import PairedDifference
-from evals.report import diversities, verdicts
-from evals.report.cells import PValue, minus, points
+from evals.report import comparisons, diversities
+from evals.report.comparisons import Outcome, Verdict
 from evals.report.diversities import Scale, Survival
 from evals.report.facts import ExperimentFacts
-from evals.report.verdicts import Outcome, Verdict
+from evals.report.table import replace_minus, show_p_value, show_points
 
 MANY_UNREAD = 0.05
-"""From which share of unreadable answers on the reader is told at the top."""
+"""The share of unreadable answers from which on a notice at the top says so."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """All arms that the society is better than, or worse than, or not shown to differ from."""
+    """All arms that the main arm is better than, or worse than, or not shown to differ from."""
 
     outcome: Outcome
     lead: str
@@ -26,10 +26,10 @@ class Finding:
     close: str = ""
 
 
-def opening(experiment: ExperimentFacts) -> str | None:
-    """How good the society is; None before anything was evaluated."""
+def describe_accuracy(experiment: ExperimentFacts) -> str | None:
+    """How accurate the main arm is; None before anything was evaluated."""
     society = experiment.main.name
-    vote = experiment.accuracies.last(society, experiment.decoding, "consensus")
+    vote = experiment.accuracies.find_last(society, experiment.decoding, "consensus")
     if vote is None:
         return None
     after = f"After iteration {vote.key.stage.iteration}" if vote.key.stage.iteration else "Untuned"
@@ -41,9 +41,9 @@ def opening(experiment: ExperimentFacts) -> str | None:
     )
 
 
-def without_gold(experiment: ExperimentFacts) -> str | None:
-    """What is known where no evaluation question has gold; None before anything was evaluated."""
-    shown = [v for v in experiment.main_votings if v.decoding == experiment.decoding]
+def describe_votes(experiment: ExperimentFacts) -> str | None:
+    """How the main arm votes, if no question has gold; None before anything was evaluated."""
+    shown = [v for v in experiment.main_votings if v.stage.decoding == experiment.decoding]
     if not shown:
         return None
     first, last = shown[0], shown[-1]
@@ -52,20 +52,20 @@ def without_gold(experiment: ExperimentFacts) -> str | None:
         "one. "
     )
     if last.last is not None:
-        after = f"after iteration {last.iteration}" if last.iteration else "untuned"
+        after = f"after iteration {last.stage.iteration}" if last.stage.iteration else "untuned"
         text += (
             f"What is known without: {after}, {100 * last.last:.1f} % of the readable last answers "
             f"of {experiment.main.name} are those of the vote"
         )
-        if first.iteration != last.iteration and first.last is not None:
+        if first.stage.iteration != last.stage.iteration and first.last is not None:
             text += f", {100 * first.last:.1f} % were before any tuning"
         text += f"; {100 * last.ties:.1f} % of the votes are tied. "
     return text + "More agreement is not more accuracy: the agents may share an error."
 
 
-def findings(experiment: ExperimentFacts) -> list[Finding]:
-    """By the vote on the run's own task: better, worse, no difference shown."""
-    primary = verdicts.primary(experiment.verdicts)
+def list_findings(experiment: ExperimentFacts) -> list[Finding]:
+    """What the vote on the run's own task shows: better, worse, no difference shown."""
+    primary = comparisons.find_primary(experiment.verdicts)
     if primary is None:
         return []
     leads: dict[Outcome, str] = {
@@ -77,14 +77,14 @@ def findings(experiment: ExperimentFacts) -> list[Finding]:
     for outcome, lead in leads.items():
         chosen = [each for each in primary.verdicts if each.outcome == outcome]
         if chosen:
-            close = _size(chosen) if outcome == "unclear" else ""
-            found.append(Finding(outcome, lead, tuple(map(name, chosen)), close))
+            close = _describe_size(chosen) if outcome == "unclear" else ""
+            found.append(Finding(outcome, lead, tuple(map(name_other, chosen)), close))
     return found
 
 
-def shared_models(experiment: ExperimentFacts) -> str | None:
-    """One model for all agents, on all data and on one agent's amount, side by side."""
-    primary = verdicts.primary(experiment.verdicts)
+def describe_shared_models(experiment: ExperimentFacts) -> str | None:
+    """The main arm against one model for all agents, on all data and on one agent's amount."""
+    primary = comparisons.find_primary(experiment.verdicts)
     if primary is None:
         return None
     kinds = {arm.name: arm.kind for arm in experiment.arms}
@@ -93,14 +93,15 @@ def shared_models(experiment: ExperimentFacts) -> str | None:
     if pooled is None or matched is None:
         return None
     return (
-        f"Against one model for all agents: {_difference(pooled)} where it learns from the pooled "
-        f"data of all, {_difference(matched)} where it learns from as many examples as one agent."
+        f"Against one model for all agents: {_describe_difference(pooled)} where it learns from "
+        f"the pooled data of all, {_describe_difference(matched)} where it learns from as many "
+        "examples as one agent."
     )
 
 
-def survival(experiment: ExperimentFacts) -> list[str]:
-    """What has become of the society's diversity, and of a single model's beside it."""
-    scale = _preferred(experiment)
+def describe_diversity(experiment: ExperimentFacts) -> list[str]:
+    """How the diversity of the main arm and of a single shared model has changed."""
+    scale = _choose_scale(experiment)
     if scale is None:
         return []
     alike = ("multiagent", "single-agent", "single-agent-matched")
@@ -108,24 +109,24 @@ def survival(experiment: ExperimentFacts) -> list[str]:
         arm for arm in experiment.arms if arm != experiment.main and arm.kind in alike
     ]
     found = (
-        diversities.survival(experiment.diversities, arm.name, scale, experiment.decoding)
+        diversities.find_survival(experiment.diversities, arm.name, scale, experiment.decoding)
         for arm in arms
     )
-    return [_survived(each) for each in found if each is not None]
+    return [_describe_survival(each) for each in found if each is not None]
 
 
-def worries(experiment: ExperimentFacts) -> list[str]:
-    """What gets worse in the society itself; the run is named where there are several."""
-    several = len(experiment.experiment.sources) > 1
+def list_concerns(experiment: ExperimentFacts) -> list[str]:
+    """What gets worse in the main arm; of several runs, each concern names its own."""
+    several = len(experiment.group.runs) > 1
     return [
-        f"{source.name}: {concern.text}" if several else concern.text
-        for source, concern in experiment.concerns
+        f"{run.name}: {concern.text}" if several else concern.text
+        for run, concern in experiment.concerns
         if concern.arm == experiment.main.name
     ]
 
 
-def _preferred(experiment: ExperimentFacts) -> Scale | None:
-    scales = diversities.scales(experiment.diversities)
+def _choose_scale(experiment: ExperimentFacts) -> Scale | None:
+    scales = diversities.list_scales(experiment.diversities)
     for measure in ("embedding", "agreement"):
         for scale in scales:
             if (scale.measure, scale.role, scale.responses) == (measure, "generator", "all"):
@@ -133,7 +134,7 @@ def _preferred(experiment: ExperimentFacts) -> Scale | None:
     return None
 
 
-def _survived(each: Survival) -> str:
+def _describe_survival(each: Survival) -> str:
     before, after = each.before.value, each.after.value
     if each.scale.measure == "agreement":
         change = f"from {100 * before:.1f} to {100 * after:.1f} %"
@@ -141,7 +142,7 @@ def _survived(each: Survival) -> str:
         words = ("more", "less")
         moved = words[after < before] if each.apart else "as much as before, as far as this shows"
         return f"{each.arm}: {what} {moved} ({change}, first answers)."
-    share = f", {minus(f'{100 * (after / before - 1):+z.0f}')} %" if before else ""
+    share = f", {replace_minus(f'{100 * (after / before - 1):+z.0f}')} %" if before else ""
     moved = (
         ("has fallen", "has risen")[after > before]
         if each.apart
@@ -153,22 +154,22 @@ def _survived(each: Survival) -> str:
     )
 
 
-def name(verdict: Verdict) -> str:
-    """The other arm; the society's own name would say nothing."""
+def name_other(verdict: Verdict) -> str:
+    """The other arm, or in words the main arm before tuning."""
     return "itself before tuning" if verdict.untuned else verdict.other
 
 
-def _difference(verdict: Verdict) -> str:
+def _describe_difference(verdict: Verdict) -> str:
     change = verdict.comparison.by_question
-    p = PValue(verdict.p_value).shown
+    p = show_p_value(verdict.p_value)
     sign = "" if p.startswith("<") else "= "
     return (
-        f"{points(change.difference)} points (95 % interval {points(change.low)} to "
-        f"{points(change.high)}, p {sign}{p})"
+        f"{show_points(change.difference)} points (95 % interval {show_points(change.low)} to "
+        f"{show_points(change.high)}, p {sign}{p})"
     )
 
 
-def _size(chosen: Sequence[Verdict]) -> str:
+def _describe_size(chosen: Sequence[Verdict]) -> str:
     changes = [each.comparison.by_question for each in chosen]
     widest = max(max(abs(change.difference), _half(change)) for change in changes)
     return (
@@ -181,28 +182,27 @@ def _half(change: PairedDifference) -> float:
     return (change.high - change.low) / 2
 
 
-def notices(experiment: ExperimentFacts) -> Iterator[str]:
-    """What a reader must know before believing anything."""
-    sources = experiment.experiment.sources
-    unfinished = [source.name for source in sources if source.finished_at is None]
+def list_notices(experiment: ExperimentFacts) -> Iterator[str]:
+    """What a reader must know before relying on the numbers."""
+    runs = experiment.group.runs
+    unfinished = [run.name for run in runs if run.finished_at is None]
     if unfinished:
-        runs = ", ".join(unfinished)
-        yield f"Not finished: {runs}. The page shows what is complete so far."
-    yield from _gold_known(experiment)
-    yield from _unread(experiment)
+        yield f"Not finished: {', '.join(unfinished)}. The page shows what is complete so far."
+    yield from _notice_gold(experiment)
+    yield from _notice_unread(experiment)
     if experiment.waiting:
         yield f"Nothing evaluated yet: {', '.join(experiment.waiting)}."
-    seeds = [source.seed for source in sources]
+    seeds = [run.seed for run in runs]
     again = sorted({seed for seed in seeds if seeds.count(seed) > 1})
     if again:
-        runs = ", ".join(source.name for source in sources if source.seed in again)
+        names = ", ".join(run.name for run in runs if run.seed in again)
         yield (
-            f"{runs} have the same settings and the same seed: where a model is deterministic they "
+            f"{names} have the same settings and the same seed: if the model is deterministic they "
             "are copies, and count more than they should."
         )
 
 
-def _gold_known(experiment: ExperimentFacts) -> Iterator[str]:
+def _notice_gold(experiment: ExperimentFacts) -> Iterator[str]:
     most = max(experiment.main_votings, key=lambda each: each.questions, default=None)
     if most is not None and 0 < most.known < most.questions:
         yield (
@@ -211,12 +211,14 @@ def _gold_known(experiment: ExperimentFacts) -> Iterator[str]:
         )
 
 
-def _unread(experiment: ExperimentFacts) -> Iterator[str]:
+def _notice_unread(experiment: ExperimentFacts) -> Iterator[str]:
     worst = max(experiment.main_votings, key=lambda each: each.unparsed, default=None)
     if worst is not None and worst.unparsed >= MANY_UNREAD:
-        after = f"iteration {worst.iteration}" if worst.iteration else "the untuned society"
+        after = (
+            f"iteration {worst.stage.iteration}" if worst.stage.iteration else "the untuned society"
+        )
         yield (
-            f"In {100 * worst.unparsed:.1f} % of the {worst.decoding} answers of {after} to "
+            f"In {100 * worst.unparsed:.1f} % of the {worst.stage.decoding} answers of {after} to "
             "evaluation questions no answer could be read; "
             f"{100 * worst.truncated:.1f} % were cut at the token limit (sampling.max_tokens). "
             "They count as wrong and cast no vote."
