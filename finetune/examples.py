@@ -30,11 +30,16 @@ _QUESTIONS = "SELECT question_id FROM dataset_examples WHERE dataset_id = ?"
 
 
 class StoredExamples(Sequence[Example]):
-    """A dataset as a sequence of `Example`s; texts are read on first use, not before.
+    """A dataset as a sequence of `Example`s, whose texts are read at first use.
 
     Iterating streams them; indexing reads all of them once and keeps them. `chosen` picks rows by
-    their question's id, where not all are meant. Raises `DatasetDamaged` where a turn is missing
-    or no longer has the content it was stored with.
+    the id of their question; None takes all. Raises `DatasetDamaged` if a turn is missing or no
+    longer has the content it was stored with.
+
+    ```python
+    for example in StoredExamples(store, dataset):
+        print(example.messages[-1].content)
+    ```
     """
 
     def __init__(
@@ -89,9 +94,9 @@ class StoredExamples(Sequence[Example]):
 
 
 def build_example(messages: str, response: str, *, loss_on_all: bool) -> Example:
-    """The prompt exactly as sent (JSON) and the response, which is learnt.
+    """The prompt exactly as sent (JSON), followed by the response, which bears the loss.
 
-    With `loss_on_all` every assistant message of the conversation bears the loss.
+    With `loss_on_all` every assistant message of the conversation bears it.
     """
     prompt = [Message(turn["role"], turn["content"]) for turn in json.loads(messages)]
     whole = (*prompt, Message("assistant", response))
@@ -103,7 +108,7 @@ def build_example(messages: str, response: str, *, loss_on_all: bool) -> Example
 
 @dataclass(frozen=True, slots=True)
 class DatasetSplit:
-    """The two sides of a dataset. `sha256` stands for what is measured, in a job's digest."""
+    """The two parts of a dataset. `sha256` stands for `measured` in a job's digest."""
 
     trained: StoredExamples
     measured: StoredExamples
@@ -111,15 +116,21 @@ class DatasetSplit:
 
 
 def is_held_out(question_id: str, share: float) -> bool:
-    """Whether a question is among the `share` (0..1) that is measured only."""
+    """Whether a question is in the `share` (0..1) that is only measured."""
+    # The first 64 bits of the hash, as a fraction of all 64-bit numbers.
     digest = hashlib.sha256(f"validation:{question_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
 def split_dataset(store: Store, dataset: Dataset, share: float) -> DatasetSplit:
-    """Cut `dataset`: every conversation about a held-out question is measured, the others trained.
+    """Split `dataset`: conversations about a held-out question are measured, the others trained on.
 
-    `share` is that of the questions, not of the rows; a small dataset may have none on one side.
+    `share` is that of the questions, not of the rows. A small dataset may have no rows in one part.
+
+    ```python
+    split = split_dataset(store, dataset, share=0.1)
+    len(split.trained), len(split.measured)
+    ```
     """
     if not 0 <= share < 1:
         raise ValueError(f"the validation share must lie in 0..1 (1 excluded), not {share}")

@@ -45,19 +45,24 @@ async def tune_models(
     polling: Polling = DEFAULT_POLLING,
     on_failure: OnFailure = "stop",
 ) -> dict[str, TunedModels]:
-    """Tune every plan's model at the provider of its start model, at most as many at a time as
-    each provider allows. `providers` are keyed by address, the outcome by arm.
+    """Tune every plan's model at the provider of its start model; the outcome by arm.
 
-    Plans of several arms that describe the same training (`TuningPlan.training`) have one job,
-    that of the first; the others' jobs name it and nothing is submitted for them.
+    `providers` are keyed by address. As many jobs run at a time as each provider allows. Plans of
+    several arms that describe the same training (`TuningPlan.training`) share the job of the first;
+    the others' jobs point to it, and nothing is submitted for them.
 
-    Calling again goes on where it stopped: finished jobs are adopted from the store, unfinished
-    ones from the provider. A plan with fewer examples than the provider's minimum keeps its start
-    model. A failed job lets the others finish; then `TuningFailed` names every failure, and calling
-    again makes a new attempt; with `on_failure` "keep" the old model stays instead, for good, and
-    is among `Tuned.kept`. A submission of unknown outcome always stops, and so does a job that had
-    no credit, disk or memory left. Raises
-    `providers.errors.RunError` at once, `JobChanged` where a stored job was described differently.
+    A second call resumes: it takes finished jobs from the store and unfinished ones from the
+    provider. A plan with fewer examples than the provider's minimum keeps its start model. If a job
+    fails, the others still finish. Then `TuningFailed` names every failure, and the next call makes
+    a new attempt; with `on_failure` "keep" the old model stays for good instead and is among
+    `TunedModels.kept`. A submission of unknown outcome raises in either case, and so does a job
+    that ran out of credit, disk or memory. Raises `providers.errors.RunError` at once, and
+    `JobChanged` if a stored job was described differently.
+
+    ```python
+    tuned = await tune_models(providers={"embedded:": provider}, store=store, plans=plans)
+    tuned["multiagent"][1, "critic"]  # the ModelRef of agent 1's new critic
+    ```
     """
     used = {plan.start.address: providers[plan.start.address] for plan in plans}
     for address, provider in used.items():
@@ -76,10 +81,14 @@ async def tune_models(
         Tuner(used[plan.start.address], store, plan, on_progress, polling, on_failure)
         for plan in plans
     ]
+    # A plan leads if it is the first of its training, or if the provider may already have its job:
+    # an earlier start may have listed the arms in another order, and no job is paid for twice.
     first: dict[tuple[object, ...], int] = {}
     for number, plan in enumerate(plans):
         first.setdefault(plan.training, number)
-    leading = [n for n, plan in enumerate(plans) if first[plan.training] == n or tuners[n].began]
+    leading = [
+        n for n, plan in enumerate(plans) if first[plan.training] == n or tuners[n].has_begun
+    ]
     found = await gather_or_cancel(
         [
             tuners[n].run(slots[address], used[address].capabilities)
@@ -93,7 +102,7 @@ async def tune_models(
     outcomes = {n: o for n, o in zip(leading, found, strict=True) if not isinstance(o, Exception)}
     for number, plan in enumerate(plans):
         if number not in outcomes:
-            outcomes[number] = await tuners[number].follow(outcomes[first[plan.training]])
+            outcomes[number] = await tuners[number].share_outcome(outcomes[first[plan.training]])
     return _group_by_arm(plans, outcomes)
 
 

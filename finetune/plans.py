@@ -1,4 +1,4 @@
-"""What `tune` is asked for, what it reports meanwhile, and what it gives back."""
+"""The input of `jobs.tune_models`, its progress reports, and its result."""
 
 from __future__ import annotations
 
@@ -15,14 +15,19 @@ from store.records import AgentRole, Dataset, StoredJobStatus
 Owner = tuple[int, AgentRole]
 OnFailure = Literal["stop", "keep"]
 KEPT_SUFFIX = "-kept"
-"""The end of the name of a job that says that the old model stays for good."""
+"""How the name of a job ends that records that the old model stays for good."""
 
 
 @dataclass(frozen=True, slots=True)
 class TuningPlan:
-    """One model to be tuned: whose it is, where it starts, what it learns and how.
+    """One model to tune: whose it is, the model it starts from, its dataset and hyperparameters.
 
-    `validation_share` of the dataset's questions are measured during training and not learnt.
+    `validation_share` of the dataset's questions are measured during training and not trained on.
+
+    ```python
+    plan = TuningPlan("demo", 1, "multiagent", 2, "critic", base, dataset, Hyperparameters())
+    plan.spec(store).name  # "demo-multiagent-a2-critic-it1-0ba6748b"
+    ```
     """
 
     run: str
@@ -43,13 +48,15 @@ class TuningPlan:
 
     @property
     def title(self) -> str:
-        """For messages: who is tuned, and when."""
+        """Whose model and when, for messages."""
         return f"agent {self.agent}, {self.role}, iteration {self.iteration} of {self.arm}"
 
     @property
     def training(self) -> tuple[object, ...]:
-        """What decides the outcome and whose it is: plans of several arms that agree in this have
-        one job. Agents of one arm always have jobs of their own."""
+        """What decides the outcome. Plans of several arms that agree in this share one job.
+
+        It names the owner too, so that agents of one arm always have jobs of their own.
+        """
         return (
             self.owner,
             self.iteration,
@@ -62,7 +69,7 @@ class TuningPlan:
 
     @property
     def settings(self) -> str:
-        """What the model starts from and how it is trained, as a job's row keeps it."""
+        """The start and the training settings as JSON, stored with the job."""
         found = {
             "start": asdict(self.start),
             "hyperparameters": asdict(self.hyperparameters),
@@ -72,12 +79,12 @@ class TuningPlan:
         return json.dumps(found, sort_keys=True)
 
     def with_settings(self, settings: str) -> TuningPlan:
-        """The plan with what `settings` of another one says."""
+        """The plan with the start and the training settings of another plan's `settings`."""
         found = json.loads(settings)
         start = ModelRef(**found["start"])
         return replace(
             self,
-            # Trained again from its files, a model has another hash and is the same one.
+            # A model that was trained again has another hash but the same identity.
             start=self.start if start.identity == self.start.identity else start,
             hyperparameters=Hyperparameters(**found["hyperparameters"]),
             seed=found["seed"],
@@ -85,7 +92,7 @@ class TuningPlan:
         )
 
     def spec(self, store: Store, attempt: int = 1) -> FinetuneSpec:
-        """The job. Attempts after the first are jobs of their own, with a name of their own."""
+        """The job. Each attempt after the first is another job, with another name."""
         name = (
             f"{self.run}-{self.arm}-a{self.agent}-{self.role}-it{self.iteration}"
             f"-{self.dataset.sha256[:8]}"
@@ -117,9 +124,10 @@ class TuningPlan:
 
 @dataclass(frozen=True, slots=True)
 class TuningProgress:
-    """News of one job. `progress` runs from 0 to 1; `loss` is the latest, in nats per token.
+    """A report on one job. `progress` runs from 0 to 1; `loss` is the latest, in nats per token.
 
-    Status "skipped": no job, the old model stays, for `reason`. `note` is what else is to be said.
+    Status "skipped" means that there is no job and the old model stays, for `reason`. `note` is
+    anything else the user should know.
     """
 
     iteration: int
@@ -136,11 +144,11 @@ class TuningProgress:
 
 @dataclass(frozen=True, slots=True)
 class Polling:
-    """How often to ask. The wait grows from `first_s` to `longest_s` while nothing changes.
+    """How often to ask for a job's state. The wait grows from `first_s` to `longest_s`.
 
-    `patience` bounds passing errors in a row. After a submission of unknown outcome the job is
-    looked for that often at least, at last every `look_s`, and submitted `submissions` times at
-    most.
+    `patience` is how many retryable errors in a row are tolerated. After a submission of unknown
+    outcome the job is looked for at least that often, the wait growing to `look_s`. It is submitted
+    at most `submissions` times.
     """
 
     first_s: float = 0.1
@@ -153,7 +161,7 @@ class Polling:
 
 @dataclass(frozen=True, slots=True)
 class KeptModel:
-    """An agent's role that keeps its old model, and why."""
+    """A role of an agent that keeps its old model, and why."""
 
     agent: int
     role: AgentRole
@@ -162,7 +170,7 @@ class KeptModel:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TunedModels(Mapping[Owner, ModelRef]):
-    """The models after tuning by (agent, role); those in `kept` are the old ones."""
+    """The models of one arm after tuning, by (agent, role); those in `kept` are the old ones."""
 
     models: Mapping[Owner, ModelRef]
     kept: tuple[KeptModel, ...] = ()

@@ -1,8 +1,8 @@
 """The user's own selection of training rows, in place of a built-in view.
 
 A selection is one SELECT that gives the columns of `generation_examples` or `critic_examples`. It
-runs where gold answers do not exist (`store.gold_free`), and every row that it gives is checked
-against the turn it names.
+runs on a copy without gold answers (`store.gold_free`), and every row that it gives is checked
+against the turn that the row names.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ _VIEWS: dict[AgentRole, str] = {
     "generator": "generation_examples",
     "critic": "critic_examples",
 }
-# Texts are never taken from a selection: what is learnt is the turn itself, byte for byte.
+# A model is trained on the stored turn, byte for byte, never on a text that the selection gives.
 _TEXTS = ("messages", "response")
 _ROWS = """
 CREATE TEMP TABLE {table} AS
 SELECT {columns} FROM selected WHERE iteration = $iteration AND arm = $arm
 """
+# EXCEPT ALL in both directions: EXCEPT would miss a row that comes twice in one of the two runs.
 _DIFFERING = """
 SELECT count(*) FROM (
     (FROM selected_rows EXCEPT ALL FROM selected_again)
@@ -49,13 +50,16 @@ _FAULTS: dict[AgentRole, str] = {
     WHEN f.turn_id IS NULL THEN 'first_turn_id is not the agent''s first answer in that debate'
     """,
 }
-# White space of every alphabet, as the view `critic_examples` has it.
+# White space of every alphabet, the same pattern as in the view `critic_examples`.
 _BLANK = r"[\s\v\x1c-\x1f\x85\p{Z}]*"
 _FIRST = """
 LEFT JOIN turns AS f
     ON f.turn_id = r.first_turn_id AND f.round = 1 AND f.kind = 'answer'
     AND f.iteration = t.iteration AND f.agent = t.agent AND f.question_id = t.question_id
 """
+# Every row of the selection that must not be trained on, with its fault; the cases stand in the
+# order in which a user would mend them. `turns` holds only sampled turns on training questions of
+# the arm, so a turn of the evaluation, or of another arm, is not found.
 _CHECKED = """
 SELECT r.agent, r.question_id, r.turn_id, CASE
     WHEN r.agent IS NULL OR r.question_id IS NULL OR r.turn_id IS NULL OR r.sha256 IS NULL
@@ -84,7 +88,12 @@ ORDER BY r.agent, r.question_id, r.turn_id
 
 @dataclass(frozen=True)
 class TrainingSelection:
-    """A user's SELECT for one role; `name` is what the user calls it, the name of its file."""
+    """A user's SELECT for one role; `name` is the name of its file.
+
+    ```python
+    TrainingSelection("short.sql", "SELECT * FROM critic_examples WHERE length(response) < 400")
+    ```
+    """
 
     name: str
     sql: str
@@ -97,7 +106,7 @@ class TrainingSelection:
 
 @dataclass(frozen=True, slots=True)
 class SelectedRow:
-    """One row that was selected: the turn that `agent` may learn, and its side of the mixture."""
+    """One selected row: the turn that `agent` may be trained on, and its side of the mixture."""
 
     agent: int
     side: str
@@ -107,7 +116,7 @@ class SelectedRow:
 def check_selection(selection: TrainingSelection, role: AgentRole) -> None:
     """Raise `SelectionRefused` unless it is one SELECT with the built-in view's columns and types.
 
-    It runs on empty tables, so that nothing has to be stored or spent for it.
+    The check runs on empty tables, so it needs no stored debates.
     """
     with gold_free.open_empty_copy() as connection:
         _define_view(connection, selection, role)
@@ -116,11 +125,10 @@ def check_selection(selection: TrainingSelection, role: AgentRole) -> None:
 def select_rows(
     store: Store, iteration: int, arm: str, selection: TrainingSelection, role: AgentRole
 ) -> list[SelectedRow]:
-    """The rows of one iteration and arm, each checked against its turn; blocks.
+    """The rows that the selection gives of one iteration and arm, each checked; blocks.
 
-    Raises `SelectionRefused` for a selection that fails or gives other rows the second time, and
-    for a row whose turn is not the agent's own sampled answer to a training question, which it
-    names.
+    Raises `SelectionRefused` if the selection fails or gives other rows when run again, and for the
+    first row whose turn is not the agent's own sampled answer to a training question.
     """
     with gold_free.copy_training_debates(store, iteration, arm) as connection:
         columns = _define_view(connection, selection, role)
@@ -137,7 +145,7 @@ def select_rows(
 def _define_view(
     connection: duckdb.DuckDBPyConnection, selection: TrainingSelection, role: AgentRole
 ) -> list[str]:
-    """Make a view `selected` of the selection; the names of its columns without texts."""
+    """Make a view `selected` of the selection; returns the names of its columns without texts."""
     try:
         connection.execute(f"CREATE TEMP VIEW selected AS {extract_query(selection.sql)}")
         given = _read_columns(connection, "selected")
@@ -151,10 +159,10 @@ def _define_view(
             f"verdicts, {' and '.join(gold_free.VIEWS)}; none of them has gold or correct, and "
             "no file can be read"
         ) from error
-    wanted = _read_columns(connection, _VIEWS[role])
-    if given != wanted:
-        raise SelectionRefused(_explain_difference(selection, role, given, wanted))
-    return [name for name in wanted if name not in _TEXTS]
+    expected = _read_columns(connection, _VIEWS[role])
+    if given != expected:
+        raise SelectionRefused(_explain_difference(selection, role, given, expected))
+    return [name for name in expected if name not in _TEXTS]
 
 
 def _read_columns(connection: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:
@@ -163,13 +171,13 @@ def _read_columns(connection: duckdb.DuckDBPyConnection, relation: str) -> dict[
 
 
 def _explain_difference(
-    selection: TrainingSelection, role: AgentRole, given: dict[str, str], wanted: dict[str, str]
+    selection: TrainingSelection, role: AgentRole, given: dict[str, str], expected: dict[str, str]
 ) -> str:
-    faults = [f"{name} ({kind}) is missing" for name, kind in wanted.items() if name not in given]
-    faults += [f"{name} is one too many" for name in given if name not in wanted]
+    faults = [f"{name} ({kind}) is missing" for name, kind in expected.items() if name not in given]
+    faults += [f"{name} is not a column of it" for name in given if name not in expected]
     faults += [
-        f"{name} is {given[name]} and has to be {kind}"
-        for name, kind in wanted.items()
+        f"{name} is {given[name]} and must be {kind}"
+        for name, kind in expected.items()
         if name in given and given[name] != kind
     ]
     return (
@@ -194,7 +202,7 @@ def _materialize_rows(
     [(differing,)] = connection.execute(_DIFFERING).fetchall()
     if differing:
         raise SelectionRefused(
-            f"{selection.name} gives other rows the second time ({differing} differ); leave out "
+            f"{selection.name} gives other rows when run again ({differing} differ); leave out "
             "random(), and LIMIT without ORDER BY"
         )
 

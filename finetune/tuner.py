@@ -1,7 +1,8 @@
-"""Intent → submit → poll → adopt the result, for one job that survives being interrupted anywhere.
+"""One job from intent to submit, poll and adopt; it can be interrupted at any moment.
 
-What is stored before and after every step, and the provider's `find`, decide together where a job
-goes on. A job that may exist is looked for, never sent again blindly.
+The job's stored row, written before and after every step, and the provider's `find` decide together
+where a job resumes. A job that may exist is looked for, never submitted again blindly: a provider
+would be paid twice.
 """
 
 from __future__ import annotations
@@ -36,7 +37,13 @@ OnProgress = Callable[[TuningProgress], None]
 
 
 class Tuner:
-    """Sees one plan through."""
+    """Carries out one plan.
+
+    ```python
+    tuner = Tuner(provider, store, plan, on_progress=None, polling=Polling())
+    outcome = await tuner.run(asyncio.Semaphore(1), provider.capabilities)
+    ```
+    """
 
     def __init__(
         self,
@@ -57,16 +64,16 @@ class Tuner:
     async def run(
         self, slots: asyncio.Semaphore, capabilities: Capabilities
     ) -> ModelRef | KeptModel | FinetuneError:
-        """The new model, or why the old one stays, or what made this one job fail."""
+        """The new model, or why the old one stays, or the error that this one job failed with."""
         spec, minimum = self._plan.spec(self._store), max(1, capabilities.min_examples)
         if len(spec.examples) < minimum:
             reason = f"{len(spec.examples)} examples, the provider needs {minimum}"
             if self._plan.dataset.note:
                 reason += f" ({self._plan.dataset.note})"
             return await self._keep(spec, reason)
-        given_up = self._given_up(spec)
-        earlier = self._store.job(given_up.name)
-        if earlier is not None and earlier.digest == given_up.digest:
+        kept = self._rename_as_kept(spec)
+        earlier = self._store.job(kept.name)
+        if earlier is not None and earlier.digest == kept.digest:
             return KeptModel(self._plan.agent, self._plan.role, str(earlier.error))
         async with slots:
             try:
@@ -75,71 +82,71 @@ class Tuner:
                 return failure
             except TuningFailed as failure:
                 if self._on_failure == "keep":
-                    return await self._keep(given_up, str(failure))
+                    return await self._keep(kept, str(failure))
                 return failure
             except SubmissionUnknown as failure:
                 return failure
 
     @property
-    def began(self) -> bool:
+    def has_begun(self) -> bool:
         """Whether the provider has, or may have, a job of this very plan."""
         job = self._store.job(self._plan.spec(self._store).name)
         return job is not None and job.shared_job_id is None and job.status != "skipped"
 
-    async def follow(self, outcome: ModelRef | KeptModel) -> ModelRef | KeptModel:
-        """Take over what the same training has come to for another arm."""
+    async def share_outcome(self, outcome: ModelRef | KeptModel) -> ModelRef | KeptModel:
+        """Record the outcome of the same training, which another arm's plan has led, as ours."""
         spec = self._plan.spec(self._store)
         if isinstance(outcome, KeptModel):
-            return await self._keep(self._given_up(spec), outcome.reason)
+            return await self._keep(self._rename_as_kept(spec), outcome.reason)
         stored, origin = self._store.job(spec.name), self._store.model(outcome.model_id)
         if stored is None and origin is not None:
-            job = self._described(spec, "succeeded")
+            job = self._describe_job(spec, "succeeded")
             stored = replace(
                 job, raw_status="shared", shared_job_id=origin.job_id, finished_at=utc_now()
             )
             await self._save(stored)
         if stored is not None:
-            self._tell(stored)
+            self._report(stored)
         return outcome
 
-    def _given_up(self, spec: FinetuneSpec) -> FinetuneSpec:
-        """The record that the old model stays although it could have been tuned.
+    def _rename_as_kept(self, spec: FinetuneSpec) -> FinetuneSpec:
+        """The spec under the name of the record that the old model stays for good.
 
-        It is final: a run that went on with the old model must not come to have another one.
+        The record is final: later debates used the old model, so a resume must not replace it.
         """
         return replace(spec, name=f"{spec.name}{KEPT_SUFFIX}")
 
     async def _keep(self, spec: FinetuneSpec, reason: str) -> KeptModel:
-        job = self._described(spec, "skipped")
+        job = self._describe_job(spec, "skipped")
         await self._save(replace(job, error=reason, finished_at=utc_now()))
-        self._tell(job, reason=reason)
+        self._report(job, reason=reason)
         return KeptModel(self._plan.agent, self._plan.role, reason)
 
     async def _tune(self) -> ModelRef:
-        spec, job, handle = await self._attempt()
+        spec, job, handle = await self._find_attempt()
         if job is not None and job.status == "succeeded":
-            return self._adopted(job)
-        # An earlier process may have submitted it the moment before it ended.
-        doubtful = job is not None and job.status == "intent"
+            return self._load_model(job)
+        # An earlier process may have submitted it just before it ended.
+        may_exist = job is not None and job.status == "intent"
         if job is None or job.status in ("failed", "cancelled", "skipped"):
-            job = self._described(spec, "intent")
+            job = self._describe_job(spec, "intent")
         await self._save(job)
-        self._tell(job)
-        handle = handle or await self._recorded(job)
-        if handle is None and doubtful:
+        self._report(job)
+        handle = handle or await self._find_recorded(job)
+        if handle is None and may_exist:
             handle = await self._look_for(spec, self._provider.capabilities.listing_lag_s)
         if handle is None:
             handle = await self._submit(job, spec)
         if job.provider_job_id != handle.job_id:
             job = replace(job, status="submitted", provider_job_id=handle.job_id)
             await self._save(job)
-            self._tell(job)
-        return await self._watch(job, handle)
+            self._report(job)
+        return await self._poll_to_end(job, handle)
 
-    async def _attempt(self) -> tuple[FinetuneSpec, Job | None, JobHandle | None]:
-        """The first attempt that is not known to have failed, here and at the provider.
+    async def _find_attempt(self) -> tuple[FinetuneSpec, Job | None, JobHandle | None]:
+        """The first attempt that has not failed, by the store or by the provider.
 
-        One that has failed may have had other settings than the plan has by now.
+        The attempts that failed may have had other settings than the plan has now.
         """
         for attempt in itertools.count(1):
             spec = self._plan.spec(self._store, attempt)
@@ -147,7 +154,7 @@ class Tuner:
             if job is not None and job.status == "skipped":
                 job = None
             if job is not None and job.digest != spec.digest:
-                handle = await self._alive(job, attempt)
+                handle = await self._find_with_other_settings(job, attempt)
                 if handle is None:
                     continue
                 self._plan = self._plan.with_settings(str(job.settings))
@@ -157,15 +164,16 @@ class Tuner:
             handle = await self._provider.find(spec)
             if handle is None or job is None or job.status not in ("failed", "cancelled"):
                 return spec, job, handle
+            # A job that the store has as failed may still live at the provider.
             if (await self._provider.poll(handle)).status not in ("failed", "cancelled"):
                 return spec, job, handle
         raise AssertionError
 
-    async def _alive(self, job: Job, attempt: int) -> JobHandle | None:
-        """A job with other settings than the plan's, where the provider has it in spite of all.
+    async def _find_with_other_settings(self, job: Job, attempt: int) -> JobHandle | None:
+        """The provider's job for a row with other settings than the plan's, None if it has none.
 
-        One that is not there any more, such as a fit that ended with its process, is given up.
-        Raises `JobChanged` where there is a model already, or nobody knows what the settings were.
+        A job that no longer exists, such as a fit that ended with its process, is recorded as
+        cancelled. Raises `JobChanged` if the job has made a model, or its settings are unknown.
         """
         over = job.status in ("failed", "cancelled")
         if job.settings is None or job.status == "succeeded":
@@ -173,21 +181,20 @@ class Tuner:
                 return None
             raise JobChanged(
                 f"job {job.job_id} ({self._plan.title}) is stored with other settings, data or "
-                "start; go on with the settings it was made with, or take another run name"
+                "start; use the settings it was made with, or another run name"
             )
-        handle = await self._recorded(job)
+        handle = await self._find_recorded(job)
         if handle is None and not over:
             spec = self._plan.with_settings(job.settings).spec(self._store, attempt)
             lag_s = self._provider.capabilities.listing_lag_s
             handle = await self._look_for(spec, lag_s) if lag_s else await self._provider.find(spec)
         if handle is None and not over:
-            reason = "given up for other settings; it ended with the process it ran in"
-            given_up = replace(job, status="cancelled", error=reason, finished_at=utc_now())
-            await self._save(given_up)
+            reason = "replaced by a job with other settings; it ended with the process it ran in"
+            await self._save(replace(job, status="cancelled", error=reason, finished_at=utc_now()))
         return handle
 
-    async def _recorded(self, job: Job) -> JobHandle | None:
-        """The job we know the provider's id of, if it is alive although `find` does not see it."""
+    async def _find_recorded(self, job: Job) -> JobHandle | None:
+        """The job with the stored provider id, if it lives although `find` does not list it."""
         if job.provider_job_id is None:
             return None
         handle = JobHandle(job.provider_job_id, job.job_id, job.digest)
@@ -198,9 +205,9 @@ class Tuner:
         return None if state.status in ("failed", "cancelled") else handle
 
     async def _submit(self, job: Job, spec: FinetuneSpec) -> JobHandle:
-        """Submit the job; again only where it has settled that there is none.
+        """Submit the job; a second time only once it is certain that the first created none.
 
-        Raises `SubmissionUnknown` where that cannot be known, or fails time after time.
+        Raises `SubmissionUnknown` if that stays unknown, or after too many tries.
         """
         for _ in range(self._polling.submissions):
             try:
@@ -208,7 +215,7 @@ class Tuner:
             except AmbiguousSubmission as error:
                 unknown = error
             except (JobError, RequestError) as error:
-                raise await self._failed(job, "rejected", str(error)) from error
+                raise await self._record_failure(job, "rejected", str(error)) from error
             handle = await self._look_for(spec, unknown.settles_in_s or 0.0)
             if handle is not None:
                 return handle
@@ -216,53 +223,53 @@ class Tuner:
                 break
         await self._save(replace(job, raw_status="ambiguous", error=str(unknown)))
         raise SubmissionUnknown(
-            f"{self._plan.title}: nobody knows whether job {spec.name} was created ({unknown}); "
-            "look for it at the provider; running again adopts it if it is there, and only "
-            "otherwise submits it"
+            f"{self._plan.title}: it is unknown whether job {spec.name} was created ({unknown}); "
+            "look for it at the provider; running again uses it if it is there, and submits it "
+            "only if it is not"
         ) from unknown
 
     async def _look_for(self, spec: FinetuneSpec, least_s: float) -> JobHandle | None:
-        """The job, where the provider comes to see it within `least_s` seconds."""
-        polling, waited, looks = self._polling, 0.0, 0
+        """The job if the provider lists it; looks for `least_s` seconds or more, as lists lag."""
+        polling, waited, tries = self._polling, 0.0, 0
         wait = polling.first_s
         while True:
             handle = await self._provider.find(spec)
-            looks += 1
-            if handle is not None or (looks >= polling.patience and waited >= least_s):
+            tries += 1
+            if handle is not None or (tries >= polling.patience and waited >= least_s):
                 return handle
             await asyncio.sleep(wait)
             waited += wait
             wait = min(polling.longest_s, polling.look_s, 2 * wait)
 
-    async def _watch(self, job: Job, handle: JobHandle) -> ModelRef:
+    async def _poll_to_end(self, job: Job, handle: JobHandle) -> ModelRef:
         least = self._provider.capabilities.poll_s
-        wait, strikes, points = max(least, self._polling.first_s), 0, 0
+        wait, errors, points = max(least, self._polling.first_s), 0, 0
         while True:
             try:
                 state = await self._provider.poll(handle)
             except JobError as error:
-                raise await self._failed(job, "failed", str(error)) from error
+                raise await self._record_failure(job, "failed", str(error)) from error
             except RetryableError:
-                strikes += 1
-                if strikes > self._polling.patience:
+                errors += 1
+                if errors > self._polling.patience:
                     raise
             else:
-                strikes = 0
+                errors = 0
                 if state.done:
                     return await self._finish(job, state, points)
-                job = await self._note(job, state, points)
+                job = await self._update(job, state, points)
                 points = len(state.points)
             await asyncio.sleep(wait)
             wait = max(least, min(self._polling.longest_s, wait * self._polling.growth))
 
-    async def _note(self, job: Job, state: JobState, known: int) -> Job:
+    async def _update(self, job: Job, state: JobState, known: int) -> Job:
         status: StoredJobStatus = "running" if state.status == "running" else "submitted"
         rows: list[Row] = list(_list_new_points(job, state, known))
         if (job.status, job.raw_status) != (status, state.raw_status):
             job = replace(job, status=status, raw_status=state.raw_status)
             rows.append(job)
         await self._store.append(*rows)
-        self._tell(job, state)
+        self._report(job, state)
         return job
 
     async def _finish(self, job: Job, state: JobState, known: int) -> ModelRef:
@@ -270,10 +277,14 @@ class Tuner:
             *_list_new_points(job, state, known), *_list_checkpoints(job, state)
         )
         if state.status != "succeeded":
-            reason = state.error or f"the provider says {state.raw_status!r} and no more"
-            raise await self._failed(job, state.raw_status, reason, state.status, fatal=state.fatal)
+            reason = state.error or f"the provider only says {state.raw_status!r}"
+            raise await self._record_failure(
+                job, state.raw_status, reason, state.status, fatal=state.fatal
+            )
         if state.model is None:
-            raise await self._failed(job, state.raw_status, "succeeded without naming a model")
+            raise await self._record_failure(
+                job, state.raw_status, "succeeded without naming a model"
+            )
         job = replace(
             job,
             status="succeeded",
@@ -282,11 +293,11 @@ class Tuner:
             trained_tokens=state.trained_tokens,
             finished_at=utc_now(),
         )
-        await self._store.append(*self._models(job, state.model, state.artifact_sha256), job)
-        self._tell(job, state)
+        await self._store.append(*self._list_models(job, state.model, state.artifact_sha256), job)
+        self._report(job, state)
         return state.model
 
-    def _models(self, job: Job, model: ModelRef, sha256: str | None) -> list[Model]:
+    def _list_models(self, job: Job, model: ModelRef, sha256: str | None) -> list[Model]:
         plan, start = self._plan, self._plan.start
         tuned = Model(
             model_id=model.model_id,
@@ -305,14 +316,14 @@ class Tuner:
             return [Model(start.model_id, start.address, artifact=start.artifact), tuned]
         return [tuned]
 
-    def _adopted(self, job: Job) -> ModelRef:
+    def _load_model(self, job: Job) -> ModelRef:
         for model in self._store.models(job.iteration, job.arm):
             if model.job_id == job.job_id:
-                self._tell(job)
+                self._report(job)
                 return ModelRef(model.model_id, model.provider, model.artifact, model.sha256)
         raise JobChanged(f"job {job.job_id} is stored as succeeded without its model")
 
-    async def _failed(
+    async def _record_failure(
         self,
         job: Job,
         raw_status: str,
@@ -324,19 +335,19 @@ class Tuner:
         ended: StoredJobStatus = "cancelled" if status == "cancelled" else "failed"
         job = replace(job, status=ended, raw_status=raw_status, error=reason, finished_at=utc_now())
         await self._save(job)
-        self._tell(job, reason=reason)
+        self._report(job, reason=reason)
         name = job.job_id
         if job.provider_job_id not in (None, name):
             name += f" ({job.provider_job_id} at the provider)"
-        told = f"{self._plan.title}: job {name} {ended}: {reason}; "
+        failure = f"{self._plan.title}: job {name} {ended}: {reason}; "
         if fatal:
-            return TuningStopped(f"{told}then run again, finished jobs are not repeated")
+            return TuningStopped(f"{failure}then run again; finished jobs are not repeated")
         return TuningFailed(
-            f"{told}remove the cause and run again, finished jobs are not repeated, or go on with "
-            'the old model: finetune.on_failure = "keep"'
+            f"{failure}remove the cause and run again; finished jobs are not repeated. Or keep the "
+            'old model: finetune.on_failure = "keep"'
         )
 
-    def _described(self, spec: FinetuneSpec, status: StoredJobStatus) -> Job:
+    def _describe_job(self, spec: FinetuneSpec, status: StoredJobStatus) -> Job:
         plan = self._plan
         return Job(
             job_id=spec.name,
@@ -353,7 +364,7 @@ class Tuner:
     async def _save(self, job: Job) -> None:
         await self._store.append(job)
 
-    def _tell(self, job: Job, state: JobState | None = None, reason: str | None = None) -> None:
+    def _report(self, job: Job, state: JobState | None = None, reason: str | None = None) -> None:
         if self._on_progress is None:
             return
         done = 1.0 if job.status in ("succeeded", "skipped") else 0.0

@@ -186,7 +186,7 @@ def test_an_ambiguous_submission_is_looked_for_and_adopted(store, plans):
 def test_an_unknown_outcome_stops_and_is_never_sent_again_blindly(store, plans):
     vendor = Vendor()
     provider = Connection(vendor, trouble={"submit": [AmbiguousSubmission("connection reset")]})
-    with pytest.raises(TuningFailed, match=r"nobody knows whether job demo.*reset") as error:
+    with pytest.raises(TuningFailed, match=r"it is unknown whether job demo.*reset") as error:
         run(store, plans[:1], provider)
     assert isinstance(error.value.__cause__, SubmissionUnknown)
     assert vendor.submitted == []
@@ -210,7 +210,7 @@ def test_what_settles_to_be_absent_is_submitted_again(store, plans, failures):
 def test_submitting_again_and_again_ends(store, plans):
     vendor = Vendor()
     unknown: list[BaseException | None] = [AmbiguousSubmission("503", settles_in_s=0.01)] * 3
-    with pytest.raises(TuningFailed, match=r"nobody knows whether job demo.*503"):
+    with pytest.raises(TuningFailed, match=r"it is unknown whether job demo.*503"):
         run(store, plans[:1], Connection(vendor, trouble={"submit": unknown}))
     assert vendor.submitted == []
 
@@ -403,7 +403,7 @@ def test_told_to_keep_the_old_model_refused_data_do_not_stop_the_run(store, plan
 
 def test_told_to_keep_the_old_model_an_unknown_outcome_still_stops(store, plans):
     trouble: dict[str, list[BaseException | None]] = {"submit": [AmbiguousSubmission("reset")]}
-    with pytest.raises(TuningFailed, match="nobody knows"):
+    with pytest.raises(TuningFailed, match="it is unknown whether"):
         run(store, plans[:1], Connection(Vendor(), trouble=trouble), on_failure="keep")
 
 

@@ -105,7 +105,7 @@ def test_what_was_created_is_found_though_the_list_lags(server, experiment, fail
 
 def test_a_success_that_cannot_be_read_is_never_sent_again(server, experiment):
     server.tell(refuse={f"POST {JOBS}": {"text": "<html>ok</html>"}})
-    with pytest.raises(TuningFailed, match="nobody knows whether job"):
+    with pytest.raises(TuningFailed, match="it is unknown whether job"):
         experiment()
     asked = len(server.log("POST", JOBS))
     assert {job.status for job in jobs_of(experiment.database)} == {"intent"}
@@ -117,7 +117,7 @@ def test_a_success_that_cannot_be_read_is_never_sent_again(server, experiment):
 
 def test_a_server_that_goes_on_failing_is_given_up_with_its_reason(server, experiment):
     server.tell(create=[{"status": 503, "message": "out of nodes"}] * 50)
-    with pytest.raises(TuningFailed, match=r"nobody knows.*out of nodes"):
+    with pytest.raises(TuningFailed, match=r"it is unknown.*out of nodes"):
         experiment()
     stored = jobs_of(experiment.database)
     assert len(server.log("POST", JOBS)) == 3 * len(stored)
