@@ -26,9 +26,10 @@ _SPENT = "SELECT coalesce(sum(usd), 0) FROM spend"
 
 _PAID_JOBS = "SELECT job_id FROM jobs WHERE trained_tokens IS NOT NULL"
 
-# The most tokens a dataset is billed for in one epoch. The vendor has counted its texts before, as
-# prompts and answers, which training may count a little differently; what it has not counted has
-# at most a token per byte, and the JSON around a message is longer than a chat template's words.
+# The most tokens that one epoch of a dataset is billed for. The vendor has counted most texts
+# already, as prompts and answers; training may count them a little differently, hence 1.25. A text
+# without a count has at most one token per byte, and the JSON around its messages is longer than
+# what a chat template adds.
 _ONCE = """
 SELECT dataset_id, sum(
     if(prompt_tokens > 0,
@@ -41,8 +42,8 @@ WHERE dataset_id IN (SELECT unnest($datasets::VARCHAR[]))
 GROUP BY dataset_id
 """
 
-# A job that may exist and whose tokens nobody has told. One that failed or was cancelled before its
-# first step has trained on nothing.
+# Jobs that may exist and whose trained tokens are unknown. A job that failed or was cancelled
+# before its first step has trained on nothing, so it costs nothing.
 _OPEN_JOBS = """
 SELECT job_id, role, dataset_id
 FROM jobs
@@ -59,9 +60,9 @@ def budget_connections(
 ) -> Connections:
     """The same connections under one budget: `config.budget_usd`, less what the run has spent.
 
-    Stores the prices the run pays, and what it pays that is no turn; `in_passing`, all of it. Every
-    provider of the result is a `BudgetedProvider`, whose `budget` they share. Raises
-    `InvalidSettings` where there is a cap and a price is unknown.
+    Stores the prices that the run pays, and every charge that does not become a turn; with
+    `in_passing`, every charge. The providers of the result are `BudgetedProvider`s that share one
+    `budget`. Raises `InvalidSettings` if there is a cap and a price is unknown.
     """
     prices = load_prices(store, config)
     if config.budget_usd is not None:
@@ -92,7 +93,7 @@ def budget_connections(
 
 
 def format_spent(connections: Connections) -> str:
-    """What the run has spent, for whoever watches it; empty where nothing costs anything."""
+    """What the run has spent, for its progress display; empty if nothing costs anything."""
     for provider in connections.values():
         if isinstance(provider, BudgetedProvider):
             budget = provider.budget
@@ -103,7 +104,7 @@ def format_spent(connections: Connections) -> str:
 
 
 def is_free(config: Config) -> bool:
-    """Whether asking the experiment's models, tuned ones too, is known to cost nothing."""
+    """Whether all of the experiment's models, also the tuned ones, are known to be free."""
     prices = Prices(config.prices)
     found = [
         prices.at(address, tuned=tuned)
@@ -114,10 +115,10 @@ def is_free(config: Config) -> bool:
 
 
 def load_prices(store: Store, config: Config) -> Prices:
-    """The run's prices, which are stored too, so that the view `spend` can use them.
+    """The run's prices; they are stored too, for the view `spend`.
 
-    A price stays what it was when the run was started, also where the packaged table has changed
-    since; what the experiment file says comes first.
+    A price stays as it was when the run was started, even if the packaged table has changed since.
+    Prices in the experiment file come first.
     """
     prices = Prices(config.prices)
     stored = {
@@ -141,10 +142,10 @@ def load_prices(store: Store, config: Config) -> Prices:
 
 
 def open_budget(store: Store, config: Config, prices: Prices) -> Budget:
-    """The budget of a run that is started or resumed: what the store knows to be spent, is.
+    """The budget of a started or resumed run, less what the store knows to be spent.
 
-    A job that may still cost something counts with the most it can cost, and so does what was under
-    way when an earlier process ended.
+    A job that may still cost something counts with the most it can cost, and so do calls that were
+    in flight when an earlier process ended.
     """
     store.mark_charges_lost()
     [(spent,)] = store.rows(_SPENT)
@@ -165,7 +166,7 @@ def _count_tokens(store: Store, datasets: Sequence[str]) -> dict[str, int]:
 
 
 def _find_dearest_training(prices: Prices, addresses: Iterable[str]) -> float:
-    # A job that has made no model yet does not say at which address it runs.
+    # A job without a model does not record its address, so assume the most expensive one.
     found = (prices.at(address, tuned=False) for address in addresses)
     return max((price.training_usd or 0.0 for price in found if price), default=0.0)
 
@@ -211,10 +212,10 @@ FROM spend
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """USD as far as prices are known, and how much of it is not known exactly.
+    """USD spent, as far as prices are known, and how much of it is not known exactly.
 
     `unknown` counts calls and jobs without a price, `failed` attempts without an answer, and
-    `estimated` calls whose tokens nobody has told.
+    `estimated` calls whose token counts the provider did not report.
     """
 
     usd: float
@@ -224,7 +225,7 @@ class Spending:
     cap_usd: float | None
 
     def __str__(self) -> str:
-        """Empty where nothing costs anything."""
+        """One sentence; empty if nothing costs anything."""
         if not self.usd and not self.unknown:
             return ""
         least = "at least " if self.unknown else ""
@@ -240,7 +241,7 @@ class Spending:
 
 
 def read_spending(store: Store) -> Spending:
-    """What is stored of a run's spending."""
+    """What a run has spent, from its store."""
     [(usd, unknown, failed, estimated)] = store.rows(_SPENDING)
     found = store.rows("SELECT config FROM runs")
     cap = json.loads(found[0][0]).get("budget_usd") if found else None
@@ -248,7 +249,7 @@ def read_spending(store: Store) -> Spending:
 
 
 def describe_spending(database: Path) -> str:
-    """The sentence, empty where nothing was spent or where the file cannot tell."""
+    """What a run has spent, as a sentence; empty if nothing, or if the file cannot be read."""
     try:
         with Store.open(database, read_only=True) as store:
             return str(read_spending(store))
@@ -257,7 +258,7 @@ def describe_spending(database: Path) -> str:
 
 
 def round_usd(usd: float) -> Decimal:
-    """To the cent, or to three digits where that would be too little."""
+    """Rounded to cents, or to three significant digits below one dollar."""
     if usd >= 1 or not usd:
         return Decimal(f"{usd:.2f}")
     return Decimal(f"{usd:.3g}")

@@ -1,4 +1,4 @@
-"""What is paid for, kept in the run's store from before it is sent."""
+"""Charges: every paid call is stored before it is sent, so that a crash cannot lose its cost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TIDY_EVERY = 2048
 class StoredCharges:
     """Implements `providers.usage.Charges` in a run's store.
 
-    `in_passing`: the turns of the debates that are held are not stored.
+    `in_passing`: the debates' turns are not stored, so every charge stays.
     """
 
     def __init__(self, store: Store, *, in_passing: bool = False) -> None:
@@ -49,7 +49,7 @@ class _StoredCharge:
         await self._store.append(self._row("sent", most))
 
     def record_answer(self, usage: Usage) -> None:
-        # A turn is stored in place of the charge, in its own time.
+        # If the answer becomes a turn, the stored turn replaces the charge.
         if self._purpose.turn_id is None:
             self._store.put(self._row("answered", usage))
 

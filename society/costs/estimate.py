@@ -39,9 +39,9 @@ _NEVER_BATCHED = ("debate", "finetune", "diversity")
 class CostLine:
     """One row of the estimate: all calls, or jobs, of one role of one model in one stage.
 
-    `arm` is None for what all arms share, and where there is one arm only. `model` is an address,
-    `tuned` says that the models tuned from it are meant. Tokens are sums over all calls; `trained`
-    counts every epoch. `usd` is None where a price is unknown.
+    `arm` is None for calls that all arms share, and if there is only one arm. `model` is an
+    address; `tuned` means the models tuned from it. Tokens are sums over all calls; `trained`
+    counts every epoch. `usd` is None if a price is unknown.
     """
 
     stage: str
@@ -65,23 +65,26 @@ class CostEstimate:
 
     @property
     def usd(self) -> Range | None:
-        """The whole experiment, None where a price is unknown."""
+        """The cost of the whole experiment; None if a price is unknown."""
         known = [line.usd for line in self.lines if line.usd is not None]
         return lengths.sum_ranges(known) if len(known) == len(self.lines) else None
 
     @property
-    def unpriced(self) -> tuple[str, ...]:
-        """The addresses whose price is unknown, or that of their tuned models or training."""
+    def addresses_without_price(self) -> tuple[str, ...]:
+        """Addresses whose price, or the price of their tuned models or training, is unknown."""
         return tuple(dict.fromkeys(line.model for line in self.lines if line.usd is None))
 
 
 def estimate_cost(
     experiment: Experiment, answer_tokens: int | None = None, summary_tokens: int | None = None
 ) -> CostEstimate:
-    """Price the whole experiment. `answer_tokens` and `summary_tokens` say what is usual.
+    """Estimate the cost of a whole experiment.
 
-    High bounds what can be spent if the vendor bills no failed attempts. Raises ValueError where a
-    task cannot give its questions.
+    `answer_tokens` and `summary_tokens` are the usual lengths, if the user knows them. High bounds
+    what can be spent if the vendor bills no failed attempts. Raises ValueError if a
+    task cannot load its questions.
+
+        estimate_cost(load_experiment("paper-openai"), answer_tokens=300).usd
     """
     config = experiment.config
     estimator = _Estimator(experiment, answer_tokens, summary_tokens)
@@ -97,7 +100,7 @@ def estimate_cost(
     stages = list(dict.fromkeys(line.stage for line in merged.values()))
     lines = sorted(merged.values(), key=lambda line: stages.index(line.stage))
     return CostEstimate(
-        tuple(estimator.priced(line) for line in lines),
+        tuple(estimator.add_cost(line) for line in lines),
         tuple(price for price in found if price is not None),
     )
 
@@ -115,7 +118,7 @@ class _Estimator:
         self.summary = lengths.estimate_answer(section.summary_max_tokens, summary_tokens)
 
     def lines(self) -> Iterator[CostLine]:
-        """Every line, iteration by iteration. What untuned arms have in common counts once."""
+        """Every line, iteration by iteration. Calls that untuned arms share count once."""
         yield from self._evaluation(0, _merge_untuned(self.arms))
         for iteration in range(1, self.config.iterations + 1):
             asked, task = (
@@ -175,7 +178,7 @@ class _Estimator:
     def _diversity(
         self, task: Task, asked: Sequence[TaskQuestion], arm: Arm, decoding: str, tuned: bool
     ) -> Iterator[CostLine]:
-        """Each text is sent twice, alone and with its conversation, and each time for one token."""
+        """Each text is sent twice, alone and with its conversation, for one token each time."""
         if not self.config.diversity.measures:
             return
         contexts = self._contexts(task, arm)
@@ -214,7 +217,7 @@ class _Estimator:
         return price is not None and price.is_free
 
     def _contexts(self, task: Task, arm: Arm) -> list[Range]:
-        """What stands around the question's own prompt in each round; tokens of one call."""
+        """Tokens around the question's own prompt in one call of each round."""
         if arm.others == "summarized":
             shown = lengths.estimate_text(prompts.build_summary_turn("", task.answer_form))
             shown += lengths.estimate_reread(self.summary)
@@ -235,11 +238,11 @@ class _Estimator:
     def _jobs(self, task: Task, asked: Sequence[TaskQuestion], arm: Arm) -> Iterator[CostLine]:
         contexts = self._contexts(task, arm)
         openings = _measure_openings(task, asked)
-        # One shared model learns what all agents have said.
+        # A shared model is trained on the answers of all agents.
         speakers = arm.train_agents if arm.data == "pooled" else 1
         count: dict[AgentRole, Range] = {
-            "generator": self._learnable(len(asked)),
-            "critic": self._continued(len(asked), arm),
+            "generator": self._count_generator_examples(len(asked)),
+            "critic": self._count_critic_examples(len(asked), arm),
         }
         for agent, role in tuned_roles(arm):
             context = contexts[0 if role == "generator" else -1]
@@ -257,12 +260,12 @@ class _Estimator:
                 arm=arm.name if len(self.arms) > 1 else None,
             )
 
-    def _learnable(self, questions: int) -> Range:
+    def _count_generator_examples(self, questions: int) -> Range:
         most = min(questions, self.config.datasets.max_examples or questions)
         low, expected = LEARNABLE_LOW * questions, LEARNABLE * questions
         return Range(min(low, most), min(expected, most), most)
 
-    def _continued(self, questions: int, arm: Arm) -> Range:
+    def _count_critic_examples(self, questions: int, arm: Arm) -> Range:
         section = self.config.datasets
         most = min(questions, section.max_examples or questions)
         corrected, kept = round(CORRECTED * questions), round(LEARNABLE * questions)
@@ -270,11 +273,11 @@ class _Estimator:
         expected = mixture.corrected + mixture.kept
         return Range(min(CRITIC_SHARE_LOW * questions, expected), expected, most)
 
-    def priced(self, line: CostLine) -> CostLine:
-        """The line with what it costs.
+    def add_cost(self, line: CostLine) -> CostLine:
+        """The line with its cost in USD.
 
-        An agent whose model could not be tuned goes on with its base, so a tuned model's range
-        covers the prices of both.
+        An agent whose model could not be tuned keeps its base model, so the range of a tuned
+        model covers the prices of both.
         """
         own = self.prices.at(line.model, tuned=line.tuned)
         base = self.prices.at(line.model, tuned=False)
@@ -292,7 +295,7 @@ class _Estimator:
 
 
 def _merge_untuned(arms: Sequence[Arm]) -> list[Arm]:
-    """What untuned arms ask in all: the first round of the largest, and each kind of debate once.
+    """The calls of untuned arms together: the largest first round, and each kind of debate once.
 
     A compute-matched vote that is sized by tokens counts as if it were sized by calls.
     """
@@ -315,7 +318,7 @@ def _measure_openings(task: Task, asked: Sequence[TaskQuestion]) -> list[Range]:
 
 
 def _sum_examples(openings: Sequence[Range], rest: Range, count: Range) -> Range:
-    """Tokens of `count` examples: at most, they are those of the longest questions."""
+    """Tokens of `count` examples; the bound takes those of the longest questions."""
     mean = lengths.sum_ranges(openings) * (1 / len(openings))
     longest = sorted((opening.high for opening in openings), reverse=True)
     return Range(
@@ -343,7 +346,7 @@ def _add_lines(a: CostLine, b: CostLine) -> CostLine:
     )
 
 
-# With and without the text, so that it shows where the text begins.
+# A likelihood asks for the prompt with the text and without it, to find where the text begins.
 REQUESTS_PER_TEXT = 2
 
 _ModelKey = tuple[str, int]
@@ -353,10 +356,10 @@ _ModelKey = tuple[str, int]
 def count_scored_texts(
     config: Config, arm: Arm, role: AgentRole, decoding: str, *, tuned: bool
 ) -> Counter[tuple[str, bool]]:
-    """Texts of one question that are shown to the models at an address, or to those tuned from it.
+    """How many texts of one question each address scores, with its base and with tuned models.
 
-    Like `evals.diversity.likelihood.wishes`: each text once to each model that any measure needs.
-    Models without likelihoods are not asked; those that run here measure otherwise, for nothing.
+    As `evals.diversity` asks: each text once of each model that some measure needs. Models without
+    likelihoods are left out, and so are local ones, which measure in another way, for free.
     """
     if decoding not in config.diversity.decodings:
         return Counter()

@@ -1,8 +1,8 @@
-"""How many tokens things take, before a single one was sent: a low, an expected, a high number.
+"""How many tokens texts have, estimated before any is sent: a low, an expected, a high number.
 
-High is a bound: of text, its bytes, since a tokenizer that can write any text needs at most one
-token per byte; of an answer, `max_tokens`. Low and expected are guesses, which `society cost`
-prints with its result.
+High is a bound. For a text it is its bytes, since a tokenizer that can write any text needs at most
+one token per byte; for an answer it is `max_tokens`. Low and expected are guesses, which
+`society cost` prints with its result.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ PROMPT = Range(0.0, 3.0, TOKENS_PER_PROMPT)
 
 
 def exactly(number: float) -> Range:
-    """A number that is known."""
+    """A number that is known exactly."""
     return Range(number, number, number)
 
 
 def sum_ranges(ranges: Iterable[Range]) -> Range:
-    """The sum."""
+    """The sum of each of the three numbers."""
     return sum(ranges, NOTHING)
 
 
 def estimate_text(text: str) -> Range:
-    """Tokens of a text that is known word for word."""
+    """Tokens of a known text."""
     return Range(
         len(text) / CHARACTERS_PER_TOKEN_LOW,
         len(text) / CHARACTERS_PER_TOKEN,
@@ -60,15 +60,15 @@ def estimate_text(text: str) -> Range:
 
 
 def estimate_answer(max_tokens: int, usual: int | None = None) -> Range:
-    """Tokens of a text that a model will write; `usual` where the user knows how many."""
+    """Tokens of a text that a model will write; `usual` is what the user expects."""
     expected = min(ANSWER_SHARE * max_tokens, ANSWER_TOKENS) if usual is None else usual
     expected = min(max(1.0, expected), max_tokens)
     return Range(min(max(1.0, ANSWER_SHARE_LOW * max_tokens), expected), expected, max_tokens)
 
 
 def estimate_reread(answer: Range) -> Range:
-    """Tokens of an answer where it stands in a later prompt.
+    """Tokens of an answer that a later prompt quotes.
 
-    A tokenizer may split a text differently from how a model wrote it, so high leaves some room.
+    A tokenizer may split a text otherwise than the model wrote it, so high leaves some room.
     """
     return Range(answer.low, answer.expected, REREAD * answer.high + TOKENS_PER_MESSAGE)

@@ -1,4 +1,4 @@
-"""An estimate on the screen, or as CSV or JSON for programs."""
+"""A cost estimate as a table for people, or as CSV or JSON for programs."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ COLUMNS = (
 
 
 def show_estimate(estimate: CostEstimate, config: Config, form: Format, stream: TextIO) -> None:
-    """Write all lines; as a table also the total, the prices and what was assumed.
+    """Write all lines; a table also has the total, the prices and the assumptions.
 
-    Token counts are the expected ones. An unknown price leaves the cells of its lines empty.
+    Token counts are the expected ones. A line with an unknown price has empty USD cells.
     """
     rows = [_row(line) for line in estimate.lines]
     if form == "table":
@@ -56,12 +56,12 @@ def show_estimate(estimate: CostEstimate, config: Config, form: Format, stream: 
 
 
 def show_assumed_tasks(tasks: Iterable[str], stream: TextIO) -> None:
-    """Say which tasks' questions were only assumed, since their data are not on this machine."""
+    """Name the tasks whose questions were assumed, since their data are not on this machine."""
     if names := sorted(tasks):
         Screen(stream, soft_wrap=True).print(
             f"The questions of {', '.join(names)} are not on this machine, and nothing was "
-            f"downloaded: each was taken to have {CHARACTERS} characters, so high is no bound. "
-            "`society doctor` gets them; then ask again."
+            f"downloaded: the estimate assumes {CHARACTERS} characters for each, so the high "
+            "number is not a bound. `society doctor` downloads them; then repeat this command."
         )
 
 
@@ -73,7 +73,7 @@ def _row(line: CostLine) -> tuple[object, ...]:
 
 
 def round_cells(row: tuple[object, ...]) -> tuple[object, ...]:
-    """A row of a table, whose last three cells are USD, or None, as it is shown."""
+    """A row with its last three cells, USD or None, rounded for a table."""
     usd = (round_usd(cell) if isinstance(cell, float) else cell for cell in row[-3:])
     return (*row[:-3], *usd)
 
@@ -95,10 +95,10 @@ def _usd(usd: Range | None) -> tuple[float | None, ...]:
 def _format_outcome(estimate: CostEstimate, config: Config) -> list[str]:
     usd, cap = estimate.usd, config.budget_usd
     if usd is None:
-        tables = ", ".join(f'[prices."{address}"]' for address in estimate.unpriced)
+        tables = ", ".join(f'[prices."{address}"]' for address in estimate.addresses_without_price)
         return [
-            "The cost is unknown: nobody has written down what these models cost. Add to the "
-            f"experiment file, in USD per million tokens, {tables} with input_usd, output_usd, "
+            "The cost is unknown, since these models have no known price. Add to the experiment "
+            f"file, in USD per million tokens, {tables} with input_usd, output_usd, "
             "tuned_input_usd, tuned_output_usd and training_usd (0 for a server of your own)."
         ]
     lines = [
@@ -109,14 +109,14 @@ def _format_outcome(estimate: CostEstimate, config: Config) -> list[str]:
     elif cap >= usd.high:
         lines.append(f"budget_usd = {cap:g} is more than the run can spend.")
     elif cap >= usd.expected:
-        lines.append(f"budget_usd = {cap:g} is above what is expected and below what is possible.")
+        lines.append(f"budget_usd = {cap:g} is above the expected cost and below the highest.")
     else:
         lines.append(f"budget_usd = {cap:g} will stop the run before its end.")
     return lines
 
 
 def format_prices(estimate: CostEstimate) -> list[str]:
-    """The prices an estimate rests on, one a line."""
+    """The prices that an estimate uses, one per line."""
     return [
         "Prices, USD per million tokens:",
         *(f"  {_format_price(price)}" for price in estimate.prices),
@@ -133,7 +133,7 @@ def _format_price(price: TokenPrice) -> str:
 
 
 def list_assumptions(config: Config) -> list[str]:
-    """What the numbers rest on, one sentence a line."""
+    """The assumptions behind the numbers, one sentence per line."""
     sampling = config.sampling
     return [
         "Assumed:",
@@ -142,16 +142,16 @@ def list_assumptions(config: Config) -> list[str]:
         f"  An answer takes {lengths.ANSWER_SHARE:.0%} of its limit ({sampling.max_tokens}, "
         f"summaries {sampling.summary_max_tokens}), at most {lengths.ANSWER_TOKENS} tokens "
         f"(low: {lengths.ANSWER_SHARE_LOW:.0%} of the limit; high: all of it), "
-        "unless --answer-tokens and --summary-tokens say otherwise.",
-        f"  {LEARNABLE:.0%} of the questions teach a generator (low: {LEARNABLE_LOW:.0%}; high: "
-        f"all); {CORRECTED:.0%} are corrected in the debate, which with datasets.w decides what a "
-        f"critic learns (low: {CRITIC_SHARE_LOW:.0%}; high: all).",
+        "unless --answer-tokens or --summary-tokens is given.",
+        f"  {LEARNABLE:.0%} of the questions become examples of a generator (low: "
+        f"{LEARNABLE_LOW:.0%}; high: all); {CORRECTED:.0%} are corrected in the debate, which "
+        f"with datasets.w decides a critic's examples (low: {CRITIC_SHARE_LOW:.0%}; high: all).",
         "  Jobs are billed by all tokens of their examples times epochs.",
-        "  Failed attempts are not billed; the vendor's cache lowers no price.",
+        "  Failed attempts are not billed; no prompt is read from the vendor's cache.",
         *(
-            ["  Likelihoods (diversity) take two requests a text, for one token each."]
+            ["  A likelihood (diversity) takes two requests per text, for one token each."]
             if config.diversity.measures
             else []
         ),
-        *(["  Evaluation costs what a batch costs."] if config.evaluation.batch else []),
+        *(["  Evaluation has the price of batches."] if config.evaluation.batch else []),
     ]

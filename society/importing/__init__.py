@@ -1,7 +1,8 @@
-"""Debates held elsewhere become a run, so that everything made for runs works on them.
+"""Imports: a run made from debates that were held outside society.
 
-Formats, what is derived, and limits: docs/import.md. Verdicts, votes and datasets come out exactly
-as if the debates had been held here. A run is made only when everything in the file is in order.
+Everything that works on runs then works on them; verdicts, votes and datasets are those that
+society itself would have made. A run is made only if the whole file is in order. Formats, derived
+fields and limits: docs/import.md.
 """
 
 from __future__ import annotations
@@ -35,8 +36,7 @@ _ROWS_AT_ONCE = 4096
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """A new run. `left_out` names the incomplete debates that were skipped, `numbers` what the file
-    calls its agents."""
+    """A new run. `left_out` names skipped incomplete debates, `numbers` the agents in the file."""
 
     folder: RunFolder
     config: Config
@@ -55,30 +55,32 @@ def import_file(
 ) -> Imported:
     """Make the run `folder` from the transcripts in `path`.
 
-    `split` and `iteration` hold where the file does not say. Raises `TranscriptError` for what is
-    wrong in the file and `ConfigError` for what is wrong with the settings; nothing is left behind
-    then.
+    `split` and `iteration` apply to debates that name none. Raises `TranscriptError` for faults in
+    the file and `ConfigError` for wrong settings; neither leaves anything behind.
+
+        source = ImportSource(experiment=None, task="gsm8k", answers=None)
+        import_file(Path("debates.jsonl"), locate_run(Path("runs"), "imported"), source)
     """
     if folder.path.exists():
-        raise ConfigError(f"{folder.path} is there already; take another --name")
+        raise ConfigError(f"{folder.path} exists already; choose another --name")
     judge, config = experiment.load_reading_rules(source, folder)
     spoken = formats.read_transcripts(path, split, iteration)
     problems: list[str] = []
     prefix = "" if source.answers is None else f"{judge.task.name}:"
     questions = ImportedQuestions(judge.task, judge.read_gold, judge.known, problems, prefix)
-    told = debates.gather_debates(spoken, questions.gather(spoken), problems)
-    if told.left_out and not skip_incomplete:
-        problems += [f"{each}; complete it, or use --skip-incomplete" for each in told.left_out]
-    elif not told.complete:
+    found = debates.gather_debates(spoken, questions.collect(spoken), problems)
+    if found.left_out and not skip_incomplete:
+        problems += [f"{each}; complete it, or use --skip-incomplete" for each in found.left_out]
+    elif not found.complete:
         problems.append("no debate is complete")
     if not problems:
-        config = experiment.complete_config(source, config, folder, told)
+        config = experiment.complete_config(source, config, folder, found)
         if config.society.others == "summarized":
-            problems += debates.find_unexplained(told)
+            problems += debates.find_unexplained(found)
     if problems:
         raise TranscriptError(str(path), problems)
-    _write(folder, _Content(config, source, questions, told))
-    return Imported(folder, config, told.left_out, told.numbers)
+    _write(folder, _Content(config, source, questions, found))
+    return Imported(folder, config, found.left_out, found.numbers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,31 +91,31 @@ class _Content:
     debates: ImportedDebates
 
     def rows(self) -> Iterator[Row]:
-        """Everything but the datasets, question by question."""
-        config, told = self.config, self.debates
-        models = {s.model or NAMELESS for d in told.complete for s in d.spoken.values()}
+        """All rows except datasets, question by question."""
+        config, found = self.config, self.debates
+        models = {s.model or NAMELESS for d in found.complete for s in d.turns.values()}
         yield from (Model(name, provider=f"{NAMELESS}:") for name in sorted(models))
         position: dict[Split, int] = {"train": 0, "eval": 0}
         seen: set[str] = set()
-        for debate in told.complete:
+        for debate in found.complete:
             if debate.question_id not in seen:
                 seen.add(debate.question_id)
                 yield self.questions.record(debate.question_id, position[debate.stage.split])
                 position[debate.stage.split] += 1
             yield from build_rows(
                 debate,
-                self.questions.asked(debate.question_id),
+                self.questions.find_question(debate.question_id),
                 self.questions.task,
-                (told.agents, told.rounds),
+                (found.agents, found.rounds),
                 summarized=config.society.others == "summarized",
                 drop_ties=config.consensus.ties == "drop",
-                quorum=config.consensus.quorum or default_quorum(told.agents),
+                quorum=config.consensus.quorum or default_quorum(found.agents),
                 seed=config.seed,
             )
 
 
 def _write(folder: RunFolder, content: _Content) -> None:
-    # Made beside its final place, so that an import that fails leaves no run behind.
+    # The draft lies beside the final folder, so that a failed import leaves no run behind.
     draft = RunFolder(folder.name, folder.path.with_name(f".{folder.name}.importing"))
     shutil.rmtree(draft.path, ignore_errors=True)
     try:
@@ -144,8 +146,8 @@ def _batches(records: Iterator[Row]) -> Iterator[Sequence[Row]]:
 
 
 def _build_datasets(store: Store, content: _Content) -> None:
-    config, told = content.config, content.debates
-    stages = (debate.stage for debate in told.complete)
+    config, found = content.config, content.debates
+    stages = (debate.stage for debate in found.complete)
     trained = {(s.iteration, s.arm) for s in stages if s.split == "train"}
     known = build_arms(config)
     arms = {arm.name: arm for arm in known}
@@ -155,10 +157,10 @@ def _build_datasets(store: Store, content: _Content) -> None:
 
 
 def _write_questions(folder: RunFolder, content: _Content) -> None:
-    """The questions as files of the task "file", so that the run's own config can be run again."""
+    """Write the questions as files of the task "file", so that the run's config can run again."""
     asked: dict[Split, dict[str, str]] = {"train": {}, "eval": {}}
     for debate in content.debates.complete:
-        question = content.questions.asked(debate.question_id)
+        question = content.questions.find_question(debate.question_id)
         row = {
             "id": question.question_id.removeprefix(f"{content.questions.task.name}:"),
             "question": question.text,

@@ -11,170 +11,13 @@ from providers.types import FinishReason
 from society.config.load import ConfigError
 from store.records import StageKey, TurnKind
 
-TurnPlace = tuple[int, int, TurnKind]
-"""Agent, round and kind."""
-
-Size = tuple[tuple[int, ...], int]
-"""The numbers of the agents, and how many rounds they speak."""
-
-
-@dataclass(frozen=True, slots=True)
-class ImportedDebate:
-    """One debate; `spoken` by (agent, round, kind)."""
-
-    stage: StageKey
-    question_id: str
-    spoken: Mapping[TurnPlace, ImportedTurn]
-
-    @property
-    def title(self) -> str:
-        stage = self.stage
-        return f"question {self.question_id!r} ({stage.split}, iteration {stage.iteration})"
-
-    @property
-    def size(self) -> Size:
-        """The agents that speak, also in summaries, and the highest round."""
-        agents = tuple(sorted({agent for agent, _, _ in self.spoken}))
-        return agents, max(number for _, number, _ in self.spoken)
-
-    def missing(self, size: Size) -> tuple[tuple[int, int], int] | None:
-        """(agent, round) of the first answer that is not there, and how many are not.
-
-        However high the numbers in a file are, this takes no more steps than the debate has lines.
-        """
-        agents, rounds = size
-        wanted = set(agents)
-        there = sum(
-            kind == "answer" and agent in wanted and number <= rounds
-            for agent, number, kind in self.spoken
-        )
-        lacking = len(agents) * rounds - there
-        if not lacking:
-            return None
-        grid = ((agent, number) for agent in agents for number in range(1, rounds + 1))
-        return next(place for place in grid if (*place, "answer") not in self.spoken), lacking
-
-
-@dataclass(frozen=True, slots=True)
-class ImportedDebates:
-    """The complete debates, each of `rounds`; `left_out` says what the others lack.
-
-    `numbers` are what the file calls the agents. In the debates they are 1, 2, … in that order.
-    """
-
-    complete: tuple[ImportedDebate, ...]
-    numbers: tuple[int, ...]
-    rounds: int
-    left_out: tuple[str, ...]
-
-    @property
-    def agents(self) -> int:
-        """How many agents speak in every debate."""
-        return len(self.numbers)
-
-    @property
-    def summarized(self) -> bool:
-        """Whether any agent was shown a summary of the others."""
-        return any(kind == "summary" for debate in self.complete for _, _, kind in debate.spoken)
-
-
-def gather_debates(
-    spoken: Sequence[ImportedTurn], ids: Sequence[str], problems: list[str]
-) -> ImportedDebates:
-    """Group responses (with their question ids) into debates.
-
-    The size of a debate is what most complete debates have; all others are incomplete. Numbers of
-    agents may have gaps. A response that is there twice goes to `problems`.
-    """
-    grouped: dict[tuple[StageKey, str], dict[TurnPlace, ImportedTurn]] = {}
-    for each, question_id in zip(spoken, ids, strict=True):
-        places = grouped.setdefault((each.stage, question_id), {})
-        before = places.setdefault(each.place, each)
-        if before is not each:
-            problems.append(
-                f"{each.where}: {each.kind} of agent {each.agent} in round {each.round} is in "
-                f"{before.where} already; remove one, or tell them apart by iteration or decoding"
-            )
-    debates = [ImportedDebate(stage, name, places) for (stage, name), places in grouped.items()]
-    usual = _find_usual_size(debates)
-    complete, left_out = [], []
-    for debate in debates:
-        if (lack := _describe_lack(debate, usual)) is None:
-            complete.append(_renumber_agents(debate, usual[0]))
-        else:
-            left_out.append(f"{debate.title}: {lack}")
-    return ImportedDebates(tuple(complete), *usual, tuple(left_out))
-
-
-def find_unexplained(debates: ImportedDebates) -> Iterator[str]:
-    """Turns whose prompt cannot be rebuilt: neither the messages nor the summary are there."""
-    for debate in debates.complete:
-        for (agent, number, kind), spoken in debate.spoken.items():
-            if kind == "summary" or number == 1 or spoken.messages is not None:
-                continue
-            if (agent, number, "summary") not in debate.spoken:
-                yield (
-                    f"{spoken.where}: no messages, and no summary for agent {agent} in round "
-                    f"{number}, although others = summarized; add either, or set "
-                    "--set society.others=quoted"
-                )
-
-
-def _find_usual_size(debates: Sequence[ImportedDebate]) -> Size:
-    sizes = Counter(debate.size for debate in debates if debate.missing(debate.size) is None)
-    whole = [set(agents) for agents, _ in sizes if _has_no_gap(agents)]
-    # A gap is a hole where other debates have the agent, and a way of counting where none has.
-    counted = {
-        size: count
-        for size, count in sizes.items()
-        if _has_no_gap(size[0])
-        or (len(size[0]) > 1 and not any(agents > set(size[0]) for agents in whole))
-    }
-    if counted:
-        return max(
-            counted,
-            key=lambda size: (counted[size], _has_no_gap(size[0]), len(size[0]), size[1], size),
-        )
-    spoken = {1} | {agent for debate in debates for agent in debate.size[0]}
-    return tuple(sorted(spoken)), max(debate.size[1] for debate in debates)
-
-
-def _has_no_gap(agents: tuple[int, ...]) -> bool:
-    return agents[-1] == len(agents)
-
-
-def _describe_lack(debate: ImportedDebate, usual: Size) -> str | None:
-    if (missing := debate.missing(usual)) is not None:
-        (agent, number), lacking = missing
-        more = f" and {lacking - 1:,} more answers" if lacking > 1 else ""
-        return f"agent {agent} has no answer in round {number}{more}"
-    agents, rounds = debate.size
-    if strangers := sorted(set(agents) - set(usual[0])):
-        others = f"{len(usual[0])} agents, the highest called {usual[0][-1]}"
-        return f"agent {strangers[0]} speaks, others have {others}"
-    if rounds != usual[1]:
-        return f"{len(agents)} agents and {rounds} rounds, others {len(usual[0])} and {usual[1]}"
-    return None
-
-
-def _renumber_agents(debate: ImportedDebate, agents: tuple[int, ...]) -> ImportedDebate:
-    if _has_no_gap(agents):
-        return debate
-    number = {agent: place for place, agent in enumerate(agents, start=1)}
-    spoken = {
-        (number[agent], at, kind): replace(each, agent=number[agent])
-        for (agent, at, kind), each in debate.spoken.items()
-    }
-    return replace(debate, spoken=spoken)
-
-
 _MOST_CAUSES = 20
 _MOST_PLACES = 8
 _VALUE = re.compile(r"""\d+|'[^']*'|"[^"]*\"""")
 
 
 class TranscriptError(ConfigError):
-    """A transcript file cannot be imported; nothing was written. One entry per cause."""
+    """A transcript file cannot be imported, and nothing was written. One entry per cause."""
 
     def __init__(self, source: str, problems: Sequence[str]) -> None:
         causes = group_problems(problems)
@@ -189,9 +32,9 @@ class TranscriptError(ConfigError):
 
 
 def group_problems(problems: Sequence[str]) -> list[str]:
-    """Every cause once, with the places that have it too; each problem is "PLACE: what is wrong".
+    """Each cause once, with all its places; a problem is written "PLACE: what is wrong".
 
-    Causes are one where they differ in numbers and quoted values only.
+    Problems that differ in numbers and quoted values only have the same cause.
     """
     causes: dict[str, list[str]] = {}
     for problem in problems:
@@ -212,9 +55,9 @@ def _merge_alike(alike: Sequence[str]) -> str:
 class ImportedTurn:
     """One response. `where` is its place in the file, for messages.
 
-    `messages` is the conversation it answered, as `store.records.messages_json` writes it; None
-    where the file has none. `answer` is None where it is to be read from the response. `meta` is
-    the question's, as a JSON object.
+    `messages` is the conversation it answers, as `store.records.messages_json` writes it; None if
+    the file has none. If `answer` is None, it is read from the response. `meta` belongs to the
+    question, as a JSON object.
     """
 
     where: str
@@ -238,14 +81,172 @@ class ImportedTurn:
 
     @property
     def place(self) -> tuple[int, int, TurnKind]:
-        """Where it stands in its debate."""
+        """Its place in the debate."""
         return self.agent, self.round, self.kind
 
 
 def to_text(value: str | int | float | None) -> str | None:
-    """A gold answer or an answer as text; None where there is none."""
+    """An answer or gold answer as text; None if it is missing or blank."""
     if value is None:
         return None
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         value = int(value)
     return str(value).strip() or None
+
+
+TurnPlace = tuple[int, int, TurnKind]
+"""Agent, round and kind."""
+
+Size = tuple[tuple[int, ...], int]
+"""The numbers of the agents, and how many rounds they speak."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedDebate:
+    """One debate; `turns` by (agent, round, kind)."""
+
+    stage: StageKey
+    question_id: str
+    turns: Mapping[TurnPlace, ImportedTurn]
+
+    @property
+    def title(self) -> str:
+        stage = self.stage
+        return f"question {self.question_id!r} ({stage.split}, iteration {stage.iteration})"
+
+    @property
+    def size(self) -> Size:
+        """The agents of the debate, including those with summaries only, and the highest round."""
+        agents = tuple(sorted({agent for agent, _, _ in self.turns}))
+        return agents, max(number for _, number, _ in self.turns)
+
+    def find_missing(self, size: Size) -> tuple[tuple[int, int], int] | None:
+        """(agent, round) of the first missing answer, and how many are missing.
+
+        The steps are bounded by the lines of the debate, however high the numbers in a file are.
+        """
+        agents, rounds = size
+        members = set(agents)
+        found = sum(
+            kind == "answer" and agent in members and number <= rounds
+            for agent, number, kind in self.turns
+        )
+        lacking = len(agents) * rounds - found
+        if not lacking:
+            return None
+        grid = ((agent, number) for agent in agents for number in range(1, rounds + 1))
+        return next(place for place in grid if (*place, "answer") not in self.turns), lacking
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedDebates:
+    """The complete debates, each with `rounds` rounds; `left_out` says what the others lack.
+
+    `numbers` are the agents' numbers in the file; in the debates they are 1, 2, … in that order.
+    """
+
+    complete: tuple[ImportedDebate, ...]
+    numbers: tuple[int, ...]
+    rounds: int
+    left_out: tuple[str, ...]
+
+    @property
+    def agents(self) -> int:
+        """How many agents each debate has."""
+        return len(self.numbers)
+
+    @property
+    def has_summaries(self) -> bool:
+        """Whether any agent got a summary of the others' answers."""
+        return any(kind == "summary" for debate in self.complete for _, _, kind in debate.turns)
+
+
+def gather_debates(
+    spoken: Sequence[ImportedTurn], ids: Sequence[str], problems: list[str]
+) -> ImportedDebates:
+    """Group responses (with their question ids) into debates.
+
+    All debates must have the size of most complete debates; the others are incomplete. Numbers of
+    agents may have gaps. A duplicate response goes to `problems`.
+    """
+    grouped: dict[tuple[StageKey, str], dict[TurnPlace, ImportedTurn]] = {}
+    for each, question_id in zip(spoken, ids, strict=True):
+        places = grouped.setdefault((each.stage, question_id), {})
+        before = places.setdefault(each.place, each)
+        if before is not each:
+            problems.append(
+                f"{each.where}: {each.kind} of agent {each.agent} in round {each.round} is in "
+                f"{before.where} already; remove one, or tell them apart by iteration or decoding"
+            )
+    debates = [ImportedDebate(stage, name, places) for (stage, name), places in grouped.items()]
+    usual = _find_usual_size(debates)
+    complete, left_out = [], []
+    for debate in debates:
+        if (lack := _describe_lack(debate, usual)) is None:
+            complete.append(_renumber_agents(debate, usual[0]))
+        else:
+            left_out.append(f"{debate.title}: {lack}")
+    return ImportedDebates(tuple(complete), *usual, tuple(left_out))
+
+
+def find_unexplained(debates: ImportedDebates) -> Iterator[str]:
+    """Turns whose prompt cannot be rebuilt, since both messages and summary are missing."""
+    for debate in debates.complete:
+        for (agent, number, kind), turn in debate.turns.items():
+            if kind == "summary" or number == 1 or turn.messages is not None:
+                continue
+            if (agent, number, "summary") not in debate.turns:
+                yield (
+                    f"{turn.where}: no messages, and no summary for agent {agent} in round "
+                    f"{number}, although others = summarized; add one of them, or set "
+                    "--set society.others=quoted"
+                )
+
+
+def _find_usual_size(debates: Sequence[ImportedDebate]) -> Size:
+    sizes = Counter(debate.size for debate in debates if debate.find_missing(debate.size) is None)
+    whole = [set(agents) for agents, _ in sizes if _has_no_gap(agents)]
+    # If other debates have the agent of a gap, its answer is missing. If none has, the file just
+    # does not number its agents 1, 2, 3.
+    counted = {
+        size: count
+        for size, count in sizes.items()
+        if _has_no_gap(size[0])
+        or (len(size[0]) > 1 and not any(agents > set(size[0]) for agents in whole))
+    }
+    if counted:
+        return max(
+            counted,
+            key=lambda size: (counted[size], _has_no_gap(size[0]), len(size[0]), size[1], size),
+        )
+    spoken = {1} | {agent for debate in debates for agent in debate.size[0]}
+    return tuple(sorted(spoken)), max(debate.size[1] for debate in debates)
+
+
+def _has_no_gap(agents: tuple[int, ...]) -> bool:
+    return agents[-1] == len(agents)
+
+
+def _describe_lack(debate: ImportedDebate, usual: Size) -> str | None:
+    if (missing := debate.find_missing(usual)) is not None:
+        (agent, number), lacking = missing
+        more = f" and {lacking - 1:,} more answers" if lacking > 1 else ""
+        return f"agent {agent} has no answer in round {number}{more}"
+    agents, rounds = debate.size
+    if strangers := sorted(set(agents) - set(usual[0])):
+        others = f"{len(usual[0])} agents, the highest called {usual[0][-1]}"
+        return f"agent {strangers[0]} speaks, others have {others}"
+    if rounds != usual[1]:
+        return f"{len(agents)} agents and {rounds} rounds, others {len(usual[0])} and {usual[1]}"
+    return None
+
+
+def _renumber_agents(debate: ImportedDebate, agents: tuple[int, ...]) -> ImportedDebate:
+    if _has_no_gap(agents):
+        return debate
+    number = {agent: place for place, agent in enumerate(agents, start=1)}
+    turns = {
+        (number[agent], at, kind): replace(each, agent=number[agent])
+        for (agent, at, kind), each in debate.turns.items()
+    }
+    return replace(debate, turns=turns)

@@ -19,7 +19,7 @@ from society.method.questions import Questions
 from society.runs.folder import RunFolder
 
 LABEL = "transcript"
-"""The task's name, which begins every question's id, where only a kind of answer is given."""
+"""The task's name, and prefix of question ids, if only a kind of answer is given."""
 
 _LONGEST_BARE_GOLD = 200
 # Options of the task "file" and what they are called by the kinds of answers.
@@ -28,7 +28,7 @@ _KIND_OPTIONS = {"choice_count": "choices", "case": "case", "tolerance": "tolera
 
 @dataclass(frozen=True, slots=True)
 class ReadingRules:
-    """How answers and gold answers are read, and which questions the experiment is known to ask."""
+    """How to read answers and gold answers, and which questions the experiment asks."""
 
     task: Task
     read_gold: ReadGold
@@ -37,7 +37,7 @@ class ReadingRules:
 
 @dataclass(frozen=True, slots=True)
 class ImportSource:
-    """Where the settings of an import come from: `experiment`, `task` or `answers`, one of them."""
+    """Where the settings of an import come from: exactly one of experiment, task and answers."""
 
     experiment: str | None
     task: str | None
@@ -48,9 +48,9 @@ class ImportSource:
         given = [value for value in (self.experiment, self.task, self.answers) if value is not None]
         if len(given) != 1:
             raise ConfigError(
-                f"{len(given)} of --config, --task and --answers are given; give one, which says "
-                "how answers are read: an experiment, a task such as gsm8k, or one of number, "
-                "math, choice, text"
+                f"{len(given)} of --config, --task and --answers are given; give one of them, "
+                "which says how answers are read: an experiment, a task such as gsm8k, or one of "
+                "number, math, choice, text"
             )
 
 
@@ -79,9 +79,9 @@ def load_reading_rules(source: ImportSource, folder: RunFolder) -> tuple[Reading
 def complete_config(
     source: ImportSource, config: Config, folder: RunFolder, debates: ImportedDebates
 ) -> Config:
-    """The experiment with its size as found, where it is not the user's own.
+    """The experiment with the size of the debates, unless the user gave an experiment.
 
-    Raises `ConfigError` where the user's own is of another size.
+    Raises `ConfigError` if the user's experiment has another size.
     """
     if source.experiment is None:
         made = {**_derive_settings(debates), **_build_table(source, folder)}
@@ -97,7 +97,7 @@ def complete_config(
 
 
 def locate_questions(folder: RunFolder, split: Split) -> Path:
-    """Where the questions of an import lie whose task is only a kind of answer."""
+    """The file with the questions of an import that has a kind of answer and no task."""
     return folder.path / f"questions-{split}.jsonl"
 
 
@@ -122,7 +122,7 @@ def _derive_settings(debates: ImportedDebates) -> dict[str, Any]:
     for debate in debates.complete:
         split, iteration = debate.stage.split, debate.stage.iteration
         asked[split].setdefault(iteration, set()).add(debate.question_id)
-    others = "summarized" if debates.summarized else "quoted"
+    others = "summarized" if debates.has_summaries else "quoted"
     found: dict[str, Any] = {
         "iterations": max(stage.iteration for stage in stages),
         "society": {"agents": debates.agents, "rounds": debates.rounds, "others": others},
@@ -147,13 +147,13 @@ def _choose_gold_reader(task: Task) -> ReadGold:
     if isinstance(task, ReadsGold):
         return task.read_gold
 
-    # Other tasks read responses; a gold answer is read like one, and is bare where that fails.
+    # Other tasks read responses only. Read the gold answer as one; if that fails, take it as it is.
     def read(text: str) -> str:
         text = text.rpartition("####")[2].strip()
         if (answer := task.extract(text)) is not None:
             return answer
         if len(text) > _LONGEST_BARE_GOLD:
-            raise ValueError("no answer can be read in it; give the bare answer")
+            raise ValueError("no answer can be read from it; give the bare answer")
         return text
 
     return read

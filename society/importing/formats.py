@@ -32,7 +32,7 @@ _FORMATS = (
 def read_transcripts(path: Path, split: Split, iteration: int | None) -> list[ImportedTurn]:
     """All responses of the file. Raises `TranscriptError` with everything that is wrong.
 
-    `split` and `iteration` hold where the file does not say.
+    `split` and `iteration` apply to responses that name none.
     """
     text = _read_text(path)
     problems: list[str] = []
@@ -59,7 +59,7 @@ def _read_text(path: Path) -> str:
 
 
 def _parse_document(text: str, source: str, problems: list[str]) -> dict[str, Any] | None:
-    """The one object of the second format, or None where the file is lines of turns."""
+    """The object of the second format, or None if the file has one turn per line."""
     opening = next(line for line in text.split("\n") if line.strip())
     first = _parse_json(opening)
     if _is_turn(first) or (not is_context_document(first) and _has_turns(text)):
@@ -74,7 +74,7 @@ def _parse_document(text: str, source: str, problems: list[str]) -> dict[str, An
         ) from error
     if not is_context_document(whole):
         raise TranscriptError(source, [f"neither of the two formats; it needs {_FORMATS}"])
-    problems += [f"the question {key[:60]!r} is there twice; keep one" for key in repeated]
+    problems += [f"the question {key[:60]!r} appears twice; keep one" for key in repeated]
     return dict(whole)
 
 
@@ -107,7 +107,7 @@ def _build_object(pairs: Sequence[tuple[str, Any]], repeated: list[str]) -> dict
 
 
 class ContextMessage(BaseModel):
-    """One message; a null content is an answer that never came."""
+    """One message; a null content is an answer that is missing."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
     role: Literal["system", "user", "assistant"]
@@ -120,7 +120,7 @@ _GOLD_ANSWER = TypeAdapter(str | int | float | None, config=ConfigDict(strict=Tr
 
 
 def is_context_document(document: object) -> bool:
-    """Whether a JSON document is of this shape rather than one line of turns."""
+    """Whether a JSON document has the second format rather than one turn per line."""
     return (
         isinstance(document, Mapping)
         and bool(document)
@@ -131,7 +131,7 @@ def is_context_document(document: object) -> bool:
 def read_contexts(
     document: Mapping[str, Any], stage: StageKey, problems: list[str]
 ) -> list[ImportedTurn]:
-    """All answers; what is wrong with a question goes to `problems`, with its number."""
+    """All answers of a document; faults of a question go to `problems`, with its number."""
     found: list[ImportedTurn] = []
     for number, (question, entry) in enumerate(document.items(), start=1):
         where = f"question {number} ({question.strip()[:40]!r})"
@@ -188,12 +188,12 @@ def _find_fault(context: list[ContextMessage]) -> str | None:
     for number, message in enumerate(context, start=1):
         if message.role == "assistant" and before != "user":
             return (
-                f"message {number} is an assistant's and answers no user message; every answer of "
-                "a round follows one user message (turns of other shapes: one per line, see "
+                f"message {number} is from the assistant and follows no user message; each answer "
+                "of a round must follow one user message (turns of other shapes: one per line, see "
                 "docs/import.md)"
             )
         if message.role != "assistant" and message.content is None:
-            return f"message {number} has no content; give it a text"
+            return f"message {number} has no content; add its text"
         before = message.role
     return None
 
@@ -203,6 +203,6 @@ def _explain_error(error: ValidationError) -> str:
     path = "".join(f"[{part}]" for part in problem["loc"] if isinstance(part, int))
     return (
         f"expected [[messages of agent 1, messages of agent 2, …], gold], but "
-        f"{'contexts' + path if path else 'an entry'} {problem['input']!r:.60} is not right: "
+        f"{'contexts' + path if path else 'an entry'} {problem['input']!r:.60} is wrong: "
         f"{problem['msg']}"
     )

@@ -29,7 +29,7 @@ Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
 class SentMessage(BaseModel):
-    """One message of the conversation that was sent; only these two fields are kept."""
+    """One message of the sent conversation; other fields than these two are dropped."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
     role: Role
@@ -37,7 +37,7 @@ class SentMessage(BaseModel):
 
 
 class TurnLine(BaseModel):
-    """One line. Only the first four fields are needed."""
+    """One line. Only the first four fields are required."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     question: Annotated[str, Field(pattern=r"\S")]
@@ -68,10 +68,10 @@ _LINE = TypeAdapter(TurnLine)
 def read_jsonl(
     lines: Iterable[str], split: Split, iteration: int | None, problems: list[str]
 ) -> list[ImportedTurn]:
-    """Every line's response; what is wrong with a line goes to `problems`, with its number.
+    """The response of every line; faults of a line go to `problems`, with its number.
 
-    `split` and `iteration` hold for lines that do not name their own; without either, a training
-    debate is of iteration 1 and an evaluation of iteration 0.
+    `split` and `iteration` apply to lines that name none. The default iteration is 1 for training
+    debates and 0 for evaluation.
     """
     found: list[ImportedTurn] = []
     for number, text in enumerate(lines, start=1):
@@ -104,11 +104,11 @@ def _stage(line: TurnLine, split: Split, iteration: int | None) -> StageKey:
 def _find_fault(line: TurnLine, stage: StageKey) -> str | None:
     if stage.split == "train" and stage.iteration == 0:
         return (
-            "a training debate has an iteration from 1 on, got 0; set it, or split = eval: "
+            "a training debate needs an iteration of 1 or more, got 0; set it, or split = eval: "
             "iteration 0 is the evaluation of the untuned society"
         )
     if line.kind == "summary" and line.round == 1:
-        return "a summary is shown before round 2 or later, got round 1; give the round it opens"
+        return "a summary begins round 2 or later, got round 1; give the round that it begins"
     return None
 
 
@@ -154,7 +154,7 @@ def _explain_problem(problem: ErrorDetails) -> str:
         return f"{key} is missing; add it"
     if problem["type"] == "extra_forbidden":
         known = ", ".join(TurnLine.model_fields)
-        return f"{key} is no field of a turn; remove it or put it into meta (fields: {known})"
+        return f"{key} is not a field of a turn; remove it or move it into meta (fields: {known})"
     if problem["type"] == "greater_than_equal" and key in ("agent", "round"):
         return f"{key}: agents and rounds count from 1, got {problem['input']!r}; add 1 to all"
     if problem["type"] in ("string_pattern_mismatch", "string_too_short"):

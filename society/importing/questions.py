@@ -1,4 +1,4 @@
-"""Which questions a transcript file asks, under which ids, with which gold answers."""
+"""The questions of a transcript file, their ids and their gold answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ReadGold = Callable[[str], str]
 
 @dataclass(frozen=True, slots=True)
 class KnownQuestion:
-    """A question the experiment's own task asks, and its position in the split."""
+    """A question of the experiment's own task, and its position in the split."""
 
     question: TaskQuestion
     split: Split
@@ -35,10 +35,10 @@ class _FoundQuestion:
 
 @dataclass(slots=True)
 class ImportedQuestions:
-    """The questions of a file, gathered response by response.
+    """The questions of a file, collected response by response.
 
-    `known` are those the experiment's own task asks, by their text; they keep their ids. `prefix`
-    begins every id that the file gives.
+    `known` are the questions of the experiment's own task, by their text; they keep their ids.
+    `prefix` is put before every id that the file gives.
     """
 
     task: Task
@@ -50,23 +50,23 @@ class ImportedQuestions:
     _given: dict[str, set[str]] = field(default_factory=dict)
     _splits: dict[str, tuple[Split, str]] = field(default_factory=dict)
 
-    def gather(self, spoken: Sequence[ImportedTurn]) -> list[str]:
-        """The question id of every response. What contradicts itself goes to `problems`."""
-        for each in spoken:
+    def collect(self, turns: Sequence[ImportedTurn]) -> list[str]:
+        """The question id of every response. Contradictions go to `problems`."""
+        for each in turns:
             if each.question_id is not None:
                 self._given.setdefault(each.question.strip(), set()).add(each.question_id)
-        return [self._ask(each) for each in spoken]
+        return [self._ask(each) for each in turns]
 
-    def asked(self, question_id: str) -> TaskQuestion:
-        """A question with the answer it is judged by."""
+    def find_question(self, question_id: str) -> TaskQuestion:
+        """A question with its gold answer."""
         found = self.found[question_id]
         if (known := self.known.get(found.text)) is not None:
             return known.question
         return TaskQuestion(question_id, found.text, found.gold)
 
     def record(self, question_id: str, position: int) -> Question:
-        """The row of a question; `position` counts where the experiment gives it none."""
-        found, question = self.found[question_id], self.asked(question_id)
+        """The row of a question; `position` is used if the experiment gives it none."""
+        found, question = self.found[question_id], self.find_question(question_id)
         known = self.known.get(found.text)
         return Question(
             question_id=question_id,
@@ -78,68 +78,68 @@ class ImportedQuestions:
             meta=json.dumps(dict(question.meta)) if question.meta else found.meta,
         )
 
-    def _ask(self, spoken: ImportedTurn) -> str:
-        text = spoken.question.strip()
-        question_id = self._named(spoken, text)
+    def _ask(self, turn: ImportedTurn) -> str:
+        text = turn.question.strip()
+        question_id = self._choose_id(turn, text)
         found = self.found.get(question_id)
         if found is None:
-            found = _FoundQuestion(spoken.where, text, spoken.stage.split)
+            found = _FoundQuestion(turn.where, text, turn.stage.split)
             self.found[question_id] = found
-            self._check_split(spoken, text)
+            self._check_split(turn, text)
         elif found.text != text:
             self.problems.append(
-                f"{spoken.where}: question_id {question_id!r} stands for another text in "
-                f"{found.where}; give every question an id of its own"
+                f"{turn.where}: question_id {question_id!r} has another text in {found.where}; "
+                "give each question its own id"
             )
-        elif found.split != spoken.stage.split:
-            self._two_splits(spoken, found.where)
+        elif found.split != turn.stage.split:
+            self._two_splits(turn, found.where)
         if found.meta is None:
-            found.meta = spoken.meta
-        self._compare_gold(spoken, found, question_id)
+            found.meta = turn.meta
+        self._compare_gold(turn, found, question_id)
         return question_id
 
-    def _named(self, spoken: ImportedTurn, text: str) -> str:
+    def _choose_id(self, turn: ImportedTurn, text: str) -> str:
         if (known := self.known.get(text)) is not None:
             return known.question.question_id
-        given = {spoken.question_id} if spoken.question_id else self._given.get(text, set())
+        given = {turn.question_id} if turn.question_id else self._given.get(text, set())
         if len(given) > 1:
             self.problems.append(
-                f"{spoken.where}: has no question_id, and other lines give its question "
-                f"{len(given)} ids; give it one too"
+                f"{turn.where}: has no question_id, and other lines give its question "
+                f"{len(given)} different ids; add the right one"
             )
         return f"{self.prefix}{min(given)}" if given else text_id(self.task.name, text)
 
-    def _check_split(self, spoken: ImportedTurn, text: str) -> None:
-        split, where = self._splits.setdefault(text, (spoken.stage.split, spoken.where))
+    def _check_split(self, turn: ImportedTurn, text: str) -> None:
+        split, where = self._splits.setdefault(text, (turn.stage.split, turn.where))
         known = self.known.get(text)
-        if split != spoken.stage.split:
-            self._two_splits(spoken, where)
+        if split != turn.stage.split:
+            self._two_splits(turn, where)
         elif known is not None and known.split != split:
             self.problems.append(
-                f"{spoken.where}: the experiment asks this as a question of split {known.split}, "
+                f"{turn.where}: the experiment has this question in split {known.split}, "
                 f"the transcript has it in {split}; import it with --split {known.split}"
             )
 
-    def _two_splits(self, spoken: ImportedTurn, where: str) -> None:
+    def _two_splits(self, turn: ImportedTurn, where: str) -> None:
         self.problems.append(
-            f"{spoken.where}: this question is in split {spoken.stage.split} here and in the other "
-            f"in {where}; training and evaluation questions must differ, remove it from one"
+            f"{turn.where}: this question is in split {turn.stage.split} here and in the other "
+            f"split in {where}; training and evaluation questions must differ, so remove one"
         )
 
-    def _compare_gold(self, spoken: ImportedTurn, found: _FoundQuestion, question_id: str) -> None:
-        raw = spoken.gold
+    def _compare_gold(self, turn: ImportedTurn, found: _FoundQuestion, question_id: str) -> None:
+        raw = turn.gold
         if raw is None or raw == found.raw:
             return
         try:
             gold = self.read_gold(raw)
         except ValueError as error:
-            self.problems.append(f"{spoken.where}: gold {raw[:60]!r}: {error}")
+            self.problems.append(f"{turn.where}: gold {raw[:60]!r}: {error}")
             return
-        before = self.asked(question_id).gold if found.gold is None else found.gold
+        before = self.find_question(question_id).gold if found.gold is None else found.gold
         if before is not None and not self.task.equivalent(gold, before):
             other = "the experiment's task" if found.gold is None else found.where
             self.problems.append(
-                f"{spoken.where}: gold {gold[:40]!r} for a question whose gold is {before[:40]!r} "
+                f"{turn.where}: gold {gold[:40]!r} for a question whose gold is {before[:40]!r} "
                 f"in {other}; keep the right one"
             )
         elif found.gold is None:

@@ -1,4 +1,4 @@
-"""A told debate as the rows it would have left, had it been held here."""
+"""The rows of an imported debate: those that society would have stored for it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from society.method.voting import (
 from store.records import Row, Turn, messages_json
 
 NAMELESS = "imported"
-"""The model of turns that name none."""
+"""The model of turns that do not name one."""
 
 
 def build_rows(
@@ -35,8 +35,8 @@ def build_rows(
 ) -> list[Row]:
     """The turns, verdicts and votes of a complete debate of `size` (agents, rounds).
 
-    Where a turn has no messages, its prompt is what the debate would have sent: the task's prompt
-    in round 1, then the agent's own conversation and the others' responses, or their summary.
+    A turn without messages gets the prompt that society would have sent: the task's prompt in round
+    1, later the agent's own conversation and the others' responses, or their summary.
     """
     turns: list[Turn] = []
     agents, rounds = size
@@ -44,20 +44,20 @@ def build_rows(
         earlier = [t for t in turns if t.round == number - 1 and t.kind == "answer"]
         for agent in range(1, agents + 1):
             others = [turn for turn in earlier if turn.agent != agent]
-            summary = debate.spoken.get((agent, number, "summary"))
+            summary = debate.turns.get((agent, number, "summary"))
             if summary is not None:
                 sent = _as_json(prompts.build_summary_messages(others))
                 turns.append(_build_turn(debate, summary, sent, task))
-            told = debate.spoken[agent, number, "answer"]
+            given = debate.turns[agent, number, "answer"]
             if number == 1:
                 sent = _as_json([Message("user", task.prompt(question.text))])
-            elif told.messages is None:
+            elif given.messages is None:
                 read = summary.response if summary and summarized and others else None
                 own = earlier[agent - 1]
                 sent = _as_json(prompts.build_critic_messages(own, others, read, task.answer_form))
             else:
-                sent = told.messages
-            turns.append(_build_turn(debate, told, sent, task))
+                sent = given.messages
+            turns.append(_build_turn(debate, given, sent, task))
     drawn = build_tie_key(seed, question.question_id)
     numbers = range(1, rounds + 1)
     tallies = [count_round(task, debate.stage, turns, number, drawn) for number in numbers]
@@ -67,29 +67,29 @@ def build_rows(
     return [*turns, *decided]
 
 
-def _build_turn(debate: ImportedDebate, told: ImportedTurn, sent: str, task: Task) -> Turn:
+def _build_turn(debate: ImportedDebate, given: ImportedTurn, sent: str, task: Task) -> Turn:
     stage = debate.stage
     answer = None
-    if told.kind == "answer" and told.finish_reason == "stop":
-        answer = told.answer or extract_answer(task, told.response, told.finish_reason)
+    if given.kind == "answer" and given.finish_reason == "stop":
+        answer = given.answer or extract_answer(task, given.response, given.finish_reason)
     return Turn(
         iteration=stage.iteration,
         arm=stage.arm,
         split=stage.split,
         decoding=stage.decoding,
         question_id=debate.question_id,
-        agent=told.agent,
-        round=told.round,
-        kind=told.kind,
-        model_id=told.model or NAMELESS,
-        messages=told.messages or sent,
-        response=told.response,
+        agent=given.agent,
+        round=given.round,
+        kind=given.kind,
+        model_id=given.model or NAMELESS,
+        messages=given.messages or sent,
+        response=given.response,
         answer=answer,
-        finish_reason=told.finish_reason,
-        prompt_tokens=told.prompt_tokens,
-        completion_tokens=told.completion_tokens,
-        latency_ms=told.latency_ms,
-        error=told.error or explain_empty(told.response, told.finish_reason),
+        finish_reason=given.finish_reason,
+        prompt_tokens=given.prompt_tokens,
+        completion_tokens=given.completion_tokens,
+        latency_ms=given.latency_ms,
+        error=given.error or explain_empty(given.response, given.finish_reason),
     )
 
 

@@ -26,16 +26,16 @@ from evals.tasks.sources.text import read_text
 from society.config import load as experiments
 from society.config.load import ConfigError
 
-_NOT_HERE = {
-    ("seed",): "the seeds are those of --seeds, or of seeds = [0, 1, 2] in the file",
-    ("seeds",): "the seeds are those of --seeds, or of seeds = [0, 1, 2] in the file",
-    ("sweep",): "a sweep has no sweeps in it",
+_FORBIDDEN_KEYS = {
+    ("seed",): "set seeds with --seeds, or with seeds = [0, 1, 2] in the file",
+    ("seeds",): "set seeds with --seeds, or with seeds = [0, 1, 2] in the file",
+    ("sweep",): "a sweep cannot contain a sweep",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class SweepOptions:
-    """What the command line says: "KEY=v1,v2" each, a .jsonl file, "0,1,2"."""
+    """The axes given on the command line: "KEY=v1,v2" each, a .jsonl file, "0,1,2"."""
 
     grid: Sequence[str] = ()
     listed: Path | None = None
@@ -47,14 +47,14 @@ class SweepOptions:
 
 @dataclass(frozen=True, slots=True)
 class SweepSource:
-    """Where a sweep is described: an experiment, its `--set` overrides, the command line's axes."""
+    """What describes a sweep: an experiment, its `--set` overrides, the command line's axes."""
 
     experiment: str
     overrides: Sequence[str] = ()
     options: SweepOptions = SweepOptions()
 
     def several(self) -> bool:
-        """Whether it is a sweep at all. Raises `ConfigError` where the file cannot be read."""
+        """Whether this describes several runs. Raises `ConfigError` if the file cannot be read."""
         if self.options:
             return True
         table, _ = experiments.read_table(self.experiment, self.overrides)
@@ -63,7 +63,7 @@ class SweepSource:
 
 @dataclass(frozen=True, slots=True)
 class SweepPoint:
-    """One combination of settings; all of its runs differ in their seed only."""
+    """One combination of settings; its runs differ in their seeds only."""
 
     name: str
     settings: Settings
@@ -73,7 +73,7 @@ class SweepPoint:
 class Axes:
     """Every combination of a line of `listed` and a value for each key of `grid`, times `seeds`.
 
-    `own_seed`: the only seed is the experiment's own, since nothing names several.
+    `own_seed`: the only seed is the experiment's own.
     """
 
     grid: Mapping[KeyPath, tuple[object, ...]]
@@ -94,7 +94,7 @@ class Axes:
 
 
 def read_axes(table: Mapping[str, Any], options: SweepOptions, origin: str) -> Axes:
-    """The axes of an experiment's parsed file; the command line comes first, key by key.
+    """The axes of a parsed experiment file; the command line overrides it, key by key.
 
     Raises `ConfigError` that names the value and the remedy.
     """
@@ -116,7 +116,7 @@ def read_axes(table: Mapping[str, Any], options: SweepOptions, origin: str) -> A
 
 
 def check_overrides(overrides: Sequence[str], found: Axes) -> None:
-    """Raise `ConfigError` for a `--set` whose key the axes set themselves, in every run."""
+    """Raise `ConfigError` for a `--set` whose key the axes set in every run."""
     varied = {*found.grid, *(path for point in found.listed for path in point.settings)}
     for override in overrides:
         path = tuple(experiments.split_key(override.partition("=")[0]))
@@ -124,25 +124,25 @@ def check_overrides(overrides: Sequence[str], found: Axes) -> None:
             seeds = ", ".join(map(str, found.seeds))
             raise ConfigError(
                 f"--set {override!r} has no effect: the runs have the seeds {seeds}; "
-                f"set --set 'seeds=[{override.partition('=')[2]}]' for that one, or leave it out"
+                f"use --set 'seeds=[{override.partition('=')[2]}]' for that seed, or leave it out"
             )
         if above := next((other for other in varied if path[: len(other)] == other), None):
             key = format_key(above)
             raise ConfigError(
-                f"--set {override!r} has no effect: every run takes its {key} from the sweep; "
-                f"leave --set out, or take {key} out of the sweep or the list"
+                f"--set {override!r} has no effect: the sweep sets {key} in every run; "
+                f"leave out --set, or remove {key} from the sweep or the list"
             )
 
 
 def _read_table(section: object, origin: str) -> dict[KeyPath, tuple[object, ...]]:
     if not isinstance(section, Mapping):
-        raise ConfigError(f"{origin}: [sweep] is a section of KEY = [values], not {section!r}")
+        raise ConfigError(f"{origin}: [sweep] must be a section of KEY = [values], not {section!r}")
     grid = {}
     for path, values in _walk_leaves(section):
         if not isinstance(values, list):
             raise ConfigError(
                 f"{origin}: sweep.{format_key(path)} = {values!r} is not a list; "
-                "write the values to try in [ ]"
+                "write the values in [ ]"
             )
         grid[path] = tuple(values)
     return grid
@@ -163,8 +163,8 @@ def _parse_option(text: str) -> tuple[KeyPath, tuple[object, ...]]:
 
 def _check_values(path: KeyPath, values: Sequence[object]) -> None:
     key = format_key(path)
-    if path in _NOT_HERE:
-        raise ConfigError(f"{key} cannot be in a grid: {_NOT_HERE[path]}")
+    if path in _FORBIDDEN_KEYS:
+        raise ConfigError(f"{key} cannot be in a grid: {_FORBIDDEN_KEYS[path]}")
     if not values:
         raise ConfigError(f"the grid has no value for {key}; write {key}=v1,v2 or leave it out")
     written = [json.dumps(value, sort_keys=True, default=str) for value in values]
@@ -174,7 +174,7 @@ def _check_values(path: KeyPath, values: Sequence[object]) -> None:
 
 
 def _read_list(file: Path) -> tuple[SweepPoint, ...]:
-    """One point a line: a JSON object of settings by their keys, and perhaps a `name`."""
+    """One point per line: a JSON object of settings by their keys, with an optional `name`."""
     try:
         lines = read_text(file).splitlines()
     except ValueError as error:
@@ -186,12 +186,14 @@ def _read_list(file: Path) -> tuple[SweepPoint, ...]:
         point = _parse_line(line, f"{file}, line {number}")
         if point.name in points:
             raise ConfigError(
-                f"{file}, line {number}: {point.name!r} is there twice; give one of them another "
-                '"name", or leave it out'
+                f"{file}, line {number}: {point.name!r} appears twice; give one of them another "
+                '"name", or remove it'
             )
         points[point.name] = point
     if not points:
-        raise ConfigError(f"--list {str(file)!r} has no line; write a JSON object of settings each")
+        raise ConfigError(
+            f"--list {str(file)!r} is empty; write one JSON object of settings per line"
+        )
     return tuple(points.values())
 
 
@@ -205,8 +207,8 @@ def _parse_line(line: str, place: str) -> SweepPoint:
     name = found.pop("name", None)
     settings: dict[KeyPath, object] = dict(_walk_leaves(found))
     for path in settings:
-        if path in _NOT_HERE:
-            raise ConfigError(f"{place}: {format_key(path)}: {_NOT_HERE[path]}")
+        if path in _FORBIDDEN_KEYS:
+            raise ConfigError(f"{place}: {format_key(path)}: {_FORBIDDEN_KEYS[path]}")
     if name is None:
         name = name_point(settings) or "as-is"
     if not isinstance(name, str) or is_unsafe(name):
@@ -216,7 +218,7 @@ def _parse_line(line: str, place: str) -> SweepPoint:
 
 def _walk_leaves(section: Mapping[str, Any], above: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
     for key, value in section.items():
-        # What is quoted at the top, as JSON must, is a dotted key all the same.
+        # JSON must quote "society.agents", which means the dotted key and not a key with a dot.
         path = (*above, key) if above else tuple(experiments.split_key(key))
         if isinstance(value, Mapping) and value:
             yield from _walk_leaves(value, path)
@@ -238,7 +240,7 @@ def _check_seeds(seeds: object) -> tuple[int, ...]:
     if not seeds:
         raise ConfigError("seeds is empty; name at least one, e.g. seeds = [0, 1, 2]")
     if len(set(seeds)) < len(seeds):
-        raise ConfigError(f"seeds = {seeds!r} names one twice; leave it out")
+        raise ConfigError(f"seeds = {seeds!r} has a seed twice; remove one")
     return tuple(seeds)
 
 
@@ -258,7 +260,7 @@ def format_key(path: KeyPath) -> str:
 
 
 def name_point(settings: Settings) -> str:
-    """Such as "agents-5_w-0.3"; empty where nothing is set."""
+    """Such as "agents-5_w-0.3"; empty if nothing is set."""
     last = [path[-1] for path in settings]
     parts = []
     for path, value in settings.items():
@@ -269,17 +271,17 @@ def name_point(settings: Settings) -> str:
 
 
 def name_member(point: str, seed: int) -> str:
-    """The part of a run's name that follows that of its sweep."""
+    """The part of a run's name that follows the sweep's name."""
     return f"{point}.seed-{seed}" if point else f"seed-{seed}"
 
 
 def to_canonical_json(settings: Settings) -> str:
-    """Text that is equal for equal settings, in whatever order they were given."""
+    """Text that is equal for equal settings, in any order."""
     return json.dumps({format_key(path): value for path, value in settings.items()}, sort_keys=True)
 
 
 def is_unsafe(name: str) -> bool:
-    """Whether a name cannot be part of a run's."""
+    """Whether a name cannot be part of a run's name."""
     return not name or bool(_UNSAFE.search(name)) or not name[0].isalnum()
 
 

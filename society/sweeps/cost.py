@@ -1,4 +1,4 @@
-"""How far a sweep is, and what a whole sweep will cost."""
+"""What a whole sweep will cost, and what its caps allow."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _COST_COLUMNS = (
 def show_cost(
     sweep: Sweep, answer: int | None, summary: int | None, form: Format, stream: TextIO
 ) -> None:
-    """Price every point, times its seeds, and the sum of them all."""
+    """Print the cost of every point, times its seeds, and their sum."""
     points = sweep.representatives()
     estimates = {m.point.name: estimate_cost(m.experiment, answer, summary) for m in points}
     seeds = {
@@ -43,7 +43,9 @@ def show_cost(
     if form != "table":
         return
     console = Screen(stream, soft_wrap=True)
-    unpriced = dict.fromkeys(a for found in estimates.values() for a in found.unpriced)
+    unpriced = dict.fromkeys(
+        a for found in estimates.values() for a in found.addresses_without_price
+    )
     text = _format_outcome(rows[-1], list(unpriced)) + format_budget(sweep) + "."
     seen = list(
         dict.fromkeys(line for found in estimates.values() for line in format_prices(found))
@@ -78,7 +80,7 @@ def _format_outcome(total: tuple[object, ...], unpriced: Sequence[str]) -> str:
 
 
 def format_budget(sweep: Sweep) -> str:
-    """What the cap of every run comes to for all of them; empty without one."""
+    """The sum of the runs' caps, as part of a sentence; empty without a cap."""
     caps = [member.config.budget_usd for member in sweep.members]
     known = [cap for cap in caps if cap is not None]
     if not known:

@@ -29,7 +29,7 @@ _MOST = 1000
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One run of a sweep. `point` is the name its settings share over the seeds."""
+    """One run of a sweep. Runs of the same `point` differ in their seeds only."""
 
     folder: RunFolder
     point: SweepPoint
@@ -48,7 +48,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """All members, those of a point next to each other; `folder` is the sweep's own."""
+    """All members, ordered by point; `folder` is the sweep's own."""
 
     folder: RunFolder
     members: tuple[Member, ...]
@@ -81,7 +81,7 @@ def _build_members(
         for seed in found.seeds:
             count += 1
             if count > _MOST:
-                raise ConfigError(f"the sweep has more than {_MOST} runs; take fewer values")
+                raise ConfigError(f"the sweep has more than {_MOST} runs; use fewer values")
             name = f"{folder.name}.{axes.name_member(point.name, seed)}"
             # The seed decides neither the questions nor whether an experiment is a valid one.
             config = experiment.config.model_copy(update={"seed": seed})
@@ -105,18 +105,19 @@ def _check_distinct(members: tuple[Member, ...]) -> None:
         twin = by_config.setdefault(member.config.to_json(), member)
         if twin is not member:
             raise ConfigError(
-                f"{twin.short} and {member.short} are the same experiment; leave one of them out"
+                f"{twin.short} and {member.short} are the same experiment; remove one of them"
             )
         if by_name.setdefault(member.folder.name, member) is not member:
             raise ConfigError(
-                f"two runs of the sweep are called {member.short}; give the lines of --list names"
+                f"two runs of the sweep are named {member.short}; give the lines of --list names"
             )
 
 
 class MemberRecord(BaseModel):
-    """One run: the name of its folder, of its point ("" where only the seed varies), its seed.
+    """One run: the name of its folder, the name of its point, and its seed.
 
-    `settings` are what the point sets, by dotted key.
+    The point's name is "" if only the seed varies. `settings` has what the point sets, by dotted
+    key.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -128,7 +129,7 @@ class MemberRecord(BaseModel):
 
 
 class SweepRecord(BaseModel):
-    """What the file says. `experiment` is the file or packaged name it was started with."""
+    """The content of `sweep.json`. `experiment` is the file or packaged name of the first start."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -142,7 +143,7 @@ class SweepRecord(BaseModel):
 
 
 def record_sweep(sweep: Sweep, experiment: str) -> SweepRecord:
-    """What is to be recorded of a sweep."""
+    """The record of a sweep."""
     return SweepRecord(
         experiment=experiment,
         members=[
@@ -158,20 +159,20 @@ def record_sweep(sweep: Sweep, experiment: str) -> SweepRecord:
 
 
 def read_record(folder: RunFolder) -> SweepRecord | None:
-    """The record in a folder, None where it is none of a sweep. Raises `ConfigError`."""
+    """The record in a folder, None if the folder is not a sweep's. Raises `ConfigError`."""
     if not folder.sweep.is_file():
         return None
     try:
         return SweepRecord.model_validate_json(folder.sweep.read_text(encoding="utf-8"))
     except (OSError, ValidationError) as error:
         raise ConfigError(
-            f"{folder.sweep} cannot be read: {error}\nremove it and start the sweep again: its "
-            "runs are found by their names"
+            f"{folder.sweep} cannot be read: {error}\nremove it and start the sweep again, which "
+            "finds its runs by their names"
         ) from error
 
 
 def list_members(folder: RunFolder) -> list[RunFolder]:
-    """The runs of the sweep in a folder; none where it is no sweep's or cannot be read."""
+    """The runs of the sweep in a folder; none if it is not a sweep's or cannot be read."""
     try:
         found = read_record(folder)
     except ConfigError:
@@ -182,7 +183,7 @@ def list_members(folder: RunFolder) -> list[RunFolder]:
 def find_runs(runs: Path, name: str) -> list[RunFolder]:
     """The run called `name`, or those runs of the sweep called `name` that have started.
 
-    Raises `ConfigError` where there is none, and what `society.runs.folder.find_run` raises.
+    Raises `ConfigError` if there is none, and what `society.runs.folder.find_run` raises.
     """
     folder = folders.locate_run(runs, name)
     record = read_record(folder)
@@ -195,7 +196,7 @@ def find_runs(runs: Path, name: str) -> list[RunFolder]:
 
 
 def merge_records(earlier: SweepRecord | None, now: SweepRecord) -> SweepRecord:
-    """Both. Raises `ConfigError` where a run was recorded with other settings."""
+    """Both records in one. Raises `ConfigError` if a run was recorded with other settings."""
     if earlier is None:
         return now
     known = {member.run: member for member in earlier.members}
@@ -204,7 +205,7 @@ def merge_records(earlier: SweepRecord | None, now: SweepRecord) -> SweepRecord:
         if before != member:
             raise ConfigError(
                 f"{member.run} is in the sweep with the settings {dict(before.settings)}, now they "
-                f"are {dict(member.settings)}; use another name for these, or another --name"
+                f"are {dict(member.settings)}; give the point, or the sweep, another name"
             )
         known[member.run] = member
     fresh = [member for member in now.members if member not in earlier.members]
@@ -212,7 +213,7 @@ def merge_records(earlier: SweepRecord | None, now: SweepRecord) -> SweepRecord:
 
 
 def write_record(folder: RunFolder, record: SweepRecord) -> None:
-    """Write the record, whole or not at all."""
+    """Write the record atomically."""
     folder.path.mkdir(parents=True, exist_ok=True)
     draft = folder.sweep.with_suffix(".part")
     draft.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")

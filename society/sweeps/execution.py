@@ -31,9 +31,9 @@ def prepare_sweep(
     stream: TextIO,
     skip: frozenset[str] = frozenset(),
 ) -> list[Member]:
-    """Check everything, write down what the sweep is made of, and return what is left to be run.
+    """Check everything, write the sweep's record, and return the members that are left to run.
 
-    Raises what `checks.unfinished` raises, and nothing has been written then.
+    Raises what `preflight.find_unfinished` raises, before anything is written.
     """
     known = definition.merge_records(
         definition.read_record(sweep.folder), definition.record_sweep(sweep, source)
@@ -77,21 +77,20 @@ def run_sweep(
         signals.run_until_stopped(work, _cancel_members)
     failed = [running for running in members if running.state != "finished"]
     for running in failed:
-        why = running.error() if running.state == "failed" else "stopped"
+        why = running.describe_failure() if running.state == "failed" else "stopped"
         write_line(stream, f"{running.member.folder.name} failed: {why}")
-        write_line(stream, f"  all it has told is in {running.log}")
+        write_line(stream, f"  its whole output is in {running.log}")
     return failed
 
 
 async def _cancel_members(task: asyncio.Task[None]) -> None:
-    """Stop the members that run, each as Ctrl-C would, and wait for them."""
+    """Stop the running members, each as Ctrl-C would, and wait for them."""
     task.cancel()
     await asyncio.wait({task})
 
 
 def report_sweep(sweep: Sweep, stream: TextIO) -> None:
-    """Print the results of all runs there are, also of those that an earlier start asked for, and
-    write one report over them."""
+    """Print the results of all runs of the sweep, also of earlier starts, and write one report."""
     known = definition.read_record(sweep.folder)
     if known is None:
         return
@@ -124,7 +123,7 @@ _MARGIN = 3
 def show_sweep_progress(
     stream: TextIO, members: Sequence[RunningMember]
 ) -> Iterator[Callable[[], None]]:
-    """A function that shows how far the members are; to be called every now and then."""
+    """A function that shows how far the members are; call it a few times a second."""
     console = Screen(stream)
     if not console.is_terminal:
         yield SweepLines(stream, members)
@@ -134,36 +133,36 @@ def show_sweep_progress(
 
 
 class SweepLines:
-    """Every line that a member prints, and its beginning and end, behind the member's name."""
+    """Every line that a member prints, and its start and end, after the member's name."""
 
     def __init__(self, stream: TextIO, members: Sequence[RunningMember]) -> None:
         self._stream = stream
         self._members = members
-        self._told: dict[str, MemberState] = {}
+        self._reported: dict[str, MemberState] = {}
 
     def __call__(self) -> None:
         for running in self._members:
             name = running.member.short
             if running.state == "waiting":
-                # What an earlier start has left in its log is no news.
+                # Its log has only lines of an earlier start.
                 continue
-            if name not in self._told:
+            if name not in self._reported:
                 self._tell(name, "started")
-                self._told[name] = "running"
-            # Nothing may follow the line that says how it ended.
+                self._reported[name] = "running"
+            # Read the state before the log: no line may follow the one that says how it ended.
             state = running.state
-            for line in running.news():
+            for line in running.read_new_lines():
                 self._tell(name, line)
-            if state != "running" and self._told[name] != state:
+            if state != "running" and self._reported[name] != state:
                 self._tell(name, state)
-                self._told[name] = state
+                self._reported[name] = state
 
     def _tell(self, name: str, line: str) -> None:
         write_line(self._stream, f"{name}: {line}")
 
 
 def draw_members(members: Sequence[RunningMember], height: int) -> Table:
-    """A line for each member; where they are too many, for those that run, and a count."""
+    """A line per member and a count; if they are too many, a line per running member only."""
     shown: Sequence[RunningMember] = members
     if len(members) > height:
         shown = [running for running in members if running.state == "running"][: max(1, height)]
@@ -185,7 +184,7 @@ def draw_members(members: Sequence[RunningMember], height: int) -> Table:
 
 def _describe_member(running: RunningMember) -> str:
     if running.state == "failed":
-        return one_line(running.error().split("\n")[0])
+        return one_line(running.describe_failure().split("\n")[0])
     if running.state != "running":
         return running.state
     record = read_progress(running.member.folder)

@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a sweep, found before any of its runs starts."""
+"""Preflight of a sweep: what can be wrong with any of its runs, found before one starts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from society.sweeps.cost import format_budget
 from society.sweeps.definition import Member, Sweep, load_sweep
 
 _ASKED = ("task", "train", "evaluation", "zero_shot", "leakage", "iterations")
-"""The keys that decide which questions a run asks, and whether two of them are alike."""
+"""The keys that decide which questions a run asks, and how similar two of them may be."""
 
 
 def find_unfinished(
@@ -29,10 +29,10 @@ def find_unfinished(
     stream: TextIO,
     skip: frozenset[str] = frozenset(),
 ) -> list[Member]:
-    """The members that are still to be run. Warnings go to `stream`.
+    """The members that are not finished. Warnings go to `stream`.
 
-    Raises `ConfigError` (also as `LeakageFound` and `Unfit`) for whatever would stop one of them,
-    and the store's errors for a database that is in use, broken or newer.
+    Raises `ConfigError` (also as `LeakageFound` and `PreflightFailed`) for anything that would stop
+    one of them, and the store's errors for a database that is in use, broken or newer.
     """
     _check_names(sweep)
     for member in sweep.members:
@@ -46,7 +46,7 @@ def find_unfinished(
 def preflight_sweep(
     source: SweepSource, runs: Path, name: str, allow: bool, skip: frozenset[str] = frozenset()
 ) -> list[Finding]:
-    """What `society doctor` says about a sweep: each point once, whatever its seeds."""
+    """The findings of `society doctor` about a sweep: each point once for all its seeds."""
     try:
         sweep = load_sweep(source, runs, name)
         _check_names(sweep)
@@ -75,7 +75,7 @@ def _check_names(sweep: Sweep) -> None:
 
 
 def _check_leakage(members: Sequence[Member], *, allow: bool) -> None:
-    """Each set of questions once; once more where a run has recorded what it allows."""
+    """Check each set of questions once, and again if a run has recorded overlaps that it allows."""
     checked: set[tuple[str, Path | None]] = set()
     for member in members:
         database = member.folder.database
@@ -94,7 +94,7 @@ def _questions_key(config: Config) -> str:
 
 
 def _preflight_members(members: Sequence[Member], skip: frozenset[str]) -> list[Finding]:
-    """Each point's models and machine, once; what all points share is told once."""
+    """Check models and machine once per point; a finding that all points share appears once."""
     points = {member.point.name: member for member in reversed(members)}
     left = len(members)
     found = [

@@ -1,7 +1,7 @@
-"""Members as processes of their own, some at a time.
+"""Members of a sweep as processes, some at a time.
 
-What a member tells on its way goes into `output.log` in its folder, so that nothing is lost when
-the process that watches is killed. Its table in the end is part of the sweep's.
+The messages of a member go into `output.log` in its folder, so that none is lost when the sweep's
+process is killed. Its final table is discarded, since the sweep prints one over all members.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @dataclass(slots=True)
 class RunningMember:
-    """One member and what has become of it. `read_to` is how much of its log has been looked at."""
+    """One member and its state. `read_to` is how many bytes of its log have been shown."""
 
     member: Member
     state: MemberState = "waiting"
@@ -37,8 +37,8 @@ class RunningMember:
     def log(self) -> Path:
         return self.member.folder.path / "output.log"
 
-    def news(self) -> list[str]:
-        """The complete lines it has printed since the last time this was asked."""
+    def read_new_lines(self) -> list[str]:
+        """The complete lines it has printed since the last call."""
         try:
             with self.log.open("rb") as log:
                 log.seek(self.read_to)
@@ -49,24 +49,24 @@ class RunningMember:
         self.read_to += len(whole)
         return whole.decode(errors="replace").splitlines()
 
-    def error(self) -> str:
-        """What it said when it failed: from the last "society: " on, else what it said last."""
+    def describe_failure(self) -> str:
+        """Its error message, from the last "society: " on; without one, its last lines."""
         with self.log.open("rb") as log:
             log.seek(self.started_at)
             lines = log.read().decode(errors="replace").splitlines()
         begins = [n for n, line in enumerate(lines) if line.startswith("society: ")]
         if not begins:
             return "\n".join((f"its process ended with status {self.status}", *lines[-5:]))
-        told = lines[begins[-1] :]
-        kept = [line for line in told if not line.startswith("resume with: ")]
+        message = lines[begins[-1] :]
+        kept = [line for line in message if not line.startswith("resume with: ")]
         return "\n".join(kept).removeprefix("society: ")
 
 
 def choose_jobs(members: Sequence[Member]) -> int:
-    """How many at a time: one more than there are cores for the built-in model, which keeps to one
-    of them; else one.
+    """How many members run at a time: cores + 1 for the built-in model, else one.
 
-    With three runs on two cores none is left to go on alone beside an idle core.
+    The built-in model uses one core. One more run than cores keeps all cores busy to the end: of
+    three runs on two cores, none is left to run alone beside an idle core.
     """
     if any(address != "embedded:" for m in members for address in m.config.addresses):
         return 1
@@ -119,7 +119,7 @@ async def _run_member(running: RunningMember, command: Sequence[str]) -> None:
             stdout=asyncio.subprocess.DEVNULL,
             stderr=log,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            # Ctrl-C in a terminal reaches the whole group: it is for the sweep to pass on.
+            # Ctrl-C in a terminal reaches the whole group, and the sweep itself passes it on.
             start_new_session=True,
         )
     running.state = "running"
@@ -133,8 +133,9 @@ async def _run_member(running: RunningMember, command: Sequence[str]) -> None:
 
 
 async def _stop_member(process: asyncio.subprocess.Process) -> None:
-    """Stop a member in good order; being cancelled again ends it at once."""
+    """Stop a member in order; a second cancellation ends it at once."""
     assert process.stdin is not None
+    # A closed stdin tells the member to stop, see society.cli.sweep_member.
     process.stdin.close()
     try:
         await process.wait()

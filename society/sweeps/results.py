@@ -1,5 +1,7 @@
-"""What a sweep has come to: accuracy of every point and arm, how the agents vote and how much of
-it can be read, as means over the seeds."""
+"""Results of a sweep: accuracy, agreement and unread answers of every point and arm.
+
+Numbers are means over the seeds.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,7 @@ from store.errors import StoreError, StoreLocked, StoreMissing
 from store.ledger import Store
 
 Share = Measure | Literal["agree", "tied", "unread", "cut"]
-"""What is told of one society, 0..1; the measures only where gold is known."""
+"""Shares of one society, 0..1; the measures need gold answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +58,9 @@ _HEADINGS: dict[Share, str] = {"single": "single agent", "majority": "round-1 ma
 
 @dataclass(frozen=True, slots=True)
 class SweepResult:
-    """One point, arm and decoding: the untuned society, or the last one that all seeds have.
+    """One point, arm and decoding: the untuned society, or the last that all seeds have.
 
-    `seeds` is how many runs are in it. `task` is None for the run's own evaluation questions.
+    `seeds` is the number of runs. `task` is None for the run's own evaluation questions.
     """
 
     task: str | None
@@ -71,7 +73,7 @@ class SweepResult:
 
 
 def read_results(record: SweepRecord, runs: Path) -> list[SweepResult]:
-    """Every result that is stored so far; runs that nobody can read now are left out."""
+    """Every result that is stored so far, without runs that cannot be read now."""
     found: defaultdict[tuple[str | None, str, str, Decoding], list[dict[int, dict[Share, float]]]]
     found = defaultdict(list)
     for member in record.members:
@@ -105,8 +107,8 @@ def show_results(record: SweepRecord, runs: Path, stream: TextIO) -> None:
         if judged := [row for row in of_task if "consensus" in row.shares]:
             console.draw(_draw_table(judged, MEASURES, f"{about}: accuracy {over}"))
         else:
-            told = f"{about}: accuracy needs gold answers, and there are none"
-            console.print(told, soft_wrap=True)
+            missing = f"{about}: accuracy needs gold answers, and there are none"
+            console.print(missing, soft_wrap=True)
         console.draw(_draw_table(of_task, _VOTES, f"{about}: votes {over}"))
 
 
@@ -139,8 +141,8 @@ def _merge_seeds(
     for iteration in sorted({0, min(max(run) for run in runs)}):
         those = [run[iteration] for run in runs if iteration in run]
         if those:
-            told = {share for each in those for share in each}
-            shares = {s: Spread.of([each[s] for each in those if s in each]) for s in told}
+            names = {share for each in those for share in each}
+            shares = {s: Spread.of([each[s] for each in those if s in each]) for s in names}
             yield SweepResult(task, point, arm, decoding, iteration, len(those), shares)
 
 

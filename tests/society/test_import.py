@@ -287,7 +287,7 @@ def test_what_a_line_does_not_say_comes_from_the_command(tmp_path):
             {"q": [[conversation("q", 1)[1:]], 1]},
             "question 1 ('q'), agent 1: message 1 is an assistant's",
         ),
-        ('{"q": [[[]], 1], "q": [[[]], 1]}', "the question 'q' is there twice"),
+        ('{"q": [[[]], 1], "q": [[[]], 1]}', "the question 'q' appears twice"),
         ([line(0, 4)], "line 1: agent: agents and rounds count from 1, got 0"),
         ([line(1, 4, number=0)], "line 1: round: agents and rounds count from 1, got 0"),
         ([line("1", 4)], "line 1: agent: Input should be a valid integer, got '1'"),
@@ -299,7 +299,7 @@ def test_what_a_line_does_not_say_comes_from_the_command(tmp_path):
         ([line(1, 4, latency_ms=float("nan"))], "line 1: latency_ms"),
         ([line(1, 4, messages=[])], "line 1: messages"),
         ([line(1, 4, iteration=0)], "line 1: a training debate has an iteration from 1 on"),
-        ([line(1, 4, kind="summary")], "line 1: a summary is shown before round 2"),
+        ([line(1, 4, kind="summary")], "line 1: a summary begins round 2 or later"),
         ([line(1, 4), line(1, 5)], "line 2: answer of agent 1 in round 1 is in line 1 already"),
         ([line(1, 4, gold="4"), line(2, 4, gold="5")], "line 2: gold '5' for a question whose"),
         ([line(1, 4), line(2, 4, split="eval")], "line 2: this question is in split eval here"),
@@ -309,7 +309,7 @@ def test_what_a_line_does_not_say_comes_from_the_command(tmp_path):
         ),
         (
             [line(1, 4, question_id="x"), line(2, 4, question_id="x", question="3?")],
-            "line 2: question_id 'x' stands for another text in line 1",
+            "line 2: question_id 'x' has another text in line 1",
         ),
         (
             [line(1, 4, question_id="x"), line(1, 4, question_id="y"), line(2, 4)],

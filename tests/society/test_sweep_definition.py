@@ -179,7 +179,7 @@ def test_values_that_look_alike_have_names_of_their_own():
         (["=1"], "is not of the form KEY=v1,v2"),
         (["datasets.w=0.2,0.2"], "the grid has datasets.w = 0.2 twice"),
         (["datasets.w=0.2", "datasets.w=0.3"], "names datasets.w twice"),
-        (["seed=1,2"], "seed cannot be in a grid: the seeds are those of --seeds"),
+        (["seed=1,2"], "seed cannot be in a grid: set seeds with --seeds"),
         (["datasets.wide=1"], "with datasets.wide = 1 has 1 problem(s):\n  datasets.wide: unknown"),
         (["datasets.w=0.2,7"], "with datasets.w = 7 has 1 problem"),
         (["model.name=a"], "'model' is a value, not a section"),
@@ -198,7 +198,7 @@ def test_a_wrong_grid_is_named(load, grid, message):
     [
         ("", "--seeds '' is not a list of numbers such as 0,1,2"),
         ("0,one", "is not a list of numbers"),
-        ("1,1", "seeds = [1, 1] names one twice"),
+        ("1,1", "seeds = [1, 1] has a seed twice"),
         ("-1", "is not a list of whole numbers"),
     ],
 )
@@ -227,12 +227,12 @@ def test_wrong_keys_of_the_file_are_named(load, more, message):
 @pytest.mark.parametrize(
     ("listed", "message"),
     [
-        ([], "has no line; write a JSON object of settings each"),
+        ([], "is empty; write one JSON object of settings per line"),
         ([[1]], "line 1: not a JSON object of settings"),
-        ([{"seed": 2}], "line 1: seed: the seeds are those of --seeds"),
+        ([{"seed": 2}], "line 1: seed: set seeds with --seeds"),
         ([{"name": "a/b"}], "name 'a/b' is not usable"),
-        ([{"name": "a"}, {"name": "a", "society.agents": 5}], "line 2: 'a' is there twice"),
-        ([{"society.agents": 3}, {}], "are the same experiment; leave one of them out"),
+        ([{"name": "a"}, {"name": "a", "society.agents": 5}], "line 2: 'a' appears twice"),
+        ([{"society.agents": 3}, {}], "are the same experiment; remove one of them"),
     ],
 )
 def test_a_wrong_list_is_named(load, listed, message):
