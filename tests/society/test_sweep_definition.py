@@ -79,16 +79,26 @@ def test_the_file_may_say_it_and_the_command_line_comes_first(load):
 @pytest.mark.parametrize(
     ("override", "grid", "more", "says"),
     [
-        ("seed=5", (), "seeds = [0, 1]\n", r"seeds 0, 1; set --set 'seeds=\[5\]'"),
+        ("seed=5", (), "seeds = [0, 1]\n", r"seeds 0, 1; use --set 'seeds=\[5\]'"),
         ("seed=5", ("society.agents=2,3",), "seeds = [4]\n", "has no effect: the runs have"),
         (
             "society.agents=4",
             ("society.agents=2,3",),
             "",
-            "takes its society.agents from the",
+            "the sweep sets society.agents in",
         ),
-        ("datasets.w=0.1", (), "sweep = { datasets.w = [0.2, 0.5] }\n", "takes its datasets.w"),
-        ('task.name="math"', ('task={name = "arithmetic"}',), "", "takes its task from the sweep"),
+        (
+            "datasets.w=0.1",
+            (),
+            "sweep = { datasets.w = [0.2, 0.5] }\n",
+            "the sweep sets datasets.w",
+        ),
+        (
+            'task.name="math"',
+            ('task={name = "arithmetic"}',),
+            "",
+            "the sweep sets task in every run",
+        ),
     ],
 )
 def test_a_setting_that_the_sweep_overrides_is_refused(
