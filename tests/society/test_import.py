@@ -285,7 +285,7 @@ def test_what_a_line_does_not_say_comes_from_the_command(tmp_path):
         ({" ": [[conversation("q", 1)], 1]}, "its text is empty"),
         (
             {"q": [[conversation("q", 1)[1:]], 1]},
-            "question 1 ('q'), agent 1: message 1 is an assistant's",
+            "question 1 ('q'), agent 1: message 1 is from the assistant",
         ),
         ('{"q": [[[]], 1], "q": [[[]], 1]}', "the question 'q' appears twice"),
         ([line(0, 4)], "line 1: agent: agents and rounds count from 1, got 0"),
@@ -313,7 +313,7 @@ def test_what_a_line_does_not_say_comes_from_the_command(tmp_path):
         ),
         (
             [line(1, 4, question_id="x"), line(1, 4, question_id="y"), line(2, 4)],
-            "line 3: has no question_id, and other lines give its question 2 ids",
+            "line 3: has no question_id, and other lines give its question 2 different ids",
         ),
         ([line(1, 4, gold="long " * 100)], "line 1: gold 'long long"),
     ],
@@ -415,14 +415,14 @@ def test_a_gold_answer_against_that_of_the_experiment_is_named(tmp_path, experim
 
 @pytest.mark.parametrize("said", [(None, None, None), (None, "arithmetic", "number")])
 def test_exactly_one_thing_says_how_answers_are_read(said):
-    with pytest.raises(ConfigError, match="give one, which says"):
+    with pytest.raises(ConfigError, match="give one of them, which says"):
         ImportSource(*said)
 
 
 def test_a_run_that_is_there_is_not_touched(tmp_path):
     folder = bring(tmp_path, DEBATES)
     before = folder.database.read_bytes()
-    with pytest.raises(ConfigError, match="take another --name"):
+    with pytest.raises(ConfigError, match="choose another --name"):
         bring(tmp_path, DEBATES)
     assert folder.database.read_bytes() == before
 

@@ -224,7 +224,7 @@ def test_wrong_seeds_are_named(load, seeds, message):
         ("seeds = []\n", "seeds is empty; name at least one"),
         ("seeds = 3\n", "seeds = 3 is not a list of whole numbers"),
         ("seeds = [true]\n", "seeds = [True] is not a list of whole numbers"),
-        ("sweep = 3\n", "[sweep] is a section of KEY = [values], not 3"),
+        ("sweep = 3\n", "[sweep] must be a section of KEY = [values], not 3"),
         ("sweep = { datasets.w = 0.2 }\n", "sweep.datasets.w = 0.2 is not a list"),
     ],
 )
