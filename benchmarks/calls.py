@@ -32,7 +32,7 @@ from providers import registry
 from providers.base import Provider
 from providers.types import Message, Request, Sampling
 from society.method.agents import Society
-from society.method.debate import Debate, Rules
+from society.method.debate import Debate, DebateRules
 from store.ledger import Store
 from store.records import StageKey, Turn, messages_json
 
@@ -230,7 +230,9 @@ async def _debates(url: str, store: Store, questions: int, *, rounds: int) -> No
     task = create({})
     provider = _connect(url, 64)
     sampling = Sampling(max_tokens=512)
-    rules = Rules(rounds, "quoted", sampling, sampling, drop_ties=True, questions_in_flight=100)
+    rules = DebateRules(
+        rounds, "quoted", sampling, sampling, drop_ties=True, questions_in_flight=100
+    )
     debate = Debate(
         Society.from_bases([provider.base] * 3, provider.base),
         task,

@@ -28,7 +28,7 @@ from evals.tasks.arithmetic import create
 from providers import registry
 from providers.types import Sampling
 from society.method.agents import Society
-from society.method.debate import Debate, Rules
+from society.method.debate import Debate, DebateRules
 from store.ledger import Store
 from store.records import StageKey
 
@@ -71,7 +71,7 @@ async def _debated(upstream: str, store: Store, questions: int) -> int:
     """How many requests the debates took."""
     task = create({})
     sampling = Sampling(max_tokens=64)
-    rules = Rules(ROUNDS, "quoted", sampling, sampling, drop_ties=True)
+    rules = DebateRules(ROUNDS, "quoted", sampling, sampling, drop_ties=True)
     async with (
         aiohttp.ClientSession() as session,
         ChatServer(gateway(upstream, session, 0.1, seed=1)) as server,

@@ -13,7 +13,7 @@ from pathlib import Path
 import duckdb
 
 from store.ledger import Store
-from store.records import Arm, Model, Price, Run
+from store.records import Model, Price, Run, StoredArm
 
 _CONFIG = """{"model": "embedded:", "iterations": 2, "seed": 0, "task": {"name": "arithmetic"},
 "society": {"agents": 3, "rounds": 2}, "train": {"questions": $N}, "evaluation": {"questions": $N}}
@@ -175,9 +175,9 @@ def make(path: Path, debates: int) -> None:
     with Store.open(path) as store:
         store.write(
             Run("million", _CONFIG.replace("$N", str(questions)), "0", 0, "{}"),
-            Arm("multiagent", 0, "multiagent", "final", "{}"),
+            StoredArm("multiagent", 0, "multiagent", "final", "{}"),
             *(Model(f"model-{agent}", "embedded:") for agent in (0, 1, 2, 3)),
-            Arm("majority", 1, "majority", None, "{}"),
+            StoredArm("majority", 1, "majority", None, "{}"),
             Model("base", "embedded:"),
             *(
                 Price("embedded:", tuned, 1.0, 2.0, "here", training_usd=3.0)

@@ -18,7 +18,6 @@ import duckdb
 
 from store.errors import InvalidRecord
 from store.records import (
-    Arm,
     Batch,
     Charge,
     Checkpoint,
@@ -35,6 +34,7 @@ from store.records import (
     Run,
     RunStart,
     SettingChange,
+    StoredArm,
     TrainingPoint,
     Turn,
     Verdict,
@@ -98,7 +98,7 @@ def _table(record: type, name: str, *key: str) -> Table:
 TABLES: Mapping[type, Table] = {
     Run: _table(Run, "runs", "name"),
     RunStart: _table(RunStart, "run_starts"),
-    Arm: _table(Arm, "arms", "arm"),
+    StoredArm: _table(StoredArm, "arms", "arm"),
     Question: _table(Question, "questions", "question_id"),
     Turn: _table(Turn, "turns"),
     Vote: _table(Vote, "votes"),

@@ -328,7 +328,7 @@ class RunStart:
 
 
 @dataclass(frozen=True, slots=True)
-class Arm:
+class StoredArm:
     """One arm of the run: the society itself, a baseline or an ablation.
 
     `position` is its place in the experiment file. `kind` names what it is ("multiagent", "star",
@@ -494,7 +494,7 @@ class SettingChange:
 
 
 Row = (
-    Arm
+    StoredArm
     | Batch
     | Charge
     | Likelihood

@@ -29,7 +29,7 @@ from society.config.schema import Config
 from society.method.agents import ROLES
 from society.method.arms import is_tuned
 from society.method.experiment import Experiment, assemble, load_experiment
-from society.method.finetuning import count_tuned, find_validation_fault
+from society.method.finetuning import count_tuned_models, find_validation_fault
 from society.runs.folder import RunFolder, as_started
 from society.terminal.output import Screen, escape_invisible
 from store.errors import StoreError
@@ -177,7 +177,7 @@ def read_past_work(config: Config, folder: RunFolder) -> PastWork:
         # Opening the run for writing will report the error.
         return PastWork()
     config = as_started(config, run)
-    each = count_tuned(config)
+    each = count_tuned_models(config)
     over = [job.iteration for job in jobs if job.status in ("succeeded", "skipped")]
     tuned = sum(over.count(k) >= each for k in range(1, config.iterations + 1))
     finished = run is not None and run.finished_at is not None and run.config == config.to_json()
@@ -241,7 +241,7 @@ def _describe_need(
     return Need(
         finetune=tunes and config.iterations > past.tuned,
         ends_at=estimate_end(experiment, past, datetime.now(UTC)),
-        adapters=count_tuned(config) if tunes else 0,
+        adapters=count_tuned_models(config) if tunes else 0,
         sampling_seed=True,
         batches=config.evaluation.batch,
         skip=skip,
@@ -362,7 +362,9 @@ def _check_disk(
     sizes = [found.artifact_bytes for found in reports]
     largest = max((size for size in sizes if size is not None), default=0)
     left = config.iterations - past.tuned
-    models = runs * largest * (count_tuned(config) * left + (_TRAINING_COPIES if left else 0))
+    models = (
+        runs * largest * (count_tuned_models(config) * left + (_TRAINING_COPIES if left else 0))
+    )
     each = 2 * config.society.rounds * config.sampling.max_tokens * _BYTES_PER_TOKEN
     database = runs * max(0, _count_calls(experiment) * each - _measure_file(folder.database))
     free = shutil.disk_usage(_find_existing_folder(folder.path)).free

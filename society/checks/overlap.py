@@ -44,6 +44,7 @@ def check_overlap(experiment: Experiment, database: Path, *, allow: bool) -> lis
         found = overlaps(questions.all_training_questions(), held_out, threshold)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    # The store holds one question per id, so this overlap could not even be recorded.
     if one := [pair for pair in found if _get_ids(pair)[0] == _get_ids(pair)[1]]:
         raise LeakageFound(_format_message(one, _ONE_ID))
     # A run that was started with --allow-overlap is resumed without the option.

@@ -57,6 +57,8 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+# strict: "3" is no number and true is no 1, since TOML has types of its own. Floats are lenient, so
+# that `w = 1` may be written for 1.0, and so are lists, which TOML has in place of tuples.
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0, strict=False)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False, strict=False)]
@@ -327,6 +329,7 @@ class Config(Section):
         Runs that were stored before quorums existed took labels from a single voter, and keep
         doing so.
         """
+        # The default of today would give a resumed run labels by another rule than it began with.
         stored = json.loads(text)
         if "quorum" not in stored.get("consensus", {}):
             stored["consensus"] = {**stored.get("consensus", {}), "quorum": 1}

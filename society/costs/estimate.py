@@ -23,7 +23,7 @@ from society.costs import lengths
 from society.costs.lengths import MESSAGE, NOTHING, PROMPT, Range
 from society.method.arms import Arm, is_tuned
 from society.method.experiment import Experiment
-from society.method.finetuning import tuned_roles
+from society.method.finetuning import list_tuned_models
 from store.records import AgentRole
 
 Role = Literal["generator", "critic", "summarizer"]
@@ -244,7 +244,7 @@ class _Estimator:
             "generator": self._count_generator_examples(len(asked)),
             "critic": self._count_critic_examples(len(asked), arm),
         }
-        for agent, role in tuned_roles(arm):
+        for agent, role in list_tuned_models(arm):
             context = contexts[0 if role == "generator" else -1]
             rest = context + MESSAGE + lengths.estimate_reread(self.answer)
             section = self.config.finetune

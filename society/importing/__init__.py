@@ -22,7 +22,7 @@ from society.importing.experiment import ImportSource
 from society.importing.questions import ImportedQuestions
 from society.importing.rows import NAMELESS, build_rows
 from society.method.arms import build_arms
-from society.method.finetuning import build_rules, tuned_roles
+from society.method.finetuning import build_dataset_rules, list_tuned_models
 from society.method.voting import default_quorum
 from society.runs import folder as folders
 from society.runs.folder import RunFolder
@@ -153,7 +153,9 @@ def _build_datasets(store: Store, content: _Content) -> None:
     arms = {arm.name: arm for arm in known}
     for iteration, arm in sorted(trained):
         rules = arms.get(arm) or replace(known[0], name=arm)
-        derive_datasets(store, iteration, arm, tuned_roles(rules), build_rules(config, rules))
+        derive_datasets(
+            store, iteration, arm, list_tuned_models(rules), build_dataset_rules(config, rules)
+        )
 
 
 def _write_questions(folder: RunFolder, content: _Content) -> None:

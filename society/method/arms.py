@@ -82,7 +82,7 @@ class Arm:
         summaries = self.rounds - 1 if self.others == "summarized" else 0
         return (self.agents if agents is None else agents) * (self.rounds + summaries)
 
-    def record(self) -> records.Arm:
+    def record(self) -> records.StoredArm:
         """The arm as it is stored."""
         settings: dict[str, object] = {
             "agents": self.agents,
@@ -98,7 +98,9 @@ class Arm:
             "matched_to": self.matched_to,
             "samples": self.agents if self.matched_to else None,
         }
-        return records.Arm(self.name, self.position, self.kind, self.labels, json.dumps(settings))
+        return records.StoredArm(
+            self.name, self.position, self.kind, self.labels, json.dumps(settings)
+        )
 
 
 def build_arms(config: Config) -> tuple[Arm, ...]:

@@ -146,6 +146,7 @@ class Connections(Mapping[str, Provider]):
 
 def _connect(config: Config, address: str, workdir: Path) -> Provider:
     settings = config.settings_of(address)
+    # Only `model` has a server of its own: agents with another base answer where they train.
     if config.serving is None or address != config.model:
         return registry.connect(address, settings, workdir)
     return connect_split(address, settings, config.serving.answer_server(), workdir)

@@ -64,7 +64,7 @@ class Recorder(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class DebateRules:
     """How one debate is held.
 
     `summary_sampling` is for the summarizer only. `label` says what training answers are compared
@@ -103,7 +103,7 @@ class Debate:
         providers: Mapping[str, Provider],
         recorder: Recorder,
         stage: StageKey,
-        rules: Rules,
+        rules: DebateRules,
         *,
         known: Iterable[Turn] = (),
         again: Mapping[int, Turn] | None = None,
@@ -129,6 +129,8 @@ class Debate:
 
         Raises the first error that is fatal for the run, after the calls in flight were cancelled.
         """
+        # One task per question and no round that all questions share: a question whose answers are
+        # in goes to its next round, while others still wait for theirs.
         waiting = iter(questions)
         running: dict[asyncio.Task[list[Tally]], TaskQuestion] = {}
         try:
@@ -137,7 +139,7 @@ class Debate:
                     question = next(waiting, None)
                     if question is None:
                         break
-                    running[asyncio.create_task(self.question(question))] = question
+                    running[asyncio.create_task(self.debate_question(question))] = question
                 if not running:
                     return
                 done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
@@ -146,13 +148,15 @@ class Debate:
                     task.result()
                     yield question
         finally:
+            # A stop of our own lets the answers in flight arrive, since they are paid for. Any other
+            # error, and a cancellation from outside, ends them at once.
             if running and self._stop() is not None:
                 await asyncio.wait(running, timeout=_LONGEST_WAIT_S)
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
 
-    async def question(self, question: TaskQuestion) -> list[Tally]:
+    async def debate_question(self, question: TaskQuestion) -> list[Tally]:
         """Hold one debate, round by round; returns the vote of every round."""
         turns: list[Turn] = []
         tallies: list[Tally] = []
@@ -179,6 +183,7 @@ class Debate:
             quorum=self._rules.quorum,
             label=self._rules.label,
         )
+        # Last and all together: a debate that has votes is complete, whenever the process ends.
         self._in_flight.pop(question.question_id, None)
         await self._recorder.append(*rows)
         return tallies

@@ -14,7 +14,7 @@ from providers.types import Sampling
 from society.config.schema import Config
 from society.method.agents import Society
 from society.method.arms import Arm
-from society.method.debate import Debate, Rules
+from society.method.debate import Debate, DebateRules
 from society.method.experiment import RunContext
 from society.method.failed_requests import withdraw_failed
 from society.method.progress import StageName
@@ -104,7 +104,7 @@ async def debate_questions(
         require_read(store, stage, name, task)
 
 
-def build_debate_rules(config: Config, arm: Arm, decoding: Decoding) -> Rules:
+def build_debate_rules(config: Config, arm: Arm, decoding: Decoding) -> DebateRules:
     """How an arm of this experiment debates when it samples, or answers greedily."""
     section = config.sampling
     sampling = Sampling(
@@ -113,7 +113,7 @@ def build_debate_rules(config: Config, arm: Arm, decoding: Decoding) -> Rules:
         max_tokens=section.max_tokens,
         seed=config.seed,
     )
-    return Rules(
+    return DebateRules(
         rounds=arm.rounds,
         others=arm.others,
         sampling=sampling,
@@ -174,7 +174,7 @@ def store_questions(
     )
 
 
-def _build_stage_rules(run: RunContext, arm: Arm, stage: StageKey, questions: int) -> Rules:
+def _build_stage_rules(run: RunContext, arm: Arm, stage: StageKey, questions: int) -> DebateRules:
     rules = build_debate_rules(run.config, arm, stage.decoding)
     if stage.split == "eval" and run.connections.batch_addresses:
         # A batch takes what is requested at one time, so all questions are in flight together.

@@ -80,6 +80,7 @@ def resolve(config: Config, origin: str = "the experiment") -> Experiment:
     `ConfigError`.
     """
     try:
+        # From cheap to dear, so that a wrong key is named before a data set is downloaded.
         _check_sections(config)
         experiment = assemble(config)
         _check_experiment(experiment)
@@ -120,7 +121,7 @@ def _check_sections(config: Config) -> None:
 
 
 def _check_experiment(experiment: Experiment) -> None:
-    experiment.questions.require()
+    experiment.questions.check_available()
     _check_selections(experiment)
     _check_arms(experiment)
     _check_models(experiment.config)

@@ -41,11 +41,11 @@ Datasets = Mapping[str, Mapping[tuple[int, AgentRole], Dataset]]
 
 def build_datasets(run: RunContext, arms: Sequence[Arm], iteration: int) -> Datasets:
     """One dataset for every model that the arms train, from the debates of this iteration."""
-    roles = {arm.name: tuned_roles(arm) for arm in arms}
+    roles = {arm.name: list_tuned_models(arm) for arm in arms}
     built: dict[str, dict[tuple[int, AgentRole], Dataset]] = {}
     with run.progress.stage(iteration, "datasets", "datasets", sum(map(len, roles.values()))):
         for arm in arms:
-            rules = build_rules(run.config, arm)
+            rules = build_dataset_rules(run.config, arm)
             built[arm.name] = derive_datasets(
                 run.store, iteration, arm.name, roles[arm.name], rules
             )
@@ -120,18 +120,18 @@ def _plan_model(run: RunContext, society: Society, dataset: Dataset) -> TuningPl
     return build_plan(run.config, run.name, dataset, start)
 
 
-def tuned_roles(arm: Arm) -> list[tuple[int, AgentRole]]:
+def list_tuned_models(arm: Arm) -> list[tuple[int, AgentRole]]:
     """The (agent, role) pairs that are fine-tuned; agent 0 is a model that all agents share."""
     agents = [SHARED_AGENT] if arm.shares_models else range(1, arm.agents + 1)
     return [(agent, role) for role in arm.tuned for agent in agents]
 
 
-def count_tuned(config: Config) -> int:
+def count_tuned_models(config: Config) -> int:
     """How many models one iteration of the whole experiment makes at most."""
-    return sum(len(tuned_roles(arm)) for arm in build_arms(config) if arm.iterations)
+    return sum(len(list_tuned_models(arm)) for arm in build_arms(config) if arm.iterations)
 
 
-def build_rules(config: Config, arm: Arm) -> DatasetRules:
+def build_dataset_rules(config: Config, arm: Arm) -> DatasetRules:
     """Which of the trainable rows the datasets take."""
     section = config.datasets
     return DatasetRules(

@@ -40,6 +40,8 @@ async def run_iterations(run: RunContext) -> None:
 
     societies: dict[str, Society] = {}
     for arm in order_by_reference(arms):
+        # Iteration 0 is the untuned society, against which every later one is compared. Arms that
+        # train nothing have no other iteration.
         arm = match_compute(run, arm)
         societies[arm.name] = run.connections.start_society(arm.agents)
         await evaluate_society(run, arm, societies[arm.name], 0, probe)

@@ -73,6 +73,7 @@ class ProgressReporter:
         self, iteration: int, name: StageName, unit: str, total: int, done: int = 0
     ) -> Iterator[None]:
         """Report that a stage starts, and that it is finished unless it raises."""
+        # No try and finally: a stage that raises is not finished, and the next start resumes it.
         started = time.monotonic()
         self._observer(StageStarted(iteration, name, unit, total, done))
         yield

@@ -167,7 +167,7 @@ class Questions:
         found = (self.training_questions(k) for k in range(1, self.config.iterations + 1))
         return list({q.question_id: q for questions in found for q in questions}.values())
 
-    def require(self) -> None:
+    def check_available(self) -> None:
         """Raise ValueError where a task has too few questions or a file cannot be read."""
         if self.curriculum:
             self.all_training_questions()

@@ -195,6 +195,8 @@ def require_examples(
     """Raise `NothingTrainable` if no model of an iteration has enough examples, because most
     training questions have no label."""
     least = [max(1, providers[plan.start.address].capabilities.min_examples) for plan in plans]
+    # One model that can be trained is enough: small datasets of single agents are usual, and such
+    # an agent keeps its model.
     if any(p.dataset.examples >= n for p, n in zip(plans, least, strict=True)) or not plans:
         return
     iteration = plans[0].iteration
@@ -223,6 +225,7 @@ def require_examples(
 
 
 def _unread(store: Store, stage: StageKey) -> list[Turn]:
+    # A sample is enough to name the causes; a stage may have millions of turns.
     turns = store.turns(stage)
     unread = (turn for turn in turns if turn.kind == "answer" and turn.answer is None)
     return [turn for turn, _ in zip(unread, range(_EXAMINED_AT_MOST), strict=False)]

@@ -128,7 +128,7 @@ async def debate_question(
             build_debate_rules(config, arm, "sampled"),
             on_turn=show,
         )
-        tallies = await debate.question(TaskQuestion("asked", text, gold=None))
+        tallies = await debate.debate_question(TaskQuestion("asked", text, gold=None))
     finally:
         await connections.close()
     return tallies[-1]

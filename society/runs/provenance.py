@@ -20,7 +20,7 @@ from providers import registry
 from society.config.load import ConfigError, compare_configs, describe_differences
 from society.config.schema import Config
 from society.method.arms import build_arms
-from society.method.finetuning import is_evaluated, is_final, tuned_roles
+from society.method.finetuning import is_evaluated, is_final, list_tuned_models
 from store.ledger import Store
 from store.records import Job, Run, RunStart, SettingChange, utc_now
 
@@ -184,7 +184,7 @@ def _too_late(store: Store, jobs: list[Job], now: Config) -> str | None:
         (arm.name, agent, role)
         for arm in build_arms(now)
         if arm.trained_in(last)
-        for agent, role in tuned_roles(arm)
+        for agent, role in list_tuned_models(arm)
     }
     if open_jobs := owners - {owner for owner, state in states.items() if state == "over"}:
         return (

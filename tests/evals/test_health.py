@@ -3,7 +3,7 @@ import random
 import pytest
 
 from evals.health import LEVEL, Concern, concerns, held_out_concerns, label_concerns
-from store.records import Arm, Question, Run, Turn, Vote
+from store.records import Question, Run, StoredArm, Turn, Vote
 
 AGENTS = 3
 
@@ -128,7 +128,7 @@ def test_the_same_questions_are_paired(store_of):
 
 def test_an_arm_is_judged_by_the_round_it_learns_from(store_of):
     rng = random.Random(2)
-    rows = [Run("r", "{}", "0" * 64, 0, "{}"), Arm("multiagent", 0, "r", "round1", "{}")]
+    rows = [Run("r", "{}", "0" * 64, 0, "{}"), StoredArm("multiagent", 0, "r", "round1", "{}")]
     for iteration in (1, 2):
         for number in range(200):
             stage = (iteration, "train", "multiagent", "sampled", f"q{number}")
@@ -136,12 +136,12 @@ def test_an_arm_is_judged_by_the_round_it_learns_from(store_of):
             rows.append(Vote(*stage, 1, "4", 3, 3, False, True))
             rows.append(Vote(*stage, 2, "4", 3, 3, False, falls))
     assert concerns(store_of(rows)) == []
-    rows[1] = Arm("multiagent", 0, "r", "final", "{}")
+    rows[1] = StoredArm("multiagent", 0, "r", "final", "{}")
     assert kinds(concerns(store_of(rows))) == [(2, "label_accuracy")]
 
 
 def test_labels_from_gold_are_not_judged(store_of):
-    star = Arm("multiagent", 0, "star", "gold", "{}")
+    star = StoredArm("multiagent", 0, "star", "gold", "{}")
     falling = ({"right": 0.9, "none": 0.0}, {"right": 0.3, "none": 0.5})
     assert concerns(run(store_of, *falling, rows=[star])) == []
     rambling = ({"cut": 0.0}, {"cut": 0.3})

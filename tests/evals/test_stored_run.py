@@ -8,7 +8,7 @@ from evals.arm_kinds import ARM_KINDS
 from evals.stored_run import choose_main_arm, find_main_arm, find_untuned_twin, read_arms
 from store.ledger import Store
 from store.reader import open_reader
-from store.records import Arm
+from store.records import StoredArm
 
 CHOICES = [
     (["star", "multiagent", "majority"], "multiagent"),
@@ -30,7 +30,7 @@ def _row(position, entry):
         (entry, entry, 1) if isinstance(entry, str) else (*entry, 1)[:3]
     )  # fmt: skip
     labels = ARM_KINDS[kind].labels
-    return Arm(name, position, kind, labels, json.dumps({"iterations": iterations}))
+    return StoredArm(name, position, kind, labels, json.dumps({"iterations": iterations}))
 
 
 @pytest.mark.parametrize(("entries", "main"), CHOICES)
@@ -53,10 +53,10 @@ def test_the_untuned_twin_of_the_main_arm_is_the_debate_of_the_same_shape(databa
     with Store.open(database) as store:
         shape = json.dumps({"agents": 3, "rounds": 2, "others": "quoted", "iterations": 1})
         store.write(
-            Arm("star", 0, "star", "gold", "{}"),
-            Arm("multiagent", 1, "multiagent", "final", shape),
-            Arm("two-agents", 2, "debate", None, json.dumps({"agents": 2})),
-            Arm("debate", 3, "debate", None, shape),
+            StoredArm("star", 0, "star", "gold", "{}"),
+            StoredArm("multiagent", 1, "multiagent", "final", shape),
+            StoredArm("two-agents", 2, "debate", None, json.dumps({"agents": 2})),
+            StoredArm("debate", 3, "debate", None, shape),
         )
         arms = read_arms(store)
     twin = find_untuned_twin(arms)

@@ -19,7 +19,7 @@ from providers import registry
 from providers.errors import ConnectionLost, QuotaExhausted
 from providers.types import Sampling
 from society.method.agents import Society
-from society.method.debate import Debate, Rules
+from society.method.debate import Debate, DebateRules
 from society.method.failed_requests import withdraw_failed
 from store.ledger import Store
 from store.records import Model, StageKey
@@ -45,7 +45,7 @@ async def debate(url, store, questions, **settings):
         {provider.base.address: provider},
         store,
         STAGE,
-        Rules(ROUNDS, "quoted", sampling, sampling, drop_ties=True),
+        DebateRules(ROUNDS, "quoted", sampling, sampling, drop_ties=True),
         again=withdraw_failed(store, STAGE),
         known=store.turns(STAGE),
     )

@@ -6,7 +6,7 @@ import pytest
 from society.config import load
 from society.config.load import ConfigError
 from society.config.schema import Config
-from society.method.experiment import load_experiment
+from society.method.experiment import load_experiment, resolve
 
 SMALL = """
 model = "scripted:{script}"
@@ -132,3 +132,18 @@ def test_differences_name_key_and_both_values(small: str) -> None:
         "datasets.w: stored 0.5, now 0.25",
         "task.high: stored '(absent)', now 12",
     ]
+
+
+def test_a_config_is_only_data_and_its_experiment_is_checked(small: str, tmp_path: Path) -> None:
+    missing = ["task.name=file", "task.answer=number", f"task.path={tmp_path / 'none.jsonl'}"]
+    config = load.load_config(small, [*missing, "model=local:/no/such/folder"])
+    assert Config.from_json(config.to_json()) == config
+    with pytest.raises(ConfigError, match=r"mine has 1 problem\(s\):\n  .*none\.jsonl"):
+        resolve(config, "mine")
+    assert resolve(load.load_config(small)).config == load.load_config(small)
+
+
+def test_a_selection_that_cannot_be_read_is_one_problem_among_others(small: str) -> None:
+    message = refused(small, "datasets.critic=none.sql", "society.agents=0")
+    assert "2 problem(s)" in message
+    assert "datasets.critic: cannot read 'none.sql'" in message

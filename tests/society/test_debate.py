@@ -13,7 +13,7 @@ from providers.scripted import ScriptedProvider
 from providers.types import Completion, Message, ModelRef, Request, Sampling
 from society import prompts
 from society.method.agents import Agent, Society
-from society.method.debate import Debate, Rules
+from society.method.debate import Debate, DebateRules
 from store.ledger import Store
 from store.records import Model, StageKey
 
@@ -29,7 +29,7 @@ def rules(**changes):
         "summary_sampling": SAMPLED,
         "drop_ties": True,
     }
-    return Rules(**(known | changes))
+    return DebateRules(**(known | changes))
 
 
 def society(size=3):

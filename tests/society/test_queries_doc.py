@@ -13,13 +13,13 @@ import pytest
 from finetune.datasets import DatasetRules, derive_datasets
 from store.ledger import Store
 from store.records import (
-    Arm,
     Diversity,
     Job,
     Model,
     Price,
     Question,
     Run,
+    StoredArm,
     TrainingPoint,
     Turn,
     Verdict,
@@ -142,8 +142,8 @@ def database(tmp_path_factory):
     with Store.open(path) as store:
         store.write(
             Run("cookbook", "{}", "0", 0, "{}"),
-            Arm("multiagent", 0, "multiagent", "final", "{}"),
-            Arm("majority", 1, "majority", None, "{}"),
+            StoredArm("multiagent", 0, "multiagent", "final", "{}"),
+            StoredArm("majority", 1, "majority", None, "{}"),
             Model("base", "scripted:x"),
             *(Price("scripted:x", tuned, 1.0, 2.0, "here", training_usd=3.0) for tuned in (0, 1)),
             *(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from scipy.stats import binomtest
 
-from store.records import Arm, Verdict, Vote
+from store.records import StoredArm, Verdict, Vote
 
 STAGE = (1, "eval", "multiagent", "sampled")
 COLUMNS = (
@@ -153,9 +153,9 @@ def test_pseudo_labels_are_those_the_arm_learns_from(store):
         *two_rounds("round1-labels", first_right=True),
         *two_rounds("star", first_right=True),
         *two_rounds("from-before", first_right=True),
-        Arm("multiagent", 0, "multiagent", "final", "{}"),
-        Arm("round1-labels", 1, "round1-labels", "round1", "{}"),
-        Arm("star", 2, "star", "gold", "{}"),
+        StoredArm("multiagent", 0, "multiagent", "final", "{}"),
+        StoredArm("round1-labels", 1, "round1-labels", "round1", "{}"),
+        StoredArm("star", 2, "star", "gold", "{}"),
     )
     found = store.rows(
         "SELECT arm, questions, labelled, coverage, tied, tie_rate, correct, label_accuracy "
@@ -246,9 +246,9 @@ def test_a_tie_in_the_round_the_labels_come_from_is_what_counts(store, make_turn
         rows += [Vote(*stage, 1, "4", 1, 2, True), Vote(*stage, 2, "4", 2, 2, False)]
     store.write(
         *rows,
-        Arm("multiagent", 0, "multiagent", "final", "{}"),
-        Arm("round1-labels", 1, "round1-labels", "round1", "{}"),
-        Arm("star", 2, "star", "gold", "{}"),
+        StoredArm("multiagent", 0, "multiagent", "final", "{}"),
+        StoredArm("round1-labels", 1, "round1-labels", "round1", "{}"),
+        StoredArm("star", 2, "star", "gold", "{}"),
     )
     found = "arm, answers, dissenting, dissent_rate, tied_answers, tied_dissenting"
     assert store.rows(f"SELECT {found} FROM dissent WHERE agent IS NULL ORDER BY arm") == [

@@ -146,7 +146,7 @@ def rows_of(
         yield records.Question(own, "harder", "eval", q.text, q.gold, None, position, None, True)
     for position, kind in enumerate(kinds):
         recipe = next(recipe for recipe in RECIPES if recipe.kind == kind)
-        yield records.Arm(kind, position, kind, recipe.labels, recipe.settings(iterations))
+        yield records.StoredArm(kind, position, kind, recipe.labels, recipe.settings(iterations))
         yield from _arm(
             rng, recipe, iterations if recipe.trained else 0,
             [(q.question_id, q) for q in asked["train"]],

@@ -183,12 +183,12 @@ def test_every_arm_looks_its_own_way_and_keeps_it(whole) -> None:
 def test_sixty_variants_still_get_looks(society_store) -> None:
     import json
 
-    from store.records import Arm
+    from store.records import StoredArm
 
     store = society_store(kinds=("multiagent",), questions=2, iterations=1)
     store.write(
         *(
-            Arm(f"variant-{n}", n, "multiagent", "final", json.dumps({"agents": n}))
+            StoredArm(f"variant-{n}", n, "multiagent", "final", json.dumps({"agents": n}))
             for n in range(1, 61)
         )
     )

@@ -158,7 +158,9 @@ def test_what_was_equal_is_measured(found) -> None:
 def test_optimizer_steps_are_those_of_the_job_that_was_taken_over(society_store) -> None:
     store = society_store(kinds=("multiagent",), questions=6, iterations=1)
     store.write(
-        records.Arm("twin", 1, "multiagent", "final", json.dumps({"agents": 3, "iterations": 1})),
+        records.StoredArm(
+            "twin", 1, "multiagent", "final", json.dumps({"agents": 3, "iterations": 1})
+        ),
         records.Dataset("twin-d", 1, "twin", 1, "generator", 90, "0" * 64, "final", 0),
         records.Job(
             "twin-job", 1, "twin", 1, "generator", "twin-d", "0" * 64, "succeeded",

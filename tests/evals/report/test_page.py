@@ -8,7 +8,7 @@ from evals import report
 from evals.report import facts, sentences, tables
 from evals.stored_run import NothingStored
 from store.ledger import Store
-from store.records import Arm, Run
+from store.records import Run, StoredArm
 
 HOSTILE = '</pre><script>alert(1)</script><img src=x onerror="alert(2)">{{ 7*7 }}&amp;'
 
@@ -152,7 +152,7 @@ def test_an_unfinished_run_gives_a_page(store_of, tmp_path: Path) -> None:
 
 def test_arms_that_wait_are_named(society_store) -> None:
     store = society_store(kinds=("multiagent",), questions=4, iterations=1)
-    store.write(Arm("star", 1, "star", "gold", '{"iterations": 1}'))
+    store.write(StoredArm("star", 1, "star", "gold", '{"iterations": 1}'))
     [experiment] = facts.collect_facts([store]).experiments
     assert "Nothing evaluated yet: star." in sentences.list_notices(experiment)
 

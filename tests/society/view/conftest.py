@@ -23,13 +23,13 @@ from society.view.app import create
 from society.view.catalogue import Library
 from store.ledger import Store
 from store.records import (
-    Arm,
     Dataset,
     DatasetExample,
     Job,
     Model,
     Question,
     Run,
+    StoredArm,
     TrainingPoint,
     Turn,
     Verdict,
@@ -133,7 +133,7 @@ def write_sums(path: Path) -> None:
     """Evaluation of two societies, one training pass, its datasets, jobs and models."""
     rows: list[object] = [
         _run("sums"),
-        Arm(ARM, 0, ARM, "final", "{}"),
+        StoredArm(ARM, 0, ARM, "final", "{}"),
         Model("base", "scripted:x"),
     ]
     for position, (question_id, (gold, rounds)) in enumerate(DEBATES.items()):
