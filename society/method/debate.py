@@ -148,8 +148,8 @@ class Debate:
                     task.result()
                     yield question
         finally:
-            # A stop of our own lets the answers in flight arrive, since they are paid for. Any other
-            # error, and a cancellation from outside, ends them at once.
+            # A stop of our own lets the answers in flight arrive, since they are paid for. Any
+            # other error, and a cancellation from outside, ends them at once.
             if running and self._stop() is not None:
                 await asyncio.wait(running, timeout=_LONGEST_WAIT_S)
             for task in running:
