@@ -1,6 +1,6 @@
-"""Trained models on disk: folders that appear whole or not at all, checked when they are used.
+"""Trained models on disk: folders that appear complete or not at all, verified when they are used.
 
-Imports no torch.
+This module does not import torch.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Trained:
     """A finished fit.
 
     `sha256` is over the names and bytes of the artifact's weight files. `trained_tokens` counts
-    the tokens of all sequences gone through, prompts included and padding not, over all epochs.
+    the tokens of all sequences over all epochs, with prompts and without padding.
     """
 
     artifact: Path
@@ -38,10 +38,10 @@ class Trained:
 
 
 def load_trained(out: Path, digest: str) -> Trained | None:
-    """The artifact at `out` if it is whole and was made by the spec with this digest, else None."""
+    """The artifact at `out` if it is complete and made by the spec with this digest, else None."""
     try:
         manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
-        if manifest["digest"] != digest or _faults(out, manifest):
+        if manifest["digest"] != digest or _find_faults(out, manifest):
             return None
         points = tuple(TrainingStep(*point) for point in manifest["points"])
         return Trained(out, manifest["sha256"], points, manifest["trained_tokens"])
@@ -52,10 +52,10 @@ def load_trained(out: Path, digest: str) -> Trained | None:
 def verify(folder: Path, sha256: str | None = None) -> None:
     """Raise unless the artifact at `folder` is what its training wrote.
 
-    Every file is compared with the manifest's hash, and the whole with `sha256`, the run's own
-    record, where that is given. A folder without a manifest, which no training of ours wrote, is
-    taken as it is unless there is such a record. Raises `ModelNotFound` where there is no folder,
-    `ModelDamaged` naming what is missing or changed.
+    Every file is compared with its hash in the manifest, and the weights with `sha256`, the run's
+    own record, if it has one. Without a record, a folder without a manifest is accepted: it comes
+    from another program. Raises `ModelNotFound` if there is no folder, and `ModelDamaged` naming
+    what is missing or changed.
     """
     if not folder.is_dir():
         raise ModelNotFound(
@@ -69,8 +69,9 @@ def verify(folder: Path, sha256: str | None = None) -> None:
         if manifest["name"] != folder.name:
             faults = [f"it holds the model {manifest['name']!r}"]
         else:
-            faults = _faults(folder, manifest)
+            faults = _find_faults(folder, manifest)
         if not faults and sha256 not in (None, manifest["sha256"]):
+            # The folder is consistent in itself; somebody replaced it with another training's.
             faults = ["its weights are not those that this run has trained and stored"]
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         faults = [f"{MANIFEST} cannot be read ({error})"]
@@ -90,8 +91,7 @@ def publish(
 ) -> Trained:
     """Let `write` fill a temporary sibling of `out`, add the manifest and rename it to `out`.
 
-    Everything is on disk before the rename, so `out` is never seen half-written. Raises `OSError`
-    when the disk refuses; `out` does not exist then.
+    Raises `OSError` if the disk refuses; `out` does not exist then.
     """
     partial = get_hidden_path(out, "partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -102,7 +102,7 @@ def publish(
         manifest = {
             "digest": spec.digest,
             "sha256": sha256,
-            "files": _file_hashes(partial),
+            "files": _hash_files(partial),
             "name": spec.name,
             "base": spec.start.address,
             "start": spec.start.identity,
@@ -116,6 +116,8 @@ def publish(
             "points": [[point.step, point.loss, point.learning_rate] for point in points],
         }
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        # All bytes are on disk before the rename, so that a power cut leaves no `out` with empty
+        # files.
         for path in sorted(partial.rglob("*")):
             sync(path)
         sync(partial)
@@ -128,7 +130,7 @@ def publish(
 
 
 def set_aside(out: Path) -> Path:
-    """Rename what is at `out` to a sibling, in place of what was set aside before."""
+    """Rename `out` to a hidden sibling, in place of the one that was set aside before."""
     aside = get_hidden_path(out, "damaged")
     if aside.is_dir() and not aside.is_symlink():
         shutil.rmtree(aside)
@@ -138,6 +140,8 @@ def set_aside(out: Path) -> Path:
 
 def weights_sha256(folder: Path) -> str:
     """SHA-256 over the names and bytes of the folder's safetensors files, in order of name."""
+    # The weights alone, without tokenizer and configuration: the same training gives the same hash
+    # also after an upgrade that writes those files differently.
     digest = hashlib.sha256()
     files = sorted(folder.glob("*.safetensors"))
     if not files:
@@ -151,12 +155,13 @@ def weights_sha256(folder: Path) -> str:
 
 
 def get_hidden_path(out: Path, suffix: str) -> Path:
-    """The hidden file or folder beside the artifact `out` that serves to make it."""
+    """The hidden file or folder beside the artifact `out` that is used while it is made."""
     return out.with_name(f".{out.name}.{suffix}")
 
 
 def sync(path: Path) -> None:
-    """Have the file's bytes, or the folder's entries, on disk."""
+    """Write the file's bytes, or the folder's entries, to disk."""
+    # A folder has entries of its own that a rename must find, and it opens for reading only.
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -168,14 +173,14 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _faults(folder: Path, manifest: Mapping[str, object]) -> list[str]:
-    """What of an artifact is not as its manifest says; empty where all is."""
+def _find_faults(folder: Path, manifest: Mapping[str, object]) -> list[str]:
+    """How an artifact differs from its manifest; empty if it does not."""
     known = manifest.get("files")
     if not isinstance(known, Mapping):
         # Manifests of before November 2026 have a hash of the weights only.
         changed = manifest["sha256"] != weights_sha256(folder)
         return ["its weights have changed"] if changed else []
-    found = _file_hashes(folder)
+    found = _hash_files(folder)
     missing = sorted(known.keys() - found.keys())
     changed_files = sorted(name for name in known.keys() & found if known[name] != found[name])
     return [
@@ -184,7 +189,7 @@ def _faults(folder: Path, manifest: Mapping[str, object]) -> list[str]:
     ]
 
 
-def _file_hashes(folder: Path) -> dict[str, str]:
+def _hash_files(folder: Path) -> dict[str, str]:
     hashes = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != MANIFEST:

@@ -70,7 +70,7 @@ class Provider(ABC):
     async def complete(self, request: Request) -> Completion:
         """Answer one conversation."""
 
-    # Likelihoods: `Capabilities.score` and `Capabilities.divergences`.
+    # Likelihoods, announced by `Capabilities.score` and `Capabilities.divergences`.
 
     async def score(self, model: ModelRef, messages: Sequence[Message], text: str) -> Score:
         """Log-probabilities of `text` as the assistant's answer to `messages`."""
@@ -85,7 +85,7 @@ class Provider(ABC):
         """
         raise self._unsupported("does not show whole distributions; use a local model")
 
-    # Fine-tuning: `Capabilities.finetune`.
+    # Fine-tuning, announced by `Capabilities.finetune`.
 
     def validate_hyperparameters(self, hyperparameters: Hyperparameters) -> Sequence[str]:
         """What `submit` would refuse in them, each with its remedy."""
@@ -112,7 +112,7 @@ class Provider(ABC):
         if tuned := [model.model_id for model in models if model.artifact is not None]:
             raise self._unsupported(f"has no tuned models, so not {tuned[0]!r}; start a new run")
 
-    # Servers: `Capabilities.batches` and `Capabilities.adapter_server`.
+    # What only servers have, announced by `Capabilities.batches` and `Capabilities.adapter_server`.
 
     def batches(self, records: BatchRecords) -> BatchClient:
         """The batches of this model's account, remembered in `records`."""

@@ -60,6 +60,7 @@ class BatchedProvider(ProviderWrapper):
         collected = [(request, answer) for request, answer in self._waiting if not answer.done()]
         self._waiting, self._timer = [], None
         if collected:
+            # The set keeps the task alive; an event loop holds tasks by weak references only.
             task = asyncio.get_running_loop().create_task(self._send(collected))
             self._sending.add(task)
             task.add_done_callback(self._sending.discard)
@@ -72,11 +73,13 @@ class BatchedProvider(ProviderWrapper):
                 answer.cancel()
             raise
         except Exception as error:
+            # One error for the whole batch: every caller gets it, as if its own call had failed.
             for _, answer in collected:
                 if not answer.done():
                     answer.set_exception(error)
             return
         for request, answer in collected:
+            # Its caller was cancelled meanwhile.
             if answer.done():
                 continue
             found = answers[request.key]

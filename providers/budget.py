@@ -50,6 +50,7 @@ class Budget:
         self._cap = None if cap_usd is None else _pico(cap_usd)
         self._jobs = {name: _Job(_pico(usd), False) for name, usd in (jobs or {}).items()}
         self._paid = set(paid)
+        # Jobs of earlier starts count as spent until `watch_job` finds them at the provider.
         self._spent = _pico(spent_usd) + sum(job.amount for job in self._jobs.values())
         self._reserved = 0
         self._in_flight = 0
@@ -79,6 +80,7 @@ class Budget:
         then on nothing is granted; the error is raised once nothing is in flight.
         """
         amount = _pico(usd)
+        # A call that fits still queues behind waiting ones, or a large one would wait for ever.
         if self._reached is None and not self._waiting and self._fits(amount):
             self._take(amount)
             return
@@ -88,6 +90,8 @@ class Budget:
         try:
             await place.granted
         except asyncio.CancelledError:
+            # Cancelled while it waited: the next in line may fit. Cancelled in the moment in which
+            # the money was granted: give it back.
             if place.granted.cancelled():
                 self._grant()
             elif place.granted.exception() is None:
@@ -176,6 +180,7 @@ class Budget:
                 self._waiting.popleft()
                 self._take(first.amount)
                 first.granted.set_result(None)
+            # What is spent never comes back, so waiting for calls in flight cannot help.
             elif self._cap is not None and self._spent + first.amount > self._cap:
                 self._reached = self._explain(first.amount)
             else:

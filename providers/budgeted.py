@@ -87,6 +87,7 @@ class BudgetedProvider(ProviderWrapper):
         self.budget = budget
 
     async def complete(self, request: Request) -> Completion:
+        # The most the call can cost: nothing is sent that the budget could not pay in full.
         prompt, model = most_prompt_tokens(request.messages), request.model
         most = Usage(prompt, request.sampling.max_tokens, estimated=True)
         price = self._find_price(model)
@@ -133,6 +134,7 @@ class BudgetedProvider(ProviderWrapper):
             self.budget.record_job(spec.name, most, certain=False)
             raise
         except BaseException:
+            # A clean refusal: the job does not exist and costs nothing.
             self.budget.settle_call(most, 0.0)
             raise
         self.budget.record_job(spec.name, most, certain=True)
@@ -141,6 +143,7 @@ class BudgetedProvider(ProviderWrapper):
     async def find(self, spec: FinetuneSpec) -> JobHandle | None:
         handle = await self._provider.find(spec)
         if handle is not None:
+            # Submitted by an earlier start of the run, which may have ended before it was recorded.
             self.budget.watch_job(spec.name, await self._most_job_usd(spec))
         return handle
 
@@ -148,6 +151,7 @@ class BudgetedProvider(ProviderWrapper):
         try:
             state = await self._provider.poll(handle)
         except JobError:
+            # The provider does not know the job any more, so its cost stays unknown.
             self.budget.unwatch_job(handle.name)
             raise
         if state.done:
@@ -188,12 +192,14 @@ class BudgetedProvider(ProviderWrapper):
             self._prices.require(spec.start.address, finetune=True)
         if not rate or self.budget.cap_usd is None:
             return 0.0
+        # Reading a whole dataset takes long enough to hold up calls in flight.
         return await asyncio.to_thread(self._job_tokens, spec) * rate / 1e6
 
     def _settle_job(self, handle: JobHandle, state: JobState) -> None:
         rate = self._training_usd(self._provider.base.address) or 0.0
         if state.trained_tokens is not None:
             self.budget.settle_job(handle.name, state.trained_tokens * rate / 1e6)
+        # It ended before its first step: vendors bill tokens that were trained on.
         elif state.status != "succeeded" and not state.points and state.progress == 0.0:
             self.budget.settle_job(handle.name, 0.0)
         else:
@@ -236,11 +242,13 @@ class _Account:
         try:
             yield
         except PERHAPS_BILLED:
+            # A provider that reports its attempts has recorded this failure itself.
             if not self._reported and not self._found_again:
                 self.record_failure()
             raise
         finally:
             current_attempts.reset(token)
+            # Free what is still reserved: the last attempt was not sent, or was not billed.
             self._settle(0.0)
 
     def settle_answer(self, usage: Usage) -> None:

@@ -7,23 +7,23 @@
     │   ├── TimedOut          (also a TimeoutError)
     │   └── ConnectionLost    (also a ConnectionError)
     │       └── Unreachable   no connection could be made at all
-    ├── RequestError          fatal for this one call, the run goes on
+    ├── RequestError          fatal for this one call, the run continues
     │   ├── BadRequest        (also a ValueError)
     │   ├── ContextOverflow   (also a ValueError)
     │   ├── ContentFiltered
-    │   ├── UnusableAnswer    the answer came and holds no text in a form that is known
-    │   └── RequestFailed     failed again and again, while other requests are answered
+    │   ├── UnusableAnswer    an answer came, in no form that is known
+    │   └── RequestFailed     failed after all retries, while other requests are answered
     ├── JobError              fatal for this one fine-tuning job
     │   ├── InvalidTrainingData (also a ValueError)
     │   └── TrainingFailed
     │       └── StorageFailed (also an OSError)
-    ├── AmbiguousSubmission   a submission whose outcome is unknown: look before sending it again
+    ├── AmbiguousSubmission   a submission of unknown outcome: look for it before sending it again
     └── RunError              fatal for the run; it stops cleanly and can be resumed
         ├── AuthenticationFailed
         ├── QuotaExhausted
         ├── BudgetReached     the user's own cap, `budget_usd`
-        ├── Halted            the user stops the run
-        ├── Unsupported       the provider cannot do this at all
+        ├── Halted            the user is stopping the run
+        ├── Unsupported       the provider lacks this operation
         ├── ModelNotFound     (also a FileNotFoundError)
         ├── ModelDamaged      a tuned model's files are not those that were trained
         ├── InvalidSettings   (also a ValueError)
@@ -34,16 +34,19 @@ Every message names the offending value and the remedy, and never a secret.
 
 from __future__ import annotations
 
+# Some errors also subclass the built-in error of their kind, so that code which knows nothing of
+# this project can catch them: `except TimeoutError`, `except ValueError`.
+
 
 class ProviderError(Exception):
-    """Base of all errors a provider raises."""
+    """Base of all errors that a provider raises."""
 
 
 class RetryableError(ProviderError):
-    """The call failed for a passing reason. `retry_after_s` is the server's hint, where given.
+    """The call failed for a passing reason. `retry_after_s` is the server's hint, if it gives one.
 
-    `given_up` tells what was tried where the call was made again until patience ended and may be at
-    fault itself; it is None where it was stopped because of another one.
+    `given_up` says what was tried if this call used up its retries and may be at fault itself; it
+    is None for a call that was stopped because of another one.
     """
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
@@ -65,11 +68,11 @@ class TimedOut(RetryableError, TimeoutError):
 
 
 class ConnectionLost(RetryableError, ConnectionError):
-    """The connection could not be made or broke."""
+    """The connection could not be made, or it broke."""
 
 
 class Unreachable(ConnectionLost):
-    """No connection could be made, so it cannot be the request's fault."""
+    """No connection could be made, so the request is not at fault."""
 
 
 class RequestError(ProviderError):
@@ -89,11 +92,11 @@ class ContentFiltered(RequestError):
 
 
 class UnusableAnswer(RequestError):
-    """The server answered in a form that is not known; asking again would bring the same."""
+    """The server answered in a form that is not known; a retry would bring the same."""
 
 
 class RequestFailed(RequestError):
-    """This request fails whenever it is sent, although the server answers others."""
+    """This request failed after all retries, although the server answers others."""
 
 
 class JobError(ProviderError):
@@ -109,15 +112,15 @@ class TrainingFailed(JobError):
 
 
 class StorageFailed(TrainingFailed, OSError):
-    """What was trained cannot be written: no room, no quota, no permission. Not the training's
-    fault."""
+    """The trained weights cannot be written: disk full, quota or permission. The training itself
+    succeeded."""
 
 
 class AmbiguousSubmission(ProviderError):
-    """A job may or may not have been created; `find` tells, a second submit could pay twice.
+    """A job may or may not have been created; a second submit could pay twice, so ask `find`.
 
-    `settles_in_s`: a job that was created is found within that many seconds, so one that is not
-    found by then can be submitted again. None where nobody can say so.
+    `settles_in_s`: after so many seconds `find` sees every job that was created, so one that it
+    does not see can be submitted again. None if no such time is known.
     """
 
     def __init__(self, message: str, *, settles_in_s: float | None = None) -> None:
@@ -126,7 +129,7 @@ class AmbiguousSubmission(ProviderError):
 
 
 class RunError(ProviderError):
-    """Nothing sensible can go on until the user changes something."""
+    """The run cannot continue until the user changes something."""
 
 
 class AuthenticationFailed(RunError):
@@ -138,15 +141,15 @@ class QuotaExhausted(RunError):
 
 
 class BudgetReached(RunError):
-    """Going on could cost more than the user allows; nothing was sent that could."""
+    """The next call could exceed the user's budget, so it was not sent."""
 
 
 class Halted(RunError):
-    """The run is being stopped; nothing was sent any more."""
+    """The run is being stopped; this call was not sent."""
 
 
 class Unsupported(RunError):
-    """The provider lacks a capability the run relies on."""
+    """The provider lacks a capability that the run needs."""
 
 
 class ModelNotFound(RunError, FileNotFoundError):

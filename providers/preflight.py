@@ -95,6 +95,7 @@ async def preflight_answer_server(
     except ProviderError as error:
         return PreflightReport((Finding("error", str(error)),))
     try:
+        # The server only answers; the trainer's own report covers fine-tuning.
         findings = [*await server.preflight(replace(need, finetune=False))]
         if need.finetune and all(found.level != "error" for found in findings):
             found = await _preflight_adapters(server, answers, workdir)

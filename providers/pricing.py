@@ -22,7 +22,7 @@ from providers.errors import InvalidSettings
 from providers.types import ModelRef
 
 OWN = "the experiment file"
-"""How the source of a price begins that the user has written."""
+"""The `source` of a price from the experiment file begins with this."""
 
 Usd = Annotated[float, Field(ge=0.0, allow_inf_nan=False, strict=False)]
 
@@ -31,10 +31,10 @@ Usd = Annotated[float, Field(ge=0.0, allow_inf_nan=False, strict=False)]
 class TokenPrice:
     """USD per million tokens of the model at `model` (an address).
 
-    `tuned`: of the models fine-tuned from it, not of itself. `training_usd` is per token trained
-    on, once per epoch; None where unknown or not offered. `batch_factor` is what a token costs in a
-    batch, as a share of the price; None where unknown. `read_on` is the day the figures were read
-    in `source`, None for the user's own.
+    `tuned`: the price of the models fine-tuned from it instead. `training_usd` is per token trained
+    on, once per epoch; None if unknown or not offered. `batch_factor` is the share of the price
+    that a token costs in a batch; None if unknown. `read_on` is the day the figures were read in
+    `source`, None for the user's own.
     """
 
     model: str
@@ -73,7 +73,8 @@ class PriceOverride(BaseModel):
 class Prices:
     """The price of every model of a run: overrides first, then the packaged table.
 
-    `fixed` prices come before both: those a run has been using.
+    `fixed` prices come before both: those a run has been using. Example:
+    `Prices().at("openai:gpt-4.1-mini", tuned=False)`.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Prices:
 
     def at(self, address: str, *, tuned: bool) -> TokenPrice | None:
         """The price of asking the model at `address`, or the models tuned from it."""
+        # Looked up once per model, since every call of a run asks for its price.
         if (address, tuned) not in self._found:
             self._found[address, tuned] = self._look_up(address, tuned=tuned)
         return self._found[address, tuned]
@@ -105,16 +107,16 @@ class Prices:
         return None if found is None else replace(found, tuned=tuned)
 
     def is_overridden(self, address: str) -> bool:
-        """Whether the user has written a figure for the model at `address`."""
+        """Whether the experiment file has a price for the model at `address`."""
         return address in self._overrides or _name_of(address) in self._overrides
 
     def find_unused(self, addresses: Iterable[str]) -> list[str]:
-        """The overrides that are for none of these models: misspelt, or left over."""
+        """The overrides for none of these models: misspelled, or left over."""
         used = {name for address in addresses for name in (address, _name_of(address))}
         return sorted(self._overrides.keys() - used)
 
     def require(self, address: str, *, finetune: bool) -> None:
-        """Raise `InvalidSettings`, with the lines to write, where a needed price is unknown."""
+        """Raise `InvalidSettings`, with the lines to write, if a needed price is unknown."""
         base, tuned = self.at(address, tuned=False), self.at(address, tuned=True)
         missing: list[str] = []
         if base is None:
@@ -140,6 +142,7 @@ def _override(
     if known is not None:
         prompt = known.input_usd if prompt is None else prompt
         answer = known.output_usd if answer is None else answer
+    # Half a price would make the budget count too little, so it counts as unknown.
     if prompt is None or answer is None:
         return None
     kept = known or TokenPrice(address, tuned, prompt, answer)
@@ -167,7 +170,7 @@ def _name_of(address: str) -> str:
 def _find_packaged(address: str, model: PricedModel, *, tuned: bool) -> TokenPrice | None:
     if registry.info(address).free:
         return TokenPrice(
-            address, tuned, 0.0, 0.0, 0.0, 0.0, 1.0, None, "runs here and costs nothing"
+            address, tuned, 0.0, 0.0, 0.0, 0.0, 1.0, None, "runs on this machine and costs nothing"
         )
     for vendor in _read_table().vendor:
         if model.host not in vendor.hosts:

@@ -72,6 +72,7 @@ def info(address: str) -> ProviderInfo:
     Nothing of a built-in provider is imported.
     """
     scheme = address.partition(":")[0].partition("+")[0]
+    # From the table: the modules of a scheme may need packages that are not installed.
     if scheme in _BUILT_IN:
         return _BUILT_IN[scheme][1]
     point = _find_entry_point(scheme)

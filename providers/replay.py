@@ -3,10 +3,10 @@
 The address ``replay:PATH`` names a run's folder or its ``run.duckdb`` (the tables are described in
 docs/schema.md). A request is answered with the stored response, finish reason, token counts and
 latency of the turn with the same question, agent, round and kind. Fine-tuning jobs succeed at once
-and train nothing: the model of iteration k stands for what the stored society said after k passes.
+and train nothing: the model of iteration k stands for the stored society after k iterations.
 
-Several stored turns can fit, such as the evaluations after different iterations. Those with the
-same conversation come first, then the iteration whose models are being served.
+Several stored turns can match, such as the evaluations after different iterations. Those with the
+same conversation come first, then those of the iteration whose models are loaded.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ _MAIN_ARM = "multiagent"
 
 
 class TranscriptMismatch(RunError):
-    """No stored turn answers the request; the message says what differs and what to change."""
+    """No stored turn matches the request; the message says what differs and what to change."""
 
 
 class ReplaySettings(BaseModel):
     """The section `[provider]`.
 
-    `match = "messages"` answers only a conversation that equals the stored one; "position" goes by
-    question, agent, round and kind, whatever was asked.
+    `match = "messages"` answers only a conversation that equals the stored one; "position" compares
+    question, agent, round and kind only.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -66,7 +66,7 @@ class ReplaySettings(BaseModel):
 
 
 class ReplayProvider(Provider):
-    """Implements `providers.base.Provider` over the stored turns of one run."""
+    """Answers from the stored turns of one run."""
 
     def __init__(self, transcripts: Transcripts, address: str, settings: ReplaySettings) -> None:
         self._transcripts = transcripts
@@ -107,7 +107,7 @@ class ReplayProvider(Provider):
         return handle if handle is not None and handle.digest == spec.digest else None
 
     async def poll(self, handle: JobHandle) -> JobState:
-        # The job's id says everything, so a job is known after a restart too.
+        # The job's id holds arm, iteration, agent and role, so a restarted process can answer too.
         if not _ARTIFACT.fullmatch(handle.job_id):
             raise TrainingFailed(f"{handle.job_id!r} is no job of a replay; submit it again")
         model = ModelRef(handle.name, self._address, artifact=handle.job_id)
@@ -159,7 +159,9 @@ class ReplayProvider(Provider):
             )
         else:
             society = config.get("society", {})
-            cause = f"what was shown of the others; stored: {_list_settings('society', society)}"
+            cause = (
+                f"how the others' answers are shown; stored: {_list_settings('society', society)}"
+            )
         return (
             f"{self._address} was asked something else for {key}: message {number + 1} of the "
             f"conversation differs, which is {cause}. Set that back, or set "
@@ -168,7 +170,7 @@ class ReplayProvider(Provider):
 
 
 def check(target: str, settings: Settings) -> None:
-    """Raise for a setting that is not known and for a file that is no run's or is in use."""
+    """Raise for an unknown setting, and for a file that is no run's database or is in use."""
     _parse_settings(settings)
     open_read_only(_find_database(target)).close()
 

@@ -1,4 +1,4 @@
-"""A provider that answers from a script: tests, replays and dry runs, without any model.
+"""A provider that answers from a script: for tests, replays and dry runs, without a model.
 
 `ScriptedProvider` takes any function from a `Request` to a text or a `Completion`. The address
 ``scripted:FILE`` reads a JSON Lines file of ``{"key": …, "text": …, "finish_reason": "stop"}``,
@@ -68,6 +68,7 @@ class ScriptedProvider(Provider):
 
     async def complete(self, request: Request) -> Completion:
         self.requests.append(request)
+        # A real provider gives way to other tasks here, so that their order is tested too.
         await asyncio.sleep(0)
         answer = self._script(request)
         if isinstance(answer, Completion):
@@ -107,7 +108,7 @@ class ScriptedProvider(Provider):
 
 
 def check(target: str, settings: Settings) -> None:
-    """Raise for a missing or malformed script file, naming the line."""
+    """Raise `InvalidSettings` or `ModelNotFound` for the script file, naming the bad line."""
     if settings:
         raise InvalidSettings(f"the scripted provider has no settings; remove {sorted(settings)}")
     read_script(target)

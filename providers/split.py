@@ -1,4 +1,4 @@
-"""Models that are trained on this machine and answer at a server.
+"""Models that are trained on this machine and answered by a server.
 
 `SplitProvider` joins two providers of one base model: the trainer makes LoRA adapters as folders,
 the server answers with them. The adapters are loaded into the server while it runs, under names
@@ -124,12 +124,13 @@ class SplitProvider(ProviderWrapper):
 
     @property
     def capabilities(self) -> Capabilities:
-        trained, asked = self._trainer.capabilities, self._server.capabilities
+        trainer, server = self._trainer.capabilities, self._server.capabilities
         return replace(
-            trained,
-            score=asked.score or trained.score,
-            sampling_seed=asked.sampling_seed,
-            repeatable=asked.repeatable,
+            trainer,
+            score=server.score or trainer.score,
+            sampling_seed=server.sampling_seed,
+            repeatable=server.repeatable,
+            # Of the trainer, these would be about a model that does not answer.
             batches=False,
             adapter_server=False,
         )
@@ -146,7 +147,7 @@ class SplitProvider(ProviderWrapper):
             return await self._server.score(self._find_on_server(model), messages, text)
 
     async def load_adapters(self, models: Sequence[ModelRef]) -> None:
-        """Load what is missing and unload what an earlier call, also of another process, left."""
+        """Load what is missing, and unload what is left of earlier calls and earlier processes."""
         hashes = {m.artifact: m.sha256 for m in models if m.artifact is not None}
         digests = {artifact: await self._digest(artifact, sha) for artifact, sha in hashes.items()}
         async with self._gate.hold():
@@ -154,6 +155,8 @@ class SplitProvider(ProviderWrapper):
             kept: dict[str, str] = {}
             for adapter in await self._list_own_adapters():
                 artifact = PurePosixPath(adapter.path).name
+                # The name holds a hash of the files: a retrained model in the same folder does
+                # not match, so it is loaded under a new name.
                 stem = f"{artifact}-{digests.get(artifact)}-"
                 if artifact in kept or not adapter.name.startswith(stem):
                     await self._unload(adapter.name)
@@ -194,7 +197,7 @@ class SplitProvider(ProviderWrapper):
         return ModelRef(model.model_id, address, self._adapters.model_name(name))
 
     async def _list_own_adapters(self) -> list[LoadedAdapter]:
-        """The server's adapters whose folders are this run's, so that runs can share a server."""
+        """The adapters from this run's folder; those of other runs on the server are left alone."""
         home = PurePosixPath(self._answers.adapter_folder(self._workdir))
         loaded = await self._adapters.list_loaded()
         return [adapter for adapter in loaded if PurePosixPath(adapter.path).parent == home]
@@ -223,7 +226,7 @@ class SplitProvider(ProviderWrapper):
 
 
 def _fingerprint(folder: Path) -> str:
-    """Eight digits that stand for the files of an adapter, names included."""
+    """The first eight digits of a hash over the adapter's files and their names."""
     whole = hashlib.sha256()
     for path in sorted(folder.glob("adapter_*")):
         with path.open("rb") as file:
@@ -243,6 +246,7 @@ class _Gate:
 
     @asynccontextmanager
     async def pass_through(self) -> AsyncIterator[None]:
+        # In a loop: another task may have closed the gate again before this one is woken up.
         while not self._open.is_set():
             await self._open.wait()
         self._in_flight += 1

@@ -68,7 +68,7 @@ class TurnKey:
 
 @dataclass(frozen=True, slots=True)
 class StoredTurn:
-    """What one stored turn was asked (`messages`, JSON) and what came back."""
+    """One stored turn: the conversation that was sent (`messages`, JSON) and the response."""
 
     iteration: int
     arm: str
@@ -81,7 +81,7 @@ class StoredTurn:
     error: str | None
 
     def completion(self) -> Completion:
-        """The response again. Raises `RequestError` where there was none, for the stored reason."""
+        """The stored response. Raises `RequestError` with the stored reason if there was none."""
         if self.error is not None:
             raise RequestError(self.error)
         return Completion(
@@ -94,9 +94,10 @@ class StoredTurn:
 
 
 class Transcripts:
-    """The turns of one run, read from its file as they are asked for.
+    """The turns of one run, read from its file when they are asked for.
 
-    Requests that wait at the same time share one query, since the table has no index.
+    Requests that wait at the same time share one query: the table has no index, so every query
+    reads it once.
     """
 
     def __init__(self, database: Path) -> None:
@@ -113,12 +114,12 @@ class Transcripts:
         return await found
 
     def config(self) -> dict[str, Any]:
-        """The stored run's experiment; empty where the file has none."""
+        """The stored run's experiment; empty if the file has none."""
         row = self._connection.cursor().execute("SELECT config FROM runs LIMIT 1").fetchone()
         return dict(json.loads(row[0])) if row else {}
 
     async def close(self) -> None:
-        """Let go of the file, once the query that is under way has ended."""
+        """Close the file, once the running query has ended."""
         if self._worker is not None:
             await self._worker
         self._connection.close()
@@ -127,6 +128,7 @@ class Transcripts:
         while self._waiting:
             batch = self._waiting[:_REQUESTS_PER_QUERY]
             del self._waiting[:_REQUESTS_PER_QUERY]
+            # In a thread: a scan of a large run takes longer than other tasks should wait.
             try:
                 answers = await asyncio.to_thread(self._read, [key for key, _ in batch])
             except Exception as error:
@@ -147,7 +149,7 @@ class Transcripts:
 
 
 def open_read_only(database: Path) -> duckdb.DuckDBPyConnection:
-    """A read-only connection. Raises `InvalidSettings` for a file that is no run's or in use."""
+    """A read-only connection. Raises `InvalidSettings` if the file is in use or no run's."""
     try:
         connection = duckdb.connect(str(database), read_only=True, config=_SETTINGS)
     except duckdb.Error as error:
@@ -158,6 +160,7 @@ def open_read_only(database: Path) -> duckdb.DuckDBPyConnection:
                 "into a run of another name"
             ) from error
         raise InvalidSettings(f"{database} is no database of a run: {text}") from error
+    # The look-up itself, without rows, shows whether the file has the tables and columns of a run.
     try:
         connection.execute(f"SELECT 1 FROM ({_LOOK_UP}), runs LIMIT 0", {"keys": _encode_keys([])})
     except duckdb.Error as error:

@@ -44,8 +44,8 @@ class ModelRef:
     `address` is what `registry.connect` takes ("embedded:", "local:PATH", "openai:NAME") and names
     the provider and the base model. `artifact` is None for the bare base, otherwise what the
     provider needs to find the tuned weights again: an adapter folder or a tuned-model id.
-    `sha256` is that of the weights, where they are files and it is known; a provider that loads
-    them refuses others. It is no part of what the model is called.
+    `sha256` is the hash of the weights, if they are files and it is known; a provider that loads
+    the model refuses other weights. Two references that differ only in it are equal.
     """
 
     model_id: str
@@ -55,7 +55,7 @@ class ModelRef:
 
     @property
     def identity(self) -> dict[str, str | None]:
-        """What the model is called, for digests and records."""
+        """The names of the model, for digests and records."""
         return {"model_id": self.model_id, "address": self.address, "artifact": self.artifact}
 
 
@@ -63,10 +63,10 @@ class ModelRef:
 class Request:
     """One completion to be made.
 
-    `key` names the request within the run. A provider that draws its own sampling noise draws
-    it from (`sampling.seed`, `key`) and nothing else, so that neither batching nor order nor a
-    resume changes what is sampled. `again`: it failed in an earlier start of the run, so that it
-    may fail once more and means nothing for others.
+    `key` names the request within the run. A provider that draws its own sampling noise draws it
+    from (`sampling.seed`, `key`) and nothing else, so that neither batching nor order nor a resume
+    changes what is sampled. `again`: it failed in an earlier start of the run, so another failure
+    says nothing about the server.
     """
 
     model: ModelRef
@@ -80,8 +80,8 @@ class Request:
 class Completion:
     """The answer to a `Request`. `finish_reason` "length" means truncated at `max_tokens`.
 
-    `error` says why there is no text, where there is none and the provider knows. `estimated`: the
-    server has not told its tokens; these are as many as they can be at most.
+    `error` says why there is no text, if the provider knows. `estimated`: the server did not report
+    its tokens; these are the most that they can be.
     """
 
     text: str
@@ -128,11 +128,11 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Hyperparameters:
-    """How to fine-tune. What a provider cannot honour it refuses; it ignores nothing silently.
+    """How to fine-tune. A provider refuses what it cannot honor; it ignores nothing silently.
 
-    `batch_size` counts examples per optimizer step. `learning_rate` is absolute for local
-    training; `learning_rate_multiplier` is for vendors that scale their own. `warmup` is a
-    fraction of all steps. `weight_decay` and `max_grad_norm` as usual.
+    `batch_size` counts examples per optimizer step. `learning_rate` is absolute, for training on
+    this machine; `learning_rate_multiplier` is for vendors that scale a rate of their own. `warmup`
+    is a fraction of all steps.
     """
 
     method: Literal["lora", "full"] = "lora"
@@ -156,7 +156,7 @@ class FinetuneSpec:
     `name` is unique for ever ("{run}-{arm}-a{agent}-{role}-it{k}-{sha8}"); `start` is the model the
     weights start from (the base itself for a fresh start). `dataset_sha256` stands for
     `examples` in the digest, so a spec can be recognised without its data, and `validation_sha256`
-    for `validation`: conversations that are only measured, never learnt.
+    for `validation`: conversations that are only measured, never trained on.
     """
 
     name: str
@@ -172,6 +172,7 @@ class FinetuneSpec:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over everything that decides the result; equal digests mean the same job."""
+        # The dataset's hash stands for the examples, so that a spec without them can be compared.
         facts: dict[str, object] = {
             "name": self.name,
             "start": self.start.identity,
@@ -179,6 +180,7 @@ class FinetuneSpec:
             "hyperparameters": asdict(self.hyperparameters),
             "seed": self.seed,
         }
+        # Only if there is validation data: the digests of jobs without any must not change.
         if self.validation_sha256 is not None:
             facts["validation"] = self.validation_sha256
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -197,7 +199,7 @@ class JobHandle:
 class TrainingStep:
     """One optimizer step: mean loss in nats per trained token, and the learning rate used.
 
-    `learning_rate` is nan where the provider does not tell.
+    `learning_rate` is nan if the provider does not report it.
     """
 
     step: int
@@ -209,8 +211,8 @@ class TrainingStep:
 class TrainingCheckpoint:
     """Tuned weights as they were at `step`; `model` is their artifact, as in `ModelRef`.
 
-    `loss` is on the validation data where there are any, else on the training data; in nats per
-    trained token, None where the provider does not tell.
+    `loss` is on the validation data if there are any, else on the training data, in nats per
+    trained token; None if the provider does not report it.
     """
 
     step: int
@@ -224,8 +226,8 @@ class JobState:
 
     `points` holds every point known so far, oldest first; a later state of the same connection
     only adds to its end. `progress` runs from 0 to 1; `checkpoints` are by step. `note` is what the
-    user should know of a job that goes on all the same. `fatal`: not the training failed but what
-    it needs, such as credit, disk or memory, and the run cannot go on without.
+    user should know of a job that continues. `fatal`: the training lacks something that the whole
+    run needs, such as credit, disk space or memory.
     """
 
     status: JobStatus

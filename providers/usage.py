@@ -19,6 +19,7 @@ from typing import Protocol
 
 from providers.types import Message, ModelRef
 
+# Generous, since these bounds only stand in for counts that a server does not report.
 TOKENS_PER_MESSAGE = 16
 TOKENS_PER_PROMPT = 128
 

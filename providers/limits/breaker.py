@@ -90,6 +90,7 @@ class Breaker:
         """Sleep, but no longer than until the breaker trips."""
         if self.tripped:
             return
+        # A task of its own, so that `trip` can end the sleep without cancelling the caller.
         nap = asyncio.ensure_future(self._sleep(seconds))
         self._naps.add(nap)
         try:
@@ -103,6 +104,7 @@ class Breakers:
     """The breakers of one event loop. `get_breakers().halt(error)` stops all its calls."""
 
     def __init__(self) -> None:
+        # Weak: a breaker lives as long as the limiters of its account.
         self._breakers: weakref.WeakSet[Breaker] = weakref.WeakSet()
         self._error: ProviderError | None = None
         self._created = 0
@@ -112,6 +114,7 @@ class Breakers:
     def register(self, breaker: Breaker) -> None:
         """Trip `breaker` together with all others."""
         self._breakers.add(breaker)
+        # A provider that is opened during a stop must not call either.
         if self._error is not None:
             breaker.trip(self._error, self.wait_idle)
 

@@ -9,6 +9,7 @@ from collections import deque
 
 from providers.limits.retry import Clock
 
+# As in congestion control: double while nothing is refused, then grow by 5 % and cut by a fifth.
 START = 20
 _USED_ENOUGH = 0.8
 _GROWTH = 1.05
@@ -42,6 +43,7 @@ class AdaptiveLimit:
         if self._left > 0:
             return
         busy = self._peak >= _USED_ENOUGH * self.value
+        # Slots that were not used say nothing about what the server can bear.
         if self._clean and busy:
             factor = _GROWTH if self._seen_limit else 2.0
             self.value = min(self._most, math.ceil(self.value * factor))
@@ -82,7 +84,7 @@ class Slots:
         try:
             return await ticket
         except asyncio.CancelledError:
-            # The slot may have been granted in the same moment.
+            # The slot may have been granted in the moment of the cancellation.
             if ticket.done() and not ticket.cancelled() and ticket.result():
                 self.give_back()
             raise

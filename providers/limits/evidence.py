@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
+# A server that goes down fails every question at once; two in a row may be bad questions.
 _FEW = 2
 
 

@@ -125,6 +125,8 @@ class Limiter:
             self._policy, sleep=self.breaker.pause, clock=self._clock, draw=self._draw
         )
         given_up: str | None = None
+        # Inside `with attempt` tenacity keeps what is raised. At the next turn of the loop it waits
+        # and goes round again, or raises it from the `async for`.
         try:
             async for attempt in retrying:
                 with attempt:
@@ -140,8 +142,10 @@ class Limiter:
                         f"{given_up}, while the server answers others; it is asked again when the "
                         "run is started again"
                     ) from error
+            # A failure that no later call can escape (no credit, server down): stop them all now.
             self.breaker.trip(error)
         except _Stopped:
+            # Another call tripped the breaker; its error is raised below.
             pass
         finally:
             call.release_slot()
@@ -157,6 +161,7 @@ class Limiter:
             self._reported[kind] = quota
 
     def _blames_call(self, context: CallContext, mark: Mark | None) -> bool:
+        # Once all calls are stopped, their failures say nothing about a single one.
         if mark is None or self.breaker.tripped:
             return False
         return self.evidence.blames_call(context, mark)
@@ -199,8 +204,10 @@ class Limiter:
     def _settle(self, cost: Cost, *, sent: bool) -> None:
         for kind, amount in cost.items():
             self._outstanding[kind] -= amount
+            # A request that did not go out uses nothing of the server's limits.
             if not sent and kind in self._buckets:
                 self._buckets[kind].give_back(amount)
+        # Only now is this call's share counted in `remaining` and no longer in `_outstanding`.
         while self._reported:
             kind, quota = self._reported.popitem()
             if kind not in self._buckets:
@@ -261,6 +268,7 @@ class _Call:
                 yield
         except RetryableError as error:
             limiter._record_failure(error)
+            # The evidence counts from the call's first failure, before which nothing was wrong.
             if self.mark is None:
                 self.mark = limiter.evidence.mark(self._context)
             # A server that asks for less is given less: the call keeps its slot while it waits.
@@ -276,6 +284,7 @@ class _Call:
             await self._attempts.reserve()
         if not self._has_slot:
             self._has_slot = await self._limiter.slots.take(first=self._goes_first)
+        # A call that has failed once has waited longer than all that come after it.
         self._goes_first = True
 
     @asynccontextmanager
@@ -295,6 +304,7 @@ class _Call:
                 yield
         finally:
             limiter._settle(self._cost, sent=departed)
+            # Also after a stop or a cancellation: the payer's record must not stay open.
             if not begun:
                 self._attempts.record_failure(FREE)
 
@@ -319,6 +329,7 @@ def get_limiter(account: str, model: str, limits: Limits) -> Limiter:
     All models of an account stop together. After a stop the next call of this function gives a new
     limiter, in whose minutes the requests of the old one still count.
     """
+    # Futures belong to one event loop, so another loop (a second run in a notebook) gets its own.
     loop = id(asyncio.get_running_loop())
     breaker = _breakers.get((loop, account))
     if breaker is None or breaker.tripped:

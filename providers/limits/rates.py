@@ -71,6 +71,7 @@ class TokenBucket:
         """Take `amount`; returns the seconds to wait before using it."""
         self._refill()
         self._level -= min(amount, self._largest)
+        # Below zero is the future: the wait is the time until this much has been refilled.
         return max(0.0, -self._level / self._per_second)
 
     def give_back(self, amount: float) -> None:
@@ -80,6 +81,7 @@ class TokenBucket:
 
     def observe(self, quota: Quota, outstanding: float) -> None:
         """Follow what the server says; `outstanding` is reserved but not yet in its count."""
+        # The refill rate is not reported; it follows from how long the rest takes to come back.
         self._capacity = self._largest = quota.limit
         self._per_second = (quota.limit - quota.remaining) / quota.reset_s
         self._level = quota.remaining - outstanding
@@ -118,6 +120,7 @@ class SlidingWindow:
         now = self._clock()
         while self._uses and self._uses[0].at + self._length_s <= now:
             self._used -= self._uses.popleft().amount
+        # Sums of floats drift; an empty window is exactly empty.
         if not self._uses:
             self._used = 0.0
         excess = self._used + min(amount, self._budget) - self._budget
@@ -127,6 +130,7 @@ class SlidingWindow:
                 break
             excess -= use.amount
             free_at = max(free_at, use.at + self._length_s)
+        # A shorter wait could round to no time at all, and the caller would ask for ever.
         return max(_SHORTEST_WAIT_S, free_at - now) if free_at > now else 0.0
 
     def record_sent(self, amount: float) -> WindowUse:
