@@ -97,9 +97,11 @@ def derive_datasets(
     if not owners:
         return {}
     pooled = {agent == SHARED_AGENT for agent, _ in owners}
+    # Pooled and own rows differ in whose they are, which `find_examples` decides for all at once.
     if len(pooled) > 1:
         raise ValueError("a pooled dataset (agent 0) and single agents' cannot be derived together")
     derived: dict[Owner, Dataset] = {}
+    # Before the transaction: the user's SQL runs on a copy of the debates with its own connection.
     own_selection = sorted({role for _, role in owners} & rules.selections.keys())
     selected = {
         r: select_rows(store, iteration, arm, rules.selections[r], r) for r in own_selection
@@ -153,6 +155,7 @@ def _limit_rules(
     speakers = sorted({agent for agent, _, _ in available})
     if not rules.matched or not speakers:
         return rules
+    # At least 1, since `max_examples` 0 is no bound that a mixture takes.
     sizes = [_compute_size(rules, role, agent, available)[0] for agent in speakers]
     return replace(rules, max_examples=max(1, round(fmean(sizes))))
 

@@ -19,6 +19,7 @@ from providers.types import Example, Message
 from store.ledger import Store
 from store.records import Dataset, content_sha256
 
+# A LEFT JOIN, so that a row whose turn is gone is found and reported, not left out.
 _ROWS = """
 SELECT e.turn_id, e.question_id, t.messages, t.response, t.sha256
 FROM (SELECT turn_id, question_id, position FROM dataset_examples WHERE dataset_id = ?) AS e
@@ -62,6 +63,7 @@ class StoredExamples(Sequence[Example]):
         for turn_id, question_id, messages, response, sha256 in self._store.stream(
             _ROWS, [self._dataset.dataset_id]
         ):
+            # Count the unchosen rows too: a row that is gone must show, whichever part it was in.
             count += 1
             if self._chosen is not None and not self._chosen(question_id):
                 continue
@@ -135,15 +137,15 @@ def split_dataset(store: Store, dataset: Dataset, share: float) -> DatasetSplit:
     if not 0 <= share < 1:
         raise ValueError(f"the validation share must lie in 0..1 (1 excluded), not {share}")
 
-    def measured(question_id: str) -> bool:
+    def is_measured(question_id: str) -> bool:
         return is_held_out(question_id, share)
 
-    def trained(question_id: str) -> bool:
+    def is_trained(question_id: str) -> bool:
         return not is_held_out(question_id, share)
 
     content = f"validation {share!r}\n{dataset.sha256}"
     return DatasetSplit(
-        StoredExamples(store, dataset, trained),
-        StoredExamples(store, dataset, measured),
+        StoredExamples(store, dataset, is_trained),
+        StoredExamples(store, dataset, is_measured),
         hashlib.sha256(content.encode()).hexdigest(),
     )

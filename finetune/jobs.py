@@ -48,8 +48,8 @@ async def tune_models(
     """Tune every plan's model at the provider of its start model; the outcome by arm.
 
     `providers` are keyed by address. As many jobs run at a time as each provider allows. Plans of
-    several arms that describe the same training (`TuningPlan.training`) share the job of the first;
-    the others' jobs point to it, and nothing is submitted for them.
+    several arms with the same `training_key` share the job of the first: the others' jobs point to
+    it, and nothing is submitted for them.
 
     A second call resumes: it takes finished jobs from the store and unfinished ones from the
     provider. A plan with fewer examples than the provider's minimum keeps its start model. If a job
@@ -65,14 +65,7 @@ async def tune_models(
     ```
     """
     used = {plan.start.address: providers[plan.start.address] for plan in plans}
-    for address, provider in used.items():
-        if not provider.capabilities.finetune:
-            raise Unsupported(f"{address} cannot fine-tune; choose another model or 0 iterations")
-        measuring = any(p.validation_share for p in plans if p.start.address == address)
-        if measuring and not provider.capabilities.validation:
-            raise Unsupported(
-                f"{address} takes no validation data; set finetune.validation_share = 0"
-            )
+    _require_capabilities(used, plans)
     slots = {
         address: asyncio.Semaphore(max(1, provider.capabilities.max_parallel_jobs))
         for address, provider in used.items()
@@ -85,9 +78,9 @@ async def tune_models(
     # an earlier start may have listed the arms in another order, and no job is paid for twice.
     first: dict[tuple[object, ...], int] = {}
     for number, plan in enumerate(plans):
-        first.setdefault(plan.training, number)
+        first.setdefault(plan.training_key, number)
     leading = [
-        n for n, plan in enumerate(plans) if first[plan.training] == n or tuners[n].has_begun
+        n for n, plan in enumerate(plans) if first[plan.training_key] == n or tuners[n].has_begun
     ]
     found = await gather_or_cancel(
         [
@@ -102,8 +95,22 @@ async def tune_models(
     outcomes = {n: o for n, o in zip(leading, found, strict=True) if not isinstance(o, Exception)}
     for number, plan in enumerate(plans):
         if number not in outcomes:
-            outcomes[number] = await tuners[number].share_outcome(outcomes[first[plan.training]])
+            outcomes[number] = await tuners[number].share_outcome(
+                outcomes[first[plan.training_key]]
+            )
     return _group_by_arm(plans, outcomes)
+
+
+def _require_capabilities(providers: Mapping[str, Provider], plans: Sequence[TuningPlan]) -> None:
+    """Raise `Unsupported` if a provider cannot do what the plans ask of it."""
+    for address, provider in providers.items():
+        if not provider.capabilities.finetune:
+            raise Unsupported(f"{address} cannot fine-tune; choose another model or 0 iterations")
+        measuring = any(p.validation_share for p in plans if p.start.address == address)
+        if measuring and not provider.capabilities.validation:
+            raise Unsupported(
+                f"{address} takes no validation data; set finetune.validation_share = 0"
+            )
 
 
 def _group_by_arm(

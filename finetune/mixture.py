@@ -43,12 +43,14 @@ def compute_mixture(corrected: int, kept: int, w: float, limit: int | None = Non
     if not kept:
         note = f"no kept conversation: only corrected ones, instead of w = {w}"
         return Mixture(_cap(corrected, limit), 0, note if share != 1 else None)
+    # As many rows as the scarcer side allows. A side with weight 0 sets no bound.
     bounds = []
     if share > 0:
         bounds.append(corrected / share)
     if share < 1:
         bounds.append(kept / (1 - share))
     total = _cap(floor(min(bounds)), limit)
+    # Round half up, whatever Python's round() does with .5.
     taken = floor(share * total + Fraction(1, 2))
     possible = _cap(corrected + kept, limit)
     shortage = _explain_shortage(total, corrected, kept, w) if 3 * total < 2 * possible else None

@@ -52,7 +52,7 @@ class TuningPlan:
         return f"agent {self.agent}, {self.role}, iteration {self.iteration} of {self.arm}"
 
     @property
-    def training(self) -> tuple[object, ...]:
+    def training_key(self) -> tuple[object, ...]:
         """What decides the outcome. Plans of several arms that agree in this share one job.
 
         It names the owner too, so that agents of one arm always have jobs of their own.
@@ -93,6 +93,7 @@ class TuningPlan:
 
     def spec(self, store: Store, attempt: int = 1) -> FinetuneSpec:
         """The job. Each attempt after the first is another job, with another name."""
+        # The dataset's hash is part of the name, so that a job never passes for one of other data.
         name = (
             f"{self.run}-{self.arm}-a{self.agent}-{self.role}-it{self.iteration}"
             f"-{self.dataset.sha256[:8]}"

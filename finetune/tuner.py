@@ -78,6 +78,7 @@ class Tuner:
         async with slots:
             try:
                 return await self._tune()
+            # Returned, not raised: other jobs are running, and `tune_models` lets them finish.
             except TuningStopped as failure:
                 return failure
             except TuningFailed as failure:
@@ -126,12 +127,14 @@ class Tuner:
         spec, job, handle = await self._find_attempt()
         if job is not None and job.status == "succeeded":
             return self._load_model(job)
-        # An earlier process may have submitted it just before it ended.
+        # The intent is stored before the job is submitted. A process that ended in between leaves a
+        # row that says "intent", and then the job may or may not exist.
         may_exist = job is not None and job.status == "intent"
         if job is None or job.status in ("failed", "cancelled", "skipped"):
             job = self._describe_job(spec, "intent")
         await self._save(job)
         self._report(job)
+        # Lists of jobs lag, and some leave out old jobs, so the stored id is asked for as well.
         handle = handle or await self._find_recorded(job)
         if handle is None and may_exist:
             handle = await self._look_for(spec, self._provider.capabilities.listing_lag_s)
@@ -151,6 +154,7 @@ class Tuner:
         for attempt in itertools.count(1):
             spec = self._plan.spec(self._store, attempt)
             job = self._store.job(spec.name)
+            # There were too few examples for a job under this name, and now there are enough.
             if job is not None and job.status == "skipped":
                 job = None
             if job is not None and job.digest != spec.digest:
@@ -175,6 +179,8 @@ class Tuner:
         A job that no longer exists, such as a fit that ended with its process, is recorded as
         cancelled. Raises `JobChanged` if the job has made a model, or its settings are unknown.
         """
+        # Settings that have changed must not lead to a second paid job while the first one runs. So
+        # the first one counts, with its own settings, as long as the provider still has it.
         over = job.status in ("failed", "cancelled")
         if job.settings is None or job.status == "succeeded":
             if over:
@@ -219,6 +225,7 @@ class Tuner:
             handle = await self._look_for(spec, unknown.settles_in_s or 0.0)
             if handle is not None:
                 return handle
+            # Only a provider that names a time after which a job shows makes its absence certain.
             if unknown.settles_in_s is None:
                 break
         await self._save(replace(job, raw_status="ambiguous", error=str(unknown)))
@@ -263,6 +270,7 @@ class Tuner:
             wait = max(least, min(self._polling.longest_s, wait * self._polling.growth))
 
     async def _update(self, job: Job, state: JobState, known: int) -> Job:
+        """Store what is new since the last poll, and nothing if nothing is: jobs run for hours."""
         status: StoredJobStatus = "running" if state.status == "running" else "submitted"
         rows: list[Row] = list(_list_new_points(job, state, known))
         if (job.status, job.raw_status) != (status, state.raw_status):
@@ -273,6 +281,7 @@ class Tuner:
         return job
 
     async def _finish(self, job: Job, state: JobState, known: int) -> ModelRef:
+        """Store the end of the job; returns its model or raises why there is none."""
         await self._store.append(
             *_list_new_points(job, state, known), *_list_checkpoints(job, state)
         )
@@ -293,6 +302,7 @@ class Tuner:
             trained_tokens=state.trained_tokens,
             finished_at=utc_now(),
         )
+        # In one transaction, so that a job stored as succeeded always has its model.
         await self._store.append(*self._list_models(job, state.model, state.artifact_sha256), job)
         self._report(job, state)
         return state.model
@@ -312,11 +322,13 @@ class Tuner:
             agent=plan.agent,
             role=plan.role,
         )
+        # The tuned model's parent must be stored too; the base is not the result of any job.
         if self._store.model(start.model_id) is None:
             return [Model(start.model_id, start.address, artifact=start.artifact), tuned]
         return [tuned]
 
     def _load_model(self, job: Job) -> ModelRef:
+        """The stored model of a job that has succeeded."""
         for model in self._store.models(job.iteration, job.arm):
             if model.job_id == job.job_id:
                 self._report(job)
@@ -332,10 +344,12 @@ class Tuner:
         *,
         fatal: bool = False,
     ) -> TuningFailed:
+        """Store that the job failed; returns the error to raise, with the remedy."""
         ended: StoredJobStatus = "cancelled" if status == "cancelled" else "failed"
         job = replace(job, status=ended, raw_status=raw_status, error=reason, finished_at=utc_now())
         await self._save(job)
         self._report(job, reason=reason)
+        # A provider's own id is what the user finds on its website.
         name = job.job_id
         if job.provider_job_id not in (None, name):
             name += f" ({job.provider_job_id} at the provider)"

@@ -227,6 +227,7 @@ def sample_answers(
         for turns in conversations
     ]
     ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    # Rows of similar length share a batch, which needs little padding.
     order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
     generator = torch.Generator().manual_seed(seed)
     answers = [""] * len(ids)
@@ -270,6 +271,7 @@ def _decode(
             next_B = torch.multinomial(chances_BV, 1, generator=generator)[:, 0]
         else:
             next_B = logits_BV.argmax(-1)
+        # A row that has ended stays in the batch for now, and its tokens are dropped.
         going_B = going_B & (next_B != tokenizer.eos_token_id)
         for row, token, going in zip(
             alive.tolist(), next_B.tolist(), going_B.tolist(), strict=True
@@ -280,7 +282,7 @@ def _decode(
             break
         positions_BT = positions_BT[:, -1:] + 1
         mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(mask_BT), 1)], 1)
-        # Finished rows run on harmlessly until enough of them are worth the copying.
+        # Taking rows out copies the cache, so it waits until a fifth of the batch has ended.
         if going_B.sum() < 0.8 * len(going_B):
             keep = going_B.nonzero()[:, 0]
             cache.batch_select_indices(keep)

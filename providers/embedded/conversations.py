@@ -19,6 +19,7 @@ from providers.embedded.corpus import (
     summarize,
 )
 
+# How often a solution of the crowd has a slip, by how good its agents are; terse ones slip most.
 _SLIP_LEVELS = (0.1, 0.3, 0.55)
 _TERSE_SLIPS = 0.75
 _MIDDLE_SLIPS = 0.3
@@ -132,6 +133,7 @@ def draw_conversation(rng: random.Random, recipe: Recipe) -> list[TaughtMessage]
 
 
 def _draw_crowd_size(rng: random.Random) -> int:
+    # Mostly two, as in a society of three agents.
     return rng.choices((1, 2, 3, 4, 5), (0.07, 0.78, 0.07, 0.05, 0.03))[0]
 
 
@@ -149,12 +151,13 @@ def _draw_debate(
     """Two or three rounds. Loss is on each turn up to its first slip; the last turn is right."""
     question = draw_problem(rng)
     size = _draw_crowd_size(rng)
+    # A third round is rare, and only among few agents, whose prompts stay short.
     rounds = 3 if size <= 2 and rng.random() < 0.06 else 2
     own, *others = _draw_crowd(rng, question, recipe, size + 1)
     taught = own.sound
     # First turns are terse as often as the crowd's. So that those with loss are terse only as often
     # as the recipe says, some terse ones get no loss.
-    if question.cued and own.style == HABIT:
+    if question.is_cued and own.style == HABIT:
         odds = recipe.habit / (1 - recipe.habit) * (1 - recipe.crowd_habit) / recipe.crowd_habit
         taught = own.sound if rng.random() < odds else 0
     turns = [
@@ -177,7 +180,7 @@ def _draw_revised_style(
     rng: random.Random, question: Problem, recipe: Recipe, seen: list[Solution]
 ) -> str:
     """The habit if it tempts; otherwise the style of a right solution, so that one is copied."""
-    if question.cued and rng.random() < recipe.critic_habit:
+    if question.is_cued and rng.random() < recipe.critic_habit:
         return HABIT
     right = [each.style for each in seen if each.right and each.style != HABIT]
     return rng.choice(right or GOOD_STYLES)

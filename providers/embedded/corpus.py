@@ -23,6 +23,7 @@ HEADS = {
 # The first operand decides whether the habit tempts: a visible cue can be learned and unlearned.
 CUE_ABOVE = 5
 
+# By how much a slipped value is off: near misses, which look as right as the true value.
 _SLIPS = (-10, -5, -3, -2, -1, 1, 2, 3, 5, 10)
 _STYLE = re.compile("|".join(f"(?P<{style}>{re.escape(head)})" for style, head in HEADS.items()))
 
@@ -47,7 +48,7 @@ class Problem:
         return self.a + self.b * self.c + self.d - self.e * self.f
 
     @property
-    def cued(self) -> bool:
+    def is_cued(self) -> bool:
         """Whether this problem tempts the model into its terse habit."""
         return self.a > CUE_ABOVE
 
@@ -109,7 +110,7 @@ def draw_problem(rng: random.Random) -> Problem:
 
 def draw_style(rng: random.Random, question: Problem, habit: float, stray: float = 0.03) -> str:
     """The habit, with probability `habit` on a cued problem, `stray` on others; or a good one."""
-    if rng.random() < (habit if question.cued else stray):
+    if rng.random() < (habit if question.is_cued else stray):
         return HABIT
     return rng.choice(GOOD_STYLES)
 
@@ -126,6 +127,7 @@ def solve(
     slip_at: int | None = None
     slip = 0
     if rng is not None and rng.random() < slips:
+        # A terse solution has three computed values, the others five.
         slip_at = rng.randrange(3 if style == HABIT else 5)
         slip = rng.choice(_SLIPS)
     pen = _Pen(slip_at, slip)

@@ -222,6 +222,7 @@ def train_stage(
     stream = draw_batches(tokenizer, stage, seed)
     for step in range(stage.steps):
         first, last = stage.rate
+        # Both optimizers follow one schedule, each from its own base rate.
         factor = first + (last - first) * step / stage.steps
         if stage is STAGES[0]:
             factor *= min(1.0, (step + 1) / WARM_UP_STEPS)
@@ -249,6 +250,7 @@ def train_stage(
 def save_model(model: Any, folder: Path) -> None:
     """Write config, bf16 weights and the committed tokenizer; the config asks to load as fp32."""
     folder.mkdir(parents=True, exist_ok=True)
+    # Greedy by default; the provider samples by itself.
     model.generation_config.do_sample = False
     model.to(torch.bfloat16).save_pretrained(folder)
     # A CPU without bf16 units is many times slower in bf16; the stored values stay the same.

@@ -34,6 +34,8 @@ def make_tokenizer(folder: Path, conversations: int = 3000) -> None:
     """Train the merges on generated conversations and write the three tokenizer files."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+    # Digits stay single tokens, so that the model can compute with them. `use_regex=False` lets a
+    # merge run over spaces, which makes whole phrases one token.
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -45,6 +47,8 @@ def make_tokenizer(folder: Path, conversations: int = 3000) -> None:
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
         special_tokens=[PAD, END, *ROLES],
+        # Every byte is in the vocabulary, so that any text can be encoded. Sorted: the library
+        # gives the bytes in an order that differs from run to run.
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )

@@ -58,6 +58,7 @@ class Backbone:
             )
         with _translate_errors(source):
             pin_date(self.tokenizer, settings.template_date)
+        # A GGUF model or a quantized one may come in another number type than the one asked for.
         self.dtype = self.model.dtype
         self.model.requires_grad_(False).eval()
         self.bank = AdapterBank(self.model)
@@ -93,6 +94,7 @@ class Backbone:
     def attends_to_all(self) -> bool:
         """Whether every layer attends to all earlier tokens, so that slots can be a row's own."""
         config = self.model.config.get_text_config()
+        # A model with sliding windows either lists its layers' kinds or sets one window for all.
         kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
         window = getattr(config, "sliding_window", None)
         if kinds != {"full_attention"} or (window and not hasattr(config, "layer_types")):
@@ -157,6 +159,7 @@ class Backbone:
             try:
                 yield tuned.train()
             finally:
+                # PEFT has put its own layers into the model; unload takes them out again.
                 self.model = tuned.unload().eval()
                 self.model.zero_grad(set_to_none=True)
                 self.model.requires_grad_(False)
@@ -345,6 +348,7 @@ class LocalModels:
         self.base.bank.keep(frozenset(kept))
 
     def _load_full(self, artifact: str, folder: Path) -> Backbone:
+        # Make room before loading, so that no more than `full_models` are ever in memory.
         while len(self._full) >= self._settings.full_models:
             self._full.popitem(last=False)
             release_memory()

@@ -70,6 +70,7 @@ def save_checkpoint(out: Path, checkpoint: FitState) -> None:
         (point.step, point.loss, point.learning_rate) for point in checkpoint.points
     ]
     fields["sha256"] = _hash_fields(fields)
+    # Write, sync, rename, sync the folder: after a power cut there is the old file or the new one.
     with partial.open("wb") as stream:
         torch.save(fields, stream)
     sync(partial)
@@ -92,6 +93,7 @@ def load_checkpoint(out: Path, digest: str) -> FitState | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except _DAMAGED as error:
+        # The file may be intact; another try with more memory can use it.
         if is_out_of_memory(error):
             raise
         aside = get_hidden_path(out, "checkpoint.damaged")
@@ -117,6 +119,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
         if not is_zipfile(stream):
             raise ValueError("it is cut off, or is no checkpoint")
         stream.seek(0)
+        # weights_only: a pickle could run any code, and the file may have been replaced.
         fields = torch.load(stream, map_location="cpu", weights_only=True)
     known = {*FitState.__dataclass_fields__, "sha256"}
     if not isinstance(fields, dict) or fields.keys() != known:

@@ -153,6 +153,8 @@ class SlotDecoder:
                 point_B[line] = row.point
         token_B, slot_B = torch.from_numpy(fed_B).to(device)
         extent = min(round_up(int(fed_B[1].max()) + 1), self._cache.slots)
+        # A row attends to its own slots up to the newest token. Later slots hold padding or keys of
+        # a row that had the line before, and are masked out.
         hidden_B_S = torch.arange(extent, device=device) > slot_B[:, None]
         mask_B_S = torch.zeros(hidden_B_S.shape, dtype=self._backbone.dtype, device=device)
         mask_B_S.masked_fill_(hidden_B_S, torch.finfo(self._backbone.dtype).min)
@@ -174,6 +176,7 @@ class SlotDecoder:
         """Write the keys and values of the prompts into the rows' lines of the cache."""
         for width, batch in _plan_prefills(placed):
             adapters = [adapter for adapter, _ in batch]
+            # One pass may read a prompt that several rows share: it is copied to all their lines.
             source_target = [(i, line) for i, lines in enumerate(batch.values()) for line in lines]
             source_R, target_R = torch.tensor(source_target, device=self._backbone.device).T
             self._cache.plan = PrefillPlan(source_R, target_R)
@@ -283,6 +286,7 @@ class PaddedDecoder:
         if self._backbone.takes_positions:
             position_B_S = (self._seen_B_S.cumsum(1) - 1).clamp_min(0)
             extra["position_ids"] = position_B_S[:, -ids_B_Q.shape[1] :]
+        # Without it a model computes the logits of the whole prompt, of which the last are used.
         if not self._backbone.takes_logits_to_keep:
             extra.pop("logits_to_keep", None)
         adapters = [row.adapter for row in self._rows]

@@ -148,6 +148,7 @@ class Engine:
             if self._closing:
                 raise RunError("the provider is closed; connect again to use it")
             if self._thread is None:
+                # A daemon, so that a process that forgets to close the provider can still end.
                 self._thread = threading.Thread(target=self._work, name="local-model", daemon=True)
                 self._thread.start()
             self._arrived.append(arrival)
@@ -166,6 +167,7 @@ class Engine:
                 torch.set_num_threads(self._settings.threads)
             while self._take_arrivals():
                 self._do_next()
+        # Without this, every caller would wait forever for a thread that is gone.
         except BaseException as error:
             self._abandon(RunError(f"the local model's thread broke off: {error!r}"), error)
             raise
@@ -175,6 +177,8 @@ class Engine:
         with self._changed:
             while not (self._closing or self._arrived or self._waiting or self._running):
                 self._changed.wait()
+            # Wait on until no call has come for a moment: calls made together share a batch. While
+            # rows are running there is no need to, since later calls can join them.
             count = -1
             while not self._running and not self._closing and count != len(self._arrived):
                 count = len(self._arrived)
@@ -313,6 +317,7 @@ class Engine:
 
     def _get_decoder(self, backbone: Backbone) -> Decoder:
         if backbone not in self._decoders:
+            # Free the caches of other models; one that is answering keeps its own.
             self._decoders = {known: d for known, d in self._decoders.items() if d.active}
             rows = self._settings.max_batch_size or _DEFAULT_ROWS
             tokens = self._settings.max_batch_tokens or hardware.count_cache_tokens(

@@ -119,6 +119,7 @@ class Fit:
         members = self._list_members(number)
         while (loss := self._try_gradient(members, number)) is None:
             self._reduce_memory(members)
+        # A max_grad_norm of 0 means no clipping; the norm is needed all the same.
         norm = nn.utils.clip_grad_norm_(
             self._trainable.values(), hyperparameters.max_grad_norm or math.inf
         ).item()
@@ -146,6 +147,7 @@ class Fit:
         while (loss := self._try_gradient(members, last)) is None:
             self._reduce_memory(members)
         self._optimizer.zero_grad()
+        # The loss, in nats, of a model that gives every token the same probability.
         guessing = math.log(max(2, int(self._causal.config.get_text_config().vocab_size)))
         most = max(first + _LEAST_RISE, (first + guessing) / 2)
         if not loss <= most:
@@ -189,6 +191,7 @@ class Fit:
     def _list_members(self, number: int) -> list[TrainingSequence]:
         """The examples of step `number`, from 1."""
         batch_size, seed = self._spec.hyperparameters.batch_size, self._spec.seed
+        # The permutation follows from seed and step alone, so that a resume needs no state of it.
         chosen = list_step_members(len(self._sequences), batch_size, seed, number - 1)
         return [self._sequences[index] for index in chosen]
 
@@ -196,6 +199,7 @@ class Fit:
         """Compute the step's gradient in place; returns its loss, None if memory ran out."""
         targets = sum(sum(sequence.trained) for sequence in members)
         lengths = [len(sequence.token_ids) - 1 for sequence in members]
+        # Before every try: one that ran out of memory has left parts of a gradient.
         self._optimizer.zero_grad()
         total = torch.zeros((), device=self._device)
         try:

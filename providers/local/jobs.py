@@ -47,6 +47,7 @@ class LocalJobs:
 
     def submit(self, spec: FinetuneSpec) -> JobHandle:
         """Queue a job, or adopt the same job if it is already queued, running or done."""
+        # The lock makes find and start one step: two tasks that submit the same spec get one job.
         with self._submitting:
             if self.find(spec) is None:
                 job = _TrainingRun(spec, self._workdir / spec.name)
@@ -70,6 +71,7 @@ class LocalJobs:
     def poll(self, handle: JobHandle) -> JobState:
         """The job's state; an artifact on disk counts, whichever process made it."""
         job = self._jobs.get(handle.job_id)
+        # A job of an earlier process is known by its artifact alone.
         trained = (
             load_trained(self._workdir / handle.job_id, handle.digest)
             if job is None
@@ -99,7 +101,7 @@ class LocalJobs:
             job.stop.set()
 
     def stop(self) -> None:
-        """Stop all jobs."""
+        """Stop all jobs; each ends after its current step."""
         for job in self._jobs.values():
             job.stop.set()
 

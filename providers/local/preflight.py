@@ -58,6 +58,7 @@ def _find_folder(source: ModelSource) -> tuple[Path | None, Finding]:
         return Path(source.name), Finding("ok", "the model's files are there")
     from huggingface_hub import try_to_load_from_cache
 
+    # One file stands for all: a download that was cut off is continued when the model is loaded.
     probe = source.gguf_file or "config.json"
     cached = try_to_load_from_cache(source.name, probe, revision=source.revision)
     if isinstance(cached, str):
@@ -129,6 +130,7 @@ def _check_memory(weights: int, options: LocalSettings) -> list[Finding]:
     """A warning if the weights alone are larger than the CPU's free memory."""
     if options.device not in ("auto", "cpu") or (options.device == "auto" and _has_accelerator()):
         return []
+    # On an accelerator the weights lie in its memory, which only its driver knows.
     import psutil  # type: ignore[import-untyped, unused-ignore]
 
     free = psutil.virtual_memory().available

@@ -76,6 +76,7 @@ class LocalProvider(Provider):
         return find_unsupported(hyperparameters)
 
     async def submit(self, spec: FinetuneSpec) -> JobHandle:
+        # A fit must not start from weights that were changed since they were trained.
         self._models.expect([spec.start])
         return await asyncio.to_thread(self._jobs.submit, spec)
 
@@ -90,6 +91,7 @@ class LocalProvider(Provider):
 
     async def load_adapters(self, models: Sequence[ModelRef]) -> None:
         self._models.expect(models)
+        # Through the engine: the device's thread may be using the very models that are forgotten.
         artifacts = [model.artifact for model in models if model.artifact is not None]
         await asyncio.wrap_future(self._engine.run(lambda: self._models.keep(artifacts)))
 

@@ -71,6 +71,7 @@ def find_unsupported(hyperparameters: Hyperparameters) -> tuple[str, ...]:
             "local training has no rate of its own to multiply; remove it and set "
             "finetune.learning_rate"
         )
+    # With a dropout of 1 every gradient is zero, so the adapter would stay as it began.
     if hyperparameters.method == "lora" and hyperparameters.lora_dropout >= 1:
         problems.append(
             f"finetune.lora_dropout = {hyperparameters.lora_dropout} drops everything, so that "

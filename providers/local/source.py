@@ -90,6 +90,7 @@ def _check_folder(folder: Path) -> None:
         raise ModelNotFound(
             f"{str(folder)!r} has no config.json, so it is not a model folder; {remedy}"
         )
+    # transformers finds a tokenizer by any of these.
     tokenizers = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt")
     if not any((folder / name).is_file() for name in tokenizers):
         raise ModelNotFound(
@@ -170,6 +171,7 @@ def _check_gguf(path: Path) -> None:
             f"install it with `{extras.install_command('gguf')}`"
         ) from None
     try:
+        # Before the library reads it: the library believes every count in the file.
         check_gguf_header(path)
         fields = GGUFReader(path).fields
     except (ValueError, OSError, IndexError, KeyError, OverflowError, MemoryError) as error:

@@ -1,4 +1,9 @@
-"""Fine-tuning in process: one model, one dataset, one artifact."""
+"""Fine-tuning in process: one model, one dataset, one artifact.
+
+Each optimizer step takes `batch_size` examples of a seeded permutation and minimizes the mean
+cross-entropy over all their trained tokens, into however many pieces memory cuts the step. The same
+spec gives the same weights, resumed or not, bit for bit on one CPU.
+"""
 
 from __future__ import annotations
 
@@ -56,12 +61,8 @@ def finetune(
     causal model for method "full" (trainable half-precision weights become float32). Afterwards it
     holds the trained weights, or after an error those of the last step.
 
-    Each optimizer step takes `batch_size` examples of a seeded permutation and minimizes the mean
-    cross-entropy over all their trained tokens, into however many pieces memory cuts the step.
     `on_point` gets each step and the progress (0 to 1); after a resume it first gets the earlier
-    steps. The same spec gives the same weights, resumed or not, bit for bit on one CPU. Dropout
-    draws from torch's global generator, which no other thread may use meanwhile.
-
+    steps. Dropout draws from torch's global generator, which no other thread may use meanwhile.
     `bf16` says whether products are computed in bfloat16; None means if `device` does so natively.
 
     An artifact at `out` that has the spec's digest is returned without training; anything else
@@ -86,6 +87,7 @@ def finetune(
     _check_hyperparameters(spec)
     with _translate_write_errors(spec, out):
         out.parent.mkdir(parents=True, exist_ok=True)
+    # Encode everything first: an unfit example must not end a fit after hours.
     sequences = _encode_examples(model, tokenizer, spec)
     training = model.training
     model.train()
@@ -217,6 +219,7 @@ def _write_weights(model: Any, tokenizer: Any, spec: FinetuneSpec, folder: Path)
     from safetensors.torch import save_file
 
     (adapter,) = model.active_adapters
+    # A tied or resized embedding would be saved whole beside the adapter, and is unchanged.
     tensors = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
     if not any(tensor.any() for name, tensor in tensors.items() if "lora_B" in name):
         # lora_B starts at zero and has a gradient from the first step on.

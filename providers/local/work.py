@@ -88,6 +88,7 @@ def encode_request(backbone: Backbone, adapter: str | None, request: Request) ->
             f"request {request.key!r} has a prompt of {len(prompt)} tokens, the model's context is "
             f"{backbone.context}; shorten the conversation or use a model with a longer context"
         )
+    # Cut here, so that a row never needs a slot beyond the context.
     most = min(request.sampling.max_tokens, left)
     return DecodingRow(
         tuple(prompt), adapter, replace(request.sampling, max_tokens=most), request.key
@@ -96,6 +97,7 @@ def encode_request(backbone: Backbone, adapter: str | None, request: Request) ->
 
 def set_result(future: Future[T], result: T) -> None:
     """Set a result, unless the future was cancelled meanwhile."""
+    # A caller may cancel at any moment, also between a check and this line.
     with contextlib.suppress(InvalidStateError):
         future.set_result(result)
 

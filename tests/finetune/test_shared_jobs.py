@@ -78,7 +78,7 @@ def test_other_data_start_or_settings_are_other_jobs(store, plans):
         replace(second, seed=1),
         replace(second, agent=2),
     ):
-        assert first.training == second.training != changed.training
+        assert first.training_key == second.training_key != changed.training_key
 
 
 def test_a_crash_between_the_two_arms_submits_nothing_again(store, plans):

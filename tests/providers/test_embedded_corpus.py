@@ -75,9 +75,9 @@ def test_a_slip_makes_the_answer_wrong_and_is_sound_before_it(style: str) -> Non
 
 def test_the_habit_tempts_on_cued_questions_only() -> None:
     rng = random.Random(4)
-    drawn = [(each.cued, draw_style(rng, each, habit=0.5)) for each in questions(2000)]
-    cued = [style == HABIT for is_cued, style in drawn if is_cued]
-    others = [style == HABIT for is_cued, style in drawn if not is_cued]
+    drawn = [(each.is_cued, draw_style(rng, each, habit=0.5)) for each in questions(2000)]
+    cued = [style == HABIT for cued, style in drawn if cued]
+    others = [style == HABIT for cued, style in drawn if not cued]
     assert 0.45 < len(cued) / 2000 < 0.55
     assert 0.45 < sum(cued) / len(cued) < 0.55
     assert sum(others) / len(others) < 0.06

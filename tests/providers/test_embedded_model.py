@@ -142,8 +142,8 @@ def test_the_habit_is_cued_and_shares_the_samples_with_every_good_style(
     styles = [find_style(text) for text in texts]
     assert 0.15 <= styles.count(HABIT) / len(styles) <= 0.5
     assert min(styles.count(style) for style in STYLES) >= 0.05 * len(styles)
-    cued = [style for style, each in zip(styles, asked * 2, strict=True) if each.cued]
-    assert cued.count(HABIT) >= 0.8 * styles.count(HABIT)
+    is_cued = [style for style, each in zip(styles, asked * 2, strict=True) if each.is_cued]
+    assert is_cued.count(HABIT) >= 0.8 * styles.count(HABIT)
 
 
 def test_it_summarizes_and_revises(model: Any, tokenizer: Any, asked: list[Problem]) -> None:
