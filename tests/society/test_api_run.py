@@ -181,7 +181,7 @@ def test_resuming_waits_for_no_model_that_was_tuned_long_ago(server, experiment,
     server.tell(loading=10**6, ended_ago_s=3600)
     with pytest.raises(ModelNotFound, match="the server has no model 'ft:"):
         experiment("iterations=1", "evaluation.questions=2")
-    assert "the server does not have ft:" in caplog.text
+    assert "the server no longer has ft:" in caplog.text
     assert "waiting for" not in caplog.text
 
 

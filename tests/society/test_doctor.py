@@ -185,7 +185,7 @@ def test_too_few_questions_for_a_job_are_an_error_and_hardly_enough_a_warning():
     with serving(base=BASE) as server:
         status, said = society("doctor", "demo", *remote(server.url, "train.questions=8"))
         assert status == 2
-        assert "no dataset can have the 10 examples" in said
+        assert "a job needs at least 10 examples, and no dataset can have that many" in said
         assert "→ set train.questions = 20 or more" in said
         status, said = society("doctor", "demo", *remote(server.url, "train.questions=12"))
         assert status == 0
