@@ -81,7 +81,7 @@ def _in_use(name: str, module: ModuleType) -> str:
     where = _name_place(places[0]) if places else "another place"
     return (
         f"package {name!r} comes from {where}, which this process has imported already, and "
-        f"society needs its own from {_HOME / name}: only one of them can be had under that name. "
+        f"society needs its own from {_HOME / name}: Python loads only one package of that name. "
         f"Rename {where}, or import society first and leave the other alone, or use society in a "
         "process or an environment of its own"
     )

@@ -2,7 +2,7 @@
 
 All arms run through the same engine, on the same questions and with the same noise, so that they
 can be compared question by question. What the kinds of arm are, and how reports show them, stands
-in `evals.arm_kinds`; here an arm gets the sizes of an experiment.
+in `evals.arm_kinds`; this module gives an arm the sizes of an experiment.
 """
 
 from __future__ import annotations
@@ -194,7 +194,9 @@ def _build_variant(arm: Arm, entry: ArmSection) -> Arm:
 
 def _check_arm(arm: Arm, made: Mapping[str, Arm], society: SocietySection) -> None:
     if arm.agents == 1 and arm.rounds > 1:
-        raise ValueError(f"arms: {arm.name!r} has one agent and nobody to debate with; rounds = 1")
+        raise ValueError(
+            f"arms: {arm.name!r} has one agent, and a debate takes two; set rounds = 1"
+        )
     if arm.data == "own" and arm.train_agents != arm.agents:
         raise ValueError(
             f"arms: {arm.name!r} has {arm.agents} models of their own to train and "
@@ -203,7 +205,7 @@ def _check_arm(arm: Arm, made: Mapping[str, Arm], society: SocietySection) -> No
     if arm.matched_to == "tokens" and find_reference(made.values(), society) is None:
         raise ValueError(
             f"arms: {arm.name!r} is matched to the tokens of the untuned society's debate, which "
-            "no arm here measures; add 'debate' or 'multiagent'"
+            "no arm of this experiment holds; add 'debate' or 'multiagent'"
         )
     mixed = society.models is not None and len(set(society.models)) > 1
     if mixed and (arm.shares_models or arm.matched_to):
@@ -219,7 +221,7 @@ def _check_arm(arm: Arm, made: Mapping[str, Arm], society: SocietySection) -> No
 
 
 def find_reference(among: Iterable[Arm], society: SocietySection) -> Arm | None:
-    """The arm whose untuned debate is what a compute-matched vote is matched to."""
+    """The arm whose untuned debate a compute-matched vote is matched to."""
     shape = (society.agents, society.rounds, society.others)
     # Untuned, all arms of the society's own shape hold the same debate, whatever they train later.
     fitting = (arm for arm in among if (arm.agents, arm.rounds, arm.others) == shape)

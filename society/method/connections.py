@@ -67,7 +67,8 @@ class Connections(Mapping[str, Provider]):
 
     @classmethod
     def open(cls, config: Config, workdir: Path) -> Connections:
-        """Connect to every model of an experiment; artifacts made here go under `workdir`.
+        """Connect to every model of an experiment; models that are trained in this process go to
+        `workdir`.
 
         Raises the providers' errors.
         """

@@ -101,7 +101,9 @@ def _check_sections(config: Config) -> None:
     """Raise ValueError where two settings contradict each other."""
     society, diversity = config.society, config.diversity
     if society.agents == 1 and society.rounds > 1:
-        raise ValueError("society.agents = 1 has nobody to debate with; set society.rounds = 1")
+        raise ValueError(
+            "society.agents = 1 cannot debate, which takes two; set society.rounds = 1"
+        )
     if society.models is not None and len(society.models) != society.agents:
         raise ValueError(
             f"society.models names {len(society.models)} models for {society.agents} agents; "

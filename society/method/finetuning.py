@@ -62,7 +62,7 @@ async def finetune_agents(
     """Train every model on its own dataset; returns the next society of every arm.
 
     A model with too few examples stays as it is, and so does one whose job failed under
-    `finetune.on_failure = "keep"`; the user is told.
+    `finetune.on_failure = "keep"`. A note says so.
     """
     config, progress = run.config, run.progress
     # A resumed run plans its finished and running jobs again; they keep the settings they have, so

@@ -91,7 +91,7 @@ class ProgressReporter:
             self._observer(Note(text))
 
     def note_once(self, text: str | None) -> None:
-        """Tell the user something, unless they have been told it in this process."""
+        """Tell the user something, unless the same text was noted before in this process."""
         if text is not None and text not in self._noted:
             self._noted.add(text)
             self.note(text)

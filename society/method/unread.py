@@ -19,7 +19,7 @@ from store.ledger import Store
 from store.records import IN_STAGE, StageKey, Turn
 
 _SAMPLES = 3
-_SHOWN = 300
+_SAMPLE_LENGTH = 300
 _THOUGHT_BEGINS = ("<think", "<thought", "<reasoning", "[think]", "<|channel|>analysis")
 _THOUGHT_ENDS = ("</think", "</thought", "</reasoning", "[/think]", "<|channel|>final")
 
@@ -87,7 +87,7 @@ def describe_unread_answers(turns: Iterable[Turn], task: Task) -> str:
     samples = [turn for turn in unread if turn.response.strip()][:_SAMPLES]
     for turn in samples:
         where = f"question {turn.question_id}, agent {turn.agent}, round {turn.round}"
-        text = shorten(turn.response, _SHOWN, placeholder=" …")
+        text = shorten(turn.response, _SAMPLE_LENGTH, placeholder=" …")
         lines.append(f"  {where} ({turn.finish_reason}): {text!r}")
     return "\n".join(lines)
 
@@ -95,9 +95,9 @@ def describe_unread_answers(turns: Iterable[Turn], task: Task) -> str:
 _NOTES_AT_MOST = 5
 _EXAMINED_AT_MOST = 1000
 _WHAT_NOW = (
-    "what is stored is kept. Other settings of [sampling], [task] or the model take a new run "
-    "(--name); after a change at the server start this one again; stop_if_unread = 0 runs on as it "
-    "is"
+    "stored answers are kept. Other settings of [sampling], [task] or the model need a new run "
+    "(--name); after a change at the server start this run again; stop_if_unread = 0 never "
+    "stops for this"
 )
 
 _READ = f"SELECT count(answer), count(*) FROM turns WHERE {IN_STAGE} AND kind = 'answer'"
@@ -156,7 +156,7 @@ class ReadingMonitor:
     def stop(self) -> NothingReadable | None:
         """Why the run has to stop now, if it has to."""
         unread = len(self._unread)
-        # One readable answer is enough to go on: some models are simply bad at the task.
+        # One readable answer is enough to continue: some models are simply bad at the task.
         if self._problem is None and self._first and unread == self._answers >= self._first:
             self._problem = NothingReadable(
                 f"none of the first {unread} answers of the stage {self._stage!r} could be read, "
@@ -181,8 +181,8 @@ def require_read(store: Store, stage: StageKey, name: str, task: Task) -> None:
         return
     why = describe_unread_answers(_unread(store, stage), task)
     raise NothingReadable(
-        f"none of the {answers} answers of the stage {name!r} could be read, so there is nothing "
-        f"to go on with:\n{why}\n{_WHAT_NOW}"
+        f"none of the {answers} answers of the stage {name!r} could be read, so the run "
+        f"cannot continue:\n{why}\n{_WHAT_NOW}"
     )
 
 

@@ -5,8 +5,8 @@ arXiv 2305.14325, section 2; Subramaniam et al. 2025, arXiv 2501.05707, section 
 `summarize.txt` asks the untuned base for the summary. Round 1 sends the task's own prompt. The
 built-in base model was trained on exactly these words: changing one means training it again.
 
-Debates and the importer build their conversations with the same functions, so that a debate held
-elsewhere gets the prompts that it would have had in a run of this project.
+Debates and the importer build their conversations with the same functions, so that an imported
+debate gets the prompts that a run of this project would have sent.
 """
 
 from __future__ import annotations

@@ -297,7 +297,7 @@ def test_a_finished_run_takes_more_arms_and_repeats_nothing(tmp_path):
         ('["base", "compute-matched-tokens"]', "add 'debate' or 'multiagent'"),
         ('[{name = "x", like = "multiagent", labels = "gold"}]', "is for the arm star alone"),
         ('[{name = "x", like = "debate", w = 0.3}]', "which is not trained"),
-        ('[{name = "x", like = "debate", agents = 1}]', "nobody to debate with"),
+        ('[{name = "x", like = "debate", agents = 1}]', "a debate takes two; set rounds = 1"),
         ('[{name = "star", like = "majority-ft"}]', "is the name of another kind"),
         ('[{name = "x", like = "star", data = "own"}]', 'set data = "pooled"'),
     ],

@@ -48,7 +48,10 @@ def refused(source: str, *overrides: str) -> str:
             "society.agents=2.5",
             "society.agents: Input should be a valid integer, got 2.5",
         ),
-        ("society.agents=1", "society.agents = 1 has nobody to debate with"),
+        (
+            "society.agents=1",
+            "society.agents = 1 cannot debate, which takes two; set society.rounds = 1",
+        ),
         ("society.others=shouted", "society.others: .*got 'shouted'"),
         ("datasets.w=1.5", "datasets.w: .*less than or equal to 1, got 1.5"),
         ("datasets.w=-0.1", "datasets.w: .*greater than or equal to 0, got -0.1"),

@@ -29,7 +29,7 @@ def test_the_example_runs(ran):
 assert table.column_names == ["iteration", "decoding", "accuracy"]
 assert len(frame) == len(asked_rows) == 6
 assert flipped and all(agent == 3 for _, agent, *_ in flipped)
-assert len(learnt) == dataset.examples > 0
+assert len(examples) == dataset.examples > 0
 assert len(turns) == 36
 assert compared == [("demo", 1.0)]
 """
