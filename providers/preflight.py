@@ -39,6 +39,10 @@ CHECKS: Mapping[str, str] = MappingProxyType(
 )
 
 
+SCORES_REMEDY = 'set score = "vllm" in [provider] if the server is vLLM, or use a local model'
+"""What to do if a provider gives no log-probabilities of a given text."""
+
+
 def label_findings(check: str, findings: Iterable[Finding]) -> list[Finding]:
     """`findings` under the name of a check, except those that have another."""
     return [found if found.check else replace(found, check=check) for found in findings]

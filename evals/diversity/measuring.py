@@ -16,6 +16,7 @@ from evals.diversity.responses import read
 from evals.diversity.wanted import Wanted
 from providers.base import Provider
 from providers.errors import Unsupported
+from providers.preflight import SCORES_REMEDY
 from providers.types import ModelRef
 from store.ledger import Store
 from store.records import IN_STAGE, AgentRole, Diversity, DiversityMeasure, Likelihood, StageKey
@@ -29,10 +30,7 @@ _STORED = f"""
     where {IN_STAGE} and task = $task
       and (measure <> 'embedding' or encoder = $encoder) and responses = 'all'
 """
-_NO_SCORE = (
-    "the provider gives no log-probabilities of a given text; use a local model, or a vLLM server "
-    'with score = "vllm" in [provider]'
-)
+_NO_SCORE = f"the provider gives no log-probabilities of a given text; {SCORES_REMEDY}"
 _GREEDY = (
     "the provider tells only the probabilities of given texts, and greedy answers are no sample to "
     "estimate a divergence from; measure sampled answers, or use a local model"

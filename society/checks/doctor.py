@@ -21,7 +21,7 @@ from rich.text import Text
 
 from finetune.examples import is_held_out
 from providers.errors import ProviderError
-from providers.preflight import CHECKS, preflight_answer_server, preflight_model
+from providers.preflight import CHECKS, SCORES_REMEDY, preflight_answer_server, preflight_model
 from providers.types import Finding, Level, Need, PreflightReport
 from society.checks import overlap
 from society.config.load import ConfigError, load_config
@@ -322,7 +322,7 @@ def _check_diversity(config: Config, address: str, report: PreflightReport) -> I
             "warning",
             f"gives no log-probabilities of a given text: diversity by {', '.join(asked)} will "
             "have no value",
-            'set score = "vllm" in [provider] if the server is vLLM, or remove these measures',
+            f"{SCORES_REMEDY}, or remove these measures",
             "diversity",
         )
     elif not capabilities.divergences and {"kl", "kl_base"} & set(asked):
