@@ -1,7 +1,7 @@
-"""From an error to one message and an exit status.
+"""Errors of a command: one message and an exit status for each.
 
-2 is wrong use or a wrong config (nothing was started, or the run's file cannot be used), 1 is a
-run that stopped and can be resumed, 130 is Ctrl-C, SIGTERM or SIGHUP.
+2: wrong use or a wrong config; nothing was started, or the run's file cannot be used. 1: a run that
+has stopped and can be resumed. 130: Ctrl-C, SIGTERM or SIGHUP.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _NO_ROOM = {
 
 @dataclass(slots=True)
 class CommandContext:
-    """What the command has got to: where its run lives, and whether it can be resumed."""
+    """How far the command is: the folder of its run, and whether the run can be resumed."""
 
     folder: Path | None = None
     resumable: bool = False
@@ -41,7 +41,7 @@ class CommandContext:
 
 @contextmanager
 def report_errors() -> Iterator[CommandContext]:
-    """Turn every error inside into a message on stderr and an exit status."""
+    """Turn every error in the block into a message on stderr and an exit status."""
     context = CommandContext()
     try:
         yield context
@@ -50,8 +50,8 @@ def report_errors() -> Iterator[CommandContext]:
         raise
     except KeyboardInterrupt:
         _tell_error("stopped")
-        _tell_what_it_cost(context)
-        _tell_what_goes_on(context)
+        _tell_spending(context)
+        _tell_remote_work(context)
         _tell_how_to_resume(context)
         raise typer.Exit(130) from None
     except Exception as error:
@@ -60,18 +60,18 @@ def report_errors() -> Iterator[CommandContext]:
             raise typer.Exit(READER_LEFT) from None
         status, message = classify_error(error)
         if message is None:
-            message = f"{type(error).__name__}: {error}\nthis is a fault in society; "
+            message = f"{type(error).__name__}: {error}\nthis is a bug in society; "
             message += _log_traceback(error, context)
         _tell_error(message)
-        _tell_what_it_cost(context)
+        _tell_spending(context)
         if status == 1:
-            _tell_what_goes_on(context)
+            _tell_remote_work(context)
             _tell_how_to_resume(context)
         raise typer.Exit(status) from None
 
 
 def classify_error(error: Exception) -> tuple[int, str | None]:
-    """Exit status and message; the message is None for an error nobody has foreseen."""
+    """Exit status and message; the message is None for an unforeseen error, a bug."""
     from evals.judge.pool import JudgeError
     from evals.stored_run import NothingStored
     from finetune.errors import FinetuneError
@@ -83,12 +83,12 @@ def classify_error(error: Exception) -> tuple[int, str | None]:
     if isinstance(error, (ConfigError, NothingStored, InvalidSettings, ModelNotFound)):
         return 2, str(error)
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
-        told, remedy = _NO_ROOM[error.errno]
-        return 1, f"{told}: {error}\n{remedy} and go on"
+        cause, remedy = _NO_ROOM[error.errno]
+        return 1, f"{cause}: {error}\n{remedy} and resume"
     if isinstance(error, WriteFailed):
         return 1, str(error)
     if isinstance(error, StoreLocked):
-        return 2, f"{error}\n`society status NAME` shows how far a running run is"
+        return 2, f"{error}\n`society status NAME` shows its progress"
     if isinstance(error, StoreError):
         return 2, str(error)
     if isinstance(error, (ProviderError, FinetuneError, JudgeError, OSError)):
@@ -100,17 +100,17 @@ def _tell_error(message: str) -> None:
     tell(f"society: {message}")
 
 
-def _tell_what_it_cost(context: CommandContext) -> None:
+def _tell_spending(context: CommandContext) -> None:
     if context.folder is None:
         return
     from society.costs.budget import describe_spending
 
-    if told := describe_spending(context.folder / "run.duckdb"):
-        tell(told)
+    if spending := describe_spending(context.folder / "run.duckdb"):
+        tell(spending)
 
 
-def _tell_what_goes_on(context: CommandContext) -> None:
-    """Remote jobs outlive a run, and cost: say so, and how to end them."""
+def _tell_remote_work(context: CommandContext) -> None:
+    """Remote jobs outlive a run and cost money: name them, and how to cancel them."""
     if not context.resumable or context.folder is None:
         return
     from society.runs.cancel import list_remote_work
@@ -123,8 +123,8 @@ def _tell_what_goes_on(context: CommandContext) -> None:
     if found:
         where = "" if folder.path.parent == Path("runs") else f" --runs {folder.path.parent}"
         tell(
-            f"{' and '.join(found)} go on at the provider, and resuming takes them up again; "
-            f"end them with: society cancel {shlex.join([folder.name])}{where}"
+            f"{' and '.join(found)} still run at the provider, and resuming adopts them; "
+            f"cancel them with: society cancel {shlex.join([folder.name])}{where}"
         )
 
 
@@ -134,7 +134,7 @@ def _tell_how_to_resume(context: CommandContext) -> None:
 
 
 def _log_traceback(error: Exception, context: CommandContext) -> str:
-    """Write the traceback to the run's folder, else to the user's own, and say where it is."""
+    """Write the traceback to the run's folder, else to the user's state folder; say where it is."""
     try:
         if context.folder is not None and context.folder.is_dir():
             path = context.folder / "error.log"

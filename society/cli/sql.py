@@ -57,7 +57,7 @@ def sql(
             may_write=target.part,
         ) as session:
             if query is not None:
-                target.answer(session, query, sys.stdout)
+                target.write_answer(session, query, sys.stdout)
             elif sys.stdin.isatty():
                 from society.sql.prompt import run_prompt
 
@@ -65,7 +65,7 @@ def sql(
             else:
                 statements = split_queries(_read_piped())
                 for statement in statements if out is None else ["\n;".join(statements)]:
-                    target.answer(session, statement, sys.stdout)
+                    target.write_answer(session, statement, sys.stdout)
 
 
 def _read_piped() -> str:

@@ -1,6 +1,6 @@
-"""A run as files for other tools: rows, training data in trainers' shapes, a dataset with a card.
+"""Exports: a run as files of rows, training data in trainers' shapes, or a dataset with a card.
 
-Everything is written beside its destination first and moved there when all of it is complete.
+All files are written beside their destination first and moved there when all are complete.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from store.snapshots import request_snapshot
 
 __all__ = ["ExportResult", "Kind", "Output", "WrittenFile", "export_run"]
 
-# DuckDB sorts and joins on disk beyond this, so that a run of any size can be exported.
+# Above this limit DuckDB sorts and joins on disk, so that a run of any size can be exported.
 MEMORY = "2GB"
 _PATIENCE_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class WrittenFile:
-    """One file that was written; `rows` is None for the card."""
+    """One written file; `rows` is None for the card."""
 
     path: Path
     rows: int | None
@@ -38,7 +38,7 @@ class WrittenFile:
 
 @dataclass(frozen=True, slots=True)
 class ExportResult:
-    """The files, and what the reader must know about them."""
+    """The written files, and notes that the user must read."""
 
     files: tuple[WrittenFile, ...]
     notes: tuple[str, ...]
@@ -55,17 +55,19 @@ def export_run(
 ) -> ExportResult:
     """Write the selected part of a run into the folder `out`, or into one file of that name.
 
-    `kinds` may be empty: all that the output has. Raises `ConfigError` where `out` does not fit or
-    holds such files already (unless `force`), `InvalidQuery` where nothing is selected,
-    `StoreLocked` where another process holds the file and makes no snapshot, and `WriteFailed`;
-    nothing of the export is there then.
+    Without `kinds`, everything that the output can hold is written. Raises `ConfigError` if `out`
+    does not fit or has such files already (unless `force`), `InvalidQuery` if nothing is selected,
+    `StoreLocked` if another process holds the file and makes no snapshot, and `WriteFailed`. An
+    error leaves no file behind.
+
+        export_run(folder.database, Path("out"), ["turns"], "parquet", Selection(arm="multiagent"))
     """
     with _open_readable(database) as store:
         selection.check(store)
         planned, notes = plan_files(store, kinds, output, selection)
         if not planned:
             raise InvalidQuery("nothing is selected: this run has no such dataset")
-        # The base model belongs to every selection and makes none of them.
+        # Every selection includes the base model, so that alone does not make a selection.
         only_models = all(piece.kind == "models" for piece in planned)
         root, planned = _place_files(out, planned, output)
         names = [piece.path for piece in planned] + (["README.md"] if output == "hf" else [])
@@ -84,7 +86,7 @@ def export_run(
 
 @contextmanager
 def _open_readable(database: Path) -> Iterator[Store]:
-    """The run's file, or a snapshot of it where a run is writing to it."""
+    """The run's database, or a snapshot of it if the run is running."""
     with ExitStack() as stack:
         try:
             store = stack.enter_context(Store.open(database, read_only=True, memory_limit=MEMORY))
@@ -101,17 +103,18 @@ def _open_readable(database: Path) -> Iterator[Store]:
 def _place_files(
     out: Path, planned: list[PlannedFile], output: Output
 ) -> tuple[Path, list[PlannedFile]]:
-    """The folder to write into; `out` may name the file itself where there is only one."""
+    """The folder to write into; `out` may name the file itself if there is only one."""
     if out.suffix not in SUFFIXES.values() or out.is_dir():
         return out, planned
     suffix = SUFFIXES[output]
     if output == "hf" or len(planned) > 1:
         raise ConfigError(
-            f"--out {out} is one file and this makes {len(planned)}; name a folder, or select less"
+            f"--out {out} is one file, and the export has {len(planned)}; name a folder, or "
+            "select less"
         )
     if out.suffix != suffix:
-        raise ConfigError(f"--out {out} does not end in {suffix}, as --format {output} does")
-    return out.parent, [planned[0].renamed(out.name)]
+        raise ConfigError(f"--out {out} does not end in {suffix}, as --format {output} needs")
+    return out.parent, [planned[0].with_path(out.name)]
 
 
 def _check_free(root: Path, names: Sequence[str], force: bool) -> None:
@@ -127,7 +130,7 @@ def _check_free(root: Path, names: Sequence[str], force: bool) -> None:
 
 @contextmanager
 def _stage_files(root: Path) -> Iterator[Path]:
-    """A folder beside `root`, whose files move there in the end."""
+    """A folder beside `root`; at the end its files move into `root`."""
     stage = prepare_partial(root)
     try:
         stage.mkdir(parents=True)

@@ -35,7 +35,7 @@ ORDER BY m.iteration NULLS FIRST, m.arm, m.role DESC, m.agent, m.model_id
 
 @dataclass(slots=True)
 class DatasetConfig:
-    """One configuration of the dataset: its files by split, and how much is in them."""
+    """One configuration of the dataset: its files by split, and their size."""
 
     name: str
     kind: str
@@ -44,19 +44,19 @@ class DatasetConfig:
     bytes: int = 0
 
     def add(self, split: str, path: str, rows: int, size: int) -> None:
-        """Count a file in; `size` in bytes."""
+        """Add a file of `size` bytes."""
         self.files[split] = path
         self.rows += rows
         self.bytes += size
 
     @property
     def grain(self) -> str:
-        """What one row is."""
+        """What one row stands for."""
         return _GRAIN[self.kind]
 
 
 def write_card(store: Store, configs: list[DatasetConfig]) -> str:
-    """The whole text of README.md. The licence is left to whoever publishes the data."""
+    """The text of README.md. It names no license, which the publisher of the data chooses."""
     from jinja2 import Environment, StrictUndefined
 
     from society.config.schema import Config as Experiment

@@ -1,4 +1,4 @@
-"""Which files an export consists of."""
+"""The plan of an export: its files, and how each is written."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ _OF_ALL_AGENTS = ("votes", "debates")
 
 @dataclass(frozen=True, slots=True)
 class PlannedFile:
-    """One file: its path within the export, and how it is written (returns the rows).
+    """One file: its path within the export, and a function that writes it and returns its rows.
 
-    `config` and `split` are what the dataset card calls it.
+    `config` and `split` are its names in the dataset card.
     """
 
     path: str
@@ -44,8 +44,8 @@ class PlannedFile:
     config: str
     split: str
 
-    def renamed(self, path: str) -> PlannedFile:
-        """The same under another path."""
+    def with_path(self, path: str) -> PlannedFile:
+        """The same file under another path."""
         return replace(self, path=path)
 
 
@@ -54,13 +54,13 @@ def plan_files(
 ) -> tuple[list[PlannedFile], list[str]]:
     """The files of an export, and notes for the reader. Nothing is written yet.
 
-    Raises `InvalidQuery` where an output has no such kind, or a kind no such selection.
+    Raises `InvalidQuery` if the output cannot hold a kind, or a kind cannot be selected so.
     """
     shaped = output in ("chat", "sharegpt")
     wrong = [kind for kind in kinds if shaped and kind != "datasets"]
     if wrong:
         raise InvalidQuery(
-            f"--format {output} is a shape of training data; take --what datasets instead of "
+            f"--format {output} holds training data only; use --what datasets instead of "
             f"{wrong[0]}, or another format"
         )
     notes: list[str] = []
@@ -85,7 +85,7 @@ def plan_files(
 def _choose_kinds(selection: Selection, notes: list[str]) -> tuple[Kind, ...]:
     if selection.agent is None and selection.role is None:
         return KINDS
-    notes.append("votes and debates are of all agents and were left out")
+    notes.append("votes and debates belong to all agents and were left out")
     return tuple(kind for kind in KINDS if kind not in _OF_ALL_AGENTS)
 
 
@@ -114,7 +114,7 @@ def _plan_datasets(
     if output == "sharegpt" and any(d.role == "critic" and d.loss_on == "final" for d in full):
         notes.append(
             "these critics learn their last answer only, which this shape cannot say: have your "
-            "trainer put the loss on the last turn, or take --format chat"
+            "trainer put the loss on the last turn, or use --format chat"
         )
     return [_plan_dataset(dataset, output) for dataset in full]
 

@@ -37,7 +37,7 @@ NAMES: dict[Measure, str] = {
 }
 _READ_WORDS = (
     "tied: last votes without a single winner, in %; a hash of seed, question and answer decides.\n"
-    "unread: responses in which no answer could be read; cut: at the token limit; in % of all."
+    "unread: responses without a readable answer; cut: at the token limit; in % of all."
 )
 _AGREE_WORDS = (
     "agree: mean share of the readable answers that have the plurality answer, first and last "
@@ -46,8 +46,11 @@ _AGREE_WORDS = (
 
 
 def show_summary(store: Store, stream: TextIO) -> None:
-    """Print what is known of the run: accuracy with 95 % intervals where there is gold, how far
-    the agents agree and can be read, what was learnt; of several arms where each has come to."""
+    """Print the results of a run.
+
+    Accuracy with 95 % intervals if gold answers are known, agreement and unread answers, training
+    labels and fine-tuning; with several arms, the last society of each.
+    """
     arm = find_main_arm(store)
     console = Screen(stream)
     others = [other for other in list_evaluated_arms(store) if other != arm]
@@ -95,7 +98,7 @@ def _make_table(title: str) -> Table:
 
 
 def describe_gold(voting: Sequence[Agreement]) -> list[str]:
-    """Why there is no accuracy, or of which questions it is; nothing where all have gold."""
+    """Why there is no accuracy, or for which questions; nothing if all questions have gold."""
     most = max(voting, key=lambda each: each.questions)
     if most.known == most.questions:
         return []
@@ -141,7 +144,7 @@ def tabulate_arms(store: Store, arms: Sequence[str]) -> Table:
 
 
 def list_differences(store: Store, arm: str, others: Sequence[str]) -> list[str]:
-    """One line per other arm: the main arm's vote minus its, both after their last iteration."""
+    """One line per other arm: the main arm's vote minus its vote, each after its last iteration."""
     decoding: Decoding = "sampled"
     iterations = {other: find_last_iteration([store], other, decoding) for other in (arm, *others)}
     last = iterations.pop(arm)
@@ -159,8 +162,10 @@ def list_differences(store: Store, arm: str, others: Sequence[str]) -> list[str]
 def tabulate_accuracy(
     rows: Iterable[SocietyAccuracy], voting: Mapping[tuple[int, Decoding], Agreement], title: str
 ) -> Table:
-    """One line per society and decoding; accuracy in % with its 95 % interval, and beside it the
-    shares of tied votes and of answers that could not be read or were cut."""
+    """One line per society and decoding: accuracy in % with its 95 % interval.
+
+    Beside it stand the shares of tied votes and of answers that were unreadable or cut.
+    """
     drawn = _make_table(title)
     for heading in ("iteration", "decoding"):
         drawn.add_column(heading, no_wrap=True)
@@ -180,8 +185,10 @@ def tabulate_accuracy(
 
 
 def tabulate_agreement(voting: Iterable[Agreement], title: str, *, readings: bool) -> Table:
-    """One line per society and decoding: what is known without gold. `readings` adds what could
-    not be read, where no accuracy has it beside it."""
+    """One line per society and decoding: what is known without gold answers.
+
+    `readings` adds ties and unreadable answers, which the table of accuracies also has.
+    """
     drawn = _make_table(title)
     for heading in ("iteration", "decoding"):
         drawn.add_column(heading, no_wrap=True)
@@ -203,11 +210,9 @@ def tabulate_agreement(voting: Iterable[Agreement], title: str, *, readings: boo
 
 
 def tabulate_labels(labels: Sequence[LabelHealth]) -> Table:
-    """One line per iteration: the labels that the society has made for itself."""
+    """One line per iteration: the training labels that the society voted for."""
     gold = any(each.accuracy for each in labels)
-    drawn = _make_table(
-        "Labels learnt from, %" + (", right ones with 95 % interval" if gold else "")
-    )
+    drawn = _make_table("Training labels, %" + (", right ones with 95 % interval" if gold else ""))
     headings = ("iteration", "training\nquestions", "labelled", "tied", "too few\nvoters")
     for heading in (*headings, "unread", "cut", *(("labels\nright",) if gold else ())):
         drawn.add_column(heading, justify="right", no_wrap=True)
@@ -249,7 +254,7 @@ def _format_readings(voting: Agreement) -> tuple[str, str, str]:
 
 
 def format_share(value: float | None) -> str:
-    """A share in %; empty where there is none."""
+    """A share in %; empty if there is none."""
     return "" if value is None else f"{100 * value:.1f}"
 
 
@@ -275,7 +280,7 @@ def format_percent(rate: Rate) -> str:
 
 
 def format_points(change: PairedDifference) -> str:
-    """The difference in percentage points, its interval, and McNemar's test where there is one."""
+    """The difference in percentage points, its interval, and McNemar's test if it was made."""
     text = (
         f"{in_points(change.difference)} points "
         f"(95 % interval {in_points(change.low)} to {in_points(change.high)})"

@@ -1,4 +1,4 @@
-"""What the prompt of `society sql` completes: relations, their columns, SQL's words, commands."""
+"""Completion at the prompt of `society sql`: relations, their columns, SQL's words, commands."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ SELECT database_name, table_name, column_name, data_type FROM duckdb_columns()
 WHERE NOT internal ORDER BY database_name, table_name, column_index
 """
 _WORD = re.compile(r"\w*$")
-_RELATION_WANTED = re.compile(r"\b(from|join|describe|summarize|table|,)\s+$", re.IGNORECASE)
-_COLUMN_WANTED = re.compile(r"\b(\w+)\.$")
+_RELATION_EXPECTED = re.compile(r"\b(from|join|describe|summarize|table|,)\s+$", re.IGNORECASE)
+_COLUMN_EXPECTED = re.compile(r"\b(\w+)\.$")
 _COMMAND = re.compile(r"\\\w*$")
 _ALIAS = r"\b(?:from|join)\s+(\w+)(?:\s+as)?\s+{alias}\b"
 
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """Every relation's columns with their types; `runs` are the names of several runs, if any."""
+    """Every relation's columns with their types; `runs` are the names of several runs."""
 
     relations: Mapping[str, Mapping[str, str]]
     runs: tuple[str, ...] = ()
 
 
 def read_catalog(session: Session) -> Catalog:
-    """What can be asked in `session`."""
+    """The relations of `session`."""
     found = session.rows(_COLUMNS)
     databases = sorted({database for database, *_ in found})
     several = "memory" in databases
@@ -45,7 +45,7 @@ def read_catalog(session: Session) -> Catalog:
 
 
 class Completions(Completer):
-    """After FROM relations, after `relation.` or an alias of one its columns, else all words."""
+    """Completes relations after FROM, columns after `relation.` or its alias, else all words."""
 
     def __init__(self, catalog: Catalog, commands: Mapping[str, str]) -> None:
         self._catalog = catalog
@@ -62,15 +62,15 @@ class Completions(Completer):
             return
         word = _WORD.search(before)
         start = word[0] if word else ""
-        wanted = self._wanted(before[: len(before) - len(start)], document.text)
-        if start or not wanted.keys() >= self._words.keys():
-            yield from _match_words(start, wanted)
+        words = self._choose_words(before[: len(before) - len(start)], document.text)
+        if start or not words.keys() >= self._words.keys():
+            yield from _match_words(start, words)
 
-    def _wanted(self, before: str, text: str) -> Mapping[str, str]:
+    def _choose_words(self, before: str, text: str) -> Mapping[str, str]:
         relations = self._catalog.relations
-        if of := _COLUMN_WANTED.search(before):
+        if of := _COLUMN_EXPECTED.search(before):
             return relations.get(of[1].lower()) or relations.get(_resolve_alias(of[1], text), {})
-        if _RELATION_WANTED.search(before):
+        if _RELATION_EXPECTED.search(before):
             return {name: f"{len(columns)} columns" for name, columns in relations.items()}
         named = [name for name in relations if re.search(rf"\b{name}\b", text, re.IGNORECASE)]
         columns = {

@@ -1,4 +1,4 @@
-"""Where the answer of `society sql` goes, and in which form."""
+"""Where `society sql` writes its answers, and in which format."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _ENDINGS: dict[str, Form] = {".csv": "csv", ".json": "json", ".parquet": "parque
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The form of an answer, and its file unless it is shown."""
+    """The format of an answer, and its file; without a file, it is printed."""
 
     form: Form
     file: Path | None
 
     @property
     def part(self) -> Path | None:
-        """The file while it is being written; it gets its name when it is whole."""
+        """The name of the file while it is being written; it gets its own when it is complete."""
         if self.file is None:
             return None
         return prepare_partial(self.file.absolute())
 
-    def answer(self, session: Session, sql: str, shown: TextIO) -> None:
-        """Ask, and write the answer; an older file stays if that fails."""
+    def write_answer(self, session: Session, sql: str, shown: TextIO) -> None:
+        """Run the query and write its answer; if that fails, an older file stays."""
         if self.file is None or self.part is None:
             found = session.query(sql).result()
             write_rows(
@@ -52,13 +52,13 @@ class Target:
 
 
 def choose_target(form: Form | None, file: Path | None) -> Target:
-    """The target that a user has asked for; raises `ConfigError` where that makes no sense."""
+    """The target that the options ask for; raises `ConfigError` if they contradict."""
     if file is None:
         if form == "parquet":
             raise ConfigError("--format parquet needs a file: --out FILE.parquet")
         return Target(form or "table", None)
     if file.is_dir() or not file.absolute().parent.is_dir():
-        raise ConfigError(f"--out {file} is no file in an existing folder")
+        raise ConfigError(f"--out {file} is not a file in an existing folder")
     return Target(form or _ENDINGS.get(file.suffix.lower(), "table"), file)
 
 

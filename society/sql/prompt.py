@@ -31,13 +31,13 @@ COMMANDS: Mapping[str, str] = {
     r"\format": "how rows are written: table, csv or json",
     r"\q": "leave (also Ctrl-D)",
 }
-_HELP = """A query ends with a semicolon and may have many lines. Tab completes, Ctrl-C drops what
-is typed. Only reading is possible. docs/schema.md says what every relation and column means.
+_HELP = """A query ends with a semicolon and may have several lines. Tab completes, Ctrl-C clears
+the input. Queries can only read. docs/schema.md explains every relation and column.
 """
 
 
 class Console:
-    """Answers lines: a query, or a command that begins with a backslash."""
+    """Answers input: queries, or a command that begins with a backslash."""
 
     def __init__(self, session: Session, out: TextIO) -> None:
         self._session = session
@@ -46,7 +46,7 @@ class Console:
         self.catalog = read_catalog(session)
 
     def answer(self, text: str) -> bool:
-        """Answer what was typed; False to leave. Errors of the user's become messages."""
+        """Answer the input; return False to leave. The user's errors become messages."""
         try:
             if text.lstrip().startswith("\\"):
                 return self._command(*text.strip().rstrip(";").split())
@@ -82,7 +82,7 @@ class Console:
             case (r"\format", (("table" | "csv" | "json") as form,)):
                 self._format = form
             case _:
-                raise InvalidQuery(f"no command {' '.join((command, *arguments))!r}; \\? shows all")
+                raise InvalidQuery(f"no command {' '.join((command, *arguments))!r}; \\? lists all")
         return True
 
     def _relations(self, catalog: Catalog) -> None:
@@ -90,17 +90,19 @@ class Console:
         write_rows(("relation", "columns"), rows, "table", self._out)
         if catalog.runs:
             names = ", ".join(f'"{name}"' for name in catalog.runs)
-            write_line(self._out, f"of all runs at once; of one of them: {names}.RELATION")
+            write_line(
+                self._out, f"each relation has the rows of all runs; for one run: {names}.RELATION"
+            )
 
     def _columns(self, name: str) -> None:
         columns = self.catalog.relations.get(name)
         if columns is None:
-            raise InvalidQuery(f"no relation {name!r}; \\d shows all")
+            raise InvalidQuery(f"no relation {name!r}; \\d lists all")
         write_rows(("column", "type"), list(columns.items()), "table", self._out)
 
 
 def run_prompt(session: Session, title: str, out: TextIO) -> None:
-    """Ask and answer at a terminal until the user leaves."""
+    """Read and answer queries at a terminal until the user leaves."""
     console = Console(session, out)
     asked: PromptSession[str] = PromptSession(
         message=f"{title}> ",
@@ -127,7 +129,7 @@ def run_prompt(session: Session, title: str, out: TextIO) -> None:
 
 
 def is_complete(text: str) -> bool:
-    """Whether Enter asks: a command, nothing at all, or a query that has its semicolon."""
+    """Whether Enter submits the input: a command, nothing, or a query with its semicolon."""
     if not text.strip() or text.lstrip().startswith("\\"):
         return True
     pieces = split_statements(text)
@@ -135,7 +137,7 @@ def is_complete(text: str) -> bool:
 
 
 def find_history_file(environment: Mapping[str, str], home: Callable[[], Path] = Path.home) -> Path:
-    """Where queries are remembered: in the user's folder for state."""
+    """The file with the history of queries, in the user's state folder."""
     return find_state_folder(environment, home) / "sql_history"
 
 

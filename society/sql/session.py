@@ -1,4 +1,4 @@
-"""Opening what `society sql` asks: one run or several, also while they are going on."""
+"""Opening the runs that `society sql` queries: one or several, running or not."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class Session(Protocol):
     """Read-only queries that reach nothing but the runs."""
 
     def query(self, sql: str, params: Params | None = None) -> Query:
-        """A query that somebody has typed."""
+        """A query of the user's."""
         ...
 
     def rows(self, sql: str, params: Params | None = None) -> list[tuple[Any, ...]]:
-        """All rows of a query of ours."""
+        """All rows of a query of our own."""
         ...
 
     def write_parquet(self, sql: str, path: Path) -> int:
-        """The answer to a query into a file; gives the number of rows."""
+        """Write the answer to a query into a file; return the number of rows."""
         ...
 
 
@@ -42,11 +42,13 @@ def open_session(
     files: bool = False,
     may_write: Path | None = None,
 ) -> Iterator[Session]:
-    """A session over the runs; several are attached under their names and united in views.
+    """A session over the runs; several runs are attached by name and united in views.
 
-    A single run that is going on answers by itself; with `snapshots`, with `files` and among
-    several it is asked for a snapshot, and `tell` hears of it. Raises `ConfigError` for a name
-    given twice.
+    A single running run answers itself. With `snapshots`, with `files`, or among several runs it is
+    asked for a snapshot, and `tell` gets a message. Raises `ConfigError` for a repeated name.
+
+        with open_session([find_run(Path("runs"), "demo")], tell) as session:
+            session.rows("select * from accuracy")
     """
     names = [run.name for run in runs]
     if len(set(names)) < len(names):
@@ -64,7 +66,7 @@ def open_session(
 def _locate_database(
     stack: ExitStack, run: RunFolder, tell: Callable[[str], None], *, stills: bool
 ) -> Path:
-    """The run's database, or a snapshot of it where one is wanted and the run is going on."""
+    """The run's database; with `stills`, a snapshot of it if the run is running."""
     if not stills:
         return run.database
     try:
@@ -74,5 +76,5 @@ def _locate_database(
     except StoreLocked:
         pass
     copy = stack.enter_context(request_snapshot(run.database))
-    tell(f"run {run.name} is going on; this is a snapshot of it")
+    tell(f"run {run.name} is running; this is a snapshot of it")
     return copy

@@ -83,7 +83,7 @@ def stored() -> Counter:
 def test_ctrl_c_leaves_remote_jobs_running_and_cancel_ends_them(server):
     path = write_experiment(server)
     said = interrupted(path, server)
-    assert f"{JOBS} fine-tuning job(s) go on at the provider" in said
+    assert f"{JOBS} fine-tuning job(s) still run at the provider" in said
     assert "society cancel small\n" in said
     assert "cancelled" not in statuses(server)
 

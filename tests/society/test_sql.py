@@ -208,7 +208,7 @@ def test_a_run_that_is_going_on_answers(society, tmp_path):
             "csv",
         )
         assert numbers(out) == [["one", "1"], ["two-b", "2"]]
-        assert "run two-b is going on; this is a snapshot of it" in err
+        assert "run two-b is running; this is a snapshot of it" in err
     assert not list((tmp_path / "runs/two-b").glob(".snapshot*"))
 
 

@@ -186,7 +186,7 @@ def test_jobs_that_were_only_meant_do_not_go_on(server):
     wait_for(lambda: len(server.log("POST", "/files")) == 4, process)
     process.send_signal(signal.SIGTERM)
     said = ended(process)
-    assert "go on at the provider" not in said
+    assert "still run at the provider" not in said
     assert stored("SELECT count(*) FROM jobs WHERE status = 'intent'") == 4
 
 
@@ -198,5 +198,5 @@ def test_a_job_that_is_being_created_is_waited_for_and_counted(server):
     process.send_signal(signal.SIGTERM)
     said = ended(process)
     created = len(server.state()["jobs"])
-    assert f"{created} fine-tuning job(s) go on at the provider" in said
+    assert f"{created} fine-tuning job(s) still run at the provider" in said
     assert stored("SELECT count(provider_job_id) FROM jobs") == created
