@@ -115,7 +115,7 @@ def test_several_runs_are_completed_and_described(files):
         assert next(iter(catalog.relations["votes"])) == "run"
         out = io.StringIO()
         Console(together, out).answer("\\d")
-        assert 'of one of them: "one", "two".RELATION' in out.getvalue()
+        assert 'for one run: "one", "two".RELATION' in out.getvalue()
 
 
 def test_where_the_history_is(tmp_path):
