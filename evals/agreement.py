@@ -1,16 +1,19 @@
-"""What is known of evaluation debates without gold: do the agents agree, and can they be read?
+"""How the agents of evaluation debates vote, and how many of their answers can be read.
 
-Only complete debates count (those with votes). What is said here stands beside every accuracy, and
-is all there is where no gold answer is known.
+Only complete debates count (those with votes). Gold answers are not needed: these figures stand
+beside every accuracy, and are the only ones of a run without gold.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
 
 from evals.arm_kinds import MULTIAGENT
-from evals.metrics import DECODINGS, Decoding
+from evals.metrics import DECODINGS
 from store.ledger import Store
+from store.records import StageKey
 
 _DECIDED = """
     with asked as (
@@ -72,19 +75,20 @@ _DECIDED = """
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """The complete debates of one society under one decoding; shares 0 to 1.
+    """The complete debates of one society on one task under one decoding; shares 0 to 1.
 
-    `known` counts the questions with gold. `first` and `last` are the mean share of the agents'
-    readable answers in round 1 and in the last round that equal the plurality answer; None where
-    nothing can be read, `first` also in debates of one round. `coverage` is the share of questions
-    with an answer of the vote, `ties` the share whose last vote was tied, `unparsed` the share of
-    all answers that could not be read, `truncated` of those cut at the token limit. `to_label` and
+    `task` is None for the run's own task, else the label of one it is only evaluated on. `known`
+    counts the questions with gold. `first` and `last` are the mean share of the agents' readable
+    answers in round 1 and in the last round that equal the plurality answer; None where nothing can
+    be read, `first` also in debates of one round. `coverage` is the share of questions with an
+    answer of the vote, `ties` the share whose last vote was tied. `unparsed` is the share of all
+    answers that could not be read, `truncated` of those cut at the token limit. `to_label` and
     `from_label` are the shares of the agents' own answers that turned to the vote's last answer, or
     away from it, between round 1 and the last round.
     """
 
-    iteration: int
-    decoding: Decoding
+    task: str | None
+    stage: StageKey
     questions: int
     known: int
     first: float | None
@@ -97,10 +101,43 @@ class Agreement:
     from_label: float | None
 
 
-def agreements(store: Store, arm: str = MULTIAGENT, task: str | None = None) -> list[Agreement]:
+def read_agreements(
+    store: Store, arm: str = MULTIAGENT, task: str | None = None
+) -> list[Agreement]:
     """One for every evaluated society and decoding, in order, whether gold is known or not.
 
-    `task` is the label of a task evaluated zero-shot; by default the run's own task is meant.
+    `task` is the label of a task that is only evaluated; None is the run's own task.
     """
-    found = [Agreement(*row) for row in store.rows(_DECIDED, {"arm": arm, "task": task})]
-    return sorted(found, key=lambda each: (each.iteration, DECODINGS.index(each.decoding)))
+    found = [
+        Agreement(task, StageKey(iteration, "eval", arm, decoding), *figures)
+        for iteration, decoding, *figures in store.rows(_DECIDED, {"arm": arm, "task": task})
+    ]
+    return sorted(
+        found, key=lambda each: (each.stage.iteration, DECODINGS.index(each.stage.decoding))
+    )
+
+
+def pool_agreements(seeds: Sequence[Agreement]) -> Agreement:
+    """The mean over runs with other seeds, each run counted once.
+
+    `questions` and `known` are those of the run with the most. A share that a run does not have
+    counts in none of the means.
+    """
+    return replace(
+        seeds[0],
+        questions=max(each.questions for each in seeds),
+        known=max(each.known for each in seeds),
+        first=_mean(each.first for each in seeds),
+        last=_mean(each.last for each in seeds),
+        coverage=fmean(each.coverage for each in seeds),
+        ties=fmean(each.ties for each in seeds),
+        unparsed=fmean(each.unparsed for each in seeds),
+        truncated=fmean(each.truncated for each in seeds),
+        to_label=_mean(each.to_label for each in seeds),
+        from_label=_mean(each.from_label for each in seeds),
+    )
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None

@@ -33,7 +33,7 @@ _TUNED = """
 
 
 @dataclass(frozen=True, slots=True)
-class Tuned:
+class RoleTuning:
     """The models of one role in one iteration: `models` were to be tuned, `done` of them are.
 
     `examples` is the mean over the models; `first_loss` and `last_loss` are means over the jobs, of
@@ -49,6 +49,6 @@ class Tuned:
     last_loss: float | None
 
 
-def tuned(store: Store, arm: str = MULTIAGENT) -> list[Tuned]:
+def summarize_tuning(store: Store, arm: str = MULTIAGENT) -> list[RoleTuning]:
     """By iteration, generators before critics; of several attempts at one model the last counts."""
-    return [Tuned(*row) for row in store.rows(_TUNED, {"arm": arm})]
+    return [RoleTuning(*row) for row in store.rows(_TUNED, {"arm": arm})]

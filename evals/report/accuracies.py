@@ -9,12 +9,12 @@ no gold: it stands beside every accuracy, and is all that is known of a run with
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
-from evals.agreement import Agreement, agreements
+from evals.agreement import Agreement, pool_agreements, read_agreements
 from evals.intervals import Rate, rate
 from evals.metrics import Decoding, list_extra_tasks
 from evals.report.seeds import SeedRun
@@ -148,58 +148,13 @@ def _read_marks(store: Store) -> dict[AccuracyKey, Marks]:
     return dict(found)
 
 
-@dataclass(frozen=True, slots=True)
-class Voting:
-    """One society under one decoding on one task (None: the runs' own), means over the seeds.
-
-    `questions` and `known` (those with gold) are those of the seed with the most. The shares are
-    those of `evals.agreement.Agreement`.
-    """
-
-    task: str | None
-    stage: StageKey
-    questions: int
-    known: int
-    first: float | None
-    last: float | None
-    coverage: float
-    ties: float
-    unparsed: float
-    truncated: float
-    to_label: float | None
-    from_label: float | None
-
-
-def read_votings(runs: Sequence[SeedRun], arms: Sequence[ArmSettings]) -> list[Voting]:
-    """By task, arm, decoding and iteration."""
+def read_votings(runs: Sequence[SeedRun], arms: Sequence[ArmSettings]) -> list[Agreement]:
+    """By task (None first: the runs' own), arm, iteration and decoding; means over the seeds."""
     found: defaultdict[tuple[str | None, StageKey], list[Agreement]] = defaultdict(list)
     tasks = dict.fromkeys(task for run in runs for task in list_extra_tasks(run.store))
     for task in (None, *tasks):
         for arm in arms:
             for run in runs:
-                for each in agreements(run.store, arm.name, task):
-                    stage = StageKey(each.iteration, "eval", arm.name, each.decoding)
-                    found[task, stage].append(each)
-    return [_pool_votings(task, stage, seeds) for (task, stage), seeds in found.items()]
-
-
-def _pool_votings(task: str | None, stage: StageKey, seeds: Sequence[Agreement]) -> Voting:
-    return Voting(
-        task,
-        stage,
-        max(each.questions for each in seeds),
-        max(each.known for each in seeds),
-        _mean(each.first for each in seeds),
-        _mean(each.last for each in seeds),
-        fmean(each.coverage for each in seeds),
-        fmean(each.ties for each in seeds),
-        fmean(each.unparsed for each in seeds),
-        fmean(each.truncated for each in seeds),
-        _mean(each.to_label for each in seeds),
-        _mean(each.from_label for each in seeds),
-    )
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None
+                for each in read_agreements(run.store, arm.name, task):
+                    found[task, each.stage].append(each)
+    return [pool_agreements(seeds) for seeds in found.values()]

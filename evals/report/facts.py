@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from evals import health
-from evals.health import Concern
+from evals import degradation
+from evals.agreement import Agreement
+from evals.degradation import Concern
 from evals.metrics import Decoding
 from evals.report import accuracies, comparisons, costs, diversities, published, seeds, training
-from evals.report.accuracies import Accuracies, Voting
+from evals.report.accuracies import Accuracies
 from evals.report.comparisons import Parity, Verdicts
 from evals.report.costs import StageCost
 from evals.report.diversities import ArmDiversity
@@ -42,7 +43,7 @@ class ExperimentFacts:
     leaked: int
     decoding: Decoding
     accuracies: Accuracies
-    votings: tuple[Voting, ...]
+    votings: tuple[Agreement, ...]
     verdicts: tuple[Verdicts, ...]
     diversities: tuple[ArmDiversity, ...]
     labels: tuple[ArmLabels, ...]
@@ -77,11 +78,11 @@ class ExperimentFacts:
         return max((each.stage.iteration for each in self.main_votings), default=0)
 
     @property
-    def main_votings(self) -> list[Voting]:
+    def main_votings(self) -> list[Agreement]:
         """How the main arm votes on the runs' own questions, by decoding and iteration."""
         return [v for v in self.votings if (v.task, v.stage.arm) == (None, self.main.name)]
 
-    def find_voting(self, stage: StageKey, task: str | None = None) -> Voting | None:
+    def find_voting(self, stage: StageKey, task: str | None = None) -> Agreement | None:
         """How one society votes on one task."""
         fitting = (each for each in self.votings if (each.stage, each.task) == (stage, task))
         return next(fitting, None)
@@ -168,12 +169,12 @@ def _list_concerns(group: SeedGroup) -> Iterator[tuple[SeedRun, Concern]]:
     for arm in group.arms:
         if arm.trained:
             for run in group.runs:
-                for concern in health.concerns(run.store, arm.name):
+                for concern in degradation.find_concerns(run.store, arm.name):
                     yield run, concern
 
 
 def _choose_examples(
-    group: SeedGroup, votings: Sequence[Voting], decoding: Decoding
+    group: SeedGroup, votings: Sequence[Agreement], decoding: Decoding
 ) -> list[Example]:
     """Debates of the main arm's first and last evaluated iteration."""
     arm = group.main.name

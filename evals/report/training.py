@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from evals import metrics, styles, tasks
+from evals import metrics, reasoning_styles, tasks
 from evals.intervals import Rate, wilson
 from evals.metrics import Decoding
+from evals.reasoning_styles import StyleChange, StyleUse
 from evals.report.accuracies import Accuracies
 from evals.report.seeds import SeedGroup, SeedRun
 from evals.stored_run import ArmSettings
-from evals.styles import StyleChange, StyleUse
 from evals.tasks.base import Task
 
 _JOBS = """
@@ -213,7 +213,7 @@ def read_style_changes(
 ) -> list[ArmStyles]:
     """Of the arms that have changed; empty where the task knows no styles, or is not here."""
     try:
-        task = tasks.load(group.first.task, dict(group.first.task_options))
+        task = tasks.load_task(group.first.task, dict(group.first.task_options))
     except ValueError:
         # A module or a file of the user's own; the run stands without it.
         return []
@@ -230,7 +230,7 @@ def read_style_changes(
                 first, last = evaluated[0], evaluated[-1]
                 before = _sum_uses(group.runs, task, decoding, first, arm.name)
                 after = _sum_uses(group.runs, task, decoding, last, arm.name)
-                if (change := styles.change(before, after)) is not None:
+                if (change := reasoning_styles.compare_styles(before, after)) is not None:
                     found.append(ArmStyles(arm.name, decoding, first, last, change))
     return found
 
@@ -239,7 +239,9 @@ def _has_styles(group: SeedGroup, task: Task, accuracies: Accuracies) -> bool:
     """Whether the task tells a style in any of the main arm's first answers."""
     main, run = group.main.name, group.first
     return any(
-        styles.use(run.store, task, each.key.stage.decoding, each.key.stage.iteration, main)
+        reasoning_styles.measure_styles(
+            run.store, task, each.key.stage.decoding, each.key.stage.iteration, main
+        )
         for decoding in accuracies.list_decodings()[:1]
         for each in accuracies.list_iterations(main, decoding, "single")[:1]
     )
@@ -250,7 +252,9 @@ def _sum_uses(
 ) -> Mapping[str, StyleUse]:
     counts: dict[str, tuple[int, int]] = {}
     for run in runs:
-        for style, use in styles.use(run.store, task, decoding, iteration, arm).items():
+        for style, use in reasoning_styles.measure_styles(
+            run.store, task, decoding, iteration, arm
+        ).items():
             answers, right = counts.get(style, (0, 0))
             counts[style] = (answers + use.answers, right + use.right)
     total = sum(answers for answers, _ in counts.values())

@@ -28,7 +28,7 @@ _TEXTS = ("name", "answer_form")
 TaskFactory = Callable[[Mapping[str, object]], Task]
 
 
-def load(name: str, options: Mapping[str, object]) -> Task:
+def load_task(name: str, options: Mapping[str, object]) -> Task:
     """The task `name`, set up with its own options.
 
     Raises ValueError for an unknown name, for what is wrong with an option, and for a module or
@@ -38,22 +38,23 @@ def load(name: str, options: Mapping[str, object]) -> Task:
         module, attribute = _BUILT_IN[name]
         return cast(TaskFactory, getattr(importlib.import_module(module), attribute))(options)
     if ":" in name:
-        return _made(name, _from_module(name), options)
+        return _make_task(name, _load_from_module(name), options)
     for point in entry_points(group=ENTRY_POINT_GROUP):
         if point.name == name:
-            return _made(name, _from_entry_point(point), options)
+            return _make_task(name, _load_from_entry_point(point), options)
     raise ValueError(
-        f"unknown task {name!r}; known tasks: {', '.join(names())}; your own is named module:Class"
+        f"unknown task {name!r}; known tasks: {', '.join(list_names())}; "
+        "name your own as module:Class"
     )
 
 
-def names() -> tuple[str, ...]:
+def list_names() -> tuple[str, ...]:
     """Every task that can be used by a bare name here, the built-in ones first."""
     installed = (point.name for point in entry_points(group=ENTRY_POINT_GROUP))
     return tuple(dict.fromkeys((*_BUILT_IN, *installed)))
 
 
-def _from_module(name: str) -> object:
+def _load_from_module(name: str) -> object:
     module_name, _, attribute = name.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:
@@ -63,13 +64,13 @@ def _from_module(name: str) -> object:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and error.name in _prefixes(module_name):
+        if isinstance(error, ModuleNotFoundError) and error.name in _list_prefixes(module_name):
             raise ValueError(
                 f"task {name!r}: there is no module {error.name!r} in {here} "
                 "or installed; check the spelling or change to its folder"
             ) from error
         raise ValueError(
-            f"task {name!r}: importing {module_name} failed: {_shown(error)}"
+            f"task {name!r}: importing {module_name} failed: {_format_error(error)}"
         ) from error
     if not hasattr(module, attribute or " "):
         public = ", ".join(key for key in vars(module) if not key.startswith("_")) or "nothing"
@@ -80,22 +81,22 @@ def _from_module(name: str) -> object:
     return getattr(module, attribute)
 
 
-def _prefixes(module_name: str) -> list[str]:
+def _list_prefixes(module_name: str) -> list[str]:
     parts = module_name.split(".")
     return [".".join(parts[: n + 1]) for n in range(len(parts))] or [""]
 
 
-def _from_entry_point(point: EntryPoint) -> object:
+def _load_from_entry_point(point: EntryPoint) -> object:
     try:
         return point.load()
     except Exception as error:
         raise ValueError(
-            f"task {point.name!r}: importing {point.value} failed: {_shown(error)}; "
+            f"task {point.name!r}: importing {point.value} failed: {_format_error(error)}; "
             "reinstall or remove the package that provides it"
         ) from error
 
 
-def _made(name: str, factory: object, options: Mapping[str, object]) -> Task:
+def _make_task(name: str, factory: object, options: Mapping[str, object]) -> Task:
     """What the factory returns, where it has everything a task needs."""
     if not callable(factory):
         raise ValueError(f"task {name!r} is a {type(factory).__name__}, not a class or function")
@@ -105,7 +106,8 @@ def _made(name: str, factory: object, options: Mapping[str, object]) -> Task:
         raise
     except Exception as error:
         raise ValueError(
-            f"task {name!r}: making it with the options {dict(options)!r} failed: {_shown(error)}"
+            f"task {name!r}: making it with the options {dict(options)!r} failed: "
+            f"{_format_error(error)}"
         ) from error
     missing = [f"the method {m}" for m in _METHODS if not callable(getattr(task, m, None))]
     missing += [f"the text {t}" for t in _TEXTS if not isinstance(getattr(task, t, None), str)]
@@ -117,5 +119,5 @@ def _made(name: str, factory: object, options: Mapping[str, object]) -> Task:
     return cast(Task, task)
 
 
-def _shown(error: Exception) -> str:
+def _format_error(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"

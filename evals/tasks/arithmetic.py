@@ -23,8 +23,43 @@ from pydantic import Field, model_validator
 
 from evals.answers import load_kind
 from evals.tasks.base import Split, TaskQuestion
-from evals.tasks.options import TaskOptions, checked
-from evals.tasks.partition import Shuffle
+from evals.tasks.options import TaskOptions, validate_options
+
+_ROUNDS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Shuffle:
+    """A permutation of range(`size`), chosen by `key`, computed place by place and never stored.
+
+    A Feistel network over a slightly larger rectangle. A value that falls outside the range is sent
+    through again until it falls inside, which keeps the map one-to-one (Black & Rogaway 2002,
+    "Ciphers with Arbitrary Finite Domains", cycle walking). The same on every machine.
+    """
+
+    size: int
+    key: str
+
+    def __getitem__(self, position: int) -> int:
+        """What stands at `position`. Raises IndexError outside 0..size-1."""
+        if not 0 <= position < self.size:
+            raise IndexError(f"position {position} is outside 0..{self.size - 1}")
+        side = isqrt(self.size - 1) + 1
+        value = self._once(position, side)
+        while value >= self.size:
+            value = self._once(value, side)
+        return value
+
+    def _once(self, value: int, side: int) -> int:
+        left, right = divmod(value, side)
+        for number in range(_ROUNDS):
+            left, right = right, (left + self._noise(number, right)) % side
+        return left * side + right
+
+    def _noise(self, number: int, half: int) -> int:
+        text = f"{self.key}/{number}/{half}".encode()
+        return int.from_bytes(blake2b(text, digest_size=16).digest())
+
 
 STYLES = {
     "products": re.compile(r"Multiply first: "),
@@ -55,7 +90,7 @@ class ArithmeticOptions(TaskOptions):
 
 def create(options: Mapping[str, object]) -> Arithmetic:
     """The task with the user's options. Raises ValueError that names option, value and remedy."""
-    return Arithmetic(checked(ArithmeticOptions, options, "arithmetic"))
+    return Arithmetic(validate_options(ArithmeticOptions, options, "arithmetic"))
 
 
 @dataclass(frozen=True)

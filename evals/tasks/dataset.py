@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 
 from evals.answers.base import AnswerKind
-from evals.tasks import template
-from evals.tasks.assumed import assume_for, assumed
+from evals.tasks import question_text
 from evals.tasks.base import Split, TaskQuestion
-from evals.tasks.sources import NotCached, Row, Source
+from evals.tasks.placeholders import allow_placeholders, make_placeholders
+from evals.tasks.sources import DataRow, NotCached, RowSource
 
 _HASH = 12
 _FULL = 2.0**64
@@ -40,16 +40,16 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Filter:
+class RowFilter:
     """Keeps the rows whose `of` is one of `wanted`; `option` is the user's name for it."""
 
     option: str
     wanted: frozenset[str]
-    of: Callable[[Row], str]
+    of: Callable[[DataRow], str]
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class QuestionOrder:
     """How questions are put in order, shared out and named.
 
     `eval_share` counts for one file with both splits. `id_field` holds a row's id; None: a hash of
@@ -76,14 +76,14 @@ class DatasetTask:
     def __init__(
         self,
         name: str,
-        source: Source,
+        source: RowSource,
         kind: AnswerKind,
-        read: Callable[[Row], Entry],
+        read: Callable[[DataRow], Entry],
         *,
         prompt: str,
         answer_form: str | None = None,
-        order: Order | None = None,
-        filters: Sequence[Filter] = (),
+        order: QuestionOrder | None = None,
+        filters: Sequence[RowFilter] = (),
         gold_field: str | None = None,
     ) -> None:
         self.name = name
@@ -92,7 +92,7 @@ class DatasetTask:
         self._kind = kind
         self._read = read
         self._prompt = prompt
-        self._order = order or Order()
+        self._order = order or QuestionOrder()
         self._filters = filters
         self._gold_field = gold_field
         self._splits: dict[Split, list[TaskQuestion]] = {}
@@ -107,9 +107,9 @@ class DatasetTask:
         try:
             available = self.size(split)
         except NotCached:
-            if not assume_for(self.name):
+            if not allow_placeholders(self.name):
                 raise
-            return assumed(self.name, split, start, count)
+            return make_placeholders(self.name, split, start, count)
         if start + count > available:
             remedy = "ask for fewer"
             if self._source.shared:
@@ -136,7 +136,7 @@ class DatasetTask:
 
     def prompt(self, text: str) -> str:
         """The opening user message."""
-        return template.fill(
+        return question_text.fill_template(
             self._prompt, {"question": text.strip(), "answer_form": self.answer_form}
         )
 
@@ -170,7 +170,7 @@ class DatasetTask:
         else:
             self._keep(split, named)
 
-    def _without_gold(self, rows: Sequence[Row]) -> Sequence[Row]:
+    def _without_gold(self, rows: Sequence[DataRow]) -> Sequence[DataRow]:
         """Training rows, with an empty gold field where none of them has any."""
         name = self._gold_field
         if name is None or any(name in row.fields for row in rows):
@@ -181,18 +181,18 @@ class DatasetTask:
         identities = {question_id: entry.identity for question_id, entry in named.items()}
         self._refuse_one_id_for_two(identities, split)
         self._identities[split] = identities
-        ordered = sorted(named, key=lambda key: _hashed(f"{self._order.seed} {key}"))
+        ordered = sorted(named, key=lambda key: _hash_text(f"{self._order.seed} {key}"))
         self._splits[split] = [
             TaskQuestion(key, named[key].text, named[key].gold, named[key].meta) for key in ordered
         ]
 
-    def _named(self, rows: Sequence[Row], id_field: str | None) -> dict[str, Entry]:
+    def _named(self, rows: Sequence[DataRow], id_field: str | None) -> dict[str, Entry]:
         named: dict[str, Entry] = {}
         first: dict[str, str] = {}
         for row in rows:
             entry = self._read(row)
             if id_field is None:
-                question_id = text_id(self.name, entry.identity)
+                question_id = make_text_id(self.name, entry.identity)
             else:
                 question_id = f"{self.name}:{row.text(id_field)}"
             if question_id not in named:
@@ -204,33 +204,34 @@ class DatasetTask:
                 )
         return named
 
-    def _id_field(self, rows: Sequence[Row]) -> str | None:
+    def _id_field(self, rows: Sequence[DataRow]) -> str | None:
         name = self._order.id_field
         if name is None or self._order.id_required:
             return name
         return name if all(row.fields.get(name) not in (None, "") for row in rows) else None
 
-    def _filtered(self, rows: Sequence[Row]) -> Sequence[Row]:
+    def _filtered(self, rows: Sequence[DataRow]) -> Sequence[DataRow]:
         for each in self._filters:
             there = {each.of(row) for row in rows}
             if missing := sorted(each.wanted - there):
                 raise ValueError(
-                    f"{each.option}: no question of {_files(rows)} has {missing[0]!r}; "
+                    f"{each.option}: no question of {_list_files(rows)} has {missing[0]!r}; "
                     f"it has {', '.join(sorted(there)) or 'none'}"
                 )
         kept = [row for row in rows if all(f.of(row) in f.wanted for f in self._filters)]
         if not kept:
             options = " and ".join(f.option for f in self._filters)
             raise ValueError(
-                f"{_files(rows)}: none of {len(rows)} questions is left by {options}; widen them"
+                f"{_list_files(rows)}: none of {len(rows)} questions is left by {options}; "
+                "widen them"
             )
         return kept
 
     def _share(self, entry: Entry) -> Split:
         # Imported here: only files that hold both splits need it.
-        from evals.leakage import bag_of_words
+        from evals.overlap import sort_words
 
-        place = int(_hashed(f"share {bag_of_words(entry.identity)}")[:16], 16) / _FULL
+        place = int(_hash_text(f"share {sort_words(entry.identity)}")[:16], 16) / _FULL
         return "eval" if place < self._order.eval_share else "train"
 
     def _refuse_one_id_for_two(self, identities: Mapping[str, str], split: Split) -> None:
@@ -244,14 +245,14 @@ class DatasetTask:
                     )
 
 
-def text_id(task: str, text: str) -> str:
+def make_text_id(task: str, text: str) -> str:
     """The id of a question that has none of its own."""
-    return f"{task}:{_hashed(text)[:_HASH]}"
+    return f"{task}:{_hash_text(text)[:_HASH]}"
 
 
-def _files(rows: Iterable[Row]) -> str:
+def _list_files(rows: Iterable[DataRow]) -> str:
     return ", ".join(dict.fromkeys(row.file for row in rows))
 
 
-def _hashed(text: str) -> str:
+def _hash_text(text: str) -> str:
     return blake2b(text.encode(), digest_size=16).hexdigest()

@@ -20,11 +20,11 @@ from pydantic import Field, model_validator
 
 from evals.answers import load_kind
 from evals.answers.base import AnswerKind
-from evals.tasks import template
-from evals.tasks.choices import LETTERS, askable, lettered, position
-from evals.tasks.dataset import DatasetTask, Entry, Order
-from evals.tasks.options import DataOptions, checked
-from evals.tasks.sources import Row, chosen
+from evals.tasks import question_text
+from evals.tasks.dataset import DatasetTask, Entry, QuestionOrder
+from evals.tasks.options import DataOptions, validate_options
+from evals.tasks.question_text import LETTERS, check_choices, find_choice, format_choices
+from evals.tasks.sources import DataRow, choose_source
 
 NAME = "file"
 PROMPT = "{question}\n\nWork step by step. {answer_form}"
@@ -84,7 +84,7 @@ class FileOptions(DataOptions):
             raise ValueError("task.pattern is missing; answer = 'regex' needs it")
         if self.choices is not None and self.answer != "choice":
             raise ValueError(f"task.choices needs task.answer = 'choice', not {self.answer!r}")
-        if set(template.fields(self.prompt)) != {"question", "answer_form"}:
+        if set(question_text.list_fields(self.prompt)) != {"question", "answer_form"}:
             raise ValueError(
                 "task.prompt must contain {question} and {answer_form} and no other field "
                 f"(write {{{{name}}}} for a literal {{name}}), got {self.prompt!r}"
@@ -101,17 +101,17 @@ class FileOptions(DataOptions):
 
 def create(options: Mapping[str, object]) -> DatasetTask:
     """The task with the user's options. Raises ValueError that names option, value and remedy."""
-    asked = checked(FileOptions, options, NAME)
-    answers = load_kind(asked.answer, _kind_options(asked))
+    asked = validate_options(FileOptions, options, NAME)
+    answers = load_kind(asked.answer, _select_kind_options(asked))
     return DatasetTask(
         asked.label,
-        chosen(asked),
+        choose_source(asked),
         answers,
-        _reader(asked, answers),
+        _make_reader(asked, answers),
         prompt=asked.prompt,
         answer_form=asked.answer_form,
         gold_field=asked.gold,
-        order=Order(
+        order=QuestionOrder(
             asked.seed,
             asked.eval_share,
             id_field="id" if asked.id is None else asked.id or None,
@@ -120,30 +120,30 @@ def create(options: Mapping[str, object]) -> DatasetTask:
     )
 
 
-def _kind_options(asked: FileOptions) -> dict[str, object]:
+def _select_kind_options(asked: FileOptions) -> dict[str, object]:
     if asked.answer == "choice":
         return {"choices": asked.letters}
     given = {"pattern": asked.pattern, "case": asked.case, "tolerance": asked.tolerance}
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _reader(asked: FileOptions, answers: AnswerKind) -> Callable[[Row], Entry]:
-    def read(row: Row) -> Entry:
-        question = _filled(row, asked.question)
-        listed = None if asked.choices is None else _choices(row, asked)
-        text = question if listed is None else lettered(question, listed)
-        return Entry(text, _gold(row, asked, answers, listed))
+def _make_reader(asked: FileOptions, answers: AnswerKind) -> Callable[[DataRow], Entry]:
+    def read(row: DataRow) -> Entry:
+        question = _fill(row, asked.question)
+        listed = None if asked.choices is None else _read_choices(row, asked)
+        text = question if listed is None else format_choices(question, listed)
+        return Entry(text, _read_gold(row, asked, answers, listed))
 
     return read
 
 
-def _gold(
-    row: Row, asked: FileOptions, answers: AnswerKind, listed: list[str] | None
+def _read_gold(
+    row: DataRow, asked: FileOptions, answers: AnswerKind, listed: list[str] | None
 ) -> str | None:
     if asked.gold is None or (stated := row.optional(asked.gold)) is None:
         return None
     if listed is not None:
-        stated = LETTERS[position(row, asked.gold, listed, asked.first_choice)]
+        stated = LETTERS[find_choice(row, asked.gold, listed, asked.first_choice)]
     try:
         return answers.read_gold(stated)
     except ValueError as error:
@@ -152,20 +152,20 @@ def _gold(
         ) from error
 
 
-def _choices(row: Row, asked: FileOptions) -> list[str]:
+def _read_choices(row: DataRow, asked: FileOptions) -> list[str]:
     if isinstance(asked.choices, tuple):
-        listed = [_filled(row, each) for each in asked.choices]
-        return askable(row, listed, "task.choices", asked.letters)
+        listed = [_fill(row, each) for each in asked.choices]
+        return check_choices(row, listed, "task.choices", asked.letters)
     assert asked.choices is not None
     name = asked.choices
     if isinstance(packed := row.value(name), str):
-        row = Row(
-            row.file, row.unit, row.number, {**row.fields, name: _unpacked(row, name, packed)}
+        row = DataRow(
+            row.file, row.unit, row.number, {**row.fields, name: _unpack(row, name, packed)}
         )
-    return askable(row, row.texts(name), f"the field {name!r}", asked.letters)
+    return check_choices(row, row.texts(name), f"the field {name!r}", asked.letters)
 
 
-def _unpacked(row: Row, name: str, packed: str) -> object:
+def _unpack(row: DataRow, name: str, packed: str) -> object:
     try:
         return json.loads(packed)
     except (ValueError, RecursionError):
@@ -174,8 +174,10 @@ def _unpacked(row: Row, name: str, packed: str) -> object:
         ) from None
 
 
-def _filled(row: Row, template_or_field: str) -> str:
-    if not template.is_template(template_or_field):
+def _fill(row: DataRow, template_or_field: str) -> str:
+    if not question_text.is_template(template_or_field):
         return row.text(template_or_field)
-    named = template.fields(template_or_field)
-    return template.fill(template_or_field, {name: row.text(name) for name in named}).strip()
+    named = question_text.list_fields(template_or_field)
+    return question_text.fill_template(
+        template_or_field, {name: row.text(name) for name in named}
+    ).strip()

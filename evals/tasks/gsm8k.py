@@ -17,9 +17,9 @@ from pydantic import Field
 
 from evals.answers import load_kind
 from evals.answers.base import AnswerKind
-from evals.tasks.dataset import DatasetTask, Entry, Order
-from evals.tasks.options import DataOptions, checked
-from evals.tasks.sources import HubDataset, Row, chosen
+from evals.tasks.dataset import DatasetTask, Entry, QuestionOrder
+from evals.tasks.options import DataOptions, validate_options
+from evals.tasks.sources import DataRow, HubDataset, choose_source
 from evals.tasks.sources.hub import COMMIT
 
 NAME = "gsm8k"
@@ -36,7 +36,7 @@ class Gsm8kOptions(DataOptions):
 
 def create(options: Mapping[str, object]) -> DatasetTask:
     """The task with the user's options. Raises ValueError that names option, value and remedy."""
-    asked = checked(Gsm8kOptions, options, NAME)
+    asked = validate_options(Gsm8kOptions, options, NAME)
     hub = HubDataset(
         REPO,
         asked.revision,
@@ -48,15 +48,15 @@ def create(options: Mapping[str, object]) -> DatasetTask:
     number = load_kind("number", {})
     return DatasetTask(
         NAME,
-        chosen(asked, hub),
+        choose_source(asked, hub),
         number,
-        lambda row: _entry(row, number),
+        lambda row: _make_entry(row, number),
         prompt=PROMPT,
-        order=Order(asked.seed, asked.eval_share),
+        order=QuestionOrder(asked.seed, asked.eval_share),
     )
 
 
-def _entry(row: Row, number: AnswerKind) -> Entry:
+def _make_entry(row: DataRow, number: AnswerKind) -> Entry:
     text, solution = row.text("question"), row.text("answer")
     _, mark, answer = solution.rpartition("####")
     if not mark:

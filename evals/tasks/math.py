@@ -21,9 +21,9 @@ from pydantic import Field
 
 from evals.answers import load_kind
 from evals.answers.base import AnswerKind
-from evals.tasks.dataset import DatasetTask, Entry, Filter, Order
-from evals.tasks.options import DataOptions, checked
-from evals.tasks.sources import HubDataset, PerSplit, Row, Source, chosen
+from evals.tasks.dataset import DatasetTask, Entry, QuestionOrder, RowFilter
+from evals.tasks.options import DataOptions, validate_options
+from evals.tasks.sources import DataRow, HubDataset, PerSplit, RowSource, choose_source
 from evals.tasks.sources.hub import COMMIT
 
 NAME = "math"
@@ -65,20 +65,20 @@ class MathOptions(DataOptions):
 
 def create(options: Mapping[str, object]) -> DatasetTask:
     """The task with the user's options. Raises ValueError that names option, value and remedy."""
-    asked = checked(MathOptions, options, NAME)
+    asked = validate_options(MathOptions, options, NAME)
     mathematical = load_kind("math", {})
     return DatasetTask(
         NAME,
-        chosen(asked, _hub(asked)),
+        choose_source(asked, _make_hub_source(asked)),
         mathematical,
-        lambda row: _entry(row, mathematical),
+        lambda row: _make_entry(row, mathematical),
         prompt=PROMPT,
-        order=Order(asked.seed, asked.eval_share),
-        filters=_filters(asked),
+        order=QuestionOrder(asked.seed, asked.eval_share),
+        filters=_make_filters(asked),
     )
 
 
-def _hub(asked: MathOptions) -> Source:
+def _make_hub_source(asked: MathOptions) -> RowSource:
     subjects = dict.fromkeys(asked.subjects or SUBJECTS)
     full = HubDataset(
         REPO,
@@ -93,16 +93,16 @@ def _hub(asked: MathOptions) -> Source:
     return PerSplit(full, HubDataset(REPO_500, asked.math_500_revision, {"eval": ("test.jsonl",)}))
 
 
-def _filters(asked: MathOptions) -> list[Filter]:
+def _make_filters(asked: MathOptions) -> list[RowFilter]:
     filters = []
     if asked.levels is not None:
-        filters.append(Filter("task.levels", frozenset(map(str, asked.levels)), _level))
+        filters.append(RowFilter("task.levels", frozenset(map(str, asked.levels)), _read_level))
     if asked.subjects is not None:
-        filters.append(Filter("task.subjects", frozenset(asked.subjects), _subject))
+        filters.append(RowFilter("task.subjects", frozenset(asked.subjects), _read_subject))
     return filters
 
 
-def _entry(row: Row, mathematical: AnswerKind) -> Entry:
+def _make_entry(row: DataRow, mathematical: AnswerKind) -> Entry:
     text, solution = row.text("problem"), row.text("solution")
     if not _BOX.search(solution):
         raise row.refused(
@@ -113,14 +113,14 @@ def _entry(row: Row, mathematical: AnswerKind) -> Entry:
         gold = mathematical.read_gold(solution)
     except ValueError as error:
         raise row.refused(f"the field 'solution' has no gold answer: {error}") from error
-    return Entry(text, gold, meta={"level": _level(row), "subject": _subject(row)})
+    return Entry(text, gold, meta={"level": _read_level(row), "subject": _read_subject(row)})
 
 
-def _level(row: Row) -> str:
+def _read_level(row: DataRow) -> str:
     # Two training problems have "Level ?".
     return row.text("level").removeprefix("Level").strip()
 
 
-def _subject(row: Row) -> str:
+def _read_subject(row: DataRow) -> str:
     named = row.text("type" if "type" in row.fields else "subject")
     return named.lower().replace("&", "and").replace(" ", "_")

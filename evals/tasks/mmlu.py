@@ -19,10 +19,10 @@ from typing import Literal
 from pydantic import Field
 
 from evals.answers import load_kind
-from evals.tasks.choices import LETTERS, lettered, position, shuffled
-from evals.tasks.dataset import DatasetTask, Entry, Filter, Order
-from evals.tasks.options import DataOptions, checked
-from evals.tasks.sources import HubDataset, Row, chosen
+from evals.tasks.dataset import DatasetTask, Entry, QuestionOrder, RowFilter
+from evals.tasks.options import DataOptions, validate_options
+from evals.tasks.question_text import LETTERS, find_choice, format_choices, shuffle_order
+from evals.tasks.sources import DataRow, HubDataset, choose_source
 from evals.tasks.sources.hub import COMMIT
 
 NAME = "mmlu"
@@ -51,7 +51,7 @@ class MmluOptions(DataOptions):
 
 def create(options: Mapping[str, object]) -> DatasetTask:
     """The task with the user's options. Raises ValueError that names option, value and remedy."""
-    asked = checked(MmluOptions, options, NAME)
+    asked = validate_options(MmluOptions, options, NAME)
     hub = HubDataset(
         REPO,
         asked.revision,
@@ -63,20 +63,22 @@ def create(options: Mapping[str, object]) -> DatasetTask:
         },
     )
     wanted = asked.subjects
-    filters = [] if wanted is None else [Filter("task.subjects", frozenset(wanted), _subject)]
+    filters = (
+        [] if wanted is None else [RowFilter("task.subjects", frozenset(wanted), _read_subject)]
+    )
     key = f"choices {asked.seed}" if asked.shuffle_choices else None
     return DatasetTask(
         NAME,
-        chosen(asked, hub),
+        choose_source(asked, hub),
         load_kind("choice", {"choices": CHOICES}),
-        lambda row: _entry(row, key),
+        lambda row: _make_entry(row, key),
         prompt=PROMPT,
-        order=Order(asked.seed, asked.eval_share),
+        order=QuestionOrder(asked.seed, asked.eval_share),
         filters=filters,
     )
 
 
-def _entry(row: Row, shuffle_key: str | None) -> Entry:
+def _make_entry(row: DataRow, shuffle_key: str | None) -> Entry:
     choices = row.texts("choices")
     if len(choices) != CHOICES:
         raise row.refused(
@@ -84,19 +86,19 @@ def _entry(row: Row, shuffle_key: str | None) -> Entry:
             "use the task file for data of another shape"
         )
     question = row.text("question")
-    gold = position(row, "answer", choices, first=0)
-    plain = lettered(question, choices)
+    gold = find_choice(row, "answer", choices, first=0)
+    plain = format_choices(question, choices)
     order = list(range(CHOICES))
     if shuffle_key is not None:
-        order = shuffled(CHOICES, f"{shuffle_key} {plain}")
+        order = shuffle_order(CHOICES, f"{shuffle_key} {plain}")
     return Entry(
-        text=lettered(question, [choices[n] for n in order]),
+        text=format_choices(question, [choices[n] for n in order]),
         gold=LETTERS[order.index(gold)],
         plain=plain,
-        meta={"subject": _subject(row)},
+        meta={"subject": _read_subject(row)},
     )
 
 
-def _subject(row: Row) -> str:
+def _read_subject(row: DataRow) -> str:
     field = "subject" if "subject" in row.fields else "type"
     return (row.optional(field) or "") if field in row.fields else ""

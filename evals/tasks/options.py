@@ -46,10 +46,12 @@ class DataOptions(TaskOptions):
         return None if value is None else Path(value).expanduser()
 
 
-Options = TypeVar("Options", bound=BaseModel)
+AnyTaskOptions = TypeVar("AnyTaskOptions", bound=BaseModel)
 
 
-def checked(model: type[Options], options: Mapping[str, object], task: str) -> Options:
+def validate_options(
+    model: type[AnyTaskOptions], options: Mapping[str, object], task: str
+) -> AnyTaskOptions:
     """The options of the task `task`, checked.
 
     Raises ValueError that names every wrong option, its value and the remedy.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from evals.leakage import Overlap, overlaps
+from evals.overlap import QuestionOverlap, find_overlaps
 from society.config.load import ConfigError
 from society.method.experiment import Experiment
 from store import records
@@ -41,7 +41,7 @@ def check_overlap(experiment: Experiment, database: Path, *, allow: bool) -> lis
     questions, threshold = experiment.questions, experiment.config.leakage.threshold
     try:
         held_out = [q for each in questions.evaluation_sets for q in each.questions()]
-        found = overlaps(questions.all_training_questions(), held_out, threshold)
+        found = find_overlaps(questions.all_training_questions(), held_out, threshold)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     # The store holds one question per id, so this overlap could not even be recorded.
@@ -58,7 +58,7 @@ def check_overlap(experiment: Experiment, database: Path, *, allow: bool) -> lis
     ]
 
 
-def _get_ids(pair: Overlap) -> tuple[str, str]:
+def _get_ids(pair: QuestionOverlap) -> tuple[str, str]:
     return pair.train.question_id, pair.evaluation.question_id
 
 
@@ -76,7 +76,7 @@ def _read_allowed(database: Path) -> set[tuple[str, str]]:
         store.close()
 
 
-def _format_message(found: Sequence[Overlap], remedy: str) -> str:
+def _format_message(found: Sequence[QuestionOverlap], remedy: str) -> str:
     held_out = len({pair.evaluation.question_id for pair in found})
     lines = [f"{held_out} evaluation question(s) are the same as training questions, or nearly:"]
     for pair in found[:_PAIRS_SHOWN]:

@@ -94,7 +94,7 @@ def price_experiment(
     from society.cli.errors import report_errors
 
     with report_errors():
-        from evals.tasks.assumed import without_download
+        from evals.tasks.placeholders import without_download
         from society.costs import table
         from society.costs.estimate import estimate_cost
         from society.method.experiment import load_experiment

@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from evals.tasks.sources.text import read_text
+from evals.tasks.sources.formats import read_text
 from finetune.selection import TrainingSelection
 from providers.validation import format_errors
 from society.config.schema import Config

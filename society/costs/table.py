@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TextIO
 
-from evals.tasks.assumed import CHARACTERS
+from evals.tasks.placeholders import CHARACTERS
 from providers.pricing import TokenPrice
 from society.config.schema import Config
 from society.costs import lengths

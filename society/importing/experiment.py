@@ -67,7 +67,7 @@ def load_reading_rules(source: ImportSource, folder: RunFolder) -> tuple[Reading
         ), loaded.config
     config = experiments.build_config(_build_table(source, folder), "--set", source.settings)
     try:
-        task = tasks.load(config.task.name, config.task.options)
+        task = tasks.load_task(config.task.name, config.task.options)
         if source.answers is None:
             return ReadingRules(task, _choose_gold_reader(task), {}), config
         kind = answers.load_kind(source.answers, _kind_options(config))

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from evals.tasks.sources.text import read_text
+from evals.tasks.sources.formats import read_text
 from society.importing import jsonl
 from society.importing.debates import ImportedTurn, TranscriptError, to_text
 from store.records import Split, StageKey, messages_json, storable

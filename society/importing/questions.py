@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from evals.tasks.base import Split, Task, TaskQuestion
-from evals.tasks.dataset import text_id
+from evals.tasks.dataset import make_text_id
 from society.importing.debates import ImportedTurn
 from store.records import Question
 
@@ -107,7 +107,7 @@ class ImportedQuestions:
                 f"{turn.where}: has no question_id, and other lines give its question "
                 f"{len(given)} different ids; add the right one"
             )
-        return f"{self.prefix}{min(given)}" if given else text_id(self.task.name, text)
+        return f"{self.prefix}{min(given)}" if given else make_text_id(self.task.name, text)
 
     def _check_split(self, turn: ImportedTurn, text: str) -> None:
         split, where = self._splits.setdefault(text, (turn.stage.split, turn.where))

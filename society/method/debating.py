@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from textwrap import shorten
 
-from evals import health
+from evals import degradation
 from evals.judge.pool import get_shared_judge
 from evals.tasks.base import Split, Task, TaskQuestion
 from providers.types import Sampling
@@ -43,7 +43,7 @@ async def debate_training_questions(
     await debate_questions(run, arm, society, questions.task_of(iteration), asked, stage, "debate")
     run.progress.note_all(
         run.prefix(arm.name) + concern.text
-        for concern in health.label_concerns(run.store, arm.name, iteration)
+        for concern in degradation.find_label_concerns(run.store, arm.name, iteration)
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from evals import health
+from evals import degradation
 from society.method.agents import Society
 from society.method.arms import Arm, count_samples, find_reference
 from society.method.debating import debate_questions, store_questions
@@ -35,7 +35,7 @@ async def evaluate_society(
     if iteration:
         run.progress.note_all(
             run.prefix(arm.name) + concern.text
-            for concern in health.held_out_concerns(run.store, arm.name, iteration)
+            for concern in degradation.find_held_out_concerns(run.store, arm.name, iteration)
         )
 
 

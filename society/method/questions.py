@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from evals import tasks
-from evals.leakage import normalised
+from evals.overlap import normalize_question
 from evals.tasks.base import Recognises, Task, TaskQuestion
 from society.config.schema import Config
 
@@ -109,7 +109,7 @@ class Questions:
         """Raises ValueError for an unknown task and for what is wrong with a task's options."""
         self.config = config
         section = config.task
-        self.task = tasks.load(section.name, section.options)
+        self.task = tasks.load_task(section.name, section.options)
         self.curriculum = build_curriculum(
             section.name, self.task, section.options, section.curriculum
         )
@@ -206,7 +206,7 @@ class Questions:
         taken = {self.task.name, *(stage.label for stage in self.curriculum)}
         for number, section in enumerate(self.config.zero_shot):
             with name_section(f"zero_shot.{number}"):
-                task = tasks.load(section.name, section.options)
+                task = tasks.load_task(section.name, section.options)
                 label = section.label or task.name
                 if label in taken:
                     raise ValueError(
@@ -240,7 +240,9 @@ def build_curriculum(
                 stages.append(CurriculumStage(number, task.name, task, own=True))
             else:
                 label = f"{task.name}{_MARK}{number}"
-                stages.append(CurriculumStage(number, label, tasks.load(name, changed), own=False))
+                stages.append(
+                    CurriculumStage(number, label, tasks.load_task(name, changed), own=False)
+                )
             merged.append(changed)
     return tuple(stages)
 
@@ -259,7 +261,7 @@ def get_identity(task: Task, question: TaskQuestion) -> str:
     """A text that two questions share if and only if they are the same, in any stage."""
     if isinstance(task, Recognises):
         return task.identity(question)
-    return normalised(question.text)
+    return normalize_question(question.text)
 
 
 @contextmanager

@@ -121,7 +121,7 @@ async def debate_question(
         await connections.load_adapters(society.tuned_models)
         debate = Debate(
             society,
-            tasks.load(config.task.name, config.task.options),
+            tasks.load_task(config.task.name, config.task.options),
             connections,
             _Unstored(),
             StageKey(newest, "eval", arm.name, "sampled"),

@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from evals.agreement import Agreement, agreements
+from evals.agreement import Agreement, read_agreements
 from evals.comparison import compare_all, find_last_iteration
 from evals.intervals import PairedDifference, Rate
 from evals.intervals import format_points as in_points
@@ -26,7 +26,7 @@ from evals.metrics import (
     title_task,
 )
 from evals.stored_run import find_main_arm, list_evaluated_arms
-from evals.tuning import Tuned, tuned
+from evals.tuning import RoleTuning, summarize_tuning
 from society.terminal.output import Screen, one_line
 from store.ledger import Store
 
@@ -65,7 +65,7 @@ def show_summary(store: Store, stream: TextIO) -> None:
 
 
 def _show_evaluation(console: Screen, store: Store, arm: str, task: str | None, where: str) -> None:
-    voting = agreements(store, arm, task)
+    voting = read_agreements(store, arm, task)
     if not voting:
         if task is None:
             _say(console, ["no evaluation debate is complete yet"])
@@ -73,7 +73,7 @@ def _show_evaluation(console: Screen, store: Store, arm: str, task: str | None, 
     rows = read_society_accuracies(store, arm, task)
     _say(console, describe_gold(voting))
     if rows:
-        found = {(each.iteration, each.decoding): each for each in voting}
+        found = {(each.stage.iteration, each.stage.decoding): each for each in voting}
         title = f"Accuracy{where}, % with 95 % interval"
         console.draw(tabulate_accuracy(rows, found, title))
         _say(console, [_READ_WORDS, *list_changes(store, rows, arm, task)])
@@ -84,7 +84,7 @@ def _show_evaluation(console: Screen, store: Store, arm: str, task: str | None, 
 def _show_learning(console: Screen, store: Store, arm: str) -> None:
     if labels := read_label_health(store, arm):
         console.draw(tabulate_labels(labels))
-    if models := tuned(store, arm):
+    if models := summarize_tuning(store, arm):
         console.draw(tabulate_tuning(models))
 
 
@@ -122,15 +122,15 @@ def tabulate_arms(store: Store, arms: Sequence[str]) -> Table:
     for heading in (*headings, "agree", "tied", "un-\nread", "cut"):
         drawn.add_column(heading, justify="right", no_wrap=True)
     for arm in arms:
-        voting = agreements(store, arm)
-        last = voting[-1].iteration if voting else 0
+        voting = read_agreements(store, arm)
+        last = voting[-1].stage.iteration if voting else 0
         rates = {
             row.decoding: row
             for row in read_society_accuracies(store, arm)
             if row.iteration == last
         }
         greedy, sampled = rates.get("greedy"), rates.get("sampled")
-        shares = {each.decoding: each for each in voting if each.iteration == last}
+        shares = {each.stage.decoding: each for each in voting if each.stage.iteration == last}
         shown = shares.get("sampled") or shares.get("greedy")
         drawn.add_row(
             one_line(arm),
@@ -198,14 +198,14 @@ def tabulate_agreement(voting: Iterable[Agreement], title: str, *, readings: boo
     previous: int | None = None
     for each in voting:
         drawn.add_row(
-            _name_iteration(each.iteration) if each.iteration != previous else "",
-            each.decoding,
+            _name_iteration(each.stage.iteration) if each.stage.iteration != previous else "",
+            each.stage.decoding,
             str(each.questions),
             *map(format_share, (each.first, each.last, each.to_label, each.from_label)),
             format_share(1 - each.coverage),
             *(_format_readings(each) if readings else ()),
         )
-        previous = each.iteration
+        previous = each.stage.iteration
     return drawn
 
 
@@ -227,7 +227,7 @@ def tabulate_labels(labels: Sequence[LabelHealth]) -> Table:
     return drawn
 
 
-def tabulate_tuning(models: Iterable[Tuned]) -> Table:
+def tabulate_tuning(models: Iterable[RoleTuning]) -> Table:
     """One line per iteration and role: models, examples and losses."""
     drawn = _make_table("Fine-tuning; loss in nats per trained token")
     headings = ("iteration", "role", "tuned", "examples\neach", "first\nloss", "last\nloss")

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evals.tasks.sources.text import read_text
+from evals.tasks.sources.formats import read_text
 from society.config import load as experiments
 from society.config.load import ConfigError
 

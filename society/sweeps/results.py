@@ -16,7 +16,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from evals.agreement import agreements
+from evals.agreement import read_agreements
 from evals.metrics import (
     MEASURES,
     Decoding,
@@ -118,7 +118,7 @@ def _read_run(
     for arm in list_evaluated_arms(store):
         for task in (None, *list_extra_tasks(store)):
             by_decoding: defaultdict[Decoding, dict[int, dict[Share, float]]] = defaultdict(dict)
-            for voting in agreements(store, arm, task):
+            for voting in read_agreements(store, arm, task):
                 shares: dict[Share, float] = {
                     "tied": voting.ties,
                     "unread": voting.unparsed,
@@ -126,7 +126,7 @@ def _read_run(
                 }
                 if voting.last is not None:
                     shares["agree"] = voting.last
-                by_decoding[voting.decoding][voting.iteration] = shares
+                by_decoding[voting.stage.decoding][voting.stage.iteration] = shares
             for row in read_society_accuracies(store, arm, task):
                 for measure in MEASURES:
                     by_decoding[row.decoding][row.iteration][measure] = row.rate(measure).value

@@ -6,8 +6,7 @@ from hypothesis import strategies as st
 
 from evals import tasks
 from evals.tasks import arithmetic
-from evals.tasks.arithmetic import Arithmetic, ArithmeticOptions
-from evals.tasks.partition import Shuffle
+from evals.tasks.arithmetic import Arithmetic, ArithmeticOptions, Shuffle
 from providers.embedded import corpus
 
 TASK = Arithmetic()
@@ -174,9 +173,9 @@ def test_styles_are_those_of_the_built_in_model() -> None:
 )
 def test_wrong_options_are_named(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        tasks.load("arithmetic", options)
+        tasks.load_task("arithmetic", options)
 
 
 def test_an_unknown_task_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match="unknown task 'sums'; known tasks: arithmetic"):
-        tasks.load("sums", {})
+        tasks.load_task("sums", {})

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from evals.tasks.assumed import CHARACTERS
+from evals.tasks.placeholders import CHARACTERS
 from providers.errors import BudgetReached
 from providers.scripted import ScriptedProvider
 from providers.types import JobState

@@ -437,7 +437,7 @@ def test_a_question_has_the_id_that_a_dataset_task_gives_it(tmp_path):
     text = "  How many legs have 3 cats?\n"
     file = tmp_path / "train.jsonl"
     file.write_text(json.dumps({"question": text, "answer": "#### 12"}) + "\n")
-    [asked] = tasks.load("gsm8k", {"train_path": str(file)}).questions("train", 0, 1)
+    [asked] = tasks.load_task("gsm8k", {"train_path": str(file)}).questions("train", 0, 1)
     source = ImportSource(None, "gsm8k", None)
     folder = bring(tmp_path, [line(1, 12, question=text, gold="3*4\n#### 12")], source)
     assert rows(folder, "SELECT question_id, question, gold FROM questions") == [
@@ -466,7 +466,7 @@ def test_a_kind_of_answer_is_enough(tmp_path, kind, gold, response, settings):
     assert found == [("eval", True), ("train", True)]
     # The run's own experiment asks exactly these questions.
     config = experiments.load_config(str(folder.path / "config.toml"))
-    task = tasks.load(config.task.name, config.task.options)
+    task = tasks.load_task(config.task.name, config.task.options)
     asked = [*task.questions("train", 0, 1), *task.questions("eval", 0, 1)]
     stored = rows(folder, "SELECT question_id, question, gold FROM questions ORDER BY split DESC")
     assert [(q.question_id, q.text, q.gold) for q in asked] == stored

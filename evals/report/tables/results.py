@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from evals.agreement import Agreement
 from evals.intervals import Rate
 from evals.metrics import Decoding, Measure, title_task
-from evals.report.accuracies import Accuracy, Quantity, Voting
+from evals.report.accuracies import Accuracy, Quantity
 from evals.report.comparisons import Verdict, find_primary
 from evals.report.facts import ExperimentFacts, Facts
 from evals.report.published import CITATION, MODELS, Published
@@ -279,7 +280,7 @@ class _SocietyRow:
     decoding: Decoding
     vote: Accuracy
     rates: Mapping[Quantity, Rate | None]
-    voting: Voting | None
+    voting: Agreement | None
 
 
 def _list_societies(experiment: ExperimentFacts, task: str | None) -> Iterator[_SocietyRow]:
@@ -326,12 +327,12 @@ def _accuracy(task: str | None, name: str, title: str) -> TableSpec[_SocietyRow]
     )
 
 
-def _list_votings(experiment: ExperimentFacts) -> Iterator[Voting]:
+def _list_votings(experiment: ExperimentFacts) -> Iterator[Agreement]:
     for each in experiment.votings:
         yield replace(each, task=each.task or experiment.task)
 
 
-_VOTE_COLUMNS: Sequence[Column[Voting]] = (
+_VOTE_COLUMNS: Sequence[Column[Agreement]] = (
     Column("task", "task", lambda each: each.task),
     Column("arm", "arm", lambda each: each.stage.arm, ARM),
     Column("after", "iteration", lambda each: each.stage.iteration, SOCIETY),

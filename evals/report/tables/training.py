@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TypeVar
 
-from evals.health import Concern
+from evals.degradation import Concern
+from evals.reasoning_styles import StyleUse
 from evals.report.diversities import ArmDiversity
 from evals.report.facts import ExperimentFacts, Facts
 from evals.report.table import (
@@ -28,7 +29,6 @@ from evals.report.table import (
     list_seeds,
 )
 from evals.report.training import ArmLabels, ArmStyles, Flips, Tuning
-from evals.styles import StyleUse
 
 T = TypeVar("T")
 

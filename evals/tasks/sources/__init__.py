@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from evals.tasks.sources.hub import HubDataset, NotCached, cached_only
-from evals.tasks.sources.local import PerSplit, chosen
-from evals.tasks.sources.rows import Row, Source
+from evals.tasks.sources.local import PerSplit, choose_source
+from evals.tasks.sources.rows import DataRow, RowSource
 
-__all__ = ["HubDataset", "NotCached", "PerSplit", "Row", "Source", "cached_only", "chosen"]
+__all__ = [
+    "DataRow",
+    "HubDataset",
+    "NotCached",
+    "PerSplit",
+    "RowSource",
+    "cached_only",
+    "choose_source",
+]

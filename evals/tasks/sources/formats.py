@@ -1,7 +1,8 @@
-"""Reading the rows of one data file: .jsonl, .json (a list), .csv and .parquet."""
+"""Reads the rows of a data file (.jsonl, .json with a list, .csv, .parquet) and text as UTF-8."""
 
 from __future__ import annotations
 
+import codecs
 import csv
 import glob
 import io
@@ -10,11 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from evals.tasks.sources.rows import Row
-from evals.tasks.sources.text import read_text
+from evals.tasks.sources.rows import DataRow
 
 
-def read(path: Path, name: str | None = None) -> list[Row]:
+def read_rows(path: Path, name: str | None = None) -> list[DataRow]:
     """All rows of a file; `name` is what messages call it.
 
     Text is UTF-8, with or without a byte order mark. Raises ValueError for a file that cannot be
@@ -33,16 +33,16 @@ def read(path: Path, name: str | None = None) -> list[Row]:
     return rows
 
 
-def _json_lines(path: Path, name: str) -> Iterator[Row]:
+def _read_json_lines(path: Path, name: str) -> Iterator[DataRow]:
     # Only "\n" ends a line: JSON strings may contain the other separators of Unicode.
     for number, line in enumerate(read_text(path, name).split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            fields = json.loads(line, parse_constant=_no_constant)
+            fields = json.loads(line, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
             raise ValueError(
-                f"{name}, line {number}: broken JSON: {_reason(error)}; "
+                f"{name}, line {number}: broken JSON: {_format_reason(error)}; "
                 "each line must be one JSON object"
             ) from None
         if not isinstance(fields, dict):
@@ -50,16 +50,16 @@ def _json_lines(path: Path, name: str) -> Iterator[Row]:
                 f"{name}, line {number}: {type(fields).__name__} instead of an object; "
                 'each line must be like {"question": "...", "answer": "..."}'
             )
-        yield Row(name, "line", number, fields)
+        yield DataRow(name, "line", number, fields)
 
 
-def _json_list(path: Path, name: str) -> Iterator[Row]:
+def _read_json_list(path: Path, name: str) -> Iterator[DataRow]:
     try:
-        items = json.loads(read_text(path, name), parse_constant=_no_constant)
+        items = json.loads(read_text(path, name), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise ValueError(
-            f"{name}{line}: broken JSON: {_reason(error)}; "
+            f"{name}{line}: broken JSON: {_format_reason(error)}; "
             "a .json file is one list of objects (one object per line: name it .jsonl)"
         ) from None
     if not isinstance(items, list):
@@ -73,19 +73,21 @@ def _json_list(path: Path, name: str) -> Iterator[Row]:
                 f"{name}, item {number}: {type(fields).__name__} instead of an object; "
                 'each item must be like {"question": "...", "answer": "..."}'
             )
-        yield Row(name, "item", number, fields)
+        yield DataRow(name, "item", number, fields)
 
 
-def _csv(path: Path, name: str) -> Iterator[Row]:
+def _read_csv(path: Path, name: str) -> Iterator[DataRow]:
     reader = csv.reader(io.StringIO(read_text(path, name), newline=""), strict=True)
     header: list[str] | None = None
     line = 1
     try:
         for cells in reader:
             if header is None:
-                header = _header(cells, name)
+                header = _check_header(cells, name)
             elif cells:
-                yield Row(name, "line", line, _record(header, cells, f"{name}, line {line}"))
+                yield DataRow(
+                    name, "line", line, _make_record(header, cells, f"{name}, line {line}")
+                )
             line = reader.line_num + 1
     except csv.Error as error:
         raise ValueError(
@@ -93,7 +95,7 @@ def _csv(path: Path, name: str) -> Iterator[Row]:
         ) from None
 
 
-def _header(cells: list[str], name: str) -> list[str]:
+def _check_header(cells: list[str], name: str) -> list[str]:
     header = [cell.strip() for cell in cells]
     twice = sorted({cell for cell in header if cell and header.count(cell) > 1})
     if twice:
@@ -103,7 +105,7 @@ def _header(cells: list[str], name: str) -> list[str]:
     return header
 
 
-def _record(header: list[str], cells: list[str], place: str) -> dict[str, object]:
+def _make_record(header: list[str], cells: list[str], place: str) -> dict[str, object]:
     if len(cells) != len(header):
         raise ValueError(
             f"{place}: {len(cells)} cells, but the header names {len(header)} columns; "
@@ -112,7 +114,7 @@ def _record(header: list[str], cells: list[str], place: str) -> dict[str, object
     return {column: cell for column, cell in zip(header, cells, strict=True) if column}
 
 
-def _parquet(path: Path, name: str) -> Iterator[Row]:
+def _read_parquet(path: Path, name: str) -> Iterator[DataRow]:
     import duckdb
 
     try:
@@ -125,27 +127,53 @@ def _parquet(path: Path, name: str) -> Iterator[Row]:
             records = found.fetchall()
     except duckdb.Error as error:
         raise ValueError(
-            f"{name} cannot be read as parquet: {_reason(error)}; write or download it again"
+            f"{name} cannot be read as parquet: {_format_reason(error)}; write or download it again"
         ) from error
     for number, record in enumerate(records, start=1):
-        yield Row(name, "row", number, dict(zip(columns, record, strict=True)))
+        yield DataRow(name, "row", number, dict(zip(columns, record, strict=True)))
 
 
-def _no_constant(word: str) -> NoReturn:
+def _refuse_constant(word: str) -> NoReturn:
     raise ValueError(f"{word} is not JSON")
 
 
-def _reason(error: BaseException) -> str:
+def _format_reason(error: BaseException) -> str:
     if isinstance(error, RecursionError):
         return "too deeply nested"
     return str(error).split("\n", 1)[0].strip()
 
 
-_READERS: dict[str, Callable[[Path, str], Iterator[Row]]] = {
-    ".jsonl": _json_lines,
-    ".json": _json_list,
-    ".csv": _csv,
-    ".parquet": _parquet,
+_READERS: dict[str, Callable[[Path, str], Iterator[DataRow]]] = {
+    ".jsonl": _read_json_lines,
+    ".json": _read_json_list,
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
 }
 SUFFIXES = tuple(_READERS)
 SUFFIXES_SHOWN = ", ".join(SUFFIXES)
+
+
+_WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_LOOKED_AT = 4096
+
+
+def read_text(path: Path, name: str | None = None) -> str:
+    """The whole text of a file, its lines as they are; `name` is what messages call it.
+
+    Raises ValueError for a file that cannot be read, or is of another encoding, with its place.
+    """
+    name = name or str(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{name} cannot be read: {error.strerror or error}") from error
+    if content.startswith(_WIDE) or content[:_LOOKED_AT].count(0) > len(content[:_LOOKED_AT]) // 4:
+        raise ValueError(f"{name} is UTF-16 or UTF-32 text; save the file as UTF-8")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{name}, line {line}: byte 0x{content[error.start]:02x} is not UTF-8; "
+            "save the file as UTF-8"
+        ) from None

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from evals.tasks.base import Split
 from evals.tasks.sources import formats
-from evals.tasks.sources.rows import Row
+from evals.tasks.sources.rows import DataRow
 
 COMMIT = r"^[0-9a-f]{40}$"
 """What `revision` must look like: a branch would move under a run."""
@@ -48,12 +48,12 @@ class HubDataset:
     files: Mapping[Split, tuple[str, ...]]
     shared: bool = False
 
-    def rows(self, split: Split) -> Sequence[Row]:
+    def rows(self, split: Split) -> Sequence[DataRow]:
         """See `Source.rows`; downloads what the cache lacks."""
         return [
             row
             for file in self.files[split]
-            for row in formats.read(self._downloaded(file, split), f"{self.repo}/{file}")
+            for row in formats.read_rows(self._downloaded(file, split), f"{self.repo}/{file}")
         ]
 
     def describe(self, split: Split) -> str:
@@ -72,7 +72,7 @@ class HubDataset:
         except Exception as error:
             raise ValueError(
                 f"cannot get {file} of the dataset {self.repo} (revision {self.revision}): "
-                f"{_reason(error)}; or download the file elsewhere and name it with "
+                f"{_explain_error(error)}; or download the file elsewhere and name it with "
                 f"task.{split}_path, or name a folder or one file for both splits with task.path"
             ) from error
 
@@ -89,7 +89,7 @@ class HubDataset:
         return Path(found)
 
 
-def _reason(error: Exception) -> str:
+def _explain_error(error: Exception) -> str:
     from huggingface_hub import errors
 
     match error:
@@ -99,7 +99,10 @@ def _reason(error: Exception) -> str:
             return "it is not in the cache and HF_HUB_OFFLINE is set; unset it"
         case errors.LocalEntryNotFoundError():
             cause = error.__cause__ or error
-            return f"the hub does not answer ({_line(cause)}) and it is not in the cache; try again"
+            return (
+                f"the hub does not answer ({_format_first_line(cause)}) and it is not in the "
+                "cache; try again"
+            )
         case errors.GatedRepoError():
             return "access must be granted: accept the terms on its page and set HF_TOKEN"
         case errors.RepositoryNotFoundError():
@@ -109,9 +112,9 @@ def _reason(error: Exception) -> str:
         case errors.EntryNotFoundError():
             return "there is no such file at this revision; leave task.revision out"
         case _:
-            return _line(error)
+            return _format_first_line(error)
 
 
-def _line(error: BaseException) -> str:
+def _format_first_line(error: BaseException) -> str:
     first = str(error).strip().split("\n", 1)[0]
     return f"{type(error).__name__}: {first}" if first else type(error).__name__

@@ -9,7 +9,7 @@ from pathlib import Path
 from evals.tasks.base import Split
 from evals.tasks.options import DataOptions
 from evals.tasks.sources import formats
-from evals.tasks.sources.rows import Row, Source
+from evals.tasks.sources.rows import DataRow, RowSource
 
 _STEMS: dict[Split, tuple[str, ...]] = {"train": ("train",), "eval": ("eval", "test", "validation")}
 
@@ -21,9 +21,9 @@ class OneFile:
     path: Path
     shared: bool = True
 
-    def rows(self, split: Split) -> Sequence[Row]:
+    def rows(self, split: Split) -> Sequence[DataRow]:
         """See `Source.rows`; the same rows for either split."""
-        return formats.read(self.path)
+        return formats.read_rows(self.path)
 
     def describe(self, split: Split) -> str:
         """See `Source.describe`."""
@@ -41,7 +41,7 @@ class Folder:
     path: Path
     shared: bool = False
 
-    def rows(self, split: Split) -> Sequence[Row]:
+    def rows(self, split: Split) -> Sequence[DataRow]:
         """See `Source.rows`."""
         files = sorted(
             file
@@ -50,7 +50,7 @@ class Folder:
         )
         for stem in _STEMS[split]:
             if found := [file for file in files if file.name.lower().startswith(stem)]:
-                return [row for file in found for row in formats.read(file)]
+                return [row for file in found for row in formats.read_rows(file)]
         wanted = " or ".join(f"{stem}*" for stem in _STEMS[split])
         there = ", ".join(file.name for file in files[:10]) or "no data file"
         raise ValueError(
@@ -67,11 +67,11 @@ class Folder:
 class PerSplit:
     """Implements `Source`: a source of its own for each split."""
 
-    train: Source | None
-    eval: Source | None
+    train: RowSource | None
+    eval: RowSource | None
     shared: bool = False
 
-    def rows(self, split: Split) -> Sequence[Row]:
+    def rows(self, split: Split) -> Sequence[DataRow]:
         """See `Source.rows`."""
         source = self._of(split)
         if source is None:
@@ -86,7 +86,7 @@ class PerSplit:
         source = self._of(split)
         return "" if source is None else source.describe(split)
 
-    def _of(self, split: Split) -> Source | None:
+    def _of(self, split: Split) -> RowSource | None:
         return self.train if split == "train" else self.eval
 
 
@@ -97,16 +97,16 @@ class WholeFile:
     path: Path
     shared: bool = False
 
-    def rows(self, split: Split) -> Sequence[Row]:
+    def rows(self, split: Split) -> Sequence[DataRow]:
         """See `Source.rows`."""
-        return formats.read(self.path)
+        return formats.read_rows(self.path)
 
     def describe(self, split: Split) -> str:
         """See `Source.describe`."""
         return f"in {self.path}"
 
 
-def chosen(options: DataOptions, otherwise: Source | None = None) -> Source:
+def choose_source(options: DataOptions, otherwise: RowSource | None = None) -> RowSource:
     """The source the options name; `otherwise` gives the splits they leave out."""
     path = options.local("path")
     if path is not None:

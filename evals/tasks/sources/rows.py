@@ -13,7 +13,7 @@ Unit = Literal["line", "row", "item"]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class DataRow:
     """The fields of one row. `number` counts from 1 in `unit`s of `file`."""
 
     file: str
@@ -44,7 +44,7 @@ class Row:
         value = self.value(field)
         if value is None:
             return None
-        return _encodable(self, field, _as_text(self, field, value)).strip() or None
+        return _check_encodable(self, field, _to_text(self, field, value)).strip() or None
 
     def text(self, field: str) -> str:
         """Like `optional`, but raises ValueError for an empty field too."""
@@ -57,20 +57,22 @@ class Row:
         """A field that holds a list, item by item, null as "". Raises ValueError for another."""
         value = self.value(field)
         if not isinstance(value, list):
-            raise self.refused(f"the field {field!r} must be a list, not {_shown(value)}")
+            raise self.refused(f"the field {field!r} must be a list, not {_shorten(value)}")
         return [
-            "" if item is None else _encodable(self, field, _as_text(self, field, item)).strip()
+            ""
+            if item is None
+            else _check_encodable(self, field, _to_text(self, field, item)).strip()
             for item in value
         ]
 
 
-class Source(Protocol):
+class RowSource(Protocol):
     """Rows of both splits. `shared`: both splits are drawn from the same rows."""
 
     @property
     def shared(self) -> bool: ...
 
-    def rows(self, split: Split) -> Sequence[Row]:
+    def rows(self, split: Split) -> Sequence[DataRow]:
         """All rows of a split, in the order of the files.
 
         Raises ValueError that names the file, the place and the remedy.
@@ -80,17 +82,17 @@ class Source(Protocol):
         """Where a split's rows come from, for messages."""
 
 
-def _as_text(row: Row, field: str, value: object) -> str:
+def _to_text(row: DataRow, field: str, value: object) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float | Decimal):
         return str(value)
-    raise row.refused(f"the field {field!r} must be text or a number, not {_shown(value)}")
+    raise row.refused(f"the field {field!r} must be text or a number, not {_shorten(value)}")
 
 
-def _encodable(row: Row, field: str, text: str) -> str:
+def _check_encodable(row: DataRow, field: str, text: str) -> str:
     if "\x00" in text:
         raise row.refused(f"the field {field!r} contains a NUL character; remove it")
     try:
@@ -103,6 +105,6 @@ def _encodable(row: Row, field: str, text: str) -> str:
     return text
 
 
-def _shown(value: object) -> str:
+def _shorten(value: object) -> str:
     shown = repr(value)
     return shown if len(shown) <= 60 else f"{shown[:57]}..."

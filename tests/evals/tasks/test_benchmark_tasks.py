@@ -14,7 +14,7 @@ def everything(task, split="train"):
 
 
 def test_every_real_gsm8k_question_has_a_gold_answer(data):
-    task = tasks.load(
+    task = tasks.load_task(
         "gsm8k",
         {"train_path": f"{data}/gsm8k_train.jsonl", "eval_path": f"{data}/gsm8k_test.jsonl"},
     )
@@ -29,7 +29,7 @@ def test_every_real_gsm8k_question_has_a_gold_answer(data):
 
 
 def test_every_real_math_question_has_a_gold_answer(data):
-    task = tasks.load("math", {"train_path": f"{data}/math_test.jsonl"})
+    task = tasks.load_task("math", {"train_path": f"{data}/math_test.jsonl"})
     questions = everything(task)
     assert len(questions) == 5000
     assert all(q.gold for q in questions)
@@ -39,14 +39,14 @@ def test_every_real_math_question_has_a_gold_answer(data):
 
 def test_levels_and_subjects_keep_a_part(data):
     options = {"levels": [1, 3], "subjects": ["algebra", "geometry"]}
-    task = tasks.load("math", {"train_path": f"{data}/math_test.jsonl", **options})
+    task = tasks.load_task("math", {"train_path": f"{data}/math_test.jsonl", **options})
     metas = [q.meta for q in everything(task)]
     assert {meta["level"] for meta in metas} == {"1", "3"}
     assert {meta["subject"] for meta in metas} == {"algebra", "geometry"}
 
 
 def test_every_real_mmlu_question_has_a_gold_letter(data):
-    task = tasks.load("mmlu", {"train_path": f"{data}/mmlu_stem_test.jsonl"})
+    task = tasks.load_task("mmlu", {"train_path": f"{data}/mmlu_stem_test.jsonl"})
     questions = everything(task)
     # 12 of the 3,018 rows are exact repeats.
     assert len(questions) == 3006
@@ -59,8 +59,8 @@ def test_every_real_mmlu_question_has_a_gold_letter(data):
 
 def test_shuffling_moves_the_gold_letter_with_its_choice(data):
     path = f"{data}/mmlu_stem_test.jsonl"
-    plain = tasks.load("mmlu", {"path": path, "subjects": ["astronomy"]})
-    shuffled = tasks.load(
+    plain = tasks.load_task("mmlu", {"path": path, "subjects": ["astronomy"]})
+    shuffled = tasks.load_task(
         "mmlu", {"path": path, "subjects": ["astronomy"], "shuffle_choices": True}
     )
     moved = 0
@@ -87,7 +87,7 @@ HUB_MMLU = {"question": "Which?", "subject": "anatomy", "choices": ["w", "", "2"
 
 
 def test_mmlu_reads_the_hubs_shape_from_parquet(parquet):
-    task = tasks.load("mmlu", {"train_path": str(parquet("m.parquet", [HUB_MMLU]))})
+    task = tasks.load_task("mmlu", {"train_path": str(parquet("m.parquet", [HUB_MMLU]))})
     [question] = everything(task)
     assert question.text == "Which?\n\n(A) w\n(B) \n(C) 2\n(D) 3"
     assert (question.gold, question.meta) == ("D", {"subject": "anatomy"})
@@ -96,7 +96,7 @@ def test_mmlu_reads_the_hubs_shape_from_parquet(parquet):
 @pytest.mark.parametrize("answer", [2, "2", "C"])
 def test_mmlu_answers_are_numbers_from_zero_or_letters(write, answer):
     row = {**HUB_MMLU, "choices": ["w", "x", "y", "z"], "answer": answer}
-    [question] = everything(tasks.load("mmlu", {"train_path": str(write("m.jsonl", [row]))}))
+    [question] = everything(tasks.load_task("mmlu", {"train_path": str(write("m.jsonl", [row]))}))
     assert question.gold == "C"
 
 
@@ -109,7 +109,7 @@ def test_math_reads_the_shape_of_math_500(write):
         "level": 2,
         "unique_id": "test/counting_and_probability/1.json",
     }
-    [question] = everything(tasks.load("math", {"train_path": str(write("m.jsonl", [row]))}))
+    [question] = everything(tasks.load_task("math", {"train_path": str(write("m.jsonl", [row]))}))
     assert question.gold == "2"
     assert question.meta == {"level": "2", "subject": "counting_and_probability"}
     assert question.question_id.startswith("math:")
@@ -135,7 +135,7 @@ def test_math_reads_the_shape_of_math_500(write):
 def test_a_row_of_another_shape_is_named(write, name, row, message):
     path = write("rows.jsonl", [row])
     with pytest.raises(ValueError, match=r"rows\.jsonl, line 1: .*" + message):
-        tasks.load(name, {"train_path": str(path)}).size("train")
+        tasks.load_task(name, {"train_path": str(path)}).size("train")
 
 
 @pytest.mark.parametrize(
@@ -152,12 +152,12 @@ def test_a_row_of_another_shape_is_named(write, name, row, message):
 )
 def test_wrong_options_are_named(name, options, message):
     with pytest.raises(ValueError, match=message):
-        tasks.load(name, options)
+        tasks.load_task(name, options)
 
 
 def test_a_subject_that_no_row_has_is_an_error(write):
     path = str(write("m.jsonl", [{**HUB_MMLU, "choices": list("wxyz")}]))
-    task = tasks.load("mmlu", {"train_path": path, "subjects": ["anatomie"]})
+    task = tasks.load_task("mmlu", {"train_path": path, "subjects": ["anatomie"]})
     with pytest.raises(ValueError, match=r"task\.subjects: no .* has 'anatomie'; it has anatomy"):
         task.size("train")
 
@@ -168,7 +168,7 @@ def test_filters_that_leave_nothing_are_an_error(write):
         for n, subject in ((1, "Algebra"), (2, "Geometry"))
     ]
     options = {"levels": [1], "subjects": ["geometry"]}
-    task = tasks.load("math", {"train_path": str(write("m.jsonl", rows)), **options})
+    task = tasks.load_task("math", {"train_path": str(write("m.jsonl", rows)), **options})
     with pytest.raises(
         ValueError, match=r"none of 2 questions is left by task\.levels and task\.s"
     ):

@@ -18,7 +18,7 @@ def texts(task, split):
 
 
 def file_task(**options):
-    return tasks.load("file", {"answer": "text", **options})
+    return tasks.load_task("file", {"answer": "text", **options})
 
 
 def rows(count):

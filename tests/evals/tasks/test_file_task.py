@@ -8,7 +8,7 @@ from evals import tasks
 
 
 def load(path, **options):
-    return tasks.load("file", {"answer": "text", "train_path": str(path), **options})
+    return tasks.load_task("file", {"answer": "text", "train_path": str(path), **options})
 
 
 def only(task):
@@ -181,16 +181,16 @@ def test_more_choices_can_be_allowed(write):
 )
 def test_wrong_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
-        tasks.load("file", options)
+        tasks.load_task("file", options)
 
 
 def test_a_training_file_may_lack_the_gold_field_altogether(write):
     train = write("train.jsonl", [{"question": "Who?"}])
     held_out = write("eval.jsonl", [{"question": "Where?", "reply": "there"}])
     paths = {"train_path": str(train), "eval_path": str(held_out)}
-    task = tasks.load("file", {"answer": "text", "gold": "reply", **paths})
+    task = tasks.load_task("file", {"answer": "text", "gold": "reply", **paths})
     assert [q.gold for q in task.questions("train", 0, 1)] == [None]
     assert [q.gold for q in task.questions("eval", 0, 1)] == ["there"]
-    misspelt = tasks.load("file", {"answer": "text", "gold": "replay", **paths})
+    misspelt = tasks.load_task("file", {"answer": "text", "gold": "replay", **paths})
     with pytest.raises(ValueError, match="the field 'replay' is missing"):
         misspelt.questions("eval", 0, 1)

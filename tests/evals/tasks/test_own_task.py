@@ -56,7 +56,7 @@ def here(tmp_path, monkeypatch):
 
 def test_a_class_of_the_current_directory_is_a_task(here):
     (here / "my_riddles.py").write_text(WHOLE)
-    task = tasks.load("my_riddles:Riddles", {"words": ["sphinx"]})
+    task = tasks.load_task("my_riddles:Riddles", {"words": ["sphinx"]})
     assert task.prompt("Who?") == "Who? End with one word."
     assert len(task.questions("eval", 0, 3)) == 3
 
@@ -80,7 +80,7 @@ def test_what_is_no_task_is_refused_by_name(here, name, message):
     (here / "broken.py").write_text("1 / 0")
     (here / "lacking.py").write_text("import not_installed_x")
     with pytest.raises(ValueError, match=message):
-        tasks.load(name, {})
+        tasks.load_task(name, {})
 
 
 def install(folder, name, target):
@@ -94,18 +94,18 @@ def install(folder, name, target):
 def test_an_installed_package_gives_a_task_by_name(here):
     (here / "packed_riddles.py").write_text(WHOLE)
     install(here, "riddles", "packed_riddles:Riddles")
-    assert "riddles" in tasks.names()
-    assert tasks.load("riddles", {"words": []}).name == "riddles"
+    assert "riddles" in tasks.list_names()
+    assert tasks.load_task("riddles", {"words": []}).name == "riddles"
 
 
 def test_an_installed_package_that_is_broken_is_named(here):
     install(here, "riddles", "gone_riddles:Riddles")
     with pytest.raises(ValueError, match="task 'riddles': importing gone_riddles:Riddles failed"):
-        tasks.load("riddles", {})
+        tasks.load_task("riddles", {})
 
 
 def test_an_unknown_name_tells_how_an_own_task_is_named():
     with pytest.raises(
         ValueError, match=r"known tasks: arithmetic, gsm8k, math, mmlu, file; .*Class"
     ):
-        tasks.load("riddle", {})
+        tasks.load_task("riddle", {})

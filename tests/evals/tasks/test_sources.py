@@ -5,19 +5,19 @@ import re
 import pytest
 
 from evals.tasks.sources import formats
-from evals.tasks.sources.rows import Row
+from evals.tasks.sources.rows import DataRow
 
 
 def refused(path, pattern):
     with pytest.raises(ValueError, match=pattern) as caught:
-        formats.read(path)
+        formats.read_rows(path)
     assert str(path) in str(caught.value)
 
 
 def test_json_lines_keep_their_line_numbers_across_blank_lines(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"q": "one"}\r\n\n  \n{"q": "two"}')
-    assert [(row.number, row.fields) for row in formats.read(path)] == [
+    assert [(row.number, row.fields) for row in formats.read_rows(path)] == [
         (1, {"q": "one"}),
         (4, {"q": "two"}),
     ]
@@ -26,7 +26,7 @@ def test_json_lines_keep_their_line_numbers_across_blank_lines(tmp_path):
 def test_a_unicode_line_separator_inside_a_string_ends_no_line(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"q": "a\u2028b\x85c"}\n', encoding="utf-8")
-    assert formats.read(path)[0].fields == {"q": "a\u2028b\x85c"}
+    assert formats.read_rows(path)[0].fields == {"q": "a\u2028b\x85c"}
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_a_missing_file_and_a_folder_are_told_apart(tmp_path):
 def test_csv_cells_may_span_lines_and_unnamed_columns_are_left_out(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(b'\xef\xbb\xbf, q ,a\r\n0,"one\r\nmore, ""quoted""",1\r\n\r\n1,two,2\r\n')
-    assert [(row.number, row.fields) for row in formats.read(path)] == [
+    assert [(row.number, row.fields) for row in formats.read_rows(path)] == [
         (2, {"q": 'one\r\nmore, "quoted"', "a": "1"}),
         (5, {"q": "two", "a": "2"}),
     ]
@@ -89,12 +89,12 @@ def test_parquet_rows_keep_lists_and_numbers(tmp_path, parquet):
     odd = tmp_path / "subject=x" / "it's [1] * ?.parquet"
     odd.parent.mkdir()
     odd.write_bytes(written.read_bytes())
-    [row] = formats.read(odd)
+    [row] = formats.read_rows(odd)
     assert (row.unit, row.number, row.fields) == ("row", 1, rows[0])
 
 
 def a_row(**fields):
-    return Row("f.jsonl", "line", 7, fields)
+    return DataRow("f.jsonl", "line", 7, fields)
 
 
 @pytest.mark.parametrize(
@@ -136,4 +136,4 @@ def test_a_list_is_asked_for_where_a_list_is_needed():
 def test_a_hundred_thousand_rows_are_all_there(tmp_path):
     path = tmp_path / "big.jsonl"
     path.write_text("".join(f'{{"q": "question {n}"}}\n' for n in range(100_000)))
-    assert formats.read(path)[-1].fields == {"q": "question 99999"}
+    assert formats.read_rows(path)[-1].fields == {"q": "question 99999"}

@@ -32,7 +32,7 @@ def test_every_block_is_an_example():
 @pytest.mark.parametrize("example", REAL)
 def test_benchmark_examples_load_the_real_files(example, data, monkeypatch):
     monkeypatch.chdir(data)
-    task = tasks.load(*options(example))
+    task = tasks.load_task(*options(example))
     assert task.questions("train", 0, 1)
     assert task.questions("eval", 0, 1)
 
@@ -42,7 +42,7 @@ def test_examples_without_code_load(example, tmp_path, monkeypatch):
     for name, content in FILES.items():
         (tmp_path / name).write_text(content, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    task = tasks.load(*options(example))
+    task = tasks.load_task(*options(example))
     questions = [
         q for split in ("train", "eval") for q in task.questions(split, 0, task.size(split))
     ]
@@ -55,7 +55,7 @@ def test_the_example_with_code_loads(tmp_path, monkeypatch):
     (tmp_path / "riddles.py").write_text(code, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    task = tasks.load(*options("own"))
+    task = tasks.load_task(*options("own"))
     sys.modules.pop("riddles")
     [train], [held_out] = task.questions("train", 0, 1), task.questions("eval", 0, 1)
     assert train.text == "What is a sphinx?"

@@ -71,7 +71,7 @@ class StyleChange:
         return self.choice + self.skill
 
 
-def use(
+def measure_styles(
     store: Store,
     task: Task,
     decoding: Decoding,
@@ -81,52 +81,54 @@ def use(
 ) -> dict[str, StyleUse]:
     """The styles of one society's answers to held-out questions with known gold; empty where the
     task knows no style of any."""
-    return _table(_read(store, task, decoding, iteration, arm, answers)).get(iteration, {})
+    return _tabulate(_read_answers(store, task, decoding, iteration, arm, answers)).get(
+        iteration, {}
+    )
 
 
-def by_iteration(
+def measure_styles_by_iteration(
     store: Store, task: Task, decoding: Decoding, arm: str = MULTIAGENT, answers: Answers = "first"
 ) -> dict[int, dict[str, StyleUse]]:
     """`use` for every iteration in which an arm was evaluated and any style is known."""
-    return _table(_read(store, task, decoding, None, arm, answers))
+    return _tabulate(_read_answers(store, task, decoding, None, arm, answers))
 
 
-def distinct(
+def count_distinct_styles(
     store: Store, task: Task, decoding: Decoding, arm: str = MULTIAGENT, answers: Answers = "first"
 ) -> dict[int, float]:
     """By iteration the mean number of styles that the agents use on one question, from 1 (all
     alike) to the number of agents; answers of no known style do not count."""
     styles: defaultdict[int, defaultdict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for one in _read(store, task, decoding, None, arm, answers):
+    for one in _read_answers(store, task, decoding, None, arm, answers):
         if one.style != OTHER:
             styles[one.iteration][one.question_id].add(one.style)
     return {k: fmean(map(len, by_question.values())) for k, by_question in styles.items()}
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class _StyledAnswer:
     iteration: int
     question_id: str
     style: str
     correct: bool | None
 
 
-def _read(
+def _read_answers(
     store: Store,
     task: Task,
     decoding: Decoding,
     iteration: int | None,
     arm: str,
     answers: Answers,
-) -> list[_Answer]:
+) -> list[_StyledAnswer]:
     which = {"arm": arm, "decoding": decoding, "iteration": iteration, "last": answers == "last"}
     return [
-        _Answer(k, question, task.style(str(response)) or OTHER, correct)
+        _StyledAnswer(k, question, task.style(str(response)) or OTHER, correct)
         for k, question, response, correct in store.rows(_ANSWERS, which)
     ]
 
 
-def _table(answers: Sequence[_Answer]) -> dict[int, dict[str, StyleUse]]:
+def _tabulate(answers: Sequence[_StyledAnswer]) -> dict[int, dict[str, StyleUse]]:
     marks: defaultdict[int, defaultdict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
     for one in answers:
         if one.correct is not None:
@@ -142,17 +144,19 @@ def _table(answers: Sequence[_Answer]) -> dict[int, dict[str, StyleUse]]:
     }
 
 
-def change(before: Mapping[str, StyleUse], after: Mapping[str, StyleUse]) -> StyleChange | None:
+def compare_styles(
+    before: Mapping[str, StyleUse], after: Mapping[str, StyleUse]
+) -> StyleChange | None:
     """What lies between two tables of `use`; None where either is empty."""
     if not before or not after:
         return None
     styles = sorted(before.keys() | after.keys(), key=lambda style: (style == OTHER, style))
     first = tuple(before.get(style, StyleUse(style, 0, 0, 0.0)) for style in styles)
     second = tuple(after.get(style, StyleUse(style, 0, 0, 0.0)) for style in styles)
-    return StyleChange(first, second, *_parts(first, second))
+    return StyleChange(first, second, *_decompose(first, second))
 
 
-def _parts(first: Sequence[StyleUse], second: Sequence[StyleUse]) -> tuple[float, float]:
+def _decompose(first: Sequence[StyleUse], second: Sequence[StyleUse]) -> tuple[float, float]:
     choice = skill = 0.0
     for old, new in zip(first, second, strict=True):
         # A style used on one side only has no accuracy on the other: all of it is choice.

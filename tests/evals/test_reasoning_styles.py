@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals import metrics, styles
-from evals.styles import OTHER, StyleUse
+from evals import metrics, reasoning_styles
+from evals.reasoning_styles import OTHER, StyleUse
 from evals.tasks.arithmetic import STYLES, Arithmetic
 from store.records import Turn, Verdict
 
@@ -27,27 +27,27 @@ def accuracy(found: dict[str, tuple[int, int]]) -> float:
 
 @given(counts, counts)
 def test_choice_and_skill_add_up_to_the_whole_change(before, after) -> None:
-    change = styles.change(uses(before), uses(after))
+    change = reasoning_styles.compare_styles(uses(before), uses(after))
     assert change is not None
     assert change.difference == pytest.approx(accuracy(after) - accuracy(before), abs=1e-9)
 
 
 def test_the_same_styles_with_more_right_is_skill() -> None:
-    change = styles.change(uses({"signs": (10, 5)}), uses({"signs": (20, 15)}))
+    change = reasoning_styles.compare_styles(uses({"signs": (10, 5)}), uses({"signs": (20, 15)}))
     assert change is not None
     assert (change.choice, change.skill) == pytest.approx((0, 0.25))
 
 
 def test_a_better_style_used_more_often_is_choice() -> None:
     before, after = {"signs": (10, 8), "terse": (30, 6)}, {"signs": (30, 24), "terse": (10, 2)}
-    change = styles.change(uses(before), uses(after))
+    change = reasoning_styles.compare_styles(uses(before), uses(after))
     assert change is not None
     assert (change.choice, change.skill) == pytest.approx((0.3, 0))
 
 
 def test_styles_of_a_run_cover_every_first_answer(store_of) -> None:
     store = store_of(iterations=1, questions=20)
-    found = styles.use(store, Arithmetic(), "greedy", 0)
+    found = reasoning_styles.measure_styles(store, Arithmetic(), "greedy", 0)
     assert set(found) <= {*STYLES, OTHER}
     assert sum(use.answers for use in found.values()) == 3 * 20
     assert sum(use.share for use in found.values()) == pytest.approx(1)
@@ -65,20 +65,24 @@ def test_a_run_without_known_styles_has_none(store_of) -> None:
             return None
 
     store = store_of(iterations=0, questions=5)
-    assert styles.use(store, Plain(), "greedy", 0) == {}
-    assert styles.change({}, {}) is None
+    assert reasoning_styles.measure_styles(store, Plain(), "greedy", 0) == {}
+    assert reasoning_styles.compare_styles({}, {}) is None
 
 
 def test_styles_by_iteration_are_those_of_each_iteration(store_of) -> None:
     store = store_of(iterations=2, questions=20)
-    found = styles.by_iteration(store, Arithmetic(), "sampled")
+    found = reasoning_styles.measure_styles_by_iteration(store, Arithmetic(), "sampled")
     assert list(found) == [0, 1, 2]
     for iteration, table in found.items():
-        assert table == styles.use(store, Arithmetic(), "sampled", iteration)
-    last = styles.by_iteration(store, Arithmetic(), "sampled", answers="last")
+        assert table == reasoning_styles.measure_styles(store, Arithmetic(), "sampled", iteration)
+    last = reasoning_styles.measure_styles_by_iteration(
+        store, Arithmetic(), "sampled", answers="last"
+    )
     assert last != found
     assert sum(use.answers for use in last[1].values()) == 3 * 20
-    assert styles.by_iteration(store, Arithmetic(), "sampled", "star") == {}
+    assert (
+        reasoning_styles.measure_styles_by_iteration(store, Arithmetic(), "sampled", "star") == {}
+    )
 
 
 def test_styles_of_another_arm_are_its_own(store_of, made_up_rows) -> None:
@@ -86,7 +90,9 @@ def test_styles_of_another_arm_are_its_own(store_of, made_up_rows) -> None:
     turns = [row for row in rows if isinstance(row, Turn) and row.kind == "answer"]
     other = [replace(turn, arm="star", response="Quick total: 3, add 4") for turn in turns]
     store = store_of([*rows, *other, *(Verdict(turn.turn_id, True, True) for turn in other)])
-    [(style, use)] = styles.use(store, Arithmetic(), "greedy", 0, "star").items()
+    [(style, use)] = reasoning_styles.measure_styles(
+        store, Arithmetic(), "greedy", 0, "star"
+    ).items()
     assert (style, use.answers, use.accuracy) == (Arithmetic().style(other[0].response), 30, 1.0)
-    assert styles.distinct(store, Arithmetic(), "greedy", "star") == {0: 1.0}
-    assert 1 < styles.distinct(store, Arithmetic(), "greedy")[0] < 3
+    assert reasoning_styles.count_distinct_styles(store, Arithmetic(), "greedy", "star") == {0: 1.0}
+    assert 1 < reasoning_styles.count_distinct_styles(store, Arithmetic(), "greedy")[0] < 3

@@ -2,7 +2,13 @@ import random
 
 import pytest
 
-from evals.health import LEVEL, Concern, concerns, held_out_concerns, label_concerns
+from evals.degradation import (
+    LEVEL,
+    Concern,
+    find_concerns,
+    find_held_out_concerns,
+    find_label_concerns,
+)
 from store.records import Question, Run, StoredArm, Turn, Vote
 
 AGENTS = 3
@@ -63,7 +69,7 @@ def test_labels_that_fall_as_an_overlearnt_habit_makes_them_are_told_early(store
     """From 0.77 to 0.55 in five iterations, as 300 questions an iteration show it."""
     falling = [0.77, 0.74, 0.69, 0.64, 0.60, 0.55]
     store = run(store_of, *({"right": share} for share in falling), count=300)
-    found = concerns(store)
+    found = find_concerns(store)
     assert {concern.kind for concern in found} == {"label_accuracy"}
     assert min(concern.iteration for concern in found) <= 4
     last = found[-1]
@@ -71,18 +77,18 @@ def test_labels_that_fall_as_an_overlearnt_habit_makes_them_are_told_early(store
     assert last.value < 0.62 < 0.7 < last.value_before
     assert last.p_value < LEVEL
     assert f"{100 * last.value:.1f} % of the 300 labels of iteration 6 are right" in last.text
-    assert label_concerns(store, iteration=6) == [last]
-    assert held_out_concerns(store, iteration=6) == []
+    assert find_label_concerns(store, iteration=6) == [last]
+    assert find_held_out_concerns(store, iteration=6) == []
 
 
 def test_a_society_that_gets_better_raises_no_concern(store_of):
     growing = [{"right": 0.7, "agreement": 0.5}, {"right": 0.8, "agreement": 0.7}]
-    assert concerns(run(store_of, *growing, {"right": 0.83, "agreement": 0.8})) == []
+    assert find_concerns(run(store_of, *growing, {"right": 0.83, "agreement": 0.8})) == []
 
 
 def test_small_changes_and_small_samples_raise_no_concern(store_of):
-    assert concerns(run(store_of, {"right": 0.80}, {"right": 0.77}, count=2000)) == []
-    assert concerns(run(store_of, {"right": 0.8}, {"right": 0.6}, count=10)) == []
+    assert find_concerns(run(store_of, {"right": 0.80}, {"right": 0.77}, count=2000)) == []
+    assert find_concerns(run(store_of, {"right": 0.8}, {"right": 0.6}, count=10)) == []
 
 
 @pytest.mark.parametrize(
@@ -98,7 +104,7 @@ def test_small_changes_and_small_samples_raise_no_concern(store_of):
 )
 def test_what_shows_without_gold(store_of, kind, before, after):
     store = run(store_of, before, after, gold=False)
-    [found] = concerns(store)
+    [found] = find_concerns(store)
     assert (found.kind, found.iteration, found.before) == (kind, 2, 1)
     assert f"{100 * found.value:.1f} %" in found.text
     assert f"{100 * found.value_before:.1f} %" in found.text
@@ -107,14 +113,14 @@ def test_what_shows_without_gold(store_of, kind, before, after):
 
 def test_the_commonest_label_and_the_entropy_are_named(store_of):
     store = run(store_of, {}, {"answer": lambda n: "7" if n % 2 else str(n)}, gold=False, count=64)
-    [found] = concerns(store)
+    [found] = find_concerns(store)
     assert "'7' is the label of 50.0 %" in found.text
     assert "entropy 6.00 → 3.50 bits" in found.text
 
 
 def test_the_reference_is_the_best_earlier_iteration(store_of):
     store = run(store_of, {"right": 0.6}, {"right": 0.9}, {"right": 0.62}, count=300)
-    assert [(c.iteration, c.before) for c in concerns(store)] == [(3, 2)]
+    assert [(c.iteration, c.before) for c in find_concerns(store)] == [(3, 2)]
 
 
 def test_the_same_questions_are_paired(store_of):
@@ -123,7 +129,7 @@ def test_the_same_questions_are_paired(store_of):
     facts[1] = {"answer": lambda n: "1" if n % 2 and n % 5 else None}
     for fresh, expected in ((False, [(2, "coverage")]), (True, [])):
         store = run(store_of, *facts, gold=False, count=120, fresh=fresh)
-        assert kinds(concerns(store)) == expected
+        assert kinds(find_concerns(store)) == expected
 
 
 def test_an_arm_is_judged_by_the_round_it_learns_from(store_of):
@@ -135,17 +141,17 @@ def test_an_arm_is_judged_by_the_round_it_learns_from(store_of):
             falls = iteration == 1 or rng.random() < 0.5
             rows.append(Vote(*stage, 1, "4", 3, 3, False, True))
             rows.append(Vote(*stage, 2, "4", 3, 3, False, falls))
-    assert concerns(store_of(rows)) == []
+    assert find_concerns(store_of(rows)) == []
     rows[1] = StoredArm("multiagent", 0, "r", "final", "{}")
-    assert kinds(concerns(store_of(rows))) == [(2, "label_accuracy")]
+    assert kinds(find_concerns(store_of(rows))) == [(2, "label_accuracy")]
 
 
 def test_labels_from_gold_are_not_judged(store_of):
     star = StoredArm("multiagent", 0, "star", "gold", "{}")
     falling = ({"right": 0.9, "none": 0.0}, {"right": 0.3, "none": 0.5})
-    assert concerns(run(store_of, *falling, rows=[star])) == []
+    assert find_concerns(run(store_of, *falling, rows=[star])) == []
     rambling = ({"cut": 0.0}, {"cut": 0.3})
-    assert kinds(concerns(run(store_of, *rambling, rows=[star]))) == [(2, "truncated")]
+    assert kinds(find_concerns(run(store_of, *rambling, rows=[star]))) == [(2, "truncated")]
 
 
 def test_held_out_accuracy_that_falls_is_told(store_of):
@@ -161,12 +167,12 @@ def test_held_out_accuracy_that_falls_is_told(store_of):
                 )  # fmt: skip
                 yield vote
 
-    [found] = concerns(store_of(evaluated()))
+    [found] = find_concerns(store_of(evaluated()))
     assert (found.kind, found.iteration, found.before) == ("held_out", 2, 0)
     assert "right on 60.0 % of 200 held-out questions (greedy, consensus)" in found.text
 
 
 def test_a_run_that_has_only_begun_has_no_concerns(store_of):
-    assert concerns(store_of([Run("r", "{}", "0" * 64, 0, "{}")])) == []
-    assert concerns(run(store_of, {})) == []
-    assert concerns(run(store_of, {"answer": lambda n: None, "gold": False})) == []
+    assert find_concerns(store_of([Run("r", "{}", "0" * 64, 0, "{}")])) == []
+    assert find_concerns(run(store_of, {})) == []
+    assert find_concerns(run(store_of, {"answer": lambda n: None, "gold": False})) == []

@@ -31,7 +31,7 @@ def without_download() -> Iterator[set[str]]:
         _TASKS.reset(token)
 
 
-def assume_for(task: str) -> bool:
+def allow_placeholders(task: str) -> bool:
     """Whether questions may be assumed here; the task is noted then."""
     tasks = _TASKS.get()
     if tasks is not None:
@@ -39,7 +39,7 @@ def assume_for(task: str) -> bool:
     return tasks is not None
 
 
-def assumed(task: str, split: Split, start: int, count: int) -> Sequence[TaskQuestion]:
+def make_placeholders(task: str, split: Split, start: int, count: int) -> Sequence[TaskQuestion]:
     """Questions of `CHARACTERS` characters, no two alike."""
     return [
         TaskQuestion(f"{task}:{split}-{n}", f"{split} question {n} ".ljust(CHARACTERS, "?"), "0")

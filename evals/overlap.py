@@ -61,7 +61,7 @@ _CANDIDATES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
-class Overlap:
+class QuestionOverlap:
     """A training and an evaluation question that are one. `similarity` is in 0..1, exact: 1."""
 
     train: TaskQuestion
@@ -70,7 +70,7 @@ class Overlap:
     exact: bool
 
 
-def normalised(text: str) -> str:
+def normalize_question(text: str) -> str:
     """The text without what makes no difference to a question; see the module."""
     text = unicodedata.normalize("NFKC", text.translate(_SAME)).translate(_SAME).casefold()
     text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
@@ -78,14 +78,14 @@ def normalised(text: str) -> str:
     return _AROUND_OPERATOR.sub(r"\1", " ".join(text.split()))
 
 
-def bag_of_words(text: str) -> str:
+def sort_words(text: str) -> str:
     """The normalised words in alphabetical order."""
-    return " ".join(sorted(normalised(text).split()))
+    return " ".join(sorted(normalize_question(text).split()))
 
 
-def overlaps(
+def find_overlaps(
     training: Sequence[TaskQuestion], evaluation: Sequence[TaskQuestion], threshold: float = 0.95
-) -> list[Overlap]:
+) -> list[QuestionOverlap]:
     """Every pair of a training and an evaluation question that are the same or nearly so.
 
     Near pairs have a similarity (1 - indel distance / sum of lengths, of the words in alphabetical
@@ -95,13 +95,13 @@ def overlaps(
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold = {threshold} is outside 0 < threshold <= 1; use e.g. 0.9")
-    left = [_Prepared.of(question) for question in training]
-    right = [_Prepared.of(question) for question in evaluation]
-    found: dict[frozenset[str], Overlap] = {}
-    for one, other in _exact(left, right):
-        _keep(found, Overlap(one.question, other.question, 1.0, exact=True))
-    for one, other, similarity in _near(left, right, threshold):
-        _keep(found, Overlap(one.question, other.question, similarity, exact=False))
+    left = [_PreparedQuestion.of(question) for question in training]
+    right = [_PreparedQuestion.of(question) for question in evaluation]
+    found: dict[frozenset[str], QuestionOverlap] = {}
+    for one, other in _find_exact_pairs(left, right):
+        _keep_first(found, QuestionOverlap(one.question, other.question, 1.0, exact=True))
+    for one, other, similarity in _find_near_pairs(left, right, threshold):
+        _keep_first(found, QuestionOverlap(one.question, other.question, similarity, exact=False))
     return sorted(
         found.values(),
         key=lambda o: (-o.similarity, not o.exact, o.train.question_id, o.evaluation.question_id),
@@ -109,15 +109,15 @@ def overlaps(
 
 
 @dataclass(frozen=True, slots=True)
-class _Prepared:
+class _PreparedQuestion:
     question: TaskQuestion
     key: str
     words: str
     numbers: tuple[str, ...]
 
     @classmethod
-    def of(cls, question: TaskQuestion) -> _Prepared:
-        text = normalised(question.text)
+    def of(cls, question: TaskQuestion) -> _PreparedQuestion:
+        text = normalize_question(question.text)
         numbers = (*_NUMBER.findall(text), *_NUMBER_WORD.findall(text))
         return cls(
             question,
@@ -127,15 +127,15 @@ class _Prepared:
         )
 
 
-def _keep(found: dict[frozenset[str], Overlap], overlap: Overlap) -> None:
+def _keep_first(found: dict[frozenset[str], QuestionOverlap], overlap: QuestionOverlap) -> None:
     pair = frozenset((overlap.train.question_id, overlap.evaluation.question_id))
     found.setdefault(pair, overlap)
 
 
-def _exact(
-    left: Sequence[_Prepared], right: Sequence[_Prepared]
-) -> Iterator[tuple[_Prepared, _Prepared]]:
-    by_key: dict[str, list[_Prepared]] = defaultdict(list)
+def _find_exact_pairs(
+    left: Sequence[_PreparedQuestion], right: Sequence[_PreparedQuestion]
+) -> Iterator[tuple[_PreparedQuestion, _PreparedQuestion]]:
+    by_key: dict[str, list[_PreparedQuestion]] = defaultdict(list)
     for one in left:
         by_key[one.key].append(one)
     for other in right:
@@ -143,9 +143,9 @@ def _exact(
             yield one, other
 
 
-def _near(
-    left: Sequence[_Prepared], right: Sequence[_Prepared], threshold: float
-) -> Iterator[tuple[_Prepared, _Prepared, float]]:
+def _find_near_pairs(
+    left: Sequence[_PreparedQuestion], right: Sequence[_PreparedQuestion], threshold: float
+) -> Iterator[tuple[_PreparedQuestion, _PreparedQuestion, float]]:
     blocks: dict[tuple[str, ...], _Block] = defaultdict(_Block)
     for one in left:
         blocks[one.numbers].left.append(one)
@@ -161,10 +161,12 @@ def _near(
 class _Block:
     """Questions with the same numbers, to be compared all with all."""
 
-    left: list[_Prepared] = field(default_factory=list)
-    right: list[_Prepared] = field(default_factory=list)
+    left: list[_PreparedQuestion] = field(default_factory=list)
+    right: list[_PreparedQuestion] = field(default_factory=list)
 
-    def pairs(self, threshold: float) -> Iterator[tuple[_Prepared, _Prepared, float]]:
+    def pairs(
+        self, threshold: float
+    ) -> Iterator[tuple[_PreparedQuestion, _PreparedQuestion, float]]:
         if not self.left or not self.right:
             return
         longer, shorter = self.left, self.right
@@ -184,27 +186,29 @@ class _Targets:
     is a lower bound of the distance: what it rules out need not be compared.
     """
 
-    questions: list[_Prepared]
+    questions: list[_PreparedQuestion]
     lengths: NDArray[np.int64]
     counts: NDArray[np.int32]
 
     @classmethod
-    def of(cls, questions: Sequence[_Prepared]) -> _Targets:
+    def of(cls, questions: Sequence[_PreparedQuestion]) -> _Targets:
         import numpy as np
 
         ordered = sorted(questions, key=lambda q: (len(q.words), q.question.question_id))
         return cls(
             ordered,
             np.array([len(q.words) for q in ordered], dtype=np.int64),
-            np.stack([_counts(q.words) for q in ordered]),
+            np.stack([_count_characters(q.words) for q in ordered]),
         )
 
-    def near(self, one: _Prepared, threshold: float) -> Iterator[tuple[_Prepared, float]]:
+    def near(
+        self, one: _PreparedQuestion, threshold: float
+    ) -> Iterator[tuple[_PreparedQuestion, float]]:
         import numpy as np
         from rapidfuzz.distance import Indel
         from rapidfuzz.process import cdist
 
-        length, counts = len(one.words), _counts(one.words)
+        length, counts = len(one.words), _count_characters(one.words)
         first = int(np.searchsorted(self.lengths, length * threshold / (2 - threshold) - 1))
         last = int(np.searchsorted(self.lengths, length * (2 - threshold) / threshold + 1))
         for start in range(first, last, _CANDIDATES):
@@ -225,7 +229,7 @@ class _Targets:
                 yield chosen[int(n)], float(similarities[n])
 
 
-def _counts(words: str) -> NDArray[np.int32]:
+def _count_characters(words: str) -> NDArray[np.int32]:
     import numpy as np
 
     codes = np.frombuffer(words.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)

@@ -1,31 +1,60 @@
-"""Multiple choice: how a question and its choices become one text, and gold becomes a letter."""
+r"""How a row becomes the text of a question: templates, and lettered choices.
+
+In a template such as ``{passage}\n\nQuestion: {q}`` the place ``{name}`` takes the field `name`,
+``{{name}}`` stands for the literal ``{name}``, and empty braces stay as they are, so that
+``\boxed{}`` needs no escaping.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from string import ascii_uppercase
 from typing import Literal
 
-from evals.tasks.sources import Row
+from evals.tasks.sources import DataRow
+
+_PLACE = re.compile(r"\{\{([^{}]*)\}\}|\{([^{}]+)\}")
+
+
+def is_template(text: str) -> bool:
+    """Whether the text has braces, so that it is no bare field name."""
+    return "{" in text
+
+
+def list_fields(template: str) -> tuple[str, ...]:
+    """The fields a template needs, each once, in order."""
+    named = (place[2] for place in _PLACE.finditer(template))
+    return tuple(dict.fromkeys(name for name in named if name))
+
+
+def fill_template(template: str, values: Mapping[str, str]) -> str:
+    """The template with its fields' values. Raises KeyError for a field without one."""
+    return _PLACE.sub(lambda place: _fill_place(place, values), template)
+
+
+def _fill_place(place: re.Match[str], values: Mapping[str, str]) -> str:
+    return f"{{{place[1]}}}" if place[2] is None else values[place[2]]
+
 
 LETTERS = ascii_uppercase
 
 
-def lettered(question: str, choices: Sequence[str]) -> str:
+def format_choices(question: str, choices: Sequence[str]) -> str:
     """The question, an empty line, and a line "(A) ..." for each choice."""
     lines = (f"({letter}) {choice}" for letter, choice in zip(LETTERS, choices, strict=False))
     return "\n".join((question, "", *lines))
 
 
-def shuffled(count: int, key: str) -> list[int]:
+def shuffle_order(count: int, key: str) -> list[int]:
     """The numbers 0..count-1 in an order that follows from `key` alone."""
     return sorted(
         range(count), key=lambda n: blake2b(f"{key} {n}".encode(), digest_size=16).digest()
     )
 
 
-def askable(row: Row, choices: list[str], field: str, most: int) -> list[str]:
+def check_choices(row: DataRow, choices: list[str], field: str, most: int) -> list[str]:
     """`choices`, where they can be asked: 2..`most` of them, none empty. Raises ValueError."""
     if not 2 <= len(choices) <= most:
         raise row.refused(f"{field} gives {len(choices)} choices; 2 to {most} can be asked")
@@ -35,7 +64,9 @@ def askable(row: Row, choices: list[str], field: str, most: int) -> list[str]:
     return choices
 
 
-def position(row: Row, field: str, choices: Sequence[str], first: Literal[0, 1] | None) -> int:
+def find_choice(
+    row: DataRow, field: str, choices: Sequence[str], first: Literal[0, 1] | None
+) -> int:
     """Which choice (from 0) the gold answer names: by letter, by its text, or by number.
 
     `first` is the number of the first choice; None: numbers are taken as a choice's text only.

@@ -121,38 +121,38 @@ class _Pass:
         return -sum(n / total * log2(n / total) for n in counts.values())
 
 
-def concerns(store: Store, arm: str = MULTIAGENT) -> list[Concern]:
+def find_concerns(store: Store, arm: str = MULTIAGENT) -> list[Concern]:
     """Everything to be worried about in an arm, by iteration.
 
     Iterations that have only begun count with what they have so far.
     """
-    found = [*label_concerns(store, arm), *held_out_concerns(store, arm)]
+    found = [*find_label_concerns(store, arm), *find_held_out_concerns(store, arm)]
     return sorted(found, key=lambda concern: concern.iteration)
 
 
-def label_concerns(
+def find_label_concerns(
     store: Store, arm: str = MULTIAGENT, iteration: int | None = None
 ) -> list[Concern]:
     """What training debates show, of one iteration or of all; known before anything is tuned."""
-    return [one for one in _of_labels(store, arm) if iteration in (None, one.iteration)]
+    return [one for one in _check_labels(store, arm) if iteration in (None, one.iteration)]
 
 
-def held_out_concerns(
+def find_held_out_concerns(
     store: Store, arm: str = MULTIAGENT, iteration: int | None = None
 ) -> list[Concern]:
     """What evaluation shows, of one iteration or of all."""
-    return [one for one in _held_out(store, arm) if iteration in (None, one.iteration)]
+    return [one for one in _check_held_out(store, arm) if iteration in (None, one.iteration)]
 
 
-def _of_labels(store: Store, arm: str) -> Iterator[Concern]:
+def _check_labels(store: Store, arm: str) -> Iterator[Concern]:
     [(source,)] = store.rows(_SOURCE, [arm])
-    passes = _passes(store, arm, str(source))
+    passes = _read_passes(store, arm, str(source))
 
     def look(
         kind: Kind, of: Callable[[_Pass], Values], up: bool, say: str, least: float = LEAST
     ) -> Iterator[Concern]:
         known = {k: values for k, one in passes.items() if (values := of(one))}
-        for k, before, p_value in _worse(known, up, least):
+        for k, before, p_value in _find_worse(known, up, least):
             value, earlier = fmean(known[k].values()), fmean(known[before].values())
             text = say.format(
                 k=k, n=len(known[k]), now=100 * value, then=100 * earlier, before=before
@@ -207,7 +207,7 @@ def _of_labels(store: Store, arm: str) -> Iterator[Concern]:
     ):
         if concern.value >= UNANIMOUS:
             yield concern
-    for k, before, p_value in _worse(
+    for k, before, p_value in _find_worse(
         {k: one.commonest[1] for k, one in passes.items() if one.labels}, True, LEAST_ONE_ANSWER
     ):
         answer, now = passes[k].commonest
@@ -222,13 +222,13 @@ def _of_labels(store: Store, arm: str) -> Iterator[Concern]:
         )  # fmt: skip
 
 
-def _held_out(store: Store, arm: str) -> Iterator[Concern]:
+def _check_held_out(store: Store, arm: str) -> Iterator[Concern]:
     evaluated: defaultdict[Decoding, list[int]] = defaultdict(list)
     for decoding, iteration in store.rows(_EVALUATED, [arm]):
         evaluated[decoding].append(int(iteration))
     for decoding, iterations in evaluated.items():
         known = {k: read_by_question(store, "consensus", decoding, k, arm) for k in iterations}
-        for k, before, p_value in _worse(known, False, LEAST):
+        for k, before, p_value in _find_worse(known, False, LEAST):
             value, earlier = fmean(known[k].values()), fmean(known[before].values())
             yield Concern(
                 arm, k, "held_out", before, value, earlier, p_value,
@@ -238,27 +238,29 @@ def _held_out(store: Store, arm: str) -> Iterator[Concern]:
             )  # fmt: skip
 
 
-def _worse(known: Mapping[int, Values], up: bool, least: float) -> Iterator[tuple[int, int, float]]:
+def _find_worse(
+    known: Mapping[int, Values], up: bool, least: float
+) -> Iterator[tuple[int, int, float]]:
     """(iteration, best earlier one, p-value) wherever a mean has risen (`up`), or fallen."""
     best: int | None = None
     change = 0.0
     for k in sorted(known):
         if best is not None:
             change = fmean(known[k].values()) - fmean(known[best].values())
-            p_value = _p_value(known[best], known[k])
+            p_value = _compute_p_value(known[best], known[k])
             if (change if up else -change) >= least and p_value < LEVEL:
                 yield k, best, p_value
         if best is None or (change < 0 if up else change > 0):
             best = k
 
 
-def _p_value(before: Values, after: Values) -> float:
+def _compute_p_value(before: Values, after: Values) -> float:
     if before.keys() == after.keys():
         return paired_p_value(list(before.values()), [after[question] for question in before])
     return unpaired_p_value(list(before.values()), list(after.values()))
 
 
-def _passes(store: Store, arm: str, source: str) -> dict[int, _Pass]:
+def _read_passes(store: Store, arm: str, source: str) -> dict[int, _Pass]:
     passes: defaultdict[int, _Pass] = defaultdict(_Pass)
     for row in store.rows(_VOTES, {"arm": arm, "source": source}):
         iteration, question, answer, votes, voters, correct, unparsed, truncated = row

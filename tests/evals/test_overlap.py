@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evals.leakage import normalised, overlaps
+from evals.overlap import find_overlaps, normalize_question
 from evals.tasks.arithmetic import Arithmetic
 from evals.tasks.base import TaskQuestion
 
@@ -16,7 +16,7 @@ def asked(*texts, prefix="q"):
 
 
 def pair(one, other, **options):
-    return overlaps(asked(one, prefix="t"), asked(other, prefix="e"), **options)
+    return find_overlaps(asked(one, prefix="t"), asked(other, prefix="e"), **options)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_changed_name_is_found_and_changed_numbers_are_another_question():
 
 def test_the_most_similar_come_first_and_exact_before_rearranged():
     base = "Why does the moon of a distant planet look so very red at night"
-    found = overlaps(
+    found = find_overlaps(
         asked(base, prefix="t"),
         asked(f"{base} time", " ".join(reversed(base.split())), base.upper(), prefix="e"),
         0.9,
@@ -88,7 +88,7 @@ def test_the_most_similar_come_first_and_exact_before_rearranged():
 
 def test_a_pair_is_reported_once_where_both_are_in_both_lists():
     questions = asked("Why is the sky blue?", "why is the sky BLUE")
-    found = overlaps(questions, questions)
+    found = find_overlaps(questions, questions)
     pairs = [{o.train.question_id, o.evaluation.question_id} for o in found]
     assert sorted(map(sorted, pairs)) == [["q0"], ["q0", "q1"], ["q1"]]
 
@@ -96,11 +96,11 @@ def test_a_pair_is_reported_once_where_both_are_in_both_lists():
 @pytest.mark.parametrize("threshold", [0, -1, 1.5, float("nan")])
 def test_a_threshold_outside_its_range_is_refused(threshold):
     with pytest.raises(ValueError, match=r"threshold = .* is outside 0 < threshold <= 1"):
-        overlaps([], [], threshold)
+        find_overlaps([], [], threshold)
 
 
 def test_nothing_overlaps_with_nothing():
-    assert overlaps([], asked("Why?")) == overlaps(asked("Why?"), []) == []
+    assert find_overlaps([], asked("Why?")) == find_overlaps(asked("Why?"), []) == []
     assert len(pair("?!", "...!")) == 1
 
 
@@ -122,7 +122,7 @@ def test_overlap_is_symmetric(left, right, threshold):
 
 def frozen(one, other, threshold):
     # The property is about texts; ids stand for the questions, which are not hashable.
-    found = overlaps(one, other, threshold)
+    found = find_overlaps(one, other, threshold)
     return [
         type(o)(o.train.question_id, o.evaluation.question_id, o.similarity, o.exact) for o in found
     ]
@@ -132,14 +132,14 @@ def frozen(one, other, threshold):
 @settings(deadline=None)
 def test_an_exact_repeat_is_always_found(texts, data):
     repeated = data.draw(st.sampled_from(texts))
-    found = overlaps(asked(*texts, prefix="t"), asked(repeated, prefix="e"))
+    found = find_overlaps(asked(*texts, prefix="t"), asked(repeated, prefix="e"))
     assert any(o.exact and o.train.text == repeated for o in found)
 
 
 @given(TEXTS)
 def test_normalising_twice_changes_nothing_more_than_once_for_spaces(text):
-    assert "  " not in normalised(text)
-    assert normalised(text) == normalised(f"  {text}\n")
+    assert "  " not in normalize_question(text)
+    assert normalize_question(text) == normalize_question(f"  {text}\n")
 
 
 @given(st.integers(0, 2**16))
@@ -147,7 +147,7 @@ def test_normalising_twice_changes_nothing_more_than_once_for_spaces(text):
 def test_different_sums_are_never_flagged(start):
     task = Arithmetic()
     held_out = task.questions("eval", start % 1000, 200)
-    assert overlaps(task.questions("train", start, 200), held_out, 0.5) == []
+    assert find_overlaps(task.questions("train", start, 200), held_out, 0.5) == []
 
 
 @pytest.mark.parametrize("threshold", [0.6, 0.75, 0.9])
@@ -159,7 +159,8 @@ def test_every_pair_at_or_above_the_threshold_is_found(threshold: float):
     texts = [" ".join(rng.choices(words, k=rng.randint(1, 7))) for _ in range(160)]
     left, right = asked(*texts[:100], prefix="t"), asked(*texts[100:], prefix="e")
     found = {
-        (o.train.question_id, o.evaluation.question_id) for o in overlaps(left, right, threshold)
+        (o.train.question_id, o.evaluation.question_id)
+        for o in find_overlaps(left, right, threshold)
     }
     for one in left:
         for other in right:
