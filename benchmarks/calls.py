@@ -33,8 +33,9 @@ from providers.base import Provider
 from providers.types import Message, Request, Sampling
 from society.method.agents import Society
 from society.method.debate import Debate, DebateRules
+from store.content import messages_json
 from store.ledger import Store
-from store.records import StageKey, Turn, messages_json
+from store.records import StageKey, Turn
 
 SERVER = Path(__file__).parents[1] / "tests" / "providers" / "chat_server.py"
 MODEL = "bench-model"

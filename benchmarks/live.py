@@ -26,8 +26,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from store import sql_server
+from store.content import messages_json
 from store.ledger import Store
-from store.records import Question, Turn, Verdict, Vote, messages_json
+from store.records import Question, Turn, Verdict, Vote
 
 GOAL = 0.9
 AGENTS, ROUNDS = 3, 2

@@ -13,7 +13,8 @@ from pathlib import Path
 import duckdb
 
 from store.ledger import Store
-from store.records import Model, Price, Run, StoredArm
+from store.records import Model, Run, StoredArm
+from store.spending import Price
 
 _CONFIG = """{"model": "embedded:", "iterations": 2, "seed": 0, "task": {"name": "arithmetic"},
 "society": {"agents": 3, "rounds": 2}, "train": {"questions": $N}, "evaluation": {"questions": $N}}

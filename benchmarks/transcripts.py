@@ -27,10 +27,11 @@ import duckdb
 
 from finetune.datasets import DatasetRules, derive_datasets
 from finetune.mixture import compute_mixture
-from store.bulk_insert import TABLES
+from store.content import messages_json
 from store.ledger import Store
-from store.records import Turn, messages_json
+from store.records import Turn
 from store.schema import read_migrations
+from store.tables import TABLES
 
 ARM = "multiagent"
 AGENTS = (1, 2, 3)

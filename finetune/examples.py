@@ -16,8 +16,9 @@ from typing import overload
 
 from finetune.errors import DatasetDamaged
 from providers.types import Example, Message
+from store.content import content_sha256
 from store.ledger import Store
-from store.records import Dataset, content_sha256
+from store.records import Dataset
 
 # A LEFT JOIN, so that a row whose turn is gone is found and reported, not left out.
 _ROWS = """

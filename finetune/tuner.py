@@ -31,7 +31,8 @@ from providers.types import (
     ModelRef,
 )
 from store.ledger import Store
-from store.records import Checkpoint, Job, Model, Row, StoredJobStatus, TrainingPoint, utc_now
+from store.records import Checkpoint, Job, Model, StoredJobStatus, TrainingPoint, utc_now
+from store.tables import Record
 
 OnProgress = Callable[[TuningProgress], None]
 
@@ -272,7 +273,7 @@ class Tuner:
     async def _update(self, job: Job, state: JobState, known: int) -> Job:
         """Store what is new since the last poll, and nothing if nothing is: jobs run for hours."""
         status: StoredJobStatus = "running" if state.status == "running" else "submitted"
-        rows: list[Row] = list(_list_new_points(job, state, known))
+        rows: list[Record] = list(_list_new_points(job, state, known))
         if (job.status, job.raw_status) != (status, state.raw_status):
             job = replace(job, status=status, raw_status=state.raw_status)
             rows.append(job)

@@ -1,4 +1,10 @@
-"""Opening a database file, with DuckDB's errors turned into the store's."""
+"""Opening a database file: settings, DuckDB's errors as the store's, and who goes first.
+
+DuckDB lets a writer in only when no other process has the file open, and with enough readers one
+always has. So a run that starts leaves a mark beside its database until it has the file. Readers
+that see the mark let go of the file when their queries are answered, and wait. A mark counts for
+two seconds after it was last renewed, so that a killed start keeps no reader waiting.
+"""
 
 from __future__ import annotations
 
@@ -14,74 +20,11 @@ import duckdb
 from store.errors import StoreBroken, StoreError, StoreLocked, WriteFailed
 
 PATIENCE_S = 3.0
-# A writer waits so long for another one, and longer for readers, which let go after their queries.
-_WRITER_S = 1.0
-_READERS_S = 30.0
-_COUNTS_S = 2.0
+# How long a writer waits for another writer, and for readers, which let go after their queries.
+_FOR_WRITER_S = 1.0
+_FOR_READERS_S = 30.0
+_MARK_COUNTS_S = 2.0
 _EVERY_S = 0.05
-
-
-def connect_for_writing(file: Path, memory_limit: str | None) -> duckdb.DuckDBPyConnection:
-    """The database as its one writer has it; raises `StoreLocked` if others keep it."""
-    started = time.monotonic()
-    try:
-        while True:
-            try:
-                return connect(file, read_only=False, memory_limit=memory_limit)
-            except StoreLocked as error:
-                waited = time.monotonic() - started
-                if waited > _READERS_S or (waited > _WRITER_S and not _is_only_read(file, error)):
-                    raise
-            announce_writer(file)
-            time.sleep(_EVERY_S)
-    finally:
-        withdraw_writer(file)
-
-
-def announce_writer(database: Path) -> None:
-    """Leave the mark, or renew it; where nothing can be written, readers do not know."""
-    with suppress(OSError):
-        _mark(database).touch()
-        os.utime(_mark(database))
-
-
-def withdraw_writer(database: Path) -> None:
-    """Take the mark away: the run has its file, or has given up."""
-    with suppress(OSError):
-        _mark(database).unlink()
-
-
-def is_writer_waiting(database: Path) -> bool:
-    """Whether a run is waiting for the file."""
-    try:
-        age = time.time() - _mark(database).stat().st_mtime
-    except OSError:
-        return False
-    return abs(age) < _COUNTS_S
-
-
-def yield_to_writer(database: Path, patience_s: float = PATIENCE_S) -> None:
-    """Wait while a run is waiting for the file; raises `StoreLocked` after `patience_s` seconds."""
-    until = time.monotonic() + patience_s
-    while is_writer_waiting(database):
-        if time.monotonic() > until:
-            raise StoreLocked(f"{database} is waited for by a run that starts; ask again then")
-        time.sleep(_EVERY_S)
-
-
-def _is_only_read(file: Path, error: StoreLocked) -> bool:
-    """Whether those who have the file read it, and will let go of it."""
-    if "is in use by" not in str(error):
-        return False
-    try:
-        connect(file, read_only=True).close()
-    except StoreLocked:
-        return False
-    return True
-
-
-def _mark(database: Path) -> Path:
-    return database.with_name(f".{database.name}.starting")
 
 
 def connect(
@@ -115,19 +58,69 @@ def connect(
         failure = translate_error(error, file)
         if read_only and "is in use by" in str(failure):
             failure = StoreLocked(
-                f"{failure}; or ask a copy, which the run makes in a moment: "
+                f"{failure}; or read a copy, which the run makes on request: "
                 "society sql NAME --snapshot"
             )
         raise failure from error
 
 
+def connect_for_writing(file: Path, memory_limit: str | None) -> duckdb.DuckDBPyConnection:
+    """A connection for the file's one writer; raises `StoreLocked` if others keep the file."""
+    started = time.monotonic()
+    try:
+        while True:
+            try:
+                return connect(file, read_only=False, memory_limit=memory_limit)
+            except StoreLocked as error:
+                waited = time.monotonic() - started
+                by_writer = waited > _FOR_WRITER_S and not _is_only_read(file, error)
+                if by_writer or waited > _FOR_READERS_S:
+                    raise
+            announce_writer(file)
+            time.sleep(_EVERY_S)
+    finally:
+        withdraw_writer(file)
+
+
+def announce_writer(database: Path) -> None:
+    """Leave the mark that a run waits for the file, or renew it."""
+    # In a folder that cannot be written to, readers are not told, and the writer waits longer.
+    with suppress(OSError):
+        _mark(database).touch()
+        os.utime(_mark(database))
+
+
+def withdraw_writer(database: Path) -> None:
+    """Take the mark away: the run has its file, or has given up."""
+    with suppress(OSError):
+        _mark(database).unlink()
+
+
+def is_writer_waiting(database: Path) -> bool:
+    """Whether a run waits for the file."""
+    try:
+        age = time.time() - _mark(database).stat().st_mtime
+    except OSError:
+        return False
+    return abs(age) < _MARK_COUNTS_S
+
+
+def yield_to_writer(database: Path, patience_s: float = PATIENCE_S) -> None:
+    """Return once no run waits for the file; raises `StoreLocked` after `patience_s` seconds."""
+    until = time.monotonic() + patience_s
+    while is_writer_waiting(database):
+        if time.monotonic() > until:
+            raise StoreLocked(f"a run that starts is waiting for {database}; ask again in a moment")
+        time.sleep(_EVERY_S)
+
+
 def seal(
     connection: duckdb.DuckDBPyConnection, *, files: bool = False, may_write: Path | None = None
 ) -> None:
-    """Let no query reach a file, the network or an extension, and let nothing switch that back on.
+    """Let no query reach a file, the network or an extension, and let nothing undo that.
 
-    `files` leaves the file system open, `may_write` one file that the process itself writes. What
-    is sealed already stays as it is.
+    `files` leaves the file system open, `may_write` one file that the process itself writes. A
+    connection that is sealed already stays as it is.
     """
     if connection.execute("SELECT current_setting('lock_configuration')").fetchone() == (True,):
         return
@@ -146,11 +139,26 @@ def translate_error(error: duckdb.Error, file: Path) -> StoreError:
     if "Conflicting lock" in text or "lock on file" in text:
         holder = re.search(r"held in (.+?) \(PID (\d+)\)", text)
         who = f"process {holder[2]} ({holder[1]})" if holder else "another process"
-        return StoreLocked(f"{file} is in use by {who}; wait for it, or end it")
+        return StoreLocked(f"{file} is in use by {who}; wait until it ends, or end it")
     if "different configuration" in text:
-        return StoreLocked(f"{file} is open in this very process already, in another way")
+        return StoreLocked(f"this process has {file} open already, with other settings")
     if any(word in text for word in ("No space left", "File too large", "Permission denied")):
         return WriteFailed(f"cannot write to {file}: {text}")
     if isinstance(error, duckdb.IOException | duckdb.FatalException | duckdb.InternalException):
         return StoreBroken(f"{file} is not a readable database: {text}")
     return StoreError(f"cannot open {file}: {text}")
+
+
+def _is_only_read(file: Path, error: StoreLocked) -> bool:
+    """Whether the processes that have the file open only read it, and will let go of it."""
+    if "is in use by" not in str(error):
+        return False
+    try:
+        connect(file, read_only=True).close()
+    except StoreLocked:
+        return False
+    return True
+
+
+def _mark(database: Path) -> Path:
+    return database.with_name(f".{database.name}.starting")

@@ -19,10 +19,11 @@ from pathlib import Path
 import duckdb
 
 from store import schema
-from store.bulk_insert import TABLES, Table, build_insert
+from store.bulk_insert import build_insert
 from store.connection import connect, seal
 from store.ledger import Store
-from store.records import Question, Row, StageKey, Turn, Verdict, Vote
+from store.records import Question, StageKey, Turn, Verdict, Vote
+from store.tables import TABLES, Record, Table
 
 GOLD = frozenset({"gold", "correct"})
 VIEWS = ("generation_examples", "critic_examples")
@@ -95,7 +96,7 @@ def _prepare(connection: duckdb.DuckDBPyConnection) -> None:
     seal(connection)
 
 
-def _insert(connection: duckdb.DuckDBPyConnection, record: type, rows: Iterable[Row]) -> None:
+def _insert(connection: duckdb.DuckDBPyConnection, record: type, rows: Iterable[Record]) -> None:
     waiting = iter(rows)
     while batch := list(islice(waiting, _AT_ONCE)):
         sql, params = build_insert(_VISIBLE[record], batch)

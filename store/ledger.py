@@ -1,4 +1,4 @@
-"""`Store`: the one door to a run's database. One writer, any number of readers in its process."""
+"""`Store`: a run's database. One writer, any number of readers in its process."""
 
 from __future__ import annotations
 
@@ -13,21 +13,19 @@ import duckdb
 
 from store import schema
 from store.binding import Params
-from store.bulk_insert import TABLES, build_records
+from store.bulk_insert import build_records
 from store.connection import connect, connect_for_writing, translate_error, yield_to_writer
 from store.errors import StoreClosed, StoreError, StoreLocked, StoreMissing
 from store.query import Query
 from store.reader import Reader, open_reader
 from store.records import (
     IN_STAGE,
-    Batch,
     Checkpoint,
     Dataset,
     Job,
     Model,
     Overlap,
     Question,
-    Row,
     Run,
     RunStart,
     SettingChange,
@@ -38,7 +36,9 @@ from store.records import (
     Verdict,
     Vote,
 )
+from store.spending import Batch
 from store.sql_client import address_path
+from store.tables import TABLES, Record
 from store.writer import Work, Writer
 
 R = TypeVar("R")
@@ -48,7 +48,8 @@ _SETTLE = """
 UPDATE run_starts SET closed_at = now() AT TIME ZONE 'UTC'
 WHERE closed_at IS NULL AND started_at = (SELECT max(started_at) FROM run_starts)
 """
-# The debates that hold a failed turn, by what a stage and its questions are told by.
+# The debates that hold a failed turn. Their votes and verdicts go too: asked again, the turn may
+# have another answer.
 _OF_THEIR_DEBATES = """
 (iteration, split, arm, decoding, question_id) IN (
     SELECT (iteration, split, arm, decoding, question_id)
@@ -65,6 +66,11 @@ _REMOVALS = (
 
 class Store:
     """A run's database: append records, find them again, ask in SQL.
+
+        with Store.open("runs/demo/run.duckdb", read_only=True) as store:
+            for turn in store.turns(StageKey(1, "train", "multiagent")):
+                print(turn.agent, turn.answer)
+            print(store.query("SELECT * FROM accuracy WHERE split = ?", ["eval"]).rows)
 
     Safe to use from many tasks and threads of the process that opened it.
     """
@@ -100,16 +106,20 @@ class Store:
     ) -> Self:
         """Open the database at `path`; a writer brings the schema and the views up to date.
 
-        Read-only, a database that a run is writing to is asked through that run, where it lets
-        itself be read (`store.sql_server`). A writer waits a moment for readers to let go.
-        `memory_limit` ("4GB") bounds what DuckDB keeps in memory. Raises `StoreMissing`,
-        `StoreBroken`, `StoreNewer`, `StoreOutdated`, `StoreLocked` or `WriteFailed`.
+            Store.open("run.duckdb")  # the one writer; makes the file where there is none
+            Store.open("run.duckdb", create=False)  # raises StoreMissing where there is none
+            Store.open("run.duckdb", read_only=True, memory_limit="4GB")
+
+        Where a run is writing to the database, a read-only store sends its queries to that run
+        (`store.sql_server`). A writer waits a moment for readers to let go. `memory_limit` bounds
+        what DuckDB keeps in memory. Raises `StoreMissing`, `StoreBroken`, `StoreNewer`,
+        `StoreOutdated`, `StoreLocked` or `WriteFailed`.
         """
         file = Path(path).resolve()
         if not file.exists() and (read_only or not create):
             raise StoreMissing(f"no database at {file}")
         if file in cls._writing:
-            raise StoreLocked(f"{file} is open for writing in this very process already")
+            raise StoreLocked(f"this process has {file} open for writing already")
         had_log = file.with_name(f"{file.name}.wal").exists()
         try:
             if read_only:
@@ -138,7 +148,7 @@ class Store:
         store.log_is_missing = not had_log and store._is_unsettled()
         return store
 
-    async def append(self, *rows: Row) -> None:
+    async def append(self, *rows: Record) -> None:
         """Store rows; returns once all of them are committed, in one transaction.
 
         Upserts questions, datasets, jobs, models, runs and training points by their key. Raises
@@ -149,12 +159,12 @@ class Store:
         if rows:
             await asyncio.wrap_future(self._writing_thread().submit(rows))
 
-    def put(self, *rows: Row) -> None:
-        """Store rows in their turn and wait for nothing; a failure shows at the next `append`."""
+    def put(self, *rows: Record) -> None:
+        """Queue rows and return at once; a failure shows at the next `append`."""
         if rows:
             self._writing_thread().submit(rows)
 
-    def write(self, *rows: Row) -> None:
+    def write(self, *rows: Record) -> None:
         """`append` for callers outside an event loop; blocks until committed."""
         if rows:
             self._writing_thread().submit(rows).result()
@@ -167,9 +177,9 @@ class Store:
         self._writing_thread().submit_work(work).result()
 
     def remove_failed_turns(self, turn_ids: Sequence[int]) -> None:
-        """Remove turns whose request failed, and what their debates came to; blocks.
+        """Remove turns whose request failed, with their debates' votes and verdicts; blocks.
 
-        They can be asked again then. Nothing else is removed: a turn that holds an answer stays.
+        The run can then ask these requests again. A turn that holds an answer stays.
         """
 
         def work(connection: duckdb.DuckDBPyConnection) -> None:
@@ -179,22 +189,23 @@ class Store:
         self._writing_thread().submit_work(work, removes=True).result()
 
     def drop_answered_charges(self) -> None:
-        """Drop the record of attempts whose answers are stored turns by now; waits for nothing."""
+        """Drop the charges of attempts whose answers are stored turns by now; returns at once."""
         self._writing_thread().submit_work(_drop_answered_charges)
 
     def mark_charges_lost(self) -> None:
-        """Take attempts that an earlier process has left under way as lost; blocks."""
+        """Mark attempts as lost that an earlier process has left under way; blocks."""
         self.transact(_mark_charges_lost)
 
     @property
     def may_read_files(self) -> bool:
-        """Queries that somebody has typed read no files."""
+        """Whether queries that a user has typed may read files: never through a store."""
         return False
 
     def record_start(self, start: RunStart) -> None:
         """Record a start of the run, in the file itself and not in its log alone; blocks.
 
-        A copy of the file without the log tells by it that something is missing (`log_is_missing`).
+        By this row, a copy of the file without the log shows that something is missing
+        (`log_is_missing`).
         """
         self.write(start)
 
@@ -209,6 +220,9 @@ class Store:
 
     def query(self, sql: str, params: Params | None = None) -> Query:
         """One reading query whose answer comes as `.rows`, `.arrow()`, `.pandas()`, `.polars()`.
+
+            store.query("SELECT arm, accuracy FROM accuracy WHERE iteration = $k", {"k": 2}).rows
+            store.query("FROM label_health").pandas()
 
         Raises `InvalidQuery` for anything but a single statement that reads.
         """
@@ -227,7 +241,7 @@ class Store:
             return take(cursor.execute(sql, params))
 
     def rows(self, sql: str, params: Params | None = None) -> list[tuple[Any, ...]]:
-        """All rows of a query over what is committed. Values belong into `params`."""
+        """All rows of a query over what is committed. Pass values in `params`."""
         return self.fetch(lambda cursor: cursor.fetchall(), sql, params)
 
     def stream(self, sql: str, params: Params | None = None) -> Iterator[tuple[Any, ...]]:
@@ -241,7 +255,7 @@ class Store:
                 yield from batch
 
     def run(self) -> Run | None:
-        """The run this file belongs to, None before it was written."""
+        """The run of this file, None before it was written."""
         return _first(self._find(Run, ""))
 
     def question(self, question_id: str) -> Question | None:
@@ -267,8 +281,8 @@ class Store:
             yield from build_records(Turn, [row])
 
     def turns_of_others(self, stage: StageKey, models: Sequence[str]) -> Iterator[Turn]:
-        """What the other arms have asked these models in the same stage, without what was shared;
-        in the order it was stored."""
+        """The turns of the other arms in the same stage that these models answered, in the order
+        they were stored. Turns that reuse another turn's response are left out."""
         columns = ", ".join(TABLES[Turn].given)
         found = self.stream(
             f"SELECT {columns} FROM turns WHERE iteration = $iteration AND split = $split "
@@ -317,11 +331,11 @@ class Store:
         return self._find(Model, *_select_by(iteration, arm))
 
     def checkpoints(self, job_id: str) -> list[Checkpoint]:
-        """What a job has left on its way, in order."""
+        """The models that a job left during training, in order."""
         return self._find(Checkpoint, "WHERE job_id = ? ORDER BY step", [job_id])
 
     def setting_changes(self) -> list[SettingChange]:
-        """What later starts of the run have changed, oldest first."""
+        """The settings that later starts of the run changed, oldest first."""
         return self._find(SettingChange, "ORDER BY changed_at, key", [])
 
     def batches(self, provider: str) -> list[Batch]:
@@ -344,17 +358,17 @@ class Store:
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """A connection of its own for one reader; the caller closes it and writes nothing.
 
-        Raises `StoreLocked` where a run that is going on answers: that takes whole queries only.
+        Raises `StoreLocked` where a running process answers, which takes whole queries only.
         """
         return self._cursor()
 
     @property
     def running(self) -> bool:
-        """Whether a run that is going on answers, and not the file itself."""
+        """Whether a running process that writes to the file answers, and not the file itself."""
         return self._reader is not None and self._reader.running
 
     def close(self) -> None:
-        """Commit what waits, fold the log into the file, let go of it. Closing twice is fine."""
+        """Commit what is queued, fold the log into the file and close it. Closing twice is fine."""
         if not self._open:
             return
         self._open = False
@@ -388,9 +402,7 @@ class Store:
             if not self._open:
                 raise StoreClosed(f"{self.path} was closed")
             if self._connection is None:
-                raise StoreLocked(
-                    f"{self.path} belongs to a run that is going on; wait for its end"
-                )
+                raise StoreLocked(f"a run is writing to {self.path}; wait for its end")
             return self._connection.cursor()
 
     def _writing_thread(self) -> Writer:

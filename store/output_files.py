@@ -1,7 +1,9 @@
-"""Writing beside a file or folder and putting it in its place once it is whole.
+"""What all files for other tools have in common.
 
-What is being written has a name of its process, `.NAME.HOST-PID.part`. A killed process leaves it
-behind; the next one that writes the same file removes it.
+They are whole or not there, their CSV cells are no formulas, and their JSON has no NaN.
+
+A file is written under a name of its process, `.NAME.HOST-PID.part`, and renamed at the end. A
+killed process leaves the part behind; the next process that writes the same file removes it.
 """
 
 from __future__ import annotations
@@ -10,32 +12,104 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import duckdb
 
+from store.errors import WriteFailed
+
+# A spreadsheet runs a cell that begins like a formula (CSV injection,
+# https://owasp.org/www-community/attacks/CSV_Injection). It takes a leading apostrophe for "this is
+# text". Full-width signs count too, and white space, which is skipped before a sign.
+_FORMULA = "[=+\\-@\\t\\r\\n\uff1d\uff0b\uff0d\uff20]"
+# A plain number may begin with a sign; it is harmless and stays a number.
+_NUMBER = "[+-]?([0-9]+\\.?[0-9]*|\\.[0-9]+)([eE][+-]?[0-9]+)?"
+_ESCAPED = (
+    f"CASE WHEN regexp_matches(TEXT::VARCHAR, '^{_FORMULA}') "
+    f"AND NOT regexp_full_match(TEXT::VARCHAR, '{_NUMBER}') "
+    "THEN '''' || TEXT ELSE TEXT::VARCHAR END"
+)
+_NOT_FINITE = re.compile(rb"NaN|Infinity")
+# A string, which stays as it is, or a value that is not finite.
+_STRING_OR_NOT_FINITE = re.compile(rb'("(?:[^"\\]|\\.)*")|-?(?:NaN|Infinity)')
+
+
+@contextmanager
+def replace_whole(path: Path) -> Iterator[Path]:
+    """A file to write to, which replaces `path` once it is complete.
+
+    Raises `WriteFailed` where the file system refuses; an older file then stays as it was.
+    """
+    part = prepare_partial(path)
+    try:
+        yield part
+        os.replace(part, path)
+    except (OSError, duckdb.IOException, duckdb.OutOfMemoryException) as error:
+        raise WriteFailed(f"cannot write {path}: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
 
 def prepare_partial(path: Path) -> Path:
-    """Where this process writes what becomes `path`; parts that killed processes left go away."""
+    """Where this process writes what becomes `path`; removes the parts of killed processes."""
     remove_stale_partials(path)
-    return path.parent / f".{path.name}.{_host()}-{os.getpid()}.part"
+    return path.parent / f".{path.name}.{_host_name()}-{os.getpid()}.part"
 
 
 def remove_stale_partials(path: Path) -> None:
-    """Remove the parts of `path` whose processes, of this machine, are there no more."""
-    mine = re.compile(
-        rf"\.{re.escape(path.name)}\.(?:{re.escape(_host())}-)?(\d+)\.part(\.d|\.json)?"
+    """Remove the parts of `path` whose processes, on this machine, run no more."""
+    own = re.compile(
+        rf"\.{re.escape(path.name)}\.(?:{re.escape(_host_name())}-)?(\d+)\.part(\.d|\.json)?"
     )
     with suppress(OSError):
         for entry in list(path.parent.iterdir()):
-            found = mine.fullmatch(entry.name)
+            found = own.fullmatch(entry.name)
             if found and not _is_running(int(found[1])):
                 _remove(entry)
 
 
-def _host() -> str:
+def replace_non_finite(lines: Path) -> None:
+    """Put null where DuckDB has written NaN or infinity, which JSON does not have (RFC 8259)."""
+    with lines.open("rb") as file:
+        # Nearly no export has such a value; finding out is much cheaper than writing it again.
+        if not any(_NOT_FINITE.search(line) for line in file):
+            return
+    better = lines.with_name(f"{lines.name}.json")
+    try:
+        with lines.open("rb") as file, better.open("wb") as out:
+            for line in file:
+                out.write(_STRING_OR_NOT_FINITE.sub(lambda found: found[1] or b"null", line))
+        os.replace(better, lines)
+    finally:
+        better.unlink(missing_ok=True)
+
+
+def escape_formula(value: object) -> object:
+    """A value for a CSV cell: text that begins like a formula gets an apostrophe before it."""
+    if not isinstance(value, str):
+        return value
+    if not re.match(_FORMULA, value) or re.fullmatch(_NUMBER, value):
+        return value
+    return f"'{value}"
+
+
+def escape_formulas(
+    cursor: duckdb.DuckDBPyConnection, query: str, params: Mapping[str, object]
+) -> str:
+    """A query with the rows of `query`, all text in them as `escape_formula` gives it."""
+    described = cursor.execute(f"DESCRIBE {query}", dict(params)).fetchall()
+    texts = [
+        '"{}"'.format(str(name).replace('"', '""'))
+        for name, kind, *_ in described
+        if str(kind).startswith(("VARCHAR", "ENUM", "JSON"))
+    ]
+    replaced = ", ".join(f"{_ESCAPED.replace('TEXT', text)} AS {text}" for text in texts)
+    return f"SELECT * {f'REPLACE ({replaced})' if texts else ''} FROM ({query})"
+
+
+def _host_name() -> str:
     return re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())
 
 
@@ -54,44 +128,3 @@ def _remove(entry: Path) -> None:
         shutil.rmtree(entry, ignore_errors=True)
     else:
         entry.unlink(missing_ok=True)
-
-
-# MERGED DOCSTRING of store.output_files:
-# """Text in CSV cells: a spreadsheet runs what begins like a formula, so that is quoted as text.
-#
-# The attack: https://owasp.org/www-community/attacks/CSV_Injection. Spreadsheets take a leading
-# apostrophe for "this is text". What is a plain number is harmless and stays one.
-# """
-
-FORMULA = "[=+\\-@\\t\\r\\n\uff1d\uff0b\uff0d\uff20]"
-"""What begins a formula: also the full-width forms, and white space that is skipped before one."""
-
-NUMBER = "[+-]?([0-9]+\\.?[0-9]*|\\.[0-9]+)([eE][+-]?[0-9]+)?"
-_FORMULA, _NUMBER = re.compile(FORMULA), re.compile(NUMBER)
-
-_QUOTED = (
-    f"CASE WHEN regexp_matches(TEXT::VARCHAR, '^{FORMULA}') "
-    f"AND NOT regexp_full_match(TEXT::VARCHAR, '{NUMBER}') "
-    "THEN '''' || TEXT ELSE TEXT::VARCHAR END"
-)
-
-
-def escape_formula(value: object) -> object:
-    """A value for a cell: text that begins like a formula gets an apostrophe before it."""
-    if not isinstance(value, str) or not _FORMULA.match(value) or _NUMBER.fullmatch(value):
-        return value
-    return f"'{value}"
-
-
-def escape_formulas(
-    cursor: duckdb.DuckDBPyConnection, query: str, params: Mapping[str, object]
-) -> str:
-    """A query whose rows are those of `query`, all text in them as `cell` gives it."""
-    described = cursor.execute(f"DESCRIBE {query}", dict(params)).fetchall()
-    texts = [
-        '"{}"'.format(str(name).replace('"', '""'))
-        for name, kind, *_ in described
-        if str(kind).startswith(("VARCHAR", "ENUM", "JSON"))
-    ]
-    replaced = ", ".join(f"{_QUOTED.replace('TEXT', text)} AS {text}" for text in texts)
-    return f"SELECT * {f'REPLACE ({replaced})' if texts else ''} FROM ({query})"

@@ -7,12 +7,12 @@ passes (0 = untuned). Agents and rounds count from 1. Times are UTC.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from typing import Literal
+
+from store.content import content_sha256, turn_id_of
 
 Split = Literal["train", "eval"]
 Decoding = Literal["sampled", "greedy"]
@@ -22,8 +22,6 @@ LossOn = Literal["final", "all"]
 Labels = Literal["final", "round1", "gold"]
 Failure = Literal["passing", "refused", "final"]
 DiversityMeasure = Literal["embedding", "nll", "kl", "kl_base"]
-ChargeState = Literal["sent", "answered", "failed", "lost"]
-ChargedStage = Literal["debate", "evaluate", "diversity", "ask"]
 StoredJobStatus = Literal[
     "intent", "submitted", "running", "succeeded", "failed", "cancelled", "skipped"
 ]
@@ -68,35 +66,6 @@ def turn_key(stage: StageKey, question_id: str, agent: int, round: int, kind: Tu
     """The canonical name of a turn within a run; equal keys are the same turn."""
     key = (*stage.params.values(), question_id, agent, round, kind)
     return json.dumps(key, separators=(",", ":"))
-
-
-def turn_id_of(key: str) -> int:
-    """63-bit hash of a `turn_key`: the first 8 bytes of its BLAKE2b, without the sign bit."""
-    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") & 0x7FFF_FFFF_FFFF_FFFF
-
-
-def content_sha256(messages: str, response: str) -> str:
-    """SHA-256 (hex) of what a turn teaches: the messages as sent, a line feed, the response.
-
-    JSON has no raw line feed inside strings and is stored on one line, so the pair is unambiguous.
-    """
-    return hashlib.sha256(f"{messages}\n{response}".encode(errors="surrogatepass")).hexdigest()
-
-
-def messages_json(messages: Sequence[Mapping[str, str]]) -> str:
-    """A conversation as stored: a JSON list of {"role", "content"}, text unescaped, one line."""
-    plain = [{"role": message["role"], "content": message["content"]} for message in messages]
-    return json.dumps(plain, ensure_ascii=False)
-
-
-def storable(text: str) -> str:
-    """`text` with lone surrogates, which no UTF-8 file can hold, replaced by U+FFFD."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,26 +366,6 @@ class Overlap:
 
 
 @dataclass(frozen=True, slots=True)
-class Price:
-    """What the run pays at the address `provider`, in USD per million tokens.
-
-    `tuned`: for models tuned from the address's base, not for the base. `training_usd` is per token
-    trained on; `batch_factor` the share of the price that a batch costs. None where unknown.
-    `read_on` is the day the figures were read in `source`, None for the user's own.
-    """
-
-    provider: str
-    tuned: bool
-    input_usd: float
-    output_usd: float
-    source: str
-    cached_input_usd: float | None = None
-    training_usd: float | None = None
-    batch_factor: float | None = None
-    read_on: date | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A model that a job has left on its way. `model` is the provider's own id of it."""
 
@@ -424,45 +373,6 @@ class Checkpoint:
     step: int
     model: str
     loss: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Requests sent to a provider as one file. `custom_ids` is a JSON list; `batch_id` is None
-    until the provider has told."""
-
-    digest: str
-    provider: str
-    custom_ids: str
-    batch_id: str | None = None
-    created_at: datetime = field(default_factory=utc_now)
-
-
-@dataclass(frozen=True, slots=True)
-class Charge:
-    """One attempt that was paid, or may have been, and that is no stored turn.
-
-    `state`: "sent" while it is under way (and of no account once `turn_id` is stored), "answered"
-    where the answer is not kept as a turn, "failed", or "lost" where the process ended meanwhile.
-    `tokens_estimated`: the tokens are as many as they can be, since nobody has told them.
-    """
-
-    charge_id: str
-    state: ChargeState
-    stage: ChargedStage
-    model_id: str
-    prompt_tokens: int
-    completion_tokens: int
-    tokens_estimated: bool
-    iteration: int | None = None
-    arm: str | None = None
-    split: str | None = None
-    decoding: str | None = None
-    question_id: str | None = None
-    agent: int | None = None
-    role: str | None = None
-    turn_id: int | None = None
-    created_at: datetime = field(default_factory=utc_now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -491,27 +401,3 @@ class SettingChange:
     before: str | None
     now: str | None
     changed_at: datetime = field(default_factory=utc_now)
-
-
-Row = (
-    StoredArm
-    | Batch
-    | Charge
-    | Likelihood
-    | Checkpoint
-    | Question
-    | Turn
-    | Vote
-    | Verdict
-    | Dataset
-    | DatasetExample
-    | Diversity
-    | Job
-    | Model
-    | RunStart
-    | Overlap
-    | Price
-    | Run
-    | SettingChange
-    | TrainingPoint
-)

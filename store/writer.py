@@ -13,7 +13,8 @@ import duckdb
 
 from store.bulk_insert import insert_rows
 from store.errors import DuplicateRecord, InvalidRecord, StoreClosed, StoreError, WriteFailed
-from store.records import IN_STAGE, Row, StageKey, Turn, Verdict, Vote
+from store.records import IN_STAGE, StageKey, Turn, Verdict, Vote
+from store.tables import Record
 
 KeySet = tuple[str, StageKey | None]
 """A table, and which stage of it; None: all of it."""
@@ -32,7 +33,7 @@ class Guard:
         self._connection = connection
         self._known: dict[KeySet, set[Hashable]] = {}
 
-    def claim(self, rows: Iterable[Row]) -> list[tuple[KeySet, Hashable]]:
+    def claim(self, rows: Iterable[Record]) -> list[tuple[KeySet, Hashable]]:
         """Mark the keys of `rows` as stored; `release` undoes it.
 
         Raises `DuplicateRecord` and then claims none.
@@ -98,7 +99,7 @@ _BAD_VALUE = (
 
 @dataclass(slots=True)
 class _Append:
-    rows: Sequence[Row] = ()
+    rows: Sequence[Record] = ()
     work: Work | None = None
     removes: bool = False
     done: Future[None] = field(default_factory=Future)
@@ -118,7 +119,7 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, rows: Sequence[Row]) -> Future[None]:
+    def submit(self, rows: Sequence[Record]) -> Future[None]:
         """Queue rows for one transaction; the future is done once they are committed."""
         return self._put(_Append(rows=rows))
 

@@ -12,8 +12,9 @@ from typing import Self
 from evals.diversity.encoders import Vector
 from evals.diversity.responses import Said
 from providers.types import ModelRef, Score
+from store.content import content_sha256, messages_json
 from store.ledger import Store
-from store.records import Likelihood, content_sha256, messages_json
+from store.records import Likelihood
 
 _KNOWN = """
     select model_id, other_id, sha256, value, tokens_sha256

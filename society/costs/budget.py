@@ -20,7 +20,7 @@ from society.method.arms import is_tuned
 from society.method.connections import Connections
 from store.errors import StoreError
 from store.ledger import Store
-from store.records import Price
+from store.spending import Price
 
 _SPENT = "SELECT coalesce(sum(usd), 0) FROM spend"
 

@@ -9,7 +9,7 @@ from providers.types import ModelRef
 from providers.usage import AttemptCharge, Usage
 from society.method.purpose import Purpose, current_purpose
 from store.ledger import Store
-from store.records import Charge, ChargeState
+from store.spending import Charge, ChargeState
 
 _TIDY_EVERY = 2048
 

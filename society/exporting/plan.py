@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 from urllib.parse import quote
 
-from store import export
+from store import dataset_export, export
 from store.errors import InvalidQuery
 from store.export import Format, Part
 from store.ledger import Store
@@ -136,8 +136,8 @@ def _plan_dataset(dataset: Dataset, output: Output) -> PlannedFile:
 
     def write(store: Store, path: Path) -> int:
         if output == "chat" or output == "sharegpt":
-            return export.export_dataset(store, dataset.dataset_id, path, output)
+            return dataset_export.export_dataset(store, dataset.dataset_id, path, output)
         format: Format = "parquet" if output == "hf" else output
-        return export.export_examples(store, dataset.dataset_id, path, format)
+        return dataset_export.export_examples(store, dataset.dataset_id, path, format)
 
     return PlannedFile(f"datasets/{name}{SUFFIXES[output]}", write, "datasets", name, "train")

@@ -27,7 +27,8 @@ from society.method.voting import default_quorum
 from society.runs import folder as folders
 from society.runs.folder import RunFolder
 from store.ledger import Store
-from store.records import Model, Row, Split, utc_now
+from store.records import Model, Split, utc_now
+from store.tables import Record
 
 __all__ = ["ImportSource", "Imported", "TranscriptError", "import_file"]
 
@@ -90,7 +91,7 @@ class _Content:
     questions: ImportedQuestions
     debates: ImportedDebates
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[Record]:
         """All rows except datasets, question by question."""
         config, found = self.config, self.debates
         models = {s.model or NAMELESS for d in found.complete for s in d.turns.values()}
@@ -134,8 +135,8 @@ def _write(folder: RunFolder, content: _Content) -> None:
         raise
 
 
-def _batches(records: Iterator[Row]) -> Iterator[Sequence[Row]]:
-    batch: list[Row] = []
+def _batches(records: Iterator[Record]) -> Iterator[Sequence[Record]]:
+    batch: list[Record] = []
     for record in records:
         batch.append(record)
         if len(batch) >= _ROWS_AT_ONCE:

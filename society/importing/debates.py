@@ -55,7 +55,7 @@ def _merge_alike(alike: Sequence[str]) -> str:
 class ImportedTurn:
     """One response. `where` is its place in the file, for messages.
 
-    `messages` is the conversation it answers, as `store.records.messages_json` writes it; None if
+    `messages` is the conversation it answers, as `store.content.messages_json` writes it; None if
     the file has none. If `answer` is None, it is read from the response. `meta` belongs to the
     question, as a JSON object.
     """

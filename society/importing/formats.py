@@ -21,7 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from evals.tasks.sources.formats import read_text
 from society.importing import jsonl
 from society.importing.debates import ImportedTurn, TranscriptError, to_text
-from store.records import Split, StageKey, messages_json, storable
+from store.content import make_storable, messages_json
+from store.records import Split, StageKey
 
 _FORMATS = (
     'one JSON object per line with "question", "agent", "round" and "response", or one object '
@@ -164,18 +165,18 @@ def _answers(
     conversation: list[dict[str, str]] = []
     number = 0
     for message in context:
-        content = storable(message.content or "")
+        content = make_storable(message.content or "")
         if message.role == "assistant":
             number += 1
             failed = message.content is None
             yield ImportedTurn(
                 where=f"{where}, round {number}",
                 stage=stage,
-                question=storable(question),
+                question=make_storable(question),
                 agent=agent,
                 round=number,
                 response=content,
-                gold=None if gold is None else storable(gold),
+                gold=None if gold is None else make_storable(gold),
                 messages=messages_json(conversation),
                 finish_reason="error" if failed else "stop",
                 error="the transcript has no response" if failed else None,

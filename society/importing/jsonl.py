@@ -18,7 +18,8 @@ from pydantic_core import ErrorDetails
 
 from providers.types import FinishReason, Role
 from society.importing.debates import ImportedTurn, to_text
-from store.records import Decoding, Split, StageKey, TurnKind, messages_json, storable
+from store.content import make_storable, messages_json
+from store.records import Decoding, Split, StageKey, TurnKind
 
 _LARGEST = 2**31 - 1
 _MOST_ITERATIONS = 10_000
@@ -98,7 +99,7 @@ def _stage(line: TurnLine, split: Split, iteration: int | None) -> StageKey:
     part = line.split or split
     first = 1 if part == "train" else 0
     given = iteration if line.iteration is None else line.iteration
-    return StageKey(first if given is None else given, part, storable(line.arm), line.decoding)
+    return StageKey(first if given is None else given, part, make_storable(line.arm), line.decoding)
 
 
 def _find_fault(line: TurnLine, stage: StageKey) -> str | None:
@@ -115,16 +116,16 @@ def _find_fault(line: TurnLine, stage: StageKey) -> str | None:
 def _to_turn(line: TurnLine, where: str, stage: StageKey) -> ImportedTurn:
     messages = None
     if line.messages is not None:
-        sent = [{"role": m.role, "content": storable(m.content)} for m in line.messages]
+        sent = [{"role": m.role, "content": make_storable(m.content)} for m in line.messages]
         messages = messages_json(sent)
     reason: Literal["stop", "error"] = "stop" if line.error is None else "error"
     return ImportedTurn(
         where=where,
         stage=stage,
-        question=storable(line.question),
+        question=make_storable(line.question),
         agent=line.agent,
         round=line.round,
-        response=storable(line.response),
+        response=make_storable(line.response),
         kind=line.kind,
         question_id=_storable(line.question_id),
         gold=_storable(to_text(line.gold)),
@@ -141,11 +142,11 @@ def _to_turn(line: TurnLine, where: str, stage: StageKey) -> ImportedTurn:
 
 
 def _meta(meta: dict[str, Any]) -> str:
-    return storable(json.dumps(meta, ensure_ascii=False, allow_nan=False))
+    return make_storable(json.dumps(meta, ensure_ascii=False, allow_nan=False))
 
 
 def _storable(text: str | None) -> str | None:
-    return None if text is None else storable(text)
+    return None if text is None else make_storable(text)
 
 
 def _explain_problem(problem: ErrorDetails) -> str:

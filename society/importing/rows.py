@@ -16,7 +16,9 @@ from society.method.voting import (
     extract_answer,
     judge_debate,
 )
-from store.records import Row, Turn, messages_json
+from store.content import messages_json
+from store.records import Turn
+from store.tables import Record
 
 NAMELESS = "imported"
 """The model of turns that do not name one."""
@@ -32,7 +34,7 @@ def build_rows(
     drop_ties: bool,
     quorum: int,
     seed: int,
-) -> list[Row]:
+) -> list[Record]:
     """The turns, verdicts and votes of a complete debate of `size` (agents, rounds).
 
     A turn without messages gets the prompt that society would have sent: the task's prompt in round

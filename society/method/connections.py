@@ -20,7 +20,7 @@ from providers.types import BatchRecord, ModelRef
 from society.config.schema import Config, base_address
 from society.method.agents import Society
 from store.ledger import Store
-from store.records import Batch
+from store.spending import Batch
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,17 +39,9 @@ from society.method.voting import (
     extract_answer,
     judge_debate,
 )
-from store.records import (
-    Failure,
-    Labels,
-    Row,
-    StageKey,
-    Turn,
-    TurnKind,
-    messages_json,
-    storable,
-    utc_now,
-)
+from store.content import make_storable, messages_json
+from store.records import Failure, Labels, StageKey, Turn, TurnKind, utc_now
+from store.tables import Record
 
 # How long calls in flight may still take when the run stops. Without a bound a call that is
 # retried again and again would keep the run from stopping.
@@ -59,7 +51,7 @@ _LONGEST_WAIT_S = 60.0
 class Recorder(Protocol):
     """Where turns are kept: the run's store, or nowhere for a question asked in passing."""
 
-    async def append(self, *rows: Row) -> None:
+    async def append(self, *rows: Record) -> None:
         """Keep all rows or none; returns once they are kept."""
 
 
@@ -287,7 +279,7 @@ class Debate:
             # An answer the provider can never give is part of the record: it casts no vote.
             return _record_failure(draft, error, again=request.again)
         # The answer is read from what is stored, so reading it again later gives the same.
-        response = storable(completion.text)
+        response = make_storable(completion.text)
         reason = completion.finish_reason
         answer = extract_answer(self._task, response, reason) if draft.kind == "answer" else None
         why = completion.error or explain_empty(response, reason)
@@ -300,7 +292,7 @@ class Debate:
             completion_tokens=completion.completion_tokens,
             tokens_estimated=completion.estimated,
             latency_ms=completion.latency_ms,
-            error=None if why is None else storable(why),
+            error=None if why is None else make_storable(why),
             created_at=utc_now(),
         )
 
@@ -326,7 +318,7 @@ def _record_failure(turn: Turn, error: RequestError | RetryableError, *, again: 
     elif isinstance(error, ContextOverflow):
         failure = "final"
     message = getattr(error, "given_up", None) or str(error)
-    return replace(turn, error=storable(message), failure=failure, created_at=utc_now())
+    return replace(turn, error=make_storable(message), failure=failure, created_at=utc_now())
 
 
 async def _gather_turns(turns: Iterable[Coroutine[object, object, Turn]]) -> list[Turn]:

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from store.records import ChargedStage, Turn
+from store.records import Turn
+from store.spending import ChargedStage
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from evals.tasks.base import Task, TaskQuestion
-from store.records import Labels, Row, StageKey, Turn, Verdict, Vote
+from store.records import Labels, StageKey, Turn, Verdict, Vote
+from store.tables import Record
 
 Equivalent = Callable[[str, str], bool]
 
@@ -108,7 +109,7 @@ def judge_debate(
     drop_ties: bool,
     quorum: int = 1,
     label: Labels = "final",
-) -> list[Row]:
+) -> list[Record]:
     """A verdict per answer turn, then a vote per round; `tallies` are those of rounds 1, 2, ….
 
     `drop_ties` leaves a tied vote of a training debate without a label, `quorum` one in which
@@ -123,7 +124,7 @@ def judge_debate(
         None if training and ((drop_ties and each.tie) or each.voters < quorum) else each.answer
         for each in tallies
     ]
-    votes: list[Row] = [
+    votes: list[Record] = [
         Vote(
             iteration=stage.iteration,
             arm=stage.arm,
@@ -142,7 +143,7 @@ def judge_debate(
     ]
     # A label that was dropped agrees with nothing and disagrees with nothing: agrees is NULL.
     place = 0 if label == "round1" else -1
-    verdicts: list[Row] = []
+    verdicts: list[Record] = []
     for turn in (t for t in turns if t.kind == "answer"):
         correct = _is_correct(task, turn.answer, question.gold)
         if label == "gold":

@@ -25,7 +25,8 @@ from society.runs.folder import RunFolder
 from society.terminal.output import Screen, escape_invisible, one_line
 from store.errors import StoreLocked
 from store.ledger import Store
-from store.records import Row, StageKey, Turn
+from store.records import StageKey, Turn
+from store.tables import Record
 
 _NEWEST = "select coalesce(max(iteration), 0) from votes where split = 'eval' and arm = ?"
 
@@ -141,5 +142,5 @@ def find_newest_iteration(store: Store, config: Config) -> int:
 
 
 class _Unstored:
-    async def append(self, *rows: Row) -> None:
+    async def append(self, *rows: Record) -> None:
         """Discard the rows: this question is not part of the run."""

@@ -14,7 +14,7 @@ from evals.tasks.arithmetic import Arithmetic
 from evals.tasks.base import TaskQuestion
 from providers.embedded import corpus
 from society.method.voting import agrees, count_votes
-from store import records
+from store import records, tables
 from store.ledger import Store
 
 TASK = Arithmetic()
@@ -39,7 +39,7 @@ def store_of(tmp_path: Path) -> Iterator[StoreOf]:
     """A store with the rows it is given, or with those of `made_up` for keyword arguments."""
     opened = []
 
-    def build(rows: Iterator[records.Row] | None = None, **options: object) -> Store:
+    def build(rows: Iterator[tables.Record] | None = None, **options: object) -> Store:
         store = Store.open(tmp_path / f"run{len(opened)}.duckdb")
         opened.append(store)
         store.write(*(made_up(**options) if rows is None else rows))
@@ -51,14 +51,14 @@ def store_of(tmp_path: Path) -> Iterator[StoreOf]:
 
 
 @pytest.fixture(scope="session")
-def made_up_rows() -> Callable[..., Iterator[records.Row]]:
+def made_up_rows() -> Callable[..., Iterator[tables.Record]]:
     """`made_up` itself."""
     return made_up
 
 
 def made_up(
     iterations: int = 3, questions: int = 60, seed: int = 0, spoken: str | None = None
-) -> Iterator[records.Row]:
+) -> Iterator[tables.Record]:
     """All rows of a run; `spoken` is added to every response."""
     rng = random.Random(seed)
     yield records.Run("made-up", json.dumps(CONFIG), "0" * 64, seed, json.dumps({"python": "3.11"}))
@@ -135,7 +135,7 @@ def _turn(iteration, split, decoding, question, agent, round_, text, when, kind=
     )  # fmt: skip
 
 
-def _tuning(rng: random.Random, iteration: int) -> Iterator[records.Row]:
+def _tuning(rng: random.Random, iteration: int) -> Iterator[tables.Record]:
     begun = START + timedelta(hours=iteration, minutes=20)
     for agent in range(1, AGENTS + 1):
         for role in ("generator", "critic"):

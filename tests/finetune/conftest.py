@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from store.content import messages_json
 from store.ledger import Store
-from store.records import Turn, Verdict, messages_json
+from store.records import Turn, Verdict
 
 
 @pytest.fixture

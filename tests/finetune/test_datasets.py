@@ -13,8 +13,9 @@ from finetune.errors import DatasetChanged, DatasetDamaged
 from finetune.examples import StoredExamples
 from finetune.mixture import compute_mixture
 from providers.types import Message
+from store.content import content_sha256, turn_id_of
 from store.ledger import Store
-from store.records import StageKey, content_sha256, turn_id_of, turn_key
+from store.records import StageKey, turn_key
 
 OWNERS = [(agent, role) for role in ("generator", "critic") for agent in (1, 2, 3)]
 STAYED, CORRECTED, LOST, WRONG = (True, True), (False, True), (True, False), (False, False)

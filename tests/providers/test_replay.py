@@ -27,8 +27,9 @@ from providers.types import (
     Request,
     Sampling,
 )
+from store.content import messages_json
 from store.ledger import Store
-from store.records import Run, Turn, messages_json
+from store.records import Run, Turn
 
 ASKED = (Message("user", "2+2?"),)
 CONFIG = {"task": {"name": "sums"}, "society": {"agents": 2, "rounds": 2, "others": "quoted"}}

@@ -19,7 +19,8 @@ from society.config import load as experiments
 from society.runs import cancel
 from society.runs import folder as folders
 from store.ledger import Store
-from store.records import Batch, Job
+from store.records import Job
+from store.spending import Batch
 from tests.providers.job_server import Server, serving
 
 BASE = "gpt-4o-mini"

@@ -21,7 +21,8 @@ from providers.usage import Usage
 from society.costs.charges import StoredCharges
 from society.method.purpose import Purpose, spend_for
 from store.ledger import Store
-from store.records import Model, Price, Turn
+from store.records import Model, Turn
+from store.spending import Price
 from tests.providers.chat_server import ChatServer, Reply, fails, says
 
 IN_USD, OUT_USD = 3.0, 11.0

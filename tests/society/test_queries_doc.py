@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from finetune.datasets import DatasetRules, derive_datasets
+from store.content import messages_json
 from store.ledger import Store
 from store.records import (
     Diversity,
     Job,
     Model,
-    Price,
     Question,
     Run,
     StoredArm,
@@ -24,8 +24,8 @@ from store.records import (
     Turn,
     Verdict,
     Vote,
-    messages_json,
 )
+from store.spending import Price
 from tests.store.conftest import query
 
 TEXT = (Path(__file__).parents[2] / "docs" / "queries.md").read_text(encoding="utf-8")

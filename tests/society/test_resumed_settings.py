@@ -12,7 +12,8 @@ from society.config.load import ConfigError
 from society.runs import folder as folders
 from society.runs.folder import RunFolder
 from store.ledger import Store
-from store.records import Batch, Job, Turn
+from store.records import Job, Turn
+from store.spending import Batch
 
 REMOTE = """
 model = "openai+http://127.0.0.1:1/v1:m"

@@ -12,9 +12,10 @@ import duckdb
 import pytest
 
 from society import cli
+from store.content import messages_json
 from store.errors import StoreError
 from store.ledger import Store
-from store.records import Question, Run, Turn, messages_json, utc_now
+from store.records import Question, Run, Turn, utc_now
 
 HOLD = """
 import sys

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from store.content import messages_json
 from store.ledger import Store
 from store.reader import open_reader
-from store.records import Turn, messages_json
+from store.records import Turn
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from store import schema
+from store.content import messages_json
 from store.ledger import Store
-from store.records import Turn, Verdict, Vote, messages_json
+from store.records import Turn, Verdict, Vote
 
 Answer = str | None
 

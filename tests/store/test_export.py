@@ -11,9 +11,11 @@ import duckdb
 import pytest
 
 from store import export
+from store.content import messages_json
+from store.dataset_export import export_dataset, export_examples
 from store.errors import InvalidQuery, StoreBroken, WriteFailed
-from store.export import export_dataset, export_examples, export_part, export_relation
-from store.records import Dataset, DatasetExample, Model, Question, Verdict, Vote, messages_json
+from store.export import export_part, export_relation
+from store.records import Dataset, DatasetExample, Model, Question, Verdict, Vote
 from store.selection import Selection
 
 TEXT = 'é 😀 "quoted",\nnext\x00 line'

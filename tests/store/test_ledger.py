@@ -8,20 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from store.content import messages_json
 from store.errors import DuplicateRecord, InvalidRecord, StoreClosed, StoreError
 from store.ledger import Store
-from store.records import (
-    Dataset,
-    Job,
-    Model,
-    Question,
-    Run,
-    StageKey,
-    TrainingPoint,
-    Verdict,
-    Vote,
-    messages_json,
-)
+from store.records import Dataset, Job, Model, Question, Run, StageKey, TrainingPoint, Verdict, Vote
 
 STAGE = StageKey(1, "train", "multiagent")
 VOTE = Vote(*astuple(STAGE), "q1", 1, "4", 2, 3, False, True)

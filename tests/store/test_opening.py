@@ -110,14 +110,14 @@ def test_another_process_that_writes_is_named(path):
 
 def test_one_process_writes_through_one_store(path):
     with Store.open(path):
-        with pytest.raises(StoreLocked, match="this very process"):
+        with pytest.raises(StoreLocked, match="this process has"):
             Store.open(path)
-        with pytest.raises(StoreLocked, match="this very process"):
+        with pytest.raises(StoreLocked, match="this process has"):
             Store.open(path, read_only=True)
     with Store.open(path, read_only=True):
         with Store.open(path, read_only=True):
             pass
-        with pytest.raises(StoreLocked, match="this very process"):
+        with pytest.raises(StoreLocked, match="this process has"):
             Store.open(path)
 
 

@@ -6,7 +6,8 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.records import StageKey, content_sha256, messages_json, storable, turn_id_of, turn_key
+from store.content import content_sha256, make_storable, messages_json, turn_id_of
+from store.records import StageKey, turn_key
 
 
 def test_turn_id_is_fixed_for_ever():
@@ -17,7 +18,7 @@ def test_turn_id_is_fixed_for_ever():
 
 @given(st.text())
 def test_turn_id_fits_a_signed_64_bit_integer(key):
-    assert 0 <= turn_id_of(storable(key)) < 2**63
+    assert 0 <= turn_id_of(make_storable(key)) < 2**63
 
 
 def test_every_part_of_the_key_makes_another_turn(make_turn):
@@ -50,5 +51,5 @@ def test_messages_survive_json_on_one_line(turns):
 
 
 def test_storable_replaces_only_lone_surrogates():
-    assert storable("é😀\x00") == "é😀\x00"
-    assert storable("a\ud800b\udfff") == "a\ufffdb\ufffd"
+    assert make_storable("é😀\x00") == "é😀\x00"
+    assert make_storable("a\ud800b\udfff") == "a\ufffdb\ufffd"

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from store import schema
-from store.bulk_insert import TABLES
 from store.ledger import Store
+from store.tables import TABLES
 
 DOC = Path(__file__).parents[2] / "docs" / "schema.md"
 TEXT = DOC.read_text(encoding="utf-8")

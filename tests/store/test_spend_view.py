@@ -6,7 +6,8 @@ from datetime import date
 
 import pytest
 
-from store.records import Job, Model, Price, Question
+from store.records import Job, Model, Question
+from store.spending import Price
 
 BASE = "openai:m"
 

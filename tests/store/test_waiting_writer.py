@@ -79,7 +79,7 @@ def test_a_mark_that_a_killed_start_left_counts_for_a_moment_only(filled):
 
 def test_a_reader_that_waits_too_long_says_for_what(filled):
     connection.announce_writer(filled)
-    with pytest.raises(StoreLocked, match="waited for by a run that starts"):
+    with pytest.raises(StoreLocked, match="a run that starts is waiting for"):
         connection.yield_to_writer(filled, patience_s=0)
     connection.withdraw_writer(filled)
     connection.yield_to_writer(filled, patience_s=0)

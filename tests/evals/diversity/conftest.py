@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from store import records
+from store import records, tables
 from store.ledger import Store
 
 SAID = {
@@ -43,7 +43,7 @@ def debated(tmp_path: Path) -> Iterator[Callable[..., Store]]:
         store.close()
 
 
-def rows(models, said, agrees, decoding, arm, iteration) -> Iterator[records.Row]:
+def rows(models, said, agrees, decoding, arm, iteration) -> Iterator[tables.Record]:
     for model_id, address, artifact in dict.fromkeys(m for each in models for m in each):
         yield records.Model(model_id, address, artifact=artifact)
     for question, texts in said.items():

@@ -15,7 +15,7 @@ from evals import report
 from evals.tasks.arithmetic import Arithmetic
 from providers.embedded import corpus
 from society.method.voting import agrees, count_votes
-from store import records
+from store import records, tables
 from store.ledger import Store
 
 TASK = Arithmetic()
@@ -89,7 +89,7 @@ RECIPES = (
 
 
 @pytest.fixture(scope="session")
-def arms_of() -> Callable[..., Iterator[records.Row]]:
+def arms_of() -> Callable[..., Iterator[tables.Record]]:
     """`rows_of` itself."""
     return rows_of
 
@@ -123,7 +123,7 @@ def rows_of(
     finished: bool = True,
     changed: dict[str, object] | None = None,
     diverse: bool = True,
-) -> Iterator[records.Row]:
+) -> Iterator[tables.Record]:
     """All rows of one run. `spoken` is added to every response, `changed` to the config; `diverse`
     runs have measured diversity."""
     rng = random.Random(seed)

@@ -21,6 +21,7 @@ import uvicorn
 from society.view.access import Access
 from society.view.app import create
 from society.view.catalogue import Library
+from store.content import messages_json
 from store.ledger import Store
 from store.records import (
     Dataset,
@@ -34,7 +35,6 @@ from store.records import (
     Turn,
     Verdict,
     Vote,
-    messages_json,
 )
 
 HOSTILE = (

@@ -1,0 +1,36 @@
+"""What a turn says, as it is stored: JSON messages, valid text, and the hashes that name them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+
+
+def messages_json(messages: Sequence[Mapping[str, str]]) -> str:
+    """A conversation as stored: a JSON list of {"role", "content"}, text unescaped, one line."""
+    plain = [{"role": message["role"], "content": message["content"]} for message in messages]
+    return json.dumps(plain, ensure_ascii=False)
+
+
+def make_storable(text: str) -> str:
+    """`text` with lone surrogates, which no UTF-8 file can hold, replaced by U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def content_sha256(messages: str, response: str) -> str:
+    """SHA-256 (hex) of what a turn teaches: the messages as sent, a line feed, the response.
+
+    JSON has no raw line feed inside strings and is stored on one line, so the pair is unambiguous.
+    """
+    return hashlib.sha256(f"{messages}\n{response}".encode(errors="surrogatepass")).hexdigest()
+
+
+def turn_id_of(key: str) -> int:
+    """63-bit hash of a `turn_key`: the first 8 bytes of its BLAKE2b, without the sign bit."""
+    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") & 0x7FFF_FFFF_FFFF_FFFF
