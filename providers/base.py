@@ -74,7 +74,9 @@ class Provider(ABC):
 
     async def score(self, model: ModelRef, messages: Sequence[Message], text: str) -> Score:
         """Log-probabilities of `text` as the assistant's answer to `messages`."""
-        raise self._unsupported("gives no log-probabilities of a given text; use a local model")
+        raise self._make_unsupported(
+            "gives no log-probabilities of a given text; use a local model"
+        )
 
     async def divergences(
         self, p: ModelRef, others: Sequence[ModelRef], messages: Sequence[Message], text: str
@@ -83,7 +85,7 @@ class Provider(ABC):
 
         The end of the answer is no part of the text.
         """
-        raise self._unsupported("does not show whole distributions; use a local model")
+        raise self._make_unsupported("does not show whole distributions; use a local model")
 
     # Fine-tuning, announced by `Capabilities.finetune`.
 
@@ -93,34 +95,38 @@ class Provider(ABC):
 
     async def submit(self, spec: FinetuneSpec) -> JobHandle:
         """Start a job. The caller does not retry; an unknown outcome is `AmbiguousSubmission`."""
-        raise self._unsupported(_NO_FINETUNING)
+        raise self._make_unsupported(_NO_FINETUNING)
 
     async def find(self, spec: FinetuneSpec) -> JobHandle | None:
         """The job that was submitted for this very spec (same digest), or None."""
-        raise self._unsupported(_NO_FINETUNING)
+        raise self._make_unsupported(_NO_FINETUNING)
 
     async def poll(self, handle: JobHandle) -> JobState:
         """The job's state now."""
-        raise self._unsupported(_NO_FINETUNING)
+        raise self._make_unsupported(_NO_FINETUNING)
 
     async def cancel(self, handle: JobHandle) -> None:
         """Stop a job; does nothing if it has ended."""
-        raise self._unsupported(_NO_FINETUNING)
+        raise self._make_unsupported(_NO_FINETUNING)
 
     async def load_adapters(self, models: Sequence[ModelRef]) -> None:
         """Make exactly these tuned models answerable; returns when they are."""
         if tuned := [model.model_id for model in models if model.artifact is not None]:
-            raise self._unsupported(f"has no tuned models, so not {tuned[0]!r}; start a new run")
+            raise self._make_unsupported(
+                f"has no tuned models, so not {tuned[0]!r}; start a new run"
+            )
 
     # What only servers have, announced by `Capabilities.batches` and `Capabilities.adapter_server`.
 
     def batches(self, records: BatchRecords) -> BatchClient:
         """The batches of this model's account, remembered in `records`."""
-        raise self._unsupported("has no batches; set evaluation.batch = false")
+        raise self._make_unsupported("has no batches; set evaluation.batch = false")
 
     def adapter_server(self) -> AdapterServer:
         """The administration of the adapters that this server has loaded."""
-        raise self._unsupported("is no server that adapters can be loaded into; use vLLM or SGLang")
+        raise self._make_unsupported(
+            "is no server that adapters can be loaded into; use vLLM or SGLang"
+        )
 
     def with_deadline(self, give_up_after_s: float) -> Provider:
         """A connection for a user who waits: it retries a failing call for so many seconds only and
@@ -138,7 +144,7 @@ class Provider(ABC):
         """Release what the provider holds. Jobs at a server continue."""
         return
 
-    def _unsupported(self, reason: str) -> Unsupported:
+    def _make_unsupported(self, reason: str) -> Unsupported:
         return Unsupported(f"{self.base.address} {reason}")
 
 

@@ -71,9 +71,11 @@ async def preflight_model(
         return PreflightReport((absent,))
     try:
         factory, target = registry.resolve(address)
-        if factory.preflight is not None:
-            return factory.preflight(target, settings, need, hyperparameters)
-        provider = factory.connect(target, settings, workdir)
+        with extras.name_missing_extras():
+            # A model of this process is not opened: that would load it, and torch.
+            if factory.preflight is not None:
+                return factory.preflight(target, settings, need, hyperparameters)
+            provider = factory.connect(target, settings, workdir)
     except ProviderError as error:
         return PreflightReport((Finding("error", str(error)),))
     try:
