@@ -207,8 +207,8 @@ def _require_same_shape(config: Any, settings: Hyperparameters, start: Path) -> 
     if (config.r, config.lora_alpha) != (settings.lora_rank, settings.lora_alpha):
         raise InvalidSettings(
             f"lora_rank {settings.lora_rank} and lora_alpha {settings.lora_alpha} differ from the "
-            f"{config.r} and {config.lora_alpha} of the adapter {str(start)!r} that is to be "
-            f"continued; set them alike or start afresh from the base"
+            f"{config.r} and {config.lora_alpha} of the adapter {str(start)!r} that training "
+            f"continues from; set the same values, or start from the base"
         )
 
 
@@ -258,7 +258,8 @@ def _translate_errors(source: ModelSource) -> Iterator[None]:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise OutOfMemory(f"the model {source.name!r} does not fit into memory: {error}") from error
-    except Exception as error:  # loaders raise what they like, tokenizers a bare Exception
+    # Loaders raise all kinds of errors, tokenizers even a bare Exception.
+    except Exception as error:
         raise ModelNotFound(f"the model {source.name!r} cannot be loaded: {error}") from error
 
 

@@ -41,7 +41,7 @@ def check_gguf_header(path: Path) -> None:
         if version & 0xFFFF == 0:
             reader.order, version = ">", int.from_bytes(version.to_bytes(4, "little"), "big")
         if version not in (2, 3):
-            raise ValueError(f"version {version} of the format, and only 2 and 3 can be read")
+            raise ValueError(f"it has version {version} of the format; only 2 and 3 can be read")
         tensors, entries = reader.read_number("Q"), reader.read_number("Q")
         reader.expect(entries, 12, "entries")
         for _ in range(entries):

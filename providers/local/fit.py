@@ -99,7 +99,7 @@ class Fit:
         )
         self._attention = self._causal.config._attn_implementation
         if self._attention == "eager" and _may_use_sdpa(self._causal):
-            # Eager attention suits decoding; here it would keep every layer's T x T weights.
+            # Eager attention suits decoding; in training it would keep every layer's T x T weights.
             self._causal.set_attn_implementation("sdpa")
         self._loss = SummedLoss(
             model, device, bf16=has_native_bf16(device) if bf16 is None else bf16
