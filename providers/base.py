@@ -36,6 +36,7 @@ from providers.types import (
     Score,
 )
 
+# Not a pydantic model: every provider validates its own settings, in its own words.
 Settings = Mapping[str, object]
 """The user's own `[provider]` options, not yet validated."""
 
@@ -228,6 +229,9 @@ class ProviderWrapper(Provider):
 
     async def close(self) -> None:
         await self._provider.close()
+
+
+# Protocols: `BatchRecords` is implemented above this package, over the database of a run.
 
 
 class BatchRecords(Protocol):

@@ -69,6 +69,7 @@ class BatchedProvider(ProviderWrapper):
         try:
             answers = await self._batches.complete_batch([request for request, _ in collected])
         except asyncio.CancelledError:
+            # `close` was called: no caller may wait for an answer that is not fetched any more.
             for _, answer in collected:
                 answer.cancel()
             raise

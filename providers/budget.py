@@ -108,6 +108,7 @@ class Budget:
     async def reserve_job(self, name: str, usd: float) -> None:
         """`reserve` for submitting the job `name`, in place of what is still set aside for it."""
         self._paid.discard(name)
+        # A submission of unknown outcome that `find` never saw: it was not created after all.
         earlier = self._jobs.pop(name, None)
         if earlier is not None:
             self._release(earlier)
@@ -129,6 +130,7 @@ class Budget:
 
         `usd` is the most it can cost, used if nothing is reserved for it.
         """
+        # An earlier start of the run has paid it: its cost is in `spent_usd` already.
         if name in self._paid:
             return
         job = self._jobs.setdefault(name, _Job(0, True))
@@ -136,6 +138,7 @@ class Budget:
             job.amount = _pico(usd)
             self._reserved += job.amount
         elif not job.watched:
+            # It counted as spent while its fate was unknown; now it may still turn out cheaper.
             job.watched = True
             self._spent -= job.amount
             self._reserved += job.amount

@@ -172,6 +172,7 @@ class BudgetedProvider(ProviderWrapper):
 
     def _open_account(self, model: ModelRef, price: TokenPrice | None, most: Usage) -> _Account:
         if price is None:
+            # Attempts are recorded without a price too: `spend` counts them as unknown.
             return _Account(self.budget, self._charges, model, most, lambda usage: 0.0)
         share = (price.batch_factor or 1.0) if self._batched else 1.0
 
@@ -190,6 +191,7 @@ class BudgetedProvider(ProviderWrapper):
         rate = self._training_usd(spec.start.address)
         if rate is None and self.budget.cap_usd is not None:
             self._prices.require(spec.start.address, finetune=True)
+        # Without a cap nothing can be refused, so the dataset need not be read for its size.
         if not rate or self.budget.cap_usd is None:
             return 0.0
         # Reading a whole dataset takes long enough to hold up calls in flight.
@@ -237,6 +239,7 @@ class _Account:
     @asynccontextmanager
     async def count_attempts(self) -> AsyncIterator[None]:
         """Around the provider's call: its attempts are counted by this account."""
+        # Before the counter is set: a call that may not be paid is never begun.
         await self.reserve()
         token = current_attempts.set(self)
         try:
@@ -283,6 +286,7 @@ class _Account:
         self._settle(self._usd(billed))
 
     def _take_charge(self) -> AttemptCharge:
+        # A provider that reports nothing begins no attempt, so its charge is opened afterwards.
         charge, self._charge = self._charge, None
         return charge or self._charges.open_charge(self._model)
 

@@ -28,6 +28,7 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
 
 def find_missing(packages: Iterable[str]) -> list[str]:
     """Those of `packages` that are not installed."""
+    # Found, not imported: importing torch takes seconds.
     return [name for name in packages if find_spec(name) is None]
 
 
@@ -47,6 +48,7 @@ def require_extra(extra: str, what: str) -> None:
 
 def explain_import_error(error: ModuleNotFoundError) -> str | None:
     """What to install; None for a module that is in no extra."""
+    # `error.name` may be a module inside the package, such as "torch.nn".
     package = (error.name or "").partition(".")[0]
     for extra, names in PACKAGES.items():
         if package in names:

@@ -100,10 +100,12 @@ class Prices:
 
     def _look_up(self, address: str, *, tuned: bool) -> TokenPrice | None:
         model = registry.locate_price(address)
+        # The whole address first: two servers may have models of one name at different prices.
         own = self._overrides.get(address) or self._overrides.get(model.name)
         found = _find_packaged(address, model, tuned=tuned or model.tuned)
         if own is not None:
             found = _override(address, own, found, tuned=tuned or model.tuned)
+        # An address may itself be that of a fine-tuned model: its "base" price is a tuned one.
         return None if found is None else replace(found, tuned=tuned)
 
     def is_overridden(self, address: str) -> bool:
@@ -118,6 +120,7 @@ class Prices:
     def require(self, address: str, *, finetune: bool) -> None:
         """Raise `InvalidSettings`, with the lines to write, if a needed price is unknown."""
         base, tuned = self.at(address, tuned=False), self.at(address, tuned=True)
+        # A run that tunes asks both models, so both prices have to be known before its first call.
         missing: list[str] = []
         if base is None:
             missing += ["input_usd", "output_usd"]

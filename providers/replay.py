@@ -89,8 +89,10 @@ class ReplayProvider(Provider):
         found = await self._transcripts.find(key)
         if not found:
             raise TranscriptMismatch(self._explain_missing(key))
+        # As parsed JSON, since spacing and escapes of the stored text may differ.
         conversation = [asdict(message) for message in request.messages]
         same = [stored for stored in found if json.loads(stored.messages) == conversation]
+        # The summarizer is never tuned: its turns are those of the iteration that is loaded.
         wanted = max(self._iteration, _iteration_of(request.model))
         closest = min(same or found, key=partial(self._distance, wanted))
         if not same and self._settings.match == "messages":
@@ -131,6 +133,7 @@ class ReplayProvider(Provider):
         await self._transcripts.close()
 
     def _distance(self, wanted: int, stored: StoredTurn) -> tuple[int, int, bool, bool, str]:
+        # The last entries only break ties, so that a replay never depends on the order of the rows.
         return (
             abs(stored.iteration - wanted),
             stored.iteration,

@@ -179,6 +179,7 @@ class SplitProvider(ProviderWrapper):
 
     async def close(self) -> None:
         """Close trainer, server and its administration, even if one fails to close."""
+        # The first error is raised only after all three have been closed.
         closing = (part.close() for part in (self._adapters, self._server, self._trainer))
         for outcome in await asyncio.gather(*closing, return_exceptions=True):
             if isinstance(outcome, BaseException):

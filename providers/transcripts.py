@@ -109,6 +109,7 @@ class Transcripts:
         """All stored turns at `key`."""
         found: asyncio.Future[list[StoredTurn]] = asyncio.get_running_loop().create_future()
         self._waiting.append((key, found))
+        # One worker at a time: what is asked while it reads waits for the next query.
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._answer_all())
         return await found

@@ -149,6 +149,7 @@ class Hyperparameters:
     lora_dropout: float = 0.0
 
 
+# Without slots: the cached digest is kept in the instance's dict.
 @dataclass(frozen=True)
 class FinetuneSpec:
     """A fine-tuning job, fully described before anything is submitted.

@@ -169,6 +169,7 @@ class Limiter:
     async def _wait_for_rates(self, cost: Cost) -> None:
         """Wait for the limits per minute. Raises `RateLimited` if that outlasts the policy."""
         wait_s = self._closed_until - self._clock()
+        # Every bucket takes its share before the wait, so that calls queue in the order they come.
         for kind, bucket in self._buckets.items():
             wait_s = max(wait_s, bucket.reserve(cost[kind]))
         wait_s = max(wait_s, self._window_wait_s(cost))

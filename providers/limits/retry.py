@@ -38,6 +38,7 @@ class RetryPolicy:
 
     def wait_s(self, failures: int, hint_s: float | None, drawn: float) -> float:
         """Seconds before the next attempt; `drawn` is uniform in 0..1."""
+        # Drawn from the upper half: full jitter would let some calls come back at once.
         longest = min(self.longest_wait_s, self.first_wait_s * 2.0 ** (failures - 1))
         backoff = longest * (0.5 + 0.5 * drawn)
         if hint_s is None:
@@ -107,6 +108,7 @@ class _RetryState:
         error = None if state.outcome is None else state.outcome.exception()
         if not isinstance(error, RetryableError):
             raise AssertionError("only a RetryableError is retried")
+        # A copy: the error itself has a traceback, and may have been logged with its own message.
         given_up = copy.copy(error)
         hint = error.retry_after_s
         tried = f"{self._attempts} attempt(s) in {self._elapsed_s():,.0f} s"
