@@ -85,6 +85,7 @@ VIEWS = (
     "pseudo_labels",
     "label_health",
     "paired_arms",
+    "label_ties",
     "dissent",
     "readings",
     "progress",

@@ -17,6 +17,9 @@ from store.schema import read_view_sql
 _ACCURACY = f"({read_view_sql('accuracy')}) AS a"
 _READINGS = f"({read_view_sql('readings')}) AS r"
 _CONVERSATIONS = f"({read_view_sql('conversations')}) AS c"
+# In front of a query over `_CONVERSATIONS`, which reads this view: a run of an earlier version that
+# answers its readers does not have it.
+_LABEL_TIES = f"WITH label_ties AS ({read_view_sql('label_ties')})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +254,7 @@ def agents(reader: Reader, arm: str | None, split: str, decoding: str) -> list[A
         values["arm"] = arm
     found = reader.rows(
         f"""
+        {_LABEL_TIES}
         SELECT {_OF_STAGE}, task, agent, count(*), count(correct),
             count_if(first_correct), count_if(correct),
             if(max(rounds) < 2, NULL, count_if(correct AND NOT first_correct)),

@@ -5,25 +5,7 @@
 --   (round 1), turn_id, answer, agrees and correct (round M). `agrees` compares with the debate's
 --   label ŷ, `correct` with gold; both are NULL where there is none. tied: the vote that ŷ comes from
 --   was tied.
-WITH decided AS (
-    SELECT iteration, arm, split, decoding, question_id,
-        arg_min(tie, round) AS first_tie, arg_max(tie, round) AS last_tie
-    FROM votes
-    GROUP BY ALL
-),
-
-tied_votes AS (
-    SELECT iteration, arm, split, decoding, question_id, true AS tied
-    FROM decided
-    LEFT JOIN (SELECT arm, labels FROM arms) USING (arm)
-    WHERE CASE
-        WHEN split = 'eval' OR labels IS NULL OR labels = 'final' THEN last_tie
-        WHEN labels = 'round1' THEN first_tie
-        ELSE false
-    END
-),
-
-spoken AS NOT MATERIALIZED (
+WITH spoken AS NOT MATERIALIZED (
     SELECT iteration, arm, split, decoding, question_id, agent, round, turn_id, answer, agrees,
         correct
     FROM turns
@@ -65,5 +47,5 @@ SELECT
     final.correct AS correct,
     coalesce(tied, false) AS tied
 FROM ends
-LEFT JOIN tied_votes USING (iteration, arm, split, decoding, question_id)
+LEFT JOIN (FROM label_ties WHERE tied) USING (iteration, arm, split, decoding, question_id)
 LEFT JOIN (SELECT question_id, task FROM questions) USING (question_id)

@@ -6,30 +6,12 @@
 --   right_rate (share of the dissenting answers with known gold that equal it; NULL without any):
 --   all over votes without a tie. tied_answers and tied_dissenting count the same where the vote
 --   behind ŷ was tied, and a lot has decided which answer is ŷ.
-WITH ends AS (
-    SELECT iteration, arm, split, decoding, question_id,
-        arg_min(tie, round) AS first_tie, arg_max(tie, round) AS last_tie
-    FROM votes
-    GROUP BY ALL
-),
-
-tied_votes AS (
-    SELECT iteration, arm, split, decoding, question_id, true AS tied
-    FROM ends
-    LEFT JOIN (SELECT arm, labels FROM arms) USING (arm)
-    WHERE CASE
-        WHEN split = 'eval' OR labels IS NULL OR labels = 'final' THEN last_tie
-        WHEN labels = 'round1' THEN first_tie
-        ELSE false
-    END
-),
-
-marked AS NOT MATERIALIZED (
+WITH marked AS NOT MATERIALIZED (
     SELECT iteration, arm, split, task, decoding, round, agent, v.agrees, v.correct,
         coalesce(tied, false) AS tied
     FROM turns
     JOIN verdicts AS v USING (turn_id)
-    LEFT JOIN tied_votes USING (iteration, arm, split, decoding, question_id)
+    LEFT JOIN (FROM label_ties WHERE tied) USING (iteration, arm, split, decoding, question_id)
     LEFT JOIN (SELECT question_id, task FROM questions) USING (question_id)
     WHERE kind = 'answer' AND v.agrees IS NOT NULL
 )

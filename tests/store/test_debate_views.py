@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from store.records import Question, Verdict, Vote
+from store.records import Question, StoredArm, Verdict, Vote
 
 STAGE = (1, "eval", "multiagent", "sampled")
 
@@ -88,4 +88,24 @@ def test_a_debate_without_gold_has_no_flip(store):
     store.write(Vote(*STAGE, "q", 1, "5", 1, 2, True), Vote(*STAGE, "q", 2, "4", 2, 2, False))
     assert store.rows("SELECT first_answer, answer, correct, flip FROM debates") == [
         ("5", "4", None, None)
+    ]
+
+
+def test_a_tie_counts_in_the_round_that_the_label_comes_from(store):
+    store.write(
+        StoredArm("first", 0, "multiagent", "round1", "{}"),
+        StoredArm("gold", 1, "star", "gold", "{}"),
+        *(
+            Vote(1, split, arm, "sampled", "q", number, "4", 1, 2, tie)
+            for split, arm in (("train", "first"), ("eval", "first"), ("train", "gold"))
+            for number, tie in ((1, True), (2, False))
+        ),
+        Vote(1, "train", "other", "sampled", "q", 1, "4", 1, 2, False),
+        Vote(1, "train", "other", "sampled", "q", 2, "4", 1, 2, True),
+    )
+    assert store.rows("SELECT split, arm, tied FROM label_ties ORDER BY ALL") == [
+        ("eval", "first", False),
+        ("train", "first", True),
+        ("train", "gold", False),
+        ("train", "other", True),
     ]
