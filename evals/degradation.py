@@ -1,4 +1,4 @@
-"""Whether a society that learns from its own votes is going wrong, told before the money is gone.
+"""Checks, iteration by iteration, whether a society that learns from its own votes gets worse.
 
 A society can talk itself into an error: once most agents share it, the vote teaches it to all. What
 can be seen of that, iteration by iteration, is compared with the best earlier iteration of the
@@ -144,74 +144,102 @@ def find_held_out_concerns(
     return [one for one in _check_held_out(store, arm) if iteration in (None, one.iteration)]
 
 
+@dataclass(frozen=True, slots=True)
+class _LabelSign:
+    """One figure of the labels that gets worse when it rises (`up`) or falls; see the module.
+
+    `text` is the sentence for people. `with_gold` says that the figure also counts where the labels
+    are gold answers; `floor` is the least value that raises a concern.
+    """
+
+    kind: Kind
+    values: Callable[[_Pass], Values]
+    up: bool
+    text: str
+    with_gold: bool = False
+    floor: float = 0.0
+
+
+_LABEL_SIGNS = (
+    _LabelSign(
+        "unparsed",
+        lambda one: one.unparsed,
+        up=True,
+        text="{now:.1f} % of the answers of iteration {k} cannot be read, {then:.1f} % in "
+        "iteration {before}: look at some, and at sampling.max_tokens",
+        with_gold=True,
+    ),
+    _LabelSign(
+        "truncated",
+        lambda one: one.truncated,
+        up=True,
+        text="{now:.1f} % of the answers of iteration {k} are cut at the token limit, {then:.1f} % "
+        "in iteration {before}: answers are getting longer, or sampling.max_tokens is too low",
+        with_gold=True,
+    ),
+    _LabelSign(
+        "coverage",
+        lambda one: one.covered,
+        up=False,
+        text="only {now:.1f} % of the {n} training questions of iteration {k} have a label, "
+        "{then:.1f} % in iteration {before}",
+    ),
+    _LabelSign(
+        "agreement",
+        lambda one: one.share,
+        up=False,
+        text="agreement dropped: {now:.1f} % of the votes of iteration {k} go to the label, "
+        "{then:.1f} % in iteration {before}",
+    ),
+    _LabelSign(
+        "label_accuracy",
+        lambda one: one.right,
+        up=False,
+        text="label accuracy dropped: {now:.1f} % of the {n} labels of iteration {k} are right, "
+        "{then:.1f} % in iteration {before}, so the models learn more errors than before",
+    ),
+    _LabelSign(
+        "unanimous",
+        lambda one: one.unanimous,
+        up=True,
+        text="{now:.1f} % of the votes of iteration {k} are unanimous, {then:.1f} % in iteration "
+        "{before}: the votes, right or wrong, now correct almost nothing",
+        floor=UNANIMOUS,
+    ),
+)
+
+
 def _check_labels(store: Store, arm: str) -> Iterator[Concern]:
     [(source,)] = store.rows(_SOURCE, [arm])
     passes = _read_passes(store, arm, str(source))
+    # Gold labels are right and complete by definition: only how the answers read can get worse.
+    gold = source == "gold"
+    for sign in _LABEL_SIGNS:
+        if sign.with_gold or not gold:
+            yield from _check_sign(arm, passes, sign)
+    if not gold:
+        yield from _check_commonest(arm, passes)
 
-    def look(
-        kind: Kind, of: Callable[[_Pass], Values], up: bool, say: str, least: float = LEAST
-    ) -> Iterator[Concern]:
-        known = {k: values for k, one in passes.items() if (values := of(one))}
-        for k, before, p_value in _find_worse(known, up, least):
-            value, earlier = fmean(known[k].values()), fmean(known[before].values())
-            text = say.format(
-                k=k, n=len(known[k]), now=100 * value, then=100 * earlier, before=before
-            )
-            yield Concern(
-                arm, k, kind, before, value, earlier, p_value, f"{text} (p = {p_value:.2g})"
-            )
 
-    yield from look(
-        "unparsed",
-        lambda one: one.unparsed,
-        True,
-        "{now:.1f} % of the answers of iteration {k} cannot be read, {then:.1f} % in iteration "
-        "{before}: look at some, and at sampling.max_tokens",
-    )
-    yield from look(
-        "truncated",
-        lambda one: one.truncated,
-        True,
-        "{now:.1f} % of the answers of iteration {k} are cut at the token limit, {then:.1f} % in "
-        "iteration {before}: the models ramble, or sampling.max_tokens is too low",
-    )
-    if source == "gold":
-        return
-    yield from look(
-        "coverage",
-        lambda one: one.covered,
-        False,
-        "only {now:.1f} % of the {n} training questions of iteration {k} have a label, "
-        "{then:.1f} % in iteration {before}",
-    )
-    yield from look(
-        "agreement",
-        lambda one: one.share,
-        False,
-        "the agents fall apart: {now:.1f} % of the votes of iteration {k} go to the label, "
-        "{then:.1f} % in iteration {before}",
-    )
-    yield from look(
-        "label_accuracy",
-        lambda one: one.right,
-        False,
-        "the labels collapse: {now:.1f} % of the {n} labels of iteration {k} are right, "
-        "{then:.1f} % in iteration {before}, so the models learn more errors than before",
-    )
-    for concern in look(
-        "unanimous",
-        lambda one: one.unanimous,
-        True,
-        "{now:.1f} % of the votes of iteration {k} are unanimous, {then:.1f} % in iteration "
-        "{before}: right or wrong, they correct next to nothing any more",
-    ):
-        if concern.value >= UNANIMOUS:
-            yield concern
-    for k, before, p_value in _find_worse(
-        {k: one.commonest[1] for k, one in passes.items() if one.labels}, True, LEAST_ONE_ANSWER
-    ):
-        answer, now = passes[k].commonest
-        value, earlier = fmean(now.values()), fmean(passes[before].commonest[1].values())
+def _check_sign(arm: str, passes: Mapping[int, _Pass], sign: _LabelSign) -> Iterator[Concern]:
+    known = {k: values for k, one in passes.items() if (values := sign.values(one))}
+    for k, before, p_value in _find_worse(known, sign.up, LEAST):
+        value, earlier = fmean(known[k].values()), fmean(known[before].values())
+        if value < sign.floor:
+            continue
+        text = sign.text.format(
+            k=k, n=len(known[k]), now=100 * value, then=100 * earlier, before=before
+        )
+        text += f" (p = {p_value:.2g})"
+        yield Concern(arm, k, sign.kind, before, value, earlier, p_value, text)
+
+
+def _check_commonest(arm: str, passes: Mapping[int, _Pass]) -> Iterator[Concern]:
+    """Whether one answer has become the label of many more questions."""
+    shares = {k: one.commonest[1] for k, one in passes.items() if one.labels}
+    for k, before, p_value in _find_worse(shares, True, LEAST_ONE_ANSWER):
+        answer = passes[k].commonest[0]
+        value, earlier = fmean(shares[k].values()), fmean(shares[before].values())
         yield Concern(
             arm, k, "one_answer", before, value, earlier, p_value,
             f"{answer!r} is the label of {100 * value:.1f} % of the labelled questions of "

@@ -48,11 +48,11 @@ class ChoiceKind:
         "The answer is A good idea", "A and B", "B is incorrect" and letters beyond the choices
         state none; nor does a letter that is ruled out after it was stated.
         """
-        return find_answer(response, self._stated, self._concluded)
+        return find_answer(response, self._find_stated, self._conclude)
 
     def read_gold(self, text: str) -> str:
         """A letter, bare or in parentheses, or the last one that a worked solution states."""
-        letter = self._known(_read_bare_letter(text)) if len(text) <= LONGEST else None
+        letter = self._accept_letter(_read_bare_letter(text)) if len(text) <= LONGEST else None
         letter = letter or self.read(text)
         if letter is None:
             raise ValueError(
@@ -68,16 +68,16 @@ class ChoiceKind:
         """The same letter; case and parentheses do not count."""
         return self.canonicalize(a) == self.canonicalize(b)
 
-    def _stated(self, part: str) -> AnswerReading | None:
+    def _find_stated(self, part: str) -> AnswerReading | None:
         for statement in reversed(find_statements(part)):
-            letter = self._known(_read_statement(statement))
+            letter = self._accept_letter(_read_statement(statement))
             if letter is None:
                 continue
             end = _find_letter_end(part, statement)
             if is_taken_back(part, end):
                 continue
             later = _find_later_claims(part, end)
-            other = self._known(later.letter)
+            other = self._accept_letter(later.letter)
             if other is not None and other != letter:
                 corrects = patterns.CORRECTION.search(part, end) is not None
                 return AnswerReading(other, "a correction") if corrects else CONTRADICTION
@@ -86,12 +86,12 @@ class ChoiceKind:
             return AnswerReading(letter, RULES[statement.form])
         return None
 
-    def _concluded(self, part: str) -> AnswerReading | None:
-        if letter := self._known(_read_last_line(part)):
+    def _conclude(self, part: str) -> AnswerReading | None:
+        if letter := self._accept_letter(_read_last_line(part)):
             return AnswerReading(letter, "the last line")
-        if letter := self._known(_read_judged_list(part)):
+        if letter := self._accept_letter(_read_judged_list(part)):
             return AnswerReading(letter, "the only choice of a list that is judged right")
-        if letter := self._known(_read_first_line(part)):
+        if letter := self._accept_letter(_read_first_line(part)):
             return AnswerReading(letter, "the first line, which the rest explains")
         return None
 
@@ -99,7 +99,7 @@ class ChoiceKind:
     def _last(self) -> str:
         return chr(ord("A") + self.options.choices - 1)
 
-    def _known(self, letter: str | None) -> str | None:
+    def _accept_letter(self, letter: str | None) -> str | None:
         return letter if letter is not None and "A" <= letter <= self._last else None
 
 
@@ -143,8 +143,8 @@ def _find_letter_end(part: str, statement: Statement) -> int:
     """Where the letter of a phrase ends: "B. Wait, no" is a letter and what comes after it."""
     if statement.form != "phrase":
         return statement.end
-    said = part.find(statement.text, statement.start)
-    letter = patterns.STATED_LETTER.match(part, said) if said >= 0 else None
+    start = part.find(statement.text, statement.start)
+    letter = patterns.STATED_LETTER.match(part, start) if start >= 0 else None
     return letter.end() if letter else statement.end
 
 

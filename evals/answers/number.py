@@ -121,7 +121,7 @@ class NumberKind:
 
     def explain(self, response: str) -> AnswerReading:
         """The last number stated, else the last one mentioned in the last line (`fallback`)."""
-        return find_answer(response, self._stated, self._concluded)
+        return find_answer(response, self._find_stated, self._conclude)
 
     def read_gold(self, text: str) -> str:
         """The last number that a worked solution states ("… #### 18"), or a bare number."""
@@ -161,17 +161,17 @@ class NumberKind:
             allowed *= min(Fraction(1), largest)
         return abs(left - right) <= max(allowed, _NOISE * largest)
 
-    def _stated(self, part: str) -> AnswerReading | None:
+    def _find_stated(self, part: str) -> AnswerReading | None:
         for statement in reversed(find_statements(part)):
-            if answer := self._answer(statement):
+            if answer := self._read_statement(statement):
                 return AnswerReading(answer, RULES[statement.form])
         return None
 
-    def _concluded(self, part: str) -> AnswerReading | None:
+    def _conclude(self, part: str) -> AnswerReading | None:
         answer = _find_in_last_line(part, find_statements(part)) if self.options.fallback else None
         return AnswerReading(answer, "the last number of the last line") if answer else None
 
-    def _answer(self, statement: Statement) -> str | None:
+    def _read_statement(self, statement: Statement) -> str | None:
         value = parse_number(statement.text)
         if value is None and statement.form == "tag":
             return _find_in_last_line(statement.text, [])

@@ -65,12 +65,12 @@ class RegexKind:
         None where nothing matches or the search takes more than `SECONDS` or than the memory. The
         markers around a thought stay: the expression may name them.
         """
-        said = strip_thoughts(response, keep_markers=True)
+        utterance = strip_thoughts(response, keep_markers=True)
         group = 1 if self._compiled.groups else 0
         wanted = "answer" if "answer" in self._compiled.groupindex else group
         answer = None
         try:
-            for match in self._compiled.finditer(said.text, timeout=SECONDS):
+            for match in self._compiled.finditer(utterance.text, timeout=SECONDS):
                 found = match[wanted]
                 if found and len(found) <= LONGEST and (tidied := tidy_text(found)):
                     answer = tidied
@@ -80,7 +80,11 @@ class RegexKind:
             )
         if answer is not None:
             return AnswerReading(answer, "the last match of the pattern")
-        return UNFINISHED if said.unfinished else AnswerReading(None, "the pattern matches nothing")
+        return (
+            UNFINISHED
+            if utterance.unfinished
+            else AnswerReading(None, "the pattern matches nothing")
+        )
 
     def read_gold(self, text: str) -> str:
         """What the expression finds, else the text itself: a bare answer."""

@@ -89,32 +89,32 @@ def find_answer(response: str, stated: Rule, concluded: Rule) -> AnswerReading:
     A word such as "Question:" begins another one where an answer is stated before it, or where it
     asks something after so much text that it does not just repeat what was asked.
     """
-    said = strip_thoughts(response)
-    if said.unfinished and not said.text.strip():
+    utterance = strip_thoughts(response)
+    if utterance.unfinished and not utterance.text.strip():
         return UNFINISHED
     early: AnswerReading | None = None
-    for begin in _find_question_starts(said.text):
-        part = said.text[: begin.start]
+    for begin in _find_question_starts(utterance.text):
+        part = utterance.text[: begin.start]
         if found := stated(part):
-            return _name_thought(found, said)
+            return _name_thought(found, utterance)
         if begin.kind == "turn" or (
-            begin.kind == "word" and _is_new_question(said.text, begin.start)
+            begin.kind == "word" and _is_new_question(utterance.text, begin.start)
         ):
-            return _name_thought(concluded(part) or NOTHING, said)
+            return _name_thought(concluded(part) or NOTHING, utterance)
         if begin.kind == "word":
             early = early or concluded(part)
-    found = stated(said.text) or concluded(said.text)
+    found = stated(utterance.text) or concluded(utterance.text)
     if found is None:
-        return UNFINISHED if said.unfinished else NOTHING
+        return UNFINISHED if utterance.unfinished else NOTHING
     if early is not None and early.answer != found.answer:
         return AnswerReading(
             None, "two questions seem to be answered, and neither answer is certain"
         )
-    return _name_thought(found, said)
+    return _name_thought(found, utterance)
 
 
-def _name_thought(found: AnswerReading, said: Utterance) -> AnswerReading:
-    return replace(found, rule=f"{found.rule}, after the thought") if said.thought else found
+def _name_thought(found: AnswerReading, utterance: Utterance) -> AnswerReading:
+    return replace(found, rule=f"{found.rule}, after the thought") if utterance.thought else found
 
 
 def _find_question_starts(text: str) -> list[_QuestionStart]:

@@ -274,8 +274,8 @@ def _find_phrases(response: str, keys: Sequence[tuple[int, int]]) -> Iterator[St
             continue
         for _, _, value in negation.find_corrections(text, 1)[-1:]:
             text = strip_wrapping(value)
-        said = response.find(text, *span)
-        end = said + len(text) if said >= 0 else span[1]
+        start = response.find(text, *span)
+        end = start + len(text) if start >= 0 else span[1]
         if (
             negation.is_supposed(response, marker.start())
             or negation.is_doubted(text)

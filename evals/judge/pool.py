@@ -128,7 +128,7 @@ class Judge:
 
     def _ask(self, pair: Pair) -> tuple[bool, str | None]:
         for _ in range(2):
-            pool = self._started()
+            pool = self._get_pool()
             answer = pool.ask(pair)
             if answer is None:
                 self._drop(pool)
@@ -138,7 +138,7 @@ class Judge:
             # Killed from outside, as by a lack of memory on the machine: not the pair's doing.
         return False, "the worker was killed twice"
 
-    def _started(self) -> _Pool:
+    def _get_pool(self) -> _Pool:
         with self._lock:
             if self._closed:
                 raise JudgeError("the judge is closed; make a new one")

@@ -20,7 +20,16 @@ class TaskQuestion:
 
 
 class Task(Protocol):
-    """A set of questions and the rules for their answers. One file per task implements it."""
+    """A set of questions and the rules for their answers. One file per task implements it.
+
+    A run uses a task in this way, with `response` a model's answer to the prompt:
+
+        task = load_task("gsm8k", {})
+        [question] = task.questions("eval", start=0, count=1)
+        prompt = task.prompt(question.text)
+        answer = task.extract(response)                      # "18", or None
+        right = answer is not None and task.equivalent(answer, question.gold)
+    """
 
     name: str
     answer_form: str

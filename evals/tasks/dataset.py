@@ -116,12 +116,12 @@ class DatasetTask:
                 remedy += ", change task.eval_share"
             raise ValueError(
                 f"the task {self.name} has {available} {split} questions "
-                f"{self._source.describe(split)}{self._copied(split)}, {start + count} are asked "
-                f"for; {remedy} or give it more data"
+                f"{self._source.describe(split)}{self._describe_copies(split)}, "
+                f"{start + count} are asked for; {remedy} or give it more data"
             )
         return self._splits[split][start : start + count]
 
-    def _copied(self, split: Split) -> str:
+    def _describe_copies(self, split: Split) -> str:
         rows, questions = self._counts[split]
         if rows == questions:
             return ""
@@ -159,25 +159,27 @@ class DatasetTask:
     def _load(self, split: Split) -> None:
         rows = self._source.rows(split)
         if split == "train" and not self._source.shared:
-            rows = self._without_gold(rows)
-        kept = self._filtered(rows)
-        named = self._named(kept, self._id_field(rows))
+            rows = self._add_gold_field(rows)
+        kept = self._filter_rows(rows)
+        named = self._name_questions(kept, self._id_field(rows))
         self._counts[split] = len(kept), len(named)
         if self._source.shared:
             for each in ("train", "eval"):
                 self._counts[each] = self._counts[split]
-                self._keep(each, {k: e for k, e in named.items() if self._share(e) == each})
+                self._store_split(
+                    each, {k: e for k, e in named.items() if self._choose_split(e) == each}
+                )
         else:
-            self._keep(split, named)
+            self._store_split(split, named)
 
-    def _without_gold(self, rows: Sequence[DataRow]) -> Sequence[DataRow]:
+    def _add_gold_field(self, rows: Sequence[DataRow]) -> Sequence[DataRow]:
         """Training rows, with an empty gold field where none of them has any."""
         name = self._gold_field
         if name is None or any(name in row.fields for row in rows):
             return rows
         return [replace(row, fields={**row.fields, name: None}) for row in rows]
 
-    def _keep(self, split: Split, named: Mapping[str, Entry]) -> None:
+    def _store_split(self, split: Split, named: Mapping[str, Entry]) -> None:
         identities = {question_id: entry.identity for question_id, entry in named.items()}
         self._refuse_one_id_for_two(identities, split)
         self._identities[split] = identities
@@ -186,7 +188,7 @@ class DatasetTask:
             TaskQuestion(key, named[key].text, named[key].gold, named[key].meta) for key in ordered
         ]
 
-    def _named(self, rows: Sequence[DataRow], id_field: str | None) -> dict[str, Entry]:
+    def _name_questions(self, rows: Sequence[DataRow], id_field: str | None) -> dict[str, Entry]:
         named: dict[str, Entry] = {}
         first: dict[str, str] = {}
         for row in rows:
@@ -198,7 +200,7 @@ class DatasetTask:
             if question_id not in named:
                 named[question_id], first[question_id] = entry, row.place
             elif id_field is not None or named[question_id].identity != entry.identity:
-                raise row.refused(
+                raise row.make_error(
                     f"the id {question_id!r} was used before, in {first[question_id]}; "
                     "give every question an id of its own"
                 )
@@ -210,7 +212,7 @@ class DatasetTask:
             return name
         return name if all(row.fields.get(name) not in (None, "") for row in rows) else None
 
-    def _filtered(self, rows: Sequence[DataRow]) -> Sequence[DataRow]:
+    def _filter_rows(self, rows: Sequence[DataRow]) -> Sequence[DataRow]:
         for each in self._filters:
             there = {each.of(row) for row in rows}
             if missing := sorted(each.wanted - there):
@@ -227,7 +229,7 @@ class DatasetTask:
             )
         return kept
 
-    def _share(self, entry: Entry) -> Split:
+    def _choose_split(self, entry: Entry) -> Split:
         # Imported here: only files that hold both splits need it.
         from evals.overlap import sort_words
 

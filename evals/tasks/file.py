@@ -147,7 +147,7 @@ def _read_gold(
     try:
         return answers.read_gold(stated)
     except ValueError as error:
-        raise row.refused(
+        raise row.make_error(
             f"the field {asked.gold!r} is no {asked.answer} answer: {error}"
         ) from error
 
@@ -169,7 +169,7 @@ def _unpack(row: DataRow, name: str, packed: str) -> object:
     try:
         return json.loads(packed)
     except (ValueError, RecursionError):
-        raise row.refused(
+        raise row.make_error(
             f'the field {name!r} must be a list such as ["red", "blue"], got {packed[:60]!r}'
         ) from None
 

@@ -60,12 +60,12 @@ def _make_entry(row: DataRow, number: AnswerKind) -> Entry:
     text, solution = row.text("question"), row.text("answer")
     _, mark, answer = solution.rpartition("####")
     if not mark:
-        raise row.refused(
+        raise row.make_error(
             "the field 'answer' does not end with '#### ' and a number as in GSM8K; "
             "use the task file for data of another shape"
         )
     try:
         gold = number.read_gold(answer)
     except ValueError as error:
-        raise row.refused(f"the field 'answer' has no gold answer: {error}") from error
+        raise row.make_error(f"the field 'answer' has no gold answer: {error}") from error
     return Entry(text, gold)

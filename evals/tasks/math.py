@@ -105,14 +105,14 @@ def _make_filters(asked: MathOptions) -> list[RowFilter]:
 def _make_entry(row: DataRow, mathematical: AnswerKind) -> Entry:
     text, solution = row.text("problem"), row.text("solution")
     if not _BOX.search(solution):
-        raise row.refused(
+        raise row.make_error(
             r"the field 'solution' has no \boxed{...} as in MATH; "
             "use the task file for data of another shape"
         )
     try:
         gold = mathematical.read_gold(solution)
     except ValueError as error:
-        raise row.refused(f"the field 'solution' has no gold answer: {error}") from error
+        raise row.make_error(f"the field 'solution' has no gold answer: {error}") from error
     return Entry(text, gold, meta={"level": _read_level(row), "subject": _read_subject(row)})
 
 

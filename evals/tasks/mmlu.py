@@ -81,7 +81,7 @@ def create(options: Mapping[str, object]) -> DatasetTask:
 def _make_entry(row: DataRow, shuffle_key: str | None) -> Entry:
     choices = row.texts("choices")
     if len(choices) != CHOICES:
-        raise row.refused(
+        raise row.make_error(
             f"the field 'choices' has {len(choices)} choices, MMLU has {CHOICES}; "
             "use the task file for data of another shape"
         )

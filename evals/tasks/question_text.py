@@ -57,10 +57,10 @@ def shuffle_order(count: int, key: str) -> list[int]:
 def check_choices(row: DataRow, choices: list[str], field: str, most: int) -> list[str]:
     """`choices`, where they can be asked: 2..`most` of them, none empty. Raises ValueError."""
     if not 2 <= len(choices) <= most:
-        raise row.refused(f"{field} gives {len(choices)} choices; 2 to {most} can be asked")
+        raise row.make_error(f"{field} gives {len(choices)} choices; 2 to {most} can be asked")
     if "" in choices:
         letter = LETTERS[choices.index("")]
-        raise row.refused(f"{field}: the choice {letter} is empty; fill it in or remove the row")
+        raise row.make_error(f"{field}: the choice {letter} is empty; fill it in or remove the row")
     return choices
 
 
@@ -76,7 +76,7 @@ def find_choice(
     if first is not None and gold.isdecimal():
         number = int(gold) - first
         if not 0 <= number < len(choices):
-            raise row.refused(
+            raise row.make_error(
                 f"{field} = {gold} is outside {first}..{len(choices) - 1 + first}; correct it"
             )
         return number
@@ -84,10 +84,10 @@ def find_choice(
     letter = gold.strip("(). ").upper()
     by_letter = {n for n in range(len(choices)) if LETTERS[n] == letter}
     if len(by_text) > 1 or (by_text and by_letter and by_text != by_letter):
-        raise row.refused(f"{field} = {gold!r} fits more than one choice; give a letter")
+        raise row.make_error(f"{field} = {gold!r} fits more than one choice; give a letter")
     if not (by_text or by_letter):
         numbers = ", or set task.first_choice = 0 or 1 if it is a number" * gold.isdecimal()
-        raise row.refused(
+        raise row.make_error(
             f"{field} = {gold!r} is no choice; give a letter up to {LETTERS[len(choices) - 1]} "
             f"or the choice's text{numbers}"
         )

@@ -206,7 +206,7 @@ def test_labels_that_get_worse_are_told_before_they_are_learnt(tmp_path, experim
     settings = ["train.questions=12", "society.rounds=1"]
     config = experiments.load_config(str(experiment), settings)
     events = carry_out(folders.locate_run(tmp_path, "run"), config)
-    [told] = [e for e in events if isinstance(e, Note) and "labels collapse" in e.text]
+    [told] = [e for e in events if isinstance(e, Note) and "label accuracy dropped" in e.text]
     assert "0.0 % of the 12 labels of iteration 2 are right, 100.0 % in iteration 1" in told.text
     stages = [e for e in events if isinstance(e, StageStarted)]
     tuning = next(e for e in stages if (e.iteration, e.stage) == (2, "finetune"))

@@ -148,3 +148,13 @@ def split_outside_brackets(text: str, separator: re.Pattern[str]) -> list[str]:
             position += 1
     parts.append(text[start:])
     return parts
+
+
+def is_balanced(inside: str) -> bool:
+    """Whether no bracket closes before it opens, and none stays open."""
+    depth = 0
+    for character in inside:
+        depth += (character in "([{") - (character in ")]}")
+        if depth < 0:
+            return False
+    return depth == 0

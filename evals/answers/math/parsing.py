@@ -82,7 +82,7 @@ def parse_expression(text: str) -> Expression:
     if len(text) > _LONGEST:
         raise Unclear(f"an expression of {len(text)} characters; at most {_LONGEST} are read")
     parser = _Parser(_tokenize(_REPEATING.sub(_expand_repeating_decimal, text)))
-    tree = parser.sum()
+    tree = parser.read_sum()
     if parser.token:
         raise Unclear(f"{parser.token!r} stands where the expression could end")
     return tree
@@ -129,52 +129,52 @@ class _Parser:
         self.place += 1
         return token
 
-    def sum(self) -> Expression:
-        terms = [self.term()]
+    def read_sum(self) -> Expression:
+        terms = [self.read_term()]
         while self.token in ("+", "-"):
-            terms.append(self.term())
+            terms.append(self.read_term())
         return terms[0] if len(terms) == 1 else Apply("+", tuple(terms))
 
-    def term(self) -> Expression:
+    def read_term(self) -> Expression:
         negative = False
         for _ in range(2):
             if self.token in ("+", "-"):
                 negative ^= self.take() == "-"
-        factors = [self.factor()]
+        factors = [self.read_factor()]
         while True:
             if self.token == "*":
                 self.take()
-                factors.append(self.signed())
+                factors.append(self.read_signed())
             elif self.token == "/":
                 self.take()
-                quotient = Apply("/", (_make_product(factors), self.signed()))
+                quotient = Apply("/", (_make_product(factors), self.read_signed()))
                 factors = [quotient]
-                if self.begins() and not _is_fraction(quotient):
+                if self.begins_factor() and not _is_fraction(quotient):
                     raise Unclear("a product right after a slash, as in x/2y")
-            elif self.begins():
+            elif self.begins_factor():
                 if _is_number(self.token):
                     raise Unclear(f"the number {self.token} right after a factor")
-                factors.append(self.factor())
+                factors.append(self.read_factor())
             else:
                 break
         product = _make_product(factors)
         return Apply("neg", (product,)) if negative else product
 
-    def signed(self) -> Expression:
+    def read_signed(self) -> Expression:
         if self.token == "-":
             self.take()
-            return Apply("neg", (self.factor(),))
-        return self.factor()
+            return Apply("neg", (self.read_factor(),))
+        return self.read_factor()
 
-    def begins(self) -> bool:
+    def begins_factor(self) -> bool:
         """Whether the next token can begin a factor."""
         token = self.token
         if token == "|" or token in _CLOSING:
             return token == "|" and not self.bars
         return bool(token) and (token in _OPENING or token[0] == "\\" or token[0].isalnum())
 
-    def factor(self) -> Expression:
-        base = self.mixed() or self.atom()
+    def read_factor(self) -> Expression:
+        base = self.read_mixed_number() or self.read_atom()
         while self.token in ("!", "°", "^"):
             mark = self.take()
             if mark == "!":
@@ -184,23 +184,23 @@ class _Parser:
             elif mark == "°":
                 base = Apply("degrees", (base,)) if self.angle else base
             else:
-                base = Apply("^", (base, self.exponent()))
+                base = Apply("^", (base, self.read_exponent()))
                 if self.token == "^":
                     raise Unclear("a power of a power without brackets")
         return base
 
-    def mixed(self) -> Expression | None:
+    def read_mixed_number(self) -> Expression | None:
         r"""A mixed number, 2\frac{1}{2} or 2 1/2, where one stands here."""
         here = self.place
         if not (self.token.isdigit() and _is_start(self.tokens[here + 1])):
             return None
         whole = int(self.take())
         if self.token == r"\frac":
-            part = self.atom()
+            part = self.read_atom()
         elif self.tokens[self.place + 1] == "/" and self.tokens[self.place + 2].isdigit():
-            top = self.atom()
+            top = self.read_atom()
             self.take("/")
-            part = Apply("/", (top, self.atom()))
+            part = Apply("/", (top, self.read_atom()))
         else:
             raise Unclear("two numbers in a row")
         match part:
@@ -211,82 +211,82 @@ class _Parser:
         self.place = here
         return None
 
-    def exponent(self) -> Expression:
+    def read_exponent(self) -> Expression:
         if self.token == "-":
             self.take()
-            return Apply("neg", (self.atom(),))
-        return self.atom()
+            return Apply("neg", (self.read_atom(),))
+        return self.read_atom()
 
-    def atom(self) -> Expression:
+    def read_atom(self) -> Expression:
         self.depth += 1
         if self.depth > _DEEPEST:
             raise Unclear(f"an expression nested deeper than {_DEEPEST}")
-        tree = self.nested()
+        tree = self.read_nested()
         self.depth -= 1
         return tree
 
-    def nested(self) -> Expression:
+    def read_nested(self) -> Expression:
         token = self.take()
         if _is_number(token):
             return Number(Fraction(token))
         if token in _OPENING:
             bars, self.bars = self.bars, 0
-            inside = self.sum()
+            inside = self.read_sum()
             self.bars = bars
             self.take(_OPENING[token])
             return inside
         if token == "|":
             self.bars += 1
-            inside = self.sum()
+            inside = self.read_sum()
             self.bars -= 1
             self.take("|")
             return Apply("abs", (inside,))
         if token.isalpha():
             if token in _CALLED and self.token == "(":
                 raise Unclear(f"{token}( may be a function or a product")
-            return Symbol(token + self.subscript())
-        return self.command(token)
+            return Symbol(token + self.read_subscript())
+        return self.read_command(token)
 
-    def command(self, token: str) -> Expression:
+    def read_command(self, token: str) -> Expression:
         if token == r"\frac":
-            return Apply("/", (self.argument(), self.argument()))
+            return Apply("/", (self.read_argument(), self.read_argument()))
         if token == r"\binom":
-            return Apply("binom", (self.argument(), self.argument()))
+            return Apply("binom", (self.read_argument(), self.read_argument()))
         if token == r"\sqrt":
-            return self.root()
+            return self.read_root()
         if token in (r"\lfloor", r"\lceil"):
-            inside = self.sum()
+            inside = self.read_sum()
             self.take("\\r" + token[2:])
             return Apply(token[2:], (inside,))
         if token == r"\pi":
             return Symbol(token)
         if token in _GREEK:
-            return Symbol(token + self.subscript())
+            return Symbol(token + self.read_subscript())
         if token in _FUNCTIONS:
-            return self.function(token[1:])
+            return self.read_function(token[1:])
         raise Unclear(f"{token!r} is not read here")
 
-    def root(self) -> Expression:
+    def read_root(self) -> Expression:
         if self.token == "[":
             self.take()
-            degree = self.sum()
+            degree = self.read_sum()
             self.take("]")
-            return Apply("root", (self.argument(), degree))
+            return Apply("root", (self.read_argument(), degree))
         if self.token == "(":
-            return Apply("sqrt", (self.atom(),))
-        return Apply("sqrt", (self.argument(),))
+            return Apply("sqrt", (self.read_atom(),))
+        return Apply("sqrt", (self.read_argument(),))
 
-    def argument(self) -> Expression:
+    def read_argument(self) -> Expression:
         r"""A braced argument or, as in \frac12, the next single character."""
         token = self.token
         if token.isdigit() and len(token) > 1:
             self.tokens[self.place : self.place + 1] = [token[0], token[1:]]
-            return self.atom()
+            return self.read_atom()
         if token.isdigit() or token.isalpha() or token == "{" or token in (r"\pi", r"\sqrt"):
-            return self.atom()
+            return self.read_atom()
         raise Unclear(f"{token!r} cannot be the argument of a command")
 
-    def subscript(self) -> str:
+    def read_subscript(self) -> str:
         if self.token != "_":
             return ""
         self.take()
@@ -299,44 +299,44 @@ class _Parser:
         self.take("}")
         return f"_{''.join(inside)}"
 
-    def function(self, name: str) -> Expression:
+    def read_function(self, name: str) -> Expression:
         base: Expression | None = None
         power: Expression | None = None
         if name == "log" and self.token == "_":
             self.take()
-            base = self.argument()
+            base = self.read_argument()
         if self.token == "^":
             self.take()
-            power = self.exponent()
+            power = self.read_exponent()
         if power == Apply("neg", (Number(Fraction(1)),)) and name in _INVERSE:
             name, power = _INVERSE[name], None
         angle, self.angle = self.angle, name in _TRIGONOMETRIC
-        inside = self.operand()
+        inside = self.read_operand()
         self.angle = angle
         value = Apply(name, (inside,) if base is None else (inside, base))
         return value if power is None else Apply("^", (value, power))
 
-    def operand(self) -> Expression:
+    def read_operand(self) -> Expression:
         """What a function without brackets applies to: a product without signs."""
         if self.token in _OPENING:
-            inside = self.factor_without_power()
-            return Apply("degrees", (inside,)) if self.degrees() else inside
-        factors = [self.factor()]
-        while self.begins() and self.token not in _FUNCTIONS:
+            inside = self.read_factor_without_power()
+            return Apply("degrees", (inside,)) if self.take_degrees() else inside
+        factors = [self.read_factor()]
+        while self.begins_factor() and self.token not in _FUNCTIONS:
             if self.token in _OPENING or _is_number(self.token):
                 raise Unclear("a bracket or number right after a function's argument")
-            factors.append(self.factor())
+            factors.append(self.read_factor())
         if self.token == "/":
             raise Unclear("a slash right after a function's argument")
         return _make_product(factors)
 
-    def factor_without_power(self) -> Expression:
-        inside = self.atom()
+    def read_factor_without_power(self) -> Expression:
+        inside = self.read_atom()
         if self.token in ("^", "!"):
             raise Unclear("a power right after a function's argument")
         return inside
 
-    def degrees(self) -> bool:
+    def take_degrees(self) -> bool:
         if self.token == "°" and self.angle:
             self.take()
             return True

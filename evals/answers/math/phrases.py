@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from evals.answers.math.latex import FUNCTIONS
+from evals.answers.math.latex import FUNCTIONS, is_balanced
 from evals.answers.numerals import SCALES
 
 _SHORT_UNITS = (
@@ -108,8 +108,8 @@ def read_words(text: str) -> str | None:
     if "\\" in plain or any(sign in plain for sign in "=<>^_{}[]|+*/°"):
         return None
     if _FIRST_WORD.match(plain) and (_WORD.search(plain) or plain.casefold() == "no"):
-        spoken = " ".join(_PART.findall(plain.casefold()))
-        return _SPELLINGS.get(spoken, spoken)
+        worded = " ".join(_PART.findall(plain.casefold()))
+        return _SPELLINGS.get(worded, worded)
     return None
 
 
@@ -147,17 +147,8 @@ def is_name(text: str) -> bool:
     P(X = 3), an integral or a limit."""
     text = text.strip()
     if called := _CALLED.fullmatch(text):
-        return _is_closed(called["round"] or called["square"])
+        return is_balanced(called["round"] or called["square"])
     return _LABEL.fullmatch(text) is not None and not _LOWER_PRODUCT.fullmatch(text)
-
-
-def _is_closed(inside: str) -> bool:
-    depth = 0
-    for character in inside:
-        depth += (character in "([{") - (character in ")]}")
-        if depth < 0:
-            return False
-    return depth == 0
 
 
 def multiply_scale_words(text: str) -> str:

@@ -77,7 +77,7 @@ def read_real_set(text: str, scalar: ReadScalar) -> Shape | None:
     if not _HINT.search(text):
         return None
     text = _IS_REAL.sub(_write_membership, text)
-    found = _RealSetReader(scalar).described(text.strip(), 0)
+    found = _RealSetReader(scalar).read_described(text.strip(), 0)
     return None if found is None else to_shape(found)
 
 
@@ -104,109 +104,109 @@ class _RealSetReader:
     def __init__(self, scalar: ReadScalar) -> None:
         self.scalar = scalar
         self.name: str | None = None
-        self.reals = (self.interval(r"-\infty", r"\infty", False, False),)
+        self.reals = (self.make_interval(r"-\infty", r"\infty", False, False),)
 
-    def described(self, text: str, depth: int) -> RealSet | None:
+    def read_described(self, text: str, depth: int) -> RealSet | None:
         """A set, or a condition on one variable."""
         if depth > 6:
             return None
         if len(excluded := split_outside_brackets(text, _EXCEPT)) == 2 and excluded[0].strip():
-            held = self.described(excluded[0].strip(), depth + 1)
-            without = self.worded(excluded[1], depth)
+            held = self.read_described(excluded[0].strip(), depth + 1)
+            without = self.read_worded(excluded[1], depth)
             return None if held is None or without is None else intersect(held, without)
         for separator, combine in ((_OR, unite), (_AND, intersect)):
             if len(parts := split_outside_brackets(text, separator)) > 1:
-                return self.combined(parts, combine, depth)
+                return self.combine(parts, combine, depth)
         parts = [part.strip() for part in split_outside_brackets(text, _COMMA) if part.strip()]
         if len(parts) > 1:
-            return self.listed(parts, depth)
+            return self.read_listed(parts, depth)
         if len(parts := split_outside_brackets(text, _MINUS)) > 1:
-            sets = [self.described(part.strip(), depth + 1) for part in parts]
+            sets = [self.read_described(part.strip(), depth + 1) for part in parts]
             if any(one is None for one in sets):
                 return None
             whole, *rest = (one for one in sets if one is not None)
             return reduce(intersect, (self.complement(one) for one in rest), whole)
-        return self.single(text.strip(), depth)
+        return self.read_single(text.strip(), depth)
 
-    def combined(
+    def combine(
         self, parts: list[str], combine: Callable[[RealSet, RealSet], RealSet], depth: int
     ) -> RealSet | None:
-        sets = [self.described(part.strip(), depth + 1) for part in parts if part.strip()]
+        sets = [self.read_described(part.strip(), depth + 1) for part in parts if part.strip()]
         known = [one for one in sets if one is not None]
         if not known or len(known) < len(sets) or len(known) > _MOST:
             return None
         return reduce(combine, known)
 
-    def listed(self, parts: list[str], depth: int) -> RealSet | None:
+    def read_listed(self, parts: list[str], depth: int) -> RealSet | None:
         """Conditions with commas between: all of them hold, or any where all cannot."""
         if len(parts) > _MOST or not any(_SIGN.search(p) or _MEMBER.fullmatch(p) for p in parts):
             return None
         sets: list[RealSet] = []
         for place, part in enumerate(parts):
             excluded = place > 0 and r"\ne" in parts[0] and not _SIGN.search(part)
-            one = self.excluded(part) if excluded else self.described(part, depth + 1)
+            one = self.exclude(part) if excluded else self.read_described(part, depth + 1)
             if one is None:
                 return None
             sets.append(one)
         return reduce(intersect, sets) or reduce(unite, sets)
 
-    def single(self, text: str, depth: int) -> RealSet | None:
+    def read_single(self, text: str, depth: int) -> RealSet | None:
         if reals := _REALS.fullmatch(text):
-            return self.some_reals(reals["part"])
+            return self.read_reals(reals["part"])
         if worded := _ALL_REALS.fullmatch(" ".join(_TEXT.sub(r" \1 ", text).split())):
-            return self.worded(worded["rest"], depth)
+            return self.read_worded(worded["rest"], depth)
         if member := _MEMBER.fullmatch(text):
             return (
-                self.described(member["set"].strip(), depth + 1)
-                if self.about(member["name"])
+                self.read_described(member["set"].strip(), depth + 1)
+                if self.is_about(member["name"])
                 else None
             )
         if text.startswith(r"\{") and text.endswith(r"\}"):
-            return self.braces(text[2:-2].strip(), depth)
+            return self.read_braces(text[2:-2].strip(), depth)
         if text[:1] in ("(", "[") and text[-1:] in (")", "]"):
-            return self.bracket(text)
-        return self.order(text)
+            return self.read_bracket(text)
+        return self.read_order(text)
 
-    def worded(self, rest: str | None, depth: int) -> RealSet | None:
+    def read_worded(self, rest: str | None, depth: int) -> RealSet | None:
         if rest is None:
             return self.reals
         if _SIGN.search(rest) or r"\in" in rest:
-            return self.described(rest, depth + 1)
+            return self.read_described(rest, depth + 1)
         points = [
-            self.excluded(_EXCLUDED.sub("", part))
+            self.exclude(_EXCLUDED.sub("", part))
             for part in split_outside_brackets(_AND.sub(",", rest), _COMMA)
         ]
         known = [one for one in points if one is not None]
         return reduce(intersect, known) if len(known) == len(points) else None
 
-    def some_reals(self, part: str | None) -> RealSet | None:
+    def read_reals(self, part: str | None) -> RealSet | None:
         sign = re.sub(r"[\^_{}\s0]|\\text", "", part or "")
         if sign in ("+", "^+", ">"):
-            return (self.interval("0", r"\infty", False, False),)
+            return (self.make_interval("0", r"\infty", False, False),)
         if sign in ("-", "<"):
-            return (self.interval(r"-\infty", "0", False, False),)
+            return (self.make_interval(r"-\infty", "0", False, False),)
         if sign in ("*", r"\ne"):
-            return self.excluded("0")
+            return self.exclude("0")
         if sign == r"\ge":
-            return (self.interval("0", r"\infty", True, False),)
-        return (self.interval(r"-\infty", "0", False, True),) if sign == r"\le" else self.reals
+            return (self.make_interval("0", r"\infty", True, False),)
+        return (self.make_interval(r"-\infty", "0", False, True),) if sign == r"\le" else self.reals
 
-    def braces(self, inside: str, depth: int) -> RealSet | None:
+    def read_braces(self, inside: str, depth: int) -> RealSet | None:
         r"""A set-builder, or single points: ``\{1, 2\}``."""
         parts = split_outside_brackets(inside, _SUCH_THAT)
         if len(parts) == 2:
             left, condition = (part.strip() for part in parts)
             member = _MEMBER.fullmatch(left)
-            if not self.about(member["name"] if member else left):
+            if not self.is_about(member["name"] if member else left):
                 return None
-            held = self.described(condition, depth + 1)
-            within = self.described(member["set"].strip(), depth + 1) if member else self.reals
+            held = self.read_described(condition, depth + 1)
+            within = self.read_described(member["set"].strip(), depth + 1) if member else self.reals
             return None if held is None or within is None else intersect(held, within)
-        points = [self.points(part) for part in split_outside_brackets(inside, _COMMA)]
+        points = [self.read_points(part) for part in split_outside_brackets(inside, _COMMA)]
         known = [one for one in points if one is not None]
         return reduce(unite, known) if known and len(known) == len(points) else None
 
-    def bracket(self, text: str) -> RealSet | None:
+    def read_bracket(self, text: str) -> RealSet | None:
         parts = [part.strip() for part in split_outside_brackets(text[1:-1], _COMMA)]
         if len(parts) != 2:
             return None
@@ -216,7 +216,7 @@ class _RealSetReader:
             return None
         return (Interval(low, high, start, end, text[0] == "[", text[-1] == "]"),)
 
-    def order(self, text: str) -> RealSet | None:
+    def read_order(self, text: str) -> RealSet | None:
         """A chain of one variable and constants."""
         parts = [part.strip() for part in split_outside_brackets(text, _SIGN)]
         signs = [found[0] for found in _SIGN.finditer(text)]
@@ -224,20 +224,20 @@ class _RealSetReader:
             return None
         if signs == [r"\ne"]:
             side = 0 if self.is_variable(parts[0]) else 1
-            return self.excluded(parts[1 - side]) if self.about(parts[side]) else None
+            return self.exclude(parts[1 - side]) if self.is_about(parts[side]) else None
         if r"\ne" in signs:
             return None
         place = next((n for n, part in enumerate(parts) if self.is_variable(part)), None)
-        if place is None or (len(parts) == 3 and place != 1) or not self.about(parts[place]):
+        if place is None or (len(parts) == 3 and place != 1) or not self.is_about(parts[place]):
             return None
         held: RealSet | None = self.reals
         for n, sign in enumerate(signs):
             other, turned = (n, True) if n < place else (n + 1, False)
-            one = self.ray(sign, parts[other], turned)
+            one = self.make_ray(sign, parts[other], turned)
             held = intersect(held, one) if held is not None and one is not None else None
         return held
 
-    def ray(self, sign: str, bound: str, turned: bool) -> RealSet | None:
+    def make_ray(self, sign: str, bound: str, turned: bool) -> RealSet | None:
         below = (sign in ("<", r"\le")) is not turned
         holds = sign in (r"\le", r"\ge")
         limit = self.scalar(bound)
@@ -251,14 +251,14 @@ class _RealSetReader:
     def is_variable(self, text: str) -> bool:
         return _NAME.fullmatch(text) is not None and _to_float(self.scalar(text)) is None
 
-    def about(self, name: str) -> bool:
+    def is_about(self, name: str) -> bool:
         """Whether this is the variable all conditions so far are about."""
         if not self.is_variable(name):
             return False
         self.name = self.name or name
         return self.name == name
 
-    def points(self, text: str) -> RealSet | None:
+    def read_points(self, text: str) -> RealSet | None:
         signs = "+-" if r"\pm" in text else "+"
         found: RealSet = ()
         for sign in signs:
@@ -268,8 +268,8 @@ class _RealSetReader:
             found = unite(found, (Interval(one, one, value, value, True, True),))
         return found
 
-    def excluded(self, text: str) -> RealSet | None:
-        points = self.points(text.strip())
+    def exclude(self, text: str) -> RealSet | None:
+        points = self.read_points(text.strip())
         return None if points is None else self.complement(points)
 
     def complement(self, found: RealSet) -> RealSet:
@@ -282,7 +282,7 @@ class _RealSetReader:
             rest = Interval(one.high, rest.high, *ends, not one.holds_high, rest.holds_high)
         return tuple(i for i in (*result, rest) if _is_nonempty(i))
 
-    def interval(self, low: str, high: str, holds_low: bool, holds_high: bool) -> Interval:
+    def make_interval(self, low: str, high: str, holds_low: bool, holds_high: bool) -> Interval:
         lower, higher = self.scalar(low), self.scalar(high)
         start, end = _to_float(lower), _to_float(higher)
         assert start is not None

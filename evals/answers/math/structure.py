@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from evals.answers.math import numeric, phrases, rational, realset
-from evals.answers.math.latex import split_outside_brackets, tidy_latex
+from evals.answers.math.latex import is_balanced, split_outside_brackets, tidy_latex
 from evals.answers.math.parsing import Apply, Expression, Symbol, Unclear, parse_expression
 from evals.answers.math.shapes import (
     Bracket,
@@ -90,7 +90,7 @@ def read_structure(text: str) -> Shape:
 def _read_answer(text: str, depth: int) -> Shape:
     """One answer or several."""
     text = phrases.unwrap_text_command(text)
-    while text.startswith("{") and text.endswith("}") and _is_closed(text[1:-1]):
+    while text.startswith("{") and text.endswith("}") and is_balanced(text[1:-1]):
         text = text[1:-1].strip()
     if not text or depth > _DEEPEST:
         return Words(text)
@@ -133,9 +133,9 @@ def _read_item(text: str, depth: int) -> Shape:
     """One item of a list, or the only one."""
     bare = phrases.without_unit(phrases.multiply_scale_words(_SPACES.sub(_join_digit_groups, text)))
     # A time of day would lose its half, so words come first.
-    for spoken in (phrases.read_words(text), phrases.read_words(bare)):
-        if spoken is not None:
-            return Words(spoken)
+    for worded in (phrases.read_words(text), phrases.read_words(bare)):
+        if worded is not None:
+            return Words(worded)
     text = bare
     if bracket := _read_bracket(text, depth):
         return bracket
@@ -170,7 +170,7 @@ def _read_bracket(text: str, depth: int) -> Shape | None:
     inside = text[len(opening) : len(text) - len(closing)].strip()
     if opening not in ("(", "[", r"\{") or closing not in (")", "]", r"\}"):
         return None
-    if not inside or not _is_closed(inside):
+    if not inside or not is_balanced(inside):
         return None
     parts = [part.strip() for part in split_outside_brackets(inside, _COMMA)]
     if len(parts) > _MOST_ITEMS:
@@ -198,15 +198,6 @@ def _read_set_builder(element: str, condition: str, depth: int) -> Shape:
     return Bracket(
         r"\{", r"\}", (_read_answer(element, depth + 1), _read_answer(condition, depth + 1))
     )
-
-
-def _is_closed(inside: str) -> bool:
-    depth = 0
-    for character in inside:
-        depth += (character in "([{") - (character in ")]}")
-        if depth < 0:
-            return False
-    return depth == 0
 
 
 def _read_matrix(kind: str, body: str, depth: int) -> Shape:

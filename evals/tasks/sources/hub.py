@@ -53,18 +53,18 @@ class HubDataset:
         return [
             row
             for file in self.files[split]
-            for row in formats.read_rows(self._downloaded(file, split), f"{self.repo}/{file}")
+            for row in formats.read_rows(self._download(file, split), f"{self.repo}/{file}")
         ]
 
     def describe(self, split: Split) -> str:
         """See `Source.describe`."""
         return f"in the dataset {self.repo}"
 
-    def _downloaded(self, file: str, split: Split) -> Path:
+    def _download(self, file: str, split: Split) -> Path:
         from huggingface_hub import hf_hub_download
 
         if _CACHED_ONLY.get():
-            return self._cached(file)
+            return self._find_cached(file)
         try:
             return Path(
                 hf_hub_download(self.repo, file, repo_type="dataset", revision=self.revision)
@@ -76,7 +76,7 @@ class HubDataset:
                 f"task.{split}_path, or name a folder or one file for both splits with task.path"
             ) from error
 
-    def _cached(self, file: str) -> Path:
+    def _find_cached(self, file: str) -> Path:
         # hf_hub_download(local_files_only=True) may still ask the hub about other things.
         from huggingface_hub import try_to_load_from_cache
 

@@ -25,7 +25,7 @@ class DataRow:
     def place(self) -> str:
         return f"{self.file}, {self.unit} {self.number}"
 
-    def refused(self, what: str) -> ValueError:
+    def make_error(self, what: str) -> ValueError:
         """The error that this row cannot be used; `what` says why and what to do."""
         return ValueError(f"{self.place}: {what}")
 
@@ -33,7 +33,7 @@ class DataRow:
         """Raises ValueError where the row has no such field."""
         if field not in self.fields:
             there = ", ".join(str(name) for name in self.fields) or "none"
-            raise self.refused(f"the field {field!r} is missing (fields there: {there})")
+            raise self.make_error(f"the field {field!r} is missing (fields there: {there})")
         return self.fields[field]
 
     def optional(self, field: str) -> str | None:
@@ -50,14 +50,14 @@ class DataRow:
         """Like `optional`, but raises ValueError for an empty field too."""
         value = self.optional(field)
         if value is None:
-            raise self.refused(f"the field {field!r} is empty; fill it in or remove the row")
+            raise self.make_error(f"the field {field!r} is empty; fill it in or remove the row")
         return value
 
     def texts(self, field: str) -> list[str]:
         """A field that holds a list, item by item, null as "". Raises ValueError for another."""
         value = self.value(field)
         if not isinstance(value, list):
-            raise self.refused(f"the field {field!r} must be a list, not {_shorten(value)}")
+            raise self.make_error(f"the field {field!r} must be a list, not {_shorten(value)}")
         return [
             ""
             if item is None
@@ -89,17 +89,17 @@ def _to_text(row: DataRow, field: str, value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, int | float | Decimal):
         return str(value)
-    raise row.refused(f"the field {field!r} must be text or a number, not {_shorten(value)}")
+    raise row.make_error(f"the field {field!r} must be text or a number, not {_shorten(value)}")
 
 
 def _check_encodable(row: DataRow, field: str, text: str) -> str:
     if "\x00" in text:
-        raise row.refused(f"the field {field!r} contains a NUL character; remove it")
+        raise row.make_error(f"the field {field!r} contains a NUL character; remove it")
     try:
         text.encode()
     except UnicodeEncodeError as error:
         code = ord(text[error.start])
-        raise row.refused(
+        raise row.make_error(
             f"the field {field!r} contains U+{code:04X}, half a character; repair the text"
         ) from None
     return text
