@@ -11,6 +11,7 @@ import pytest
 from providers import registry
 from providers.base import Provider
 from providers.errors import AuthenticationFailed, BadRequest, InvalidSettings, Unsupported
+from providers.openai.client import Connection
 from providers.openai.parameters import derive_seed, guess_parameters
 from providers.openai.settings import OPENAI_URL, ModelAddress, OpenAISettings
 from providers.types import Message, ModelRef, Need, Request, Sampling
@@ -357,6 +358,18 @@ async def test_nothing_of_openais_environment_reaches_another_server(monkeypatch
         await asks(provider)
         await provider.close()
     assert "not-for-you" not in str(server.asked[0].headers)
+
+
+async def test_openai_gets_the_headers_of_its_environment_and_they_are_secret(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-some-key-0123456789")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Custom: for-openai\nx-own: not-mine\nno header")
+    settings = OpenAISettings(headers={"X-Own": "mine"})
+    connection = Connection(ModelAddress(OPENAI_URL, "m"), settings)
+    headers = connection.client.default_headers
+    assert (headers["X-Custom"], headers["X-Own"]) == ("for-openai", "mine")
+    assert "not-mine" not in headers.values()
+    assert connection.secrets.scrub("you sent for-openai and mine") == "you sent [secret] and mine"
+    await connection.close()
 
 
 @pytest.mark.parametrize("value", [None, "", "with space", "with\nbreak", "schlüssel"])
