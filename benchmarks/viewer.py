@@ -25,9 +25,9 @@ import duckdb
 import uvicorn
 from population import database
 
-from society.view.access import Access
-from society.view.app import create
-from society.view.catalogue import Library
+from society.view.access import PageAccess
+from society.view.catalog import Library
+from society.view.web import create_app
 from store.ledger import Store
 
 # A busy machine stretches wall-clock time; a goal is met when either time meets it.
@@ -134,7 +134,7 @@ def _served(folder: Path) -> Iterator[str]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-        app = create(Library(folder), Access("127.0.0.1", port))
+        app = create_app(Library(folder), PageAccess("127.0.0.1", port))
         server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()

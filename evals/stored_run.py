@@ -167,21 +167,22 @@ def _parse_arm(
 
 
 def _only_arm(config: dict[str, Any]) -> ArmSettings:
-    society = config["society"]
+    society = config.get("society", {})
     iterations = int(config.get("iterations", 0))
-    critics = int(society["rounds"]) > 1
+    agents, rounds = int(society.get("agents", 1)), int(society.get("rounds", 1))
+    critics = rounds > 1
     return ArmSettings(
         MULTIAGENT,
         0,
         MULTIAGENT,
         "final" if iterations else None,
-        agents=int(society["agents"]),
-        rounds=int(society["rounds"]),
+        agents=agents,
+        rounds=rounds,
         others=society.get("others"),
         iterations=iterations,
         roles=("generator", "critic") if critics else ("generator",),
         models="own",
         data="own",
         w=config.get("datasets", {}).get("w", 0.5) if critics else None,
-        train_agents=int(society["agents"]) if iterations else None,
+        train_agents=agents if iterations else None,
     )

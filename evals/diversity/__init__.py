@@ -20,18 +20,16 @@ Otherwise unlike answers alone would count as diversity. What cannot be had is N
 
 from __future__ import annotations
 
-from evals.diversity.encoders import EncoderUnavailable
-from evals.diversity.encoders import check as check_encoder
-from evals.diversity.measuring import Measurement, Progress
-from evals.diversity.memory import Memory
-from evals.diversity.wanted import MEASURES, Wanted
+from evals.diversity.cache import Cache
+from evals.diversity.encoders import EncoderUnavailable, check_encoder
+from evals.diversity.measuring import MEASURES, DiversityOptions, Measurement, Progress
 
 __all__ = [
     "MEASURES",
+    "Cache",
+    "DiversityOptions",
     "EncoderUnavailable",
     "Measurement",
-    "Memory",
     "Progress",
-    "Wanted",
     "check_encoder",
 ]

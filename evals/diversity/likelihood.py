@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Literal, TypeVar
 
-from evals.diversity.estimates import ordered
-from evals.diversity.memory import Memory, Scored, divergence_row, score_row
-from evals.diversity.responses import Response, Said
+from evals.diversity.cache import Cache, TextScore, build_divergence_row, build_score_row
+from evals.diversity.estimates import list_ordered_pairs
+from evals.diversity.responses import PromptedText, Response
 from providers.base import Provider
 from providers.errors import RequestError
 from providers.gathering import gather_or_cancel
@@ -31,7 +31,7 @@ IN_FLIGHT = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class ScoreRequest:
     """A response `first` and a model to look at it with: that of `second`, or the base (None)."""
 
     first: Response
@@ -39,8 +39,8 @@ class Wish:
     model: ModelRef
 
     @property
-    def said(self) -> Said:
-        return self.first.said
+    def text(self) -> PromptedText:
+        return self.first.prompted
 
     @property
     def equal(self) -> bool:
@@ -61,96 +61,104 @@ class Likelihoods:
     """
 
     providers: Mapping[str, Provider]
-    memory: Memory
+    cache: Cache
     keep: Keep
-    _to_score: dict[tuple[ModelRef, Said], None] = field(default_factory=dict)
-    _to_compare: dict[tuple[ModelRef, Said], dict[ModelRef, None]] = field(default_factory=dict)
+    _to_score: dict[tuple[ModelRef, PromptedText], None] = field(default_factory=dict)
+    _to_compare: dict[tuple[ModelRef, PromptedText], dict[ModelRef, None]] = field(
+        default_factory=dict
+    )
 
     @property
     def steps(self) -> int:
         return len(self._to_score) + len(self._to_compare)
 
-    def want(self, wish: Wish, measure: DiversityMeasure, method: Method) -> None:
-        """Ask for what a wish needs."""
+    def request(self, wanted: ScoreRequest, measure: DiversityMeasure, method: Method) -> None:
+        """Ask for what a request needs."""
         if measure == "nll":
-            self._want_score(wish.model, wish.said)
-        elif wish.equal or wish.foreign:
+            self._request_score(wanted.model, wanted.text)
+        elif wanted.equal or wanted.foreign:
             return
         elif method == "sampled":
-            self._want_score(wish.first.model, wish.said)
-            self._want_score(wish.model, wish.said)
-        elif (wish.first.model, wish.model, wish.said) not in self.memory.nats:
-            self._to_compare.setdefault((wish.first.model, wish.said), {})[wish.model] = None
+            self._request_score(wanted.first.model, wanted.text)
+            self._request_score(wanted.model, wanted.text)
+        elif (wanted.first.model, wanted.model, wanted.text) not in self.cache.nats:
+            self._to_compare.setdefault((wanted.first.model, wanted.text), {})[wanted.model] = None
 
-    def _want_score(self, model: ModelRef, said: Said) -> None:
-        if (model, said) not in self.memory.scores:
-            self._to_score[model, said] = None
+    def _request_score(self, model: ModelRef, text: PromptedText) -> None:
+        if (model, text) not in self.cache.scores:
+            self._to_score[model, text] = None
 
     async def ask(self, on_step: Callable[[], None]) -> None:
         """Ask for everything wanted. Raises the providers' errors that are about more than one
         request."""
 
-        async def one_score(model: ModelRef, said: Said) -> None:
+        async def one_score(model: ModelRef, text: PromptedText) -> None:
             provider = self.providers[model.address]
-            found = await _unless_refused(provider.score(model, said.messages, said.text))
-            scored = None if found is None else Scored.of(found)
-            self.memory.scores[model, said] = scored
+            found = await _unless_refused(provider.score(model, text.messages, text.text))
+            scored = None if found is None else TextScore.of(found)
+            self.cache.scores[model, text] = scored
             if scored is not None:
-                await self.keep([score_row(model, said, scored)])
+                await self.keep([build_score_row(model, text, scored)])
             on_step()
 
-        async def one_comparison(p: ModelRef, said: Said, others: Sequence[ModelRef]) -> None:
+        async def one_comparison(
+            p: ModelRef, text: PromptedText, others: Sequence[ModelRef]
+        ) -> None:
             provider = self.providers[p.address]
-            found = await _unless_refused(provider.divergences(p, others, said.messages, said.text))
-            nats = [None if found is None else _per_token(found[i]) for i in range(len(others))]
-            self.memory.nats |= {(p, q, said): n for q, n in zip(others, nats, strict=True)}
+            found = await _unless_refused(provider.divergences(p, others, text.messages, text.text))
+            nats = [None if found is None else _average_nats(found[i]) for i in range(len(others))]
+            self.cache.nats |= {(p, q, text): n for q, n in zip(others, nats, strict=True)}
             pairs = zip(others, nats, strict=True)
-            await self.keep([divergence_row(p, q, said, n) for q, n in pairs if n is not None])
+            await self.keep(
+                [build_divergence_row(p, q, text, n) for q, n in pairs if n is not None]
+            )
             on_step()
 
         await gather_or_cancel(
             [
-                *(one_score(model, said) for model, said in self._to_score),
-                *(one_comparison(p, said, tuple(qs)) for (p, said), qs in self._to_compare.items()),
+                *(one_score(model, text) for model, text in self._to_score),
+                *(one_comparison(p, text, tuple(qs)) for (p, text), qs in self._to_compare.items()),
             ],
             in_flight=IN_FLIGHT,
         )
 
-    def value(self, wish: Wish, measure: DiversityMeasure, method: Method) -> float | None:
-        """NLL of the response under the wish's model, or D(speaker's model ‖ wish's model) along
+    def value(
+        self, wanted: ScoreRequest, measure: DiversityMeasure, method: Method
+    ) -> float | None:
+        """NLL of the response under the request's model, or D(its own model ‖ the model) along
         it, nats per token; None where it is not known.
 
         `sampled` is the mean of log p − log q of the tokens that p has drawn, which is right on
         average over many texts and may be negative.
         """
         if measure == "nll":
-            score = self.memory.scores.get((wish.model, wish.said))
+            score = self.cache.scores.get((wanted.model, wanted.text))
             return None if score is None else -score.mean
-        if wish.equal:
+        if wanted.equal:
             return 0.0
         if method == "exact":
-            return self.memory.nats.get((wish.first.model, wish.model, wish.said))
-        drawn = self.memory.scores.get((wish.first.model, wish.said))
-        other = self.memory.scores.get((wish.model, wish.said))
+            return self.cache.nats.get((wanted.first.model, wanted.model, wanted.text))
+        drawn = self.cache.scores.get((wanted.first.model, wanted.text))
+        other = self.cache.scores.get((wanted.model, wanted.text))
         if drawn is None or other is None or drawn.tokens != other.tokens:
             return None
         return drawn.mean - other.mean
 
 
-def wishes(responses: Sequence[Response], measure: DiversityMeasure) -> list[Wish]:
+def list_requests(responses: Sequence[Response], measure: DiversityMeasure) -> list[ScoreRequest]:
     """What there is to know for a measure: every response with every other agent's model, or with
     the base. Responses are to be sorted by question."""
     if measure == "kl_base":
-        return [Wish(one, None, base_of(one.model)) for one in responses]
-    return [Wish(one, other, other.model) for one, other in ordered(responses)]
+        return [ScoreRequest(one, None, find_base(one.model)) for one in responses]
+    return [ScoreRequest(one, other, other.model) for one, other in list_ordered_pairs(responses)]
 
 
-def base_of(model: ModelRef) -> ModelRef:
+def find_base(model: ModelRef) -> ModelRef:
     """The untuned model that `model` was tuned from, or is."""
     return ModelRef(model.address, model.address)
 
 
-def _per_token(divergence: Divergence) -> float | None:
+def _average_nats(divergence: Divergence) -> float | None:
     return fmean(divergence.nats) if divergence.nats else None
 
 

@@ -8,12 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import get_args
 
 from evals.diversity import encoders
-from evals.diversity.embedding import dissimilarities
-from evals.diversity.estimates import Pair, Responses, estimate
-from evals.diversity.likelihood import Likelihoods, Method, base_of, wishes
-from evals.diversity.memory import Memory
-from evals.diversity.responses import read
-from evals.diversity.wanted import Wanted
+from evals.diversity.cache import Cache
+from evals.diversity.estimates import Pair, Responses, estimate_mean, measure_dissimilarities
+from evals.diversity.likelihood import Likelihoods, Method, find_base, list_requests
+from evals.diversity.responses import read_responses
 from providers.base import Provider
 from providers.errors import Unsupported
 from providers.preflight import SCORES_REMEDY
@@ -37,6 +35,26 @@ _GREEDY = (
 )
 
 
+MEASURES: tuple[DiversityMeasure, ...] = get_args(DiversityMeasure)
+
+
+@dataclass(frozen=True, slots=True)
+class DiversityOptions:
+    """The measures, and how they are taken.
+
+    `encoder` names the sentence encoder (see `encoders`), `device` where it runs ("auto": CUDA
+    where there is some). `questions` bounds how many questions are looked at; they are chosen by
+    the hash of their ids, so they are the same for all societies. `drawn` says how sampled answers
+    were drawn where that was not from the models' own distributions; None: temperature 1, top_p 1.
+    """
+
+    measures: tuple[DiversityMeasure, ...]
+    encoder: str = "minilm"
+    questions: int = 100
+    device: str = "auto"
+    drawn: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class _Result:
     """One measure of one role: its pairs, how they came about, and what there is to say."""
@@ -49,9 +67,9 @@ class _Result:
 class Measurement:
     """What is to be measured of a stage's debates on the questions of one task.
 
-    That is all of `wanted` that the store does not have or, with `again`, also what it has.
+    That is all of `options` that the store does not have or, with `again`, also what it has.
 
-    `providers` by the addresses of their bases. What is in `memory` is not computed again.
+    `providers` by the addresses of their bases. What is in `cache` is not computed again.
     """
 
     def __init__(
@@ -60,30 +78,30 @@ class Measurement:
         providers: Mapping[str, Provider],
         stage: StageKey,
         task: str,
-        wanted: Wanted,
-        memory: Memory,
+        options: DiversityOptions,
+        cache: Cache,
         *,
         again: bool = False,
     ) -> None:
         self.stage, self.task = stage, task
         self._store = store
         self._providers = providers
-        self._wanted = wanted
-        self._responses = read(store, stage, task, wanted.questions)
-        which = {**stage.params, "task": task, "encoder": wanted.encoder}
+        self._options = options
+        self._responses = read_responses(store, stage, task, options.questions)
+        which = {**stage.params, "task": task, "encoder": options.encoder}
         stored = [] if again else store.rows(_STORED, which)
         # What a provider could not tell may be had by now; somebody to compare with may not.
         done = {(role, measure) for role, measure, known in stored if known or self._alone(role)}
         self.todo: tuple[tuple[AgentRole, DiversityMeasure], ...] = tuple(
             (role, measure)
             for role in self._responses
-            for measure in wanted.measures
+            for measure in options.measures
             if (role, measure) not in done
         )
-        self._memory = memory
+        self._cache = cache
         if not again:
             self._recall()
-        self._known = Likelihoods(providers, memory, self._keep)
+        self._known = Likelihoods(providers, cache, self._keep)
         self._methods: dict[AgentRole, Method] = {}
         self._unable: dict[tuple[AgentRole, DiversityMeasure], str] = {}
         for role, measure in self.todo:
@@ -98,7 +116,7 @@ class Measurement:
 
     @property
     def _unseen(self) -> list[str]:
-        return [text for text in self._texts if text not in self._memory.vectors]
+        return [text for text in self._texts if text not in self._cache.vectors]
 
     @property
     def tuned_models(self) -> tuple[ModelRef, ...]:
@@ -123,7 +141,7 @@ class Measurement:
         try:
             await self._known.ask(on_step)
         except Unsupported as error:
-            self._known = Likelihoods(self._providers, Memory(), self._keep)
+            self._known = Likelihoods(self._providers, Cache(), self._keep)
             self._unable = dict.fromkeys(self.todo, str(error))
         likelihoods = [pair for pair in self.todo if pair[1] != "embedding"]
         rows = await self._stored(likelihoods, self._likelihood)
@@ -131,8 +149,8 @@ class Measurement:
             notes = await self._embed(lambda done: on_progress(asked + done))
 
             def embedding(role: AgentRole, measure: DiversityMeasure) -> _Result:
-                pairs = dissimilarities(self._responses[role], self._memory.vectors)
-                return _Result(self._wanted.encoder, pairs, notes)
+                pairs = measure_dissimilarities(self._responses[role], self._cache.vectors)
+                return _Result(self._options.encoder, pairs, notes)
 
             embedded = [pair for pair in self.todo if pair[1] == "embedding"]
             rows += await self._stored(embedded, embedding)
@@ -159,8 +177,8 @@ class Measurement:
             for r in self._responses[role]
         ]
         models = {response.model for response in responses}
-        models |= {base_of(model) for model in models}
-        self._memory.recall(self._store, models, dict.fromkeys(r.said for r in responses))
+        models |= {find_base(model) for model in models}
+        self._cache.recall(self._store, models, dict.fromkeys(r.prompted for r in responses))
 
     def _distinct_texts(self) -> list[str]:
         roles = [role for role, measure in self.todo if measure == "embedding"]
@@ -170,11 +188,11 @@ class Measurement:
         """See to the vectors of all texts; returns what there is to say about them."""
         if unseen := self._unseen:
             encoder = await asyncio.to_thread(
-                encoders.load, self._wanted.encoder, self._wanted.device
+                encoders.load_encoder, self._options.encoder, self._options.device
             )
             found = await asyncio.to_thread(encoder.encode, unseen, on_progress)
-            self._memory.vectors.update(zip(unseen, found, strict=True))
-        cut = sum(self._memory.vectors[text].cut for text in self._texts)
+            self._cache.vectors.update(zip(unseen, found, strict=True))
+        cut = sum(self._cache.vectors[text].cut for text in self._texts)
         if not cut:
             return ()
         return [
@@ -196,14 +214,14 @@ class Measurement:
             elif measure != "nll" and self.stage.decoding == "greedy":
                 self._unable[role, measure] = _GREEDY
         if (role, measure) not in self._unable:
-            for wish in wishes(responses, measure):
-                self._known.want(wish, measure, self._methods[role])
+            for request in list_requests(responses, measure):
+                self._known.request(request, measure, self._methods[role])
 
     def _likelihood(self, role: AgentRole, measure: DiversityMeasure) -> _Result:
         method = self._methods[role]
         unable = self._unable.get((role, measure))
-        wanted = wishes(self._responses[role], measure)
-        values = [(wish, self._known.value(wish, measure, method)) for wish in wanted]
+        wanted = list_requests(self._responses[role], measure)
+        values = [(each, self._known.value(each, measure, method)) for each in wanted]
         pairs = [Pair(w.first, w.second, value) for w, value in values if value is not None]
         if unable is not None and len(pairs) < len(wanted):
             # Equal models are known to be equal without asking; one pair short, nothing is known.
@@ -211,11 +229,11 @@ class Measurement:
         if measure == "nll":
             foreign, encoder = 0, ""
         else:
-            foreign, encoder = sum(wish.foreign for wish in wanted), method
+            foreign, encoder = sum(each.foreign for each in wanted), method
             if unable is not None:
                 encoder = "exact"
         notes = []
-        if encoder == "sampled" and not all(wish.equal for wish in wanted):
+        if encoder == "sampled" and not all(each.equal for each in wanted):
             notes.append(self._sampled_note())
         if foreign:
             notes.append(
@@ -227,9 +245,9 @@ class Measurement:
 
     def _sampled_note(self) -> str:
         note = "estimated from the sampled texts by log p − log q of their tokens"
-        if self._wanted.drawn is not None:
+        if self._options.drawn is not None:
             note += (
-                f"; drawn with {self._wanted.drawn}, so it leans towards what the speaking "
+                f"; drawn with {self._options.drawn}, so it leans towards what the speaking "
                 "model finds likely"
             )
         return note
@@ -238,7 +256,7 @@ class Measurement:
         self, role: AgentRole, measure: DiversityMeasure, result: _Result
     ) -> Iterator[Diversity]:
         for responses in get_args(Responses):
-            found = estimate(result.pairs, responses)
+            found = estimate_mean(result.pairs, responses)
             if result.encoder != "sampled" and found.low is not None:
                 found = replace(found, low=max(0.0, found.low))
             notes = list(result.notes)

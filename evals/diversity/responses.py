@@ -33,7 +33,7 @@ _SPOKEN = r"""
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class PromptedText:
     """A text and the conversation it answers, whoever said it."""
 
     messages: tuple[Message, ...]
@@ -52,11 +52,13 @@ class Response:
     agrees: bool
 
     @property
-    def said(self) -> Said:
-        return Said(self.messages, self.text)
+    def prompted(self) -> PromptedText:
+        return PromptedText(self.messages, self.text)
 
 
-def read(store: Store, stage: StageKey, task: str, limit: int) -> dict[AgentRole, list[Response]]:
+def read_responses(
+    store: Store, stage: StageKey, task: str, limit: int
+) -> dict[AgentRole, list[Response]]:
     """The answers of round 1 (generator) and of the last round (critic; only where there are more
     rounds than one) to at most `limit` questions whose debates are complete.
 
@@ -69,10 +71,12 @@ def read(store: Store, stage: StageKey, task: str, limit: int) -> dict[AgentRole
     rounds: dict[AgentRole, int] = {"generator": 1} if last_round else {}
     if last_round > 1:
         rounds["critic"] = last_round
-    return {role: _said(store, stage, chosen, number) for role, number in rounds.items()}
+    return {role: _read_round(store, stage, chosen, number) for role, number in rounds.items()}
 
 
-def _said(store: Store, stage: StageKey, questions: Sequence[str], number: int) -> list[Response]:
+def _read_round(
+    store: Store, stage: StageKey, questions: Sequence[str], number: int
+) -> list[Response]:
     rows = store.rows(_SPOKEN, {**stage.params, "questions": list(questions), "round": number})
     return [
         Response(

@@ -34,8 +34,8 @@ def view(
 
         extras.require_extra("view", "the pages of society view")
         from society.terminal.output import say
-        from society.view.catalogue import Library
-        from society.view.serving import serve
+        from society.view.catalog import Library
+        from society.view.web import serve_pages
 
         library = Library(runs, names or ())
-        serve(library, host, port, ask_token=token, say=say)
+        serve_pages(library, host, port, ask_token=token, say=say)

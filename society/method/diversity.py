@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evals.diversity import EncoderUnavailable, Measurement, Memory, Progress, Wanted
+from evals.diversity import Cache, DiversityOptions, EncoderUnavailable, Measurement, Progress
 from society.config.load import ConfigError
 from society.config.schema import Config
 from society.method.connections import Connections
@@ -11,11 +11,11 @@ from store.ledger import Store
 from store.records import Diversity, StageKey
 
 
-def build_options(config: Config) -> Wanted:
+def build_options(config: Config) -> DiversityOptions:
     """What the section `[diversity]` asks for."""
     section, sampling = config.diversity, config.sampling
     own = sampling.temperature == 1.0 and sampling.top_p == 1.0
-    return Wanted(
+    return DiversityOptions(
         measures=section.measures,
         encoder=section.encoder,
         questions=section.questions,
@@ -33,21 +33,21 @@ class DiversityProbe:
     def __init__(self, store: Store, config: Config, connections: Connections) -> None:
         self._store = store
         self._section = config.diversity
-        self._wanted = build_options(config)
+        self._options = build_options(config)
         self._connections = connections
-        self._memory = Memory()
+        self._cache = Cache()
         self._iteration = 0
 
     def plan(self, stage: StageKey, task: str, *, again: bool = False) -> Measurement | None:
         """What is still to be measured of the society that has debated `stage`; None: nothing."""
-        if not self._wanted.measures or stage.decoding not in self._section.decodings:
+        if not self._options.measures or stage.decoding not in self._section.decodings:
             return None
         # The memory holds embeddings and likelihoods of one iteration's models only; the models of
         # the next one are others, so nothing of it could be used again.
         if stage.iteration != self._iteration:
-            self._memory, self._iteration = Memory(), stage.iteration
+            self._cache, self._iteration = Cache(), stage.iteration
         found = Measurement(
-            self._store, self._connections, stage, task, self._wanted, self._memory, again=again
+            self._store, self._connections, stage, task, self._options, self._cache, again=again
         )
         return found if found.todo else None
 

@@ -186,7 +186,7 @@ def _check_models(config: Config) -> None:
                 "batches; remove it"
             )
         if "embedding" in config.diversity.measures:
-            encoders.check(config.diversity.encoder)
+            encoders.check_encoder(config.diversity.encoder)
         if config.serving is not None:
             check_answer_server(config.serving.answer_server(), config.finetune.method)
     except encoders.EncoderUnavailable as error:

@@ -1,9 +1,9 @@
 """Who may see the pages, and what browsers may do with them.
 
-Everything here is ASGI middleware around the application. Against other web sites: a Host header
-that is not this machine's is refused (DNS rebinding), nothing is shared across origins, and only
-GET is answered. Against other people: a token, where the server can be reached from elsewhere or
-the user asks for one. Against what models have said: a policy that allows no script but our own.
+The ASGI middleware around the application guards it. Against other web sites: a Host header that
+is not this machine's is refused (DNS rebinding), nothing is shared across origins, and only GET is
+answered. Against other people: a token, if other machines can reach the server or the user asks
+for one. Against hostile text in transcripts: a policy that allows no script but the pages' own.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ HEADERS = {
 _METHODS = ("GET", "HEAD")
 
 
-def new_token() -> str:
+def create_token() -> str:
     """A secret for one start of the server: 256 random bits."""
     return secrets.token_urlsafe(32)
 
@@ -53,7 +53,7 @@ def is_loopback(host: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class PageAccess:
     """`host` and `port` the server listens on; `token` None where none is asked for."""
 
     host: str
@@ -87,10 +87,10 @@ class Access:
         return ("localhost", own, socket.getfqdn().lower(), f"{own}.local", self.host.lower())
 
 
-class Guarded:
+class GuardedApp:
     """The application behind `access`, with the headers on every answer."""
 
-    def __init__(self, app: ASGIApp, access: Access) -> None:
+    def __init__(self, app: ASGIApp, access: PageAccess) -> None:
         self._app = app
         self._access = access
 
@@ -117,7 +117,8 @@ class Guarded:
         headers = Headers(scope=scope)
         if not self._access.knows(headers.get("host", "")):
             return PlainTextResponse(
-                "This server does not go by that name. Open the address it printed.\n", 421
+                "This server does not answer to that host name. Open the address it printed.\n",
+                421,
             )
         if scope["method"] not in _METHODS:
             return PlainTextResponse(
@@ -128,7 +129,7 @@ class Guarded:
     def _without_token(self, scope: Scope, headers: Headers) -> Response | None:
         query = parse_qs(scope["query_string"].decode("latin-1"))
         if "token" in query and self._access.admits(query["token"][0]):
-            # The secret leaves the address at once, and with it the browser's history.
+            # A cookie takes over, so that the token does not stay in the browser's history.
             entered = RedirectResponse(scope["path"], 303)
             entered.set_cookie(
                 self._access.cookie,
@@ -142,7 +143,7 @@ class Guarded:
         if self._access.admits(cookies.get(self._access.cookie)):
             return None
         return PlainTextResponse(
-            "This page wants a token: open the address that `society view` printed.\n", 401
+            "This page needs a token: open the address that `society view` printed.\n", 401
         )
 
 

@@ -24,11 +24,29 @@ VOTES = {
 SPLITS: tuple[Split, ...] = ("train", "eval")
 DECODINGS: tuple[Decoding, ...] = ("sampled", "greedy")
 _LONGEST_TEXT = 300
+_VOTE_CONDITIONS = {
+    "right": "correct",
+    "wrong": "NOT correct",
+    "tied": "tie",
+    "divided": "votes < voters",
+    "none": "answer IS NULL",
+}
+# Labels that are written differently; whether they also differ is looked up, see `_really_changed`.
+_REWRITTEN = (
+    "first_answer IS DISTINCT FROM answer AND NOT coalesce(first_correct AND correct, false)"
+)
+_DISSENT = """
+    (iteration, split, arm, decoding, question_id, rounds) IN (
+        SELECT (iteration, split, arm, decoding, question_id, round)
+        FROM turns SEMI JOIN (SELECT turn_id FROM verdicts WHERE NOT agrees) USING (turn_id)
+        WHERE kind = 'answer' AND agent = $dissent)
+"""
+
 C = TypeVar("C", bound=str)
 
 
 class BadAddress(ValueError):
-    """A page's address holds a value that cannot be meant."""
+    """A page's address holds a value that is not valid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +71,15 @@ class Filter:
     def parse(cls, query: Mapping[str, str]) -> Self:
         """From an address's query. Raises `BadAddress`."""
         return cls(
-            iteration=whole(query, "iteration"),
-            split=_one_of(query, "split", SPLITS),
+            iteration=parse_whole(query, "iteration"),
+            split=_parse_one_of(query, "split", SPLITS),
             arm=query.get("arm") or None,
-            decoding=_one_of(query, "decoding", DECODINGS),
+            decoding=_parse_one_of(query, "decoding", DECODINGS),
             task=query.get("task") or None,
-            flip=_one_of(query, "flip", tuple(FLIPS)),
-            vote=_one_of(query, "vote", tuple(VOTES)),
-            dissent=whole(query, "dissent"),
-            text=_text(query),
+            flip=_parse_one_of(query, "flip", tuple(FLIPS)),
+            vote=_parse_one_of(query, "vote", tuple(VOTES)),
+            dissent=parse_whole(query, "dissent"),
+            text=_parse_text(query),
         )
 
     def query(self, **more: object) -> str:
@@ -93,7 +111,7 @@ class Filter:
         return [(name, words.get(name) or str(getattr(self, name))) for name in set_ones]
 
 
-def whole(query: Mapping[str, str], name: str) -> int | None:
+def parse_whole(query: Mapping[str, str], name: str) -> int | None:
     """A whole number of an address's query, None where there is none. Raises `BadAddress`."""
     text = query.get(name, "")
     if not text:
@@ -103,7 +121,7 @@ def whole(query: Mapping[str, str], name: str) -> int | None:
     return int(text)
 
 
-def stage(query: Mapping[str, str]) -> StageKey:
+def parse_stage(query: Mapping[str, str]) -> StageKey:
     """The stage an address names in full. Raises `BadAddress`."""
     wanted = Filter.parse(query)
     if (
@@ -116,14 +134,14 @@ def stage(query: Mapping[str, str]) -> StageKey:
     return StageKey(wanted.iteration, wanted.split, wanted.arm, wanted.decoding)
 
 
-def stage_title(stage: StageKey) -> str:
+def title_stage(stage: StageKey) -> str:
     """A stage in words."""
     society = "untuned" if not stage.iteration else f"iteration {stage.iteration}"
     questions = "training" if stage.split == "train" else "held-out"
     return f"{stage.arm}, {society}, {questions} questions, {stage.decoding}"
 
 
-def _one_of(query: Mapping[str, str], name: str, known: tuple[C, ...]) -> C | None:
+def _parse_one_of(query: Mapping[str, str], name: str, known: tuple[C, ...]) -> C | None:
     value = query.get(name)
     if not value:
         return None
@@ -133,8 +151,30 @@ def _one_of(query: Mapping[str, str], name: str, known: tuple[C, ...]) -> C | No
     raise BadAddress(f"{name} must be one of {', '.join(known)}, not {value[:80]!r}")
 
 
-def _text(query: Mapping[str, str]) -> str:
+def _parse_text(query: Mapping[str, str]) -> str:
     text = query.get("text", "").strip()
     if len(text) > _LONGEST_TEXT:
         raise BadAddress(f"a search takes up to {_LONGEST_TEXT} characters, not {len(text):,}")
     return text
+
+
+def build_condition(wanted: Filter) -> tuple[str, dict[str, object]]:
+    """The condition on `DEBATES` that a filter means, with its values; all of it but the text, and
+    of debates whose vote changed also those that only write the same label differently."""
+    parts, values = ["true"], {}
+    for name in ("iteration", "split", "arm", "decoding", "task"):
+        value = getattr(wanted, name)
+        if value is not None:
+            parts.append(f"{name} = ${name}")
+            values[name] = value
+    if wanted.flip == "changed":
+        parts.append(_REWRITTEN)
+    elif wanted.flip is not None:
+        parts.append("flip = $flip")
+        values["flip"] = wanted.flip
+    if wanted.vote is not None:
+        parts.append(_VOTE_CONDITIONS[wanted.vote])
+    if wanted.dissent is not None:
+        parts.append(_DISSENT)
+        values["dissent"] = wanted.dissent
+    return " AND ".join(parts), values

@@ -1,4 +1,4 @@
-"""Datasets and models: what an agent learnt, from which turns, and what became of it."""
+"""Datasets and models: what an agent was trained on, from which turns, and what came of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from society.view import debates
+from evals.debates import read_verdicts
 from society.view.debate import NotFound
 from store.reader import Reader
 
@@ -17,7 +17,7 @@ _POINTS = 400
 
 @dataclass(frozen=True, slots=True)
 class DatasetEntry:
-    """One dataset with the job and the model made of it, each None where there is none."""
+    """One dataset with the job and the model made of it, None if there is none."""
 
     dataset_id: str
     iteration: int
@@ -39,8 +39,8 @@ class DatasetEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
-    """One row of a dataset: the turn that is learnt."""
+class DatasetRow:
+    """One row of a dataset: the turn that is trained on."""
 
     position: int
     turn_id: int
@@ -87,7 +87,7 @@ class JobFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class LossPoint:
     """One optimizer step; loss in nats per trained token."""
 
     step: int
@@ -96,7 +96,7 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Spoke:
+class ModelUse:
     """Where a model was asked, and how often."""
 
     iteration: int
@@ -125,12 +125,12 @@ class ModelFacts:
     dataset: DatasetEntry | None
     job: JobFacts | None
     steps: int
-    points: tuple[Point, ...]
+    points: tuple[LossPoint, ...]
     children: tuple[ModelEntry, ...]
-    spoke: tuple[Spoke, ...]
+    spoke: tuple[ModelUse, ...]
 
 
-def datasets(reader: Reader, dataset_id: str | None = None) -> list[DatasetEntry]:
+def list_datasets(reader: Reader, dataset_id: str | None = None) -> list[DatasetEntry]:
     """All datasets by iteration, arm, agent and role, or the one."""
     found = reader.rows(
         """
@@ -151,15 +151,15 @@ def datasets(reader: Reader, dataset_id: str | None = None) -> list[DatasetEntry
     return [DatasetEntry(*row) for row in found]
 
 
-def dataset(reader: Reader, dataset_id: str) -> DatasetEntry:
+def read_dataset(reader: Reader, dataset_id: str) -> DatasetEntry:
     """One dataset; raises `NotFound`."""
-    found = datasets(reader, dataset_id)
+    found = list_datasets(reader, dataset_id)
     if not found:
         raise NotFound(f"no dataset {dataset_id!r}")
     return found[0]
 
 
-def examples(reader: Reader, dataset_id: str, start: int) -> list[Example]:
+def list_examples(reader: Reader, dataset_id: str, start: int) -> list[DatasetRow]:
     """Up to `ROWS` rows of a dataset from position `start` on."""
     rows = reader.rows(
         "SELECT position, turn_id, question_id FROM dataset_examples "
@@ -168,29 +168,24 @@ def examples(reader: Reader, dataset_id: str, start: int) -> list[Example]:
     )
     turn_ids = [turn_id for _, turn_id, _ in rows]
     questions = sorted({question_id for *_, question_id in rows})
-    texts = _texts(reader, questions)
-    said = _learnt(reader, turn_ids)
-    first = _first_turns(reader, questions)
+    texts = _read_questions(reader, questions)
+    said = _read_turns(reader, turn_ids)
+    first = _read_first_turns(reader, questions)
     begun = {turn_id: first.get(one[:6]) for turn_id, one in said.items()}
-    worth = debates.verdicts(reader, [*turn_ids, *(t for t in begun.values() if t is not None)])
+    worth = read_verdicts(reader, [*turn_ids, *(t for t in begun.values() if t is not None)])
     unknown = (None, None)
-    return [
-        Example(
-            *debates.joined(
-                position,
-                turn_id,
-                question_id,
-                texts.get(question_id),
-                *(said[turn_id][6:] if turn_id in said else (None, "", 1)),
-                worth.get(begun.get(turn_id) or -1, unknown)[0],
-                worth.get(turn_id, unknown)[1],
-            )
-        )
-        for position, turn_id, question_id in rows
-    ]
+    listed = []
+    for position, turn_id, question_id in rows:
+        turn = said[turn_id][6:] if turn_id in said else (None, "", 1)
+        first_agrees = worth.get(begun.get(turn_id) or -1, unknown)[0]
+        correct = worth.get(turn_id, unknown)[1]
+        question = texts.get(question_id)
+        fields = (position, turn_id, question_id, question, *turn, first_agrees, correct)
+        listed.append(DatasetRow(*fields))
+    return listed
 
 
-def models(reader: Reader, parent_id: str | None = None) -> list[ModelEntry]:
+def list_models(reader: Reader, parent_id: str | None = None) -> list[ModelEntry]:
     """All models, the bare ones first, or the children of one."""
     found = reader.rows(
         """
@@ -204,11 +199,11 @@ def models(reader: Reader, parent_id: str | None = None) -> list[ModelEntry]:
         """,
         [parent_id],
     )
-    losses = _losses(reader, [row[8] for row in found if row[8] is not None])
-    return [ModelEntry(*debates.joined(*row, losses.get(row[8], ()))) for row in found]
+    losses = _read_losses(reader, [row[8] for row in found if row[8] is not None])
+    return [ModelEntry(*(*row, losses.get(row[8], ()))) for row in found]
 
 
-def model(reader: Reader, model_id: str) -> ModelFacts:
+def read_model(reader: Reader, model_id: str) -> ModelFacts:
     """One model; raises `NotFound`."""
     found = reader.rows(
         "SELECT model_id, provider, parent_id, artifact, sha256, iteration, arm, agent, role, "
@@ -218,22 +213,21 @@ def model(reader: Reader, model_id: str) -> ModelFacts:
     if not found:
         raise NotFound(f"no model {model_id!r}")
     *facts, dataset_id, job_id = found[0]
-    made_of = datasets(reader, dataset_id) if dataset_id is not None else []
-    steps, points = _points(reader, job_id)
-    return ModelFacts(
-        *debates.joined(
-            *facts,
-            made_of[0] if made_of else None,
-            _job(reader, job_id),
-            steps,
-            points,
-            tuple(models(reader, model_id)),
-            tuple(_spoke(reader, model_id)),
-        )
+    made_of = list_datasets(reader, dataset_id) if dataset_id is not None else []
+    steps, points = _read_points(reader, job_id)
+    fields = (
+        *facts,
+        made_of[0] if made_of else None,
+        _read_job(reader, job_id),
+        steps,
+        points,
+        tuple(list_models(reader, model_id)),
+        tuple(_list_uses(reader, model_id)),
     )
+    return ModelFacts(*fields)
 
 
-def _texts(reader: Reader, questions: Sequence[str]) -> dict[str, str]:
+def _read_questions(reader: Reader, questions: Sequence[str]) -> dict[str, str]:
     found = reader.rows(
         "SELECT question_id, question FROM questions WHERE question_id IN (SELECT unnest($ids))",
         {"ids": list(questions)},
@@ -241,7 +235,7 @@ def _texts(reader: Reader, questions: Sequence[str]) -> dict[str, str]:
     return dict(found)
 
 
-def _learnt(reader: Reader, turn_ids: Sequence[int]) -> dict[int, tuple[Any, ...]]:
+def _read_turns(reader: Reader, turn_ids: Sequence[int]) -> dict[int, tuple[Any, ...]]:
     """Whose conversation a turn is part of; then answer, beginning of the response, round.
 
     In two steps, which read no responses but these.
@@ -255,7 +249,7 @@ def _learnt(reader: Reader, turn_ids: Sequence[int]) -> dict[int, tuple[Any, ...
     return {turn_id: tuple(rest) for turn_id, *rest in found}
 
 
-def _first_turns(reader: Reader, questions: Sequence[str]) -> dict[tuple[Any, ...], int]:
+def _read_first_turns(reader: Reader, questions: Sequence[str]) -> dict[tuple[Any, ...], int]:
     """The round-1 answer of every conversation on these questions."""
     found = reader.rows(
         "SELECT turn_id, iteration, split, arm, decoding, question_id, agent FROM turns "
@@ -265,7 +259,7 @@ def _first_turns(reader: Reader, questions: Sequence[str]) -> dict[tuple[Any, ..
     return {tuple(whose): turn_id for turn_id, *whose in found}
 
 
-def _job(reader: Reader, job_id: str | None) -> JobFacts | None:
+def _read_job(reader: Reader, job_id: str | None) -> JobFacts | None:
     found = reader.rows(
         "SELECT job_id, status, provider_job_id, raw_status, error, trained_tokens, shared_job_id, "
         "created_at, finished_at FROM jobs WHERE job_id = $1",
@@ -274,7 +268,7 @@ def _job(reader: Reader, job_id: str | None) -> JobFacts | None:
     return JobFacts(*found[0]) if found else None
 
 
-def _points(reader: Reader, job_id: str | None) -> tuple[int, tuple[Point, ...]]:
+def _read_points(reader: Reader, job_id: str | None) -> tuple[int, tuple[LossPoint, ...]]:
     """How many steps a job has taken, and at most about `_POINTS` of them, the last among them."""
     found = reader.rows(
         """
@@ -290,10 +284,10 @@ def _points(reader: Reader, job_id: str | None) -> tuple[int, tuple[Point, ...]]
         """,
         {"job": job_id, "points": _POINTS},
     )
-    return (found[0][0] if found else 0), tuple(Point(*row[1:]) for row in found)
+    return (found[0][0] if found else 0), tuple(LossPoint(*row[1:]) for row in found)
 
 
-def _losses(reader: Reader, job_ids: Sequence[str]) -> dict[str, tuple[float, ...]]:
+def _read_losses(reader: Reader, job_ids: Sequence[str]) -> dict[str, tuple[float, ...]]:
     """About forty losses of each job, in order."""
     if not job_ids:
         return {}
@@ -311,10 +305,10 @@ def _losses(reader: Reader, job_ids: Sequence[str]) -> dict[str, tuple[float, ..
     return {job_id: tuple(losses) for job_id, losses in found}
 
 
-def _spoke(reader: Reader, model_id: str) -> list[Spoke]:
+def _list_uses(reader: Reader, model_id: str) -> list[ModelUse]:
     found = reader.rows(
         "SELECT iteration, split, arm, decoding, agent, kind, count(*) FROM turns "
         "WHERE model_id = $1 GROUP BY ALL ORDER BY ALL",
         [model_id],
     )
-    return [Spoke(*row) for row in found]
+    return [ModelUse(*row) for row in found]

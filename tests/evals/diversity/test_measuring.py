@@ -10,7 +10,7 @@ from statistics import fmean, stdev
 
 import pytest
 
-from evals.diversity import Measurement, Memory, Wanted
+from evals.diversity import Cache, DiversityOptions, Measurement
 from providers import registry
 from providers.errors import ContextOverflow, TimedOut, Unsupported
 from providers.scripted import ScriptedProvider
@@ -66,10 +66,10 @@ class Told(ScriptedProvider):
 
 async def measured(store, provider, stage=STAGE, **wanted):
     """Rows by (role, measure, responses)."""
-    settings = Wanted(**{"measures": ALL, **wanted})
+    settings = DiversityOptions(**{"measures": ALL, **wanted})
     providers = {one.base.address: one for one in ([provider] if not isinstance(provider, list)
                                                    else provider)}  # fmt: skip
-    found = await Measurement(store, providers, stage, "sums", settings, Memory()).carry_out()
+    found = await Measurement(store, providers, stage, "sums", settings, Cache()).carry_out()
     return {(row.role, row.measure, row.responses): row for row in found}
 
 
@@ -251,7 +251,7 @@ async def test_one_agent_has_nobody_to_differ_from(debated):
 async def test_one_agent_is_not_looked_at_twice(debated):
     store, provider = debated([own("told:", 1)]), Told()
     await measured(store, provider)
-    later = Measurement(store, {"told:": provider}, STAGE, "sums", Wanted(ALL), Memory())
+    later = Measurement(store, {"told:": provider}, STAGE, "sums", DiversityOptions(ALL), Cache())
     assert later.todo == ()
 
 
@@ -260,13 +260,15 @@ async def test_what_is_stored_is_not_computed_again(debated):
     await measured(store, provider, measures=("kl",))
     before = store.rows("SELECT * FROM diversity ORDER BY ALL")
     providers = {"told:": provider}
-    later = Measurement(store, providers, STAGE, "sums", Wanted(("kl", "nll")), Memory())
+    later = Measurement(store, providers, STAGE, "sums", DiversityOptions(("kl", "nll")), Cache())
     assert later.todo == (("generator", "nll"),)
     await later.carry_out()
     assert store.rows("SELECT * FROM diversity WHERE measure = 'kl' ORDER BY ALL") == before
-    done = Measurement(store, providers, STAGE, "sums", Wanted(("kl", "nll")), Memory())
+    done = Measurement(store, providers, STAGE, "sums", DiversityOptions(("kl", "nll")), Cache())
     assert (done.todo, done.steps) == ((), 0)
-    again = Measurement(store, providers, STAGE, "sums", Wanted(("kl",)), Memory(), again=True)
+    again = Measurement(
+        store, providers, STAGE, "sums", DiversityOptions(("kl",)), Cache(), again=True
+    )
     assert again.todo == (("generator", "kl"),)
     await again.carry_out()
     assert store.rows("SELECT count(*) FROM diversity") == [(4,)]
@@ -281,7 +283,7 @@ async def test_what_could_not_be_had_is_tried_again(debated):
 
 
 async def test_arms_with_the_same_answers_are_asked_once(debated):
-    store, provider, memory = debated([own("told:")]), Told(compare=True), Memory()
+    store, provider, memory = debated([own("told:")]), Told(compare=True), Cache()
     for row in debated([own("told:")], arm="twin").turns(StageKey(1, "eval", "twin")):
         store.write(row)
     for vote in debated([own("told:")], arm="twin").votes(StageKey(1, "eval", "twin")):
@@ -289,7 +291,7 @@ async def test_arms_with_the_same_answers_are_asked_once(debated):
     steps = []
     for arm in ("multiagent", "twin"):
         stage = StageKey(1, "eval", arm)
-        one = Measurement(store, {"told:": provider}, stage, "sums", Wanted(ALL), memory)
+        one = Measurement(store, {"told:": provider}, stage, "sums", DiversityOptions(ALL), memory)
         steps.append(one.steps)
         await one.carry_out()
     assert steps[0] > 0
@@ -318,8 +320,8 @@ async def test_the_questions_are_chosen_by_hash_and_bounded(debated):
 
 async def test_progress_counts_to_the_end(debated, t5_like_minilm):
     store = debated([own("told:")])
-    wanted = Wanted(("embedding", "nll"), encoder=str(t5_like_minilm))
-    one = Measurement(store, {"told:": Told()}, STAGE, "sums", wanted, Memory())
+    wanted = DiversityOptions(("embedding", "nll"), encoder=str(t5_like_minilm))
+    one = Measurement(store, {"told:": Told()}, STAGE, "sums", wanted, Cache())
     done: list[int] = []
     rows = await one.carry_out(done.append)
     assert done == sorted(done)

@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 import uvicorn
 
-from society.view.access import Access
-from society.view.app import create
-from society.view.catalogue import Library
+from society.view.access import PageAccess
+from society.view.catalog import Library
+from society.view.web import create_app
 from store.content import messages_json
 from store.ledger import Store
 from store.records import (
@@ -223,7 +223,7 @@ def served(runs: Path, *, host: str = "127.0.0.1", token: str | None = None) -> 
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-        app = create(Library(runs), Access(host, port, token))
+        app = create_app(Library(runs), PageAccess(host, port, token))
         server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()

@@ -4,7 +4,7 @@ import http.client
 
 import pytest
 
-from society.view.access import Access, is_loopback, new_token
+from society.view.access import PageAccess, create_token, is_loopback
 
 PAGES = ("/", "/runs/sums", "/runs/sums/debates", "/static/view.js", "/runs/nope", "/state")
 
@@ -53,7 +53,7 @@ def test_only_get_is_answered(site, method):
 
 
 def test_a_token_lets_in_and_leaves_the_address_for_a_cookie(runs, serve):
-    token = new_token()
+    token = create_token()
     with serve(runs, token=token) as site:
         for path in (*PAGES, "/?token=wrong", "/?token=", f"/?token={token}x"):
             status, text, _ = site.get(path)
@@ -70,8 +70,8 @@ def test_a_token_lets_in_and_leaves_the_address_for_a_cookie(runs, serve):
 
 
 def test_tokens_are_long_and_new():
-    assert len({new_token() for _ in range(50)}) == 50
-    assert len(new_token()) >= 43
+    assert len({create_token() for _ in range(50)}) == 50
+    assert len(create_token()) >= 43
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_what_only_this_machine_can_reach(host, alone):
 
 
 def test_elsewhere_addresses_are_known_and_foreign_names_are_not():
-    access = Access("0.0.0.0", 80, "secret")
+    access = PageAccess("0.0.0.0", 80, "secret")
     assert access.knows("192.0.2.7:80")
     assert access.knows("[2001:db8::1]:80")
     assert not access.knows("evil.example")

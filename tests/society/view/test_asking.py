@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from society.view.asking import Desk, TookTooLong, file_state
+from society.view.query_cache import QueryCache, TookTooLong, read_file_state
 from store.ledger import Store
 from store.records import Model
 
@@ -23,7 +23,7 @@ def database(tmp_path):
 
 @pytest.fixture
 def desk():
-    desk = Desk()
+    desk = QueryCache()
     yield desk
     desk.close()
 
@@ -39,15 +39,15 @@ async def test_an_answer_is_remembered_until_the_file_changes(database, desk):
         asked.append(1)
         return models(reader)
 
-    assert await desk.remembered(database, "models", work) == ["one"]
-    assert await desk.remembered(database, "models", work) == ["one"]
+    assert await desk.get(database, "models", work) == ["one"]
+    assert await desk.get(database, "models", work) == ["one"]
     assert len(asked) == 1
     version = desk.version(database)
     with Store.open(database) as store:
         store.write(Model("two", "x"))
     assert desk.version(database) != version
     deadline = time.monotonic() + 60
-    while await desk.remembered(database, "models", work) != ["one", "two"]:
+    while await desk.get(database, "models", work) != ["one", "two"]:
         assert time.monotonic() < deadline
         await asyncio.sleep(0.05)
 
@@ -57,16 +57,16 @@ async def test_an_answer_that_is_kept_too_long_shows_in_the_version(database, de
         time.sleep(0.3)
         return models(reader)
 
-    await desk.remembered(database, "models", work)
+    await desk.get(database, "models", work)
     with Store.open(database) as store:
         store.write(Model("two", "x"))
     version = desk.version(database)
-    kept = await desk.remembered(database, "models", work)
+    kept = await desk.get(database, "models", work)
     deadline = time.monotonic() + 60
     while kept == ["one"] and desk.version(database) == version:
         assert time.monotonic() < deadline
         await asyncio.sleep(0.05)
-    assert await desk.remembered(database, "models", work) == ["one", "two"]
+    assert await desk.get(database, "models", work) == ["one", "two"]
 
 
 async def test_many_who_ask_the_same_ask_once(database, desk):
@@ -77,7 +77,7 @@ async def test_many_who_ask_the_same_ask_once(database, desk):
         time.sleep(0.2)
         return models(reader)
 
-    found = await asyncio.gather(*(desk.remembered(database, "m", work) for _ in range(8)))
+    found = await asyncio.gather(*(desk.get(database, "m", work) for _ in range(8)))
     assert found == [["one"]] * 8
     assert len(asked) == 1
 
@@ -90,30 +90,30 @@ async def test_what_takes_long_comes_later(database, desk):
         return models(reader)
 
     version = desk.version(database)
-    assert await desk.soon(database, "m", work, time.monotonic() + 0.01) is None
+    assert await desk.get_until(database, "m", work, time.monotonic() + 0.01) is None
     go.set()
-    assert await desk.remembered(database, "m", work) == ["one"]
-    assert await desk.soon(database, "m", work, time.monotonic() + 0.01) == ["one"]
+    assert await desk.get(database, "m", work) == ["one"]
+    assert await desk.get_until(database, "m", work, time.monotonic() + 0.01) == ["one"]
     assert desk.version(database) != version
 
 
 async def test_a_query_is_stopped_at_the_limit_and_blocks_nobody(database):
-    desk = Desk(limit_s=0.5)
+    desk = QueryCache(limit_s=0.5)
     try:
-        endless = asyncio.create_task(desk.ask(database, lambda reader: reader.rows(ENDLESS)))
-        assert await desk.ask(database, models) == ["one"]
+        endless = asyncio.create_task(desk.query(database, lambda reader: reader.rows(ENDLESS)))
+        assert await desk.query(database, models) == ["one"]
         with pytest.raises(TookTooLong, match="stopped after"):
             await endless
-        assert await desk.ask(database, models) == ["one"]
+        assert await desk.query(database, models) == ["one"]
     finally:
         desk.close()
 
 
 async def test_the_file_is_let_go_of_so_that_a_run_can_start(database, desk):
-    await desk.ask(database, models)
+    await desk.query(database, models)
     with Store.open(database) as store:
         store.write(Model("three", "x"))
-    assert file_state(database)[0][1] > 0
+    assert read_file_state(database)[0][1] > 0
 
 
 async def test_an_error_is_told_and_not_remembered(database, desk):
@@ -124,6 +124,6 @@ async def test_an_error_is_told_and_not_remembered(database, desk):
 
     fixed = []
     with pytest.raises(ValueError, match="once"):
-        await desk.remembered(database, "m", work)
+        await desk.get(database, "m", work)
     fixed.append(1)
-    assert await desk.remembered(database, "m", work) == ["one"]
+    assert await desk.get(database, "m", work) == ["one"]

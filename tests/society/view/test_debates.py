@@ -5,8 +5,8 @@ from urllib.parse import parse_qsl
 
 import pytest
 
-from society.view import debates, search
-from society.view.debates import DebateKey
+from society.view import debate_list, search
+from society.view.debate_list import DebateKey
 from society.view.filters import BadAddress, Filter
 from store.ledger import Store
 from store.reader import open_reader
@@ -22,7 +22,7 @@ def reader(runs):
 
 
 def listed(reader, **wanted):
-    page = debates.page(reader, Filter(**{**UNTUNED, **wanted}), None, None)
+    page = debate_list.read_page(reader, Filter(**{**UNTUNED, **wanted}), None, None)
     return [row.key.question_id for row in page.rows]
 
 
@@ -46,21 +46,23 @@ def listed(reader, **wanted):
 )
 def test_a_filter_lists_what_it_says(reader, wanted, expected):
     assert listed(reader, **wanted) == expected
-    assert debates.count(reader, Filter(**{**UNTUNED, **wanted})) == len(expected)
+    assert debate_list.count_debates(reader, Filter(**{**UNTUNED, **wanted})) == len(expected)
 
 
 def test_pages_are_complete_and_do_not_overlap(reader):
-    first = debates.page(reader, Filter(), None, None)
-    second = debates.page(reader, Filter(), first.rows[-1].key, None)
+    first = debate_list.read_page(reader, Filter(), None, None)
+    second = debate_list.read_page(reader, Filter(), first.rows[-1].key, None)
     assert (first.earlier, first.later, second.earlier, second.later) == (False, True, True, False)
     keys = [row.key for row in (*first.rows, *second.rows)]
-    assert len(keys) == len(set(keys)) == debates.count(reader, Filter())
-    back = debates.page(reader, Filter(), None, second.rows[0].key)
+    assert len(keys) == len(set(keys)) == debate_list.count_debates(reader, Filter())
+    back = debate_list.read_page(reader, Filter(), None, second.rows[0].key)
     assert [row.key for row in back.rows] == [row.key for row in first.rows]
 
 
 def test_a_row_says_what_the_debate_came_to(reader):
-    (row,) = debates.page(reader, Filter(**UNTUNED, flip="right_to_wrong"), None, None).rows
+    (row,) = debate_list.read_page(
+        reader, Filter(**UNTUNED, flip="right_to_wrong"), None, None
+    ).rows
     assert (row.question, row.gold, row.first_answer, row.answer) == (
         "What is turned-wrong?",
         "4",
@@ -76,42 +78,42 @@ def test_a_row_says_what_the_debate_came_to(reader):
 
 def test_neighbours_stay_within_the_filter(reader):
     wanted = Filter(**UNTUNED, flip="changed")
-    keys = [row.key for row in debates.page(reader, wanted, None, None).rows]
-    assert debates.neighbour(reader, wanted, keys[0], back=False) == keys[1]
-    assert debates.neighbour(reader, wanted, keys[1], back=True) == keys[0]
-    assert debates.neighbour(reader, wanted, keys[-1], back=False) is None
-    assert debates.neighbour(reader, wanted, keys[0], back=True) is None
+    keys = [row.key for row in debate_list.read_page(reader, wanted, None, None).rows]
+    assert debate_list.find_neighbor(reader, wanted, keys[0], back=False) == keys[1]
+    assert debate_list.find_neighbor(reader, wanted, keys[1], back=True) == keys[0]
+    assert debate_list.find_neighbor(reader, wanted, keys[-1], back=False) is None
+    assert debate_list.find_neighbor(reader, wanted, keys[0], back=True) is None
 
 
 def test_a_search_finds_questions_and_responses(reader):
-    by_question = search.search(reader, Filter(text="is TURNED-"), 0)
+    by_question = search.search_debates(reader, Filter(text="is TURNED-"), 0)
     assert sorted({row.key.question_id for row in by_question.rows}) == [
         "turned-right",
         "turned-wrong",
     ]
-    by_response = search.search(reader, Filter(text="boxed{9}"), 0)
+    by_response = search.search_debates(reader, Filter(text="boxed{9}"), 0)
     assert [row.key.question_id for row in by_response.rows] == ["dissent"]
-    assert by_response.go_on is None
-    assert search.search(reader, Filter(text="100% _certain_"), 0).rows == ()
+    assert by_response.next_row is None
+    assert search.search_debates(reader, Filter(text="100% _certain_"), 0).rows == ()
 
 
 def test_a_search_goes_on_without_repeating_itself(reader):
     wanted = Filter(text="thinks about it")
     found, start = [], 0
     while start is not None:
-        part = search.search(reader, wanted, start)
+        part = search.search_debates(reader, wanted, start)
         found += [row.key for row in part.rows]
-        start = part.go_on
-    assert len(found) == len(set(found)) == debates.count(reader, Filter())
+        start = part.next_row
+    assert len(found) == len(set(found)) == debate_list.count_debates(reader, Filter())
 
 
 def test_a_search_has_neighbours_too(reader):
     wanted = Filter(text="is plain-0")
-    keys = [row.key for row in search.search(reader, wanted, 0).rows]
+    keys = [row.key for row in search.search_debates(reader, wanted, 0).rows]
     for one, other in pairwise(keys):
-        assert search.neighbour(reader, wanted, one, back=False) == other
-        assert search.neighbour(reader, wanted, other, back=True) == one
-    assert search.neighbour(reader, wanted, keys[0], back=True) is None
+        assert search.find_neighbor(reader, wanted, one, back=False) == other
+        assert search.find_neighbor(reader, wanted, other, back=True) == one
+    assert search.find_neighbor(reader, wanted, keys[0], back=True) is None
 
 
 @pytest.fixture(scope="module")
@@ -147,23 +149,23 @@ def many(evaluated):
 def test_a_search_of_many_steps_finds_everything_once_and_in_order(many, wanted):
     found, start = [], 0
     while start is not None:
-        part = search.search(many, Filter(**wanted, text="thinks about it"), start)
-        assert len(part.rows) in (0, debates.PAGE)
+        part = search.search_debates(many, Filter(**wanted, text="thinks about it"), start)
+        assert len(part.rows) in (0, debate_list.PAGE)
         found += [(row.key.stage.iteration, row.key.question_id) for row in part.rows]
-        start = part.go_on
+        start = part.next_row
     iterations = [wanted["iteration"]] if wanted else [0, 1]
     assert found == [(iteration, f"q{n:03}") for iteration in iterations for n in range(200)]
 
 
 def test_a_search_finds_what_is_many_matches_away(many):
     wanted = Filter(iteration=1, flip="changed", text="thinks about it")
-    part = search.search(many, wanted, 0)
+    part = search.search_debates(many, wanted, 0)
     keys = [row.key for row in part.rows]
-    assert ([key.question_id for key in keys], part.go_on) == (["q003", "q190"], None)
-    assert search.neighbour(many, wanted, keys[0], back=False) == keys[1]
-    assert search.neighbour(many, wanted, keys[1], back=True) == keys[0]
-    assert search.neighbour(many, wanted, keys[1], back=False) is None
-    assert search.neighbour(many, wanted, keys[0], back=True) is None
+    assert ([key.question_id for key in keys], part.next_row) == (["q003", "q190"], None)
+    assert search.find_neighbor(many, wanted, keys[0], back=False) == keys[1]
+    assert search.find_neighbor(many, wanted, keys[1], back=True) == keys[0]
+    assert search.find_neighbor(many, wanted, keys[1], back=False) is None
+    assert search.find_neighbor(many, wanted, keys[0], back=True) is None
 
 
 @pytest.fixture(scope="module")
@@ -178,18 +180,20 @@ def test_pages_over_many_iterations_are_in_order_and_complete(spread, flip):
     wanted = Filter(flip=flip)
     keys, after = [], None
     while True:
-        page = debates.page(spread, wanted, after, None)
+        page = debate_list.read_page(spread, wanted, after, None)
         keys += [row.key for row in page.rows]
         if not page.later:
             break
         after = keys[-1]
-    every = debates.matching(spread, wanted, None, None, back=False)
+    every = debate_list.find_keys(spread, wanted, None, None, back=False)
     assert keys == every
     assert (
-        debates.count(spread, wanted) == len(every) == {None: 140, "right_to_wrong": 0}.get(flip, 1)
+        debate_list.count_debates(spread, wanted)
+        == len(every)
+        == {None: 140, "right_to_wrong": 0}.get(flip, 1)
     )
     back, before = list(page.rows), page.rows[0].key if page.rows else None
-    while before is not None and (page := debates.page(spread, wanted, None, before)).rows:
+    while before is not None and (page := debate_list.read_page(spread, wanted, None, before)).rows:
         back, before = [*page.rows, *back], page.rows[0].key
     assert [row.key for row in back] == keys
 
@@ -218,4 +222,4 @@ def test_an_address_that_cannot_be_meant_is_refused(query):
 @pytest.mark.parametrize("text", ["", "!", "e30", "WzFd", "WyJ4Il0", "é"])
 def test_a_place_that_is_none_is_refused(text):
     with pytest.raises(BadAddress):
-        DebateKey.decoded(text)
+        DebateKey.decode(text)

@@ -13,10 +13,10 @@ import httpx
 import pytest
 
 from society.runs.status import ProgressRecord
-from society.view.access import Access
-from society.view.app import create
-from society.view.asking import Desk
-from society.view.catalogue import Library
+from society.view.access import PageAccess
+from society.view.catalog import Library
+from society.view.query_cache import QueryCache
+from society.view.web import create_app
 from store import sql_server
 from store.ledger import Store
 from store.records import Question, Run, utc_now
@@ -113,7 +113,7 @@ def test_a_dataset_row_leads_back_to_its_turn_and_on_to_its_model(site):
     place, _, fragment = headers["location"].partition("#")
     _, text, _ = site.get(place)
     assert f'id="{fragment}"' in text
-    assert "learnt as row 1 of d1" in words(text)
+    assert "trained on as row 1 of d1" in words(text)
 
 
 def test_a_model_knows_where_it_comes_from_and_what_came_of_it(site):
@@ -174,13 +174,13 @@ def test_a_run_without_gold_shows_what_is_known(tmp_path, serve, make_debate):
 
 
 async def test_a_page_does_not_wait_for_what_takes_long(runs):
-    desk = Desk(threads=1)
-    app = httpx.ASGITransport(create(Library(runs), Access("127.0.0.1", 8000), desk))
+    desk = QueryCache(threads=1)
+    app = httpx.ASGITransport(create_app(Library(runs), PageAccess("127.0.0.1", 8000), desk))
     async with httpx.AsyncClient(transport=app, base_url="http://127.0.0.1:8000") as client:
         await client.get("/runs/sums/debates")
         free = threading.Event()
         busy = asyncio.create_task(
-            desk.ask(runs / "sums" / "run.duckdb", lambda reader: free.wait(30))
+            desk.query(runs / "sums" / "run.duckdb", lambda reader: free.wait(30))
         )
         early = (await client.get("/runs/sums/agents")).text
         free.set()
@@ -198,7 +198,7 @@ async def test_a_page_does_not_wait_for_what_takes_long(runs):
     [
         ("/runs/nope", 404, "no run 'nope'"),
         ("/runs/..%2F..%2Fetc", 404, ""),
-        ("/nothing", 404, "Not here"),
+        ("/nothing", 404, "Not found"),
         ("/runs/sums/debates?iteration=x", 400, "iteration must be a whole number"),
         ("/runs/sums/debates?after=x", 400, "not a place in the list"),
         ("/runs/sums/debate?question=q", 400, "must name iteration"),

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evals.invisible import escape_invisible, one_line
-from society.view.visible import FOLD_AT, SHOWN_AT_MOST, fold, inline, visible
+from society.view.pages import FOLD_AT, SHOWN_AT_MOST, fold_text, format_inline, mark_invisible
 
 HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2066-\u2069\ufeff]")
 
 
 @given(st.text())
 def test_nothing_is_markup_and_nothing_is_hidden(text):
-    shown = str(visible(text))
+    shown = str(mark_invisible(text))
     without_marks = re.sub(
         r'<span class="hidden-character" title="[^"<>]*">[^<>]*</span>', "", shown
     )
@@ -32,7 +32,7 @@ ORDINARY = st.characters(
 
 @given(st.text(ORDINARY))
 def test_ordinary_text_is_left_as_it_is(text):
-    assert html.unescape(str(visible(text))) == text
+    assert html.unescape(str(mark_invisible(text))) == text
 
 
 @pytest.mark.parametrize(
@@ -53,28 +53,28 @@ def test_ordinary_text_is_left_as_it_is(text):
     ],
 )
 def test_hidden_characters_are_named(text, marks):
-    assert re.findall(r">([^<>]+)</span>", str(visible(text))) == marks
+    assert re.findall(r">([^<>]+)</span>", str(mark_invisible(text))) == marks
     assert all(f"[{mark}]" in escape_invisible(text) for mark in marks)
 
 
 def test_emoji_and_persian_keep_their_joiners():
     for text in ("👩\u200d👩\u200d👧", "می\u200cخواهم"):
-        assert visible(text) == text
+        assert mark_invisible(text) == text
 
 
 def test_a_long_text_is_folded_and_a_huge_one_cut():
     lines = "a line of text\n" * 20_000
-    part = fold(lines)
+    part = fold_text(lines)
     assert part.head.endswith("\n")
     assert len(part.head) <= FOLD_AT
     assert part.head + part.rest == lines[:SHOWN_AT_MOST]
     assert part.cut == len(lines) - SHOWN_AT_MOST
-    assert fold("short").rest == ""
+    assert fold_text("short").rest == ""
 
 
 def test_an_inline_text_is_one_isolated_line():
-    assert inline("a\n b", 40) == '<bdi class="said">a b</bdi>'
-    assert "…" in inline("word " * 100, 40)
+    assert format_inline("a\n b", 40) == '<bdi class="said">a b</bdi>'
+    assert "…" in format_inline("word " * 100, 40)
 
 
 def test_one_line_has_no_place_for_another():

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from society.view.words import MOST_WORDS, differences
+from society.view.word_diff import MOST_WORDS, diff_words
 
 WORDS = st.lists(st.sampled_from(["so", "7", "*", "70", "=", ".", "\n", "then", " "]), max_size=30)
 
@@ -11,13 +11,13 @@ WORDS = st.lists(st.sampled_from(["so", "7", "*", "70", "=", ".", "\n", "then", 
 @given(WORDS, WORDS)
 def test_both_versions_can_be_read_from_the_pieces(old, new):
     before, after = "".join(old), "".join(new)
-    pieces = differences(before, after)
+    pieces = diff_words(before, after)
     assert "".join(piece.text for piece in pieces if piece.change != "new") == before
     assert "".join(piece.text for piece in pieces if piece.change != "gone") == after
 
 
 def test_words_are_whole_and_phrases_stay_together():
-    found = differences("It is 2*9 = 18, so 50.", "It is 2*9 = 19, so 60.")
+    found = diff_words("It is 2*9 = 18, so 50.", "It is 2*9 = 19, so 60.")
     assert [(piece.change, piece.text) for piece in found] == [
         ("same", "It is 2*9 = "),
         ("gone", "18"),
@@ -30,8 +30,8 @@ def test_words_are_whole_and_phrases_stay_together():
 
 
 def test_the_same_text_is_one_piece():
-    assert [piece.change for piece in differences("a b", "a b")] == ["same"]
+    assert [piece.change for piece in diff_words("a b", "a b")] == ["same"]
 
 
 def test_huge_texts_are_not_compared():
-    assert differences("word " * MOST_WORDS, "word") is None
+    assert diff_words("word " * MOST_WORDS, "word") is None

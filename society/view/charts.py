@@ -1,9 +1,13 @@
-"""Line charts as SVG text. Colour and dash of a line come from the style sheet by its class; the
-classes `line-1` … `line-6` differ in dash and marker too, so a chart also reads in grey."""
+"""Line charts as SVG text, and which curves the page of a run draws.
+
+Color and dash of a line come from the style sheet by its class; the classes `line-1` … `line-6`
+differ in dash and marker too, so that a chart can be read without color.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log10
 
@@ -11,7 +15,9 @@ from markupsafe import Markup
 
 from evals.intervals import Rate
 from evals.invisible import one_line
-from society.view.lineage import Point
+from society.view.lineage import LossPoint
+from society.view.overview import Overview, StageAccuracy
+from store.records import StageKey
 
 LINES = 6
 _WIDTH, _HEIGHT = 600, 260
@@ -40,7 +46,7 @@ class _Plane:
     y: Callable[[float], float]
 
 
-def accuracy_curves(curves: Sequence[Curve]) -> Markup:
+def draw_accuracy(curves: Sequence[Curve]) -> Markup:
     """Accuracy in % over iterations, a whisker for every 95 % interval. Up to `LINES` curves."""
     drawn = [curve for curve in curves if curve.points][:LINES]
     if not drawn:
@@ -49,44 +55,44 @@ def accuracy_curves(curves: Sequence[Curve]) -> Markup:
     low = floor(10 * min(rate.low for rate in rates)) / 10
     high = max(ceil(10 * max(rate.high for rate in rates)) / 10, low + 0.1)
     iterations = sorted({iteration for curve in drawn for iteration, _ in curve.points})
-    plane = _plane(iterations[0] - 0.35, iterations[-1] + 0.35, low, high)
+    plane = _make_plane(iterations[0] - 0.35, iterations[-1] + 0.35, low, high)
     every = 0.1 if high - low <= 0.55 else 0.2
     ticks = [low + every * number for number in range(round((high - low) / every) + 1)]
     parts = [
-        _across(plane, ticks, lambda share: f"{100 * share:.0f} %"),
-        _along(plane, iterations, lambda i: "untuned" if i == 0 else str(i), "iteration"),
+        _draw_y_axis(plane, ticks, lambda share: f"{100 * share:.0f} %"),
+        _draw_x_axis(plane, iterations, lambda i: "untuned" if i == 0 else str(i), "iteration"),
     ]
     for number, curve in enumerate(drawn, start=1):
-        parts.append(_curve(plane, number, curve, 5.0 * (number - (len(drawn) + 1) / 2)))
+        parts.append(_draw_curve(plane, number, curve, 5.0 * (number - (len(drawn) + 1) / 2)))
     said = "; ".join(
         f"{curve.label}: " + ", ".join(f"{i} {100 * rate.value:.1f} %" for i, rate in curve.points)
         for curve in drawn
     )
-    return _svg("Accuracy by iteration. " + said, parts)
+    return _wrap_svg("Accuracy by iteration. " + said, parts)
 
 
-def loss_curve(points: Sequence[Point]) -> Markup:
+def draw_loss(points: Sequence[LossPoint]) -> Markup:
     """Loss in nats per token over optimizer steps; the axis starts at zero."""
     if len(points) < 2:
         return Markup("")
     first, last = points[0], points[-1]
-    ticks = _ticks(max(point.loss for point in points) or 1.0)
+    ticks = _choose_ticks(max(point.loss for point in points) or 1.0)
     top = max(ticks[-1], *(point.loss for point in points))
-    plane = _plane(first.step, last.step, 0.0, top)
+    plane = _make_plane(first.step, last.step, 0.0, top)
     steps = sorted({first.step, (first.step + last.step) // 2, last.step})
     path = " ".join(f"{plane.x(p.step):.1f},{plane.y(p.loss):.1f}" for p in points)
-    return _svg(
+    return _wrap_svg(
         f"Training loss in nats per token: {first.loss:.3f} at step {first.step}, "
         f"{last.loss:.3f} at step {last.step}",
         [
-            _across(plane, ticks, lambda loss: f"{loss:g}"),
-            _along(plane, steps, lambda step: f"{step:,}", "optimizer step"),
+            _draw_y_axis(plane, ticks, lambda loss: f"{loss:g}"),
+            _draw_x_axis(plane, steps, lambda step: f"{step:,}", "optimizer step"),
             Markup('<g class="line-1"><polyline class="line" points="{}"/></g>').format(path),
         ],
     )
 
 
-def sparkline(values: Sequence[float], label: str) -> Markup:
+def draw_sparkline(values: Sequence[float], label: str) -> Markup:
     """A small line over equal steps, from its lowest to its highest value."""
     if len(values) < 2:
         return Markup("")
@@ -101,7 +107,7 @@ def sparkline(values: Sequence[float], label: str) -> Markup:
     ).format(one_line(label), path)
 
 
-def marker(number: int) -> Markup:
+def draw_marker(number: int) -> Markup:
     """The line's sign in a legend."""
     return Markup(
         '<svg class="sign" viewBox="0 0 28 12" aria-hidden="true"><g class="line-{}">'
@@ -109,7 +115,7 @@ def marker(number: int) -> Markup:
     ).format(number, _MARKERS[number - 1].format(x=14, y=6))
 
 
-def bar(share: float) -> Markup:
+def draw_bar(share: float) -> Markup:
     """How much of something is done, 0..1."""
     return Markup(
         '<svg class="bar" viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true">'
@@ -118,7 +124,7 @@ def bar(share: float) -> Markup:
     ).format(100 * min(1.0, max(0.0, share)))
 
 
-def _curve(plane: _Plane, number: int, curve: Curve, shift: float) -> Markup:
+def _draw_curve(plane: _Plane, number: int, curve: Curve, shift: float) -> Markup:
     places = [(plane.x(i) + shift, rate) for i, rate in sorted(curve.points)]
     parts = [
         Markup('<polyline class="line" points="{}"/>').format(
@@ -140,14 +146,14 @@ def _curve(plane: _Plane, number: int, curve: Curve, shift: float) -> Markup:
     return Markup('<g class="line-{}">{}</g>').format(number, Markup("").join(parts))
 
 
-def _plane(left: float, right: float, low: float, high: float) -> _Plane:
+def _make_plane(left: float, right: float, low: float, high: float) -> _Plane:
     return _Plane(
         lambda x: _LEFT + (_RIGHT - _LEFT) * (x - left) / ((right - left) or 1.0),
         lambda y: _BOTTOM - (_BOTTOM - _TOP) * (y - low) / ((high - low) or 1.0),
     )
 
 
-def _across(plane: _Plane, ticks: Sequence[float], name: Callable[[float], str]) -> Markup:
+def _draw_y_axis(plane: _Plane, ticks: Sequence[float], name: Callable[[float], str]) -> Markup:
     return Markup("").join(
         Markup(
             '<line class="grid" x1="{}" x2="{}" y1="{y:.1f}" y2="{y:.1f}"/>'
@@ -157,7 +163,9 @@ def _across(plane: _Plane, ticks: Sequence[float], name: Callable[[float], str])
     )
 
 
-def _along(plane: _Plane, ticks: Sequence[int], name: Callable[[int], str], what: str) -> Markup:
+def _draw_x_axis(
+    plane: _Plane, ticks: Sequence[int], name: Callable[[int], str], what: str
+) -> Markup:
     named = Markup("").join(
         Markup('<text class="tick {}" x="{:.1f}" y="{}">{}</text>').format(
             "end" if plane.x(tick) > _RIGHT - 30 else "middle",
@@ -172,14 +180,86 @@ def _along(plane: _Plane, ticks: Sequence[int], name: Callable[[int], str], what
     )
 
 
-def _svg(label: str, parts: Sequence[Markup]) -> Markup:
+def _wrap_svg(label: str, parts: Sequence[Markup]) -> Markup:
     return Markup(
         '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>'
     ).format(_WIDTH, _HEIGHT, one_line(label), Markup("").join(parts))
 
 
-def _ticks(high: float) -> list[float]:
+def _choose_ticks(high: float) -> list[float]:
     """Round numbers from zero to `high`, three to six of them."""
     power = 10.0 ** floor(log10(high))
     step = next(power * s for s in (0.2, 0.5, 1.0, 2.0) if high / (power * s) <= 5.5)
     return [round(step * i, 10) for i in range(int(high / step) + 1)]
+
+
+Singles = Mapping[tuple[StageKey, str | None], Rate]
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """One chart with its curves, in the order of the legend."""
+
+    title: str
+    curves: tuple[Curve, ...]
+
+
+def build_charts(found: Overview, singles: Singles | None) -> list[Chart]:
+    """One chart per task: the measures of the only arm, or the consensus of the arms."""
+    tasks = list(dict.fromkeys(row.task for row in found.accuracies))
+    several = len({row.stage.arm for row in found.accuracies}) > 1
+    made = []
+    for task in tasks:
+        rows = [row for row in found.accuracies if row.task == task]
+        curves = (
+            _list_arm_curves(rows, found.main_arm)
+            if several
+            else _list_measure_curves(rows, singles or {})
+        )
+        made.append(Chart(f"{task or 'questions'}", tuple(curves)))
+    return [chart for chart in made if chart.curves]
+
+
+def _list_measure_curves(rows: Iterable[StageAccuracy], singles: Singles) -> list[Curve]:
+    """Votes of sampled debates (of greedy ones for want of others), single agents of both."""
+    rows = list(rows)
+    decodings = {row.stage.decoding for row in rows}
+    votes = "sampled" if "sampled" in decodings else "greedy"
+    curves = [
+        _build_curve("consensus", rows, votes, lambda row: row.consensus),
+        _build_curve("round-1 majority", rows, votes, lambda row: row.majority),
+    ]
+    curves += [
+        _build_curve(
+            f"single agent, {decoding}",
+            rows,
+            decoding,
+            lambda row: singles.get((row.stage, row.task)),
+        )
+        for decoding in sorted(decodings)
+    ]
+    return [curve for curve in curves if curve.points]
+
+
+def _list_arm_curves(rows: Iterable[StageAccuracy], main_arm: str) -> list[Curve]:
+    """The consensus of every arm: the main arm, then those with the longest history."""
+    by_arm: dict[str, list[StageAccuracy]] = defaultdict(list)
+    for row in rows:
+        by_arm[row.stage.arm].append(row)
+    curves = []
+    for arm, own in by_arm.items():
+        decodings = {row.stage.decoding for row in own}
+        decoding = "sampled" if "sampled" in decodings else "greedy"
+        curves.append(_build_curve(arm, own, decoding, lambda row: row.consensus))
+    curves.sort(key=lambda curve: (curve.label != main_arm, -len(curve.points)))
+    return [curve for curve in curves if curve.points][:LINES]
+
+
+def _build_curve(
+    label: str,
+    rows: Iterable[StageAccuracy],
+    decoding: str,
+    rate: Callable[[StageAccuracy], Rate | None],
+) -> Curve:
+    found = [(row.stage.iteration, rate(row)) for row in rows if row.stage.decoding == decoding]
+    return Curve(label, tuple((i, value) for i, value in sorted(found) if value is not None))

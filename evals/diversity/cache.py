@@ -1,5 +1,8 @@
-"""What has been found out already: arms that share answers or models need it once only, and a
-measurement that was stopped goes on where it was."""
+"""Results that are known already, in memory and in the store.
+
+Arms that share answers or models are measured once, and a measurement that was stopped resumes
+where it was.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from statistics import fmean
 from typing import Self
 
 from evals.diversity.encoders import Vector
-from evals.diversity.responses import Said
+from evals.diversity.responses import PromptedText
 from providers.types import ModelRef, Score
 from store.content import content_sha256, messages_json
 from store.ledger import Store
@@ -24,7 +27,7 @@ _KNOWN = """
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class TextScore:
     """A text under a model: `mean` log-probability per token, in nats; `tokens` stands for the
     tokens it was cut into."""
 
@@ -41,40 +44,42 @@ class Scored:
 
 
 @dataclass
-class Memory:
-    """Results of one `Wanted`, by what they depend on; None where a provider has refused.
+class Cache:
+    """Results under one `DiversityOptions`, by what they depend on; None for a refused request.
 
     scores: of a text under a model. nats: nats per token of D(first ‖ second) along a text.
     vectors: of a text by the sentence encoder.
     """
 
-    scores: dict[tuple[ModelRef, Said], Scored | None] = field(default_factory=dict)
-    nats: dict[tuple[ModelRef, ModelRef, Said], float | None] = field(default_factory=dict)
+    scores: dict[tuple[ModelRef, PromptedText], TextScore | None] = field(default_factory=dict)
+    nats: dict[tuple[ModelRef, ModelRef, PromptedText], float | None] = field(default_factory=dict)
     vectors: dict[str, Vector] = field(default_factory=dict)
 
-    def recall(self, store: Store, models: Iterable[ModelRef], texts: Iterable[Said]) -> None:
+    def recall(
+        self, store: Store, models: Iterable[ModelRef], texts: Iterable[PromptedText]
+    ) -> None:
         """Take over what is stored of these texts under these models."""
         by_id: Mapping[str, ModelRef] = {model.model_id: model for model in models}
-        by_digest = {digest_of(said): said for said in texts}
+        by_digest = {hash_text(text): text for text in texts}
         found = store.rows(_KNOWN, {"texts": list(by_digest)})
         for model_id, other_id, sha256, value, tokens in found:
-            model, other, said = by_id.get(model_id), by_id.get(other_id), by_digest[sha256]
+            model, other, text = by_id.get(model_id), by_id.get(other_id), by_digest[sha256]
             if model is not None and not other_id:
-                self.scores.setdefault((model, said), Scored(value, tokens))
+                self.scores.setdefault((model, text), TextScore(value, tokens))
             elif model is not None and other is not None:
-                self.nats.setdefault((model, other, said), value)
+                self.nats.setdefault((model, other, text), value)
 
 
-def score_row(model: ModelRef, said: Said, scored: Scored) -> Likelihood:
+def build_score_row(model: ModelRef, text: PromptedText, scored: TextScore) -> Likelihood:
     """What is stored of a text under a model."""
-    return Likelihood(model.model_id, "", digest_of(said), scored.mean, scored.tokens)
+    return Likelihood(model.model_id, "", hash_text(text), scored.mean, scored.tokens)
 
 
-def divergence_row(p: ModelRef, q: ModelRef, said: Said, nats: float) -> Likelihood:
+def build_divergence_row(p: ModelRef, q: ModelRef, text: PromptedText, nats: float) -> Likelihood:
     """What is stored of a text under two models."""
-    return Likelihood(p.model_id, q.model_id, digest_of(said), nats)
+    return Likelihood(p.model_id, q.model_id, hash_text(text), nats)
 
 
-def digest_of(said: Said) -> str:
-    """Stands for conversation and text; that of the turn in which the text was said."""
-    return content_sha256(messages_json([asdict(m) for m in said.messages]), said.text)
+def hash_text(text: PromptedText) -> str:
+    """Stands for conversation and text; that of the turn in which the text was text."""
+    return content_sha256(messages_json([asdict(m) for m in text.messages]), text.text)

@@ -1,7 +1,7 @@
-"""The list of debates, and the debate before and after one: one query over votes and verdicts.
+"""The list of debates, and the debates before and after one, from votes and verdicts.
 
-Pages are cut by key, never by OFFSET, so the last page costs what the first one does. Texts are
-read for the rows of a page only.
+Pages are cut by key, never by OFFSET, so that the last page costs what the first one does. Texts
+are read for the rows of one page only.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from society.view.filters import DECODINGS, SPLITS, BadAddress, Filter
+from evals.debates import read_verdicts
+from society.view.filters import DECODINGS, SPLITS, BadAddress, Filter, build_condition
 from store.reader import Reader
 from store.records import StageKey
 from store.schema import read_view_sql
@@ -30,24 +31,8 @@ _BACK = (
     "iteration DESC, split DESC, arm DESC, decoding DESC, coalesce(position, -1) DESC, "
     "question_id DESC"
 )
-_VOTE_CONDITIONS = {
-    "right": "correct",
-    "wrong": "NOT correct",
-    "tied": "tie",
-    "divided": "votes < voters",
-    "none": "answer IS NULL",
-}
-# Labels that are written differently; whether they also differ is looked up, see `_really_changed`.
-_REWRITTEN = (
-    "first_answer IS DISTINCT FROM answer AND NOT coalesce(first_correct AND correct, false)"
-)
+# Labels that are written differently may still be equal; `_keep_really_changed` looks them up.
 _SURELY_CHANGED = "first_correct IS DISTINCT FROM correct OR first_answer IS NULL OR answer IS NULL"
-_DISSENT = """
-    (iteration, split, arm, decoding, question_id, rounds) IN (
-        SELECT (iteration, split, arm, decoding, question_id, round)
-        FROM turns SEMI JOIN (SELECT turn_id FROM verdicts WHERE NOT agrees) USING (turn_id)
-        WHERE kind = 'answer' AND agent = $dissent)
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +43,14 @@ class DebateKey:
     place: int
     question_id: str
 
-    def encoded(self) -> str:
+    def encode(self) -> str:
         """For an address."""
         stage = self.stage.params.values()
         text = json.dumps([*stage, self.place, self.question_id], separators=(",", ":"))
         return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
     @classmethod
-    def decoded(cls, text: str) -> DebateKey:
+    def decode(cls, text: str) -> DebateKey:
         """From an address. Raises `BadAddress`."""
         try:
             raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
@@ -90,7 +75,7 @@ class DebateKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Spoken:
+class AgentOutcome:
     """One agent's way through a debate: first and last answer, and what they were worth. An answer
     that is None could not be read; `cut` says that the last one ended at the token limit."""
 
@@ -105,7 +90,7 @@ class Spoken:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListedDebate:
     """One row of the list. `question` is None where the run does not know the question."""
 
     key: DebateKey
@@ -120,53 +105,33 @@ class Listed:
     correct: bool | None
     question: str | None
     gold: str | None
-    agents: tuple[Spoken, ...]
+    agents: tuple[AgentOutcome, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class DebateList:
     """Some debates in order. `earlier` and `later`: whether there are more to either side."""
 
-    rows: tuple[Listed, ...]
+    rows: tuple[ListedDebate, ...]
     earlier: bool
     later: bool
 
 
-def where(wanted: Filter) -> tuple[str, dict[str, object]]:
-    """The condition on `DEBATES` that a filter means, with its values; all of it but the text, and
-    of debates whose vote changed also those that only write the same label differently."""
-    parts, values = ["true"], {}
-    for name in ("iteration", "split", "arm", "decoding", "task"):
-        value = getattr(wanted, name)
-        if value is not None:
-            parts.append(f"{name} = ${name}")
-            values[name] = value
-    if wanted.flip == "changed":
-        parts.append(_REWRITTEN)
-    elif wanted.flip is not None:
-        parts.append("flip = $flip")
-        values["flip"] = wanted.flip
-    if wanted.vote is not None:
-        parts.append(_VOTE_CONDITIONS[wanted.vote])
-    if wanted.dissent is not None:
-        parts.append(_DISSENT)
-        values["dissent"] = wanted.dissent
-    return " AND ".join(parts), values
-
-
-def page(reader: Reader, wanted: Filter, after: DebateKey | None, before: DebateKey | None) -> Page:
+def read_page(
+    reader: Reader, wanted: Filter, after: DebateKey | None, before: DebateKey | None
+) -> DebateList:
     """The `PAGE` debates that follow `after`, or that come before `before`, or the first ones."""
-    keys = matching(reader, wanted, after or before, PAGE + 1, back=before is not None)
+    keys = find_keys(reader, wanted, after or before, PAGE + 1, back=before is not None)
     more, keys = len(keys) > PAGE, keys[:PAGE]
     if before is not None:
         keys.reverse()
-        return Page(rows(reader, keys), earlier=more, later=True)
-    return Page(rows(reader, keys), earlier=after is not None, later=more)
+        return DebateList(read_rows(reader, keys), earlier=more, later=True)
+    return DebateList(read_rows(reader, keys), earlier=after is not None, later=more)
 
 
-def count(reader: Reader, wanted: Filter) -> int:
+def count_debates(reader: Reader, wanted: Filter) -> int:
     """How many debates there are like this."""
-    condition, values = where(wanted)
+    condition, values = build_condition(wanted)
     if wanted.flip != "changed":
         ((number,),) = reader.rows(f"SELECT count(*) FROM {DEBATES} WHERE {condition}", values)
         return int(number)
@@ -176,17 +141,19 @@ def count(reader: Reader, wanted: Filter) -> int:
         values,
     )
     return int(certain) + len(
-        _really_changed(reader, [(_key(row), False) for row in doubtful or ()])
+        _keep_really_changed(reader, [(_parse_key(row), False) for row in doubtful or ()])
     )
 
 
-def neighbour(reader: Reader, wanted: Filter, key: DebateKey, *, back: bool) -> DebateKey | None:
+def find_neighbor(
+    reader: Reader, wanted: Filter, key: DebateKey, *, back: bool
+) -> DebateKey | None:
     """The next debate after `key` in the list, or the last one before it; None at its end."""
-    found = matching(reader, wanted, key, 1, back=back)
+    found = find_keys(reader, wanted, key, 1, back=back)
     return found[0] if found else None
 
 
-def matching(
+def find_keys(
     reader: Reader,
     wanted: Filter,
     start: DebateKey | None,
@@ -200,18 +167,18 @@ def matching(
     The filter's text is not looked at. `among` names the questions that come into question.
     """
     if wanted.flip != "changed":
-        return [key for key, _ in _keys(reader, wanted, start, limit, back, among)]
+        return [key for key, _ in _find_candidates(reader, wanted, start, limit, back, among)]
     found: list[DebateKey] = []
     batch = None if limit is None else 4 * limit
     while True:
-        candidates = _keys(reader, wanted, start, batch, back, among)
-        found += _really_changed(reader, candidates)
+        candidates = _find_candidates(reader, wanted, start, batch, back, among)
+        found += _keep_really_changed(reader, candidates)
         if batch is None or len(candidates) < batch or (limit and len(found) >= limit):
             return found[:limit]
         start, batch = candidates[-1][0], 10 * batch
 
 
-def rows(reader: Reader, keys: list[DebateKey]) -> tuple[Listed, ...]:
+def read_rows(reader: Reader, keys: list[DebateKey]) -> tuple[ListedDebate, ...]:
     """What the list shows about these debates, in this order."""
     if not keys:
         return ()
@@ -225,29 +192,25 @@ def rows(reader: Reader, keys: list[DebateKey]) -> tuple[Listed, ...]:
         )
     }
     decided = {
-        _key(row): row[6:]
+        _parse_key(row): row[6:]
         for row in reader.rows(
             f"{_AMONG} SELECT {_KEY}, task, rounds, first_answer, answer, votes, voters, tie, "
             f"first_correct, correct FROM {DEBATES}",
             {"among": ids},
         )
     }
-    agents = _agents(reader, ids)
-    return tuple(
-        Listed(
-            *joined(
-                key,
-                *decided[key],
-                *asked.get(key.question_id, (None, None)),
-                tuple(agents[key.stage, key.question_id]),
-            )
-        )
-        for key in keys
-        if key in decided
-    )
+    agents = _read_agents(reader, ids)
+    listed = []
+    for key in keys:
+        if key in decided:
+            about = asked.get(key.question_id, (None, None))
+            spoken = tuple(agents[key.stage, key.question_id])
+            fields = (key, *decided[key], *about, spoken)
+            listed.append(ListedDebate(*fields))
+    return tuple(listed)
 
 
-def _keys(
+def _find_candidates(
     reader: Reader,
     wanted: Filter,
     start: DebateKey | None,
@@ -256,7 +219,7 @@ def _keys(
     among: Sequence[str] | None,
 ) -> list[tuple[DebateKey, bool]]:
     """The keys, and whether it is certain that a vote with two labels has changed."""
-    condition, values = where(wanted)
+    condition, values = build_condition(wanted)
     condition += " AND iteration BETWEEN $first_iteration AND $last_iteration"
     if start is not None:
         sign = "<" if back else ">"
@@ -272,25 +235,25 @@ def _keys(
         f"FROM {DEBATES} WHERE {condition} ORDER BY {_BACK if back else _KEY}"
     )
     if limit is None:
-        return _found(reader, query, values, _EVERY_ITERATION)
+        return _query_keys(reader, query, values, _EVERY_ITERATION)
     found: list[tuple[DebateKey, bool]] = []
-    for iterations in _iterations(reader, wanted, start, back):
+    for iterations in _iteration_ranges(reader, wanted, start, back):
         values["limit"] = limit - len(found)
-        found += _found(reader, query + " LIMIT $limit", values, iterations)
+        found += _query_keys(reader, query + " LIMIT $limit", values, iterations)
         if len(found) == limit:
             break
     return found
 
 
-def _found(
+def _query_keys(
     reader: Reader, query: str, values: dict[str, object], iterations: tuple[int, int]
 ) -> list[tuple[DebateKey, bool]]:
     first, last = iterations
     rows = reader.rows(query, values | {"first_iteration": first, "last_iteration": last})
-    return [(_key(row), row[6]) for row in rows]
+    return [(_parse_key(row), row[6]) for row in rows]
 
 
-def _iterations(
+def _iteration_ranges(
     reader: Reader, wanted: Filter, start: DebateKey | None, back: bool
 ) -> Iterator[tuple[int, int]]:
     """Which iterations to look at one after the other, each time from the first to the last.
@@ -314,11 +277,11 @@ def _iterations(
         together *= 2
 
 
-def _key(row: Sequence[Any]) -> DebateKey:
+def _parse_key(row: Sequence[Any]) -> DebateKey:
     return DebateKey(StageKey(*row[:4]), row[4], row[5])
 
 
-def _really_changed(
+def _keep_really_changed(
     reader: Reader, candidates: Sequence[tuple[DebateKey, bool]]
 ) -> list[DebateKey]:
     """Those whose first label differs from the last also in value.
@@ -327,8 +290,8 @@ def _really_changed(
     verdict says so.
     """
     doubtful = [key for key, certain in candidates if not certain]
-    agents = _agents(reader, sorted({key.question_id for key in doubtful}))
-    labels = _first_labels(reader, doubtful)
+    agents = _read_agents(reader, sorted({key.question_id for key in doubtful}))
+    labels = _read_first_labels(reader, doubtful)
     return [
         key
         for key, certain in candidates
@@ -340,7 +303,7 @@ def _really_changed(
     ]
 
 
-def _first_labels(
+def _read_first_labels(
     reader: Reader, keys: Sequence[DebateKey]
 ) -> dict[tuple[StageKey, str], str | None]:
     if not keys:
@@ -353,9 +316,11 @@ def _first_labels(
     return {(StageKey(*row[:4]), row[4]): row[5] for row in found}
 
 
-def _agents(reader: Reader, ids: Sequence[str]) -> dict[tuple[StageKey, str], list[Spoken]]:
+def _read_agents(
+    reader: Reader, ids: Sequence[str]
+) -> dict[tuple[StageKey, str], list[AgentOutcome]]:
     """Everybody's first and last answer, by debate; in two steps, which need no join of all."""
-    agents: dict[tuple[StageKey, str], list[Spoken]] = defaultdict(list)
+    agents: dict[tuple[StageKey, str], list[AgentOutcome]] = defaultdict(list)
     if not ids:
         return agents
     turns = reader.rows(
@@ -368,10 +333,10 @@ def _agents(reader: Reader, ids: Sequence[str]) -> dict[tuple[StageKey, str], li
         """,
         {"ids": list(ids)},
     )
-    worth = verdicts(reader, [end["turn_id"] for turn in turns for end in turn[-2:]])
+    worth = read_verdicts(reader, [end["turn_id"] for turn in turns for end in turn[-2:]])
     for *stage, question_id, agent, first, last in turns:
         agents[StageKey(*stage), question_id].append(
-            Spoken(
+            AgentOutcome(
                 agent,
                 first["answer"],
                 last["answer"],
@@ -381,19 +346,3 @@ def _agents(reader: Reader, ids: Sequence[str]) -> dict[tuple[StageKey, str], li
             )
         )
     return agents
-
-
-def joined(*values: Any) -> tuple[Any, ...]:
-    """The fields of one record, from the columns of several queries."""
-    return values
-
-
-def verdicts(reader: Reader, turn_ids: Sequence[int]) -> dict[int, tuple[bool | None, bool | None]]:
-    """Whether turns agree with their debate's label, and with gold, by turn_id."""
-    if not turn_ids:
-        return {}
-    found = reader.rows(
-        "SELECT turn_id, agrees, correct FROM verdicts WHERE turn_id IN (SELECT unnest($ids))",
-        {"ids": list(turn_ids)},
-    )
-    return {turn_id: (agrees, correct) for turn_id, agrees, correct in found}

@@ -16,14 +16,14 @@ _TOKEN = re.compile(r"\s+|\w+|[^\w\s]")
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class DiffPiece:
     """A stretch of text that both versions have, or only the earlier, or only the later one."""
 
     change: Change
     text: str
 
 
-def differences(before: str, after: str) -> list[Piece] | None:
+def diff_words(before: str, after: str) -> list[DiffPiece] | None:
     """The later text with what is new and what is gone, along a longest common subsequence.
 
     The pieces that are not "new" make `before`, those that are not "gone" make `after`. None where
@@ -32,39 +32,39 @@ def differences(before: str, after: str) -> list[Piece] | None:
     old, new = _TOKEN.findall(before), _TOKEN.findall(after)
     if max(len(old), len(new)) > MOST_WORDS:
         return None
-    return list(_merged(_smoothed(list(_pieces(old, new)))))
+    return list(_merge_pieces(_smooth_pieces(list(_list_pieces(old, new)))))
 
 
-def _pieces(old: Sequence[str], new: Sequence[str]) -> Iterator[Piece]:
+def _list_pieces(old: Sequence[str], new: Sequence[str]) -> Iterator[DiffPiece]:
     for step in LCSseq.opcodes(old, new):
         was = "".join(old[step.src_start : step.src_end])
         now = "".join(new[step.dest_start : step.dest_end])
         if step.tag == "equal":
-            yield Piece("same", now)
+            yield DiffPiece("same", now)
             continue
         if was:
-            yield Piece("gone", was)
+            yield DiffPiece("gone", was)
         if now:
-            yield Piece("new", now)
+            yield DiffPiece("new", now)
 
 
-def _smoothed(pieces: Sequence[Piece]) -> Iterator[Piece]:
+def _smooth_pieces(pieces: Sequence[DiffPiece]) -> Iterator[DiffPiece]:
     """Blanks and marks between two changes become part of both, so that phrases stay whole."""
     last = len(pieces) - 1
     for number, piece in enumerate(pieces):
         inside = 0 < number < last and piece.change == "same"
         if inside and not re.search(r"\w", piece.text) and "\n" not in piece.text:
-            yield Piece("gone", piece.text)
-            yield Piece("new", piece.text)
+            yield DiffPiece("gone", piece.text)
+            yield DiffPiece("new", piece.text)
         else:
             yield piece
 
 
-def _merged(pieces: Iterator[Piece]) -> Iterator[Piece]:
+def _merge_pieces(pieces: Iterator[DiffPiece]) -> Iterator[DiffPiece]:
     """Between two stretches that stayed: first all that is gone, then all that is new."""
     for stayed, group in groupby(pieces, key=lambda piece: piece.change == "same"):
         run = list(group)
         for change in ("same",) if stayed else ("gone", "new"):
             text = "".join(piece.text for piece in run if piece.change == change)
             if text:
-                yield Piece(change, text)  # type: ignore[arg-type]
+                yield DiffPiece(change, text)  # type: ignore[arg-type]

@@ -33,7 +33,7 @@ class TookTooLong(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Remembered:
+class _CachedAnswer:
     state: FileState
     value: Any
     cost_s: float
@@ -44,8 +44,8 @@ class _Remembered:
         return self.state == state or time.monotonic() - self.at < kept_s
 
 
-def file_state(database: Path) -> FileState:
-    """What changes whenever the database does: size and time of it, its log and its notice."""
+def read_file_state(database: Path) -> FileState:
+    """Size and time of the database, its log and its progress file: these change with the data."""
     found = []
     for path in (
         database,
@@ -60,16 +60,20 @@ def file_state(database: Path) -> FileState:
     return tuple(found)
 
 
-class Desk:
-    """Takes questions to databases; `limit_s` seconds is the most that one may take."""
+class QueryCache:
+    """Runs queries in threads and keeps their answers; a query may take `limit_s` seconds.
+
+    cache = QueryCache()
+    models = await cache.get(database, "models", lineage.list_models)
+    """
 
     def __init__(self, limit_s: float = 20.0, threads: int = 4) -> None:
         self._limit_s = limit_s
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="view")
-        self._answers: OrderedDict[tuple[Path, Hashable], _Remembered] = OrderedDict()
-        self._asked: dict[tuple[Path, Hashable], asyncio.Task[Any]] = {}
+        self._stored: OrderedDict[tuple[Path, Hashable], _CachedAnswer] = OrderedDict()
+        self._running: dict[tuple[Path, Hashable], asyncio.Task[Any]] = {}
 
-    async def ask(self, database: Path, work: Work[T]) -> T:
+    async def query(self, database: Path, work: Work[T]) -> T:
         """What `work` finds with a reader of its own.
 
         Raises what `open_reader` and `work` raise, and `TookTooLong`.
@@ -84,7 +88,7 @@ class Desk:
         future = asyncio.get_running_loop().run_in_executor(self._pool, answer)
         done, _ = await asyncio.wait({future}, timeout=self._limit_s)
         while not done:
-            # Between two queries nothing can be stopped, so once is not always enough.
+            # An interrupt between two queries of `work` has no effect, so it is repeated.
             for reader in readers:
                 reader.interrupt()
             done, _ = await asyncio.wait({future}, timeout=0.2)
@@ -93,63 +97,65 @@ class Desk:
         except duckdb.InterruptException:
             raise TookTooLong(f"stopped after {self._limit_s:g} seconds") from None
 
-    async def remembered(self, database: Path, name: Hashable, work: Work[T]) -> T:
-        """Like `ask`, but asked once per state of the run's files; `name` tells works apart."""
-        task = self._started(database, name, work)
+    async def get(self, database: Path, name: Hashable, work: Work[T]) -> T:
+        """Like `query`, but asked once per state of the run's files; `name` tells works apart."""
+        task = self._start(database, name, work)
         return task if not isinstance(task, asyncio.Task) else await asyncio.shield(task)
 
-    async def soon(self, database: Path, name: Hashable, work: Work[T], until: float) -> T | None:
-        """Like `remembered`, or None if `time.monotonic()` comes to `until` without an answer.
+    async def get_until(
+        self, database: Path, name: Hashable, work: Work[T], until: float
+    ) -> T | None:
+        """Like `get`, but None if there is no answer when `time.monotonic()` reaches `until`.
 
-        The question stays asked then.
+        The query then goes on, so that a later call finds its answer.
         """
-        task = self._started(database, name, work)
+        task = self._start(database, name, work)
         if not isinstance(task, asyncio.Task):
             return task
         done, _ = await asyncio.wait({task}, timeout=max(0.0, until - time.monotonic()))
         return task.result() if done else None
 
     def version(self, database: Path) -> str:
-        """Changes when there is something new to see.
+        """A text that changes when a page has something new to show.
 
-        That is when the run's files change, when an answer that was awaited is there, and when one
-        that was kept though the files had changed is no longer good enough.
+        It changes when the run's files do, when an answer arrives, and when an answer that was kept
+        although the files had changed becomes too old.
         """
-        state = file_state(database)
-        here = [entry for (path, _), entry in self._answers.items() if path == database]
+        state = read_file_state(database)
+        here = [entry for (path, _), entry in self._stored.items() if path == database]
         newest = max((entry.at for entry in here), default=0.0)
         outdated = sum(not entry.good_for(state) for entry in here)
         return f"{hash((state, newest, outdated)) & 0xFFFF_FFFF_FFFF:x}"
 
     def close(self) -> None:
-        """Wait for nothing any more."""
+        """Give up all queries that still wait."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _started(self, database: Path, name: Hashable, work: Work[T]) -> T | asyncio.Task[T]:
+    def _start(self, database: Path, name: Hashable, work: Work[T]) -> T | asyncio.Task[T]:
         key = (database, name)
-        known = self._answers.get(key)
-        if known is not None and known.good_for(file_state(database)):
-            self._answers.move_to_end(key)
+        known = self._stored.get(key)
+        if known is not None and known.good_for(read_file_state(database)):
+            self._stored.move_to_end(key)
             value: T = known.value
             return value
-        task = self._asked.get(key)
+        task = self._running.get(key)
         if task is None:
-            task = asyncio.create_task(self._ask_and_remember(key, work))
-            self._asked[key] = task
-            task.add_done_callback(lambda done: self._finished(key, done))
+            task = asyncio.create_task(self._query_and_store(key, work))
+            self._running[key] = task
+            task.add_done_callback(lambda done: self._finish(key, done))
         return task
 
-    async def _ask_and_remember(self, key: tuple[Path, Hashable], work: Work[T]) -> T:
-        state, started = file_state(key[0]), time.monotonic()
-        value = await self.ask(key[0], work)
+    async def _query_and_store(self, key: tuple[Path, Hashable], work: Work[T]) -> T:
+        state, started = read_file_state(key[0]), time.monotonic()
+        value = await self.query(key[0], work)
         now = time.monotonic()
-        self._answers[key] = _Remembered(state, value, now - started, now)
-        while len(self._answers) > _REMEMBERED:
-            self._answers.popitem(last=False)
+        self._stored[key] = _CachedAnswer(state, value, now - started, now)
+        while len(self._stored) > _REMEMBERED:
+            self._stored.popitem(last=False)
         return value
 
-    def _finished(self, key: tuple[Path, Hashable], task: asyncio.Task[Any]) -> None:
-        del self._asked[key]
+    def _finish(self, key: tuple[Path, Hashable], task: asyncio.Task[Any]) -> None:
+        del self._running[key]
         if not task.cancelled():
-            # Whoever waits sees the error; if nobody does, the next one asks again.
+            # Reading the error marks it as seen: callers that wait get it, and it is not cached.
             task.exception()

@@ -1,4 +1,4 @@
-"""The runs of a folder: what each one is and how far it has come, also where it cannot be read."""
+"""The runs of a folder: what each one is, and how far it has come or why it cannot be read."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from pathlib import Path
 from typing import Literal
 
 from evals.intervals import Rate, wilson
+from evals.stored_run import choose_main_arm, read_arms
 from society.config.load import ConfigError
 from society.runs import folder as folders
 from society.runs.folder import RunFolder
 from society.runs.status import read_progress
 from society.terminal.progress_display import format_duration
 from society.view.debate import NotFound
-from society.view.debates import DEBATES
+from society.view.debate_list import DEBATES
 from store.errors import StoreError, StoreLocked, StoreNewer, StoreOutdated
 from store.reader import Reader
 
-State = Literal["running", "finished", "stopped", "empty", "unreadable"]
+RunState = Literal["running", "finished", "stopped", "empty", "unreadable"]
 
 
 @dataclass(frozen=True, slots=True)
-class Last:
+class LastAccuracy:
     """The newest evaluated society: accuracy of its last vote."""
 
     arm: str
@@ -34,8 +35,8 @@ class Last:
 
 
 @dataclass(frozen=True, slots=True)
-class Agreed:
-    """The same society where no gold is known: how many of its readable answers agree, 0 to 1."""
+class LastAgreement:
+    """The same society, if no gold is known: how many of its readable answers agree, 0 to 1."""
 
     arm: str
     iteration: int
@@ -48,15 +49,15 @@ class RunEntry:
     """One run. `note` says what a running process is doing, or why a run cannot be read."""
 
     name: str
-    state: State
+    state: RunState
     created_at: datetime | None = None
     finished_at: datetime | None = None
     task: str | None = None
     model: str | None = None
     iterations: int | None = None
     arms: tuple[str, ...] = ()
-    last: Last | None = None
-    agreed: Agreed | None = None
+    last: LastAccuracy | None = None
+    agreed: LastAgreement | None = None
     note: str | None = None
 
 
@@ -71,7 +72,7 @@ class Library:
             self._require(name)
 
     def folders(self) -> list[RunFolder]:
-        """The runs by name; the folder is looked into anew each time."""
+        """The runs by name; the folder is listed anew each time."""
         if self._names:
             return [RunFolder(name, self.runs / name) for name in self._names]
         return [
@@ -80,11 +81,11 @@ class Library:
         ]
 
     def folder(self, name: str) -> RunFolder:
-        """One run; raises `NotFound`, whatever the name tries to be."""
+        """One run; raises `NotFound` for a name that is not in the list, such as a path."""
         for folder in self.folders():
             if folder.name == name:
                 return folder
-        raise NotFound(f"no run {name!r} here")
+        raise NotFound(f"no run {name!r}")
 
     def _require(self, name: str) -> None:
         if not folders.locate_run(self.runs, name).database.is_file():
@@ -92,18 +93,19 @@ class Library:
             raise ConfigError(f"no run {name!r} in {self.runs}/ (runs there: {there or 'none'})")
 
 
-def entry(reader: Reader, folder: RunFolder) -> RunEntry:
+def read_entry(reader: Reader, folder: RunFolder) -> RunEntry:
     """What the list says about a run that can be read."""
     found = reader.rows("SELECT created_at, finished_at, config::VARCHAR FROM runs")
     if not found:
         return RunEntry(folder.name, "empty", note="holds no run yet")
     created_at, finished_at, config = found[0]
     settings = json.loads(config)
-    arms = [row[0] for row in reader.rows("SELECT arm FROM arms ORDER BY position, arm")]
-    arms = arms or ["multiagent"]
-    main = "multiagent" if "multiagent" in arms else arms[0]
-    last = _last(reader, main)
-    state: State = "running" if reader.running else "stopped" if finished_at is None else "finished"
+    arms = read_arms(reader)
+    main = choose_main_arm(arms).name
+    last = _read_last_accuracy(reader, main)
+    state: RunState = (
+        "running" if reader.running else "stopped" if finished_at is None else "finished"
+    )
     return RunEntry(
         folder.name,
         state,
@@ -112,21 +114,21 @@ def entry(reader: Reader, folder: RunFolder) -> RunEntry:
         settings.get("task", {}).get("name"),
         settings.get("model"),
         settings.get("iterations"),
-        tuple(arms),
+        tuple(arm.name for arm in arms),
         last,
-        None if last else _agreed(reader, main),
-        notice(folder) if state == "running" else None,
+        None if last else _read_last_agreement(reader, main),
+        read_notice_line(folder) if state == "running" else None,
     )
 
 
-def without_answer(folder: RunFolder, error: Exception) -> RunEntry:
+def build_unreadable_entry(folder: RunFolder, error: Exception) -> RunEntry:
     """What the list says about a run that cannot be read, and why."""
     if isinstance(error, StoreLocked):
-        return RunEntry(folder.name, "running", note=notice(folder) or str(error))
-    return RunEntry(folder.name, "unreadable", note=reason(folder, error))
+        return RunEntry(folder.name, "running", note=read_notice_line(folder) or str(error))
+    return RunEntry(folder.name, "unreadable", note=explain_error(folder, error))
 
 
-def reason(folder: RunFolder, error: Exception) -> str:
+def explain_error(folder: RunFolder, error: Exception) -> str:
     """Why a run cannot be read, with the remedy."""
     if isinstance(error, StoreOutdated):
         where = "" if folder.path.parent == Path("runs") else f" --runs {folder.path.parent}"
@@ -141,8 +143,8 @@ def reason(folder: RunFolder, error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def notice(folder: RunFolder) -> str | None:
-    """What the process that has the run says about itself, None where it says nothing."""
+def read_notice_line(folder: RunFolder) -> str | None:
+    """What the process that has the run says of its progress; None if it says nothing."""
     said = read_progress(folder)
     if said is None:
         return None
@@ -150,7 +152,7 @@ def notice(folder: RunFolder) -> str | None:
     return said.line if age < 10 else f"{said.line} ({format_duration(age)} ago)"
 
 
-def _agreed(reader: Reader, arm: str) -> Agreed | None:
+def _read_last_agreement(reader: Reader, arm: str) -> LastAgreement | None:
     found = reader.rows(
         """
         SELECT iteration, decoding, mean_share
@@ -160,10 +162,10 @@ def _agreed(reader: Reader, arm: str) -> Agreed | None:
         """,
         {"arm": arm},
     )
-    return Agreed(arm, *found[0]) if found else None
+    return LastAgreement(arm, *found[0]) if found else None
 
 
-def _last(reader: Reader, arm: str) -> Last | None:
+def _read_last_accuracy(reader: Reader, arm: str) -> LastAccuracy | None:
     found = reader.rows(
         f"""
         WITH votes AS (
@@ -181,4 +183,4 @@ def _last(reader: Reader, arm: str) -> Last | None:
     if not found:
         return None
     iteration, decoding, share, total = found[0]
-    return Last(arm, iteration, decoding, Rate(share, *wilson(share, total), total))
+    return LastAccuracy(arm, iteration, decoding, Rate(share, *wilson(share, total), total))
