@@ -40,6 +40,7 @@ _HOURS_PER_TUNING = 4.0
 _BYTES_PER_TOKEN = 4
 _TRAINING_COPIES = 4
 """Copies of the weights that a training job keeps: weights, two moments, and the new weights."""
+# Colors on a terminal; the level is printed as a word as well.
 _STYLES: dict[Level, str] = {"ok": "green", "warning": "yellow", "error": "bold red"}
 _WIDTH = len("warning  ")
 
@@ -217,6 +218,7 @@ async def _preflight_addresses(
         settings = config.settings_of(address)
         need = _describe_need(experiment, past, is_tuned(config, address), skip)
         recipes = [config.finetune.hyperparameters(role) for role in ROLES]
+        # A trainer's limits concern the longer of the two recipes.
         how = max(recipes, key=lambda recipe: recipe.epochs)
         return address, await preflight_model(address, settings, folder.models, need, how)
 
@@ -228,6 +230,7 @@ async def _preflight_addresses(
         found = await preflight_answer_server(answers, folder.models, need)
         return [(answers.address, found)]
 
+    # All addresses at the same time: a server that does not answer costs one time-out, not several.
     models, servers = await asyncio.gather(
         asyncio.gather(*(one(address) for address in config.addresses)), server()
     )
@@ -279,6 +282,7 @@ def _check_training(
                 "recipe",
             )
         most = min(most, learnt)
+    # Vendors refuse a file with fewer examples only after the upload.
     if most < minimum:
         yield Finding(
             "error",
@@ -366,6 +370,7 @@ def _check_disk(
         runs * largest * (count_tuned_models(config) * left + (_TRAINING_COPIES if left else 0))
     )
     each = 2 * config.society.rounds * config.sampling.max_tokens * _BYTES_PER_TOKEN
+    # What is on disk already needs no room any more.
     database = runs * max(0, _count_calls(experiment) * each - _measure_file(folder.database))
     free = shutil.disk_usage(_find_existing_folder(folder.path)).free
     text = (
@@ -375,6 +380,8 @@ def _check_disk(
         + (f", for {runs} runs like this one" if runs > 1 else "")
     )
     remedy = "free some space, or put the run on another disk with --runs"
+    # A run can start again after its database has outgrown the disk, but a training job that runs
+    # out of room loses hours: hence the error for models and the warning for transcripts.
     if free < models:
         yield Finding("error", text, remedy, "disk")
     elif free < models + database:

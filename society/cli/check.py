@@ -69,6 +69,7 @@ def check_experiment(
                 config, settings or (), folder, allow_overlap=allow_overlap, skip=skipped
             )
         doctor.show_findings(found, sys.stdout)
+        # The same status as `run` has for these errors.
         if any(finding.level == "error" for finding in found):
             raise typer.Exit(2)
 
@@ -103,6 +104,7 @@ def price_experiment(
         from society.sweeps.axes import SweepOptions, SweepSource
 
         source = SweepSource(config, settings or (), SweepOptions(grid or (), listed, seeds))
+        # `cost` must answer without a network: missing data sets are replaced by an assumption.
         with without_download() as assumed:
             if source.several():
                 sweep = definition.load_sweep(source, RUNS, "sweep")

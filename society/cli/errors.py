@@ -45,7 +45,9 @@ def report_errors() -> Iterator[CommandContext]:
     context = CommandContext()
     try:
         yield context
+        # Flush here, so that a reader who has left is noticed inside this block.
         sys.stdout.flush()
+    # Typer ends a command by raising these: they are statuses, not errors.
     except (typer.Exit, typer.Abort):
         raise
     except KeyboardInterrupt:
@@ -55,6 +57,8 @@ def report_errors() -> Iterator[CommandContext]:
         _tell_how_to_resume(context)
         raise typer.Exit(130) from None
     except Exception as error:
+        # A command that only shows something ends like `head`'s other writers do: silently. A run has
+        # its own handling, since it continues without a reader.
         if isinstance(error, BrokenPipeError) and not context.resumable:
             abandon(sys.stdout)
             raise typer.Exit(READER_LEFT) from None
@@ -78,10 +82,13 @@ def classify_error(error: Exception) -> tuple[int, str | None]:
     from society.config.load import ConfigError
     from store.errors import StoreError, StoreLocked, WriteFailed
 
+    # The order matters: a full disk is an OSError inside many libraries, and a lock is a
+    # StoreError with a status of its own.
     if isinstance(error, ModuleNotFoundError) and (told := extras.explain_import_error(error)):
         return 2, told
     if isinstance(error, (ConfigError, NothingStored, InvalidSettings, ModelNotFound)):
         return 2, str(error)
+    # The run itself is sound: with room on the disk it resumes.
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
         cause, remedy = _NO_ROOM[error.errno]
         return 1, f"{cause}: {error}\n{remedy} and resume"
@@ -118,6 +125,7 @@ def _tell_remote_work(context: CommandContext) -> None:
     from society.sweeps import definition
 
     folder = RunFolder(context.folder.name, context.folder)
+    # A sweep's folder stands for all of its runs.
     runs = definition.list_members(folder) or [folder]
     found = list_remote_work(run.database for run in runs)
     if found:
@@ -140,8 +148,11 @@ def _log_traceback(error: Exception, context: CommandContext) -> str:
             path = context.folder / "error.log"
         else:
             path = find_state_folder(os.environ) / "error.log"
+        # A traceback may quote prompts and answers, so only this user may read it.
         with os.fdopen(open_private(path), "a", encoding="utf-8", errors=ERRORS) as log:
             traceback.print_exception(error, file=log)
+    # `Path.home` raises RuntimeError for a user without a home. The place of the error is the least
+    # that must still reach the user.
     except (OSError, RuntimeError) as failure:
         last = traceback.extract_tb(error.__traceback__)[-1]
         return f"it happened at {last.filename}:{last.lineno} (no traceback is kept: {failure})"

@@ -22,6 +22,7 @@ def status(name: Name, runs: Runs = RUNS) -> None:
         from society.runs.status import show_status
         from society.sweeps import definition, results
 
+        # A sweep has no database of its own, so look for its record first.
         sweep = folders.locate_run(runs, name)
         if (found := definition.read_record(sweep)) is not None:
             results.show_status(sweep, found, sys.stdout)
@@ -69,6 +70,7 @@ def report(
         if twice := sorted({name for name in named if named.count(name) > 1}):
             raise ConfigError(f"run {twice[0]!r} is named twice; name each run once")
         target = out or folders.locate_run(runs, names[0]).report
+        # The report merges runs that differ in their seeds only, so it needs all stores at once.
         with ExitStack() as opened:
             stores = [
                 opened.enter_context(Store.open(folder.database, read_only=True))
@@ -92,11 +94,13 @@ def ask(
         from society.runs.ask import open_store, show_debate
 
         folder = folders.find_run(runs, name)
+        # Opened for writing only if the answer costs something, which the run must record.
         with open_store(folder) as store:
             context.folder = folder.path
             show_debate(folder, store, question, sys.stdout)
 
 
+# Typer repeats an option of an enumeration, not of a Literal.
 class MeasureOption(StrEnum):
     """As `store.records.DiversityMeasure`."""
 

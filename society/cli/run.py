@@ -77,6 +77,7 @@ def run(
         from society.terminal.streams import outlive_readers
         from store.records import utc_now
 
+        # A file with seeds or a grid makes a sweep, also without the command `sweep`.
         source = SweepSource(config, settings or ())
         if source.several():
             _refuse_retrain(config, retrain)
@@ -86,9 +87,12 @@ def run(
         folder = folders.locate_run(runs, Path(config).stem if name is None else name)
         allowed = overlap.check_overlap(experiment, folder.database, allow=allow_overlap)
         doctor.require_ready(experiment, folder, sys.stderr, doctor.parse_skips(skip or ()))
+        # All checks of the user's input are above. From here on a failure leaves a run that can be
+        # resumed, and the message says how.
         context.resumable = True
         outlive_readers()
         context.folder = folder.path
+        # Changes that this start records are told, not those of earlier starts.
         begun = utc_now()
         store = folders.start_run(folder, experiment.config, tell)
         try:
@@ -153,6 +157,7 @@ def _run_experiment(
                     train_again(folder, experiment.config, store, listeners), tell
                 )
             signals.run_stoppable(runner.run_experiment(folder, experiment, store, listeners), tell)
+    # A progress file that stays behind would make `status` show a process that has ended.
     finally:
         progress.remove()
     summary.show_summary(store, sys.stdout)

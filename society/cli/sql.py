@@ -47,6 +47,7 @@ def sql(
         from society.terminal.output import tell
         from store.statements import split_queries
 
+        # Check the options before any run is opened, or asked for a snapshot.
         target = writing.choose_target(output, out)
         asked = [folders.find_run(runs, each) for each in (name, *(others or ()))]
         with open_session(
@@ -58,12 +59,15 @@ def sql(
         ) as session:
             if query is not None:
                 target.write_answer(session, query, sys.stdout)
+            # Without a query, a terminal gets the prompt and a pipe is read to its end.
             elif sys.stdin.isatty():
                 from society.sql.prompt import run_prompt
 
                 run_prompt(session, "+".join(run.name for run in asked), sys.stdout)
             else:
                 statements = split_queries(_read_piped())
+                # A file holds one answer, so several statements for one file go on together, to be
+                # refused with the message for that.
                 for statement in statements if out is None else ["\n;".join(statements)]:
                     target.write_answer(session, statement, sys.stdout)
 

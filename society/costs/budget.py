@@ -64,6 +64,7 @@ def budget_connections(
     `in_passing`, every charge. The providers of the result are `BudgetedProvider`s that share one
     `budget`. Raises `InvalidSettings` if there is a cap and a price is unknown.
     """
+    # A cap without prices could not be kept, so such a run is refused before its first call.
     prices = load_prices(store, config)
     if config.budget_usd is not None:
         for address in config.addresses:
@@ -130,6 +131,7 @@ def load_prices(store: Store, config: Config) -> Prices:
     }
     kept: list[pricing.TokenPrice] = []
     for address in config.addresses:
+        # Prices of tuned models are separate rows, since vendors charge more for them.
         for tuned in (False, True):
             earlier = stored.get((address, tuned))
             found = prices.at(address, tuned=tuned)
@@ -147,6 +149,7 @@ def open_budget(store: Store, config: Config, prices: Prices) -> Budget:
     A job that may still cost something counts with the most it can cost, and so do calls that were
     in flight when an earlier process ended.
     """
+    # Calls in flight when an earlier process ended: the vendor may have billed them.
     store.mark_charges_lost()
     [(spent,)] = store.rows(_SPENT)
     paid = [name for (name,) in store.rows(_PAID_JOBS)]

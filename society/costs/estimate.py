@@ -89,6 +89,7 @@ def estimate_cost(
     config = experiment.config
     estimator = _Estimator(experiment, answer_tokens, summary_tokens)
     merged: dict[tuple[str | None, str, str, str, bool], CostLine] = {}
+    # Iterations, agents and decodings are summed: the table has a row per stage and model.
     for line in estimator.lines():
         key = line.arm, line.stage, line.role, line.model, line.tuned
         merged[key] = _add_lines(merged[key], line) if key in merged else line
@@ -119,6 +120,7 @@ class _Estimator:
 
     def lines(self) -> Iterator[CostLine]:
         """Every line, iteration by iteration. Calls that untuned arms share count once."""
+        # Iteration 0 evaluates the untuned society, whose answers all arms share.
         yield from self._evaluation(0, _merge_untuned(self.arms))
         for iteration in range(1, self.config.iterations + 1):
             asked, task = (
@@ -127,6 +129,7 @@ class _Estimator:
             )
             trained = [arm for arm in self.arms if arm.trained_in(iteration)]
             training = [replace(arm, agents=arm.train_agents) for arm in trained]
+            # In the first iteration every arm still debates with the untuned models.
             for arm in _merge_untuned(training) if iteration == 1 else training:
                 yield from self._debates("debate", task, asked, arm, iteration > 1)
             for arm in trained:
@@ -161,6 +164,7 @@ class _Estimator:
                     completion=self.answer * len(asked),
                     arm=name,
                 )
+        # The summarizer is never tuned, and writes one summary per agent and later round.
         if arm.others == "summarized" and arm.rounds > 1:
             calls = len(asked) * arm.agents * (arm.rounds - 1)
             shown = lengths.estimate_text(prompts.build_summary_request([""] * (arm.agents - 1)))
@@ -226,6 +230,7 @@ class _Estimator:
                 prompts.build_quoted_turn([""] * (arm.agents - 1), task.answer_form)
             )
             shown += self._others(arm)
+        # Each round repeats the whole conversation so far and adds an answer and a quotation.
         contexts = [PROMPT + MESSAGE]
         for _ in range(1, arm.rounds):
             own = MESSAGE + lengths.estimate_reread(self.answer)
@@ -281,8 +286,10 @@ class _Estimator:
         """
         own = self.prices.at(line.model, tuned=line.tuned)
         base = self.prices.at(line.model, tuned=False)
+        # A line counts as unpriced rather than as free, or a cap would be set too low.
         if own is None or base is None or (line.trained.high and base.training_usd is None):
             return replace(line, usd=None)
+        # Training debates and scores need their answers at once, so they are not batched.
         batched = self.config.evaluation.batch and line.stage not in _NEVER_BATCHED
         share = (own.batch_factor or 1.0) if batched else 1.0
         both = [_price_tokens(line, price) * share for price in (own, base)]
@@ -301,6 +308,7 @@ def _merge_untuned(arms: Sequence[Arm]) -> list[Arm]:
     """
     if not arms:
         return []
+    # A vote that is matched by tokens changes its size during the run, so it comes last.
     largest = max(arms, key=lambda arm: (not arm.matched_to, arm.agents))
     firsts = [replace(largest, rounds=1)]
     sampled = max(arms, key=lambda arm: arm.agents)
@@ -320,6 +328,7 @@ def _measure_openings(task: Task, asked: Sequence[TaskQuestion]) -> list[Range]:
 def _sum_examples(openings: Sequence[Range], rest: Range, count: Range) -> Range:
     """Tokens of `count` examples; the bound takes those of the longest questions."""
     mean = lengths.sum_ranges(openings) * (1 / len(openings))
+    # Which questions become examples is unknown, so the bound takes the longest.
     longest = sorted((opening.high for opening in openings), reverse=True)
     return Range(
         count.low * (mean.low + rest.low),
@@ -386,6 +395,7 @@ def _list_needed(
     measures = config.diversity.measures
     if "nll" in measures:
         yield from others
+    # Divergences are estimated from samples; a greedy answer is none.
     if decoding == "greedy":
         return
     base = own[0], 0

@@ -12,11 +12,14 @@ from dataclasses import dataclass
 
 from providers.usage import TOKENS_PER_MESSAGE, TOKENS_PER_PROMPT, utf8_bytes
 
+# English prose has about 4 characters per token in common vocabularies, simple words more.
 CHARACTERS_PER_TOKEN_LOW = 6.0
 CHARACTERS_PER_TOKEN = 4.0
+# Shares of max_tokens that a model writes, and what a usual answer to a word problem takes.
 ANSWER_SHARE_LOW = 0.05
 ANSWER_SHARE = 0.5
 ANSWER_TOKENS = 350
+# How much longer a quoted answer may become when it is tokenized again.
 REREAD = 1.25
 
 

@@ -42,6 +42,7 @@ def show_estimate(estimate: CostEstimate, config: Config, form: Format, stream: 
     Token counts are the expected ones. A line with an unknown price has empty USD cells.
     """
     rows = [_row(line) for line in estimate.lines]
+    # CSV and JSON get exact numbers and no total, so that programs can add up themselves.
     if form == "table":
         rows = [round_cells(row) for row in (*rows, _sum_row(estimate))]
     write_rows(COLUMNS, rows, form, stream)
@@ -127,6 +128,7 @@ def _format_price(price: TokenPrice) -> str:
     figures = f"{price.input_usd:g} in, {price.output_usd:g} out"
     if price.training_usd is not None and not price.tuned:
         figures += f", {price.training_usd:g} training"
+    # The date shows how old a packaged price is.
     read = "" if price.read_on is None else f", read on {price.read_on}"
     name = f"{price.model} (tuned)" if price.tuned else price.model
     return f"{name}: {figures} ({price.source}{read})"

@@ -44,6 +44,7 @@ def open_store(folder: RunFolder) -> Store:
     store = Store.open(folder.database, read_only=True)
     try:
         config = Config.from_json(stored_run.load_run(store).config)
+        # Free questions change nothing, so they may be asked of a running run, too.
         free = budget.is_free(config)
         if free:
             return store
@@ -119,6 +120,7 @@ async def debate_question(
     try:
         arm = main_arm(config)
         society = load_society(store, connections.start_society(arm.agents), newest, arm.name)
+        # Load all adapters first, so that no answer waits for one.
         await connections.load_adapters(society.tuned_models)
         debate = Debate(
             society,

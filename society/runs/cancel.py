@@ -66,6 +66,7 @@ async def cancel_all(folders: Sequence[RunFolder], tell: Tell) -> int:
     The messages of one run stay together. A run that cannot be opened, such as a running one,
     counts as a failure; if it is the only run, its error is raised.
     """
+    # A single run reports its own error and exit status; of several, each prints its own block.
     if len(folders) == 1:
         with Store.open(folders[0].database, create=False) as store:
             return await cancel(folders[0], store, tell)
@@ -102,6 +103,7 @@ async def cancel(
     """
     config = Config.from_json(stored_run.load_run(store).config)
     jobs = list_open_jobs(store)
+    # One connection per provider serves all of its jobs and batches.
     by_address: dict[str, list[Job]] = {a: [] for a in config.addresses if store.batches(a)}
     if not jobs and not by_address:
         tell("no fine-tuning job of this run is under way")
@@ -175,6 +177,7 @@ def _count_open_batches(store: Store, address: str) -> int:
     created = [batch for batch in store.batches(address) if batch.batch_id is not None]
     asked = [set(json.loads(batch.custom_ids)) for batch in reversed(created)]
     [(answered,)] = store.rows(_ANSWERED, [address])
+    # Batches are answered in the order they were made, so unanswered questions are in the newest.
     missing, count = len(set().union(*asked)) - answered, 0
     for ids in asked:
         if missing <= 0:
@@ -234,6 +237,7 @@ async def _await_tasks(
                 return_when=asyncio.FIRST_COMPLETED,
             )
             for task in (task for task in work if task in done):
+                # A job that cannot be cancelled is reported; any other error ends the command.
                 error = task.exception()
                 if error is not None and not isinstance(error, _CancelFailed):
                     raise error
@@ -277,6 +281,7 @@ class _Canceller:
     async def cancel(self, job: Job) -> str:
         """Cancel one job; return what became of it."""
         handle = await self._handle(job)
+        # The process ended between storing the intent and submitting: there is nothing to cancel.
         if handle is None:
             await self._record(job, "never created")
             return "was never created"
@@ -289,6 +294,7 @@ class _Canceller:
         if not state.done:
             await self._provider.cancel(handle)
             state = await self._await_end(handle)
+        # The job may have ended between the poll and the cancellation; its outcome then counts.
         if state.status == "succeeded":
             return f"{handle.job_id} had succeeded before; resuming the run adopts its model"
         if state.status == "failed":
@@ -332,6 +338,7 @@ def rebuild_spec(store: Store, config: Config, run: str, job: Job) -> FinetuneSp
     dataset = store.dataset(job.dataset_id)
     if dataset is not None:
         described = build_plan(config, run, dataset, _find_start(store, config, job))
+        # The settings may have changed since; the job was made with its own.
         if job.settings is not None:
             described = described.with_settings(job.settings)
         # The attempt is part of a job's name and is not stored: try them in order.

@@ -27,6 +27,7 @@ from store.errors import StoreLocked, StoreOutdated
 from store.ledger import Store
 from store.records import Run
 
+# Names become file names and parts of shell commands in messages, hence plain ones only.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -102,8 +103,10 @@ def find_run(runs: Path, name: str) -> RunFolder:
         with Store.open(run.database, read_only=True) as store:
             if store.log_is_missing:
                 _tell_of_lost_log(run, output.tell)
+    # Opening for writing migrates the file; readers then find the current schema.
     except StoreOutdated:
         Store.open(run.database).close()
+    # A running process has the file; what wants to read it decides whether that is a problem.
     except StoreLocked:
         pass
     return run
@@ -122,6 +125,7 @@ def start_run(
         raise ConfigError(f"{run.name!r} is a sweep; give this run another name with --name")
     run.path.mkdir(parents=True, exist_ok=True)
     beginning = provenance.describe_start()
+    # From here on the file is locked, so no second process can start the same run.
     store = Store.open(run.database)
     try:
         stored = store.run()
@@ -185,6 +189,7 @@ def _build_row(run: RunFolder, config: Config, stored: Run | None, versions: str
         seed=config.seed,
         versions=versions,
         created_at=stored.created_at if stored else datetime.now(UTC),
+        # A run whose settings have changed, such as more iterations, is not finished any more.
         finished_at=stored.finished_at if stored and stored.config == text else None,
     )
 

@@ -90,6 +90,7 @@ def check_setting_changes(name: str, path: Path, store: Store, before: Config, n
     faults = describe_differences(
         _keep_free_settings(before, now).to_json(), _keep_free_settings(now, now).to_json()
     )
+    # Fewer iterations would leave stored models that the config does not explain.
     if now.iterations < before.iterations:
         faults.append(
             f"iterations: stored {before.iterations}, now {now.iterations} (may only grow)"
@@ -99,6 +100,7 @@ def check_setting_changes(name: str, path: Path, store: Store, before: Config, n
             f"arms: stored {_name_arms(before)}, now {_name_arms(now)} "
             "(arms may only be added, at the end)"
         )
+    # Without batches the open ones would never be collected, and be paid for all the same.
     if before.evaluation.batch and not now.evaluation.batch and _has_batches(store, before):
         faults.append(
             "evaluation.batch: stored true, now false (the vendor still has its batches, and their "
@@ -140,6 +142,7 @@ def _keep_free_settings(config: Config, now: Config) -> Config:
     free: dict[str, object] = {name: getattr(now, name) for name in (*_FREE, "finetune")}
     if config.serving is not None and now.serving is not None:
         free["serving"] = now.serving
+    # Only the provider settings that can change an answer count. URLs, keys and limits are free.
     free["provider"] = {}
     free["providers"] = {
         address: dict(registry.output_settings(address, config.settings_of(address)))
@@ -156,6 +159,7 @@ def _has_batches(store: Store, config: Config) -> bool:
 def _check_finetune(store: Store, before: Config, now: Config) -> list[str]:
     """The settings of [finetune] that may no longer change, each with the reason."""
     old, new = before.finetune.model_dump(), now.finetune.model_dump()
+    # What to do on a failure concerns the future only.
     changed = [key for key in old if key != "on_failure" and old[key] != new[key]]
     jobs = store.jobs()
     if not changed or not jobs:
@@ -174,10 +178,13 @@ def _check_finetune(store: Store, before: Config, now: Config) -> list[str]:
 
 def _too_late(store: Store, jobs: list[Job], now: Config) -> str | None:
     """Why [finetune] can no longer change, or None while a training lies ahead."""
+    # Jobs of early versions did not store their settings, so nothing can be compared.
     if any(job.settings is None and job.status not in ("failed", "cancelled") for job in jobs):
         return "jobs made by an earlier version do not record what they were trained with"
     last = max(job.iteration for job in jobs)
     states = _read_owner_states(jobs, last, now)
+    # A failed job may be submitted again with other settings, which is the remedy for most
+    # failures.
     if "failed" in states.values() or _came_to_nothing(store, jobs, last):
         return None
     owners = {
@@ -208,6 +215,7 @@ def _read_owner_states(
         owner = (job.arm, job.agent, job.role)
         if job.status in _OVER:
             found[owner] = "over"
+        # A later attempt can succeed where an earlier one failed, so "over" wins.
         elif found.get(owner) != "over":
             in_process = registry.info(config.base_address(job.agent)).in_process
             is_open = job.status not in _ENDED and not in_process

@@ -51,6 +51,7 @@ async def retrain(folder: RunFolder, config: Config, store: Store, observer: Obs
     if not damaged:
         observer(Note("every tuned model is intact; none is retrained"))
         return
+    # Fail before the first training, not after hours of it.
     _describe_all(folder, config, store, damaged)
     started = time.monotonic()
     observer(StageStarted(damaged[0].iteration or 0, "retrain", "models", len(damaged), 0))
@@ -98,12 +99,14 @@ async def _retrain_model(
 ) -> str:
     """Retrain one model; returns a message for the user."""
     spec = _describe(folder, config, store, model)
+    # The damaged files are kept: they may be all that is left of an edited model.
     path = folder.models / str(model.artifact)
     aside = f", its old folder is {set_aside(path).name}" if path.exists() else ""
     state = await _await_job(connections[spec.start.address], spec)
     if state.artifact_sha256 is None:
         reason = state.error or state.raw_status
         raise TrainingFailed(f"model {model.model_id} could not be retrained: {reason}")
+    # The new hash must be stored, or the next start would call the retrained model damaged.
     store.write(replace(model, sha256=state.artifact_sha256))
     same = state.artifact_sha256 == model.sha256
     bits = "the same bits as before" if same else "other bits than before; stored answers stay"
@@ -116,4 +119,5 @@ async def _await_job(provider: Provider, spec: FinetuneSpec) -> JobState:
         state = await provider.poll(handle)
         if state.done:
             return state
+        # A provider may ask for slower polling than the local trainer needs.
         await asyncio.sleep(max(_POLL_S, provider.capabilities.poll_s))

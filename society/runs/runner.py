@@ -27,6 +27,7 @@ async def run_experiment(
     experiment = replace(experiment, config=config)
     connections = Connections.open(config, folder.models)
     require_trainable(config, connections)
+    # Batches go below the budget, so that a batch is budgeted call by call.
     if config.evaluation.batch:
         connections = connections.with_batches(store)
     connections = budget.budget_connections(connections, config, store)

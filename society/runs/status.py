@@ -41,6 +41,7 @@ def allow_readers(
     from store import snapshots, sql_server
 
     with ExitStack() as stack:
+        # Snapshots need no port and no extension, so readers always have them.
         stack.enter_context(snapshots.answer_snapshot_requests(store))
         if live:
             try:
@@ -74,6 +75,7 @@ _STAGES = """
     from jobs group by iteration, arm
     order by 1, 2 desc, 3
 """
+# The file is small; whatever else lies in its place must not be read whole.
 _MOST_BYTES = 65536
 _COLUMNS = ("iteration", "stage", "arm", "done", "of", "answers", "completion tokens")
 
@@ -111,6 +113,7 @@ class ProgressFile:
             self._pace.advance(event, now)
             if now - self._written < self._every_s:
                 return
+        # The start and end of a stage are written at once, whatever the interval.
         if self._pace is not None:
             self._written = now
             self._write(f"{name_stage(self._pace.stage, self._iterations)}: {self._pace.numbers}")
@@ -121,6 +124,7 @@ class ProgressFile:
 
     def _write(self, line: str) -> None:
         record = ProgressRecord(process=os.getpid(), line=line, updated_at=datetime.now(UTC))
+        # Readers see the old record or the new one, never half of one.
         draft = self._path.with_suffix(".part")
         # A full disk must not end the run for the sake of its progress file.
         with suppress(OSError):
@@ -155,6 +159,7 @@ def show_status(folder: RunFolder, stream: TextIO) -> None:
     record = read_progress(folder)
     try:
         store = Store.open(folder.database, read_only=True)
+    # A run without --live holds the file alone; its progress file still tells where it is.
     except StoreLocked:
         if record is None:
             raise ConfigError(
@@ -198,6 +203,7 @@ def _show_stored(store: Store, stream: TextIO) -> None:
     asked = {"train": config.train.questions, "eval": config.evaluation.questions}
     stages = store.rows(_STAGES, asked)
     order = ("debate", "finetune", "evaluate", "curriculum", "zero-shot")
+    # The order in which the loop goes through the stages of an iteration.
     stages.sort(key=lambda row: (row[0], order.index(row[1].split()[0])))
     write_rows(_COLUMNS, stages, "table", stream)
     summary.show_summary(store, stream)

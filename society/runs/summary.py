@@ -99,6 +99,7 @@ def _make_table(title: str) -> Table:
 
 def describe_gold(voting: Sequence[Agreement]) -> list[str]:
     """Why there is no accuracy, or for which questions; nothing if all questions have gold."""
+    # A stage that is under way has fewer questions; the fullest one shows what is known.
     most = max(voting, key=lambda each: each.questions)
     if most.known == most.questions:
         return []
@@ -150,6 +151,7 @@ def list_differences(store: Store, arm: str, others: Sequence[str]) -> list[str]
     last = iterations.pop(arm)
     if last is None:
         return []
+    # An arm that was just added has no evaluated society yet.
     known = {other: at for other, at in iterations.items() if at is not None}
     found = compare_all([store], arm, known, "consensus", decoding, last)
     if not found:
@@ -262,6 +264,7 @@ def list_changes(
     store: Store, rows: Sequence[SocietyAccuracy], arm: str, task: str | None = None
 ) -> list[str]:
     """One line per measure and decoding: last iteration minus the untuned society, paired."""
+    # Only the same questions can be compared in pairs, so both ends are evaluations of this task.
     first, last = rows[0].iteration, rows[-1].iteration
     if first == last:
         return []

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from evals.invisible import escape_invisible, one_line
 
+# Rich needs some limit to measure a table against.
 _WIDEST = 1000
 __all__ = ["Screen", "escape_invisible", "one_line", "say", "tell", "write_line"]
 
@@ -38,6 +39,7 @@ class Screen(Console):
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
         """What Rich draws; only Rich's own control codes reach the terminal."""
+        # Rich measures text in `render_str`; cells that come as Text pass here only.
         for segment in super().render(renderable, options):
             if segment.control:
                 yield segment

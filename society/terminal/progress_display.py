@@ -35,6 +35,7 @@ def show_progress(stream: TextIO, iterations: int) -> Iterator[Observer]:
     if not console.is_terminal:
         yield PlainLines(stream, iterations)
         return
+    # Transient: finished stages are printed as lines, and the bar leaves nothing behind.
     with Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
@@ -71,6 +72,7 @@ class Pace:
         fresh = self.done - self.stage.done
         # What an earlier start did must not count as speed.
         if elapsed > 0 and fresh > 0:
+            # Slow stages, such as training, are easier to read per minute.
             rate = fresh / elapsed
             parts.append(f"{rate:.1f}/s" if rate >= 0.1 else f"{rate * 60:.1f}/min")
             if self.tokens:
