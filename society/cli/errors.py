@@ -57,8 +57,8 @@ def report_errors() -> Iterator[CommandContext]:
         _tell_how_to_resume(context)
         raise typer.Exit(130) from None
     except Exception as error:
-        # A command that only shows something ends like `head`'s other writers do: silently. A run has
-        # its own handling, since it continues without a reader.
+        # A command that only shows something ends silently, as `cat FILE | head` does. A run has
+        # no such error, since it continues without a reader.
         if isinstance(error, BrokenPipeError) and not context.resumable:
             abandon(sys.stdout)
             raise typer.Exit(READER_LEFT) from None

@@ -163,6 +163,7 @@ def _run_experiment(
     summary.show_summary(store, sys.stdout)
     if spending := str(read_spending(store)):
         say(spending.replace("so far", "in all"))
+    # The report comes last: if it fails, all results are stored and printed already.
     reports.write_report([store], folder.report)
     say(f"report: {folder.report}")
 

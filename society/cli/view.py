@@ -32,6 +32,7 @@ def view(
     with report_errors():
         from providers import extras
 
+        # Ask for the extra before importing its packages, so that the message names the remedy.
         extras.require_extra("view", "the pages of society view")
         from society.terminal.output import say
         from society.view.catalog import Library

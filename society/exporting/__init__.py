@@ -72,6 +72,7 @@ def export_run(
         root, planned = _place_files(out, planned, output)
         names = [piece.path for piece in planned] + (["README.md"] if output == "hf" else [])
         _check_free(root, names, force)
+        # All or nothing: a failed export must not look like a small one.
         with _stage_files(root) as stage:
             files = _write_files(store, planned, stage, keep_empty=output != "hf")
             if not any(file.rows for piece, file in files if piece.kind != "models" or only_models):
@@ -93,6 +94,7 @@ def _open_readable(database: Path) -> Iterator[Store]:
             locked = store.running
         except StoreLocked:
             locked = True
+        # A running run would change between two files; a snapshot is one moment.
         if locked:
             stack.close()
             copy = stack.enter_context(request_snapshot(database, _PATIENCE_S))
@@ -136,6 +138,7 @@ def _stage_files(root: Path) -> Iterator[Path]:
         stage.mkdir(parents=True)
         yield stage
         if root.exists():
+            # Into an existing folder files move one by one, and other files there stay.
             for file in sorted(path for path in stage.rglob("*") if path.is_file()):
                 target = root / file.relative_to(stage)
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -161,6 +164,7 @@ def _write_files(
         if rows or keep_empty:
             written.append((piece, WrittenFile(path, rows)))
         else:
+            # An empty split would only clutter the page of a dataset.
             path.unlink()
     return written
 

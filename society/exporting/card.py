@@ -62,6 +62,7 @@ def write_card(store: Store, configs: list[DatasetConfig]) -> str:
     from society.config.schema import Config as Experiment
 
     run = store.run()
+    # Undefined names raise, so that a card never has a silent gap.
     environment = Environment(
         trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, keep_trailing_newline=True
     )
@@ -83,6 +84,7 @@ def write_card(store: Store, configs: list[DatasetConfig]) -> str:
 def _build_front_matter(name: str, configs: list[DatasetConfig]) -> str:
     from huggingface_hub import DatasetCardData
 
+    # Viewers open the default configuration: whole debates say most about a run.
     default = next((c for c in configs if c.kind == "debates"), configs[0])
     total = sum(config.rows for config in configs)
     data = DatasetCardData(

@@ -27,6 +27,7 @@ SUFFIXES: dict[Output, str] = {
     "sharegpt": ".jsonl",
     "hf": ".parquet",
 }
+# File systems allow 255 bytes; longer names are cut and get a hash.
 _LONGEST_NAME = 160
 _OF_ALL_AGENTS = ("votes", "debates")
 
@@ -69,6 +70,7 @@ def plan_files(
     for kind in dict.fromkeys(wanted):
         if kind == "datasets":
             found += _plan_datasets(store, output, selection, notes)
+        # The Hub wants one file per split; models belong to no split.
         elif output == "hf" and kind != "models":
             splits: tuple[Split, ...] = ("train", "eval")
             found += [
@@ -105,6 +107,7 @@ def _plan_part(
 def _plan_datasets(
     store: Store, output: Output, selection: Selection, notes: list[str]
 ) -> list[PlannedFile]:
+    # Nothing is trained on evaluation questions.
     if selection.split == "eval":
         return []
     there = [d for d in store.datasets(selection.iteration, selection.arm) if _fits(d, selection)]

@@ -66,6 +66,7 @@ def import_file(
         raise ConfigError(f"{folder.path} exists already; choose another --name")
     judge, config = experiment.load_reading_rules(source, folder)
     spoken = formats.read_transcripts(path, split, iteration)
+    # All problems are collected: one run of the command shows everything to correct.
     problems: list[str] = []
     prefix = "" if source.answers is None else f"{judge.task.name}:"
     questions = ImportedQuestions(judge.task, judge.read_gold, judge.known, problems, prefix)
@@ -125,6 +126,7 @@ def _write(folder: RunFolder, content: _Content) -> None:
                 store.write(*batch)
             _build_datasets(store, content)
             run = store.run()
+            # With an experiment the run may continue; without one there is nothing left to do.
             if run is not None and content.source.experiment is None:
                 store.write(replace(run, finished_at=utc_now()))
         if content.source.answers is not None:

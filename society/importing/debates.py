@@ -38,6 +38,7 @@ def group_problems(problems: Sequence[str]) -> list[str]:
     """
     causes: dict[str, list[str]] = {}
     for problem in problems:
+        # Without its values, a message is the same for every line with that fault.
         causes.setdefault(_VALUE.sub("", problem), []).append(problem)
     return [_merge_alike(alike) for alike in causes.values()]
 
@@ -89,6 +90,7 @@ def to_text(value: str | int | float | None) -> str | None:
     """An answer or gold answer as text; None if it is missing or blank."""
     if value is None:
         return None
+    # JSON writers turn 4 into 4.0; beyond 2**53 a float is not exact, so it is kept.
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         value = int(value)
     return str(value).strip() or None
@@ -204,6 +206,7 @@ def find_unexplained(debates: ImportedDebates) -> Iterator[str]:
 
 
 def _find_usual_size(debates: Sequence[ImportedDebate]) -> Size:
+    # Only debates without a hole vote on the usual size.
     sizes = Counter(debate.size for debate in debates if debate.find_missing(debate.size) is None)
     whole = [set(agents) for agents, _ in sizes if _has_no_gap(agents)]
     # If other debates have the agent of a gap, its answer is missing. If none has, the file just
@@ -232,6 +235,7 @@ def _describe_lack(debate: ImportedDebate, usual: Size) -> str | None:
         (agent, number), lacking = missing
         more = f" and {lacking - 1:,} more answers" if lacking > 1 else ""
         return f"agent {agent} has no answer in round {number}{more}"
+    # No answer is missing, so the debate has more than the others: agents or rounds.
     agents, rounds = debate.size
     if strangers := sorted(set(agents) - set(usual[0])):
         others = f"{len(usual[0])} agents, the highest called {usual[0][-1]}"

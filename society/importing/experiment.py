@@ -21,6 +21,7 @@ from society.runs.folder import RunFolder
 LABEL = "transcript"
 """The task's name, and prefix of question ids, if only a kind of answer is given."""
 
+# Longer texts are worked solutions, whose answer must be found.
 _LONGEST_BARE_GOLD = 200
 # Options of the task "file" and what they are called by the kinds of answers.
 _KIND_OPTIONS = {"choice_count": "choices", "case": "case", "tolerance": "tolerance"}
@@ -87,6 +88,7 @@ def complete_config(
         made = {**_derive_settings(debates), **_build_table(source, folder)}
         config = experiments.build_config(made, "--set", source.settings)
     size = (config.society.agents, config.society.rounds)
+    # Settings decide how votes are counted, so they must fit the debates.
     if size != (debates.agents, debates.rounds):
         raise ConfigError(
             "the experiment has society.agents = {} and society.rounds = {}, ".format(*size)
@@ -149,6 +151,7 @@ def _choose_gold_reader(task: Task) -> ReadGold:
 
     # Other tasks read responses only. Read the gold answer as one; if that fails, take it as it is.
     def read(text: str) -> str:
+        # GSM8K puts the answer after ####.
         text = text.rpartition("####")[2].strip()
         if (answer := task.extract(text)) is not None:
             return answer

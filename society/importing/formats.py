@@ -65,6 +65,7 @@ def _parse_document(text: str, source: str, problems: list[str]) -> dict[str, An
     first = _parse_json(opening)
     if _is_turn(first) or (not is_context_document(first) and _has_turns(text)):
         return None
+    # json.loads keeps the last of two equal keys without a word; the hook collects them.
     repeated: list[str] = []
     try:
         whole = json.loads(text, object_pairs_hook=lambda pairs: _build_object(pairs, repeated))
@@ -89,6 +90,7 @@ def _is_turn(parsed: object) -> bool:
 
 
 def _has_turns(text: str) -> bool:
+    # The first line may be broken, so look at some more before calling it the other format.
     return any(_is_turn(_parse_json(line)) for line in text.split("\n", 100)[:100])
 
 
@@ -165,8 +167,10 @@ def _answers(
     conversation: list[dict[str, str]] = []
     number = 0
     for message in context:
+        # Lone surrogates and NUL cannot be stored, so they are replaced on the way in.
         content = make_storable(message.content or "")
         if message.role == "assistant":
+            # Rounds are counted by answers: an agent's second answer is its round 2.
             number += 1
             failed = message.content is None
             yield ImportedTurn(

@@ -21,6 +21,7 @@ from society.importing.debates import ImportedTurn, to_text
 from store.content import make_storable, messages_json
 from store.records import Decoding, Split, StageKey, TurnKind
 
+# Columns are 32-bit integers, and numbers of iterations become loops.
 _LARGEST = 2**31 - 1
 _MOST_ITERATIONS = 10_000
 Number = Annotated[int, Field(ge=1, le=_LARGEST)]
@@ -40,6 +41,7 @@ class SentMessage(BaseModel):
 class TurnLine(BaseModel):
     """One line. Only the first four fields are required."""
 
+    # Strict and closed: a misspelt field would be dropped without a word.
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     question: Annotated[str, Field(pattern=r"\S")]
     agent: Number
@@ -85,6 +87,7 @@ def read_jsonl(
             spoken = _to_turn(line, where, stage)
         except ValidationError as error:
             problems += [f"{where}: {_explain_problem(e)}" for e in error.errors(include_url=False)]
+        # Deeply nested JSON exhausts the parser's stack and raises RecursionError.
         except (ValueError, RecursionError) as error:
             reason = "too deeply nested" if isinstance(error, RecursionError) else str(error)
             problems.append(f"{where}: not one JSON object ({reason}); correct or remove the line")
@@ -118,6 +121,7 @@ def _to_turn(line: TurnLine, where: str, stage: StageKey) -> ImportedTurn:
     if line.messages is not None:
         sent = [{"role": m.role, "content": make_storable(m.content)} for m in line.messages]
         messages = messages_json(sent)
+    # Without a finish_reason, an error tells that the answer never came.
     reason: Literal["stop", "error"] = "stop" if line.error is None else "error"
     return ImportedTurn(
         where=where,
@@ -156,6 +160,7 @@ def _explain_problem(problem: ErrorDetails) -> str:
     if problem["type"] == "extra_forbidden":
         known = ", ".join(TurnLine.model_fields)
         return f"{key} is not a field of a turn; remove it or move it into meta (fields: {known})"
+    # Other tools count agents and rounds from 0.
     if problem["type"] == "greater_than_equal" and key in ("agent", "round"):
         return f"{key}: agents and rounds count from 1, got {problem['input']!r}; add 1 to all"
     if problem["type"] in ("string_pattern_mismatch", "string_too_short"):

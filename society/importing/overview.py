@@ -61,6 +61,7 @@ def show_import(imported: Imported, stream: TextIO) -> None:
     if (numbers := imported.numbers)[-1] != len(numbers):
         called = ", ".join(map(str, numbers))
         write_line(stream, f"agents {called} of the file are 1 to {len(numbers)} in the run")
+    # A thousand debates may lack the same answer.
     left_out = group_problems(imported.left_out)
     for each in left_out[:_MOST_LEFT_OUT]:
         write_line(stream, f"left out: {one_line(each)}")

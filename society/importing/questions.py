@@ -60,6 +60,7 @@ class ImportedQuestions:
     def find_question(self, question_id: str) -> TaskQuestion:
         """A question with its gold answer."""
         found = self.found[question_id]
+        # The experiment's own gold answer comes first: it is what its runs are judged by.
         if (known := self.known.get(found.text)) is not None:
             return known.question
         return TaskQuestion(question_id, found.text, found.gold)
@@ -107,9 +108,11 @@ class ImportedQuestions:
                 f"{turn.where}: has no question_id, and other lines give its question "
                 f"{len(given)} different ids; add the right one"
             )
+        # An id made from the text is the same in every import of that question.
         return f"{self.prefix}{min(given)}" if given else make_text_id(self.task.name, text)
 
     def _check_split(self, turn: ImportedTurn, text: str) -> None:
+        # The same text under two ids would still leak from training into evaluation.
         split, where = self._splits.setdefault(text, (turn.stage.split, turn.where))
         known = self.known.get(text)
         if split != turn.stage.split:
@@ -136,6 +139,7 @@ class ImportedQuestions:
             self.problems.append(f"{turn.where}: gold {raw[:60]!r}: {error}")
             return
         before = self.find_question(question_id).gold if found.gold is None else found.gold
+        # 1/2 and 0.5 are one gold answer; only answers with another meaning contradict.
         if before is not None and not self.task.equivalent(gold, before):
             other = "the experiment's task" if found.gold is None else found.where
             self.problems.append(

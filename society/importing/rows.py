@@ -46,6 +46,7 @@ def build_rows(
         earlier = [t for t in turns if t.round == number - 1 and t.kind == "answer"]
         for agent in range(1, agents + 1):
             others = [turn for turn in earlier if turn.agent != agent]
+            # A summary is a turn of its own, before the answer that reads it.
             summary = debate.turns.get((agent, number, "summary"))
             if summary is not None:
                 sent = _as_json(prompts.build_summary_messages(others))
@@ -60,6 +61,7 @@ def build_rows(
             else:
                 sent = given.messages
             turns.append(_build_turn(debate, given, sent, task))
+    # Ties are drawn as in a run, so that importing twice gives the same votes.
     drawn = build_tie_key(seed, question.question_id)
     numbers = range(1, rounds + 1)
     tallies = [count_round(task, debate.stage, turns, number, drawn) for number in numbers]
@@ -72,6 +74,7 @@ def build_rows(
 def _build_turn(debate: ImportedDebate, given: ImportedTurn, sent: str, task: Task) -> Turn:
     stage = debate.stage
     answer = None
+    # Answers that were cut or refused have no label in society's own runs either.
     if given.kind == "answer" and given.finish_reason == "stop":
         answer = given.answer or extract_answer(task, given.response, given.finish_reason)
     return Turn(

@@ -139,6 +139,7 @@ def start_run(
             changed = provenance.list_version_changes(store.last_start() or stored, beginning)
             if changed:
                 _tell_of_changes(run.name, changed, tell)
+        # After all checks: a refused start leaves no trace.
         store.record_start(beginning)
         store.write(_build_row(run, config, stored, beginning.versions))
         run.config.write_text(_to_toml(config), encoding="utf-8")

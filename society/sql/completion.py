@@ -36,6 +36,7 @@ def read_catalog(session: Session) -> Catalog:
     """The relations of `session`."""
     found = session.rows(_COLUMNS)
     databases = sorted({database for database, *_ in found})
+    # Several runs are attached to an empty database in memory, which has the united views.
     several = "memory" in databases
     relations: dict[str, dict[str, str]] = {}
     for database, table, column, kind in found:
@@ -63,6 +64,7 @@ class Completions(Completer):
         word = _WORD.search(before)
         start = word[0] if word else ""
         words = self._choose_words(before[: len(before) - len(start)], document.text)
+        # After a blank anything may follow, and a menu of all words would only be in the way.
         if start or not words.keys() >= self._words.keys():
             yield from _match_words(start, words)
 
@@ -91,6 +93,7 @@ def _match_words(start: str, words: Mapping[str, str]) -> Iterator[Completion]:
 
 
 def _list_sql_words() -> dict[str, str]:
+    # A connection of its own: keywords are the same in every database.
     with closing(duckdb.connect(":memory:")) as connection:
         keywords = connection.execute(
             "SELECT upper(keyword_name) FROM duckdb_keywords() ORDER BY 1"

@@ -41,9 +41,11 @@ class Target:
                 found.columns, found.rows, "table" if self.form == "parquet" else self.form, shown
             )
             return
+        # The old file is replaced only by a complete new one.
         with _replace_file(self.file, self.part) as part:
             if self.form == "parquet":
                 session.query(sql)
+                # DuckDB writes Parquet itself, without holding the rows in Python.
                 session.write_parquet(sql, part)
                 return
             found = session.query(sql).result()

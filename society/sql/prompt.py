@@ -24,6 +24,7 @@ from society.terminal.user_state import find_state_folder, open_private
 from store.errors import InvalidQuery, StoreError
 from store.statements import split_queries, split_statements
 
+# A table of more rows takes seconds to draw and cannot be read.
 SHOWN_ROWS = 1000
 COMMANDS: Mapping[str, str] = {
     r"\?": "this help",
@@ -61,6 +62,7 @@ class Console:
         return True
 
     def _query(self, sql: str) -> None:
+        # One row more than shown tells that there are more.
         found = self._session.query(sql).result(SHOWN_ROWS + 1)
         write_rows(found.columns, found.rows[:SHOWN_ROWS], self._format, self._out)
         if len(found.rows) > SHOWN_ROWS:
@@ -144,6 +146,7 @@ def find_history_file(environment: Mapping[str, str], home: Callable[[], Path] =
 def _open_history() -> History:
     try:
         path = find_history_file(os.environ)
+        # Queries may quote answers, so the history is for this user only.
         os.close(open_private(path))
     except (OSError, RuntimeError):
         return InMemoryHistory()
@@ -159,6 +162,7 @@ def _bind_keys() -> KeyBindings:
 
         return is_complete(get_app().current_buffer.text)
 
+    # Enter submits a complete query and otherwise begins a new line.
     @keys.add("enter", filter=complete)
     def _(event: KeyPressEvent) -> None:
         event.current_buffer.validate_and_handle()

@@ -60,6 +60,7 @@ def open_session(
             yield stack.enter_context(RunUnion(places, files=files, may_write=may_write))
             return
         [place] = places.values()
+        # Sealed: a query cannot reach other files unless the user allows it.
         yield stack.enter_context(open_reader(place, sealed=True, files=files, may_write=may_write))
 
 
@@ -67,6 +68,7 @@ def _locate_database(
     stack: ExitStack, run: RunFolder, tell: Callable[[str], None], *, stills: bool
 ) -> Path:
     """The run's database; with `stills`, a snapshot of it if the run is running."""
+    # A running run answers through its server, which open_reader finds by itself.
     if not stills:
         return run.database
     try:

@@ -83,6 +83,7 @@ class Axes:
 
     def points(self) -> Iterator[SweepPoint]:
         """All combinations, the last key varying fastest."""
+        # Without a list there is one empty point, which the grid multiplies.
         for given in self.listed or (SweepPoint("", {}),):
             for values in itertools.product(*self.grid.values()):
                 varied = dict(zip(self.grid, values, strict=True))
@@ -105,12 +106,14 @@ def read_axes(table: Mapping[str, Any], options: SweepOptions, origin: str) -> A
         if path in given:
             raise ConfigError(f"--grid names {format_key(path)} twice; give all its values once")
         given[path] = values
+    # The command line replaces a key's values rather than adding to them, as --set does.
     grid |= given
     for path, values in grid.items():
         _check_values(path, values)
     listed = () if options.listed is None else _read_list(options.listed)
     default = [table.get("seed", 0)]
     seeds = table.get("seeds", default) if options.seeds is None else _parse_seeds(options.seeds)
+    # An own seed may be changed with --set, several seeds may not.
     own_seed = options.seeds is None and "seeds" not in table
     return Axes(grid, listed, _check_seeds(seeds), own_seed)
 
@@ -126,6 +129,7 @@ def check_overrides(overrides: Sequence[str], found: Axes) -> None:
                 f"--set {override!r} has no effect: the runs have the seeds {seeds}; "
                 f"use --set 'seeds=[{override.partition('=')[2]}]' for that seed, or leave it out"
             )
+        # A sweep of a whole section also sets the keys inside it.
         if above := next((other for other in varied if path[: len(other)] == other), None):
             key = format_key(above)
             raise ConfigError(
@@ -155,6 +159,7 @@ def _parse_option(text: str) -> tuple[KeyPath, tuple[object, ...]]:
         raise ConfigError(f"--grid {text!r} is not of the form KEY=v1,v2, e.g. datasets.w=0.2,0.5")
     if not values.strip():
         return path, ()
+    # TOML values, so that quotes and lists work; else plain words such as gsm8k,math.
     try:
         return path, tuple(tomllib.loads(f"values = [{values}]")["values"])
     except tomllib.TOMLDecodeError:
@@ -167,6 +172,7 @@ def _check_values(path: KeyPath, values: Sequence[object]) -> None:
         raise ConfigError(f"{key} cannot be in a grid: {_FORBIDDEN_KEYS[path]}")
     if not values:
         raise ConfigError(f"the grid has no value for {key}; write {key}=v1,v2 or leave it out")
+    # Values may be lists or tables, which cannot be put into a set.
     written = [json.dumps(value, sort_keys=True, default=str) for value in values]
     if len(set(written)) < len(written):
         twice = next(text for text in written if written.count(text) > 1)
@@ -250,6 +256,7 @@ Settings = Mapping[KeyPath, object]
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
+# File systems allow 255 bytes, but a run's name has to be typed, and its sweep's comes first.
 _LONGEST_VALUE = 24
 _LONGEST_POINT = 40
 
@@ -261,6 +268,7 @@ def format_key(path: KeyPath) -> str:
 
 def name_point(settings: Settings) -> str:
     """Such as "agents-5_w-0.3"; empty if nothing is set."""
+    # The last part of a key is enough, unless two keys end alike.
     last = [path[-1] for path in settings]
     parts = []
     for path, value in settings.items():
@@ -288,6 +296,7 @@ def is_unsafe(name: str) -> bool:
 def _slug(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
     safe = _UNSAFE.sub("-", text).strip("-.")[:_LONGEST_VALUE]
+    # Two values must not get one name after unsafe characters are replaced: add a hash.
     return safe if safe == text else f"{safe}-{_hash(text, 6)}".strip("-")
 
 

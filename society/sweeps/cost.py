@@ -31,6 +31,7 @@ def show_cost(
     """Print the cost of every point, times its seeds, and their sum."""
     points = sweep.representatives()
     estimates = {m.point.name: estimate_cost(m.experiment, answer, summary) for m in points}
+    # The seed does not change the cost, so one estimate per point is multiplied.
     seeds = {
         m.point.name: sum(other.point.name == m.point.name for other in sweep.members)
         for m in points
@@ -68,6 +69,7 @@ _ORDER = ("low", "expected", "high")
 
 
 def _sum_rows(rows: Sequence[tuple[object, ...]]) -> tuple[object, ...]:
+    # A column with an unknown value has an unknown sum.
     columns = list(zip(*rows, strict=True))[1:]
     return ("total", *(None if None in column else sum(column) for column in columns))
 

@@ -24,6 +24,7 @@ from society.runs.folder import RunFolder
 from society.sweeps import axes
 from society.sweeps.axes import Axes, SweepPoint, SweepSource
 
+# Each member is checked before anything runs; more members would take minutes.
 _MOST = 1000
 
 
@@ -77,7 +78,7 @@ def _build_members(
 ) -> Iterator[Member]:
     count = 0
     for point in found.points():
-        experiment = _experiment(base, point, found.seeds[0], origin)
+        experiment = _build_experiment(base, point, found.seeds[0], origin)
         for seed in found.seeds:
             count += 1
             if count > _MOST:
@@ -89,7 +90,10 @@ def _build_members(
             yield Member(folders.locate_run(runs, name), point, seed, seeded)
 
 
-def _experiment(base: dict[str, Any], point: SweepPoint, seed: int, origin: str) -> Experiment:
+def _build_experiment(
+    base: dict[str, Any], point: SweepPoint, seed: int, origin: str
+) -> Experiment:
+    # Points share the parsed file, and setting a key changes it in place.
     table = copy.deepcopy(base)
     shown = ", ".join(f"{axes.format_key(p)} = {value!r}" for p, value in point.settings.items())
     where = f"{origin} with {shown}" if shown else origin
@@ -102,6 +106,7 @@ def _check_distinct(members: tuple[Member, ...]) -> None:
     by_config: dict[str, Member] = {}
     by_name: dict[str, Member] = {}
     for member in members:
+        # Two names for one experiment would waste a run and count its seed twice.
         twin = by_config.setdefault(member.config.to_json(), member)
         if twin is not member:
             raise ConfigError(
@@ -199,6 +204,7 @@ def merge_records(earlier: SweepRecord | None, now: SweepRecord) -> SweepRecord:
     """Both records in one. Raises `ConfigError` if a run was recorded with other settings."""
     if earlier is None:
         return now
+    # A run is found again by its name, so a name must not change its meaning.
     known = {member.run: member for member in earlier.members}
     for member in now.members:
         before = known.get(member.run, member)
@@ -215,6 +221,7 @@ def merge_records(earlier: SweepRecord | None, now: SweepRecord) -> SweepRecord:
 def write_record(folder: RunFolder, record: SweepRecord) -> None:
     """Write the record atomically."""
     folder.path.mkdir(parents=True, exist_ok=True)
+    # A crash while writing must not cost the list of runs.
     draft = folder.sweep.with_suffix(".part")
     draft.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
     os.replace(draft, folder.sweep)

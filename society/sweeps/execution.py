@@ -35,6 +35,7 @@ def prepare_sweep(
 
     Raises what `preflight.find_unfinished` raises, before anything is written.
     """
+    # Merge before checking: a name with a changed meaning is an error like any other.
     known = definition.merge_records(
         definition.read_record(sweep.folder), definition.record_sweep(sweep, source)
     )
@@ -71,6 +72,7 @@ def run_sweep(
             *options,
         ]
 
+    # Finished members are not started; their results are read from their stores.
     members = [RunningMember(member) for member in left]
     with show_sweep_progress(stream, members) as refresh:
         work = run_members(members, at_a_time, command, refresh)
@@ -97,6 +99,7 @@ def report_sweep(sweep: Sweep, stream: TextIO) -> None:
     runs = sweep.folder.path.parent
     results.show_results(known, runs, stream)
     with ExitStack() as opened:
+        # A member that was never started has a database without a run.
         stores = [store for store in _open_readable(known.folders(runs), opened) if store.run()]
         if stores:
             reports.write_report(stores, sweep.folder.report)
@@ -128,6 +131,7 @@ def show_sweep_progress(
     if not console.is_terminal:
         yield SweepLines(stream, members)
         return
+    # The display is refreshed by hand: a refresh thread would race with printing.
     with Live(console=console, auto_refresh=False, transient=True) as live:
         yield lambda: live.update(draw_members(members, console.height - _MARGIN), refresh=True)
 

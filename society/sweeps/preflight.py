@@ -37,6 +37,7 @@ def find_unfinished(
     _check_names(sweep)
     for member in sweep.members:
         folders.check_start(member.folder, member.config)
+    # Finished members are kept as they are, so nothing about them can fail.
     left = [m for m in sweep.members if not doctor.read_past_work(m.config, m.folder).finished]
     _check_leakage(left, allow=allow_overlap)
     doctor.require_no_errors(_preflight_members(left, skip), stream)
@@ -79,11 +80,13 @@ def _check_leakage(members: Sequence[Member], *, allow: bool) -> None:
     checked: set[tuple[str, Path | None]] = set()
     for member in members:
         database = member.folder.database
+        # Comparing questions is slow, and most members of a sweep ask the same ones.
         key = (_questions_key(member.config), database if database.is_file() else None)
         if key not in checked:
             checked.add(key)
             try:
                 overlap.check_overlap(member.experiment, database, allow=allow)
+            # The class decides the exit status; the message gets the member's name.
             except ConfigError as error:
                 raise type(error)(f"{member.short}: {error}") from error
 
@@ -95,6 +98,7 @@ def _questions_key(config: Config) -> str:
 
 def _preflight_members(members: Sequence[Member], skip: frozenset[str]) -> list[Finding]:
     """Check models and machine once per point; a finding that all points share appears once."""
+    # Seeds need the same models and the same disk, so one member stands for its point.
     points = {member.point.name: member for member in reversed(members)}
     left = len(members)
     found = [

@@ -54,6 +54,7 @@ class RunningMember:
         with self.log.open("rb") as log:
             log.seek(self.started_at)
             lines = log.read().decode(errors="replace").splitlines()
+        # Errors begin with "society: ", tracebacks of the interpreter do not.
         begins = [n for n, line in enumerate(lines) if line.startswith("society: ")]
         if not begins:
             return "\n".join((f"its process ended with status {self.status}", *lines[-5:]))
@@ -88,6 +89,7 @@ async def run_members(
     `command` gives the program that runs a member, with its arguments. When cancelled, this stops
     the members that run, each as Ctrl-C would, and waits for them.
     """
+    # Members wait in the order of the sweep.
     turns = asyncio.Semaphore(jobs)
 
     async def one(running: RunningMember) -> None:
@@ -103,6 +105,7 @@ async def run_members(
     finally:
         for task in pending:
             task.cancel()
+        # Stopping takes up to a minute per member; the display goes on meanwhile.
         while pending:
             _, pending = await asyncio.wait(pending, timeout=POLL_S)
             refresh()
@@ -111,11 +114,13 @@ async def run_members(
 
 
 async def _run_member(running: RunningMember, command: Sequence[str]) -> None:
+    # The log is appended to: show only what this start writes.
     running.started_at = running.read_to = running.log.stat().st_size if running.log.exists() else 0
     with running.log.open("ab") as log:
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.PIPE,
+            # Every member would print its own final table here.
             stdout=asyncio.subprocess.DEVNULL,
             stderr=log,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},

@@ -77,6 +77,7 @@ def read_results(record: SweepRecord, runs: Path) -> list[SweepResult]:
     found: defaultdict[tuple[str | None, str, str, Decoding], list[dict[int, dict[Share, float]]]]
     found = defaultdict(list)
     for member in record.members:
+        # Members may be running, locked or missing: the rest still has results.
         try:
             store = Store.open(folders.locate_run(runs, member.run).database, read_only=True)
         except StoreError:
@@ -138,6 +139,7 @@ def _merge_seeds(
     key: tuple[str | None, str, str, Decoding], runs: Sequence[dict[int, dict[Share, float]]]
 ) -> Iterator[SweepResult]:
     task, point, arm, decoding = key
+    # Seeds are compared at the last iteration that all of them have reached.
     for iteration in sorted({0, min(max(run) for run in runs)}):
         those = [run[iteration] for run in runs if iteration in run]
         if those:
@@ -155,6 +157,7 @@ def _draw_table(rows: Sequence[SweepResult], shown: Sequence[Share], title: str)
         drawn.add_column(heading, no_wrap=True)
     for heading in ("seeds", *(_HEADINGS.get(share, share) for share in shown)):
         drawn.add_column(heading, justify="right", no_wrap=True)
+    # A name is printed only where it differs from the row above.
     before: tuple[str, ...] = ()
     for row in rows:
         names = (*([row.point] if points else []), row.arm, row.decoding)
@@ -189,6 +192,7 @@ def _describe_run(run: RunFolder) -> str:
             found = store.run()
     except StoreMissing:
         return "not started"
+    # A run with --no-live holds its file alone, and is running.
     except StoreLocked:
         return f"running: {_read_line(run)}"
     except StoreError as error:
