@@ -216,7 +216,7 @@ def test_batches_that_are_at_the_vendor_keep_the_evaluation_in_batches(start):
     text = REMOTE.replace("[task]", "evaluation.batch = true\n[task]")
     start("evaluation.batch=false", text=text)
     batch = Batch("d", "openai+http://127.0.0.1:1/v1:m", "[]", "batch_1")
-    with pytest.raises(ConfigError, match="asked, and paid, once more"):
+    with pytest.raises(ConfigError, match="asked, and paid for, again"):
         start("evaluation.batch=false", rows=[batch], text=text)
 
 

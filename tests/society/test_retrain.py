@@ -199,4 +199,4 @@ def test_a_file_of_several_runs_is_refused(home):
     path.write_text("seeds = [0, 1]\n" + path.read_text())
     done = invoke("run", path, "--runs", home / "runs", "--retrain")
     assert done.exit_code == 2
-    assert "--retrain is for one" in " ".join(done.output.split())
+    assert "--retrain works on one" in " ".join(done.output.split())
