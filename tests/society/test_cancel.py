@@ -185,7 +185,7 @@ def test_nothing_is_asked_of_a_local_model(tmp_path):
         assert asyncio.run(cancel.cancel(folder, store, told.append)) == 0
         assert store.jobs()[0].status == "running"
     assert told == [
-        "iteration 1, agent 1, generator: trained in the process of the run itself, which has ended"
+        "iteration 1, agent 1, generator: trained in the process of the run, which has ended"
     ]
     assert cancel.count_remote_jobs(folder.database) == 0
 

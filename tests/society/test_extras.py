@@ -81,7 +81,7 @@ def without(tmp_path):
         assert done.returncode == 0, done.stderr
         found = [tuple(each) for each in json.loads(done.stdout)]
         for _, out, err in found:
-            assert "fault in society" not in err
+            assert "bug in society" not in err
             assert "Traceback" not in out + err
         return found
 
@@ -215,7 +215,7 @@ def test_every_command_of_the_installed_wheel_names_what_it_lacks(extra, tmp_pat
             check=False,
         )
         told = done.stdout + done.stderr
-        assert "fault in society" not in told, (command, told)
+        assert "bug in society" not in told, (command, told)
         assert "Traceback" not in told, (command, told)
         assert (line or "") in told, (command, told)
         assert ("pip install" in told) == (line is not None), (command, told)

@@ -106,7 +106,7 @@ def on_terminal(folder: Path, *arguments: str) -> tuple[int, str]:
 
 
 def nothing_is_obeyed(shown: str) -> None:
-    assert "fault in society" not in shown
+    assert "bug in society" not in shown
     for sequence in FORBIDDEN:
         assert sequence not in shown, repr(sequence)
     left = COLOURS.sub("", shown)

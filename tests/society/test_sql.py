@@ -155,7 +155,7 @@ def test_a_file_stays_where_the_query_is_wrong(society, tmp_path):
             assert status == 2, err
         assert (tmp_path / name).read_text() == "old"
     assert "needs a file" in society("one", "SELECT 1", "--format", "parquet")[2]
-    assert "no file in an existing folder" in society("one", "SELECT 1", "--out", "no/x.csv")[2]
+    assert "is not a file in an existing folder" in society("one", "SELECT 1", "--out", "no/x.csv")[2]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.csv", "rows.parquet", "runs"]
 
 
@@ -188,7 +188,7 @@ def test_queries_from_a_pipe(society):
     status, out, _ = society("one", "--format", "csv", given=";; SELECT 1; -- that is all\n/* x */")
     assert (status, out) == (0, "1\n1\n")
     status, _, err = society("one", given="SELECT '\udcff';")
-    assert (status, "no Unicode text" in err) == (2, True)
+    assert (status, "not Unicode text" in err) == (2, True)
 
 
 def test_a_run_that_is_going_on_answers(society, tmp_path):

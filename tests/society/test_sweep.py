@@ -183,7 +183,7 @@ def test_a_member_that_fails_stops_no_other_and_is_run_again(society, home):
     assert "word-fine.seed-0: finished" in err
     assert "words.word-bad.seed-0 failed: RuntimeError: this word is broken" in err
     assert "its whole output is in runs/words.word-bad.seed-0/output.log" in err
-    assert "society: 1 of 2 runs failed; running again does only what is missing" in err
+    assert "society: 1 of 2 runs failed; the same command runs only what is missing" in err
     assert re.search(r"word-bad.seed-0 +stopped before its end", society("status", "words")[1])
     (home / "broken").unlink()
     status, _, err = society(*sweep)
