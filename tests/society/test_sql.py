@@ -155,7 +155,7 @@ def test_a_file_stays_where_the_query_is_wrong(society, tmp_path):
             assert status == 2, err
         assert (tmp_path / name).read_text() == "old"
     assert "needs a file" in society("one", "SELECT 1", "--format", "parquet")[2]
-    assert "is not a file in an existing folder" in society("one", "SELECT 1", "--out", "no/x.csv")[2]
+    assert "not a file in an existing folder" in society("one", "SELECT 1", "--out", "no/x.csv")[2]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.csv", "rows.parquet", "runs"]
 
 
