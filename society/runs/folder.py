@@ -129,7 +129,7 @@ def start_run(
     store = Store.open(run.database)
     try:
         stored = store.run()
-        config = as_started(config, stored)
+        config = keep_stored_quorum(config, stored)
         if stored is not None:
             before = Config.from_json(stored.config)
             provenance.check_setting_changes(run.name, run.config, store, before, config)
@@ -165,14 +165,14 @@ def check_start(run: RunFolder, config: Config) -> None:
                 raise StoreLocked(f"run {run.name!r} is running in another process")
             stored = store.run()
             if stored is not None:
-                before, config = Config.from_json(stored.config), as_started(config, stored)
+                before, config = Config.from_json(stored.config), keep_stored_quorum(config, stored)
                 provenance.check_setting_changes(run.name, run.config, store, before, config)
     except StoreOutdated:
         # The settings are compared when `start_run` has migrated the database.
         return
 
 
-def as_started(config: Config, stored: Run | None) -> Config:
+def keep_stored_quorum(config: Config, stored: Run | None) -> Config:
     """`config` with the run's own quorum, unless it names one: a run has one rule throughout."""
     if stored is None or "quorum" in config.consensus.model_fields_set:
         return config

@@ -11,19 +11,19 @@ from society.method.connections import Connections
 from society.method.experiment import Experiment, RunContext
 from society.method.finetuning import require_trainable
 from society.method.progress import Observer, ProgressReporter
-from society.runs.folder import RunFolder, as_started
+from society.runs.folder import RunFolder, keep_stored_quorum
 from store.ledger import Store
 
 
 async def run_experiment(
     folder: RunFolder, experiment: Experiment, store: Store, observer: Observer
 ) -> None:
-    """Bring a run to its end, from wherever it is; `store` is what `folder.start` has opened.
+    """Bring a run to its end, from wherever it is; `store` is what `folder.start_run` returned.
 
     Raises `providers.errors.RunError`, `finetune.jobs.TuningFailed` or `store.errors.StoreError`
     when it has to stop. Everything stored until then stays, and calling again resumes the run.
     """
-    config = as_started(experiment.config, store.run())
+    config = keep_stored_quorum(experiment.config, store.run())
     experiment = replace(experiment, config=config)
     connections = Connections.open(config, folder.models)
     require_trainable(config, connections)
