@@ -42,7 +42,7 @@ def gives_scores(settings: Settings) -> bool:
 
 
 def locate_price(target: str) -> PricedModel:
-    """Host and base model; "ft:BASE:ORGANISATION::ID" is a model fine-tuned from BASE."""
+    """Host and base model; "ft:BASE:ORGANIZATION::ID" is a model fine-tuned from BASE."""
     address = parse_address(target)
     tune = _TUNED.fullmatch(address.model)
     name = tune["base"] if tune else address.model
