@@ -25,13 +25,17 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+# What LaTeX and Unicode have for a space, and delimiters of mathematics.
 _SPACING = re.compile(
     r"\\(?:[,;:! ]|quad\b|qquad\b|left\b|right\b|displaystyle\b)|\\[\[\]()]"
     r"|[$~\s\u200b\u200c\u200d\ufeff]"
 )
+# The comma of "1,234".
 _GROUPED = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+# Points, commas and colons between words; within numbers they stay.
 _PUNCTUATION = re.compile(r"(?<!\d)[.,:]|[.,:](?!\d)|[;?\"\u201c\u201d\u00ab\u00bb]")
 _AROUND_OPERATOR = re.compile(r" ?([-+*/^=<>]) ?")
+# Spaces count only between two numbers: "1 2" is not "12".
 _BETWEEN_WORDS = re.compile(r"(?<!\d) | (?!\d)")
 _SAME = str.maketrans(
     {
@@ -47,7 +51,9 @@ _SAME = str.maketrans(
         "‘": "'",
     }
 )
+# A token with a digit, with the operators that join it: "3+4*5" is one token.
 _NUMBER = re.compile(r"[-+*/^=<>.,:%]*\d[-+*/^=<>.,:%\d]*")
+# "one" is left out: it is a pronoun more often than a number.
 _NUMBER_WORD = re.compile(
     r"\b(?:two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|"
     r"(?:thir|four|fif|six|seven|eigh|nine)teen|"
@@ -55,8 +61,10 @@ _NUMBER_WORD = re.compile(
     r"half|third|quarter|twice|thrice|double|triple|dozen)s?\b"
 )
 
+# Classes of characters whose counts bound the distance from below.
 _BUCKETS = 32
 _ROUNDING = 1e-6
+# Questions compared at a time: bounds the memory of the arrays.
 _CANDIDATES = 1 << 16
 
 
@@ -209,6 +217,7 @@ class _Targets:
         from rapidfuzz.process import cdist
 
         length, counts = len(one.words), _count_characters(one.words)
+        # Texts whose lengths differ by more than this cannot be as similar as the threshold.
         first = int(np.searchsorted(self.lengths, length * threshold / (2 - threshold) - 1))
         last = int(np.searchsorted(self.lengths, length * (2 - threshold) / threshold + 1))
         for start in range(first, last, _CANDIDATES):

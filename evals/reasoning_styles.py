@@ -80,7 +80,7 @@ def measure_styles(
     answers: Answers = "first",
 ) -> dict[str, StyleUse]:
     """The styles of one society's answers to held-out questions with known gold; empty where the
-    task knows no style of any."""
+    task recognizes no style in any of them."""
     return _tabulate(_read_answers(store, task, decoding, iteration, arm, answers)).get(
         iteration, {}
     )

@@ -8,7 +8,7 @@ from evals.arm_kinds import MULTIAGENT
 from store.ledger import Store
 from store.records import AgentRole
 
-# A job that took over another's model has the losses of that one.
+# A job that reuses another job's model (shared_job_id) has the losses of that job.
 _TUNED = """
     with losses as (
         select job_id, arg_min(loss, step) as first, arg_max(loss, step) as last
@@ -37,7 +37,8 @@ class RoleTuning:
     """The models of one role in one iteration: `models` were to be tuned, `done` of them are.
 
     `examples` is the mean over the models; `first_loss` and `last_loss` are means over the jobs, of
-    their first and last optimizer step, in nats per trained token; None where none is told.
+    their first and last optimizer step, in nats per trained token; None where the provider
+    reports none.
     """
 
     iteration: int

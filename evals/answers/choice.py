@@ -15,6 +15,7 @@ from evals.answers.negation import is_supposed, is_taken_back
 from evals.answers.response import CONTRADICTION, RULES, find_answer
 from evals.answers.statements import LONGEST, Statement, find_statements, strip_wrapping
 
+# Lines of a list, or after an answer, that are read; it bounds the work.
 _MOST_LINES = 60
 
 

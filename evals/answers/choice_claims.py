@@ -62,6 +62,7 @@ def find_claims(text: str) -> ChoiceClaims:
             ruled_out.update(lists[int(number)])
         return " "
 
+    # A question asserts nothing, and letters that are only set aside are ruled out before weighing.
     rest = patterns.NOT_BUT.sub(drop, patterns.QUESTION.sub(" ", named))
     rest = " ".join(patterns.DROPPED.sub(drop, rest).split())
     chosen, asserts = _weigh_clauses(_split_clauses(rest), lists, ruled_out)
@@ -79,6 +80,8 @@ def _weigh_clauses(
     before = ""
     for clause in clauses:
         numbers = [int(number) for number in patterns.MARK.findall(clause)]
+        # "B fits. But that is wrong.": a clause without a letter judges the letters of the clause
+        # before.
         of_it = patterns.JUDGES_LAST_LETTER.match(clause) and patterns.NEGATIVE.search(clause)
         if not numbers and (of_it or patterns.BARE_NO.match(clause)):
             ruled_out.update(letter for number in spoken_of for letter in lists[number])
@@ -89,6 +92,8 @@ def _weigh_clauses(
                 found = [lists[int(mark["at"][1:-1])] for mark in pattern.finditer(clause)]
                 asserts = asserts or bool(found)
                 chosen.extend(found)
+            # A letter alone chooses only at the start or behind a connective: in a list it is just
+            # named.
             alone = patterns.LETTER_ALONE.match(clause)
             if alone and (
                 not before or patterns.LEAD.fullmatch(before) or patterns.LEAD.match(clause)
@@ -108,9 +113,9 @@ def _resolve_exception(found: re.Match[str]) -> str:
 
 
 def _group_letters(text: str, found: re.Match[str]) -> list[str]:
-    """The letters of a list, together where the sentence speaks of all of them at once.
+    """The letters of a list, as one group where the sentence is about all of them at once.
 
-    "Unlike B, C is" and "C, and B is" speak of two; "C and D, D is" names D once more.
+    "Unlike B, C is" and "C, and B is" make two groups; "C and D, D is" names D once more.
     """
     letters = [
         re.sub(r"\W", "", letter).upper() for letter in patterns.SINGLE_LETTER.findall(found[0])

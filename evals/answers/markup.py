@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+# A box, an escaped character, or a brace. Without a brace a box takes a number, a capital letter or
+# a fraction: "\boxed 5", "\boxed\frac{1}{2}".
 _TOKEN = re.compile(
     r"""
     \\?\\(?:boxed|fbox)(?![A-Za-z])\s*          # two backslashes: escaped once too often
@@ -75,6 +77,7 @@ def find_boxes(text: str) -> Boxes:
 
 
 _NAMES = r"(?:final[_ -]?)?answer|ans|final|(?:final[_ -]?)?(?:result|output)|conclusion|solution"
+# Answer tags that prompts and chat templates ask for.
 _OPENING = re.compile(
     rf"""
       <(?P<tag>{_NAMES}|response)(?:\s[^<>]{{0,80}})?>
@@ -84,7 +87,10 @@ _OPENING = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
+# A JSON or Python string on one line; its length is bounded so that an open quote costs linear
+# time.
 _STRING = r'"(?:[^"\\\n]|\\.){0,1000}"' + r"|'(?:[^'\\\n]|\\.){0,1000}'"
+# The key "answer" of JSON or of a Python dictionary, with the value; an object or null is blank.
 _PAIR = re.compile(
     rf"""
     (?P<quote>["'])(?:the[_ ])?(?:final|correct|right)?[_ -]?(?:answer|choice|result)(?P=quote)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 
+# Characters before and after an answer that are looked at: a sentence or so. Bounding them keeps
+# every search linear.
 _AROUND = 90
 
+# "not quite right", "a mistake", "our final answer" after "is not".
 _DENIED = (
     r"(?:\w{1,10}\s){0,2}?(?:wrong|incorrect|false|invalid|impossible|mistaken|untrue|a\smistake"
     r"|an\serror|not\s(?:\w{1,10}\s)?(?:right|correct|possible|true|valid|it\b"
@@ -21,6 +24,9 @@ BREAKS_CONDITION = (
 )
 """Says of an answer that it breaks what the question gives."""
 
+# What follows right after an answer and takes it back: "12. Wait, that is wrong", "12, but this
+# doesn't work", "12. I made a mistake". First the closing signs of the answer, then interjections,
+# then one of the ways to deny.
 _AFTER = re.compile(
     rf"""
     [\s.!)*$”"\]}}]{{0,8}}
@@ -46,12 +52,16 @@ _AFTER = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
+# "not \boxed{5}", "instead of $\boxed{5}$".
 _NOT_BEFORE = re.compile(
     r"(?:\b(?:not|instead\sof|rather\sthan|unlike|neither|nor|cannot)|n['’]t)"
     r"(?:\s(?:be|equal(?:\sto)?|have\sbeen|the))?[\s$(*\\\[{]*$",
     re.IGNORECASE,
 )
 _THE = r"(?:that\s)?(?:(?:the|my|our|your|an?|its)\s)?(?:\w{1,10}\s){0,2}?"
+# What stands before "the answer is 5" and makes it no answer of this response: an adjective ("the
+# wrong"), another owner ("agent 2's"), a condition ("if"), a denied thought ("I don't think that"),
+# a report ("according to", "some might say that", "they found").
 _SUPPOSED_BEFORE = re.compile(
     rf"""
     (?: \b(?:wrong|incorrect|false|invalid|initial|original|previous|earlier|mistaken|tempting
@@ -87,11 +97,15 @@ _SUPPOSED_BEFORE = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
+# "5, which cannot be right": the doubt stands in the answer's own sentence.
 _DOUBTED_INSIDE = re.compile(
     rf"\b(?:but|which|though|however|although)\b[^.\n]{{0,30}}?\b(?:{_IS}\s{_DENIED}"
     r"|(?:can(?:['’]t|not)|couldn['’]t)\sbe\s(?:\w{1,10}\s)?(?:right|correct|true)\b)",
     re.IGNORECASE,
 )
+# A short value that takes the place of the answer before it: "Wait, it is actually 13.". It must
+# end its sentence and have at most three words, so that "No, 13 of them are left." corrects
+# nothing.
 _CORRECTION = re.compile(
     r"""
     (?<!\w) (?: (?:wait|no|oops|sorry|correction|hold\son|hmm+|scratch\sthat|my\smistake|i\smean

@@ -20,15 +20,21 @@ from evals.answers.numerals import format_number, normalize_notation, parse_numb
 from evals.answers.response import RULES, find_answer
 from evals.answers.statements import LONGEST, Statement, find_statements, strip_wrapping
 
+# The number of a list item, "3. ", is no answer.
 _ITEM = re.compile(r"\s*(?:[0-9]{1,2}[.)]|[-*•>])\s+(?=\S)")
+# The characters that a number or a calculation may hold. The "e" of 1e5, the "x" of "3 x 10^4" and
+# the apostrophe of 1'000 count only between digits.
 _SIGNS = (
     r"[-+*/^=:.,0-9()%<>{} ]|(?<=[0-9])[eE](?=[-+]?[0-9])|(?<=[0-9 ])[xX](?=\s?10\s?\^)"
     r"|(?<=[0-9])['’_](?=[0-9]{3})"
 )
 _RUN = re.compile(rf"(?:{_SIGNS})*[0-9](?:{_SIGNS})*")
+# "=> 18": the arrow is no sign of the number.
 _ARROW = re.compile(r"^(?:->|=>|-->|==>)\s*")
 _EDGES = " .,:"
+# A sum, product, power or comparison that comes first: the number behind it is only a part.
 _UNFINISHED = re.compile(r"[*/^<>+%]|- ")
+# "12:30" and "2024-05-01" are no single number.
 _TIME_OR_DATE = re.compile(
     r"\(?[0-9]{1,2}:[0-9]{2}(?::[0-9]{2})?\)?|\(?[0-9]{1,4}([-/.])[0-9]{1,2}\1[0-9]{1,4}\)?"
 )
@@ -38,6 +44,8 @@ _MONTH = (
 )
 _AFTER_MONTH = re.compile(rf"\b{_MONTH}$", re.IGNORECASE)
 _BEFORE_MONTH = re.compile(rf"[0-9]+\s+{_MONTH}\b", re.IGNORECASE)
+# "3 and 4", "5 to 10", "5 feet 4 inches": two numbers that state one answer together. "Rounds to",
+# "comes to" and the like join nothing.
 _JOINED = re.compile(
     r"\s*(?!(?:round\w*|simplif\w+|reduc\w+|equals?|comes?|amounts?)\sto\b)"
     r"(?:(?:[^\W\d_]+\s)?(?:and|or|to|&)|x"
@@ -57,7 +65,9 @@ _LABELED = re.compile(
     r"\s[#(]?[0-9]{1,2}\b)(?![.,/%][0-9])\)?",
     re.IGNORECASE,
 )
+# "-$5" after a word is a loss of 5; between two terms the minus would subtract.
 _LOSS = re.compile(r"((?:^|[^\w)\]}%\s]\s?|\b(?:is|be|of|to|at|was)\s))[-−–]\s?\\?[$€£](?=[0-9.])")
+# "I change my answer from 12 to 13": no range.
 _CHANGED = re.compile(
     r"\b(?:chang|revis|updat|correct|switch|adjust)\w*\s(?:\w+\s){0,3}from\s\D{0,3}$", re.IGNORECASE
 )
@@ -68,26 +78,35 @@ _COMPARES = re.compile(
     r" than $",
     re.IGNORECASE,
 )
+# "±5", "≥ 5", "√5": the sign before the number changes what is stated.
 _NO_EQUATION = re.compile(r"(?:[√∛±≥≤≠⩾⩽]|\\(?:pm|mp|geq?|leq?|neq?|sqrt))\s*$")
+# "minus 5" and "negative 5" state -5 only where no term stands before the word.
 _NEGATIVE = re.compile(
     r"(?:(?:^|(?<=\bis )|(?<=\bbe )|(?<=\bto )|(?<=\bof ))minus|\bnegative) (?=[0-9])", re.I
 )
+# "12 minus 5" is a calculation.
 _MINUS = re.compile(r"\bminus\s*$", re.IGNORECASE)
 _LONGEST_ALONE = 100
+# A whole line that is only a number, with currency or a sign before it and signs behind it.
 _ALONE = re.compile(
     r"(?:minus |negative )?[^\w\s]*\s?[0-9](?:[^A-Za-z]|[eE](?=[-+0-9]))*", re.IGNORECASE
 )
+# "The answer is not 12 but 13": the value behind the contrast counts.
 _CONTRAST = re.compile(
     r"\b(?:but|it['’]s|it\sis|instead|rather)\s(?:(?:actually|rather|instead|just|it['’]s|it\sis)\s){0,2}"
     r"(?=[\s$*\\(+-]{0,4}[0-9])",
     re.IGNORECASE,
 )
+# "7 out of 10": neither number is the answer for certain.
 _OUT_OF = re.compile(r"\bout\sof\s*$", re.IGNORECASE)
+# Characters that frame a last line: display mathematics, Markdown, a table's edge.
 _FRAME = " \t\r\n\f\v\\]$*`_|}"
 _ANSWER = re.compile(r"\banswers?\b", re.IGNORECASE)
 _DENIED = re.compile(r"\banswers?\b.{0,40}(?:\bnot\b|n['’]t\b|\bcannot\b)", re.IGNORECASE)
 _NUMERIC = re.compile(r"\D{0,3}[0-9]")
+# Words that a bare gold answer may have, its number included.
 _WORDS_OF_A_NUMBER = 8
+# Relative noise of double precision that a tolerance always allows.
 _NOISE = Fraction(1, 10**13)
 
 
@@ -153,6 +172,7 @@ class NumberKind:
         if len(a) > LONGEST or len(b) > LONGEST:
             return False
         left, right = parse_number(a), parse_number(b)
+        # Without a tolerance two exact fractions are compared: no rounding can hide a difference.
         if left is None or right is None or self.options.tolerance is None:
             return left is not None and left == right
         largest = max(abs(left), abs(right))
@@ -219,10 +239,12 @@ def _find_last_number(line: str) -> str | None:
     end = len(line)
     compared = False
     runs = list(_RUN.finditer(line))
+    # From the end: the last number that stands for itself is the answer.
     for place in reversed(range(len(runs))):
         run = runs[place]
         piece, before = line[run.start() : end].strip(_EDGES), line[: run.start()]
         end = run.start()
+        # A digit right behind a letter belongs to a name: "x2", "B12".
         named = before[-1:].isalnum() and run[0][0] not in " =(:," and run[0][:2] != ". "
         if _RULED_OUT.search(before + run[0][: len(run[0]) - len(run[0].lstrip())]):
             compared = True

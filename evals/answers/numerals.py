@@ -6,6 +6,7 @@ import re
 import unicodedata
 from fractions import Fraction
 
+# Every typographic minus, product and division as one character; currency signs carry no value.
 _SIGNS = str.maketrans(
     {
         **dict.fromkeys("−–‐‑‒﹣－", "-"),
@@ -19,6 +20,7 @@ _SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻"
 _RAISED = re.compile(f"[{_SUPERSCRIPTS}]+")
 _LOWERED = str.maketrans(_SUPERSCRIPTS, "0123456789+-")
 _VULGAR = re.compile("[¼½¾⅐-⅞]")
+# GSM8K's calculator annotations: "<<48/2=24>>".
 _CALCULATION = re.compile(r"<<[^<>]{0,200}>>")
 _FONT = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt)?|math(?:bf|it|rm|sf|tt)|bf|rm|mbox|operatorname)\s*"
@@ -79,6 +81,9 @@ def _digits_pattern(separator: str) -> str:
     )
 
 
+# One number at the start of a text: words that hedge, sign, currency, whole part of a mixed number,
+# the digits, a divisor, an exponent in one of its spellings, words that scale. Separators of
+# thousands must be all alike and stand before groups of three.
 _NUMBER = re.compile(
     rf"""
     [ (\[{{"'“‘`]*
@@ -99,7 +104,10 @@ _NUMBER = re.compile(
 _SCALE = re.compile("|".join(SCALES))
 _SEPARATORS = str.maketrans("", "", ", _'’")
 
+# Signs behind a number that carry no value: brackets, quotes, per cent, degrees, a check mark.
 _CLOSING = re.compile(r"""(?: ?[)\]}"'”’`%°′″✓✔✅☑🎉\ufe0f])*""")
+# Where a new clause begins, which may hold numbers of its own: "18, because she sells 9". A comma
+# before "and 3" or "x = 2" continues the answer instead.
 _CLAUSE_END = re.compile(
     r"""
       \. (?=\ |$) | [;—] | \ \((?=[^\W\d]{2} | [^()]*=) | \ -(?=\ [^\W\d]{2})
@@ -110,16 +118,22 @@ _CLAUSE_END = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
+# The word after a number, how it is joined to it and what follows it.
 _UNIT = re.compile(r"(?P<joint>[-/]| ?/ ?| )?(?P<word>[^\W\d_]+)(?P<after>.?)")
 _VARIABLE = re.compile(r"[a-zA-Zα-ωΑ-Ω]")
+# Metres, grams, seconds, days, hours, litres, degrees, …: any other single letter is a variable.
 _ONE_LETTER_UNITS = frozenset("mgsdhlLCFJNWVA")
+# Words after a number that continue it or calculate: "3 and", "3 times", "3 pi".
 _NO_UNIT = re.compile(
     r"and|or|to|through|plus|minus|times|over|by|x|mod|pi|sqrt|(?:ten|hundred|thousand)ths?", re.I
 )
 _ORDINAL = re.compile(r"(?:st|nd|rd|th)\b", re.IGNORECASE)
+# "5 feet 4": a unit and another number. Words such as "per 2" or "in 3" only relate the two.
 _COMPOUND = re.compile(r"[-/ ]*(?P<word>[^\W\d_]+)\.?(?:, and|,| and| &| or)? [0-9]")
 _LINK = re.compile(r"for|in|at|on|per|after|from|with|every|each|within|not|than", re.IGNORECASE)
+# "3 eggs * 2": the working continues behind the unit.
 _WORKING = re.compile(r"[-/ ]*[^\W\d_]+(?: [^\W\d_]+){0,3}(?: ?[+*/=]| -) ?[0-9(]")
+# "x = 1, y = 2": several equations give no single number.
 _SEVERAL = re.compile(r"(?:,| and| or|;) ")
 
 
@@ -144,6 +158,7 @@ def parse_number(text: str) -> Fraction | None:
 
 def format_number(value: Fraction) -> str:
     """One text per number: a whole number, else a decimal where it ends, else a reduced n/d."""
+    # A fraction ends as a decimal where its denominator divides a power of ten.
     below, places = value.denominator, 0
     while places < MOST_DIGITS and below != 1 and 10**places % below:
         places += 1
@@ -169,6 +184,7 @@ def _compute_value(found: re.Match[str]) -> Fraction | None:
     if abs(exponent) > MOST_DIGITS:
         return None
     value = Fraction(number.translate(_SEPARATORS))
+    # "10^3" is a power of ten; "5^3" is a calculation, which is not read.
     if found["ten"] and not found["times"]:
         if number != "10" or divisor:
             return None
@@ -179,6 +195,7 @@ def _compute_value(found: re.Match[str]) -> Fraction | None:
             return None
         value /= below
     if found["whole"]:
+        # "2 3/4" is a mixed number, "2 5/4" is not.
         if value >= 1 or "." in number:
             return None
         value += int(found["whole"])

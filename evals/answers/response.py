@@ -34,11 +34,16 @@ RULES: Mapping[Form, str] = {
 }
 UNFINISHED = AnswerReading(None, "the response ends within its thought")
 
+# Bounds of the search for another question, so that a long response takes linear time.
 _MOST = 8
 _LONGEST_PARAGRAPH = 1000
 _LEAST_WORDS = 6
+# A response may begin by repeating its own question; fewer words before "Question:" are a preamble.
 _PREAMBLE_WORDS = 15
 
+# Where another turn or question begins. `joined`: a decoder has run the answer into "user". `turn`:
+# the name of a speaker or of a prompt's section. `mark`: "Question 2:", "**Problem:**", also in
+# other languages; with Markdown before it, it is only a heading.
 _BEGINNING = re.compile(
     r"""
     (?<=[.!?)}\]0-9*$]) (?P<joined> (?:assistant|user) [ \t]*$ )
@@ -55,8 +60,10 @@ _BEGINNING = re.compile(
     """,
     re.VERBOSE | re.MULTILINE,
 )
+# Quick test for a stated answer; only behind one can a paragraph be another question.
 _STATED = re.compile(r"####|\\boxed|\\fbox|nswer|hope it is correct")
 _PARAGRAPH = re.compile(r"\n[ \t]*\n\s*|(?<=\n)")
+# A question that the model asks itself: "Wait, is that right?", "Let me check: …".
 _REFLECTS = re.compile(
     r"\W*(?:wait|but|hmm|let|is|are|does|did|do|have|has|so|check|actually|no|however|could|can"
     r"|should|would|what\sif|why|now|since|because|note|to)\b"
@@ -64,13 +71,16 @@ _REFLECTS = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _WORD = re.compile(r"[^:：.)]{0,40}[:：.)][*_]{0,3}")
+# The end of a question: its solution, or an empty line.
 _SOLVED = re.compile(r"\n[\s*_#>]*(?:A|Answer|Solution|Response)\b|\n\s*\n")
+# Verbs and words that ask without a question mark: "Find …", "Compute …".
 _IMPERATIVE = re.compile(
     r"\b(?:find|compute|calculate|determine|evaluate|solve|simplify|what|how|which|who|prove|express"
     r"|write|give|factor|convert)\b",
     re.IGNORECASE,
 )
 _SENTENCES = re.compile(r"[.!]\s+\S")
+# GSM8K's form ends a solution, so that a question in the next line is another one.
 _HASHES_ABOVE = re.compile(r"####[^\n]{0,200}\s*$")
 
 
@@ -93,6 +103,7 @@ def find_answer(response: str, stated: Rule, concluded: Rule) -> AnswerReading:
     if utterance.unfinished and not utterance.text.strip():
         return UNFINISHED
     early: AnswerReading | None = None
+    # The first answer before any other question counts: a later one answers that question.
     for begin in _find_question_starts(utterance.text):
         part = utterance.text[: begin.start]
         if found := stated(part):
@@ -106,6 +117,7 @@ def find_answer(response: str, stated: Rule, concluded: Rule) -> AnswerReading:
     found = stated(utterance.text) or concluded(utterance.text)
     if found is None:
         return UNFINISHED if utterance.unfinished else NOTHING
+    # A question word may only repeat what was asked, so that neither answer is certain.
     if early is not None and early.answer != found.answer:
         return AnswerReading(
             None, "two questions seem to be answered, and neither answer is certain"
@@ -167,6 +179,8 @@ _NAMES = (
     r"think(?:ing)?|thoughts?|thought_process|reason(?:ing)?|reflect(?:ion)?|scratch_?pad|analysis"
     r"|(?:inner_?)?monologue|internal_?(?:thoughts?|reasoning)|chain_?of_?thought|cot|rationale"
 )
+# The markers of thoughts in chat templates: <think>, ◁think▷, <seed:think>, <unused94>, [THINK],
+# <｜begin▁of▁thought｜>, <|channel>. A model closes a family of markers with the same family.
 _MARK = re.compile(
     rf"""
       [<◁] \|? (?P<close>\\?/)? \s{{0,2}} (?:seed:|ant_?|longcat_)? (?P<tag>{_NAMES})
@@ -181,13 +195,16 @@ _MARK = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _FAMILIES = {"thinking": "think", "thoughts": "thought", "reason": "reasoning"}
+# OpenAI's harmony format: only the last "final" channel is the answer.
 _CHANNEL = re.compile(r"<\|channel\|>\s*(?:(?P<final>final)\s*(?:<\|constrain\|>[^<]{0,40})?)?")
 _CHANNEL_END = re.compile(r"<\|(?:end|return|start|channel|call)\|>")
 # Decoded without special tokens, the channels run together: "analysisWe add.assistantfinalIt is 5".
 _DECODED = re.compile(r"\s*(?:analysis|commentary)(?=[A-Z0-9\\$(])")
 _DECODED_FINAL = re.compile(r"assistant\s?final")
+# Granite writes its thoughts behind these words instead of between markers.
 _WORDED = re.compile(r"\s*Here(?:[’']s| is) my thought process:", re.IGNORECASE)
 _WORDED_END = re.compile(r"Here(?:[’']s| is) my response:", re.IGNORECASE)
+# Markers at the start or end of a turn, over all common templates, with the role behind them.
 _TURN = re.compile(
     r"""
     (?: <[|｜] (?: im_(?:end|start) | eot_id | eom_id | end[_▁]?of[_▁]?(?:text|turn|sentence)
@@ -199,6 +216,7 @@ _TURN = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
+# A marker in quotes is spoken of, not used: write `<think>` to open a thought.
 _QUOTES = "`'\"“”‘’"
 
 
@@ -216,7 +234,7 @@ class ThoughtSpan:
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """A response with everything that is not said aloud blanked: as long as before, and every
+    """A response in which thoughts are blanked: as long as before, so that every
     position means what it meant. `unfinished`: the response ends within a thought."""
 
     text: str
@@ -225,9 +243,9 @@ class Utterance:
 
 
 def strip_thoughts(response: str, *, keep_markers: bool = False) -> Utterance:
-    """What is said aloud, up to where another turn of the chat begins. Takes linear time.
+    """The response without its thoughts, up to another turn of the chat. Takes linear time.
 
-    What stands before a marker that closes a thought nobody opened is thought, too. With
+    Text before a closing marker without an opening one is thought, too. With
     `keep_markers` only the inside of thoughts is blanked.
     """
     if not any(sign in response for sign in "<[◁") and not _opens_with_thought_words(response):
@@ -293,10 +311,11 @@ def _find_marked_thoughts(response: str) -> Iterator[ThoughtSpan]:
             first = opened[1]
             spans.append(ThoughtSpan(first.start(), first.end(), mark.start(), mark.end()))
             opened = None
+        # The prompt opened the thought: all text before its closing marker is thought.
         elif opened is None and closes:
             spans = _close_unopened(response, spans, mark)
     if opened is not None:
-        # Before its first thought ends nobody has answered; what stood there is no answer yet.
+        # Text before the first thought is no answer while that thought has not ended.
         start = opened[1].start() if spans else 0
         spans.append(ThoughtSpan(start, start, len(response), len(response), unfinished=True))
     yield from spans

@@ -25,9 +25,14 @@ LONGEST = 1000
 
 Form = Literal["box", "tag", "key", "hashes", "phrase", "correction"]
 
+# GSM8K's "#### 18": exactly four hashes; the answer ends with the line or at another hash.
 _HASHES = re.compile(r"(?<!#)####(?!#)[ \t]*([^\n#]*)")
+# "#### 2. Multiply the eggs" is a Markdown heading, no answer.
 _HEADING = re.compile(r"[0-9]{1,2}[.)]\s+\S")
 _NUMERIC = re.compile(r"[-+−*$€£(\\ ]{0,6}[0-9.½⅓¼¾]")
+# The words before an answer. The group `others` comes first: it takes what looks like a marker but
+# is about the answer of another agent, or about checking an answer. All
+# repetitions are bounded, so that the search stays linear on hostile text.
 _MARKER = re.compile(
     r"""
       (?P<others>                        # "Agent 2's answer is", "we check the answer:"
@@ -56,12 +61,15 @@ _MARKER = re.compile(
 )
 # "A: 18" above "B: 20" is a list of choices.
 _NEXT_CHOICE = re.compile(r"[^\n]{0,200}\n\s{0,4}[*_(]{0,3}B[*_]{0,3}[ ]?[:：.)]")
+# "The answer is correct", "the answer was found to be": words about an answer, not the answer.
 _JUDGED = re.compile(
     r"(?:not|(?:in)?correct|wrong|asked|found|obtained|verified|confirmed|reasonable|consistent"
     r"|unclear|unknown)\b",
     re.IGNORECASE,
 )
+# What may stand between the marker and the answer: a colon, opening Markdown, spaces.
 _LEAD = re.compile(r"[ \t]*(?:[:：=][ \t]*)?(?:[*_]{1,3}(?=\s|$))?[ \t]*")
+# The end of a sentence, but not the point of "St. Louis", "J. K. Rowling", "e.g." or "3.50".
 _SENTENCE_END = re.compile(
     r"""
     (?: (?<!\b[A-Z]) (?<!\bSt) (?<!\b[DM]r) (?<!\bM[st]) (?<!\bMrs) (?<!\b[JS]r) (?<!\bvs)
@@ -74,8 +82,12 @@ _SENTENCE_END = re.compile(
 )
 _DISPLAYS = (("$$", "$$"), ("\\[", "\\]"))
 _WRAPPINGS = (*_DISPLAYS, ("\\(", "\\)"), ("$", "$"), ("**", "**"), ("__", "__"), ("`", "`"))
+# "**18**" around a word, but not the power in "2**3**2".
 _BOLD = re.compile(r"(?<![\w)*])\*\*([^*\n]+)\*\*(?![\w*])")
+# One half of "**…**" whose other half lies outside of the payload.
 _HALF_BOLD = re.compile(r"(?<!\S)\*\*(?=\S)|(?<=\S)\*\*(?![\w(*])")
+# What joins two boxes to one answer: "and", "or", a comma, LaTeX spacing, and "y =" before the
+# second.
 _JOINT = re.compile(
     r"""
     [\s$.)*\\]{0,8}
@@ -86,8 +98,10 @@ _JOINT = re.compile(
     """,
     re.VERBOSE,
 )
+# "x =" right before a box.
 _NAMED = re.compile(r"([A-Za-z](?:_\{?\w{1,3}\}?|'{1,2})?)\s?=[\s$]{0,4}$")
 _SHORT = re.compile(r"\S+(?: \S+){0,2}")
+# "16 - 3 = …" in the line after "Answer:" is the working, not the answer.
 _WORKING = re.compile(r"[0-9][^=]*=")
 
 
@@ -149,6 +163,7 @@ def _find_all(response: str) -> tuple[Statement, ...]:
 
 
 def _join_boxes(response: str, innermost: Sequence[Box]) -> Iterator[Statement]:
+    # Boxes that only a joint separates state one answer together and form a row.
     rows: list[list[Box]] = []
     for box in innermost:
         if box.close - box.inside > LONGEST:
@@ -232,6 +247,7 @@ def strip_wrapping(text: str) -> str:
 
 
 def _drop_inside_boxes(found: Iterable[Statement], closed: tuple[Box, ...]) -> Iterator[Statement]:
+    # Both are in order of position, so one pass over each finds what lies inside a box.
     remaining = iter(closed)
     box = next(remaining, None)
     for statement in sorted(found, key=lambda s: s.start):
@@ -275,6 +291,7 @@ def _find_phrases(response: str, keys: Sequence[tuple[int, int]]) -> Iterator[St
         for _, _, value in negation.find_corrections(text, 1)[-1:]:
             text = strip_wrapping(value)
         start = response.find(text, *span)
+        # Words that take the answer back follow the payload itself, not the rest of its line.
         end = start + len(text) if start >= 0 else span[1]
         if (
             negation.is_supposed(response, marker.start())

@@ -14,9 +14,11 @@ import re
 from functools import lru_cache
 from typing import Any
 
+# Decimals become exact fractions: 0.1 as a float would equal nothing.
 _DECIMAL = re.compile(r"(?<![\d.])(\d{0,30})\.(\d{1,30})(?![\d.])")
 _DIGITS = 30
 _TOLERANCE = 1e-12
+# Few points suffice: they only have to catch what the comparison got wrong.
 _POINTS = 3
 
 
@@ -39,6 +41,7 @@ def are_equal(a: str, b: str) -> bool:
     """Whether both can be read and are equal. Never raises an ordinary exception."""
     from sympy.core.random import seed
 
+    # SymPy tries random points: a fixed seed gives the same verdict every time.
     random.seed(0)
     seed(0)
     try:

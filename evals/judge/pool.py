@@ -1,8 +1,13 @@
-"""The judge: whether two expressions are equal, decided in processes that may fail.
+"""The judge: decides whether two expressions are equal, in processes that may fail.
 
 Algebra on what a language model wrote may run forever, eat all memory or crash the interpreter, so
 it runs in worker processes (`evals.judge.worker`) that the kernel ends at a limit of processor
-time: a busy machine does not change a verdict. A pair that was given up on is "not the same".
+time: a busy machine does not change a verdict. A pair that the judge gives up counts as "not the
+same".
+
+    judge = Judge(workers=2, cpu_seconds=2.0)
+    judge.same("f(x)+1", "1+f(x)")     # True
+    judge.close()
 
 A pool of our own: Pebble and `multiprocessing` import the user's main module in every worker, so
 that a script without an ``if __name__`` guard runs again in each of them.
@@ -32,13 +37,15 @@ Pair = tuple[str, str]
 LONGEST_PAIR = 2000
 """Characters; a pair with a longer side is not the same and costs no worker."""
 
+# Verdicts; the least recently used one is forgotten first.
 _REMEMBERED = 200_000
+# Importing the algebra system takes a second, on a very busy machine a minute.
 _START_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
 class GivenUp:
-    """A pair that was given up on, and why: ``SIGPROF`` is its processor time, ``SIGALRM`` the
+    """A pair that the judge gave up, and why: ``SIGPROF`` is its processor time, ``SIGALRM`` the
     wall clock, ``SIGSEGV`` a crash."""
 
     pair: Pair
@@ -95,12 +102,13 @@ class Judge:
                     self._memo.popitem(last=False)
             else:
                 self._memo.move_to_end(pair)
+        # Other threads that ask about the same pair wait for this one's verdict.
         if mine:
             self._decide(pair, verdict)
         return verdict.result()
 
     def list_given_up(self) -> tuple[GivenUp, ...]:
-        """The pairs that were given up on so far."""
+        """The pairs that the judge has given up so far."""
         with self._lock:
             return tuple(GivenUp(pair, why) for pair, why in self._given_up.items())
 
@@ -197,6 +205,8 @@ class _Pool:
         try:
             line.settimeout(self.patience)
             line.sendall(json.dumps({"a": pair[0], "b": pair[1]}).encode() + b"\n")
+            # Until the worker has begun, a "died" is about an idle worker, whose successor takes
+            # the pair.
             row: dict[str, object] | None = {}
             while row is not None and "began" not in row:
                 row = _receive_row(line)

@@ -23,10 +23,13 @@ from dataclasses import dataclass
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+# SymPy's caches grow with every pair; a fresh fork has those of the server.
 PAIRS_PER_WORKER = 1000
+# Exit statuses of a worker: replaced after many pairs, or its line was closed.
 _RETIRED = 3
 _FINISHED = 4
 _CHUNK = 1 << 16
+# How often the server looks whether its parent still lives.
 _GLANCE_SECONDS = 2.0
 
 
@@ -50,6 +53,7 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     inherited = {life, waker, wakened, *lines}
+    # Forked from a process that has everything loaded: a new worker is there in milliseconds.
     workers = {_fork(line, limits, inherited): line for line in lines}
     parent = os.getppid()
     os.write(life, b"\n")
@@ -71,7 +75,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _load_package() -> None:
-    """Import this very `evals`, by its place: the user may have a folder of that name."""
+    """Import the `evals` that this file belongs to: the user may have a folder of that name."""
     place = Path(__file__).parents[1] / "__init__.py"
     spec = spec_from_file_location("evals", place, submodule_search_locations=[str(place.parent)])
     assert spec is not None

@@ -4,11 +4,11 @@ Subramaniam et al. 2025 (arXiv 2501.05707), section 4.1; Du et al. 2023 (arXiv 2
 question: ``What is the result of 3+4*5+6-7*8?``, gold ``-27``. Questions are generated, not
 downloaded.
 
-Swapping a with d, b with c or e with f gives the same sum in other clothes, so questions are drawn
-from the classes of such rearrangements and each class is asked in one form only. Half of the
-classes are training questions and half evaluation questions; which half does not depend on the
-seed, so that no evaluation question is ever trained on in any run over the same range. The seed
-decides the order.
+Swapping a with d, b with c or e with f gives the same sum in another form. Questions are
+drawn from the classes of such rearrangements, and each class is asked in one form only. Half of the
+classes are training questions and half evaluation questions. The halves do not depend on the seed,
+so that no run over the same range ever trains on an evaluation question. The seed decides the
+order.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ Split = Literal["train", "eval"]
 
 @dataclass(frozen=True, slots=True)
 class TaskQuestion:
-    """One question. `gold` is None where nobody knows the answer; it never reaches training."""
+    """One question. `gold` is None where the answer is unknown. It never reaches training."""
 
     question_id: str
     text: str

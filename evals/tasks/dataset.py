@@ -1,7 +1,7 @@
 """A task over rows of data: which questions there are, in which order, and how they are named.
 
 Rows are read once, when a split is first asked for, and every one of them is checked then: a gold
-answer that cannot be read is an error that names its line, not a surprise weeks later.
+answer that cannot be read is an error that names its line, before the run starts.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ class DatasetTask:
         return self._kind.read_gold(text)
 
     def style(self, response: str) -> str | None:
-        """None: a dataset knows no ways of reasoning."""
+        """None: a dataset defines no ways of reasoning."""
         return None
 
     def _load(self, split: Split) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from evals.judge.pool import Judge
 from evals.tasks.arithmetic import Arithmetic
 from evals.tasks.base import TaskQuestion
 from providers.embedded import corpus
@@ -32,6 +33,14 @@ TERSE = (0.45, 0.25, 0.12, 0.08)
 
 
 StoreOf = Callable[..., Store]
+
+
+@pytest.fixture(scope="session")
+def quick_judge() -> Iterator[Judge]:
+    """One judge for all tests of a process: starting its server costs a second of CPU time."""
+    judge = Judge(workers=2, cpu_seconds=0.5)
+    yield judge
+    judge.close()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,11 +18,9 @@ ROOT = Path(evals.__file__).parents[1]
 ENDLESS = (r"9^{9^{9^9}}", "10!!!!!", r"10^{10^{10}}!", r"\sum_{n=1}^{10^{12}} \frac{1}{n^n}")
 
 
-@pytest.fixture(scope="module")
-def quick() -> Iterator[Judge]:
-    judge = Judge(workers=2, cpu_seconds=0.5)
-    yield judge
-    judge.close()
+@pytest.fixture
+def quick(quick_judge: Judge) -> Judge:
+    return quick_judge
 
 
 def started(script: str, *arguments: str) -> subprocess.Popen[str]:
@@ -75,16 +72,6 @@ def test_endless_pairs_are_given_up_on_and_others_go_on(quick: Judge) -> None:
         ("3", ENDLESS[0]): "SIGPROF",
         ("10!!!!!", "3"): "SIGPROF",
     }
-
-
-def test_memory_is_limited() -> None:
-    small = Judge(workers=1, memory_mb=300)
-    before = {p.pid for p in psutil.Process().children()}
-    assert small.same("f(x)+1", "1+f(x)")
-    (server,) = [p for p in psutil.Process().children() if p.pid not in before]
-    (worker,) = server.children()
-    assert worker.rlimit(psutil.RLIMIT_AS) == (300 << 20, 300 << 20)
-    small.close()
 
 
 @pytest.mark.parametrize(
@@ -153,13 +140,15 @@ def test_a_killed_server_is_replaced() -> None:
     mine.close()
 
 
-def test_closing_ends_the_processes_and_keeps_the_verdicts() -> None:
-    mine = Judge(workers=2)
+def test_memory_is_limited_and_closing_ends_the_processes_and_keeps_the_verdicts() -> None:
+    mine = Judge(workers=2, memory_mb=300)
     before = {p.pid for p in psutil.Process().children()}
     assert mine.same("h(a)+1", "1+h(a)")
     (server,) = [p for p in psutil.Process().children() if p.pid not in before]
     processes = [server, *server.children()]
     assert len(processes) == 3
+    limits = {worker.rlimit(psutil.RLIMIT_AS) for worker in server.children()}
+    assert limits == {(300 << 20, 300 << 20)}
     mine.close()
     assert gone(processes)
     assert mine.same("1+h(a)", "h(a)+1")

@@ -22,10 +22,12 @@ from evals.answers.math.shapes import (
 )
 
 Ask = Callable[[str, str], bool]
-"""Whether two LaTeX expressions are equal, in the judge's opinion; symmetric."""
+"""Asks the judge whether two LaTeX expressions are equal; symmetric."""
 
+# What is longer or nested deeper would only run into the judge's time limit.
 _LONGEST_ASKED = 400
 _DEEPEST_ASKED = 25
+# Names of unknown functions that a text calls.
 _CALL = re.compile(r"(?<![A-Za-z\\])([fghFGHPQ])\(")
 
 
@@ -78,6 +80,7 @@ def _same_listings(a: Sequence[Shape], b: Sequence[Shape], ask: Ask) -> bool:
     if _same_rows(a, b, ask):
         return True
     everything = [*a, *b]
+    # Equal items cancel between the lists; what remains is in one of them only.
     balance = [1 if place < len(a) else -1 for place in range(len(everything))]
     surplus = balance.copy()
     for (one, x), (other, y) in combinations(enumerate(everything), 2):
@@ -103,6 +106,7 @@ def _same_scalars(a: Scalar, b: Scalar, ask: Ask) -> bool:
     # What names an unknown function equals nothing that does not.
     if set(_CALL.findall(a.latex)) != set(_CALL.findall(b.latex)):
         return False
+    # In one order, so that the judge's answer is symmetric and remembered once.
     return ask(*sorted((a.latex, b.latex)))
 
 

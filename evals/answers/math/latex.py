@@ -15,6 +15,7 @@ FUNCTIONS = (
 )
 """The functions by their LaTeX names, also where they stand without a backslash."""
 
+# Characters that stand for LaTeX commands of these names, in the order of `_CHARACTERS`.
 _SYMBOLS = ("infty", "emptyset", "pi", "sqrt", "dots", "angle")
 _GREEK = ("alpha", "beta", "gamma", "delta", "theta", "lambda", "mu", "phi", "omega")
 _VULGAR = (
@@ -22,6 +23,7 @@ _VULGAR = (
     | {"⅗": (3, 5), "⅘": (4, 5), "⅙": (1, 6), "⅚": (5, 6), "⅛": (1, 8), "⅜": (3, 8)}
     | {"⅝": (5, 8), "⅞": (7, 8)}
 )
+# One character, one spelling: every minus, product, space, superscript, fraction and symbol.
 _CHARACTERS = str.maketrans(
     dict.fromkeys("−–—‐‑‒﹣-", "-")
     | dict.fromkeys("×∗∙·⋅", "*")
@@ -41,6 +43,8 @@ _CHARACTERS = str.maketrans(
     | dict(zip("αβγδθλμφω", (rf"\{n} " for n in _GREEK), strict=True))
 )
 
+# LaTeX commands by their one spelling. Sizes, fonts of letters and spacing vanish; fonts of words
+# become \text, because a word in a font is a word.
 _NAMES = (
     dict.fromkeys(("dfrac", "tfrac", "cfrac"), r"\frac ")
     | dict.fromkeys(("dbinom", "tbinom"), r"\binom ")
@@ -75,22 +79,31 @@ _NAMES = (
     | {"rbrack": "]", "varphi": r"\phi ", "epsilon": r"\varepsilon ", "varnothing": r"\emptyset "}
 )
 
+# "1{,}234", "1,\!234", "1\,234": separators between groups of three digits.
 _THOUSANDS = re.compile(r"(?<=\d)\s*(?:\{\s*,\s*\}|,\s*\\!|\\[,;:!])\s*(?=\d{3}(?!\d))")
+# The end of a row, with its optional distance: "\\[4pt]".
 _BREAK = re.compile(r"\\\\(?:\s*\[[^\[\]]{0,12}\])?")
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
+# Spacing carries no value, unlike the row end that `_BREAK` has taken out before.
 _SPACING = re.compile(r"\\[,;:! ]|~|\\[hv]space\*?\{[^{}]{0,20}\}")
 _DELIMITERS = re.compile(r"\\[()\[\]]|\\?\$")
 _DEGREES = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\text\s*\{\s*degrees?\s*\}")
+# "f^{\prime\prime}" is "f''".
 _PRIMES = re.compile(r"\^\s*\{?\s*((?:\\prime(?![A-Za-z])\s*)+)\}?|\\prime(?![A-Za-z])")
+# An upright e or i is still the constant.
 _UPRIGHT = re.compile(r"\\(?:text|mathrm|textrm|operatorname)\{([ei])\}")
 _PERCENT = re.compile(r"\\?%|\\text\s*\{\s*(?:percent|per cent|pct)\s*\}|\b(?:percent|per cent)\b")
+# Functions and infinity without their backslash. "sec" needs an argument, or it is seconds.
 _BARE = re.compile(
     rf"(?<![\\A-Za-z])(?P<name>sqrt|pi|sec(?=\s*[(A-Za-z\\])"
     rf"|{'|'.join(name for name in FUNCTIONS if name != 'sec')})(?![A-Za-z])"
     r"|(?<![\\A-Za-z])(?P<endless>infinity|inf|oo)(?![A-Za-z])"
 )
+# "\sqrt 12" is the root of 12; LaTeX itself would take only the 1.
 _ROOT = re.compile(r"\\sqrt\s*(\d+)")
+# "1.5e3", "2E-4". A small e before a minus is Euler's number: 2e-3 is a difference.
 _SCIENTIFIC = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)(?:e\+?|E(?P<sign>[-+]?))(\d{1,3})(?![\w.])")
+# Markdown around all of it.
 _STARS = re.compile(r"^[*_`\s]+|[*_`\s]+$")
 
 
@@ -131,6 +144,7 @@ def split_outside_brackets(text: str, separator: re.Pattern[str]) -> list[str]:
     """The parts between the separators that stand outside of all brackets."""
     parts: list[str] = []
     depth = start = position = 0
+    # An environment counts as a bracket: the commas and & in a matrix are its own.
     while position < len(text):
         if text.startswith("\\begin", position):
             depth += 1

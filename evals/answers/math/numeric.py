@@ -20,6 +20,7 @@ from typing import Any
 
 from evals.answers.math.parsing import Apply, Expression, NoValue, Number, Symbol, Undefined
 
+# Binary digits before the point that an intermediate value may have: it bounds the work.
 _LARGEST_MAGNITUDE = 100_000
 
 
@@ -65,6 +66,8 @@ def _apply_operation(operation: str, values: list[Any], field: NumberField) -> A
         case "^":
             return _raise_to_power(first, last, field)
         case "root":
+            # The real root of a negative number, not the principal complex one: the cube root of -8
+            # is -2.
             odd = not getattr(first, "imag", 0) and getattr(first, "real", first) < 0
             if odd and not getattr(last, "imag", 0) and getattr(last, "real", last) % 2 == 1:
                 return -_raise_to_power(-first, 1 / last, field)
@@ -154,9 +157,11 @@ def make_precise_field(digits: int) -> NumberField:
     )
 
 
+# Values are computed to 60 digits and must agree to 35: the rest is left to cancellation.
 _DIGITS = 60
 _AGREED = 1e-35
 _NOISE = 1e-25
+# Where the points lie: near 1, far out, below 1; `_make_point` turns some of them negative.
 _SHIFTS = tuple(Fraction(shift, 7) for shift in (9, 281, 9, 9, 1, 9))
 _CONSTANTS = frozenset(("e", "i", r"\pi"))
 
@@ -191,7 +196,7 @@ def rule_out_equality(a: complex | None, b: complex | None) -> bool:
 
 
 def compare_values(a: Expression, b: Expression) -> bool | None:
-    """Whether two expressions are equal; None where that cannot be told here."""
+    """Whether two expressions are equal; None where their values cannot decide it."""
     variables = find_variables(a) | find_variables(b)
     # One side may be real by cancelling, as in (i)(-i), so both are judged as complex together.
     over_complex = _is_complex(a) or _is_complex(b)
@@ -229,6 +234,7 @@ def are_proportional(a: Expression, b: Expression) -> bool:
             )
         except NoValue:
             return False
+        # A zero has no ratio.
         if left == 0 or right == 0:
             return False
         ratios.append(left / right)

@@ -54,10 +54,12 @@ class Apply:
 Expression = Number | Symbol | Apply
 
 
+# Numbers, commands, single letters and marks; any other character makes a text unclear.
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>\d+(?:\.\d*)?|\.\d+)|(?P<command>\\[A-Za-z]+)|(?P<letter>[A-Za-z])"
     r"|(?P<mark>[-+*/^_!|(){}\[\]°]))"
 )
+# "0.1\overline{6}" is exactly 1/6.
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\overline\s*\{\s*(\d+)\s*\}")
 _GREEK = frozenset(
     (
@@ -70,9 +72,12 @@ _GREEK = frozenset(
 _FUNCTIONS = frozenset(f"\\{name}" for name in FUNCTIONS)
 _TRIGONOMETRIC = frozenset(("sin", "cos", "tan", "cot", "sec", "csc"))
 _INVERSE = {"sin": "arcsin", "cos": "arccos", "tan": "arctan"}
+# Letters that name functions as often as factors: "f(x)".
 _CALLED = frozenset("fghFGHPQ")
 _OPENING = {"(": ")", "[": "]", "{": "}"}
+# Commands that close what they opened; they begin no factor.
 _CLOSING = frozenset((r"\rfloor", r"\rceil"))
+# Below Python's own limit of recursion, which a hostile answer would reach.
 _DEEPEST = 40
 _LONGEST = 2000
 
@@ -137,6 +142,7 @@ class _Parser:
 
     def read_term(self) -> Expression:
         negative = False
+        # At most two signs: more of them are a typing error.
         for _ in range(2):
             if self.token in ("+", "-"):
                 negative ^= self.take() == "-"
@@ -149,9 +155,11 @@ class _Parser:
                 self.take()
                 quotient = Apply("/", (_make_product(factors), self.read_signed()))
                 factors = [quotient]
+                # 1/2x is half of x, but people differ on what x/2y means.
                 if self.begins_factor() and not _is_fraction(quotient):
                     raise Unclear("a product right after a slash, as in x/2y")
             elif self.begins_factor():
+                # "x 2" may be a product, a power or an index.
                 if _is_number(self.token):
                     raise Unclear(f"the number {self.token} right after a factor")
                 factors.append(self.read_factor())
@@ -230,6 +238,7 @@ class _Parser:
         if _is_number(token):
             return Number(Fraction(token))
         if token in _OPENING:
+            # Within brackets a bar opens again, even inside an absolute value.
             bars, self.bars = self.bars, 0
             inside = self.read_sum()
             self.bars = bars
@@ -279,6 +288,7 @@ class _Parser:
     def read_argument(self) -> Expression:
         r"""A braced argument or, as in \frac12, the next single character."""
         token = self.token
+        # \frac12 takes one digit at a time; the rest of the token stays.
         if token.isdigit() and len(token) > 1:
             self.tokens[self.place : self.place + 1] = [token[0], token[1:]]
             return self.read_atom()
@@ -302,6 +312,7 @@ class _Parser:
     def read_function(self, name: str) -> Expression:
         base: Expression | None = None
         power: Expression | None = None
+        # Only the logarithm has a base.
         if name == "log" and self.token == "_":
             self.take()
             base = self.read_argument()
@@ -310,6 +321,7 @@ class _Parser:
             power = self.read_exponent()
         if power == Apply("neg", (Number(Fraction(1)),)) and name in _INVERSE:
             name, power = _INVERSE[name], None
+        # Degrees are a unit that vanishes, except in the argument of a trigonometric function.
         angle, self.angle = self.angle, name in _TRIGONOMETRIC
         inside = self.read_operand()
         self.angle = angle

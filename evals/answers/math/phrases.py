@@ -12,32 +12,46 @@ import re
 from evals.answers.math.latex import FUNCTIONS, is_balanced
 from evals.answers.numerals import SCALES
 
+# Units that are shorter than a word; longer ones are any word of four letters or more.
 _SHORT_UNITS = (
     *("cm", "mm", "km", "nm", "ft", "in", "yd", "mi", "kg", "mg", "gm", "lb", "lbs", "oz", "ml"),
     *("hr", "hrs", "min", "mins", "sec", "secs", "ms", "mph", "kph", "rpm", "sq", "cu", "gal"),
     *("deg", "rad", "day", "way", "men", "USD", "per"),
 )
+# "\frac{\text{km}}{\text{h}}" behind a value.
 _QUOTIENT_UNIT = re.compile(
     r"(?<=[\w)}\]])\s*\\frac\s*\{\s*\\text\s*\{[^{}]*\}[^{}]{0,8}\}\s*\{\s*\\text\s*\{[^{}]*\}"
     r"[^{}]{0,8}\}$"
 )
+# "cm^2": a unit's power belongs to the unit.
 _POWER = r"(?:\s*\^\s*(?:\d|\{\s*\d\s*\}))?"
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
+# A \text{…} right behind a value is its unit, whatever it says.
 _TEXT_UNIT = re.compile(rf"(?<=[\w)}}\]°!])\s*/?\s*\\text\s*\{{[^{{}}]*\}}{_POWER}$")
 _BARE_UNIT = re.compile(
     rf"(?<![A-Za-z\\])(?:{'|'.join(_SHORT_UNITS)}|[A-Za-z]{{4,}}){_POWER}[\s.,/]*$"
 )
+# Before a bare unit a value must end, or "area" would be the unit of nothing.
 _VALUE_END = re.compile(r"(?:[0-9)}\]°]|\\pi)\s*(?:/|an?)?\s*$")
+# "3:30 pm", "3 p.m.", "15:30".
 _TIME = re.compile(r"(\d{1,2})(?::(\d{2}))?\s*([ap])\.?\s*m|(\d{1,2}:\d{2})", re.IGNORECASE)
+# "221_3" and "101_{2}": a numeral in another base equals only itself.
 _NUMERAL = re.compile(r"(-?[0-9][0-9A-Za-z.]*)\s*_\s*(?:\{\s*(\d+)\s*\}|(\d+))")
 _BASE_WORD = re.compile(r"(?<=_)\s*\{?\s*\\text\s*\{\s*(?:base)?\s*(\d+)\s*\}\s*\}?")
+# "\overline{AB}", "\angle ABC": marks over letters say what kind of thing they name.
 _MARKED = re.compile(r"\\(?:over(?:line|rightarrow|leftrightarrow)|vec|angle|triangle|widehat)\s*")
+# Capital letters in a row are points or choices, not a product.
 _LETTERS = re.compile(r"(?:\{\s*)?([A-Z]{2,6})(?:\s*\})?")
+# Three letters in a row are a word, not a product of variables.
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 _FIRST_WORD = re.compile(r"[A-Za-z]{2,}(?![A-Za-z])")
+# "20°C".
 _SCALE = re.compile(r"(?<=°)\s*[CF]$")
 _PART = re.compile(r"[^\W_]+")
 _D = r"(?:d|\\partial|\\text\s*\{\s*d\s*\})\s*(?:\^\s*\{?\s*\d\s*\}?)?\s*"
+# What may stand to the left of "=" and only name the answer: x, AB, \angle ABC, x_1, f(x),
+# f^{-1}(x), \sin\theta, y', \vec{v}, dy/dx, A^T, an integral, "the area". An expression such as 2x
+# names nothing: there "=" states an equation.
 _LABEL = re.compile(
     r"(?:m?\s*\\angle\s*)?[A-Z]{1,4}|\\?[A-Za-z]\w*|[A-Za-z]+_\s*(?:\w|\{[\w+-]{1,6}\})"
     r"|\|\s*[A-Z]{1,4}\s*\||[A-Zf-hp-w]'*\s*\([\w\s,+-]{1,12}\)|\\(?:text|over[a-z]+)\s*\{[^{}]*\}"
@@ -64,11 +78,13 @@ _CALLED = re.compile(
     r"(?:_\s*(?:\w|\{\w{1,4}\}))?\s*(?:\((?P<round>.{1,80})\)|\[(?P<square>.{1,60})\])",
     re.DOTALL,
 )
+# "3 million", "5\text{ dozen eggs}": the word multiplies, what follows it is the unit.
 _SCALED = re.compile(
     rf"(?<=[0-9)}}])\s*(?:\\text\s*\{{\s*(?P<text>{'|'.join(SCALES)})s?\b(?P<rest>[^{{}}]*)\}}"
     rf"|(?<![A-Za-z\\])(?P<plain>{'|'.join(SCALES)})s?(?![A-Za-z]))",
     re.IGNORECASE,
 )
+# Answers in words that say the same.
 _SPELLINGS = {
     **dict.fromkeys(
         (
@@ -84,11 +100,12 @@ _SPELLINGS = {
     **dict.fromkeys(("dne", "limit does not exist", "the limit does not exist"), "does not exist"),
     **dict.fromkeys(("infinitely many solutions", "infinite solutions"), "infinitely many"),
 }
+# Two or three small letters are a product: "ab = 12" is an equation.
 _LOWER_PRODUCT = re.compile(r"[a-z]{2,3}")
 
 
 def read_words(text: str) -> str | None:
-    r"""The answer in words, in one spelling, or None where there is mathematics in it.
+    r"""The answer in words, in one spelling, or None if it holds mathematics.
 
     Times of day, numerals in another base (``221_3``) and capital letters in a row (``ACF``, a
     line ``CD``) are words: they equal only themselves.
@@ -166,6 +183,7 @@ def multiply_scale_words(text: str) -> str:
     return text
 
 
+# Number sets that a letter may be a member of: \mathbb{Z}, "integers", R^+.
 _SET = (
     r"\\(?:mathbb|mathbf|text)?\s*\{?\s*(?:[ZNQRC]|integers?|reals?)\s*\}?"
     r"(?:\s*[\^_]\s*\{?[+*0-9\\gen> -]{1,8}\}?)?|[ZNQRC]|\{\s*[ZNQRC]\s*\}"
@@ -182,6 +200,7 @@ _KIND = (
     r"(?:integers?|(?:real|natural|whole)\snumbers?|constants?|real)"
 )
 _PREFIX = rf"(?:\\forall\s*|\\text\s*\{{{_FOR_WORDS}\}}|(?<![A-Za-z\\]){_FOR_WORDS}(?![A-Za-z]))"
+# "…, where k \in \mathbb{Z}" behind an answer that holds k.
 _MEMBERSHIPS = tuple(
     re.compile(
         rf"{before}\s*(?P<names>{names})\s*(?:\\in(?![A-Za-z])\s*(?:{_SET})"
@@ -194,14 +213,17 @@ _MEMBERSHIPS = tuple(
         (rf"[\s,;|]*\(?\s*{_PREFIX}?", _NAME),
     )
 )
+# "…, n \ge 1".
 _BOUNDED = re.compile(
     rf"[,;]\s*\(?(?P<names>{_NAME})\s*(?:\\[gl]e(?![A-Za-z])|[<>])\s*-?\d{{1,3}}\s*\)?$"
 )
+# "…, x \ne 3".
 _UNEQUAL = re.compile(
     rf"(?:[,;]|[\s,;]*\(?\s*\\text\s*\{{{_FOR_WORDS}(?:if|when)?\s*\}}|\s*\()\s*"
     rf"(?P<names>{_NAMES})\s*\\ne\s*[^,;()=<>]{{1,20}}\)?\s*$",
     re.IGNORECASE,
 )
+# "… where c is a constant".
 _WORDED = re.compile(
     r"[\s,;]*\(?\s*(?:\\text\s*\{[\s,(]*(?:where|for|with)\b(?P<text>[^{}]*)\}"
     r"|(?<![A-Za-z\\])(?:where|for|with)\s(?P<plain>))(?P<rest>[^{}=]{0,60}(?:\{[^{}]*\}[^{}=]{0,40})?)$",
@@ -210,9 +232,11 @@ _WORDED = re.compile(
 _CONDITIONS = re.compile(
     r"\\(?:ne|le|ge|in)(?![A-Za-z])|[<>]|\\text|integer|real|natural|constant|any|all"
 )
+# Words that part the pieces of a function; with several of them the conditions are the answer.
 _PIECES = re.compile(r"(?<![A-Za-z])(?:for|if|when|otherwise)(?![A-Za-z])", re.IGNORECASE)
 _CONDITION = re.compile(r"\\(?:ne|le|ge|in)(?![A-Za-z])|[<>]")
 _ABOUT = r"(?:or|which\sis|that\sis|i\.e\.)?[\s,]*(?:about|approximately|approx\.?|roughly|around)"
+# "or about 4.2", "(approximately 4.2)".
 _ROUGHLY = re.compile(
     rf"\s*,?\s*\(?\s*\\text\s*\{{[\s(,]*{_ABOUT}\s*(?P<number>[0-9.]*)\s*\)?\s*\}}"
     rf"|(?<=[\w)}}])\s*,?\s*\(?(?<![A-Za-z\\]){_ABOUT}\s+(?=[0-9.])",
@@ -220,6 +244,7 @@ _ROUGHLY = re.compile(
 )
 _IN_BRACKETS = re.compile(r"\(\s*(?:\\text\s*\{\s*or\s*\}|or)?\s*\\approx([^()]*)\)\s*$")
 _OR_ABOUT = re.compile(r",?\s*(?:\\text\s*\{\s*or\s*\}|(?<![A-Za-z\\])or)\s*\\approx\s*")
+# "\text{Domain: }" before the answer.
 _TITLE = re.compile(
     r"\\text\s*\{\s*[A-Za-z][^{}\\]{1,40}:\s*\}\s*|(?=[A-Za-z]{3})[A-Za-z][A-Za-z ]{2,24}:\s+(?=\S)"
 )

@@ -7,7 +7,9 @@ from fractions import Fraction
 
 from evals.answers.math.parsing import Expression, NoValue, Number, Symbol, Undefined
 
+# Some 12,000 digits: beyond them a number is compared by value or as text.
 _LARGEST_BITS = 40_000
+# 3000! has about 30,000 bits.
 _LARGEST_FACTORIAL = 3_000
 
 
@@ -96,6 +98,7 @@ def _find_whole_root(value: int, degree: int) -> int | None:
     if degree == 2:
         root = math.isqrt(value)
         return root if root * root == value else None
+    # By bisection in whole numbers: a float would round a large root.
     low, high = 0, 1 << (value.bit_length() // degree + 1)
     while low < high:
         middle = (low + high) // 2

@@ -19,6 +19,7 @@ from evals.answers.math.shapes import Bracket, Listing, Scalar, Shape, Words
 ReadScalar = Callable[[str], Scalar]
 
 _SIGNS = r"\\ne(?![A-Za-z])|\\le(?![A-Za-z])|\\ge(?![A-Za-z])|<|>"
+# Quick test: without one of these signs or words a text describes no set in this way.
 _HINT = re.compile(
     rf"{_SIGNS}|\\(?:setminus|backslash|cup|cap|mathbb|Reals)(?![A-Za-z])"
     r"|\b(?:except|excluding)\b|\ball\b.{0,9}\b(?:reals?|numbers)\b",
@@ -34,25 +35,31 @@ _AND = re.compile(
     r",?\s*\\text\s*\{\s*and\s*\}|,?(?<![A-Za-z\\])and(?![A-Za-z])|\\(?:land|wedge|cap)(?![A-Za-z])"
 )
 _COMMA = re.compile(r"[,;]")
+# A set difference, also written with a plain minus before a set in braces.
 _MINUS = re.compile(r"\\(?:setminus|backslash)(?![A-Za-z])|(?<=[RZ})\]])\s*-\s*(?=\\\{)")
 _EXCEPT = re.compile(r",?\s*\\text\s*\{\s*,?\s*(?:except|excluding|other than)[^{}]*\}")
+# "x is a real number, x > 3".
 _IS_REAL = re.compile(
     r"(?P<name>[A-Za-z])\s*\\text\s*\{\s*is\s(?:an?\s)?real(?:\snumber)?\s*(?P<more>,|and)?\s*\}"
 )
 _SUCH_THAT = re.compile(r"\||:(?!=)|\\text\s*\{\s*such that\s*\}")
 _MEMBER = re.compile(r"\s*(?P<name>\\?[A-Za-z]+)\s*\\in(?![A-Za-z])(?P<set>.*)", re.DOTALL)
+# \mathbb{R}, \mathbb{R}^+, \mathbb{R}_{\ge 0}.
 _REALS = re.compile(
     r"\\(?:mathbb\s*\{?\s*R\s*\}?|Reals)\s*(?P<part>[\^_]\s*\{?\s*(?:\+|-|\*|>\s*0|<\s*0"
     r"|\\ge\s*0|\\le\s*0|\\ne\s*0|0\s*\^?\s*\+|\\text\s*\{\s*\+\s*\})\s*\}?)?"
 )
+# "all real numbers x except 3".
 _ALL_REALS = re.compile(
     r"(?:the\s(?:set|domain|range)\s(?:of|is)\s)?all\s(?:reals?\b|real\s(?:numbers?|values?))"
     r"(?:\s(?:of\s)?[a-z])?(?:,?\s(?:except(?:\sfor)?|other\sthan|excluding|but|not\sequal\sto"
     r"|except\swhen|such\sthat|where|with)\s(?P<rest>.+))?",
     re.IGNORECASE,
 )
+# The name in "except x = 3".
 _EXCLUDED = re.compile(r"[A-Za-z]\s*=")
 _MOST = 16
+# Relative difference below which two ends of intervals are the same.
 _EQUAL = 1e-12
 
 
@@ -143,11 +150,13 @@ class _RealSetReader:
             return None
         sets: list[RealSet] = []
         for place, part in enumerate(parts):
+            # x \ne 1, 2: what follows the comma is excluded too.
             excluded = place > 0 and r"\ne" in parts[0] and not _SIGN.search(part)
             one = self.exclude(part) if excluded else self.read_described(part, depth + 1)
             if one is None:
                 return None
             sets.append(one)
+        # "x < 1, x > 3" cannot both hold, so the comma means "or".
         return reduce(intersect, sets) or reduce(unite, sets)
 
     def read_single(self, text: str, depth: int) -> RealSet | None:
@@ -276,6 +285,7 @@ class _RealSetReader:
         result: list[Interval] = []
         rest = self.reals[0]
         for one in found:
+            # Cut one interval after the other out of what is left of the real line.
             ends = rest.start, one.start
             result.append(Interval(rest.low, one.low, *ends, rest.holds_low, not one.holds_low))
             ends = one.end, rest.end

@@ -81,6 +81,7 @@ class Rounded:
 Shape = Words | Scalar | Listing | Bracket | Matrix | Equation | OrderChain | Rounded
 
 
+# Digits; a longer number is shown as it was written.
 _LONGEST = 60
 
 

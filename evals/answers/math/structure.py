@@ -29,12 +29,15 @@ from evals.answers.math.shapes import (
 LONGEST = 4000
 """Characters; a longer answer is compared as text only."""
 
+# Lists are compared all with all, so their length and depth are bounded.
 _MOST_ITEMS = 32
 _DEEPEST = 8
+# Words and signs between the items of a list.
 _AND = re.compile(
     r",?\s*\\text\s*\{\s*,?\s*(?:and|or)\s*\}|,?(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])"
     r"|\\(?:lor|vee|land|wedge)(?![A-Za-z])"
 )
+# Only "or" can stand between two wordings of one value.
 _OR = re.compile(r",?\s*\\text\s*\{\s*,?\s*or\s*\}|,?(?<![A-Za-z\\])or(?![A-Za-z])")
 # Between two equations a wide space is a comma.
 _WIDE = re.compile(
@@ -44,40 +47,50 @@ _TEXT_COMMA = re.compile(r"\\text\s*\{\s*([,;])\s*\}")
 _COMMA = re.compile(r"[,;]|\\cup(?![A-Za-z])")
 _EQUALS = re.compile(r"=|\\equiv(?![A-Za-z])")
 _APPROX = re.compile(r"\\approx(?![A-Za-z])")
+# Equations or pieces in rows: cases, aligned, array, …, with or without a brace.
 _SYSTEM = re.compile(
     r"(?P<brace>\\\{)?\s*\\begin\{(?P<kind>[dr]?cases|aligned|align\*?|array|gathered|gather\*?|split)\}"
     r"(?:\{[clr|\s]*\})?(?P<body>.*)\\end\{(?P=kind)\}[\s.]*(?:\\\})?",
     re.DOTALL,
 )
+# A row or cell that begins with a relation continues the cell before it.
 _RELATION = re.compile(r"\s*(?:[=<>]|\\(?:le|ge|ne|in|approx)(?![A-Za-z]))")
+# Words of conditions in the pieces of a function.
 _WHEN = re.compile(
     r"\\text\s*\{\s*(?:if|when|for|where|,)?\s*\}|(?<![A-Za-z\\])(?:if|when|for)(?![A-Za-z])",
     re.IGNORECASE,
 )
 _SUCH_THAT = re.compile(r"\||:(?!=)")
 _DECIMAL = re.compile(r"-?\d*\.(\d+)")
+# "= 0.333\dots" behind a value: the dots only say that more decimals follow.
 _DOTTED = re.compile(r"(=\s*-?\d*\.\d+)\s*\\dots\s*$")
 _TRAILING_DOTS = re.compile(r"\s*(?:\\dots|\.{3})\s*$")
+# "x \in …" only names the variable.
 _MEMBER = re.compile(r"\s*[A-Za-z]\s*\\in(?![A-Za-z])(.*)", re.DOTALL)
 _SIGN = re.compile(r"(<|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z])|\\ne(?![A-Za-z]))")
 _ROW = re.compile(r"\\\\")
 _CELL = re.compile(r"&")
 _REALS = re.compile(r"\\(?:mathbb\s*\{?\s*R\s*\}?|Reals)")
+# "2:3", but not ":=".
 _RATIO = re.compile(r":(?!=)")
 _MATRIX = re.compile(
     r"[(\[]?\s*\\begin\{(?P<kind>[pbvBV]?matrix|array)\}(?:\{[clr|\s]*\})?(?P<body>.*)"
     r"\\end\{(?P=kind)\}\s*[)\]]?",
     re.DOTALL,
 )
+# "1,234,567" outside of any bracket is one number: in "(1,234)" the comma separates.
 _COMMAS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\S)")
+# "1 234 567".
 _SPACES = re.compile(r"(?<![\d.,^_])(?<![\d.,] )\d{1,3}(?: \d{3})+(?![\d ]|/)")
+# Spaces that part neither two words nor two numbers.
 _NEEDLESS = re.compile(r"(?<![A-Za-z0-9])\s+|\s+(?![A-Za-z0-9])|(?<=[A-Za-z])\s+(?=\d)")
+# A chain is written upwards, so that "3 > x" and "x < 3" are the same.
 _UPWARDS = {">": "<", r"\ge": r"\le"}
 
 
 @lru_cache(maxsize=16_384)
 def read_structure(text: str) -> Shape:
-    """The structure of an answer as somebody wrote it. Never raises; bounded work."""
+    """The structure of an answer as it was written. Never raises; the work is bounded."""
     if len(text) > LONGEST:
         return Words(text)
     if "=" in text:
@@ -94,6 +107,7 @@ def _read_answer(text: str, depth: int) -> Shape:
         text = text[1:-1].strip()
     if not text or depth > _DEEPEST:
         return Words(text)
+    # Sets come before lists: a union of intervals has commas of its own.
     if (reals := realset.read_real_set(text, _read_scalar)) is not None:
         return reals
     if (shorter := phrases.drop_conditions(text)) != text:
@@ -110,6 +124,7 @@ def _read_answer(text: str, depth: int) -> Shape:
         text = _COMMAS.sub(_join_digit_groups, text)
     if matrix := _MATRIX.fullmatch(text):
         return _read_matrix(matrix["kind"], matrix["body"], depth)
+    # Only commas outside of all brackets separate items.
     items = [item.strip() for item in split_outside_brackets(text, _COMMA) if item.strip()]
     if 1 < len(items) <= _MOST_ITEMS:
         return _make_listing(_read_item(item, depth) for item in items)
@@ -226,7 +241,7 @@ def _read_system(body: str, depth: int) -> Shape:
             continue
         aligned = any(_RELATION.match(cell) for cell in cells[1:])
         if (rows and not cells[0] and aligned) or _RELATION.match(cells[0]):
-            rows[-1:] = [[" ".join([*(rows[-1] if rows else []), *cells])]]  # goes on with "= …"
+            rows[-1:] = [[" ".join([*(rows[-1] if rows else []), *cells])]]  # continues with "= …"
         elif aligned:
             rows.append([" ".join(cells)])
         elif len(split_outside_brackets(cells[0], _EQUALS)) > 1:
@@ -251,6 +266,7 @@ def _make_listing(items: Iterable[Shape]) -> Shape:
     for item in items:
         spread.extend(item.items if isinstance(item, Listing) else (item,))
     named = {item.left.latex for item in spread if isinstance(item, Equation) and item.names}
+    # x = 1, y = 2 states two things; x = 1, x = 2 gives two values of one.
     if len(named) > 1:
         spread = [replace(i, names=False) if isinstance(i, Equation) else i for i in spread]
     elif named:
@@ -307,6 +323,7 @@ def _match_rounding(exact: Shape, rounded: Shape) -> Rounded | None:
         return None
     if value is None or abs(value.imag) > 1e-12:
         return None
+    # The decimal may be rounded or cut off at its last place.
     place = 10.0 ** -len(decimal[1])
     cut_off = value.real * shortened >= 0 and 0 <= abs(value.real) - abs(shortened) < place
     if not cut_off and abs(value.real - shortened) > place * 0.5000001:

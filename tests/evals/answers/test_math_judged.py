@@ -1,26 +1,23 @@
 """Answers that only the judge can compare, as they stand in responses."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from evals.answers.math.kind import MathKind
 from evals.judge.pool import GivenUp, Judge
 
 
-@pytest.fixture(scope="module")
-def judge() -> Iterator[Judge]:
-    judge = Judge(cpu_seconds=0.5)
-    yield judge
-    judge.close()
+@pytest.fixture
+def judge(quick_judge: Judge) -> Judge:
+    return quick_judge
 
 
 def test_slow_and_endless_pairs_are_decided_once(judge: Judge) -> None:
     kind = MathKind(ask=judge)
+    before, given_up = judge.decided, len(judge.list_given_up())
     items = [
-        (r"\boxed{1+f(x)}", "f(x)+1"),
-        (r"\boxed{2+f(x)}", "f(x)+1"),
-        (r"\boxed{10!!!!!}", "3"),
+        (r"\boxed{41+f(x)}", "f(x)+41"),
+        (r"\boxed{42+f(x)}", "f(x)+41"),
+        (r"\boxed{11!!!!!}", "3"),
         (r"The answer is \frac{2}{4}.", "0.5"),
         ("I do not know.", "0.5"),
     ]
@@ -28,14 +25,14 @@ def test_slow_and_endless_pairs_are_decided_once(judge: Judge) -> None:
     correct = [answer is not None and kind.same(answer, gold) for answer, gold in read]
     assert correct == [True, False, False, True, False] * 3
     assert [answer for answer, _ in read[:5]] == [
-        "1+f(x)",
-        "2+f(x)",
-        "10!!!!!",
+        "41+f(x)",
+        "42+f(x)",
+        "11!!!!!",
         r"\frac{2}{4}",
         None,
     ]
-    assert judge.decided == 3
-    assert judge.list_given_up() == (GivenUp(("10!!!!!", "3"), "SIGPROF"),)
+    assert judge.decided == before + 3
+    assert judge.list_given_up()[given_up:] == (GivenUp(("11!!!!!", "3"), "SIGPROF"),)
 
 
 def test_pairs_within_lists_reach_the_judge(judge: Judge) -> None:

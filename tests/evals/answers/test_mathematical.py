@@ -1,7 +1,6 @@
 import json
 import os
 import re
-from collections.abc import Iterator
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -21,11 +20,9 @@ EQUAL = Path(__file__).with_name("equal_math_answers.json")
 ONLY_JUDGED = ("3 - 2f(x)", "f(2) < f(1) < f(4)")
 
 
-@pytest.fixture(scope="module")
-def kind() -> Iterator[MathKind]:
-    judge = Judge(cpu_seconds=0.5)
-    yield MathKind(ask=judge)
-    judge.close()
+@pytest.fixture(scope="session")
+def kind(quick_judge: Judge) -> MathKind:
+    return MathKind(ask=quick_judge)
 
 
 @cache
@@ -178,8 +175,7 @@ def test_reading_never_raises(text: str) -> None:
 
 @given(st.one_of(st.text(), BROKEN, TERMS), st.one_of(st.text(), BROKEN, TERMS))
 @settings(max_examples=300, deadline=None)
-def test_sameness_is_reflexive_and_symmetric(a: str, b: str) -> None:
-    kind = MathKind(ask=_hypothesis_judge())
+def test_sameness_is_reflexive_and_symmetric(kind: MathKind, a: str, b: str) -> None:
     assert kind.same(a, a)
     assert same(read_structure(a), read_structure(a), never)
     assert kind.same(a, b) == kind.same(b, a)
@@ -187,15 +183,9 @@ def test_sameness_is_reflexive_and_symmetric(a: str, b: str) -> None:
 
 @given(TERMS)
 @settings(max_examples=100, deadline=None)
-def test_an_answer_equals_itself_in_other_clothes(term: str) -> None:
-    kind = MathKind(ask=_hypothesis_judge())
+def test_an_answer_equals_itself_in_other_clothes(kind: MathKind, term: str) -> None:
     assert kind.same(term, f"$ {term} $.")
     assert kind.same(term, term.replace(r"\frac", r"\dfrac").replace("(", r"\left("))
-
-
-@cache
-def _hypothesis_judge() -> Judge:
-    return Judge(cpu_seconds=0.5)
 
 
 @pytest.mark.parametrize(
