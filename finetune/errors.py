@@ -41,5 +41,6 @@ class TuningFailed(FinetuneError):
     """Names each failed job's agent and role, the provider's reason and the remedy."""
 
 
+# A subclass, so that callers who only ask whether tuning failed need not know it.
 class TuningStopped(TuningFailed):
     """Names what has run out; `on_failure` "keep" does not keep the old model for this."""

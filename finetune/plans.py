@@ -169,6 +169,7 @@ class KeptModel:
     reason: str
 
 
+# eq=False: equal as mappings are, whatever `kept` says.
 @dataclass(frozen=True, slots=True, eq=False)
 class TunedModels(Mapping[Owner, ModelRef]):
     """The models of one arm after tuning, by (agent, role); those in `kept` are the old ones."""

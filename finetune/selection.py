@@ -196,6 +196,7 @@ def _materialize_rows(
     [(unplaced,)] = connection.execute(_UNPLACED).fetchall()
     if unplaced:
         raise SelectionRefused(f"{selection.name}: {unplaced} row(s) without iteration or arm")
+    # Twice: a selection that is left to chance would give another dataset when a run is resumed.
     for table in ("selected_rows", "selected_again"):
         sql = _ROWS.format(table=table, columns=", ".join(columns))
         connection.execute(sql, {"iteration": iteration, "arm": arm})

@@ -27,6 +27,7 @@ from providers.embedded.corpus import HABIT, HEADS, STYLES, Problem, draw_proble
 TEMPERATURE = 0.6
 AGENTS = 3
 MAX_NEW_TOKENS = 96
+# The model must be right often enough to vote, wrong often enough to improve, and better together.
 # New weights are shipped only if these figures lie within their bounds: (figure, lowest, highest).
 CRITERION = (
     ("greedy", 0.45, 0.65),
@@ -150,6 +151,7 @@ def _draw_revisions(
     ]
     pairs: list[tuple[list[str], str]] = []
     if summarized:
+        # Summaries and answers have seeds of their own, so that no noise is used twice.
         requests = [
             [TaughtMessage("user", build_quote_prompt(responses, "summarizer"))]
             for responses in others

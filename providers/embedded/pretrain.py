@@ -59,6 +59,8 @@ _MORE_SUMMARIES = (
     ("summarized", 0.30),
     ("summarizer", 0.30),
 )
+# In the last stage the token that announces the style weighs 9, so that few steps change which
+# style is chosen and little of how the styles are carried out.
 STAGES = (
     PretrainingStage("arithmetic", 900, (1.0, 1.0), 1.0, 1600, Recipe(shares=(("single", 1.0),))),
     PretrainingStage("practice", 900, (1.0, 0.4), 2.0, 1600, Recipe(shares=(("single", 1.0),))),
@@ -152,6 +154,8 @@ class Muon(torch.optim.Optimizer):
                 for each, update in zip(parameters, _orthogonalize(wide), strict=True):
                     each.mul_(1 - group["lr"] * group["weight_decay"])
                     turned = update if each.shape == update.shape else update.T
+                    # AdamW's updates have a root mean square near 0.2. An orthogonal matrix has one
+                    # of 1 / sqrt(long), so this factor lets one learning rate fit both.
                     each.add_(turned, alpha=-0.2 * group["lr"] * long**0.5)
 
     def _nesterov(self, parameter: torch.nn.Parameter, group: dict[str, Any]) -> torch.Tensor:
@@ -189,6 +193,7 @@ def build_model(tokenizer: Any, seed: int) -> Any:
         num_attention_heads=HEADS,
         num_key_value_heads=HEADS,
         max_position_embeddings=CONTEXT,
+        # With 512 tokens, an output layer of its own would be 7 % of the parameters.
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,

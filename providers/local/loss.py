@@ -179,6 +179,7 @@ class SummedLoss:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16)
 
     def _compute_logits(self, batch: MicroBatch) -> torch.Tensor:
+        # The forward pass keeps whole columns, for all rows; `places_N` finds each target's own.
         columns_C, places_N = torch.unique(batch.columns_N, return_inverse=True)
         if not self._takes_logits_to_keep:
             logits_B_T_V = self._causal(batch.tokens_B_T, use_cache=False).logits

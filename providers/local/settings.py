@@ -40,6 +40,7 @@ class LocalSettings(BaseModel):
     ```
     """
 
+    # A mistyped key must not be ignored: the run would differ from what the user meant.
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|xpu|cuda(:\d+)?)$")

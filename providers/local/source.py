@@ -178,6 +178,7 @@ def _check_gguf(path: Path) -> None:
         raise ModelNotFound(
             f"{str(path)!r} is not a readable GGUF file ({error}); fetch it again"
         ) from None
+    # A GGUF file holds its template itself; there is no file beside it to fall back on.
     template = fields.get("tokenizer.chat_template")
     if template is None:
         raise InvalidSettings(
