@@ -1,7 +1,7 @@
-"""Values into the text of a query, for a server that takes nothing but text.
+"""Values into the text of a query, for a server that takes only text.
 
 DuckDB's own tokenizer says where the parameters are, so that a question mark in a string, a name or
-a comment stays what it is; every value becomes a literal that no text can break out of.
+a comment is none. Every value becomes a literal that no text can break out of.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def literal(value: object) -> str:
             return f"{{{', '.join(f'{_quoted(str(k))}: {literal(v)}' for k, v in value.items())}}}"
         case _:
             raise InvalidQuery(
-                f"a {type(value).__name__} cannot be sent to a run that is going on; "
+                f"a {type(value).__name__} cannot be sent to a run in progress; "
                 "pass text, a number, a time or a list of them"
             )
 

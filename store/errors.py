@@ -6,12 +6,12 @@ StoreError
 ├── StoreNewer        written by a newer version of this software
 ├── StoreOutdated     written by an older version and opened read-only
 ├── StoreLocked       another process, or another Store of this one, is writing to it
-│   └── LiveUnavailable   a run that is going on cannot be read, for want of a Unix socket
+│   └── LiveUnavailable   a run in progress cannot be read: the system has no Unix sockets
 ├── StoreClosed       used after `close`
 ├── WriteFailed       the disk refused; nothing of the append was stored (also an OSError)
 ├── DuplicateRecord   a turn, vote or verdict that is stored already
 ├── InvalidRecord     a value the schema does not allow (also a ValueError)
-├── PackageMissing    a form of answer whose package is not installed (also an ImportError)
+├── PackageMissing    the package for a form of answer is not installed (also an ImportError)
 └── InvalidQuery      a query that is not a single valid SELECT (also a ValueError)
 """
 
@@ -39,11 +39,11 @@ class StoreOutdated(StoreError):
 
 
 class StoreLocked(StoreError):
-    """The file is open for writing elsewhere."""
+    """Another process, or another store of this one, has the file open for writing."""
 
 
 class LiveUnavailable(StoreLocked):
-    """A run cannot let itself be read while it is going on."""
+    """A run cannot be read while it is running."""
 
 
 class StoreClosed(StoreError):

@@ -1,4 +1,4 @@
-"""What a selection of training data may see: a database of its own, which gold has never entered.
+"""What a selection of training data may see: a database of its own, without gold answers.
 
 It has the tables `questions`, `turns`, `votes` and `verdicts` without their columns `gold` and
 `correct`, and the views generation_examples and critic_examples. In it are the training debates of
@@ -48,7 +48,7 @@ _VISIBLE: Mapping[type, Table] = {
 
 @contextmanager
 def open_empty_copy() -> Iterator[duckdb.DuckDBPyConnection]:
-    """The tables and views with nothing in them: what a query can be checked against."""
+    """The tables and views without rows, to check a query against."""
     with closing(connect(Path(":memory:"), read_only=False)) as connection:
         _prepare(connection)
         yield connection
@@ -60,9 +60,10 @@ def copy_training_debates(
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """The sampled training debates of `arm` up to `iteration`, copied beside the run's file.
 
-    The copy is gone afterwards. Blocks for about as long as storing those turns took.
+    The copy is removed afterwards. Blocks for about as long as storing those turns took.
     """
-    for left in store.path.parent.glob(f"{_PREFIX}*"):  # by a run that was killed here
+    # A killed run leaves its copy behind.
+    for left in store.path.parent.glob(f"{_PREFIX}*"):
         shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=store.path.parent) as folder:
         file = Path(folder) / "visible.duckdb"

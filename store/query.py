@@ -32,7 +32,7 @@ class QueryResult:
 
 
 class QueryExecutor(Protocol):
-    """Something that executes a query and hands the cursor on."""
+    """What executes a query: a store, a reader or several runs together."""
 
     @property
     def may_read_files(self) -> bool:
@@ -50,10 +50,12 @@ class QueryExecutor(Protocol):
 
 
 class Query:
-    """One SELECT (also FROM, WITH, VALUES, DESCRIBE, EXPLAIN), asked when its answer is taken.
+    """One SELECT (also FROM, WITH, VALUES, DESCRIBE, EXPLAIN), executed when its answer is taken.
 
-    Every form asks anew; each raises `InvalidQuery` for an error in the query, and `PackageMissing`
-    where its package is not installed.
+        store.query("SELECT agent, count(*) AS turns FROM turns GROUP BY agent").polars()
+
+    Every form executes the query again. Each raises `InvalidQuery` for an error in the query, and
+    `PackageMissing` where its package is not installed.
     """
 
     def __init__(self, database: QueryExecutor, sql: str, params: Params | None = None) -> None:
@@ -100,7 +102,7 @@ def require_relations(database: QueryExecutor, reading: ParsedQuery) -> None:
     relations = database.fetch(lambda cursor: cursor.fetchall(), RELATIONS)
     if beyond := find_unknown_relations(reading.tables, relations):
         raise InvalidQuery(
-            f"no table or view {', '.join(sorted(beyond))} here, and a query may not read files; "
+            f"no table or view {', '.join(sorted(beyond))}, and a query may not read files; "
             "allow it with --allow-files"
         )
 

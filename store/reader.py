@@ -34,10 +34,10 @@ _PATIENCE_S = 3.0
 
 @dataclass(frozen=True, slots=True)
 class QueryAccess:
-    """What queries may reach beyond the database; all of it by default, for queries of ours.
+    """What queries may reach beyond the database: by default everything, for this project's own.
 
-    Sealed, they reach no other file, no network and no extension, but `files` if that is set, and
-    the file `may_write` for `write_parquet`.
+    Sealed, they reach no network, no extension and no file, with two exceptions: all files if
+    `files` is set, and the file `may_write` for `write_parquet`.
     """
 
     sealed: bool = False
@@ -46,7 +46,7 @@ class QueryAccess:
 
 
 class QuerySource(Protocol):
-    """Something that answers queries: the file, or the process that writes to it."""
+    """What answers queries: the file, or the process that writes to it."""
 
     def execute(self, sql: str, params: Params | None = None) -> duckdb.DuckDBPyConnection:
         """A cursor on the answer; the caller closes it."""
@@ -61,7 +61,7 @@ class QuerySource(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of it."""
+        """Release the file."""
         ...
 
 
@@ -71,8 +71,11 @@ _Ask = Callable[[QuerySource], duckdb.DuckDBPyConnection]
 class Reader:
     """Queries over one run's database. Safe to use from many threads; writes nothing.
 
+        with open_reader("runs/demo/run.duckdb") as reader:
+            reader.rows("SELECT count(*) FROM turns WHERE arm = ?", ["multiagent"])
+
     Every query is answered from one consistent state of the database. When a run ends or starts
-    between two queries, the next one is answered by whoever has the file then.
+    between two queries, the next query goes to the file or to the process that has it then.
     """
 
     def __init__(self, database: Path, access: QueryAccess) -> None:
@@ -81,26 +84,26 @@ class Reader:
         self._lock = threading.RLock()
         self._source: QuerySource | None = None
         self._uses = 0
-        self._rest: threading.Timer | None = None
+        self._idle_timer: threading.Timer | None = None
         self._closed = False
 
     @property
     def may_read_files(self) -> bool:
-        """Whether queries that somebody has typed may read the files that they name."""
+        """Whether queries that a user has typed may read the files that they name."""
         return self._access.files
 
     @property
     def running(self) -> bool:
-        """Whether the latest query was answered by a process that writes to the database."""
+        """Whether a process that writes to the database answered the latest query."""
         with self._lock:
             return isinstance(self._source, sql_client.SqlClient)
 
     def rows(self, sql: str, params: Params | None = None) -> list[tuple[Any, ...]]:
-        """All rows of a query. Values belong into `params`."""
+        """All rows of a query. Pass values in `params`."""
         return self.fetch(lambda cursor: cursor.fetchall(), sql, params)
 
     def query(self, sql: str, params: Params | None = None) -> Query:
-        """A query that somebody has typed; raises `InvalidQuery` for anything but one reading."""
+        """A query that a user has typed; raises `InvalidQuery` unless it only reads."""
         return Query(self, sql, params)
 
     def stream(self, sql: str, params: Params | None = None) -> Iterator[tuple[Any, ...]]:
@@ -122,7 +125,7 @@ class Reader:
         return self._fetch(take, lambda source: source.execute(sql, params))
 
     def write_parquet(self, sql: str, path: Path) -> int:
-        """Write the answer to a query to the file that may be written; gives the rows' number."""
+        """Write the answer to a query to the file `may_write`; returns the number of rows."""
 
         def count(cursor: duckdb.DuckDBPyConnection) -> int:
             [(written,)] = cursor.fetchall()
@@ -139,10 +142,10 @@ class Reader:
             source.interrupt()
 
     def close(self) -> None:
-        """Let go of the database; closing twice is fine."""
+        """Release the database; closing twice is fine."""
         with self._lock:
             self._closed = True
-            self._let_go()
+            self._release()
 
     def __enter__(self) -> Self:
         return self
@@ -170,7 +173,7 @@ class Reader:
             try:
                 return ask(source)
             except ServerGone:
-                # The run is ending, or another one has started.
+                # The run is ending, or another one has started: ask again, the file or the new run.
                 self._used(gone=source)
                 if time.monotonic() > until:
                     raise StoreLocked(
@@ -183,20 +186,20 @@ class Reader:
                 raise
 
     def _use(self) -> QuerySource:
-        self._give_way()
+        self._yield_file()
         with self._lock:
             if self._closed:
                 raise StoreClosed(f"the reader of {self.path} was closed")
-            if self._rest is not None:
-                self._rest.cancel()
-                self._rest = None
+            if self._idle_timer is not None:
+                self._idle_timer.cancel()
+                self._idle_timer = None
             if self._source is None:
                 self._source = _open(self.path, self._access)
             self._uses += 1
             return self._source
 
-    def _give_way(self) -> None:
-        """Let a run that starts have the file, unless a query of ours takes too long for that."""
+    def _yield_file(self) -> None:
+        """Let a run that starts have the file; go on after a while, as a long query may hold it."""
         until = time.monotonic() + connection.PATIENCE_S
         while connection.is_writer_waiting(self.path) and time.monotonic() < until:
             self._close_if_idle()
@@ -210,21 +213,21 @@ class Reader:
             if self._uses > 0 or not isinstance(self._source, _File) or self._closed:
                 return
             if connection.is_writer_waiting(self.path):
-                self._let_go()
+                self._release()
             else:
-                self._rest = threading.Timer(_KEEP_OPEN_S, self._close_if_idle)
-                self._rest.daemon = True
-                self._rest.start()
+                self._idle_timer = threading.Timer(_KEEP_OPEN_S, self._close_if_idle)
+                self._idle_timer.daemon = True
+                self._idle_timer.start()
 
     def _close_if_idle(self) -> None:
         with self._lock:
             if self._uses == 0 and isinstance(self._source, _File):
-                self._let_go()
+                self._release()
 
-    def _let_go(self) -> None:
-        if self._rest is not None:
-            self._rest.cancel()
-            self._rest = None
+    def _release(self) -> None:
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
         if self._source is not None:
             self._source.close()
             self._source = None
@@ -240,7 +243,7 @@ def open_reader(
     """Read the database of a run; `sealed` for queries that somebody has typed (see `Access`).
 
     Raises `StoreMissing`, `StoreBroken`, `StoreNewer`, `StoreOutdated`, or, where a process writes
-    to the file and cannot be asked, `StoreLocked`.
+    to the file and does not answer, `StoreLocked`.
     """
     reader = Reader(Path(database).resolve(), QueryAccess(sealed, files, may_write))
     try:
@@ -252,7 +255,7 @@ def open_reader(
 
 
 class _File:
-    """A database file that nobody writes to while this is open."""
+    """A database file, held open for reading, so that no process writes to it."""
 
     def __init__(self, path: Path, access: QueryAccess) -> None:
         self._connection = connect(path, read_only=True)
@@ -289,7 +292,7 @@ class _File:
 
 
 def _open(path: Path, access: QueryAccess) -> QuerySource:
-    """The file, or the process that has it; a process that is just starting is waited for."""
+    """The file, or the process that has it; waits for a process that is just starting."""
     until = time.monotonic() + _PATIENCE_S
     while True:
         if not path.exists():
@@ -307,7 +310,7 @@ def _open(path: Path, access: QueryAccess) -> QuerySource:
 
 
 def _client(path: Path) -> sql_client.SqlClient | None:
-    """A client of the process that has the file, None if that does not answer."""
+    """A client of the process that has the file, None if the process does not answer."""
     address = sql_client.read_address(path)
     if address is None:
         return None

@@ -1,4 +1,9 @@
-"""The database's own version: migrations applied in order, views replaced with the code's."""
+"""A database's schema: migrations in order, views replaced with the code's, and no foreign code.
+
+A run's file may come from somebody else, and a view named `accuracy` may then read this user's
+files. So a file is refused when its views, macros, generated columns, defaults or checks call
+anything but reading functions.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +14,8 @@ from pathlib import Path
 import duckdb
 
 from store.errors import StoreBroken, StoreNewer, StoreOutdated
-from store.statements import (
-    RELATIONS,
-    find_acting_functions,
-    find_unknown_relations,
-    parse_statement,
-)
+from store.sql_functions import find_acting_functions
+from store.statements import RELATIONS, find_unknown_relations, parse_statement
 
 _VIEWS = "SELECT view_name, sql FROM duckdb_views() WHERE NOT internal"
 _MACROS = """

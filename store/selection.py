@@ -1,4 +1,4 @@
-"""Which part of a run is meant: by arm, iteration, split, agent and role."""
+"""A part of a run, selected by arm, iteration, split, agent and role."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OF_DATASETS = {
 OF_MODELS = {name: f"coalesce({name}, ${name})" for name in ("arm", "iteration", "agent", "role")}
 OF_MODELS["split"] = "'train'"
 
-# A filter's value must occur in one of these, or it is a slip of the pen.
+# A value that occurs in none of these is a typing error.
 _STORED = {
     "arm": "SELECT arm FROM turns UNION SELECT arm FROM datasets",
     "iteration": "SELECT iteration FROM turns UNION SELECT iteration FROM datasets",
@@ -43,6 +43,8 @@ _STORED = {
 @dataclass(frozen=True, slots=True)
 class Selection:
     """A part of a run; None leaves a dimension open, so that `Selection()` is the whole run.
+
+        Selection(arm="multiagent", split="train", agent=2)
 
     `role` of a turn: who speaks, "generator" in round 1, "critic" later, "summarizer". `iteration`
     counts as in the tables: in split "train" the pass, in split "eval" the passes behind it.

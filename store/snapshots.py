@@ -1,8 +1,8 @@
 """A consistent copy of a database that a process is writing to, made by that process on request.
 
-Needs no extension. A reader leaves a request beside the database; the process that writes holds its
-writing thread still, has both files copied (what is committed is in the database or in its log),
-and says so. The reader opens the copy and removes it afterwards.
+A reader leaves a request file beside the database. The writing process holds its writing thread
+still, copies the database and its log (committed rows are in one of them), and renames the request
+to say so. The reader opens the copy and removes it afterwards.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from store.ledger import Store
 
 _EVERY_S = 0.2
 _PATIENCE_S = 60.0
-# In a process of its own: closing a file that this process has open a second time would give up
-# the lock that keeps other writers out.
+# In a process of its own: POSIX locks belong to the process, so opening the database here a second
+# time and closing it would give up the lock that keeps other writers out.
 _COPY = """
 import os, shutil, sys
 source, copy = sys.argv[1:]
@@ -74,13 +74,13 @@ def answer_snapshot_requests(store: Store) -> Iterator[None]:
         with suppress(OSError):
             left.unlink()
     ended = threading.Event()
-    desk = threading.Thread(target=_answer, args=(store, ended), name="snapshots", daemon=True)
-    desk.start()
+    thread = threading.Thread(target=_answer, args=(store, ended), name="snapshots", daemon=True)
+    thread.start()
     try:
         yield
     finally:
         ended.set()
-        desk.join()
+        thread.join()
 
 
 def _answer(store: Store, ended: threading.Event) -> None:

@@ -1,9 +1,9 @@
-"""Asking the process that writes to a database: where it listens, and what it sends back.
+"""Queries to the process that writes to a database: where it listens, and what it sends back.
 
-It listens on a Unix socket in a folder that nobody but its user can enter, so the file system says
-who may ask, before a byte is read; no other user of the machine and no web site reaches it. A query
-goes there as the body of an HTTP request; the answer is one line of JSON, the columns' names and
-types, followed by the rows as a Parquet file.
+It listens on a Unix socket in a folder that only its user can enter. So the file system decides who
+may connect, before a byte is read; no other user of the machine and no web site can. A query is the
+body of an HTTP request. The answer is one line of JSON, the columns' names and types, and then the
+rows as a Parquet file.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class ServerGone(Exception):
 
 
 def address_path(database: Path) -> Path:
-    """Where the process that writes to `database` says how to reach it."""
+    """The file in which the process that writes to `database` says where it listens."""
     return database.with_name("live.json")
 
 
@@ -57,7 +57,7 @@ def write_address(database: Path, address: SocketAddress) -> None:
 
 
 def read_address(database: Path) -> SocketAddress | None:
-    """The address that a process left, None where there is none (or only half of one yet)."""
+    """The address that a process wrote; None if the file is missing or not complete yet."""
     try:
         found = json.loads(address_path(database).read_text(encoding="utf-8"))
         return SocketAddress(str(found["socket"]), int(found["process"]))
@@ -66,7 +66,7 @@ def read_address(database: Path) -> SocketAddress | None:
 
 
 class SqlClient:
-    """Asks the process that writes to a database; every query is answered there, from one state."""
+    """Sends queries to the process that writes to a database, which answers each from one state."""
 
     def __init__(self, address: SocketAddress) -> None:
         self.address = address
@@ -76,14 +76,15 @@ class SqlClient:
         self._lock = threading.Lock()
 
     def execute(self, sql: str, params: Params | None = None) -> duckdb.DuckDBPyConnection:
-        """A cursor on the whole answer, which is here by then; the caller closes it.
+        """A cursor on the whole answer, received before this returns; the caller closes it.
 
-        Raises `ServerGone`, `InvalidQuery` for what is no reading, and DuckDB's errors.
+        Raises `ServerGone`, `InvalidQuery` for a query that does more than read, and DuckDB's
+        errors.
         """
         return self._execute("", sql, params)
 
     def write_parquet(self, sql: str, path: Path) -> duckdb.DuckDBPyConnection:
-        """Have a query answered into a file of this process; the cursor has the number of rows."""
+        """Write the answer to a file of this process; the cursor has the number of rows."""
         into = f" TO {literal(str(path))} (FORMAT parquet, USE_TMP_FILE false)"
         return self._execute(into, sql, None)
 
@@ -97,16 +98,16 @@ class SqlClient:
         interrupt_cursors(self._cursors)
 
     def close(self) -> None:
-        """There is nothing to let go of: each query has a connection of its own."""
+        """Nothing to close: each query has a connection of its own."""
 
     def _execute(self, into: str, sql: str, params: Params | None) -> duckdb.DuckDBPyConnection:
         columns, rows = self._receive(bind(sql, params))
         cursor = _local().cursor()
-        # DuckDB reads the file while rows are fetched.
+        # DuckDB reads the file while rows are fetched, so it goes with the cursor, not before.
         finalize(cursor, _remove, rows)
         self._cursors.add(cursor)
         try:
-            answer = _restored(cursor, columns, rows)
+            answer = _restore_types(cursor, columns, rows)
             return cursor.execute(f"COPY ({answer}){into}" if into else answer)
         except BaseException:
             cursor.close()
@@ -120,7 +121,7 @@ class SqlClient:
             if response.status != http.client.OK:
                 raise _failure(response.status, response.read().decode("utf-8", "replace"))
             columns = [(str(name), str(kind)) for name, kind in json.loads(response.readline())]
-            return columns, _kept(response)
+            return columns, _save_rest(response)
 
     @contextmanager
     def _connected(self) -> Iterator[http.client.HTTPConnection]:
@@ -147,7 +148,7 @@ class SqlClient:
 
 
 def interrupt_cursors(cursors: Iterable[duckdb.DuckDBPyConnection]) -> None:
-    """Stop what these cursors are executing; those that are closed have nothing to stop."""
+    """Stop what these cursors are executing; closed cursors are ignored."""
     for cursor in list(cursors):
         with suppress(duckdb.ConnectionException):
             cursor.interrupt()
@@ -167,8 +168,8 @@ def _failure(status: int, said: str) -> Exception:
     return InvalidQuery(text)
 
 
-def _kept(response: http.client.HTTPResponse) -> Path:
-    """The rest of an answer as a file; raises `ServerGone` where it is cut off."""
+def _save_rest(response: http.client.HTTPResponse) -> Path:
+    """The rest of an answer as a file; raises IncompleteRead where it is cut off."""
     descriptor, name = tempfile.mkstemp(prefix="society-", suffix=".parquet")
     path = Path(name)
     try:
@@ -191,8 +192,10 @@ def _remove(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def _restored(cursor: duckdb.DuckDBPyConnection, columns: list[tuple[str, str]], rows: Path) -> str:
-    """The SELECT that gives the columns the names and types they had, where Parquet has others."""
+def _restore_types(
+    cursor: duckdb.DuckDBPyConnection, columns: list[tuple[str, str]], rows: Path
+) -> str:
+    """The SELECT that gives the columns back the names and types that Parquet does not keep."""
     source = f"read_parquet({literal(str(rows))})"
     kept = [str(kind) for _, kind, *_ in cursor.execute(f"FROM {source} LIMIT 0").description or []]
     taken = []

@@ -1,9 +1,9 @@
-"""A run that is going on answers its readers: a small server in the process that writes.
+"""A run in progress answers its readers: a small SQL server in the process that writes.
 
-It listens on a Unix socket that only this user can open (`store.sql_client`), takes one query a
-connection, lets nothing but a single statement that reads through (`store.statements`), and gives a
-query up when its reader has gone. What is read is what has been committed, and a debate's last
-turn, votes and verdicts are one commit.
+It listens on a Unix socket that only this user can open (`store.sql_client`), takes one query per
+connection, executes single statements that read (`store.statements`) and no other, and stops a
+query whose reader has disconnected. Readers see committed rows only, and a debate's last turn,
+votes and verdicts are one commit.
 """
 
 from __future__ import annotations
@@ -54,7 +54,10 @@ _AS_TEXT = {"hugeint", "uhugeint", "interval", "time with time zone"}
 def serve_readers(store: Store) -> Iterator[SocketAddress]:
     """Let other processes of this user read `store` while the block runs.
 
-    From here on the store's own DuckDB reaches no file but its database. Raises `LiveUnavailable`
+        with Store.open("run.duckdb") as store, serve_readers(store) as address:
+            print(format_curl_command(address))
+
+    From then on the store's own DuckDB reaches no file but its database. Raises `LiveUnavailable`
     where the system has no Unix sockets or the server does not start.
     """
     if not hasattr(socket, "AF_UNIX"):
@@ -73,12 +76,12 @@ def serve_readers(store: Store) -> Iterator[SocketAddress]:
 
 
 def format_curl_command(address: SocketAddress) -> str:
-    """How to ask with a tool that knows nothing of this software."""
+    """A shell command that queries the run with curl."""
     return f"curl --unix-socket {shlex.quote(address.socket)} --data 'FROM progress' http://run/csv"
 
 
 def _home(database: Path) -> Path:
-    """The folder of the socket and of answers under way; what a killed run left there goes."""
+    """The folder of the socket and of answers being sent, emptied of what a killed run left."""
     home = database.with_name(".live")
     try:
         shutil.rmtree(home, ignore_errors=True)
@@ -92,7 +95,7 @@ def _home(database: Path) -> Path:
 def _listening(store: Store, home: Path) -> Iterator[_Server]:
     with _socket_place(home) as place:
         try:
-            _shut_in(store, home)
+            _confine_to_database(store, home)
             server = _Server(place, store, home)
         except (OSError, duckdb.Error) as error:
             raise LiveUnavailable(
@@ -106,7 +109,7 @@ def _listening(store: Store, home: Path) -> Iterator[_Server]:
 
 @contextmanager
 def _socket_place(home: Path) -> Iterator[Path]:
-    """Where the socket goes: beside the database, unless that path is too long for one."""
+    """The socket's path: beside the database, or in a temporary folder if that is too long."""
     if len(os.fsencode(home / "sql")) <= _MAX_SOCKET_NAME:
         yield home / "sql"
         return
@@ -114,7 +117,7 @@ def _socket_place(home: Path) -> Iterator[Path]:
         yield Path(folder) / "sql"
 
 
-def _shut_in(store: Store, home: Path) -> None:
+def _confine_to_database(store: Store, home: Path) -> None:
     with closing(store.cursor()) as connection:
         if connection.execute("SELECT current_setting('enable_external_access')").fetchone() == (
             True,
@@ -149,18 +152,18 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         return self._stopping.is_set()
 
     def stop(self) -> None:
-        """Accept nobody any more, give up what is being computed, and wait for the threads."""
+        """Accept no more connections, stop running queries, and wait for the threads."""
         self._stopping.set()
         self.shutdown()
         self.server_close()
-        self._give_up(list(self._computing))
+        self._interrupt(list(self._computing))
         for _ in range(READERS):
             if not self._readers.acquire(timeout=_ENDING_S):
                 break
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Whether a connection gets a thread; others get an answer at once."""
-        if not _own(request):
+        """Whether a connection gets a thread; the others are refused at once."""
+        if not _is_own_user(request):
             return False
         if self._readers.acquire(blocking=False):
             return True
@@ -175,7 +178,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             self._readers.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A reader that breaks off is none of the run's business."""
+        """Ignore a reader that breaks off."""
 
     @contextmanager
     def answer(self, sql: str, asked: socket.socket, *, csv: bool) -> Iterator[tuple[bytes, Path]]:
@@ -216,11 +219,11 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
                 del self._computing[asked]
 
     def _watch(self) -> None:
-        """Give up the queries whose readers have gone."""
+        """Stop the queries whose readers have disconnected."""
         while not self._stopping.wait(_WATCH_S):
-            self._give_up([asked for asked in list(self._computing) if _gone(asked)])
+            self._interrupt([asked for asked in list(self._computing) if _has_disconnected(asked)])
 
-    def _give_up(self, readers: list[socket.socket]) -> None:
+    def _interrupt(self, readers: list[socket.socket]) -> None:
         with self._lock:
             sql_client.interrupt_cursors(
                 [self._computing[each] for each in readers if each in self._computing]
@@ -234,14 +237,14 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = _REQUEST_S
 
     def do_POST(self) -> None:
-        """`/answer` for `store.sql_client`, `/csv` for anybody else."""
+        """`/answer` for `store.sql_client`, `/csv` for other tools."""
         if self.path not in ("/answer", "/csv"):
-            self._say(http.client.NOT_FOUND, "LookupError", "there are /answer and /csv")
+            self._send_error(http.client.NOT_FOUND, "LookupError", "there are /answer and /csv")
             return
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal() or len(length) > 9 or int(length) > _MAX_BODY:
             wanted = f"send the query as the body, of at most {_MAX_BODY:,} bytes"
-            self._say(http.client.REQUEST_ENTITY_TOO_LARGE, "InvalidQuery", wanted)
+            self._send_error(http.client.REQUEST_ENTITY_TOO_LARGE, "InvalidQuery", wanted)
             return
         try:
             sql = self.rfile.read(int(length)).decode("utf-8")
@@ -249,14 +252,16 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(*answer)
         except (InvalidQuery, UnicodeDecodeError, duckdb.Error) as error:
             if self.server.ending:
-                self._say(http.client.SERVICE_UNAVAILABLE, "StoreClosed", "the run is ending")
+                self._send_error(
+                    http.client.SERVICE_UNAVAILABLE, "StoreClosed", "the run is ending"
+                )
             else:
-                self._say(http.client.BAD_REQUEST, type(error).__name__, str(error))
+                self._send_error(http.client.BAD_REQUEST, type(error).__name__, str(error))
         except StoreClosed as error:
-            self._say(http.client.SERVICE_UNAVAILABLE, "StoreClosed", str(error))
+            self._send_error(http.client.SERVICE_UNAVAILABLE, "StoreClosed", str(error))
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing: the terminal is the run's."""
+        """Log nothing: the terminal shows the run's progress."""
 
     def _send(self, columns: bytes, rows: Path) -> None:
         self.connection.settimeout(_ANSWER_S)
@@ -268,13 +273,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(head)
             shutil.copyfileobj(file, self.wfile, 1 << 20)
 
-    def _say(self, status: int, kind: str, text: str) -> None:
-        said = json.dumps({"kind": kind, "text": text}).encode() + b"\n"
+    def _send_error(self, status: int, kind: str, text: str) -> None:
+        body = json.dumps({"kind": kind, "text": text}).encode() + b"\n"
         with suppress(OSError):
             self.send_response(status)
-            self.send_header("Content-Length", str(len(said)))
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(said)
+            self.wfile.write(body)
 
 
 def _write(
@@ -320,15 +325,15 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _own(connection: socket.socket) -> bool:
-    """Whether this user or root asks; a system that does not say still guards the folder."""
+def _is_own_user(connection: socket.socket) -> bool:
+    """Whether this user or root connects; a system that cannot tell still guards the folder."""
     if not hasattr(socket, "SO_PEERCRED"):
         return True
     found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     return struct.unpack("3i", found)[1] in (0, os.getuid())
 
 
-def _gone(connection: socket.socket) -> bool:
+def _has_disconnected(connection: socket.socket) -> bool:
     try:
         readable, _, _ = select.select([connection], [], [], 0)
         return bool(readable) and connection.recv(1, socket.MSG_PEEK) == b""

@@ -1,10 +1,13 @@
 """Which statements only read: decided on the parsed statement, before anything executes it.
 
+    parse_reading("SELECT count(*) FROM turns").tables  # {("", "", "turns")}
+    parse_reading("DROP TABLE turns")  # raises InvalidQuery
+
 DuckDB's own parser decides, in an empty database that reaches no file and whose settings are
-locked. What may be executed is a closed list: one SELECT (also written FROM, WITH, VALUES, TABLE,
-PIVOT, DESCRIBE, SHOW, SUMMARIZE), or EXPLAIN of one, that calls functions of DuckDB which do
-nothing but compute or look up. Every way of asking a run goes through here: `Store.query`, `society
-sql`, and the process of a run that answers its readers.
+locked. One statement may be executed: a SELECT (also written FROM, WITH, VALUES, TABLE, PIVOT,
+DESCRIBE, SHOW, SUMMARIZE), or EXPLAIN of one, whose functions do nothing but compute or look up.
+All queries that a user has typed go through this module: `Store.query`, `society sql`, and the
+queries that a run answers.
 """
 
 from __future__ import annotations
@@ -21,99 +24,21 @@ from importlib.resources import files
 import duckdb
 
 from store.errors import InvalidQuery
+from store.sql_functions import (
+    FILE_FUNCTIONS,
+    MAX_DEPTH,
+    RECURSIVE_FUNCTIONS,
+    list_functions,
+    list_reading_functions,
+    open_parser,
+)
 
 MAX_CHARACTERS = 200_000
-# DuckDB's binder takes time with the cube of the depth, and doubles it with each subquery inside
-# another one's expression: 900 nested calls are minutes, 24 nested subqueries ten seconds.
-MAX_DEPTH = 100
+# DuckDB's binder doubles its time with each subquery inside another one's expression: 24 of them
+# are ten seconds.
 MAX_SUBQUERY_DEPTH = 12
 
-# Functions in FROM that read nothing but the database itself.
-TABLE_FUNCTIONS = frozenset(
-    {
-        "duckdb_columns",
-        "duckdb_constraints",
-        "duckdb_databases",
-        "duckdb_functions",
-        "duckdb_indexes",
-        "duckdb_keywords",
-        "duckdb_schemas",
-        "duckdb_tables",
-        "duckdb_types",
-        "duckdb_views",
-        "generate_series",
-        "generate_subscripts",
-        "histogram",
-        "histogram_values",
-        "json_each",
-        "json_tree",
-        "pragma_show",
-        "pragma_table_info",
-        "range",
-        "regexp_split_to_table",
-        "repeat",
-        "repeat_row",
-        "summary",
-        "unnest",
-    }
-)
-# Functions in FROM that read the files they are given: where a user has allowed files.
-FILE_FUNCTIONS = frozenset(
-    {
-        "glob",
-        "parquet_bloom_probe",
-        "parquet_file_metadata",
-        "parquet_full_metadata",
-        "parquet_kv_metadata",
-        "parquet_metadata",
-        "parquet_scan",
-        "parquet_schema",
-        "read_blob",
-        "read_csv",
-        "read_csv_auto",
-        "read_duckdb",
-        "read_json",
-        "read_json_auto",
-        "read_json_objects",
-        "read_json_objects_auto",
-        "read_ndjson",
-        "read_ndjson_auto",
-        "read_ndjson_objects",
-        "read_parquet",
-        "read_text",
-        "sniff_csv",
-    }
-)
-# Scalar functions that change something, hold the process up, or look outside the database.
-ACTING_FUNCTIONS = frozenset(
-    {
-        "currval",
-        "getenv",
-        "getvariable",
-        "json_serialize_plan",
-        "nextval",
-        "pg_sleep",
-        "setseed",
-        "sleep_ms",
-        "write_log",
-    }
-)
-# Functions that follow a JSON text as deep as it is nested, on the thread's stack: a text of
-# 200,000 brackets ends the process.
-RECURSIVE_FUNCTIONS = frozenset(
-    {
-        "from_json",
-        "from_json_strict",
-        "json_contains",
-        "json_group_structure",
-        "json_merge_patch",
-        "json_structure",
-        "json_transform",
-        "json_transform_strict",
-        "variant_extract",
-        "variant_typeof",
-    }
-)
+
 _READING = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
 # Text of a JSON string as DuckDB writes it: a quote inside has a backslash before it, so that no
 # name and no value in a query can look like a key.
@@ -139,10 +64,6 @@ RELATIONS = """
 SELECT lower(database_name), lower(schema_name), lower(table_name) FROM duckdb_tables()
 UNION ALL
 SELECT lower(database_name), lower(schema_name), lower(view_name) FROM duckdb_views()
-"""
-_KNOWN = """
-SELECT lower(function_name), bool_or(function_type IN ('scalar', 'aggregate', 'macro'))
-FROM duckdb_functions() GROUP BY ALL
 """
 
 
@@ -178,8 +99,8 @@ def parse_reading(sql: str, *, files: bool = False) -> ParsedQuery:
 def parse_statement(sql: str) -> ParsedQuery:
     """Parse a SELECT or EXPLAIN of one, whatever it calls; raises `InvalidQuery`.
 
-    What was parsed is what the reading executes: an EXPLAIN is put together anew of its options and
-    of the part that is known to read.
+    The text that was parsed is the text that is executed: an EXPLAIN is put together again from its
+    options and from the query, which is known to read.
     """
     _require_size(sql)
     kind = _kind(sql)
@@ -197,15 +118,10 @@ def parse_statement(sql: str) -> ParsedQuery:
     return ParsedQuery(options + statement, functions, _tables(tree), recursive)
 
 
-def find_acting_functions(functions: Set[str]) -> Set[str]:
-    """Those of DuckDB's functions that do more than compute, or look outside the database."""
-    return {name for name in functions if name in _known_functions()} - _reading_functions()
-
-
 def find_unknown_relations(
     tables: Set[tuple[str, str, str]], relations: Iterable[tuple[str, str, str]]
 ) -> Set[str]:
-    """The names that are none of `relations` (from `RELATIONS`), and may be files therefore."""
+    """The names that are none of `relations` (from `RELATIONS`), and so may be files."""
     known = list(relations)
     found = set()
     for table in tables:
@@ -262,7 +178,7 @@ def _require_text(sql: str) -> None:
 
 def _kind(sql: str) -> duckdb.StatementType:
     try:
-        with closing(_parser().cursor()) as parser:
+        with closing(open_parser().cursor()) as parser:
             statements = parser.extract_statements(sql)
     except duckdb.Error as error:
         if "expression depth" in str(error):
@@ -323,7 +239,7 @@ def _word(text: bytes, start: int) -> str:
 
 
 def _serialized(statement: str) -> str:
-    with closing(_parser().cursor()) as parser:
+    with closing(open_parser().cursor()) as parser:
         found = parser.execute("SELECT json_serialize_sql(?::VARCHAR)", [statement]).fetchone()
     assert found is not None
     return str(found[0])
@@ -345,13 +261,13 @@ def _not_reading(kind: str) -> InvalidQuery:
 
 
 def _require_reading(functions: Set[str], files: bool) -> None:
-    allowed = _reading_functions() | (FILE_FUNCTIONS if files else frozenset())
+    allowed = list_reading_functions() | (FILE_FUNCTIONS if files else frozenset())
     for name in sorted(functions - allowed):
         if name in FILE_FUNCTIONS:
             raise InvalidQuery(
                 f"{name} reads files, which a query may not; allow it with --allow-files"
             )
-        if name in _known_functions():
+        if name in list_functions():
             raise InvalidQuery(f"{name} does more than read the run, so a query may not call it")
         close = difflib.get_close_matches(name, sorted(allowed), 1)
         meant = f"; did you mean {close[0]}?" if close else ""
@@ -410,33 +326,3 @@ def _tables(tree: str) -> frozenset[tuple[str, str, str]]:
 
 def _unquoted(text: str) -> str:
     return str(json.loads(f'"{text}"', strict=False)) if "\\" in text else text
-
-
-@cache
-def _parser() -> duckdb.DuckDBPyConnection:
-    return duckdb.connect(
-        ":memory:",
-        config={
-            "autoinstall_known_extensions": "false",
-            "autoload_known_extensions": "false",
-            "allow_community_extensions": "false",
-            "python_enable_replacements": "false",
-            "enable_external_access": "false",
-            "max_expression_depth": str(MAX_DEPTH),
-            "lock_configuration": "true",
-        },
-    )
-
-
-@cache
-def _known_functions() -> dict[str, bool]:
-    """DuckDB's functions, and whether each can stand in an expression."""
-    with closing(_parser().cursor()) as parser:
-        return dict(parser.execute(_KNOWN).fetchall())
-
-
-@cache
-def _reading_functions() -> frozenset[str]:
-    computing = (name for name, scalar in _known_functions().items() if scalar)
-    usable = (name for name in computing if not name.startswith("__internal"))
-    return TABLE_FUNCTIONS | (frozenset(usable) - ACTING_FUNCTIONS)

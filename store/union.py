@@ -1,4 +1,4 @@
-"""Several runs' databases in one query: each under its run's name, and all in one view each."""
+"""Several runs' databases in one query: tables by run, and views over all runs."""
 
 from __future__ import annotations
 
@@ -23,9 +23,12 @@ _RELATIONS = (
 
 
 class RunUnion:
-    """Read-only. `"run-a".turns` is the one run's table, `turns` that of all, with a column `run`.
+    """Read-only. `"run-a".turns` is one run's table, `turns` that of all, with a column `run`.
 
-    The files stay open until `close`, so that none of these runs can go on meanwhile.
+        with RunUnion({"a": Path("runs/a/run.duckdb"), "b": Path("runs/b/run.duckdb")}) as runs:
+            runs.query("SELECT run, count(*) FROM turns GROUP BY run").rows
+
+    The files stay open until `close`, so none of these runs can be resumed meanwhile.
     """
 
     def __init__(
@@ -72,7 +75,7 @@ class RunUnion:
             return take(cursor.execute(sql, params))
 
     def write_parquet(self, sql: str, path: Path) -> int:
-        """Write the answer to a query to the file that may be written; gives the rows' number."""
+        """Write the answer to a query to the file `may_write`; returns the number of rows."""
         with translate_query_errors():
             [(written,)] = self.rows(
                 build_parquet_copy(sql, files=self.may_read_files), {"path": str(path)}
@@ -94,7 +97,7 @@ class RunUnion:
         try:
             with closing(connect(path, read_only=True)) as alone:
                 schema.check_version(alone, str(path), read_only=True)
-            self._connection.execute(f"ATTACH {literal(str(path))} AS {_named(name)} (READ_ONLY)")
+            self._connection.execute(f"ATTACH {literal(str(path))} AS {_quote(name)} (READ_ONLY)")
         except duckdb.BinderException as error:
             raise InvalidQuery(f"a run cannot be attached under the name {name!r}") from error
         except duckdb.Error as error:
@@ -103,13 +106,13 @@ class RunUnion:
     def _unite(self, names: list[str]) -> None:
         for (relation,) in self._connection.execute(_RELATIONS, [names[0]]).fetchall():
             parts = (
-                f"SELECT {literal(name)} AS run, * FROM {_named(name)}.main.{_named(relation)}"
+                f"SELECT {literal(name)} AS run, * FROM {_quote(name)}.main.{_quote(relation)}"
                 for name in names
             )
             self._connection.execute(
-                f"CREATE VIEW {_named(relation)} AS {' UNION ALL BY NAME '.join(parts)}"
+                f"CREATE VIEW {_quote(relation)} AS {' UNION ALL BY NAME '.join(parts)}"
             )
 
 
-def _named(name: str) -> str:
+def _quote(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'

@@ -1,4 +1,8 @@
-"""The single writer: one thread, and one transaction for all appends that wait at that moment."""
+"""The single writer: one thread, one transaction for all queued appends, and no duplicates.
+
+The big tables have no index. Instead the writer keeps the keys of stored turns and votes by stage,
+and of verdicts altogether, and reads what the file holds when it first writes to a stage.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +30,7 @@ _KEYS = {
 }
 
 
-class Guard:
+class DuplicateGuard:
     """The keys of stored turns, votes and verdicts. Used by the writing thread only."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
@@ -51,12 +55,12 @@ class Guard:
         return claimed
 
     def release(self, claimed: Sequence[tuple[KeySet, Hashable]]) -> None:
-        """Forget keys whose rows were not stored after all."""
+        """Drop keys whose rows were not stored after all."""
         for which, key in claimed:
             self._known[which].discard(key)
 
     def forget(self) -> None:
-        """Rows were removed: read again what there is, when it is needed."""
+        """Drop all keys after rows were removed; they are read again when needed."""
         self._known.clear()
 
     def _load(self, which: KeySet) -> set[Hashable]:
@@ -111,7 +115,7 @@ class Writer:
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._connection = connection
-        self._guard = Guard(connection)
+        self._guard = DuplicateGuard(connection)
         self._queue: queue.SimpleQueue[_Append | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._closed = False
@@ -139,7 +143,8 @@ class Writer:
         self._thread.join()
 
     def _put(self, append: _Append) -> Future[None]:
-        # A running future cannot be cancelled: rows handed over are written, whoever stops waiting.
+        # A running future cannot be cancelled: rows handed over are written, even if the caller no
+        # longer waits.
         append.done.set_running_or_notify_cancel()
         with self._lock:
             if self._closed:
@@ -184,6 +189,7 @@ class Writer:
             for append in accepted:
                 self._guard.release(append.claimed)
             failure = self._translate(error)
+            # One bad value fails the whole transaction: the others are tried again one by one.
             if len(accepted) > 1 and isinstance(failure, InvalidRecord):
                 for append in accepted:
                     self._commit_group([append])

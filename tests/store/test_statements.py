@@ -12,7 +12,8 @@ from store.errors import InvalidQuery, StoreBroken
 from store.ledger import Store
 from store.reader import open_reader
 from store.schema import read_view_sql
-from store.statements import FILE_FUNCTIONS, MAX_CHARACTERS, MAX_DEPTH, extract_query, parse_reading
+from store.sql_functions import FILE_FUNCTIONS, MAX_DEPTH
+from store.statements import MAX_CHARACTERS, extract_query, parse_reading
 from store.union import RunUnion
 
 COUNT = "SELECT count(*) FROM turns"
