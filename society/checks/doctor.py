@@ -21,6 +21,7 @@ from rich.text import Text
 
 from finetune.examples import is_held_out
 from providers.errors import ProviderError
+from providers.gathering import gather_or_cancel
 from providers.preflight import CHECKS, SCORES_REMEDY, preflight_answer_server, preflight_model
 from providers.types import Finding, Level, Need, PreflightReport
 from society.checks import overlap
@@ -232,7 +233,7 @@ async def _preflight_addresses(
 
     # All addresses at the same time: a server that does not answer costs one time-out, not several.
     models, servers = await asyncio.gather(
-        asyncio.gather(*(one(address) for address in config.addresses)), server()
+        gather_or_cancel([one(address) for address in config.addresses]), server()
     )
     return [*models, *servers]
 

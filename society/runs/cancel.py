@@ -19,6 +19,7 @@ from evals import stored_run
 from providers import registry
 from providers.base import Provider
 from providers.errors import JobError, ProviderError
+from providers.gathering import gather_or_cancel
 from providers.types import FinetuneSpec, JobHandle, JobState, ModelRef
 from society.config.schema import Config
 from society.method.agents import Society
@@ -84,7 +85,7 @@ async def cancel_all(folders: Sequence[RunFolder], tell: Tell) -> int:
         tell("\n".join((f"run {folder.name}:", *lines)))
         return failures
 
-    return sum(await asyncio.gather(*(one(folder) for folder in folders)))
+    return sum(await gather_or_cancel([one(folder) for folder in folders]))
 
 
 async def cancel(

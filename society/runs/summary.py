@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TextIO
 
-from rich import box
 from rich.table import Table
-from rich.text import Text
 
 from evals.agreement import Agreement, read_agreements
 from evals.comparison import compare_all, find_last_iteration
@@ -28,6 +26,7 @@ from evals.metrics import (
 from evals.stored_run import find_main_arm, list_evaluated_arms
 from evals.tuning import RoleTuning, summarize_tuning
 from society.terminal.output import Screen, one_line
+from society.terminal.table import make_table
 from store.ledger import Store
 
 NAMES: dict[Measure, str] = {
@@ -93,10 +92,6 @@ def _say(console: Screen, lines: Iterable[str]) -> None:
         console.print(line, soft_wrap=True)
 
 
-def _make_table(title: str) -> Table:
-    return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=Text(title), title_justify="left")
-
-
 def describe_gold(voting: Sequence[Agreement]) -> list[str]:
     """Why there is no accuracy, or for which questions; nothing if all questions have gold."""
     # A stage that is under way has fewer questions; the fullest one shows what is known.
@@ -116,7 +111,7 @@ def describe_gold(voting: Sequence[Agreement]) -> list[str]:
 
 def tabulate_arms(store: Store, arms: Sequence[str]) -> Table:
     """One line per arm: its last society."""
-    drawn = _make_table("Every arm's last society, % with 95 % interval")
+    drawn = make_table("Every arm's last society, % with 95 % interval")
     for heading in ("arm", "iteration"):
         drawn.add_column(heading, no_wrap=True)
     headings = ("single agent\ngreedy", "single agent\nsampled", "vote\nsampled")
@@ -168,7 +163,7 @@ def tabulate_accuracy(
 
     Beside it stand the shares of tied votes and of answers that were unreadable or cut.
     """
-    drawn = _make_table(title)
+    drawn = make_table(title)
     for heading in ("iteration", "decoding"):
         drawn.add_column(heading, no_wrap=True)
     headings = ("single\nagent", "round-1\nmajority", "consensus", "tied", "unread", "cut")
@@ -191,7 +186,7 @@ def tabulate_agreement(voting: Iterable[Agreement], title: str, *, readings: boo
 
     `readings` adds ties and unreadable answers, which the table of accuracies also has.
     """
-    drawn = _make_table(title)
+    drawn = make_table(title)
     for heading in ("iteration", "decoding"):
         drawn.add_column(heading, no_wrap=True)
     headings = ("questions", "agree\nfirst", "agree\nlast", "turned to\nthe vote", "turned\naway")
@@ -214,7 +209,7 @@ def tabulate_agreement(voting: Iterable[Agreement], title: str, *, readings: boo
 def tabulate_labels(labels: Sequence[LabelHealth]) -> Table:
     """One line per iteration: the training labels that the society voted for."""
     gold = any(each.accuracy for each in labels)
-    drawn = _make_table("Training labels, %" + (", right ones with 95 % interval" if gold else ""))
+    drawn = make_table("Training labels, %" + (", right ones with 95 % interval" if gold else ""))
     headings = ("iteration", "training\nquestions", "labelled", "tied", "too few\nvoters")
     for heading in (*headings, "unread", "cut", *(("labels\nright",) if gold else ())):
         drawn.add_column(heading, justify="right", no_wrap=True)
@@ -231,7 +226,7 @@ def tabulate_labels(labels: Sequence[LabelHealth]) -> Table:
 
 def tabulate_tuning(models: Iterable[RoleTuning]) -> Table:
     """One line per iteration and role: models, examples and losses."""
-    drawn = _make_table("Fine-tuning; loss in nats per trained token")
+    drawn = make_table("Fine-tuning; loss in nats per trained token")
     headings = ("iteration", "role", "tuned", "examples\neach", "first\nloss", "last\nloss")
     for heading in headings:
         drawn.add_column(heading, justify="left" if heading == "role" else "right", no_wrap=True)

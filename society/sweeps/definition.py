@@ -63,6 +63,9 @@ def load_sweep(source: SweepSource, runs: Path, name: str) -> Sweep:
     """The sweep that `source` describes, called `name` under `runs`.
 
     Every point's experiment is checked in full. Raises `ConfigError`.
+
+        source = SweepSource("demo", options=SweepOptions(grid=["datasets.w=0.2,0.5"]))
+        load_sweep(source, Path("runs"), "w").members
     """
     folder = folders.locate_run(runs, name)
     table, origin = experiments.read_table(source.experiment, source.overrides)

@@ -12,9 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Literal, TextIO
 
-from rich import box
 from rich.table import Table
-from rich.text import Text
 
 from evals.agreement import read_agreements
 from evals.metrics import (
@@ -31,7 +29,7 @@ from society.runs.folder import RunFolder
 from society.runs.status import read_progress
 from society.sweeps.definition import SweepRecord
 from society.terminal.output import Screen, one_line, write_line
-from society.terminal.table import write_rows
+from society.terminal.table import make_table, write_rows
 from store.errors import StoreError, StoreLocked, StoreMissing
 from store.ledger import Store
 
@@ -149,9 +147,7 @@ def _merge_seeds(
 
 
 def _draw_table(rows: Sequence[SweepResult], shown: Sequence[Share], title: str) -> Table:
-    drawn = Table(
-        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=Text(title), title_justify="left"
-    )
+    drawn = make_table(title)
     points = any(row.point for row in rows)
     for heading in (*(["point"] if points else []), "arm", "decoding", "iteration"):
         drawn.add_column(heading, no_wrap=True)

@@ -44,6 +44,11 @@ def write_rows(
         _write_table(columns, rows, stream)
 
 
+def make_table(title: str) -> Table:
+    """An empty table for `Screen.draw`, with its title at the left and lines under its header."""
+    return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=Text(title), title_justify="left")
+
+
 def _write_csv(columns: Sequence[str], rows: Sequence[Sequence[object]], stream: TextIO) -> None:
     shown = stream.isatty()
 
