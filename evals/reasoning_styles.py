@@ -89,7 +89,7 @@ def measure_styles(
 def measure_styles_by_iteration(
     store: Store, task: Task, decoding: Decoding, arm: str = MULTIAGENT, answers: Answers = "first"
 ) -> dict[int, dict[str, StyleUse]]:
-    """`use` for every iteration in which an arm was evaluated and any style is known."""
+    """`measure_styles` for every iteration in which an arm was evaluated and any style is known."""
     return _tabulate(_read_answers(store, task, decoding, None, arm, answers))
 
 
@@ -147,7 +147,7 @@ def _tabulate(answers: Sequence[_StyledAnswer]) -> dict[int, dict[str, StyleUse]
 def compare_styles(
     before: Mapping[str, StyleUse], after: Mapping[str, StyleUse]
 ) -> StyleChange | None:
-    """What lies between two tables of `use`; None where either is empty."""
+    """What lies between two tables of `measure_styles`; None where either is empty."""
     if not before or not after:
         return None
     styles = sorted(before.keys() | after.keys(), key=lambda style: (style == OTHER, style))

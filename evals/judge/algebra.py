@@ -1,4 +1,4 @@
-r"""Whether two LaTeX expressions are equal, asked of a computer algebra system.
+r"""Decides by a computer algebra system whether two LaTeX expressions are equal.
 
 Runs in the judge's workers only: it may take any time, exhaust the memory or crash. math-verify's
 parser (latex2sympy2_extended) reads the LaTeX and math-verify compares; since its numeric

@@ -1,6 +1,6 @@
-"""Questions that are only assumed: what stands in for data that would have to be downloaded.
+"""Placeholder questions, for an estimate of costs on a machine without the data set.
 
-To price an experiment its questions' lengths are enough, and nothing is to be sent for that.
+An estimate needs only the length of the questions, so it downloads nothing.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ from evals.tasks.base import Split, TaskQuestion
 from evals.tasks.sources import cached_only
 
 CHARACTERS = 400
-"""How long an assumed question is; those of GSM8K have 240 on average, those of MATH 200."""
+"""Length of a placeholder; questions of GSM8K have 240 on average, those of MATH 200."""
 
 _TASKS: ContextVar[set[str] | None] = ContextVar("tasks", default=None)
 
 
 @contextmanager
 def without_download() -> Iterator[set[str]]:
-    """Within it nothing is downloaded: tasks whose data are not in the cache give assumed
-    questions. Yields the names of those tasks, which fill up as they are asked."""
+    """Forbid downloads: tasks whose data are not in the cache give placeholders.
+
+    Yields the names of those tasks; the set grows as tasks are asked for questions.
+    """
     tasks: set[str] = set()
     token = _TASKS.set(tasks)
     try:
@@ -32,7 +34,7 @@ def without_download() -> Iterator[set[str]]:
 
 
 def allow_placeholders(task: str) -> bool:
-    """Whether questions may be assumed here; the task is noted then."""
+    """Whether `task` may give placeholders now; if so, its name is recorded."""
     tasks = _TASKS.get()
     if tasks is not None:
         tasks.add(task)

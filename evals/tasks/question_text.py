@@ -15,6 +15,8 @@ from typing import Literal
 
 from evals.tasks.sources import DataRow
 
+LETTERS = ascii_uppercase
+# The first alternative takes a literal, so that the second sees only places for fields.
 _PLACE = re.compile(r"\{\{([^{}]*)\}\}|\{([^{}]+)\}")
 
 
@@ -36,9 +38,6 @@ def fill_template(template: str, values: Mapping[str, str]) -> str:
 
 def _fill_place(place: re.Match[str], values: Mapping[str, str]) -> str:
     return f"{{{place[1]}}}" if place[2] is None else values[place[2]]
-
-
-LETTERS = ascii_uppercase
 
 
 def format_choices(question: str, choices: Sequence[str]) -> str:

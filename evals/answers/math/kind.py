@@ -33,7 +33,7 @@ _MORE = re.compile(
     r"|rather)\b",
     re.IGNORECASE,
 )
-"""A sign that behind the last box a tag, a key or a correction may stand, which counts for more."""
+"""Signs of a tag, a key or a correction behind the last box, any of which overrides the box."""
 
 _MOST_ASKED = 40
 """Questions to the judge about one pair of answers; a pair that needs more is not the same."""
@@ -53,7 +53,7 @@ class MathKind:
     name: str = "math"
     form: str = r"Put the final answer in \boxed{}."
     ask: Judge | None = None
-    """Who decides what neither structure nor value does; the shared judge where None."""
+    """The judge for pairs that neither structure nor value decides; None: the shared judge."""
 
     def read(self, response: str) -> str | None:
         """See `explain`."""
