@@ -136,8 +136,9 @@ def compare(
     pooled: list[tuple[float, float]] = []
     asked: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
     for store in stores:
-        answered_a, answered_b = _answered(store, a, task), _answered(store, b, task)
+        answered_a, answered_b = _read_answers(store, a, task), _read_answers(store, b, task)
         shared = sorted(answered_a.keys() & answered_b.keys())
+        # With one question there is no variance, hence no interval.
         if len(shared) < 2:
             continue
         pairs = [(answered_b[q], answered_a[q]) for q in shared]
@@ -205,7 +206,7 @@ def find_last_iteration(
     return max(shared, default=None)
 
 
-def _answered(store: Store, system: System, task: str | None) -> dict[str, float]:
+def _read_answers(store: Store, system: System, task: str | None) -> dict[str, float]:
     stage = system.stage
     return metrics.read_by_question(
         store, system.measure, stage.decoding, stage.iteration, stage.arm, task

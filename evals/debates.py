@@ -122,6 +122,7 @@ def read_debate(source: Queryable, stage: StageKey, question_id: str) -> DebateR
     turns = _read_turns(source, params)
     if not turns:
         return None
+    # A debate that goes on has turns but no votes yet; votes are written when it is complete.
     votes = {vote[0]: RoundVote(*vote) for vote in source.rows(_VOTES, params)}
     rounds = [
         _build_round(number, list(spoken), votes.get(number))

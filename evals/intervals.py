@@ -97,6 +97,8 @@ def paired_shares(before: Sequence[float], after: Sequence[float]) -> PairedDiff
     if len(changes) < 2:
         raise ValueError(f"a paired difference needs at least two questions, got {len(changes)}")
     mean = fmean(changes)
+    # If all questions change alike, the variance is zero and the plain interval would have no
+    # width.
     alike = [*([mean] * len(changes)), 1.0, -1.0]
     half = Z95 * max(sqrt(variance(each) / len(each)) for each in (changes, alike))
     low, high = max(-1.0, mean - half), min(1.0, mean + half)
@@ -190,12 +192,12 @@ def _newcombe(both: int, lost: int, gained: int, total: int) -> tuple[float, flo
     second_low, second_high = wilson(second, total)
     phi = _phi(both, lost, gained, total)
     difference = first - second
-    below = _joined(first - first_low, second_high - second, phi)
-    above = _joined(first_high - first, second - second_low, phi)
+    below = _join_limits(first - first_low, second_high - second, phi)
+    above = _join_limits(first_high - first, second - second_low, phi)
     return max(-1.0, difference - below), min(1.0, difference + above)
 
 
-def _joined(one: float, other: float, phi: float) -> float:
+def _join_limits(one: float, other: float, phi: float) -> float:
     return sqrt(max(0.0, one**2 - 2 * phi * one * other + other**2))
 
 
@@ -204,6 +206,7 @@ def _phi(both: int, lost: int, gained: int, total: int) -> float:
     margins = (both + lost) * (gained + neither) * (both + gained) * (lost + neither)
     if margins == 0:
         return 0.0
+    # Newcombe's correction: phi is shrunk towards zero for positive association only.
     excess = both * neither - lost * gained
     shrunk = max(excess - total / 2, 0.0) if excess > 0 else float(excess)
     return shrunk / sqrt(margins)

@@ -22,6 +22,7 @@ Decoding = Literal["sampled", "greedy"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 DECODINGS: tuple[Decoding, ...] = get_args(Decoding)
 
+# Without a task: the run's own questions, whatever their task is called.
 _OF_TASK = """
     question_id in (
         select question_id from questions where if($task is null, not is_extra, task = $task))
@@ -34,6 +35,7 @@ _SINGLE = f"""
       and t.iteration = $iteration
     group by question_id order by question_id
 """
+# The last round is that of the arm, not of the question: an arm's debates all have equally many.
 _VOTE = f"""
     select question_id, correct::int::double, 1
     from votes

@@ -76,6 +76,8 @@ class Likelihoods:
         """Ask for what a request needs."""
         if measure == "nll":
             self._request_score(wanted.model, wanted.text)
+        # Equal models have no divergence; models with different vocabularies have none that is
+        # defined.
         elif wanted.equal or wanted.foreign:
             return
         elif method == "sampled":
@@ -140,6 +142,7 @@ class Likelihoods:
             return self.cache.nats.get((wanted.first.model, wanted.model, wanted.text))
         drawn = self.cache.scores.get((wanted.first.model, wanted.text))
         other = self.cache.scores.get((wanted.model, wanted.text))
+        # Cut into other tokens, the two means would be over different things.
         if drawn is None or other is None or drawn.tokens != other.tokens:
             return None
         return drawn.mean - other.mean

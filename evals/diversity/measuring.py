@@ -144,19 +144,19 @@ class Measurement:
             self._known = Likelihoods(self._providers, Cache(), self._keep)
             self._unable = dict.fromkeys(self.todo, str(error))
         likelihoods = [pair for pair in self.todo if pair[1] != "embedding"]
-        rows = await self._stored(likelihoods, self._likelihood)
+        rows = await self._store_results(likelihoods, self._likelihood)
         if len(likelihoods) < len(self.todo):
             notes = await self._embed(lambda done: on_progress(asked + done))
 
-            def embedding(role: AgentRole, measure: DiversityMeasure) -> _Result:
+            def measure_embedding(role: AgentRole, measure: DiversityMeasure) -> _Result:
                 pairs = measure_dissimilarities(self._responses[role], self._cache.vectors)
                 return _Result(self._options.encoder, pairs, notes)
 
             embedded = [pair for pair in self.todo if pair[1] == "embedding"]
-            rows += await self._stored(embedded, embedding)
+            rows += await self._store_results(embedded, measure_embedding)
         return sorted(rows, key=lambda row: self.todo.index((row.role, row.measure)))
 
-    async def _stored(
+    async def _store_results(
         self,
         measured: Sequence[tuple[AgentRole, DiversityMeasure]],
         result: Callable[[AgentRole, DiversityMeasure], _Result],
@@ -257,6 +257,8 @@ class Measurement:
     ) -> Iterator[Diversity]:
         for responses in get_args(Responses):
             found = estimate_mean(result.pairs, responses)
+            # A distance is never negative, but a t interval may reach below zero; an estimate by
+            # samples may be.
             if result.encoder != "sampled" and found.low is not None:
                 found = replace(found, low=max(0.0, found.low))
             notes = list(result.notes)

@@ -67,6 +67,7 @@ def read_responses(
     found = store.rows(_DEBATED, {**stage.params, "task": task})
     last_round = max((int(rounds) for _, rounds in found), default=0)
     debated = [str(question) for question, rounds in found if rounds == last_round]
+    # The same questions for every society, whatever the order in which they were debated.
     chosen = sorted(debated, key=lambda question: sha256(question.encode()).digest())[:limit]
     rounds: dict[AgentRole, int] = {"generator": 1} if last_round else {}
     if last_round > 1:

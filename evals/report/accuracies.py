@@ -26,6 +26,8 @@ Quantity = Literal["single", "majority", "consensus", "agreement-first", "agreem
 """An accuracy, or the share of an answer's supporters among the agents with a readable answer in
 the first or the last round (the paper's consensus diversity)."""
 
+# One row per question: agents that answer the same question are not independent, so their mean is
+# one value, and the number of answers goes into the interval (`evals.intervals.rate`).
 _SINGLES = """
     select if(q.is_extra, q.task, null), t.arm, t.iteration, t.decoding, t.question_id,
            avg(v.correct::int), count(*)
@@ -33,6 +35,8 @@ _SINGLES = """
     where t.split = 'eval' and t.kind = 'answer' and t.round = 1 and v.correct is not null
     group by all
 """
+# `arg_max_null` keeps an agreement that is NULL in the last round (no readable answer); `arg_max`
+# would fall back to an earlier round.
 _VOTES = """
     select if(q.is_extra, q.task, null), v.arm, v.iteration, v.decoding, v.question_id,
            any_value(v.voters) filter (v.round = 1), arg_max(v.voters, v.round),
@@ -96,6 +100,7 @@ class Accuracies:
         """After the last iteration that every seed with this arm has evaluated."""
         found = self.list_iterations(arm, decoding, quantity, task)
         runs = max((len(each.seeds) for each in found), default=0)
+        # A seed that lags behind must not mix its earlier iteration with the others' later one.
         complete = [each for each in found if len(each.seeds) == runs]
         return complete[-1] if complete else None
 

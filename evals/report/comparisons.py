@@ -27,7 +27,7 @@ Outcome = Literal["better", "worse", "unclear"]
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ArmVerdict:
     """The main arm minus one other, or minus itself before any tuning (`untuned`)."""
 
     other: str
@@ -56,16 +56,16 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdicts:
+class ArmVerdicts:
     """All comparisons by one measure, on one task (None: the runs' own)."""
 
     measure: Measure
     decoding: Decoding
     task: str | None
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[ArmVerdict, ...]
 
 
-def compare_arms(group: SeedGroup, accuracies: Accuracies) -> list[Verdicts]:
+def compare_arms(group: SeedGroup, accuracies: Accuracies) -> list[ArmVerdicts]:
     """By the vote of the last round first, then for a single agent; zero-shot tasks by vote."""
     decodings = accuracies.list_decodings()
     if not decodings:
@@ -84,14 +84,16 @@ def _compare_on(
     measure: Measure,
     decoding: Decoding,
     task: str | None,
-) -> Verdicts:
+) -> ArmVerdicts:
     society = group.main.name
     if (found := accuracies.find_last(society, decoding, measure, task)) is None:
-        return Verdicts(measure, decoding, task, ())
+        return ArmVerdicts(measure, decoding, task, ())
     last = found.key.stage.iteration
     against: list[tuple[str, int]] = []
     twin = stored_run.find_untuned_twin(group.arms)
     before = accuracies.find(StageKey(0, "eval", society, decoding), measure, task)
+    # An arm `debate` of the same shape is the untuned society; comparing with both would count it
+    # twice in Holm's correction.
     if last > 0 and before is not None and twin is None:
         against.append((society, 0))
     for arm in group.arms:
@@ -103,15 +105,15 @@ def _compare_on(
         for other, at in against
     )
     compared = apply_holm([change for change in changes if change is not None])
-    return Verdicts(
+    return ArmVerdicts(
         measure,
         decoding,
         task,
-        tuple(Verdict(each.b.stage.arm, each.b.stage.arm == society, each) for each in compared),
+        tuple(ArmVerdict(each.b.stage.arm, each.b.stage.arm == society, each) for each in compared),
     )
 
 
-def find_primary(verdicts: Sequence[Verdicts]) -> Verdicts | None:
+def find_primary(verdicts: Sequence[ArmVerdicts]) -> ArmVerdicts | None:
     """The comparisons that the report's answer rests on: by votes, on the runs' own task."""
     own = [each for each in verdicts if each.task is None and each.measure == "consensus"]
     return own[0] if own else None
@@ -126,6 +128,8 @@ _TRAINED_ON = """
         from votes where split = 'train' group by all)
     group by arm
 """
+# Means per debate rather than totals, since arms may have evaluated different numbers of
+# iterations.
 _EVALUATED = """
     select t.arm, count(*) / count(distinct (t.iteration, t.question_id)),
            count_if(t.kind = 'answer') / count(distinct (t.iteration, t.question_id)),

@@ -94,7 +94,8 @@ def sum_costs(costs: Sequence[StageCost]) -> StageCost:
 
 
 def _of_run(store: Store) -> list[tuple[int, StageCost]]:
-    spent = _spent(store)
+    spent = _read_spent_by_stage(store)
+    # Turns do not store prices; the view `spend` has them, with the failed attempts.
     money = {key: cost.usd for key, cost in spent.items()}
     found = []
     for arm, iteration, split, task, decoding, *counts, seconds in store.rows(_DEBATES):
@@ -113,7 +114,7 @@ def _of_run(store: Store) -> list[tuple[int, StageCost]]:
     return found
 
 
-def _spent(store: Store) -> dict[tuple[str, int, str], StageCost]:
+def _read_spent_by_stage(store: Store) -> dict[tuple[str, int, str], StageCost]:
     """What the view `spend` knows, by arm, iteration and stage: failed attempts count."""
     found: dict[tuple[str, int, str], StageCost] = {}
     for arm, iteration, kind, split, task, decoding, *numbers, usd, unknown in store.rows(_MONEY):

@@ -67,7 +67,7 @@ class ArmDiversity:
 
 def read_diversities(runs: Sequence[SeedRun], accuracies: Accuracies) -> list[ArmDiversity]:
     """Agreement first, then the stored measures in alphabetical order."""
-    return [*_agreement(accuracies), *_stored(runs)]
+    return [*_read_agreement(accuracies), *_read_stored(runs)]
 
 
 def list_scales(found: Sequence[ArmDiversity]) -> list[Scale]:
@@ -75,7 +75,7 @@ def list_scales(found: Sequence[ArmDiversity]) -> list[Scale]:
     return list(dict.fromkeys(each.scale for each in found if each.value is not None))
 
 
-def _agreement(accuracies: Accuracies) -> list[ArmDiversity]:
+def _read_agreement(accuracies: Accuracies) -> list[ArmDiversity]:
     found = []
     for key, each in accuracies.by_key.items():
         if key.quantity in ("agreement-first", "agreement-last"):
@@ -100,7 +100,7 @@ def _agreement(accuracies: Accuracies) -> list[ArmDiversity]:
     return found
 
 
-def _stored(runs: Sequence[SeedRun]) -> list[ArmDiversity]:
+def _read_stored(runs: Sequence[SeedRun]) -> list[ArmDiversity]:
     together: defaultdict[tuple[object, ...], list[tuple[int, Sequence[object]]]] = defaultdict(
         list
     )

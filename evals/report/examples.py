@@ -28,7 +28,7 @@ _OUTCOMES = """
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
+class DebateExample:
     """A question with one debate, or with the untuned and the tuned society's debate."""
 
     title: str
@@ -71,7 +71,7 @@ _KINDS: tuple[tuple[str, Callable[[_Outcome], bool], bool], ...] = (
 
 def choose_examples(
     store: Store, arm: str, decoding: Decoding, first: int, last: int, per_kind: int = 2
-) -> list[Example]:
+) -> list[DebateExample]:
     """Up to `per_kind` examples of every kind, from the questions that the societies after
     iterations `first` and `last` both debated."""
     outcomes = _read_outcomes(store, arm, decoding, first, last)
@@ -82,7 +82,9 @@ def choose_examples(
             iterations = (first, last) if both and first != last else (last,)
             stages = [StageKey(iteration, "eval", arm, decoding) for iteration in iterations]
             debates = tuple(_read_debates(store, stages, question))
-            examples.append(Example(title, debates[0].question or "", debates[0].gold, debates))
+            examples.append(
+                DebateExample(title, debates[0].question or "", debates[0].gold, debates)
+            )
     return examples
 
 
@@ -99,5 +101,7 @@ def _read_outcomes(
     for question, iteration, *votes in store.rows(_OUTCOMES, [arm, arm, decoding, first, last]):
         found.setdefault(str(question), {})[int(iteration)] = (bool(votes[0]), bool(votes[1]))
     complete = [q for q, seen in found.items() if first in seen and last in seen]
+    # A hash orders the questions in the same way on every machine, and independently of their
+    # content.
     complete.sort(key=lambda question: sha256(question.encode()).digest())
     return {q: _Outcome(found[q][first], found[q][last]) for q in complete}

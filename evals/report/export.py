@@ -12,7 +12,7 @@ from evals.report import figures as drawing
 from evals.report import page, tables
 from evals.report.facts import Facts
 from evals.report.figures.figure import assign_looks
-from evals.report.table import Cell, Table
+from evals.report.table import Cell, ReportTable
 from store import output_files
 
 # What LaTeX would take for a command, or a font without the sign would leave out.
@@ -46,7 +46,7 @@ _LATEX = {
 
 def build_files(facts: Facts) -> dict[str, bytes]:
     """Content by path within the report's folder. Equal facts give equal files."""
-    kinds: dict[str, Callable[[Table], str]] = {
+    kinds: dict[str, Callable[[ReportTable], str]] = {
         "csv": to_csv,
         "md": to_markdown,
         "tex": to_latex,
@@ -66,7 +66,7 @@ def build_files(facts: Facts) -> dict[str, bytes]:
     return found
 
 
-def to_csv(table: Table) -> str:
+def to_csv(table: ReportTable) -> str:
     """Shares in %, intervals in columns of their own, nothing rounded for show; text that begins
     like a formula is quoted for spreadsheets."""
     file = io.StringIO()
@@ -77,7 +77,7 @@ def to_csv(table: Table) -> str:
     return file.getvalue()
 
 
-def to_markdown(table: Table) -> str:
+def to_markdown(table: ReportTable) -> str:
     """A table for people, in GitHub's Markdown, with its note."""
     rows = [
         [markdown.escape_markdown(column.title) for column in table.columns],
@@ -89,7 +89,7 @@ def to_markdown(table: Table) -> str:
     return "\n".join([f"**{title}**", "", *lines, "", note, ""]).rstrip() + "\n"
 
 
-def to_latex(table: Table) -> str:
+def to_latex(table: ReportTable) -> str:
     """A table environment for a paper; needs the package booktabs."""
     alignment = "".join("l" if column.text else "r" for column in table.columns)
     lines = [

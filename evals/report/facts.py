@@ -14,10 +14,10 @@ from evals.degradation import Concern
 from evals.metrics import Decoding
 from evals.report import accuracies, comparisons, costs, diversities, published, seeds, training
 from evals.report.accuracies import Accuracies
-from evals.report.comparisons import Parity, Verdicts
+from evals.report.comparisons import ArmVerdicts, Parity
 from evals.report.costs import StageCost
 from evals.report.diversities import ArmDiversity
-from evals.report.examples import Example, choose_examples
+from evals.report.examples import DebateExample, choose_examples
 from evals.report.published import Published
 from evals.report.seeds import SeedGroup, SeedRun
 from evals.report.training import ArmLabels, ArmStyles, Flips, Tuning
@@ -44,7 +44,7 @@ class ExperimentFacts:
     decoding: Decoding
     accuracies: Accuracies
     votings: tuple[Agreement, ...]
-    verdicts: tuple[Verdicts, ...]
+    verdicts: tuple[ArmVerdicts, ...]
     diversities: tuple[ArmDiversity, ...]
     labels: tuple[ArmLabels, ...]
     concerns: tuple[tuple[SeedRun, Concern], ...]
@@ -53,7 +53,7 @@ class ExperimentFacts:
     parity: Parity | None
     styles: tuple[ArmStyles, ...]
     costs: tuple[StageCost, ...]
-    examples: tuple[Example, ...]
+    examples: tuple[DebateExample, ...]
 
     @property
     def label(self) -> str:
@@ -175,7 +175,7 @@ def _list_concerns(group: SeedGroup) -> Iterator[tuple[SeedRun, Concern]]:
 
 def _choose_examples(
     group: SeedGroup, votings: Sequence[Agreement], decoding: Decoding
-) -> list[Example]:
+) -> list[DebateExample]:
     """Debates of the main arm's first and last evaluated iteration."""
     arm = group.main.name
     iterations = [

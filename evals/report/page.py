@@ -17,10 +17,10 @@ from evals.arm_kinds import Look
 from evals.invisible import escape_invisible
 from evals.report import figures as drawing
 from evals.report import sentences, tables
-from evals.report.comparisons import Verdict
+from evals.report.comparisons import ArmVerdict
 from evals.report.facts import ExperimentFacts, Facts
 from evals.report.figures.figure import PALETTE, Figure, assign_looks
-from evals.report.table import Table, show_points
+from evals.report.table import ReportTable, show_points
 from providers import extras
 
 NO_FIGURES = f"Figures need matplotlib: {extras.install_command('report')}"
@@ -55,6 +55,7 @@ def render_page(facts: Facts) -> str:
         "points": show_points,
         "society": lambda number: "Untuned society" if number == 0 else f"Society {number}",
     }
+    # One assignment for the whole page: an arm looks the same in every figure and table.
     marks = assign_looks(facts.arms)
     built = tables.build_tables(facts)
     symbols, swatches = _draw_swatches(marks) if can_draw() else (Markup(""), {})
@@ -76,7 +77,7 @@ def render_page(facts: Facts) -> str:
     )
 
 
-def _list_sections(facts: Facts, tables: Mapping[str, Table]) -> list[tuple[str, str]]:
+def _list_sections(facts: Facts, tables: Mapping[str, ReportTable]) -> list[tuple[str, str]]:
     """The page's sections by id, in order."""
     examples = any(experiment.examples for experiment in facts.experiments)
     known = {
@@ -135,7 +136,7 @@ def _define_colors() -> str:
     )
 
 
-def _list_cards(experiment: ExperimentFacts) -> list[tuple[str, Verdict]]:
+def _list_cards(experiment: ExperimentFacts) -> list[tuple[str, ArmVerdict]]:
     """The main arm against itself before tuning, by every measure."""
     names = {"single": "Single agent", "majority": "Round-1 majority", "consensus": "Consensus"}
     twin = stored_run.find_untuned_twin(experiment.group.arms)

@@ -66,6 +66,8 @@ class SeedGroup:
         return stored_run.choose_main_arm(self.arms)
 
 
+# Settings are compared as JSON with sorted keys: two files that order them differently are the
+# same.
 def group_runs(stores: Sequence[Store]) -> list[SeedGroup]:
     """The experiments in the order of their first run.
 
@@ -134,6 +136,7 @@ def _label_group(names: Sequence[str]) -> str:
     if len(names) == 1:
         return names[0]
     alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    # The common beginning of the names, without the "-s" or "-seed-1" that leads to the number.
     shared = "".join(letters[0] for letters in alike)
     return re.sub(r"[-._ ]+((seeds?|s)[-._= ]*\d*)?$", "", shared) or names[0]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from evals.intervals import PairedDifference
 from evals.report import comparisons, diversities
-from evals.report.comparisons import Outcome, Verdict
+from evals.report.comparisons import ArmVerdict, Outcome
 from evals.report.diversities import Scale, Survival
 from evals.report.facts import ExperimentFacts
 from evals.report.table import replace_minus, show_p_value, show_points
@@ -17,7 +17,7 @@ MANY_UNREAD = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ArmFinding:
     """All arms that the main arm is better than, or worse than, or not shown to differ from."""
 
     outcome: Outcome
@@ -63,7 +63,7 @@ def describe_votes(experiment: ExperimentFacts) -> str | None:
     return text + "More agreement is not more accuracy: the agents may share an error."
 
 
-def list_findings(experiment: ExperimentFacts) -> list[Finding]:
+def list_findings(experiment: ExperimentFacts) -> list[ArmFinding]:
     """What the vote on the run's own task shows: better, worse, no difference shown."""
     primary = comparisons.find_primary(experiment.verdicts)
     if primary is None:
@@ -78,7 +78,7 @@ def list_findings(experiment: ExperimentFacts) -> list[Finding]:
         chosen = [each for each in primary.verdicts if each.outcome == outcome]
         if chosen:
             close = _describe_size(chosen) if outcome == "unclear" else ""
-            found.append(Finding(outcome, lead, tuple(map(name_other, chosen)), close))
+            found.append(ArmFinding(outcome, lead, tuple(map(name_other, chosen)), close))
     return found
 
 
@@ -154,12 +154,12 @@ def _describe_survival(each: Survival) -> str:
     )
 
 
-def name_other(verdict: Verdict) -> str:
+def name_other(verdict: ArmVerdict) -> str:
     """The other arm, or in words the main arm before tuning."""
     return "itself before tuning" if verdict.untuned else verdict.other
 
 
-def _describe_difference(verdict: Verdict) -> str:
+def _describe_difference(verdict: ArmVerdict) -> str:
     change = verdict.comparison.by_question
     p = show_p_value(verdict.p_value)
     sign = "" if p.startswith("<") else "= "
@@ -169,7 +169,7 @@ def _describe_difference(verdict: Verdict) -> str:
     )
 
 
-def _describe_size(chosen: Sequence[Verdict]) -> str:
+def _describe_size(chosen: Sequence[ArmVerdict]) -> str:
     changes = [each.comparison.by_question for each in chosen]
     widest = max(max(abs(change.difference), _half(change)) for change in changes)
     return (
@@ -185,9 +185,9 @@ def _half(change: PairedDifference) -> float:
 def list_notices(experiment: ExperimentFacts) -> Iterator[str]:
     """What a reader must know before relying on the numbers."""
     runs = experiment.group.runs
-    unfinished = [run.name for run in runs if run.finished_at is None]
-    if unfinished:
-        yield f"Not finished: {', '.join(unfinished)}. The page shows what is complete so far."
+    untuned_jobs = [run.name for run in runs if run.finished_at is None]
+    if untuned_jobs:
+        yield f"Not finished: {', '.join(untuned_jobs)}. The page shows what is complete so far."
     yield from _notice_gold(experiment)
     yield from _notice_unread(experiment)
     if experiment.waiting:

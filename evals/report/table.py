@@ -179,7 +179,7 @@ class Column(Generic[R]):
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class ReportTable:
     """A table by its name; `note` says how its numbers are to be read."""
 
     name: str
@@ -199,7 +199,7 @@ class TableSpec(Generic[R]):
     rows: Callable[[ExperimentFacts], Iterable[R]]
     note: str = ""
 
-    def build(self, facts: Facts) -> Table:
+    def build(self, facts: Facts) -> ReportTable:
         """The rows of every experiment one after the other; if there are several experiments, a
         first column says which."""
         several = len(facts.experiments) > 1
@@ -210,7 +210,7 @@ class TableSpec(Generic[R]):
             rows += [(*lead, *row) for row in fill(columns, self.rows(experiment))]
         if several:
             columns = (Column("experiment", "experiment", str), *columns)
-        return Table(self.name, self.title, columns, tuple(rows), self.note)
+        return ReportTable(self.name, self.title, columns, tuple(rows), self.note)
 
 
 def fill(columns: Sequence[Column[R]], rows: Iterable[R]) -> tuple[tuple[Cell, ...], ...]:
@@ -238,5 +238,6 @@ def list_seeds(values: Sequence[tuple[int, float]]) -> str:
     return ", ".join(f"{100 * value:.1f}" for _, value in values) if len(values) > 1 else NOTHING
 
 
+# Six digits: more than an interval can justify, few enough to hide the noise of summation order.
 def _exact(value: float) -> str:
     return f"{value:.6g}" if value != int(value) else str(int(value))

@@ -151,6 +151,7 @@ def average_loss_curves(jobs: Sequence[Tuning], points: int = 24) -> list[tuple[
     curves = [job.losses for job in jobs if job.losses]
     if not curves:
         return []
+    # As many points as the longest job has steps, if that is less than `points`.
     most = max(map(len, curves))
     places = [0.0] if most == 1 else [i / (min(points, most) - 1) for i in range(min(points, most))]
     return [(place, fmean(_interpolate(curve, place) for curve in curves)) for place in places]
@@ -173,6 +174,8 @@ def _pool_labels(
 ) -> ArmLabels:
     rates = [(seed, each.accuracy) for seed, each in seeds]
     known = [(seed, rate) for seed, rate in rates if rate is not None]
+    # Seeds ask the same questions, so their labels are not independent: the interval is that of one
+    # seed's mean number of labels, not of the sum.
     accuracy = None
     if known:
         labelled = sum(rate.total for _, rate in known)

@@ -124,6 +124,7 @@ def read_entry(reader: Reader, folder: RunFolder) -> RunEntry:
 def build_unreadable_entry(folder: RunFolder, error: Exception) -> RunEntry:
     """What the list says about a run that cannot be read, and why."""
     if isinstance(error, StoreLocked):
+        # A locked file belongs to a process that writes: that is a running run, not a broken one.
         return RunEntry(folder.name, "running", note=read_notice_line(folder) or str(error))
     return RunEntry(folder.name, "unreadable", note=explain_error(folder, error))
 

@@ -52,10 +52,12 @@ def draw_accuracy(curves: Sequence[Curve]) -> Markup:
     if not drawn:
         return Markup("")
     rates = [rate for curve in drawn for _, rate in curve.points]
+    # The axis does not start at zero, but at a multiple of 10 % below the lowest interval.
     low = floor(10 * min(rate.low for rate in rates)) / 10
     high = max(ceil(10 * max(rate.high for rate in rates)) / 10, low + 0.1)
     iterations = sorted({iteration for curve in drawn for iteration, _ in curve.points})
     plane = _make_plane(iterations[0] - 0.35, iterations[-1] + 0.35, low, high)
+    # More than six lines across would crowd the chart.
     every = 0.1 if high - low <= 0.55 else 0.2
     ticks = [low + every * number for number in range(round((high - low) / every) + 1)]
     parts = [
@@ -63,6 +65,8 @@ def draw_accuracy(curves: Sequence[Curve]) -> Markup:
         _draw_x_axis(plane, iterations, lambda i: "untuned" if i == 0 else str(i), "iteration"),
     ]
     for number, curve in enumerate(drawn, start=1):
+        # Curves are shifted by a few pixels each, so that whiskers at the same iteration stay
+        # apart.
         parts.append(_draw_curve(plane, number, curve, 5.0 * (number - (len(drawn) + 1) / 2)))
     said = "; ".join(
         f"{curve.label}: " + ", ".join(f"{i} {100 * rate.value:.1f} %" for i, rate in curve.points)
@@ -189,6 +193,7 @@ def _wrap_svg(label: str, parts: Sequence[Markup]) -> Markup:
 def _choose_ticks(high: float) -> list[float]:
     """Round numbers from zero to `high`, three to six of them."""
     power = 10.0 ** floor(log10(high))
+    # The smallest of 0.2, 0.5, 1, 2 times the power of ten that leaves at most five intervals.
     step = next(power * s for s in (0.2, 0.5, 1.0, 2.0) if high / (power * s) <= 5.5)
     return [round(step * i, 10) for i in range(int(high / step) + 1)]
 

@@ -25,7 +25,11 @@ PAGE = 50
 DEBATES = f"({read_view_sql('debates')}\n) AS d"
 # In front of a query over `DEBATES`: of some questions only, which is pushed down to the votes.
 _AMONG = "WITH votes AS (FROM main.votes WHERE question_id IN (SELECT unnest($among))) "
+# The bounds of a list without a limit; INTEGER ends there in DuckDB.
 _EVERY_ITERATION = (0, 2**31 - 1)
+# The order of the list. The comparison with a cursor is one of rows, (a, b, …) > ($a, $b, …), so
+# every field must sort in one direction; _BACK is the same order read from its end. A question that
+# the run does not store has no position: -1 puts it first, and NULL would make the comparison NULL.
 _KEY = "iteration, split, arm, decoding, coalesce(position, -1), question_id"
 _BACK = (
     "iteration DESC, split DESC, arm DESC, decoding DESC, coalesce(position, -1) DESC, "
@@ -121,6 +125,7 @@ def read_page(
     reader: Reader, wanted: Filter, after: DebateKey | None, before: DebateKey | None
 ) -> DebateList:
     """The `PAGE` debates that follow `after`, or that come before `before`, or the first ones."""
+    # One more than a page, to know whether there is another page; a count would read every debate.
     keys = find_keys(reader, wanted, after or before, PAGE + 1, back=before is not None)
     more, keys = len(keys) > PAGE, keys[:PAGE]
     if before is not None:
@@ -135,6 +140,7 @@ def count_debates(reader: Reader, wanted: Filter) -> int:
     if wanted.flip != "changed":
         ((number,),) = reader.rows(f"SELECT count(*) FROM {DEBATES} WHERE {condition}", values)
         return int(number)
+    # Most changes are certain from the votes alone. Only the doubtful ones come back to Python.
     ((certain, doubtful),) = reader.rows(
         f"SELECT count_if(certain), list(key) FILTER (NOT certain) FROM (SELECT "
         f"({_KEY}) AS key, {_SURELY_CHANGED} AS certain FROM {DEBATES} WHERE {condition})",
@@ -169,6 +175,8 @@ def find_keys(
     if wanted.flip != "changed":
         return [key for key, _ in _find_candidates(reader, wanted, start, limit, back, among)]
     found: list[DebateKey] = []
+    # Some candidates drop out, so more than the limit are read at once, and ever more where most
+    # drop out, so that a filter that few debates pass does not take a query per page.
     batch = None if limit is None else 4 * limit
     while True:
         candidates = _find_candidates(reader, wanted, start, batch, back, among)
@@ -221,6 +229,7 @@ def _find_candidates(
     """The keys, and whether it is certain that a vote with two labels has changed."""
     condition, values = build_condition(wanted)
     condition += " AND iteration BETWEEN $first_iteration AND $last_iteration"
+    # The cursor: everything before it in the list is skipped by comparison, never by counting rows.
     if start is not None:
         sign = "<" if back else ">"
         condition += (
@@ -270,6 +279,8 @@ def _iteration_ranges(
     if start is not None:
         here = start.stage.iteration
         left = [i for i in left if (i <= here if back else i >= here)]
+    # A query over one iteration reads its part of `votes` only. Doubling keeps the number of
+    # queries logarithmic when a filter matches almost nothing.
     together = 1
     while left:
         step, left = left[:together], left[together:]
@@ -289,6 +300,8 @@ def _keep_really_changed(
     The first label is a round-1 answer as somebody wrote it; if it equals the last, that turn's
     verdict says so.
     """
+    # "1/2" and "0.5" are the same label written in two ways: the strings cannot tell, a verdict
+    # can.
     doubtful = [key for key, certain in candidates if not certain]
     agents = _read_agents(reader, sorted({key.question_id for key in doubtful}))
     labels = _read_first_labels(reader, doubtful)

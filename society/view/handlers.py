@@ -75,6 +75,7 @@ class Site:
         found = await self.cache.get(folder.database, "overview", overview.read_overview)
         if found is None:
             raise NotFound(f"{folder.name} holds no run yet")
+        # These read all turns. They are shown once they are known; until then the page says so.
         singles, readings, spent = await asyncio.gather(
             self.cache.get_until(
                 folder.database, "singles", overview.read_single_accuracies, until

@@ -12,6 +12,7 @@ from society.view.debate import NotFound
 from store.reader import Reader
 
 ROWS = 50
+# More points than pixels of a curve would only make the page heavier.
 _POINTS = 400
 
 
@@ -171,6 +172,8 @@ def list_examples(reader: Reader, dataset_id: str, start: int) -> list[DatasetRo
     texts = _read_questions(reader, questions)
     said = _read_turns(reader, turn_ids)
     first = _read_first_turns(reader, questions)
+    # A critic's row shows whether the agent's answer of round 1 agreed: that decides which share it
+    # counts to.
     begun = {turn_id: first.get(one[:6]) for turn_id, one in said.items()}
     worth = read_verdicts(reader, [*turn_ids, *(t for t in begun.values() if t is not None)])
     unknown = (None, None)

@@ -15,6 +15,7 @@ from store.reader import Reader
 from store.records import StageKey
 from store.schema import read_view_sql
 
+# The views of this software, not those in the file: an older file has older ones.
 _ACCURACY = f"({read_view_sql('accuracy')}) AS a"
 _READINGS = f"({read_view_sql('readings')}) AS r"
 _CONVERSATIONS = f"({read_view_sql('conversations')}) AS c"
@@ -114,7 +115,7 @@ class JobCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class Spending:
+class StageSpending:
     """What one stage of the work has taken; `usd` is None where nothing is known of prices."""
 
     stage: str
@@ -157,7 +158,7 @@ class Overview:
     def main_arm(self) -> str:
         return choose_main_arm(self.arms).name
 
-    def voting(self, stage: StageKey, task: str | None) -> StageVoting | None:
+    def find_voting(self, stage: StageKey, task: str | None) -> StageVoting | None:
         """How the agents vote in this stage."""
         return next((v for v in self.votings if (v.stage, v.task) == (stage, task)), None)
 
@@ -237,9 +238,9 @@ def read_readings(reader: Reader) -> dict[tuple[StageKey, str | None], Readings]
     return {(StageKey(*row[:4]), row[4]): Readings(*row[5:]) for row in found}
 
 
-def read_spending(reader: Reader) -> list[Spending]:
+def read_spending(reader: Reader) -> list[StageSpending]:
     """Calls, tokens and money by kind of work. Reads all turns."""
-    return [Spending(*row) for row in reader.rows(_SPENT)]
+    return [StageSpending(*row) for row in reader.rows(_SPENT)]
 
 
 def read_agents(reader: Reader, arm: str | None, split: str, decoding: str) -> list[AgentInStage]:
@@ -353,6 +354,7 @@ def _read_facts(reader: Reader) -> RunFacts | None:
     )
 
 
+# Questions without an iteration are asked in every one; fresh training questions belong to one.
 def _read_progress(reader: Reader) -> Iterator[StageProgress]:
     asked = reader.rows("SELECT split, task, iteration, count(*) FROM questions GROUP BY ALL")
     for iteration, split, arm, decoding, task, debates in reader.rows(_STAGES):

@@ -109,6 +109,7 @@ def _mark_value(value: bool | None, words: tuple[str, str] = ("right", "wrong"))
     ).format(kind, sign, word)
 
 
+# About a screen of text; a browser stays quick with what is shown at most.
 FOLD_AT = 2_400
 SHOWN_AT_MOST = 60_000
 
@@ -125,6 +126,7 @@ def mark_invisible(text: str) -> Markup:
 
 def format_inline(text: object, at_most: int = 400) -> Markup:
     """A short text within a line, cut at `at_most` characters, its direction kept to itself."""
+    # Cut before the split: a response may be megabytes of white space.
     line = " ".join(str(text)[: 4 * at_most].split())
     if len(line) > at_most:
         line = line[:at_most].rstrip() + "…"

@@ -40,6 +40,8 @@ class _CachedAnswer:
     at: float
 
     def good_for(self, state: FileState) -> bool:
+        # A cheap answer is fresh soon after a change; an expensive one may be old for some seconds,
+        # so that its query takes at most a sixth of the time.
         kept_s = min(self.cost_s * _PATIENCE, _STALE_AFTER_S)
         return self.state == state or time.monotonic() - self.at < kept_s
 
@@ -78,6 +80,8 @@ class QueryCache:
 
         Raises what `open_reader` and `work` raise, and `TookTooLong`.
         """
+        # The thread hands its reader out, so that the event loop can interrupt the query from
+        # outside.
         readers: list[Reader] = []
 
         def answer() -> T:
@@ -112,6 +116,7 @@ class QueryCache:
         task = self._start(database, name, work)
         if not isinstance(task, asyncio.Task):
             return task
+        # `wait`, unlike `wait_for`, leaves the task running when the time is over.
         done, _ = await asyncio.wait({task}, timeout=max(0.0, until - time.monotonic()))
         return task.result() if done else None
 

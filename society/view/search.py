@@ -18,10 +18,13 @@ from store.reader import Reader
 from store.records import IN_STAGE, StageKey
 
 # Rows of `turns` and, of them, turns that match: what one step looks at, at least.
+# A stretch must be long enough that the fixed cost of a query does not matter, and short enough to
+# stay within the time budget on a slow disk.
 _STRETCH = 200_000
 _MATCHES = 10 * debate_list.PAGE
 _BUDGET_S = 1.0
 _STAGE = "iteration, split, arm, decoding, question_id"
+# Of the question as well as of the response: a reader remembers either.
 _MATCH = """
     (contains(lower(response), $text) OR question_id IN (
         SELECT question_id FROM questions WHERE contains(lower(question), $text)))
@@ -58,6 +61,7 @@ def search_debates(reader: Reader, wanted: Filter, start: int) -> SearchResult:
         at = total
     keys = sorted(found, key=lambda key: found[key])[: debate_list.PAGE]
     if len(found) > debate_list.PAGE:
+        # The page ends before the stretch does; the next page starts right after its last match.
         at = found[keys[-1]] + 1
     next_row = at if at < total else None
     return SearchResult(debate_list.read_rows(reader, keys), next_row, min(at, total), total)
@@ -101,10 +105,13 @@ def _walk(
         size = factor * _STRETCH
         first, last = (max(low, start - size), start) if back else (start, min(high, start + size))
         rows = _find_matches(reader, wanted, first, last, factor * _MATCHES, back=back)
+        # The query stopped at its limit of matches, so the rows after the last match are not
+        # searched yet.
         if len(rows) == factor * _MATCHES:
             first, last = (rows[-1][1], last) if back else (first, rows[-1][1] + 1)
         start = first if back else last
         yield _keep_first_matches(reader, wanted, rows, first), start
+        # Rows and matches grow together: either may be what makes a step slow.
         quick = time.monotonic() - begun < _BUDGET_S / 5
         factor = 2 * factor if quick else max(1, factor // 2)
 
@@ -132,6 +139,7 @@ def _keep_first_matches(
     for debate, row in matches:
         rows[debate] = min(row, rows.get(debate, row))
     among = sorted({question_id for _, question_id in rows})
+    # A debate belongs to the row of its first match, or pages would list it twice.
     earlier = set() if first == 0 else _find_matched_before(reader, wanted, first, among)
     keys = debate_list.find_keys(reader, wanted, None, None, back=False, among=among)
     found = {key: (key.stage, key.question_id) for key in keys}

@@ -11,7 +11,9 @@ from typing import Literal
 from rapidfuzz.distance import LCSseq
 
 Change = Literal["same", "gone", "new"]
+# The comparison takes time and memory that grow with the product of both lengths.
 MOST_WORDS = 12_000
+# White space and punctuation are tokens of their own, so that the pieces join to the exact texts.
 _TOKEN = re.compile(r"\s+|\w+|[^\w\s]")
 
 

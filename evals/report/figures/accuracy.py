@@ -8,7 +8,7 @@ from math import ceil, floor
 
 from evals.metrics import Decoding
 from evals.report.accuracies import Accuracy, Quantity
-from evals.report.comparisons import Verdict, Verdicts
+from evals.report.comparisons import ArmVerdict, ArmVerdicts
 from evals.report.facts import ExperimentFacts, Facts
 from evals.report.figures.figure import ArmLine, DataPoint, Figure, Panel
 from evals.stored_run import ArmSettings
@@ -112,11 +112,11 @@ def build_differences(facts: Facts) -> Figure:
     return Figure("differences", "The society against the others", caption, tuple(panels))
 
 
-def _list_own(experiment: ExperimentFacts) -> list[Verdicts]:
+def _list_own(experiment: ExperimentFacts) -> list[ArmVerdicts]:
     return [each for each in experiment.verdicts if each.task is None]
 
 
-def _build_row(verdict: Verdict) -> ArmLine:
+def _build_row(verdict: ArmVerdict) -> ArmLine:
     comparison = verdict.comparison
     change = comparison.by_question
     seeds = tuple(run.change.difference for run in comparison.runs)

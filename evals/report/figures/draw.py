@@ -54,6 +54,7 @@ _STYLE: dict[str, Any] = {
     "legend.labelcolor": INK,
     "pdf.fonttype": 42,
     "svg.fonttype": "none",
+    # Without a fixed salt matplotlib draws random ids, and equal facts would give unequal files.
     "svg.hashsalt": "society",
     "text.color": INK,
     "text.parse_math": False,
@@ -183,6 +184,7 @@ def draw_iterations(axes: Axes, panel: Panel, looks: Looks) -> None:
     left, right = places[0] - 0.4, places[-1] + 0.4
     for level in panel.levels:
         _draw_level(axes, level, looks[level.arm], left, right)
+    # All lines together never spread over more than 0.6 of an iteration.
     step = min(0.07, 0.6 / max(1, len(panel.lines)))
     for number, line in enumerate(panel.lines):
         _draw_line(axes, line, looks[line.arm], (number - (len(panel.lines) - 1) / 2) * step)

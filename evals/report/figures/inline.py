@@ -9,6 +9,7 @@ from markupsafe import Markup, escape
 from evals.invisible import one_line
 from evals.report.figures.figure import GRID, INK, PALETTE, PAPER, SOFT
 
+# matplotlib writes fixed colors. Replaced by CSS variables, they follow the page into dark mode.
 _VARIABLES = {light: f"var(--{name})" for name, (light, _) in PALETTE.items()} | {
     INK: "var(--ink)",
     SOFT: "var(--soft)",
@@ -58,6 +59,7 @@ def _font(found: re.Match[str]) -> str:
 
 
 def _own_ids(body: str, name: str) -> str:
+    # Ids that nothing refers to are dropped; the rest get a prefix, as a page holds many drawings.
     used = {target for _, target in _REFERENCE.findall(body)}
     body = _ID.sub(
         lambda found: f' id="{name}-{found.group(1)}"' if found.group(1) in used else "", body

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from evals.report.facts import Facts
-from evals.report.table import Table
+from evals.report.table import ReportTable
 from evals.report.tables import conditions, results, training
 
 
-def build_tables(facts: Facts) -> dict[str, Table]:
+def build_tables(facts: Facts) -> dict[str, ReportTable]:
     """The tables that have rows, in the order of the page."""
     tables = [
         *results.build_tables(facts),

@@ -18,24 +18,24 @@ from evals.report.table import (
     Cell,
     Column,
     Format,
-    Table,
+    ReportTable,
     TableSpec,
     decimals,
     fill,
 )
 
 
-def build_tables(facts: Facts) -> list[Table]:
+def build_tables(facts: Facts) -> list[ReportTable]:
     """Equal and unequal conditions of every experiment, the settings, then what was spent."""
     several = len(facts.experiments) > 1
     parities = [
         _parity(each, f"conditions-{number}" if several else "conditions")
         for number, each in enumerate(facts.experiments, start=1)
     ]
-    return [*(table for table in parities if table), _differing(facts), _SETTINGS.build(facts)]
+    return [*(table for table in parities if table), _list_differing(facts), _SETTINGS.build(facts)]
 
 
-def build_cost_tables(facts: Facts) -> list[Table]:
+def build_cost_tables(facts: Facts) -> list[ReportTable]:
     """Calls, tokens, time and money: by arm and stage, and the same by iteration."""
     return [_COSTS.build(facts), _COSTS_BY_ITERATION.build(facts)]
 
@@ -57,7 +57,7 @@ SHARED = Format(_write_shared, text=True)
 COMPARED = Format(_write_compared, text=True)
 
 
-def _parity(experiment: ExperimentFacts, name: str) -> Table | None:
+def _parity(experiment: ExperimentFacts, name: str) -> ReportTable | None:
     parity = experiment.parity
     if parity is None:
         return None
@@ -74,7 +74,7 @@ def _parity(experiment: ExperimentFacts, name: str) -> Table | None:
         "apply or is unknown."
     )
     rows = fill(columns, parity.properties)
-    return Table(name, "What was equal between the arms", tuple(columns), rows, note)
+    return ReportTable(name, "What was equal between the arms", tuple(columns), rows, note)
 
 
 def _take_value(place: int) -> Callable[[SharedProperty], SharedValue]:
@@ -89,14 +89,14 @@ _Setting = tuple[str, tuple[str, ...]]
 """A setting's dotted name, and its value in every experiment."""
 
 
-def _differing(facts: Facts) -> Table:
+def _list_differing(facts: Facts) -> ReportTable:
     columns: list[Column[_Setting]] = [Column("setting", "setting", lambda row: row[0])]
     columns += [
         Column(each.label, each.label, _take_setting(place))
         for place, each in enumerate(facts.experiments)
     ]
     rows = fill(columns, facts.differing)
-    return Table("differing-settings", "Where the experiments differ", tuple(columns), rows)
+    return ReportTable("differing-settings", "Where the experiments differ", tuple(columns), rows)
 
 
 def _take_setting(place: int) -> Callable[[_Setting], str]:

@@ -9,7 +9,7 @@ from evals.agreement import Agreement
 from evals.intervals import Rate
 from evals.metrics import Decoding, Measure, title_task
 from evals.report.accuracies import Accuracy, Quantity
-from evals.report.comparisons import Verdict, find_primary
+from evals.report.comparisons import ArmVerdict, find_primary
 from evals.report.facts import ExperimentFacts, Facts
 from evals.report.published import CITATION, MODELS, Published
 from evals.report.sentences import name_other
@@ -25,7 +25,7 @@ from evals.report.table import (
     Cell,
     Column,
     Format,
-    Table,
+    ReportTable,
     TableSpec,
     decimals,
     fill,
@@ -47,25 +47,25 @@ _READINGS_NOTE = (
 )
 
 
-def build_tables(facts: Facts) -> list[Table]:
+def build_tables(facts: Facts) -> list[ReportTable]:
     """The summary, every comparison, Table 1, the paper's numbers, then accuracy task by task."""
     return [
         _summary(facts).build(facts),
         _COMPARISONS.build(facts),
         _table_one(facts).build(facts),
-        _published(facts),
+        _build_published(facts),
         _accuracy(None, "accuracy", "Accuracy by iteration").build(facts),
         *(_accuracy(t, f"zero-shot-{t}", title_task(t)).build(facts) for t in facts.tasks),
         _VOTES.build(facts),
     ]
 
 
-def _write_outcome(verdict: Verdict) -> Cell:
+def _write_outcome(verdict: ArmVerdict) -> Cell:
     words = OUTCOMES[verdict.outcome]
     return Cell(words, fields=(words,), outcome=verdict.outcome)
 
 
-def _write_other(verdict: Verdict) -> Cell:
+def _write_other(verdict: ArmVerdict) -> Cell:
     """The other arm; the main arm itself before tuning is not marked as an arm."""
     cell = ARM.write(name_other(verdict))
     return replace(cell, arm=None) if verdict.untuned else cell
@@ -75,7 +75,7 @@ OUTCOME = Format(_write_outcome, text=True)
 OTHER = Format(_write_other, text=True)
 
 
-def _list_differences(verdict: Verdict) -> str:
+def _list_differences(verdict: ArmVerdict) -> str:
     runs = verdict.comparison.runs
     shown = ", ".join(show_points(run.change.difference) for run in runs)
     return shown if len(runs) > 1 else NOTHING
@@ -85,8 +85,8 @@ def _list_differences(verdict: Verdict) -> str:
 class _Against:
     """The main arm against one other: by the vote, and by every measure and decoding."""
 
-    verdict: Verdict
-    measured: Mapping[tuple[Measure, Decoding], Verdict]
+    verdict: ArmVerdict
+    measured: Mapping[tuple[Measure, Decoding], ArmVerdict]
 
     def change(self, measure: Measure, decoding: Decoding) -> object:
         found = self.measured.get((measure, decoding))
@@ -143,7 +143,7 @@ class _Compared:
 
     task: str
     measure: str
-    verdict: Verdict
+    verdict: ArmVerdict
 
 
 def _list_compared(experiment: ExperimentFacts) -> Iterator[_Compared]:
@@ -254,7 +254,7 @@ def _table_one(facts: Facts) -> TableSpec[_ArmRow]:
     return TableSpec("table-1", "Arms and tasks", columns, _list_arms, note)
 
 
-def _published(facts: Facts) -> Table:
+def _build_published(facts: Facts) -> ReportTable:
     columns: list[Column[Published]] = [
         Column("task", "task", lambda row: row.task),
         Column("method", "arm", lambda row: row.arm),
@@ -265,7 +265,7 @@ def _published(facts: Facts) -> Table:
         "and prompts of its own (3 agents, 2 rounds, 500 questions, MATH of levels 1 to 3)."
     )
     rows = fill(columns, facts.published)
-    return Table("published", "What the paper reports", tuple(columns), rows, note)
+    return ReportTable("published", "What the paper reports", tuple(columns), rows, note)
 
 
 def _published_column(model: str, place: int) -> Column[Published]:

@@ -22,8 +22,8 @@ from evals.report.table import (
     POINTS,
     SOCIETY,
     Column,
+    ReportTable,
     Span,
-    Table,
     TableSpec,
     decimals,
     list_seeds,
@@ -33,7 +33,7 @@ from evals.report.training import ArmLabels, ArmStyles, Flips, Tuning
 T = TypeVar("T")
 
 
-def build_tables(facts: Facts) -> list[Table]:
+def build_tables(facts: Facts) -> list[ReportTable]:
     """Diversity, labels, what gets worse, flips, styles, and what fine-tuning did."""
     specs: Sequence[TableSpec[object]] = (
         _DIVERSITY,
@@ -256,7 +256,7 @@ class _Trained:
     jobs: Sequence[Tuning]
 
     @property
-    def unfinished(self) -> list[Tuning]:
+    def untuned_jobs(self) -> list[Tuning]:
         return [job for job in self.jobs if job.status not in ("succeeded", "running")]
 
     @property
@@ -267,7 +267,7 @@ class _Trained:
     @property
     def not_tuned(self) -> str:
         """How many models are not tuned, and why."""
-        left = self.unfinished
+        left = self.untuned_jobs
         reasons = dict.fromkeys(f"{job.status}: {job.note or NOTHING}" for job in left)
         return f"{len(left)} ({'; '.join(reasons)})" if left else NOTHING
 
@@ -289,7 +289,7 @@ _TUNING_COLUMNS: Sequence[Column[_Trained]] = (
     Column("arm", "arm", lambda row: row.arm, ARM),
     Column("iteration", "iteration", lambda row: row.iteration, NUMBER),
     Column("role", "role", lambda row: row.role),
-    Column("models", "models", lambda row: len(row.jobs) - len(row.unfinished), NUMBER),
+    Column("models", "models", lambda row: len(row.jobs) - len(row.untuned_jobs), NUMBER),
     Column(
         "examples each", "examples", lambda row: fmean(job.examples for job in row.jobs), NUMBER
     ),

@@ -26,8 +26,8 @@ from evals.report.table import (
     NUMBER,
     PERCENT_INTERVAL,
     Column,
+    ReportTable,
     Span,
-    Table,
     decimals,
     fill,
 )
@@ -38,7 +38,7 @@ COLUMNS: tuple[Column[tuple[str, Span | None]], ...] = (
     Column("right, %", "right", lambda row: row[1], PERCENT_INTERVAL),
 )
 ROWS = [("a_b & c|d\\\n$x$ 5 %", Span(0.5, 0.25, 0.75)), ("<b>–", None)]
-TABLE = Table("small", "A small | table", COLUMNS, fill(COLUMNS, ROWS), "Its note.")
+TABLE = ReportTable("small", "A small | table", COLUMNS, fill(COLUMNS, ROWS), "Its note.")
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ HOSTILE_NAMES = [
 @pytest.mark.parametrize(("name", "in_csv", "in_markdown", "in_latex"), HOSTILE_NAMES)
 def test_a_name_is_text_in_every_form(name, in_csv, in_markdown, in_latex) -> None:
     columns = (Column(name, name, str),)
-    table = Table("t", name, columns, fill(columns, [name]), note=name)
+    table = ReportTable("t", name, columns, fill(columns, [name]), note=name)
     assert list(csv.reader(io.StringIO(export.to_csv(table)))) == [[in_csv], [in_csv]]
     lines = export.to_markdown(table).splitlines()
     assert lines[0] == f"**{in_markdown}**"
