@@ -1,8 +1,7 @@
 """`open_reader`: read a run's database, whether a process is writing to it at the moment or not.
 
-A file that nobody writes to is opened read-only, and let go of as soon as no query came for half a
-second, so that a run can start meanwhile. DuckDB lets nobody else into a file that is being
-written; the process that writes answers then (see `store.sql_server`).
+A file that no process writes to is opened read-only, and released after half a second without a
+query, so that a run can start. While a process writes, DuckDB lets no other process into the file; the process that writes answers then (see `store.sql_server`).
 """
 
 from __future__ import annotations
@@ -240,7 +239,7 @@ def open_reader(
     files: bool = False,
     may_write: Path | None = None,
 ) -> Reader:
-    """Read the database of a run; `sealed` for queries that somebody has typed (see `Access`).
+    """Read the database of a run; `sealed` for queries that a user has typed (see `QueryAccess`).
 
     Raises `StoreMissing`, `StoreBroken`, `StoreNewer`, `StoreOutdated`, or, where a process writes
     to the file and does not answer, `StoreLocked`.

@@ -95,10 +95,10 @@ class Turn:
     `messages` is the conversation as sent (JSON list), `response` the text that came back, `answer`
     the parsed answer or None; a truncated response (finish_reason "length") has no answer.
     `latency_ms` in milliseconds; `error` says why the response has no text. `shared_turn_id` is the
-    turn whose response this one has taken over, because it asked the same. `tokens_estimated`: the
-    provider has not told the tokens, and these are as many as they can be. `failure` is set where
-    the request failed and there never was an answer: "passing" is asked again whenever the run is
-    started again, "refused" once, "final" never. `turn_id` and `sha256` follow from the others.
+    turn whose response this one reuses, because it asked the same. `tokens_estimated`: the provider
+    reported no tokens, and these are the most it can have used. `failure` is set where the request
+    failed: a "passing" one is sent again at every start of the run, a "refused" one once, a "final"
+    one never. `turn_id` and `sha256` follow from the others.
     """
 
     iteration: int
@@ -211,7 +211,7 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class DatasetExample:
-    """One row of a dataset: the turn that is learnt, at `position` (from 0)."""
+    """One row of a dataset: the turn to train on, at `position` (from 0)."""
 
     dataset_id: str
     turn_id: int
@@ -225,8 +225,8 @@ class Job:
 
     Status "intent" is written before anything is submitted; "skipped" means that no job was needed
     or possible and the old model stays, with the reason in `error`. `shared_job_id` is the job
-    whose model this one has taken over, because it described the same training. `settings` is a
-    JSON object of what it starts from and how it trains, None in runs of earlier versions.
+    whose model this one reuses, because it described the same training. `settings` is a JSON object
+    of what it starts from and how it trains, None in runs of earlier versions.
     """
 
     job_id: str
@@ -319,7 +319,7 @@ class Diversity:
 
     `measure`: "embedding" (mean pairwise 1 - cosine), "nll", "kl" (nats per token), "kl_base"
     (against the base). `responses`: "all", or those that agree with ŷ. `encoder` names the sentence
-    encoder, or what else the value depends on. `value` is None where it cannot be had, for the
+    encoder, or what else the value depends on. `value` is None where it cannot be measured, for the
     reason in `note`, never zero instead; `low` and `high` its 95 % interval over questions.
     """
 
@@ -367,7 +367,7 @@ class Overlap:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model that a job has left on its way. `model` is the provider's own id of it."""
+    """A model that a job left during training. `model` is the provider's own id of it."""
 
     job_id: str
     step: int

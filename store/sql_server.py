@@ -87,7 +87,7 @@ def _home(database: Path) -> Path:
         shutil.rmtree(home, ignore_errors=True)
         home.mkdir(mode=0o700)
     except OSError as error:
-        raise LiveUnavailable(f"the run cannot be read while it is going on: {error}") from error
+        raise LiveUnavailable(f"the run cannot be read while it is running: {error}") from error
     return home
 
 
@@ -98,9 +98,7 @@ def _listening(store: Store, home: Path) -> Iterator[_Server]:
             _confine_to_database(store, home)
             server = _Server(place, store, home)
         except (OSError, duckdb.Error) as error:
-            raise LiveUnavailable(
-                f"the run cannot be read while it is going on: {error}"
-            ) from error
+            raise LiveUnavailable(f"the run cannot be read while it is running: {error}") from error
         try:
             yield server
         finally:
@@ -190,7 +188,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         if reading.recursive:
             raise InvalidQuery(
                 f"{', '.join(sorted(reading.recursive))} can end a process on a deeply nested "
-                "text, which a run that is going on does not risk; ask a snapshot of it: "
+                "text, which a run in progress does not risk; ask a snapshot of it: "
                 "society sql NAME --snapshot"
             )
         require_relations(self._store, reading)

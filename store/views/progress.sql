@@ -1,4 +1,4 @@
--- progress: what is stored so far, for whoever watches a run.
+-- progress: how much of a run is stored so far.
 -- Grain: one row per iteration, arm, split, task and decoding.
 -- Columns: turns (answers), summaries, shared (turns of both kinds that took over another arm's
 --   response), prompt_tokens and completion_tokens (of the others), debates (complete ones: their

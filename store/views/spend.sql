@@ -4,8 +4,8 @@
 --   (likelihoods), 'ask' (`society ask`).
 -- role: 'generator' (round 1), 'critic' (later rounds), 'summarizer'; of a job, whose model it tunes.
 -- Columns: calls (answers asked for, or jobs the provider has taken), failed (attempts that brought
---   no answer), estimated (of both, those whose tokens nobody has told: they count with the most that
---   they can have), prompt_tokens, completion_tokens, trained_tokens (NULL while the provider has not
+--   no answer), estimated (of both, those whose tokens the provider did not report: they count with
+--   the most that they can have), prompt_tokens, completion_tokens, trained_tokens (NULL while the provider has not
 --   told), usd (NULL where the price or the tokens are unknown). A job's split is 'train'; its task
 --   and decoding are NULL, and model_id is NULL until it has made a model. Likelihoods have neither
 --   task, agent nor role, questions asked in passing neither split nor task.
