@@ -91,6 +91,7 @@ def _by_name(params: Params) -> dict[str, object]:
 
 def _parameters(text: bytes) -> list[tuple[int, int, str]]:
     """Start, end and name of every parameter, in order."""
+    # The tokenizer's positions count bytes, so all slicing here is of bytes.
     tokens = duckdb.tokenize(text.decode())
     found: list[tuple[int, int, str]] = []
     asked = 0

@@ -118,6 +118,7 @@ def _format_values(name: str, values: Sequence[object]) -> Sequence[str]:
 def _format_utc(value: object) -> str:
     if not isinstance(value, datetime) or value.tzinfo is None:
         raise InvalidRecord(f"not a time with a time zone: {value!r}; use records.utc_now()")
+    # Columns hold UTC without a zone; DuckDB would read an offset in another way.
     if value.tzinfo is not UTC:
         value = value.astimezone(UTC)
     return str(value).removesuffix("+00:00")

@@ -117,7 +117,7 @@ def export_relation(store: Store, relation: str, path: str | Path, format: Forma
     known = [str(name) for (name,) in store.rows(_RELATIONS)]
     if relation not in known:
         raise InvalidQuery(f"no table or view {relation!r}; there are {', '.join(known)}")
-    # `relation` is one of the catalog's own names, so it is not a value.
+    # `relation` is one of the catalog's own names, so it can stand in the text of the query.
     return copy_query(store, f'FROM "{relation}"', {}, Path(path), format)
 
 

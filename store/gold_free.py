@@ -83,6 +83,8 @@ def copy_training_debates(
 def _prepare(connection: duckdb.DuckDBPyConnection) -> None:
     for _, _, sql in schema.read_migrations():
         connection.execute(sql)
+    # Made from the same migrations as a run's file, then cut down to the columns of the records
+    # without gold, so that a new column is there by itself.
     visible = {table.name: table for table in _VISIBLE.values()}
     for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall():
         if name in visible:

@@ -128,6 +128,7 @@ class Store:
             else:
                 connection = connect_for_writing(file, memory_limit)
         except StoreLocked:
+            # A run is writing. It leaves its address beside the file if it answers readers.
             if not read_only or not address_path(file).exists():
                 raise
             return cls(file, None, read_only=True, reader=open_reader(file))
@@ -142,6 +143,8 @@ class Store:
         except BaseException:
             connection.close()
             raise
+        # DuckDB gives a second connection of one process the same database instead of an error, so
+        # the single writer within a process is our own rule.
         if not read_only:
             cls._writing.add(file)
         store = cls(file, connection, read_only=read_only)
@@ -378,6 +381,7 @@ class Store:
             if self._reader is not None:
                 self._reader.close()
             if self._connection is not None:
+                # A disk that is full must not keep the file from being closed.
                 with suppress(duckdb.Error):
                     if not self.read_only and self._is_unsettled():
                         self._connection.execute(_SETTLE)

@@ -90,6 +90,7 @@ class Query:
 
     def _take(self, take: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
         with translate_query_errors():
+            # DuckDB takes a name that is no relation for a file's.
             if not self._database.may_read_files:
                 require_relations(self._database, self._reading)
             return self._database.fetch(take, self._reading.sql, self._params)

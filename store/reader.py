@@ -1,7 +1,8 @@
 """`open_reader`: read a run's database, whether a process is writing to it at the moment or not.
 
 A file that no process writes to is opened read-only, and released after half a second without a
-query, so that a run can start. While a process writes, DuckDB lets no other process into the file; the process that writes answers then (see `store.sql_server`).
+query, so that a run can start. While a process writes, DuckDB lets no other process into the file;
+the writing process answers the queries then (see `store.sql_server`).
 """
 
 from __future__ import annotations
@@ -174,6 +175,7 @@ class Reader:
             except ServerGone:
                 # The run is ending, or another one has started: ask again, the file or the new run.
                 self._used(gone=source)
+                # It may also hang: then there is a process, and no answer.
                 if time.monotonic() > until:
                     raise StoreLocked(
                         f"{self.path} is in use by a process that does not answer; "
@@ -209,6 +211,7 @@ class Reader:
             self._uses -= 1
             if gone is not None and gone is self._source:
                 self._source = None
+            # Only a file is released: a client holds no lock, so a run can start beside it.
             if self._uses > 0 or not isinstance(self._source, _File) or self._closed:
                 return
             if connection.is_writer_waiting(self.path):
@@ -272,6 +275,7 @@ class _File:
             raise
 
     def execute(self, sql: str, params: Params | None = None) -> duckdb.DuckDBPyConnection:
+        # A cursor per query: queries of several threads run side by side, and each can be stopped.
         cursor = self._connection.cursor()
         self._cursors.add(cursor)
         try:
@@ -300,6 +304,8 @@ def _open(path: Path, access: QueryAccess) -> QuerySource:
         try:
             return _File(path, access)
         except StoreLocked:
+            # A process writes to the file. It leaves its address once it answers; until then it may
+            # be starting, so this tries again for a while.
             client = _client(path)
             if client is not None:
                 return client

@@ -37,6 +37,7 @@ _harmless: set[tuple[str, int, int]] = set()
 
 def require_harmless(connection: duckdb.DuckDBPyConnection, path: str) -> None:
     """Raise `StoreBroken` for what reaches beyond the database, or changes it."""
+    # Size and time tell whether the file is still the one that was examined.
     state = Path(path).stat()
     key = (path, state.st_mtime_ns, state.st_size)
     if key not in _harmless:
@@ -76,6 +77,7 @@ def _view_body(sql: str) -> str:
     )
 
 
+# In the order of creation: a view that reads another one comes after it.
 VIEWS = (
     "generation_examples",
     "critic_examples",
@@ -139,6 +141,7 @@ def migrate(connection: duckdb.DuckDBPyConnection, path: str) -> None:
                     "INSERT INTO schema_migrations VALUES (?, ?, now() AT TIME ZONE 'UTC')",
                     [version, name],
                 )
+    # Views belong to the software, not to the file: a changed view needs no migration.
     with _transaction(connection):
         for view in VIEWS:
             connection.execute(f"CREATE OR REPLACE VIEW {view} AS {read_view_sql(view)}")

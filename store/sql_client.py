@@ -50,6 +50,7 @@ def address_path(database: Path) -> Path:
 def write_address(database: Path, address: SocketAddress) -> None:
     """Leave the address for readers."""
     path = address_path(database)
+    # Made anew with O_EXCL, so that it is no link and no file that other users can read.
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -128,6 +129,7 @@ class SqlClient:
         connection = http.client.HTTPConnection("run")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asked:
             try:
+                # Connecting must be quick; the answer may take as long as the query.
                 asked.settimeout(_CONNECT_S)
                 asked.connect(self.address.socket)
                 asked.settimeout(None)
@@ -162,6 +164,7 @@ def _failure(status: int, said: str) -> Exception:
         kind, text = str(found["kind"]), str(found["text"])
     except (ValueError, KeyError, TypeError):
         return ServerGone(f"HTTP {status}: {said[:200]}")
+    # The error becomes what DuckDB would have raised here, if it is one of DuckDB's.
     known = getattr(duckdb, kind, None)
     if isinstance(known, type) and issubclass(known, duckdb.Error):
         return known(text)
@@ -180,6 +183,7 @@ def _save_rest(response: http.client.HTTPResponse) -> Path:
                 if not isinstance(error, ConnectionError):
                     raise WriteFailed(f"cannot keep an answer in {path}: {error}") from error
                 raise
+        # Fewer bytes than announced: the run ended while it was answering.
         if response.length:
             raise http.client.IncompleteRead(b"", response.length)
     except BaseException:

@@ -185,6 +185,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         Raises `InvalidQuery` and DuckDB's errors.
         """
         reading = parse_reading(sql)
+        # DuckDB computes these on the stack of its thread; an overflow ends the whole process.
         if reading.recursive:
             raise InvalidQuery(
                 f"{', '.join(sorted(reading.recursive))} can end a process on a deeply nested "
@@ -194,6 +195,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         require_relations(self._store, reading)
         path = self._home / secrets.token_hex(8)
         try:
+            # Only so many queries at once, as each may take all the memory that DuckDB is given.
             with (
                 self._turns,
                 closing(self._store.cursor()) as cursor,
@@ -289,6 +291,8 @@ def _write(
     if csv:
         answer.write_csv(str(path), header=True)
         return columns
+    # Parquet wants unique names, and a query may give the same name twice: numbered names travel,
+    # and the reader puts the real ones back.
     taken = []
     for place, (_, kind) in enumerate(columns, start=1):
         portable = _portable(answer.types[place - 1])
@@ -325,6 +329,7 @@ def _quoted(name: str) -> str:
 
 def _is_own_user(connection: socket.socket) -> bool:
     """Whether this user or root connects; a system that cannot tell still guards the folder."""
+    # Linux tells process, user and group of the other end.
     if not hasattr(socket, "SO_PEERCRED"):
         return True
     found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
@@ -333,6 +338,7 @@ def _is_own_user(connection: socket.socket) -> bool:
 
 def _has_disconnected(connection: socket.socket) -> bool:
     try:
+        # A closed connection is readable and gives nothing; peeking leaves a request unread.
         readable, _, _ = select.select([connection], [], [], 0)
         return bool(readable) and connection.recv(1, socket.MSG_PEEK) == b""
     except (OSError, ValueError):

@@ -108,6 +108,7 @@ def parse_statement(sql: str) -> ParsedQuery:
     options = ""
     if kind == duckdb.StatementType.EXPLAIN:
         options, statement = _explained(statement)
+    # The parsed tree names every function and table, also those in subqueries.
     tree = _tree(statement)
     _require_flat(tree)
     _require_short(statement)
@@ -316,6 +317,7 @@ def _require_short(statement: str) -> None:
 
 def _tables(tree: str) -> frozenset[tuple[str, str, str]]:
     found = [match.group(1, 2, 5) for match in _TABLE.finditer(tree)]
+    # The pattern must have found every table; if DuckDB ever writes them in another way, refuse.
     if len(found) != tree.count(_BASE_TABLE):
         raise InvalidQuery("a table in the query cannot be told from its text")
     return frozenset(

@@ -95,6 +95,7 @@ class RunUnion:
     def _attach(self, name: str, path: Path) -> None:
         connection.yield_to_writer(path)
         try:
+            # Opened by itself first, so that a file that cannot be used raises the store's errors.
             with closing(connect(path, read_only=True)) as alone:
                 schema.check_version(alone, str(path), read_only=True)
             self._connection.execute(f"ATTACH {literal(str(path))} AS {_quote(name)} (READ_ONLY)")
@@ -109,6 +110,7 @@ class RunUnion:
                 f"SELECT {literal(name)} AS run, * FROM {_quote(name)}.main.{_quote(relation)}"
                 for name in names
             )
+            # By name: a file of another version may have its columns in another order.
             self._connection.execute(
                 f"CREATE VIEW {_quote(relation)} AS {' UNION ALL BY NAME '.join(parts)}"
             )

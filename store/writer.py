@@ -69,6 +69,7 @@ class DuplicateGuard:
             table, stage = which
             params = None if stage is None else stage.params
             found = self._connection.execute(_KEYS[table], params).fetchall()
+            # Turns and verdicts have one key column, votes two.
             known = {key[0] if len(key) == 1 else key for key in found}
             self._known[which] = known
         return known
@@ -155,6 +156,8 @@ class Writer:
     def _run(self) -> None:
         while True:
             waiting, last = self._take()
+            # All plain appends go into one transaction. Work has one of its own, because it may
+            # fail without touching rows that others have handed over.
             self._commit_group([append for append in waiting if append.work is None])
             for append in waiting:
                 if append.work is not None:
@@ -168,6 +171,7 @@ class Writer:
             return [], True
         waiting = [first]
         rows = len(first.rows)
+        # More rows wait the longer a commit takes, so a busy writer makes few, large transactions.
         while rows < _ROWS_PER_COMMIT:
             try:
                 more = self._queue.get_nowait()
@@ -232,6 +236,8 @@ class Writer:
         if isinstance(error, _BAD_VALUE):
             return InvalidRecord(f"the store refuses a value: {error}")
         if isinstance(error, duckdb.Error):
+            # After the disk refused once, nothing more is accepted: later rows may rest on the ones
+            # that are missing.
             self._failure = WriteFailed(
                 f"the store could not write: {error}; free the disk and run again, "
                 "everything committed before is intact"
