@@ -75,7 +75,10 @@ def preflight_file(
     allow_overlap: bool = False,
     skip: frozenset[str] = frozenset(),
 ) -> list[Finding]:
-    """All findings about the experiment in `source`, which would become the run in `folder`."""
+    """All findings about the experiment in `source`, which would become the run in `folder`.
+
+    findings = preflight_file("demo", [], locate_run(Path("runs"), "demo"))
+    """
     try:
         experiment = load_experiment(source, overrides)
     except ConfigError as error:

@@ -66,6 +66,8 @@ async def cancel_all(folders: Sequence[RunFolder], tell: Tell) -> int:
 
     The messages of one run stay together. A run that cannot be opened, such as a running one,
     counts as a failure; if it is the only run, its error is raised.
+
+        asyncio.run(cancel_all(find_runs(Path("runs"), "demo"), print))
     """
     # A single run reports its own error and exit status; of several, each prints its own block.
     if len(folders) == 1:

@@ -1,4 +1,5 @@
-import io
+"""What the progress display and plain lines show of a run."""
+
 import itertools
 
 import pytest
