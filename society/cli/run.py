@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from society.runs.folder import RunFolder
     from society.sweeps.axes import SweepSource
     from store.ledger import Store
+    from store.records import Overlap
 
 Jobs = Annotated[
     int | None,
@@ -70,12 +71,8 @@ def run(
         from society.checks import doctor, overlap
         from society.method.experiment import load_experiment
         from society.runs import folder as folders
-        from society.runs import provenance
-        from society.runs.status import allow_readers
         from society.sweeps.axes import SweepSource
-        from society.terminal.output import tell
         from society.terminal.streams import outlive_readers
-        from store.records import utc_now
 
         # A file with seeds or a grid makes a sweep, also without the command `sweep`.
         source = SweepSource(config, settings or ())
@@ -92,17 +89,35 @@ def run(
         context.resumable = True
         outlive_readers()
         context.folder = folder.path
-        # Changes that this start records are told, not those of earlier starts.
-        begun = utc_now()
-        store = folders.start_run(folder, experiment.config, tell)
-        try:
-            for change in (c for c in store.setting_changes() if c.changed_at >= begun):
-                tell(provenance.format_setting_change(change))
-            store.write(*allowed)
-            with allow_readers(folder, store, tell, live=live):
-                _run_experiment(folder, experiment, store, retrain=retrain)
-        finally:
-            store.close()
+        _start_run(folder, experiment, allowed, live=live, retrain=retrain)
+
+
+def _start_run(
+    folder: RunFolder,
+    experiment: Experiment,
+    allowed: Sequence[Overlap],
+    *,
+    live: bool,
+    retrain: bool,
+) -> None:
+    """Open the run's store, record what this start changes and allows, and run the experiment."""
+    from society.runs import folder as folders
+    from society.runs import provenance
+    from society.runs.status import allow_readers
+    from society.terminal.output import tell
+    from store.records import utc_now
+
+    # Changes that this start records are told, not those of earlier starts.
+    begun = utc_now()
+    store = folders.start_run(folder, experiment.config, tell)
+    try:
+        for change in (c for c in store.setting_changes() if c.changed_at >= begun):
+            tell(provenance.format_setting_change(change))
+        store.write(*allowed)
+        with allow_readers(folder, store, tell, live=live):
+            _run_experiment(folder, experiment, store, retrain=retrain)
+    finally:
+        store.close()
 
 
 def _refuse_retrain(config: str, retrain: bool) -> None:

@@ -1,5 +1,6 @@
 """What the progress display and plain lines show of a run."""
 
+import io
 import itertools
 
 import pytest
