@@ -57,19 +57,17 @@ def literal(value: object) -> str:
         case Decimal():
             return f"({value:f})"
         case str():
-            return _quoted(value)
+            return _quote(value)
         case datetime():
-            return (
-                f"{_quoted(str(value))}::{'TIMESTAMP' if value.tzinfo is None else 'TIMESTAMPTZ'}"
-            )
+            return f"{_quote(str(value))}::{'TIMESTAMP' if value.tzinfo is None else 'TIMESTAMPTZ'}"
         case date():
-            return f"{_quoted(str(value))}::DATE"
+            return f"{_quote(str(value))}::DATE"
         case bytes():
             return f"from_hex('{value.hex()}')"
         case list() | tuple():
             return f"[{', '.join(map(literal, value))}]"
         case dict():
-            return f"{{{', '.join(f'{_quoted(str(k))}: {literal(v)}' for k, v in value.items())}}}"
+            return f"{{{', '.join(f'{_quote(str(k))}: {literal(v)}' for k, v in value.items())}}}"
         case _:
             raise InvalidQuery(
                 f"a {type(value).__name__} cannot be sent to a run in progress; "
@@ -77,7 +75,7 @@ def literal(value: object) -> str:
             )
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     # The parser ends at a NUL, so one is put together from outside the string.
     pieces = ["'" + piece.replace("'", "''") + "'" for piece in text.split("\x00")]
     return pieces[0] if len(pieces) == 1 else f"({' || chr(0) || '.join(pieces)})"

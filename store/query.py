@@ -114,7 +114,7 @@ def translate_query_errors() -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
-        raise InvalidQuery(_explained(error)) from error
+        raise InvalidQuery(_explain_error(error)) from error
 
 
 def _result(cursor: duckdb.DuckDBPyConnection, limit: int | None) -> QueryResult:
@@ -135,7 +135,7 @@ def _require(*packages: str) -> None:
             )
 
 
-def _explained(error: duckdb.Error) -> str:
+def _explain_error(error: duckdb.Error) -> str:
     text = str(error)
     if "pytz" in text:
         return (

@@ -164,7 +164,7 @@ class Reader:
             yield cursor
         finally:
             cursor.close()
-            self._used()
+            self._end_use()
 
     def _execute(self, ask: _Ask) -> duckdb.DuckDBPyConnection:
         until = time.monotonic() + _PATIENCE_S
@@ -174,7 +174,7 @@ class Reader:
                 return ask(source)
             except ServerGone:
                 # The run is ending, or another one has started: ask again, the file or the new run.
-                self._used(gone=source)
+                self._end_use(gone=source)
                 # It may also hang: then there is a process, and no answer.
                 if time.monotonic() > until:
                     raise StoreLocked(
@@ -183,7 +183,7 @@ class Reader:
                     ) from None
                 time.sleep(0.05)
             except BaseException:
-                self._used()
+                self._end_use()
                 raise
 
     def _use(self) -> QuerySource:
@@ -206,7 +206,7 @@ class Reader:
             self._close_if_idle()
             time.sleep(0.05)
 
-    def _used(self, gone: QuerySource | None = None) -> None:
+    def _end_use(self, gone: QuerySource | None = None) -> None:
         with self._lock:
             self._uses -= 1
             if gone is not None and gone is self._source:

@@ -116,7 +116,7 @@ class SqlClient:
 
     def _receive(self, sql: str) -> tuple[list[tuple[str, str]], Path]:
         """The columns as (name, type), and the file of the rows."""
-        with self._connected() as connection:
+        with self._open_socket() as connection:
             connection.request("POST", "/answer", sql.encode())
             response = connection.getresponse()
             if response.status != http.client.OK:
@@ -125,7 +125,7 @@ class SqlClient:
             return columns, _save_rest(response)
 
     @contextmanager
-    def _connected(self) -> Iterator[http.client.HTTPConnection]:
+    def _open_socket(self) -> Iterator[http.client.HTTPConnection]:
         connection = http.client.HTTPConnection("run")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asked:
             try:

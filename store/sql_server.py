@@ -199,7 +199,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             with (
                 self._turns,
                 closing(self._store.cursor()) as cursor,
-                self._watched(asked, cursor),
+                self._watch_query(asked, cursor),
             ):
                 columns = _write(cursor, reading.sql, path, csv=csv)
             yield json.dumps(columns).encode() + b"\n", path
@@ -207,7 +207,9 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             path.unlink(missing_ok=True)
 
     @contextmanager
-    def _watched(self, asked: socket.socket, cursor: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    def _watch_query(
+        self, asked: socket.socket, cursor: duckdb.DuckDBPyConnection
+    ) -> Iterator[None]:
         with self._lock:
             if self._stopping.is_set():
                 raise StoreClosed("the run is ending")
@@ -319,11 +321,11 @@ def _portable(kind: DuckDBPyType) -> str:
     if kind.id == "map":
         return f"MAP({parts[0][1]}, {parts[1][1]})"
     # The first part of a union is the tag; of a row, no part has a name.
-    named = [f"{_quoted(name)} {part}" for name, part in parts if name]
+    named = [f"{_quote_name(name)} {part}" for name, part in parts if name]
     return f"{kind.id.upper()}({', '.join(named)})" if named else str(kind)
 
 
-def _quoted(name: str) -> str:
+def _quote_name(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 

@@ -107,12 +107,12 @@ def parse_statement(sql: str) -> ParsedQuery:
     statement = next(iter(split_queries(sql)), "")
     options = ""
     if kind == duckdb.StatementType.EXPLAIN:
-        options, statement = _explained(statement)
+        options, statement = _split_explain(statement)
     # The parsed tree names every function and table, also those in subqueries.
     tree = _tree(statement)
     _require_flat(tree)
     _require_short(statement)
-    functions = frozenset(_unquoted(found[1]).lower() for found in _FUNCTION.finditer(tree))
+    functions = frozenset(_unquote(found[1]).lower() for found in _FUNCTION.finditer(tree))
     recursive = functions & RECURSIVE_FUNCTIONS
     if _VARIANT.search(tree):
         recursive |= {"VARIANT"}
@@ -198,7 +198,7 @@ def _kind(sql: str) -> duckdb.StatementType:
     return kind
 
 
-def _explained(statement: str) -> tuple[str, str]:
+def _split_explain(statement: str) -> tuple[str, str]:
     """EXPLAIN with its options, and what it explains; raises `InvalidQuery`."""
     words = _words(statement)
     texts = [text for _, text in words]
@@ -232,14 +232,14 @@ def _from(statement: str, start: int) -> str:
 
 
 def _selects(statement: str) -> bool:
-    return _serialized(statement).startswith(_PARSED)
+    return _serialize(statement).startswith(_PARSED)
 
 
 def _word(text: bytes, start: int) -> str:
     return re.split(r"\W", text[start:].decode(), maxsplit=1)[0].lower()
 
 
-def _serialized(statement: str) -> str:
+def _serialize(statement: str) -> str:
     with closing(open_parser().cursor()) as parser:
         found = parser.execute("SELECT json_serialize_sql(?::VARCHAR)", [statement]).fetchone()
     assert found is not None
@@ -248,7 +248,7 @@ def _serialized(statement: str) -> str:
 
 def _tree(statement: str) -> str:
     """The parsed SELECT as DuckDB's JSON; raises `InvalidQuery` for another kind of statement."""
-    tree = _serialized(statement)
+    tree = _serialize(statement)
     if tree.startswith(_PARSED):
         return tree
     reason = str(json.loads(tree).get("error_message", tree))
@@ -321,10 +321,9 @@ def _tables(tree: str) -> frozenset[tuple[str, str, str]]:
     if len(found) != tree.count(_BASE_TABLE):
         raise InvalidQuery("a table in the query cannot be told from its text")
     return frozenset(
-        (_unquoted(catalog), _unquoted(schema), _unquoted(table))
-        for schema, table, catalog in found
+        (_unquote(catalog), _unquote(schema), _unquote(table)) for schema, table, catalog in found
     )
 
 
-def _unquoted(text: str) -> str:
+def _unquote(text: str) -> str:
     return str(json.loads(f'"{text}"', strict=False)) if "\\" in text else text

@@ -17,6 +17,7 @@ WITH marks AS NOT MATERIALIZED (
     WHERE kind = 'answer' AND v.correct IS NOT NULL
 ),
 
+-- One answer per question: the plain variance of a share holds, so n is the number of questions.
 single_agents AS (
     SELECT iteration, arm, split, task, decoding, measure, agent, round,
         count_if(correct) AS correct, count(*) AS total, count(*) AS questions,
@@ -70,6 +71,8 @@ counted AS (
 
 rates AS (
     SELECT *, correct / total AS p, 1.959963984540054 AS z,
+        -- With no or only right answers the variance is 0 and says nothing about the dependence, so
+        -- the smallest n is taken.
         CASE
             WHEN variance IS NULL OR correct IN (0, total) THEN questions::DOUBLE
             WHEN variance = 0 THEN total::DOUBLE

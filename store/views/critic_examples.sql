@@ -13,6 +13,7 @@ WITH answers AS NOT MATERIALIZED (
     WHERE split = 'train' AND decoding = 'sampled' AND kind = 'answer'
 ),
 
+-- The last round of each debate, not of each agent: an agent that fell out early taught nothing.
 last_rounds AS (
     SELECT iteration, arm, question_id, max(round) AS round
     FROM answers
@@ -35,6 +36,7 @@ first_answers AS (
     WHERE round = 1 AND agrees IS NOT NULL
 ),
 
+-- White space as Python's str.strip() knows it, since that decided what the prompt shows.
 silent AS (
     SELECT DISTINCT iteration, arm, agent, question_id
     FROM answers

@@ -4,6 +4,7 @@
 -- Columns: conversations, wrong_to_right, right_to_wrong, stayed_right, stayed_wrong (counts);
 --   wrong_to_right_rate (share 0..1 of the conversations that began wrong), right_to_wrong_rate
 --   (share 0..1 of those that began right); NULL where none began so.
+-- `label_flips` asks the same of ŷ; each names its own counts, so they are two queries.
 WITH conversations AS (
     SELECT iteration, arm, split, decoding, agent, question_id,
         arg_min(v.correct, round) AS first, arg_max(v.correct, round) AS final

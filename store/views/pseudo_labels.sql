@@ -14,6 +14,7 @@ WITH votes_of_arms AS (
     WHERE split = 'train' AND decoding = 'sampled'
 ),
 
+-- One vote per question: that of the round which the arm learns from.
 label_votes AS (
     SELECT iteration, arm, tie, below_quorum, correct, labels = 'gold' AS from_gold,
         if(labels = 'gold', correct IS NOT NULL, answer IS NOT NULL) AS has_label

@@ -20,6 +20,7 @@ WITH asked AS (
         ON prices.provider = models.provider AND prices.tuned = (models.artifact IS NOT NULL)
 ),
 
+-- One row, NULL where the run's settings do not say.
 batched AS (
     SELECT bool_or((config ->> '$.evaluation.batch')::BOOLEAN) AS evaluation FROM runs
 ),
