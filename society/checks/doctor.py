@@ -262,6 +262,7 @@ def _check_training(
     if capabilities is None or not is_tuned(config, address) or config.iterations <= past.tuned:
         return
     if not capabilities.finetune:
+        # A model that cannot be reached has its own error; this one would send the user astray.
         if all(found.level != "error" for found in report.findings):
             yield Finding(
                 "error",
@@ -276,8 +277,9 @@ def _check_training(
     minimum, questions = capabilities.min_examples, config.train.questions
     most = min(questions, config.datasets.max_examples or questions)
     if share := config.finetune.validation_share:
-        learnt = _count_trained_questions(experiment, past)
-        if learnt == questions:
+        trained = _count_trained_questions(experiment, past)
+        # A hash of the id decides which questions are held out, so a small share may hold out none.
+        if trained == questions:
             yield Finding(
                 "warning",
                 f"finetune.validation_share = {share} of {questions} training questions rounds to "
@@ -285,7 +287,7 @@ def _check_training(
                 "set a larger share, or more train.questions",
                 "recipe",
             )
-        most = min(most, learnt)
+        most = min(most, trained)
     # Vendors refuse a file with fewer examples only after the upload.
     if most < minimum:
         yield Finding(
@@ -296,6 +298,7 @@ def _check_training(
             f"set train.questions = {2 * minimum} or more",
             "examples",
         )
+    # Agents use only the questions they agree on or correct, often about half of them.
     elif most < 2 * minimum:
         yield Finding(
             "warning",
@@ -323,6 +326,7 @@ def _check_diversity(config: Config, address: str, report: PreflightReport) -> I
     """Whether an agent's model supports the requested diversity measures."""
     asked = [measure for measure in config.diversity.measures if measure != "embedding"]
     capabilities = report.capabilities
+    # The summarizer's model is not compared with any other.
     if not asked or capabilities is None or address not in config.agent_models:
         return
     if not capabilities.score and not capabilities.divergences:

@@ -21,6 +21,7 @@ app = typer.Typer(
 
 Name = Annotated[str, typer.Argument(help="Name of the run.", show_default=False)]
 Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Folder that holds the runs.")]
+# Relative to the current folder, so that every project has its own runs.
 RUNS = Path("runs")
 ExperimentFile = Annotated[
     str, typer.Argument(help="Experiment file (.toml), or a packaged one, such as demo.")

@@ -11,6 +11,7 @@ from society.method.purpose import Purpose, current_purpose
 from store.ledger import Store
 from store.spending import Charge, ChargeState
 
+# Rows whose answers became turns add up to nothing; drop them now and then.
 _TIDY_EVERY = 2048
 
 
@@ -45,6 +46,7 @@ class _StoredCharge:
         self._model_id = model_id
         self._charge_id = uuid4().hex
 
+    # Awaited, so that the row is committed before the request leaves.
     async def record_sent(self, most: Usage) -> None:
         await self._store.append(self._row("sent", most))
 

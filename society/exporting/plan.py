@@ -65,6 +65,7 @@ def plan_files(
             f"{wrong[0]}, or another format"
         )
     notes: list[str] = []
+    # Without --what, a trainer's shape means its datasets, and rows mean everything.
     wanted = kinds or (("datasets",) if shaped else _choose_kinds(selection, notes))
     found: list[PlannedFile] = []
     for kind in dict.fromkeys(wanted):
@@ -94,6 +95,7 @@ def _choose_kinds(selection: Selection, notes: list[str]) -> tuple[Kind, ...]:
 def _plan_part(
     part: Part, format: Format, selection: Selection, split: Split | None = None
 ) -> PlannedFile:
+    # Refuse a selection by agent here, before any file is written.
     if part in _OF_ALL_AGENTS:
         selection.where(OF_VOTES)
     path = f"{part}.{format}" if split is None else f"{part}/{split}.{format}"

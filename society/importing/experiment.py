@@ -66,6 +66,7 @@ def load_reading_rules(source: ImportSource, folder: RunFolder) -> tuple[Reading
         return ReadingRules(
             task, _choose_gold_reader(task), _list_known(loaded.questions)
         ), loaded.config
+    # The size is not known yet; `complete_config` adds it when the file has been read.
     config = experiments.build_config(_build_table(source, folder), "--set", source.settings)
     try:
         task = tasks.load_task(config.task.name, config.task.options)

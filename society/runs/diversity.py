@@ -71,12 +71,14 @@ async def measure_run(
             + (f" of an arm {choice.arm!r}" if choice.arm else "")
             + f" answering {' or '.join(section.decodings)}; see `society status {folder.name}`"
         )
+    # Asking for likelihoods may cost something, and counts against the run's cap.
     rows: list[Diversity] = []
     connections = budget.budget_connections(Connections.open(config, folder.models), config, store)
     probe = DiversityProbe(store, config, connections)
     try:
         for number, (stage, task) in enumerate(debated):
             on_society(number, len(debated))
+            # The probe plans only what is not stored, so a stopped measurement resumes.
             if (found := probe.plan(stage, task, again=choice.again)) is not None:
                 rows += await probe.measure(found)
         on_society(len(debated), len(debated))
@@ -107,6 +109,7 @@ def _apply_choice(config: Config, choice: DiversityChoice) -> Config:
             f"the run's [diversity] asks for no measure; name some: --measure "
             f"{' --measure '.join(diversity.MEASURES)}"
         )
+    # Loading an encoder takes long; a wrong name is refused before that.
     if "embedding" in section.measures:
         try:
             diversity.check_encoder(section.encoder)

@@ -36,6 +36,7 @@ def find_damaged(store: Store, models: Path) -> list[Model]:
     trained = [m for m in store.models() if m.artifact is not None and m.sha256 is not None]
     return sorted(
         (model for model in trained if not _is_whole(models / str(model.artifact), model)),
+        # A child starts from its parent's files, so parents come first.
         key=lambda model: (model.iteration or 0, model.model_id),
     )
 

@@ -26,6 +26,7 @@ async def run_experiment(
     config = keep_stored_quorum(experiment.config, store.run())
     experiment = replace(experiment, config=config)
     connections = Connections.open(config, folder.models)
+    # Before the first call: a run that cannot be trained would pay for debates in vain.
     require_trainable(config, connections)
     # Batches go below the budget, so that a batch is budgeted call by call.
     if config.evaluation.batch:

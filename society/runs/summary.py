@@ -127,6 +127,7 @@ def tabulate_arms(store: Store, arms: Sequence[str]) -> Table:
         }
         greedy, sampled = rates.get("greedy"), rates.get("sampled")
         shares = {each.stage.decoding: each for each in voting if each.stage.iteration == last}
+        # Labels come from sampled votes; greedy ones stand in if a run has only those.
         shown = shares.get("sampled") or shares.get("greedy")
         drawn.add_row(
             one_line(arm),

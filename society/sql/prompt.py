@@ -120,6 +120,7 @@ def run_prompt(session: Session, title: str, out: TextIO) -> None:
     while True:
         try:
             text = asked.prompt()
+        # Ctrl-C clears the line; only SIGTERM and SIGHUP end the prompt.
         except Terminated:
             raise
         except KeyboardInterrupt:

@@ -21,7 +21,6 @@ from typing import Any, TypeVar
 
 from providers.errors import Halted
 from providers.limits import get_breakers
-from society.terminal import signals
 
 _ECHO_S = 0.1
 _EXIT = 130
@@ -90,6 +89,7 @@ class _Signals:
             if self._times == 1:
                 self._begin()
                 return
+            # A third signal means that the orderly stop hangs.
             if self._times > 2:
                 # Everything stored is committed, as after kill -9.
                 os._exit(_EXIT)
@@ -195,7 +195,7 @@ async def _supervise(work: Coroutine[Any, Any, T], end: End) -> asyncio.Task[T] 
     task, stop = loop.create_task(work), asyncio.Event()
     stopped = loop.create_task(stop.wait())
     try:
-        with signals.stop_in_order(lambda: _call_soon(loop, stop.set)):
+        with stop_in_order(lambda: _call_soon(loop, stop.set)):
             # The signal handler only sets `stop`: the loop itself decides when to cancel.
             await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
@@ -216,13 +216,14 @@ async def _supervise(work: Coroutine[Any, Any, T], end: End) -> asyncio.Task[T] 
 async def _await_arrivals(task: asyncio.Task[Any], tell: Tell) -> None:
     """Send no new call, and wait for those under way."""
     calls = get_breakers()
+    # With no call in flight there is nothing to wait for.
     if not calls.halt(Halted("the run is being stopped")):
         return
     tell(
         f"stopping: waiting up to {WAIT_S:.0f} s for {calls.in_flight} call(s) under way; "
         "stop again to give them up"
     )
-    signals.acknowledge_signal()
+    acknowledge_signal()
     arrived = asyncio.ensure_future(calls.wait_idle())
     until = time.monotonic() + WAIT_S
     while (left := until - time.monotonic()) > 0 and not (arrived.done() or task.done()):
@@ -233,6 +234,7 @@ async def _await_arrivals(task: asyncio.Task[Any], tell: Tell) -> None:
     if arrived.done():
         await asyncio.wait({task}, timeout=_GRACE_S)
         return
+    # Time is up; whatever is still in flight is cancelled by the caller.
     arrived.cancel()
     if not task.done():
         tell(

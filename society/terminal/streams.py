@@ -46,6 +46,7 @@ _ASCII = {
     "✗": "x",
     "■": "#",
 }
+# What a write raises when a pipe, terminal or socket has no reader any more.
 _GONE = frozenset({errno.EPIPE, errno.EIO, errno.ENXIO, errno.ECONNRESET, errno.ESHUTDOWN})
 
 
@@ -75,6 +76,7 @@ def guard_standard_streams() -> Iterator[None]:
     """Make the standard streams safe to write to while the block runs."""
     _fill_descriptors()
     before = sys.stdin, sys.stdout, sys.stderr
+    # Python sets a stream to None if its descriptor is closed at the start.
     sys.stdin = sys.stdin or _open_null("r")
     out, err = sys.stdout or _open_null("w"), sys.stderr or _open_null("w")
     with _write_legibly(out), _write_legibly(err):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 def find_state_folder(environment: Mapping[str, str], home: Callable[[], Path] = Path.home) -> Path:
     """The folder for the user's state: in XDG_STATE_HOME, else in ~/.local/state."""
+    # The XDG specification ignores relative paths.
     state = environment.get("XDG_STATE_HOME")
     folder = Path(state) if state and os.path.isabs(state) else home() / ".local" / "state"
     return folder / "society"
