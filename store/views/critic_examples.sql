@@ -13,7 +13,7 @@ WITH answers AS NOT MATERIALIZED (
     WHERE split = 'train' AND decoding = 'sampled' AND kind = 'answer'
 ),
 
--- The last round of each debate, not of each agent: an agent that fell out early taught nothing.
+-- The last round of each debate, not of each agent: without an answer in it there is no example.
 last_rounds AS (
     SELECT iteration, arm, question_id, max(round) AS round
     FROM answers
