@@ -13,6 +13,7 @@ from store.ledger import Store
 from store.records import Run
 
 _ARMS = "select arm, position, kind, labels, settings::varchar from arms order by position, arm"
+# A left join, since runs from before there were arms have votes but no rows in `arms`.
 _EVALUATED = """
     select votes.arm
     from votes left join arms using (arm)

@@ -103,6 +103,7 @@ def _of_run(store: Store) -> list[tuple[int, StageCost]]:
         stage = _debate(split, task, decoding)
         usd = money.get((arm, iteration, stage))
         cost = StageCost(arm, iteration, stage, answers, summaries, None, prompt, new, seconds, usd)
+        # The order in which a run spends: training debates, fine-tuning, evaluation, then the rest.
         found.append((0 if split == "train" else 2, cost))
     for arm, iteration, jobs, tokens, seconds in store.rows(_JOBS):
         usd = money.get((arm, iteration, "fine-tuning"))

@@ -96,6 +96,7 @@ def _read_agreement(accuracies: Accuracies) -> list[ArmDiversity]:
                     None,
                 )
             )
+    # First answers before last answers, as in a debate.
     found.sort(key=lambda d: (d.scale.role != "generator", d.task or "", d.arm, d.iteration))
     return found
 

@@ -115,6 +115,7 @@ def to_latex(table: ReportTable) -> str:
 
 def escape_latex(text: str) -> str:
     """Text that LaTeX sets as it stands, on one line."""
+    # LaTeX would join two hyphens to a dash; an empty group between them keeps both.
     words = one_line(text).replace("--", "-{}-")
     return "".join(_LATEX.get(letter, letter) for letter in words).replace(r"-\{\}-", "-{}-")
 

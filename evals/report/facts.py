@@ -143,6 +143,7 @@ def _collect_experiment(group: SeedGroup) -> ExperimentFacts:
     jobs = training.read_tunings(runs)
     decoding: Decoding = (values.list_decodings() or ["sampled"])[0]
     votings = tuple(accuracies.read_votings(runs, arms))
+    # Before the main arm is evaluated there is nothing to compare the others with.
     comparable = group.main in arms and len(arms) > 1
     return ExperimentFacts(
         group=group,

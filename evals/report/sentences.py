@@ -127,6 +127,7 @@ def list_concerns(experiment: ExperimentFacts) -> list[str]:
 
 def _choose_scale(experiment: ExperimentFacts) -> Scale | None:
     scales = diversities.list_scales(experiment.diversities)
+    # Embeddings see more than the final answer; agreement is what every run has.
     for measure in ("embedding", "agreement"):
         for scale in scales:
             if (scale.measure, scale.role, scale.responses) == (measure, "generator", "all"):
@@ -140,6 +141,7 @@ def _describe_survival(each: Survival) -> str:
         change = f"from {100 * before:.1f} to {100 * after:.1f} %"
         what = "the agents agree on the plurality answer"
         words = ("more", "less")
+        # More agreement is less diversity, so the words follow agreement and not diversity.
         moved = words[after < before] if each.apart else "as much as before, as far as this shows"
         return f"{each.arm}: {what} {moved} ({change}, first answers)."
     share = f", {replace_minus(f'{100 * (after / before - 1):+z.0f}')} %" if before else ""
@@ -171,6 +173,7 @@ def _describe_difference(verdict: ArmVerdict) -> str:
 
 def _describe_size(chosen: Sequence[ArmVerdict]) -> str:
     changes = [each.comparison.by_question for each in chosen]
+    # A rule of thumb, not a power analysis: the widest interval limits what can be seen.
     widest = max(max(abs(change.difference), _half(change)) for change in changes)
     return (
         f"With these questions and seeds, differences below about {100 * widest:.0f} points cannot "

@@ -95,6 +95,7 @@ def _list_stages(reader: Reader, question_id: str) -> list[StageKey]:
 
 def _read_uses(reader: Reader, ids: Sequence[int]) -> dict[int, list[DatasetUse]]:
     uses: defaultdict[int, list[DatasetUse]] = defaultdict(list)
+    # By turn_id, since a turn can be an example of several datasets, such as those of pooled arms.
     for turn_id, dataset_id, position in reader.rows(
         "SELECT turn_id, dataset_id, position FROM dataset_examples "
         "WHERE turn_id IN (SELECT unnest($ids)) ORDER BY dataset_id",

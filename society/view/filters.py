@@ -116,6 +116,7 @@ def parse_whole(query: Mapping[str, str], name: str) -> int | None:
     text = query.get(name, "")
     if not text:
         return None
+    # `int` would also take "²", "-1" and thousands of digits.
     if not (text.isascii() and text.isdigit() and len(text) <= 18):
         raise BadAddress(f"{name} must be a whole number, not {text[:80]!r}")
     return int(text)

@@ -79,6 +79,7 @@ def serve_pages(
         bound = int(listener.getsockname()[1])
         token = create_token() if ask_token or not is_loopback(host) else None
         access = PageAccess(host, bound, token)
+        # No access log: addresses hold the token once, and terminals are shared.
         config = uvicorn.Config(
             create_app(library, access),
             log_level="warning",
@@ -99,6 +100,7 @@ def serve_pages(
 def _open_listener(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
+    # A server that is stopped and started again gets its port back at once.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))

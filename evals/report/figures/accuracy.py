@@ -80,6 +80,7 @@ def align_panels(panels: Sequence[Panel]) -> list[Panel]:
     ]
     if not values:
         return list(panels)
+    # Limits at multiples of 5 %, so that ticks fall on round numbers.
     low, high = floor(20 * min(values)) / 20, ceil(20 * max(values)) / 20
     return [replace(panel, limits=(low, max(high, low + 0.05))) for panel in panels]
 

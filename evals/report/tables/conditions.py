@@ -43,6 +43,7 @@ def build_cost_tables(facts: Facts) -> list[ReportTable]:
 def _write_shared(value: SharedValue) -> Cell:
     if value.count is None:
         return TEXT.write(value.text or NOTHING)
+    # One decimal matters for means of small counts, such as 2.5 models.
     round_number = value.count >= 20 or value.count == int(value.count)
     return decimals(0 if round_number else 1).write(value.count)
 
@@ -63,6 +64,7 @@ def _parity(experiment: ExperimentFacts, name: str) -> ReportTable | None:
         return None
     columns: list[Column[SharedProperty]] = [Column("", "property", lambda each: each.name)]
     for place, arm in enumerate(parity.arms):
+        # The main arm's own value is always written out: it is what "=" refers to.
         if arm == parity.main:
             columns.append(Column(arm, arm, _take_value(place), SHARED))
         else:

@@ -104,6 +104,7 @@ def _summary(facts: Facts) -> TableSpec[_Against]:
         Column("against", "against", lambda row: row.verdict, OTHER),
         Column("so it is", "outcome", lambda row: row.verdict, OUTCOME),
     ]
+    # A measure that only one experiment has still gets a column; the others show a dash there.
     columns += [_summary_column(*which) for which in dict.fromkeys(measured)]
     columns += [
         Column("p (vote)", "p", lambda row: row.verdict.p_value, P_VALUE),
@@ -212,6 +213,7 @@ def _list_arms(experiment: ExperimentFacts) -> Iterator[_ArmRow]:
             yield _ArmRow(experiment, arm, vote)
 
 
+# A function that makes the function: a lambda in a loop would see the loop's last task only.
 def _own_rate(task: str, quantity: Quantity) -> Callable[[_ArmRow], Rate | None]:
     """The accuracy on the run's own task; nothing for a run of another task."""
     return lambda row: row.rate(quantity, None) if row.experiment.task == task else None
@@ -222,6 +224,7 @@ def _other_rate(task: str) -> Callable[[_ArmRow], Rate | None]:
 
 
 def _table_one(facts: Facts) -> TableSpec[_ArmRow]:
+    # Experiments of different tasks share the table; each fills the columns of its own task.
     own = list(dict.fromkeys(each.task for each in facts.experiments))
     extra = [task for task in facts.tasks if task not in own]
     columns: list[Column[_ArmRow]] = [

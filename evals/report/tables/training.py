@@ -277,6 +277,7 @@ def _list_trained(experiment: ExperimentFacts) -> Iterator[_Trained]:
     found: defaultdict[tuple[str, int, str], list[Tuning]] = defaultdict(list)
     for job in experiment.tunings:
         found[job.arm, job.iteration, job.role].append(job)
+    # Generators before critics, as they are trained.
     for key in sorted(found, key=lambda k: (order.get(k[0], 99), k[1], k[2] == "critic")):
         yield _Trained(*key, found[key])
 
