@@ -214,7 +214,7 @@ def test_of_several_runs_one_that_is_in_use_stops_no_other(tmp_path):
         assert asyncio.run(cancel.cancel_all(several, told.append)) == 1
     assert "run a:\nno fine-tuning job of this run is under way" in told
     [other] = [text for text in told if text.startswith("run b:\nskipped: ")]
-    assert "is open for writing" in other
+    assert "open for writing already" in other
 
 
 def test_a_run_that_is_being_worked_on_is_left_alone(tmp_path):
