@@ -16,6 +16,9 @@ agents as one agent has."""
 
 MULTIAGENT = "multiagent"
 
+OtherResponses = Literal["summarized", "quoted"]
+"""How a critic is shown the other agents' responses of the round before."""
+
 Dash = tuple[float, ...]
 """Lengths of ink and gap, in points; empty for a solid line."""
 SOLID: Dash = ()
@@ -39,11 +42,12 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class ArmKind:
-    """One kind of arm. A field that is None keeps what the society's settings say.
+    """One kind of arm. Of the sizes and `others`, None keeps the society's.
 
-    `labels` says what a training answer must agree with (None: the arm trains nothing) and `data`
-    what each model learns from. `agents` answer in evaluation, `train_agents` in training debates.
-    `matched_to` says what the number of samples of a compute-matched vote is derived from.
+    `labels` says what a training answer must agree with and `data` what each model learns from;
+    both are None if the arm trains nothing. `agents` answer in evaluation, `train_agents` in
+    training debates. `matched_to` says what the number of samples of a compute-matched vote is
+    derived from. `ablation`: a report draws it beside other ablations, apart from the baselines.
     """
 
     name: str
@@ -55,8 +59,9 @@ class ArmKind:
     agents: int | None = None
     train_agents: int | None = None
     rounds: int | None = None
-    others: Literal["summarized", "quoted"] | None = None
+    others: OtherResponses | None = None
     matched_to: Literal["calls", "tokens"] | None = None
+    ablation: bool = False
 
     @property
     def trained(self) -> bool:
@@ -73,7 +78,15 @@ def _untuned(
     matched_to: Literal["calls", "tokens"] | None = None,
 ) -> ArmKind:
     return ArmKind(
-        name, title, look, None, None, False, agents=agents, rounds=rounds, matched_to=matched_to
+        name,
+        title,
+        look,
+        labels=None,
+        data=None,
+        tunes_critics=False,
+        agents=agents,
+        rounds=rounds,
+        matched_to=matched_to,
     )
 
 
@@ -100,18 +113,21 @@ _KINDS = (
         "generators tuned, critics stay untuned",
         Look("green", DASHED, "^"),
         tunes_critics=False,
+        ablation=True,
     ),
     ArmKind(
         "round1-labels",
         "labels from the vote of the first round",
         Look("purple", DASH_DOT, "v"),
         labels="round1",
+        ablation=True,
     ),
     ArmKind(
         "no-summary",
         "the others' responses quoted, not summarized",
         Look("sky", DOTTED, "D"),
         others="quoted",
+        ablation=True,
     ),
     ArmKind(
         "star",

@@ -80,6 +80,12 @@ class ArmSettings:
         return (known is None or known.trained) and self.iterations != 0
 
     @property
+    def is_ablation(self) -> bool:
+        # A run that a later version wrote may have kinds of arm that this one does not know.
+        known = ARM_KINDS.get(self.kind)
+        return known is not None and known.ablation
+
+    @property
     def description(self) -> str:
         known = ARM_KINDS.get(self.kind)
         return known.title if known else self.kind

@@ -23,7 +23,8 @@ _SETTINGS: dict[str, str | bool | int | float | list[str]] = {
 }
 # The keys come as one JSON text: DuckDB binds a long list value by value, far more slowly than it
 # looks anything up. `hit` is the index of the key that a turn matches. Texts are fetched in a
-# second step, by row number, or DuckDB would unpack those of all turns.
+# second step, by row number, or DuckDB would unpack those of all turns. Files of early versions
+# have no column tokens_estimated: COLUMNS selects it if it exists, after error.
 _LOOK_UP = """
     WITH asked AS (
         SELECT unnest(from_json($keys, '[{
@@ -40,7 +41,7 @@ _LOOK_UP = """
     )
 
     SELECT hit, iteration, arm, messages::VARCHAR, response, finish_reason, prompt_tokens,
-        completion_tokens, latency_ms, error
+        completion_tokens, latency_ms, COLUMNS('^(error|tokens_estimated)$')
     FROM turns
     JOIN hits ON turns.rowid = row_number
 """
@@ -79,6 +80,7 @@ class StoredTurn:
     completion_tokens: int
     latency_ms: float
     error: str | None
+    tokens_estimated: bool | None = False
 
     def completion(self) -> Completion:
         """The stored response. Raises `RequestError` with the stored reason if there was none."""
@@ -90,6 +92,7 @@ class StoredTurn:
             self.prompt_tokens,
             self.completion_tokens,
             self.latency_ms,
+            estimated=bool(self.tokens_estimated),
         )
 
 

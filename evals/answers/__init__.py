@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from typing import cast
+from typing import TYPE_CHECKING, Literal, cast
 
-from evals.answers.base import AnswerKind
+# The command line takes the names from here at its start, which must not cost it pydantic.
+if TYPE_CHECKING:
+    from evals.answers.base import AnswerKind
 
-_KINDS = {
+OptionFreeAnswerName = Literal["number", "math", "choice", "text"]
+"""The kinds of answers that need no option."""
+
+AnswerName = Literal[OptionFreeAnswerName, "regex"]
+"""All kinds of answers. To add one, add its name here and its module to `_KINDS`."""
+
+_KINDS: Mapping[str, str] = {
     "number": "evals.answers.number",
     "math": "evals.answers.math.kind",
     "choice": "evals.answers.choice",
@@ -25,4 +33,4 @@ def load_kind(name: str, options: Mapping[str, object]) -> AnswerKind:
     if name not in _KINDS:
         raise ValueError(f"unknown kind of answer {name!r}; known kinds: {', '.join(_KINDS)}")
     module = importlib.import_module(_KINDS[name])
-    return cast(Callable[[Mapping[str, object]], AnswerKind], module.create)(options)
+    return cast("Callable[[Mapping[str, object]], AnswerKind]", module.create)(options)

@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from evals.answers import load_kind
+from evals.answers import AnswerName, load_kind
 from evals.answers.base import AnswerKind
 from evals.tasks import question_text
 from evals.tasks.dataset import DatasetTask, Entry, QuestionOrder
@@ -53,7 +53,7 @@ class FileOptions(DataOptions):
     question's id.
     """
 
-    answer: Literal["number", "math", "choice", "text", "regex"]
+    answer: AnswerName
     question: str = Field(default="question", min_length=1)
     gold: str | None = Field(default=None, min_length=1)
     id: str | None = None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from evals.answers import AnswerName
 from society.cli.app import (
     RUNS,
     ExperimentFile,
@@ -28,7 +29,6 @@ from society.cli.app import (
 if TYPE_CHECKING:
     from evals.answers.base import AnswerKind
 
-AnswerName = Literal["number", "math", "choice", "text", "regex"]
 _MOST_STATED = 8
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
+from evals.answers import OptionFreeAnswerName
 from society.cli.app import RUNS, Name, Runs, app
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def import_transcripts(
         str | None, typer.Option(help="Task that says how answers are read, such as gsm8k.")
     ] = None,
     answers: Annotated[
-        Literal["number", "math", "choice", "text"] | None,
+        OptionFreeAnswerName | None,
         typer.Option(help="Kind of answer, if there is no task."),
     ] = None,
     settings: Annotated[

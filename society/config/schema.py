@@ -19,11 +19,12 @@ from pydantic import (
     model_validator,
 )
 
+from evals.arm_kinds import Data, OtherResponses
 from finetune.selection import TrainingSelection
 from providers.pricing import PriceOverride
 from providers.split import AnswerServer
 from providers.types import Hyperparameters
-from store.records import AgentRole
+from store.records import AgentRole, Labels
 
 
 class SelectionFile(BaseModel):
@@ -74,7 +75,7 @@ class SocietySection(Section):
 
     agents: Count = 3
     rounds: Count = 2
-    others: Literal["summarized", "quoted"] = "summarized"
+    others: OtherResponses = "summarized"
     models: tuple[str, ...] | None = Field(default=None, strict=False)
 
     @property
@@ -94,10 +95,10 @@ class ArmSection(Section):
     like: str
     agents: Count | None = None
     rounds: Count | None = None
-    others: Literal["summarized", "quoted"] | None = None
+    others: OtherResponses | None = None
     w: Share | None = None
-    labels: Literal["final", "round1", "gold"] | None = None
-    data: Literal["own", "pooled", "matched"] | None = None
+    labels: Labels | None = None
+    data: Data | None = None
     tune: Literal["both", "generators"] | None = None
 
 

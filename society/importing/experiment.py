@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from evals import answers, tasks
 from evals.tasks.base import ReadsGold, Split, Task
@@ -51,7 +51,7 @@ class ImportSource:
             raise ConfigError(
                 f"{len(given)} of --config, --task and --answers are given; give one of them, "
                 "which says how answers are read: an experiment, a task such as gsm8k, or one of "
-                "number, math, choice, text"
+                + ", ".join(get_args(answers.OptionFreeAnswerName))
             )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Literal
 
-from evals.arm_kinds import ARM_KINDS, Data
+from evals.arm_kinds import ARM_KINDS, Data, OtherResponses
 from evals.stored_run import choose_main_arm
 from society.config.schema import ArmSection, Config, SocietySection
 from society.method.agents import ROLES
@@ -50,7 +50,7 @@ class Arm:
     agents: int
     train_agents: int
     rounds: int
-    others: Literal["summarized", "quoted"]
+    others: OtherResponses
     iterations: int
     labels: Labels | None
     tuned: tuple[AgentRole, ...]

@@ -14,8 +14,9 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Literal, Protocol
+from typing import Protocol
 
+from evals.arm_kinds import OtherResponses
 from evals.tasks.base import Task, TaskQuestion
 from providers.base import Provider
 from providers.errors import (
@@ -64,7 +65,7 @@ class DebateRules:
     """
 
     rounds: int
-    others: Literal["summarized", "quoted"]
+    others: OtherResponses
     sampling: Sampling
     summary_sampling: Sampling
     drop_ties: bool
@@ -153,15 +154,16 @@ class Debate:
         turns: list[Turn] = []
         tallies: list[Tally] = []
         tie_key = build_tie_key(self._rules.seed, question.question_id)
-        for number in range(1, self._rules.rounds + 1):
-            earlier = [t for t in turns if t.round == number - 1 and t.kind == "answer"]
+        for round_number in range(1, self._rules.rounds + 1):
+            earlier = [t for t in turns if t.round == round_number - 1 and t.kind == "answer"]
             turns += await _gather_turns(
-                self._answer(question, agent, number, earlier) for agent in self._society.agents
+                self._answer(question, agent, round_number, earlier)
+                for agent in self._society.agents
             )
             # Comparing answers may take a worker process a second; other debates go on meanwhile.
             tallies.append(
                 await asyncio.to_thread(
-                    count_round, self._task, self._stage, turns, number, tie_key
+                    count_round, self._task, self._stage, turns, round_number, tie_key
                 )
             )
         rows = await asyncio.to_thread(
@@ -181,14 +183,14 @@ class Debate:
         return tallies
 
     async def _answer(
-        self, question: TaskQuestion, agent: Agent, number: int, earlier: Sequence[Turn]
+        self, question: TaskQuestion, agent: Agent, round_number: int, earlier: Sequence[Turn]
     ) -> Turn:
-        """The answer of one agent in round `number`; `earlier` are all answers of the round before,
-        in the order of the agents."""
-        if number == 1:
+        """The answer of one agent in round `round_number`; `earlier` are all answers of the round
+        before, in the order of the agents."""
+        if round_number == 1:
             opening = Message("user", self._task.prompt(question.text))
             return await self._take_turn(
-                *self._prepare(question, agent, number, "answer", agent.generator, (opening,))
+                *self._prepare(question, agent, round_number, "answer", agent.generator, (opening,))
             )
         others = [turn for turn in earlier if turn.agent != agent.number]
         summary = None
@@ -196,20 +198,20 @@ class Debate:
             model = self._society.summarizer
             request = prompts.build_summary_messages(others)
             summary_turn = await self._take_turn(
-                *self._prepare(question, agent, number, "summary", model, request)
+                *self._prepare(question, agent, round_number, "summary", model, request)
             )
             summary = summary_turn.response
         own = earlier[agent.number - 1]
         messages = prompts.build_critic_messages(own, others, summary, self._task.answer_form)
         return await self._take_turn(
-            *self._prepare(question, agent, number, "answer", agent.critic, messages)
+            *self._prepare(question, agent, round_number, "answer", agent.critic, messages)
         )
 
     def _prepare(
         self,
         question: TaskQuestion,
         agent: Agent,
-        number: int,
+        round_number: int,
         kind: TurnKind,
         model: ModelRef,
         messages: tuple[Message, ...],
@@ -223,7 +225,7 @@ class Debate:
             decoding=stage.decoding,
             question_id=question.question_id,
             agent=agent.number,
-            round=number,
+            round=round_number,
             kind=kind,
             model_id=model.model_id,
             messages=messages_json([asdict(m) for m in messages]),

@@ -29,13 +29,13 @@ def build_request_key(
     messages: str,
     question_id: str,
     agent: int,
-    number: int,
+    round_number: int,
     kind: TurnKind,
     *,
     repeats: bool,
 ) -> bytes:
     """The 16-byte key of a request within a stage; equal keys get equal answers."""
-    sample = (kind,) if repeats else (kind, question_id, agent, number)
+    sample = (kind,) if repeats else (kind, question_id, agent, round_number)
     # JSON keeps the parts apart whatever they contain; lone surrogates in a model's text must not
     # keep a key from being made.
     text = f"{json.dumps([model_id, *sample])}\n{messages}"
@@ -80,6 +80,7 @@ def take_over(turn: Turn, source: Turn) -> Turn:
         finish_reason=source.finish_reason,
         prompt_tokens=source.prompt_tokens,
         completion_tokens=source.completion_tokens,
+        tokens_estimated=source.tokens_estimated,
         latency_ms=source.latency_ms,
         error=source.error,
         shared_turn_id=origin,

@@ -88,14 +88,14 @@ def default_quorum(agents: int) -> int:
 
 
 def count_round(
-    task: Task, stage: StageKey, turns: Sequence[Turn], number: int, tie_key: str
+    task: Task, stage: StageKey, turns: Sequence[Turn], round_number: int, tie_key: str
 ) -> Tally:
-    """The vote of round `number` over a debate's turns, given in the order of the agents.
+    """The vote of round `round_number` over a debate's turns, given in the order of the agents.
 
     `tie_key` decides ties in evaluation. In training a tie is usually left out; with
     `consensus.ties = "first"` the lowest agent number wins.
     """
-    answers = [t.answer for t in turns if t.round == number and t.kind == "answer"]
+    answers = [t.answer for t in turns if t.round == round_number and t.kind == "answer"]
     return count_votes(answers, task.equivalent, tie_key if stage.split == "eval" else None)
 
 
@@ -131,7 +131,7 @@ def judge_debate(
             split=stage.split,
             decoding=stage.decoding,
             question_id=question.question_id,
-            round=number,
+            round=round_number,
             answer=answer,
             votes=each.votes,
             voters=each.voters,
@@ -139,7 +139,7 @@ def judge_debate(
             correct=_is_correct(task, answer, question.gold),
             quorum=quorum if training else None,
         )
-        for number, (each, answer) in enumerate(zip(tallies, labels, strict=True), start=1)
+        for round_number, (each, answer) in enumerate(zip(tallies, labels, strict=True), start=1)
     ]
     # A label that was dropped agrees with nothing and disagrees with nothing: agrees is NULL.
     place = 0 if label == "round1" else -1

@@ -95,6 +95,26 @@ async def test_a_stored_turn_is_the_answer_with_its_tokens_and_latency(made, tmp
         await provider.close()
 
 
+async def test_estimated_tokens_are_estimated_in_the_replay_too(made, tmp_path):
+    folder = made(turn(tokens_estimated=True), turn(agent=2))
+    provider = connect(folder, tmp_path)
+    estimated = await provider.complete(ask("train1/q/a1/r1/a1/r1/answer"))
+    counted = await provider.complete(ask("train1/q/a1/r1/a2/r1/answer"))
+    assert (estimated.prompt_tokens, estimated.estimated) == (11, True)
+    assert (counted.prompt_tokens, counted.estimated) == (11, False)
+    await provider.close()
+
+
+async def test_a_file_from_before_tokens_were_marked_as_estimated_can_be_replayed(made, tmp_path):
+    folder = made(turn())
+    with duckdb.connect(str(folder / "run.duckdb")) as connection:
+        connection.execute("ALTER TABLE turns DROP COLUMN tokens_estimated")
+    provider = connect(folder, tmp_path)
+    answer = await provider.complete(ask("train1/q/a1/r1/a1/r1/answer"))
+    assert (answer.text, answer.prompt_tokens, answer.estimated) == ("four", 11, False)
+    await provider.close()
+
+
 async def test_decoding_iteration_and_kind_tell_turns_apart(made, tmp_path):
     stored = {
         "train1/q/a1/r2/answer": turn(question_id="q", round=2, response="A"),

@@ -14,6 +14,7 @@ from providers.types import Completion, Message, ModelRef, Request, Sampling
 from society import prompts
 from society.method.agents import Agent, Society
 from society.method.debate import Debate, DebateRules
+from society.method.reuse import SharedAnswers
 from store.ledger import Store
 from store.records import Model, StageKey
 
@@ -329,3 +330,28 @@ async def test_questions_in_flight_are_bounded(store):
         done.add(question.question_id)
     assert len(done) == 9
     assert most <= 2 + 1
+
+
+async def test_estimated_tokens_are_estimated_in_the_arms_that_share_the_answer(store):
+    question = TASK.questions("train", 0, 1)[0]
+
+    def script(request):
+        told = "a1" not in request.key
+        return Completion(says(request), "stop", 5, 5, 1.0, estimated=not told)
+
+    await debate(store, script, [question])
+    first = StageKey(1, "train", "multiagent", "sampled")
+    never_asked = ScriptedProvider(lambda request: pytest.fail(request.key))
+    other = Debate(
+        society(),
+        TASK,
+        {"scripted:": never_asked},
+        store,
+        StageKey(1, "train", "other", "sampled"),
+        rules(),
+        shared=SharedAnswers(store.turns(first)),
+    )
+    assert [q async for q in other.run([question])] == [question]
+    marks = "SELECT agent, round, tokens_estimated FROM turns WHERE arm = ? ORDER BY ALL"
+    expected = [(agent, number, agent == 1) for agent in (1, 2, 3) for number in (1, 2)]
+    assert store.rows(marks, ["other"]) == store.rows(marks, ["multiagent"]) == expected

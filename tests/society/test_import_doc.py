@@ -4,9 +4,11 @@ import re
 import shlex
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from evals.answers import OptionFreeAnswerName
 from society import cli
 
 TEXT = (Path(__file__).parents[2] / "docs/import.md").read_text(encoding="utf-8")
@@ -41,6 +43,11 @@ def examples():
         for part in block.split("$ society ")[1:]:
             command, *printed = part.strip().split("\n")
             yield shlex.split(command), [" ".join(line.split()) for line in printed]
+
+
+def test_the_kinds_of_answers_are_those_that_need_no_option():
+    [named] = re.findall(r"`--answers ([\w|]+)`", TEXT)
+    assert tuple(named.split("|")) == get_args(OptionFreeAnswerName)
 
 
 def test_the_documents_files_and_commands_do_what_it_says(society, tmp_path):

@@ -13,8 +13,6 @@ from evals.report.facts import ExperimentFacts, Facts
 from evals.report.figures.figure import ArmLine, DataPoint, Figure, Panel
 from evals.stored_run import ArmSettings
 
-_ABLATIONS = ("no-critic", "round1-labels", "no-summary")
-
 ACCURACY_BANDS = (
     "Whiskers and bands: 95 % intervals over questions, each question with its mean over the "
     "seeds; thin marks: single seeds."
@@ -27,7 +25,7 @@ def group_arms(experiment: ExperimentFacts) -> list[tuple[str, list[ArmSettings]
     main = experiment.main
     others = [arm for arm in experiment.arms if arm.name != main.name]
     own = [main] if main in experiment.arms else []
-    apart = [arm for arm in others if arm.kind in _ABLATIONS or arm.name != arm.kind]
+    apart = [arm for arm in others if arm.is_ablation or arm.name != arm.kind]
     beside = [arm for arm in others if arm not in apart]
     if not apart or not beside or len(others) <= 3:
         return [("", own + others)]

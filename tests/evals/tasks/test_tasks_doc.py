@@ -4,10 +4,12 @@ import re
 import sys
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from evals import tasks
+from evals.answers import AnswerName, load_kind
 
 DOC = (Path(__file__).parents[3] / "docs/tasks.md").read_text(encoding="utf-8")
 EXAMPLES = dict(re.findall(r"```toml\n# example: ([\w-]+)\n(.*?)```", DOC, re.DOTALL))
@@ -73,3 +75,11 @@ def test_every_option_is_described():
     for model in (FileOptions, Gsm8kOptions, MathOptions, MmluOptions):
         for name in model.model_fields:
             assert f"`{name}`" in DOC
+
+
+def test_every_kind_of_answer_is_named():
+    [row] = re.findall(r"^\| `file` \|.*\|$", DOC, re.MULTILINE)
+    kinds = row.split("|")[-2]
+    assert re.findall(r"`(\w+)`", kinds) == list(get_args(AnswerName))
+    with pytest.raises(ValueError, match=f"known kinds: {', '.join(get_args(AnswerName))}$"):
+        load_kind("word", {})
