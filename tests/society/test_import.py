@@ -415,7 +415,9 @@ def test_a_gold_answer_against_that_of_the_experiment_is_named(tmp_path, experim
 
 @pytest.mark.parametrize("said", [(None, None, None), (None, "arithmetic", "number")])
 def test_exactly_one_thing_says_how_answers_are_read(said):
-    with pytest.raises(ConfigError, match="one of them, which says .* number, math, choice, text$"):
+    with pytest.raises(
+        ConfigError, match=r"one of them, which says .* number, math, choice, text$"
+    ):
         ImportSource(*said)
 
 
