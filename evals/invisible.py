@@ -55,7 +55,8 @@ def escape_invisible(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """`plain` text on a single line, so that a stored line end cannot begin a line of its own."""
+    """`text` on a single line, with its hidden characters named: a stored line end cannot begin a
+    line of its own."""
     return " ".join(escape_invisible(text).split())
 
 

@@ -74,14 +74,7 @@ async def tune_models(
         Tuner(used[plan.start.address], store, plan, on_progress, polling, on_failure)
         for plan in plans
     ]
-    # A plan leads if it is the first of its training, or if the provider may already have its job:
-    # an earlier start may have listed the arms in another order, and no job is paid for twice.
-    first: dict[tuple[object, ...], int] = {}
-    for number, plan in enumerate(plans):
-        first.setdefault(plan.training_key, number)
-    leading = [
-        n for n, plan in enumerate(plans) if first[plan.training_key] == n or tuners[n].has_begun
-    ]
+    first, leading = _choose_leading(plans, tuners)
     found = await gather_or_cancel(
         [
             tuners[n].run(slots[address], used[address].capabilities)
@@ -99,6 +92,21 @@ async def tune_models(
                 outcomes[first[plan.training_key]]
             )
     return _group_by_arm(plans, outcomes)
+
+
+def _choose_leading(
+    plans: Sequence[TuningPlan], tuners: Sequence[Tuner]
+) -> tuple[dict[tuple[object, ...], int], list[int]]:
+    """By training key the number of the first plan that has it, and the plans with own jobs."""
+    first: dict[tuple[object, ...], int] = {}
+    for number, plan in enumerate(plans):
+        first.setdefault(plan.training_key, number)
+    # A plan leads if it is the first of its training, or if the provider may already have its job:
+    # an earlier start may have listed the arms in another order, and no job is paid for twice.
+    leading = [
+        n for n, plan in enumerate(plans) if first[plan.training_key] == n or tuners[n].has_begun
+    ]
+    return first, leading
 
 
 def _require_capabilities(providers: Mapping[str, Provider], plans: Sequence[TuningPlan]) -> None:

@@ -107,7 +107,10 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
 
 
 def read_migrations() -> list[tuple[int, str, str]]:
-    """Every migration as (version, name, SQL), oldest first."""
+    """Every migration as (version, name, SQL), oldest first.
+
+    There is no number 009: it was withdrawn, and no version with it was released.
+    """
     return sorted(_migrations())
 
 

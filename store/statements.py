@@ -59,7 +59,7 @@ _SUBQUERY = '"class":"SUBQUERY"'
 _VARIANT = re.compile(r'[{,]"(?:id|name)":"variant"', re.IGNORECASE)
 # The parsed statement does not hold this hint.
 _NOT_MATERIALIZED = re.compile(r"\bnot\W+materialized\b", re.IGNORECASE)
-# Every table and view as (database, schema, name), as `unknown` wants them.
+# Every table and view as (database, schema, name), as `find_unknown_relations` wants them.
 RELATIONS = """
 SELECT lower(database_name), lower(schema_name), lower(table_name) FROM duckdb_tables()
 UNION ALL

@@ -1,6 +1,6 @@
 r"""Answers that are one number: GSM8K, arithmetic.
 
-`notation` and `numerals` say what is read as a number. Currency, units and the percent sign carry
+`numerals` says what is read as a number. Currency, units and the percent sign carry
 no value: ``$50``, ``50 km/h``, ``50%`` and ``50\%`` all are 50. Words that scale do:
 ``5 dozen`` is 60.
 """
@@ -114,7 +114,7 @@ class NumberOptions(KindOptions):
     """`fallback`: where nothing is stated, the last number in the last line that is not empty
     counts. `integers`: answers are whole numbers; what else stands in a box is kept as it is
     written, an answer that equals no whole number. `tolerance`: by how much two numbers may differ
-    and still be the same; see `Number.same`."""
+    and still be the same; see `NumberKind.same`."""
 
     fallback: bool = True
     integers: bool = False
@@ -128,7 +128,7 @@ def create(options: Mapping[str, object]) -> NumberKind:
 
 @dataclass(frozen=True)
 class NumberKind:
-    """Implements `AnswerKind`; answers are `canonical` numbers."""
+    """Implements `AnswerKind`; answers are numbers as `format_number` writes them."""
 
     options: NumberOptions = field(default_factory=NumberOptions)
     name: str = "number"

@@ -5,7 +5,7 @@ Known forms: a closed ``\boxed{…}``; an answer tag or key (``<answer>18</answe
 ``A: 18``, ``**Answer:** 18``, ``Final Answer: $18$``; a phrase such as "the answer is 18" or
 Minerva's "The final answer is $X$. I hope it is correct." (Lewkowycz et al. 2022, arXiv
 2206.14858); and, after any of these, a correction such as "Wait, it is 19." A kind of answer goes
-through `statements` from the last to the first and takes the first it can read.
+through `find_statements` from the last to the first and takes the first it can read.
 """
 
 from __future__ import annotations

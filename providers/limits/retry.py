@@ -1,4 +1,7 @@
-"""The one retry policy: how often a call is made again, and how long it waits in between."""
+"""The retry policy for calls: how often a call is made again, and how long it waits in between.
+
+What creates jobs and batches is retried by its provider, which must not create anything twice.
+"""
 
 from __future__ import annotations
 

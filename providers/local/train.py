@@ -89,22 +89,30 @@ def finetune(
         out.parent.mkdir(parents=True, exist_ok=True)
     # Encode everything first: an unfit example must not end a fit after hours.
     sequences = _encode_examples(model, tokenizer, spec)
-    training = model.training
+    was_training = model.training
     model.train()
     fit = Fit(model, spec, sequences, torch.device(device), bf16)
     try:
-        _run_fit(fit, spec, out, on_point, stop, checkpoint_seconds)
-        fit.require_sound()
-        return _publish(model, tokenizer, spec, out, fit)
+        with _discard_failed_fit(out):
+            _run_fit(fit, spec, out, on_point, stop, checkpoint_seconds)
+            fit.require_sound()
+            return _publish(model, tokenizer, spec, out, fit)
+    finally:
+        fit.close()
+        model.train(was_training)
+
+
+@contextmanager
+def _discard_failed_fit(out: Path) -> Iterator[None]:
+    """Remove the checkpoint of a fit that fails; keep that of one that is stopped."""
+    try:
+        yield
     except (TrainingStopped, StorageFailed):
         raise
     except TrainingFailed:
         # A fit that has failed would fail again from its checkpoint.
         remove_leftovers(out)
         raise
-    finally:
-        fit.close()
-        model.train(training)
 
 
 def _publish(model: nn.Module, tokenizer: Any, spec: FinetuneSpec, out: Path, fit: Fit) -> Trained:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from providers.errors import RetryableError, UnusableAnswer
 from providers.openai.billing import parse_count, parse_token_counts
-from providers.openai.bodies import parse_body
+from providers.openai.response_bodies import parse_body
 from providers.types import FinishReason, Message, Sampling
 from providers.usage import Usage, most_prompt_tokens, most_written_tokens
 

@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from providers.errors import RetryableError, Unsupported, UnusableAnswer
 from providers.openai.answers import EmbeddedError, find_error
 from providers.openai.billing import parse_usage
-from providers.openai.bodies import parse_body
 from providers.openai.chat import Chat, ChatCall
+from providers.openai.response_bodies import parse_body
 from providers.types import Message, Sampling, Score
 from providers.usage import Usage, most_prompt_tokens
 

@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, assert_never, get_args
 
 from providers.errors import InvalidSettings
 from providers.openai.errors import Refusal
@@ -40,8 +40,9 @@ _EXCLUSIVE = re.compile(
     re.IGNORECASE,
 )
 _UNSUPPORTED_CODES = {"unsupported_parameter", "unsupported_value", "unknown_parameter"}
-_OWN = ("max_completion_tokens", "max_tokens", "temperature", "top_p", "seed")
-_PAIR = ("temperature", "top_p")
+Parameter = Literal["max_completion_tokens", "max_tokens", "temperature", "top_p", "seed"]
+_OWN: tuple[Parameter, ...] = get_args(Parameter)
+_PAIR: tuple[Parameter, ...] = ("temperature", "top_p")
 _NAMED = {name: re.compile(rf"(?<![A-Za-z_]){name}(?![A-Za-z_])") for name in _OWN}
 
 
@@ -150,8 +151,10 @@ def learn_from_refusal(
             changed = replace(now, temperature=False)
         case "top_p":
             changed = replace(now, top_p=False)
-        case _:
+        case "seed":
             changed = replace(now, seed=False)
+        case _:
+            assert_never(name)
     other = changed.max_tokens if name in ("max_tokens", "max_completion_tokens") else None
     instead = f"{other} is sent instead" if other else "it is no longer sent"
     return changed, f"the server does not take {name} ({refusal.message}); {instead}"
@@ -174,34 +177,36 @@ def _is_exclusive(refusal: Refusal, sent: Mapping[str, object]) -> bool:
     return refusal.status in (400, 422) and named and bool(_EXCLUSIVE.search(refusal.message))
 
 
-def _find_refused(refusal: Refusal, sent: Mapping[str, object]) -> str | None:
+def _find_refused(refusal: Refusal, sent: Mapping[str, object]) -> Parameter | None:
     """Which of our parameters a 400 or 422 rejects as such, not for its value."""
     if refusal.status not in (400, 422):
         return None
     known = {refusal.code, refusal.type} & _UNSUPPORTED_CODES
     if not known and not _UNSUPPORTED.search(refusal.message):
         return _find_dispensable(refusal, sent)
-    if refusal.param in sent and refusal.param in _OWN:
-        return refusal.param
+    own = next((name for name in _OWN if name == refusal.param), None)
+    if own in sent:
+        return own
     # The refusal is about a parameter that is not ours to change.
-    if refusal.param and refusal.param not in _OWN:
+    if refusal.param and own is None:
         return None
     # "temperature is not supported, use top_p": the first one named is the one refused.
     mentions = _find_mentions(refusal, sent)
     return min(mentions)[1] if mentions else None
 
 
-def _find_dispensable(refusal: Refusal, sent: Mapping[str, object]) -> str | None:
+def _find_dispensable(refusal: Refusal, sent: Mapping[str, object]) -> Parameter | None:
     """The one parameter whose value is rejected, if leaving it out changes nothing: the seed, and a
     top_p of 1 ("top_p must be > 0.0 and < 1.0").
     """
-    named = {name for _, name in _find_mentions(refusal, sent)} | ({refusal.param} & set(_OWN))
+    named = {name for _, name in _find_mentions(refusal, sent)}
+    named |= {name for name in _OWN if name == refusal.param}
     if named == {"seed"} or (named == {"top_p"} and sent.get("top_p") == 1.0):
         return named.pop()
     return None
 
 
-def _find_mentions(refusal: Refusal, sent: Mapping[str, object]) -> list[tuple[int, str]]:
+def _find_mentions(refusal: Refusal, sent: Mapping[str, object]) -> list[tuple[int, Parameter]]:
     """Our parameters that a refusal names, each with its place in the message."""
     return [
         (found.start(), name)

@@ -185,7 +185,8 @@ class ConsensusSection(Section):
 
 
 class DatasetsSection(Section):
-    """`w` is the fraction of critic examples that corrected themselves.
+    """`w` is the fraction of critic examples that corrected themselves; the rest, 1 − w, were right
+    in round 1 and at the end, by the vote.
 
     `generation` and `critic` name files with the user's own selection, see docs/datasets.md.
     """

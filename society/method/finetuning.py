@@ -65,8 +65,8 @@ async def finetune_agents(
     `finetune.on_failure = "keep"`. A note says so.
     """
     config, progress = run.config, run.progress
-    # A resumed run plans its finished and running jobs again; they keep the settings they have, so
-    # that their digests stay the same and `tune` finds them instead of submitting them twice.
+    # A resumed run plans its finished and running jobs again. They keep the settings they have, so
+    # that their digests stay the same and `tune_models` finds them instead of submitting twice.
     plans = [
         keep_job_settings(_plan_model(run, societies[arm], dataset), run.store)
         for arm, built in datasets.items()

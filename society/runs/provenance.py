@@ -3,7 +3,7 @@
 Settings that decide questions, answers or votes must stay the same. Settings that say how to reach
 a server, what it costs or how long the run continues may change, and [finetune] may change while a
 training still lies ahead: existing jobs keep the settings they were made with
-(`society.method.tuning.resumed`).
+(`society.method.finetuning.keep_job_settings`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """`society view`: a local web page on runs, rendered here, read-only.
 
 A page is one function from a `Reader` to a frozen dataclass, asked off the event loop, and one
-template. What models have said is text on every page, never markup: templates escape, `visible`
-shows what would hide or reorder text, and the pages' policy allows no script but our own file.
+template. What models have said is text on every page, never markup: templates escape it,
+`escape_invisible` names the characters that would hide or reorder text, and the pages' policy
+allows no script but our own file.
 """

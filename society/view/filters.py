@@ -31,7 +31,8 @@ _VOTE_CONDITIONS = {
     "divided": "votes < voters",
     "none": "answer IS NULL",
 }
-# Labels that are written differently; whether they also differ is looked up, see `_really_changed`.
+# Labels that are written differently; whether they also differ is looked up, see
+# `debate_list._keep_really_changed`.
 _REWRITTEN = (
     "first_answer IS DISTINCT FROM answer AND NOT coalesce(first_correct AND correct, false)"
 )
@@ -160,8 +161,10 @@ def _parse_text(query: Mapping[str, str]) -> str:
 
 
 def build_condition(wanted: Filter) -> tuple[str, dict[str, object]]:
-    """The condition on `DEBATES` that a filter means, with its values; all of it but the text, and
-    of debates whose vote changed also those that only write the same label differently."""
+    """The SQL condition on debates for a filter, with its values; it leaves the text out.
+
+    For `flip = "changed"` it also lets pass debates that write the same label differently.
+    """
     parts, values = ["true"], {}
     for name in ("iteration", "split", "arm", "decoding", "task"):
         value = getattr(wanted, name)

@@ -1,8 +1,8 @@
 """Questions to a run's database from a web server: off the event loop, within a time limit.
 
-A `Desk` remembers expensive answers until the run's files have changed. While a run writes they
-change all the time; then an answer is kept `_PATIENCE` times as long as computing it took, but no
-longer than `_STALE_AFTER_S`, so that watching a large run costs it little.
+A `QueryCache` remembers expensive answers until the run's files have changed. While a run writes
+they change all the time; then an answer is kept `_PATIENCE` times as long as computing it took, but
+no longer than `_STALE_AFTER_S`, so that watching a large run costs it little.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import pytest
 from providers import registry
 from providers.errors import RetryableError, UnusableAnswer
 from providers.openai.answers import EmbeddedError, parse_answer, parse_ending
-from providers.openai.bodies import decode_text
+from providers.openai.response_bodies import decode_text
 from providers.types import Message, Request, Sampling
 from tests.providers.chat_server import ChatServer, Reply, fails, says
 

@@ -1,8 +1,9 @@
 r"""One spelling for the many ways in which LaTeX and plain text write the same mathematics.
 
-Nothing is parsed here: `tidy` only renames and drops what never carries a value (spacing, sizes,
-dollar signs, per cent signs) so that the reading of the structure has few cases. The spellings
-are those of the MATH dataset (Hendrycks et al. 2021, arXiv 2103.03874) and of what models write.
+Nothing is parsed here: `tidy_latex` only renames and drops what never carries a value (spacing,
+sizes, dollar signs, per cent signs) so that the reading of the structure has few cases. The
+spellings are those of the MATH dataset (Hendrycks et al. 2021, arXiv 2103.03874) and of what models
+write.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def cached_only() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class HubDataset:
-    """Implements `Source`: the `files` of the dataset `repo` at the commit `revision`."""
+    """Implements `RowSource`: the `files` of the dataset `repo` at the commit `revision`."""
 
     repo: str
     revision: str
@@ -49,7 +49,7 @@ class HubDataset:
     shared: bool = False
 
     def rows(self, split: Split) -> Sequence[DataRow]:
-        """See `Source.rows`; downloads what the cache lacks."""
+        """See `RowSource.rows`; downloads what the cache lacks."""
         return [
             row
             for file in self.files[split]
@@ -57,7 +57,7 @@ class HubDataset:
         ]
 
     def describe(self, split: Split) -> str:
-        """See `Source.describe`."""
+        """See `RowSource.describe`."""
         return f"in the dataset {self.repo}"
 
     def _download(self, file: str, split: Split) -> Path:

@@ -16,23 +16,23 @@ _STEMS: dict[Split, tuple[str, ...]] = {"train": ("train",), "eval": ("eval", "t
 
 @dataclass(frozen=True, slots=True)
 class OneFile:
-    """Implements `Source`: one file whose rows are shared out between the splits."""
+    """Implements `RowSource`: one file whose rows are shared out between the splits."""
 
     path: Path
     shared: bool = True
 
     def rows(self, split: Split) -> Sequence[DataRow]:
-        """See `Source.rows`; the same rows for either split."""
+        """See `RowSource.rows`; the same rows for either split."""
         return formats.read_rows(self.path)
 
     def describe(self, split: Split) -> str:
-        """See `Source.describe`."""
+        """See `RowSource.describe`."""
         return f"in its share of {self.path}"
 
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """Implements `Source`: training rows from train*, evaluation rows from eval* files.
+    """Implements `RowSource`: training rows from train*, evaluation rows from eval* files.
 
     A folder without eval* files evaluates on test*, and one without those on validation*. Several
     files of one kind are read in the order of their names. Folders inside it are not looked into.
@@ -42,7 +42,7 @@ class Folder:
     shared: bool = False
 
     def rows(self, split: Split) -> Sequence[DataRow]:
-        """See `Source.rows`."""
+        """See `RowSource.rows`."""
         files = sorted(
             file
             for file in self.path.iterdir()
@@ -59,20 +59,20 @@ class Folder:
         )
 
     def describe(self, split: Split) -> str:
-        """See `Source.describe`."""
+        """See `RowSource.describe`."""
         return f"in the folder {self.path}"
 
 
 @dataclass(frozen=True, slots=True)
 class PerSplit:
-    """Implements `Source`: a source of its own for each split."""
+    """Implements `RowSource`: a source of its own for each split."""
 
     train: RowSource | None
     eval: RowSource | None
     shared: bool = False
 
     def rows(self, split: Split) -> Sequence[DataRow]:
-        """See `Source.rows`."""
+        """See `RowSource.rows`."""
         source = self._of(split)
         if source is None:
             raise ValueError(
@@ -82,7 +82,7 @@ class PerSplit:
         return source.rows(split)
 
     def describe(self, split: Split) -> str:
-        """See `Source.describe`."""
+        """See `RowSource.describe`."""
         source = self._of(split)
         return "" if source is None else source.describe(split)
 
@@ -92,17 +92,17 @@ class PerSplit:
 
 @dataclass(frozen=True, slots=True)
 class WholeFile:
-    """Implements `Source`: one file whose rows all belong to the split that asks."""
+    """Implements `RowSource`: one file whose rows all belong to the split that asks."""
 
     path: Path
     shared: bool = False
 
     def rows(self, split: Split) -> Sequence[DataRow]:
-        """See `Source.rows`."""
+        """See `RowSource.rows`."""
         return formats.read_rows(self.path)
 
     def describe(self, split: Split) -> str:
-        """See `Source.describe`."""
+        """See `RowSource.describe`."""
         return f"in {self.path}"
 
 
