@@ -247,7 +247,7 @@ EXPECTED = {
         (1, "m-a1-critic-it1", 1, "multiagent-a1-critic-it1", 4, "artifact"),
         (2, "base", None, None, None, None),
     ],
-    "Do the agents say the same thing word for word?": [(0, 7, 3.0, 1.43), (2, 7, 3.0, 1.43)],
+    "Do the agents answer with the same words?": [(0, 7, 3.0, 1.43), (2, 7, 3.0, 1.43)],
     "Is the society better than the other arms on the same questions?": [
         ("majority", 0, 7, 71.4, 57.1, 2, 1)
     ],
