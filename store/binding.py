@@ -48,9 +48,12 @@ def literal(value: object) -> str:
     match value:
         case None:
             return "NULL"
+        # Before int, as every bool is one in Python; datetime stands before date for the same
+        # reason.
         case bool():
             return "true" if value else "false"
         case int():
+            # In brackets: after a minus sign, a bare negative number would begin a comment (`--`).
             return f"({value})"
         case float():
             return f"({value!r}::DOUBLE)" if math.isfinite(value) else f"'{value}'::DOUBLE"
@@ -94,6 +97,7 @@ def _parameters(text: bytes) -> list[tuple[int, int, str]]:
     found: list[tuple[int, int, str]] = []
     asked = 0
     for place, (start, kind) in enumerate(tokens):
+        # A sign inside a string, a quoted name or a comment belongs to a token of another kind.
         first = text[start : start + 1]
         if kind != duckdb.token_type.operator or first not in (b"?", b"$"):
             continue

@@ -21,6 +21,7 @@ from store.errors import InvalidRecord
 from store.tables import COLUMN_TYPES, TABLES, Record, Table
 
 R = TypeVar("R")
+# A statement's payload is one string in memory, so the rows in it are bounded.
 _ROWS_PER_STATEMENT = 4096
 
 
@@ -52,11 +53,13 @@ def build_insert(table: Table, rows: Sequence[Record]) -> tuple[str, dict[str, s
             continue
         if name not in table.nullable:
             raise InvalidRecord(f"{table.name}.{name} is NOT NULL; give it a value")
+        # The formatters take no None, so NULLs are taken out and put back in their places.
         present = iter(_format_values(name, [value for value in values if value is not None]))
         columns.append([None if value is None else next(present) for value in values])
     null_mark = _choose_null_mark(table, columns)
     params = _join([_fill_nulls(values, null_mark) for values in columns])
     try:
+        # Checked once for the whole payload; only a failure looks for the value to name.
         params["payload"].encode()
     except UnicodeEncodeError:
         raise _lone_surrogate(table, columns) from None
@@ -77,6 +80,7 @@ def _insert_sql(table: Table) -> str:
     picked = ", ".join(
         _column_sql(table, index, name) for index, name in enumerate(table.columns, start=1)
     )
+    # Turns, votes and verdicts have no index; `store.writer` keeps duplicates of them out.
     verb = "INSERT OR REPLACE INTO" if table.key else "INSERT INTO"
     return (
         f"{verb} {table.name} ({', '.join(table.columns)}) "
@@ -85,6 +89,8 @@ def _insert_sql(table: Table) -> str:
 
 
 def _column_sql(table: Table, index: int, column: str) -> str:
+    # DuckDB unnests all columns of one SELECT side by side, so the values at the same place of each
+    # list become one row.
     value = f"unnest(string_split(packed[{index}], $between_values))"
     if column in table.nullable:
         value = f"nullif({value}, $null_mark)"
@@ -95,6 +101,7 @@ def _column_sql(table: Table, index: int, column: str) -> str:
 def _add_zone(row: tuple[object, ...], times: Sequence[int]) -> Iterable[object]:
     if not times:
         return row
+    # Stored times have no zone; a record's have one, so that they compare with `utc_now()`.
     values = list(row)
     for index in times:
         value = values[index]

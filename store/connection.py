@@ -40,6 +40,7 @@ def connect(
             f"{file} cannot hold a database: DuckDB ends a path at '?'; rename the folder, or keep "
             "the run in another one (--runs)"
         )
+    # No extension comes from the network, and no Python variable stands in for a missing table.
     config: dict[str, str | bool | int | float | list[str]] = {
         "autoinstall_known_extensions": "false",
         "autoload_known_extensions": "false",
@@ -79,6 +80,7 @@ def connect_for_writing(file: Path, memory_limit: str | None) -> duckdb.DuckDBPy
             announce_writer(file)
             time.sleep(_EVERY_S)
     finally:
+        # A mark that stayed would keep readers out until it is too old to count.
         withdraw_writer(file)
 
 
@@ -102,6 +104,7 @@ def is_writer_waiting(database: Path) -> bool:
         age = time.time() - _mark(database).stat().st_mtime
     except OSError:
         return False
+    # Without abs, a mark from the future (a clock was set back) would count until that moment.
     return abs(age) < _MARK_COUNTS_S
 
 
@@ -122,19 +125,23 @@ def seal(
     `files` leaves the file system open, `may_write` one file that the process itself writes. A
     connection that is sealed already stays as it is.
     """
+    # A locked setting cannot be set again, not even to the value that it has.
     if connection.execute("SELECT current_setting('lock_configuration')").fetchone() == (True,):
         return
     for name in ("autoload_known_extensions", "allow_community_extensions"):
         connection.execute(f"SET {name} = false")
     if not files:
         if may_write is not None:
+            # Before external access is off: DuckDB takes no path after that.
             connection.execute("SET allowed_paths = ?", [[str(may_write)]])
         connection.execute("SET enable_external_access = false")
+    # Last, as it locks what is set above.
     connection.execute("SET lock_configuration = true")
 
 
 def translate_error(error: duckdb.Error, file: Path) -> StoreError:
     """The store's error for what DuckDB says about opening `file`."""
+    # The class of DuckDB's error does not tell a lock from a full disk; only the text does.
     text = str(error)
     if "Conflicting lock" in text or "lock on file" in text:
         holder = re.search(r"held in (.+?) \(PID (\d+)\)", text)
@@ -154,6 +161,7 @@ def _is_only_read(file: Path, error: StoreLocked) -> bool:
     if "is in use by" not in str(error):
         return False
     try:
+        # A reader gets in beside other readers, but never beside a writer.
         connect(file, read_only=True).close()
     except StoreLocked:
         return False

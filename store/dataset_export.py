@@ -120,6 +120,7 @@ def _find_complete(store: Store, dataset_id: str) -> Dataset:
     dataset = store.dataset(dataset_id)
     if dataset is None:
         raise InvalidQuery(f"no dataset {dataset_id!r}")
+    # A file with fewer rows than the dataset has would train another model unnoticed.
     [(found,)] = store.rows(_STORED_TURNS, [dataset_id])
     if found != dataset.examples:
         raise StoreBroken(

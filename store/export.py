@@ -26,6 +26,7 @@ _OPTIONS = {
     "csv": "FORMAT csv, HEADER",
 }
 _RELATIONS = "SELECT table_name FROM information_schema.tables ORDER BY table_name"
+# The condition stands inside, before the joins: datasets and jobs have columns of the same names.
 _MODELS = """
 SELECT m.*, d.examples, d.sha256 AS dataset_sha256, j.status AS job_status, j.trained_tokens
 FROM (FROM models WHERE {where}) AS m
@@ -179,8 +180,10 @@ def write_debates(
     cursor.execute(_ANSWER_ROWS)
     [(total,)] = cursor.execute("SELECT count(*) FROM debates_out").fetchall()
     parts = path.with_name(f"{path.name}.d")
+    # Each stretch is a Parquet file of its own, since COPY cannot append to a file.
     parts.mkdir()
     try:
+        # At least one stretch, so that an export without debates still has its columns.
         for first in range(0, max(total, 1), at_once):
             last = first + at_once - 1
             _write_stretch(cursor, first, last, parts / f"{first:012d}.parquet")

@@ -57,6 +57,7 @@ _OF_THEIR_DEBATES = """
     WHERE turn_id IN (SELECT unnest($turns::BIGINT[])) AND failure IS NOT NULL
 )
 """
+# In this order: votes and verdicts are found through the failed turns, which go last.
 _REMOVALS = (
     f"DELETE FROM votes WHERE {_OF_THEIR_DEBATES}",
     f"DELETE FROM verdicts WHERE turn_id IN (SELECT turn_id FROM turns WHERE {_OF_THEIR_DEBATES})",
@@ -120,6 +121,7 @@ class Store:
             raise StoreMissing(f"no database at {file}")
         if file in cls._writing:
             raise StoreLocked(f"this process has {file} open for writing already")
+        # Before the file is opened, as DuckDB may fold the log into the file and remove it then.
         had_log = file.with_name(f"{file.name}.wal").exists()
         try:
             if read_only:
@@ -241,6 +243,7 @@ class Store:
         if self._reader is not None:
             return self._reader.fetch(take, sql, params)
         with closing(self._cursor()) as cursor:
+            # A cursor per query, so that threads do not wait for each other.
             return take(cursor.execute(sql, params))
 
     def rows(self, sql: str, params: Params | None = None) -> list[tuple[Any, ...]]:
@@ -280,6 +283,7 @@ class Store:
             f"SELECT {columns} FROM turns WHERE {IN_STAGE} ORDER BY created_at, turn_id",
             stage.params,
         )
+        # One by one: a stage may hold more turns than fit in memory.
         for row in found:
             yield from build_records(Turn, [row])
 
@@ -374,6 +378,7 @@ class Store:
         """Commit what is queued, fold the log into the file and close it. Closing twice is fine."""
         if not self._open:
             return
+        # First, so that readers get no new cursor while the writer finishes.
         self._open = False
         try:
             if self._writer is not None:
@@ -427,6 +432,7 @@ def _mark_charges_lost(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def _select_by(iteration: int | None, arm: str | None) -> tuple[str, list[object]]:
+    # 'generator' sorts after 'critic', so DESC puts the generators first.
     rest = (
         "WHERE ($1 IS NULL OR iteration = $1) AND ($2 IS NULL OR arm = $2) "
         "ORDER BY iteration, arm, agent, role DESC, created_at"

@@ -55,6 +55,7 @@ def replace_whole(path: Path) -> Iterator[Path]:
 def prepare_partial(path: Path) -> Path:
     """Where this process writes what becomes `path`; removes the parts of killed processes."""
     remove_stale_partials(path)
+    # With the host's name, as machines may share the folder and number their processes alike.
     return path.parent / f".{path.name}.{_host_name()}-{os.getpid()}.part"
 
 
@@ -99,6 +100,7 @@ def escape_formulas(
     cursor: duckdb.DuckDBPyConnection, query: str, params: Mapping[str, object]
 ) -> str:
     """A query with the rows of `query`, all text in them as `escape_formula` gives it."""
+    # DESCRIBE gives the types without executing the query. Numbers need no escaping.
     described = cursor.execute(f"DESCRIBE {query}", dict(params)).fetchall()
     texts = [
         '"{}"'.format(str(name).replace('"', '""'))
@@ -115,6 +117,8 @@ def _host_name() -> str:
 
 def _is_running(process: int) -> bool:
     try:
+        # Signal 0 only asks whether the process exists; PermissionError means that it is another
+        # user's.
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False

@@ -98,6 +98,7 @@ class Query:
 
 def require_relations(database: QueryExecutor, reading: ParsedQuery) -> None:
     """Raise `InvalidQuery` where a name in FROM is no relation: DuckDB would look for a file."""
+    # Only a name with a dot can be a file, so most queries need no look at the catalog.
     if not find_unknown_relations(reading.tables, ()):
         return
     relations = database.fetch(lambda cursor: cursor.fetchall(), RELATIONS)
@@ -127,6 +128,7 @@ def _result(cursor: duckdb.DuckDBPyConnection, limit: int | None) -> QueryResult
 
 
 def _require(*packages: str) -> None:
+    # Checked before the query is executed, which may take minutes.
     for package in packages:
         if find_spec(package) is None:
             raise PackageMissing(

@@ -187,6 +187,7 @@ class Reader:
                 raise
 
     def _use(self) -> QuerySource:
+        # Outside the lock, so that queries in other threads can end meanwhile.
         self._yield_file()
         with self._lock:
             if self._closed:
@@ -209,6 +210,8 @@ class Reader:
     def _end_use(self, gone: QuerySource | None = None) -> None:
         with self._lock:
             self._uses -= 1
+            # Another thread may have opened the next source already; only the failed one is
+            # dropped.
             if gone is not None and gone is self._source:
                 self._source = None
             # Only a file is released: a client holds no lock, so a run can start beside it.
@@ -218,6 +221,7 @@ class Reader:
                 self._release()
             else:
                 self._idle_timer = threading.Timer(_KEEP_OPEN_S, self._close_if_idle)
+                # A timer that still waits must not keep the process from ending.
                 self._idle_timer.daemon = True
                 self._idle_timer.start()
 
@@ -264,6 +268,7 @@ class _File:
         self._files = access.files
         self._cursors: WeakSet[duckdb.DuckDBPyConnection] = WeakSet()
         try:
+            # Before anything in the file is examined: it may come from somebody else.
             if access.sealed:
                 seal(self._connection, files=access.files, may_write=access.may_write)
             schema.check_version(self._connection, str(path), read_only=True)
@@ -321,6 +326,7 @@ def _client(path: Path) -> sql_client.SqlClient | None:
         return None
     client = sql_client.SqlClient(address)
     try:
+        # A killed run leaves its address behind; only an answer shows that somebody listens.
         client.execute("SELECT 1").close()
     except ServerGone:
         return None

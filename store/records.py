@@ -22,6 +22,8 @@ LossOn = Literal["final", "all"]
 Labels = Literal["final", "round1", "gold"]
 Failure = Literal["passing", "refused", "final"]
 DiversityMeasure = Literal["embedding", "nll", "kl", "kl_base"]
+# "intent" is stored before a job is submitted, so that a start after a crash knows that the
+# provider may already have it.
 StoredJobStatus = Literal[
     "intent", "submitted", "running", "succeeded", "failed", "cancelled", "skipped"
 ]
@@ -64,6 +66,8 @@ IN_STAGE = "iteration = $iteration AND split = $split AND arm = $arm AND decodin
 
 def turn_key(stage: StageKey, question_id: str, agent: int, round: int, kind: TurnKind) -> str:
     """The canonical name of a turn within a run; equal keys are the same turn."""
+    # A turn's id is the hash of this text: another form would give stored turns other ids, and a
+    # resumed run would ask everything again.
     key = (*stage.params.values(), question_id, agent, round, kind)
     return json.dumps(key, separators=(",", ":"))
 
@@ -126,6 +130,7 @@ class Turn:
     sha256: str = field(init=False)
 
     def __post_init__(self) -> None:
+        # A frozen class takes derived values in this way only.
         object.__setattr__(self, "turn_id", turn_id_of(self.key))
         object.__setattr__(self, "sha256", content_sha256(self.messages, self.response))
 

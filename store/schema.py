@@ -49,6 +49,7 @@ def _examine(connection: duckdb.DuckDBPyConnection, path: str) -> None:
     defined = [
         (f"view {name}", _view_body(sql)) for name, sql in connection.execute(_VIEWS).fetchall()
     ]
+    # A bare expression is no statement; as a SELECT it can be parsed like a view.
     for name, body, of_table in connection.execute(_MACROS).fetchall():
         defined.append((f"macro {name}", body if of_table else f"SELECT {body}"))
     for what, body in connection.execute(_COMPUTED).fetchall():
@@ -69,6 +70,7 @@ def _examine(connection: duckdb.DuckDBPyConnection, path: str) -> None:
 
 def _view_body(sql: str) -> str:
     """The SELECT of a CREATE VIEW as DuckDB keeps it."""
+    # The tokenizer's positions count bytes. It also tells the keyword AS from a name that holds it.
     text = sql.encode()
     return next(
         text[at + 2 :].decode()
@@ -163,6 +165,7 @@ def check_version(
         ).fetchall()
     }
     if "schema_migrations" not in tables:
+        # Only an empty file that may be written to is a new database.
         if tables or read_only:
             raise StoreBroken(f"{path} is a DuckDB file, but not one of a run; choose another path")
         return set()

@@ -21,6 +21,7 @@ OF_TURNS = {
     "ELSE 'critic' END",
 }
 OF_VOTES = {name: OF_TURNS[name] for name in ("arm", "iteration", "split")}
+# A dataset has no column for its split: it is made of training debates only.
 OF_DATASETS = {
     "arm": "arm",
     "iteration": "iteration",
@@ -72,6 +73,7 @@ class Selection:
                 raise InvalidQuery(
                     f"votes and debates are of all agents: {name} = {self.given[name]} selects none"
                 )
+        # `columns` holds SQL of this module only; what the user typed goes into the parameters.
         conditions = [f"{columns[name]} = ${name}" for name in self.given]
         return " AND ".join(conditions) or "true", self.given
 

@@ -59,6 +59,7 @@ def request_snapshot(database: Path, patience_s: float = _PATIENCE_S) -> Iterato
             time.sleep(_EVERY_S / 4)
         yield copy
     except OSError as error:
+        # WriteFailed is an OSError too, and says already what is wrong.
         if isinstance(error, StoreError):
             raise
         raise WriteFailed(f"cannot ask for a snapshot of {database}: {error}") from error
@@ -88,6 +89,7 @@ def _answer(store: Store, ended: threading.Event) -> None:
         for request in store.path.parent.glob(".snapshot-*.request"):
             try:
                 _make(store, request.with_suffix(".duckdb"))
+                # The reader sees a rename whole, and it fails where the reader has given up.
                 os.replace(request, request.with_suffix(".ready"))
             except (StoreClosed, FileNotFoundError):
                 continue  # the run ends, or the reader has given up
@@ -105,6 +107,7 @@ def _make(store: Store, copy: Path) -> None:
             reason = done.stderr.strip().rpartition("\n")[2]
             raise WriteFailed(f"no snapshot of {store.path}: {reason}")
 
+    # On the writing thread: nothing is committed meanwhile, so file and log fit together.
     store.transact(work)
 
 

@@ -126,6 +126,7 @@ class SqlClient:
 
     @contextmanager
     def _open_socket(self) -> Iterator[http.client.HTTPConnection]:
+        # The name is never looked up: the socket below is connected already.
         connection = http.client.HTTPConnection("run")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asked:
             try:
@@ -138,6 +139,7 @@ class SqlClient:
                     self._waiting.add(asked)
                 yield connection
             except (OSError, http.client.HTTPException) as error:
+                # `interrupt` has shut the socket down, which is no failure of the run.
                 if asked in self._stopped:
                     raise duckdb.InterruptException("INTERRUPT Error: Interrupted!") from None
                 if isinstance(error, WriteFailed):
@@ -151,12 +153,14 @@ class SqlClient:
 
 def interrupt_cursors(cursors: Iterable[duckdb.DuckDBPyConnection]) -> None:
     """Stop what these cursors are executing; closed cursors are ignored."""
+    # A copy, as other threads may add a cursor meanwhile.
     for cursor in list(cursors):
         with suppress(duckdb.ConnectionException):
             cursor.interrupt()
 
 
 def _failure(status: int, said: str) -> Exception:
+    # Too many readers, or the run ends: the reader asks again in either case.
     if status == http.client.SERVICE_UNAVAILABLE:
         return ServerGone(said)
     try:
@@ -180,6 +184,7 @@ def _save_rest(response: http.client.HTTPResponse) -> Path:
             try:
                 shutil.copyfileobj(response, file, 1 << 20)
             except OSError as error:
+                # A broken connection is the run's end, not a full disk of this reader.
                 if not isinstance(error, ConnectionError):
                     raise WriteFailed(f"cannot keep an answer in {path}: {error}") from error
                 raise
@@ -202,6 +207,7 @@ def _restore_types(
     """The SELECT that gives the columns back the names and types that Parquet does not keep."""
     source = f"read_parquet({literal(str(rows))})"
     kept = [str(kind) for _, kind, *_ in cursor.execute(f"FROM {source} LIMIT 0").description or []]
+    # By place and not by name, as two columns may have the same name.
     taken = []
     for place, ((name, kind), found) in enumerate(zip(columns, kept, strict=True), start=1):
         cast = "" if kind == found else f"::{kind}"

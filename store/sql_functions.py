@@ -123,6 +123,7 @@ def list_functions() -> dict[str, bool]:
 def list_reading_functions() -> frozenset[str]:
     """The functions that compute, or look up what is in the database."""
     computing = (name for name, scalar in list_functions().items() if scalar)
+    # The "__internal" functions are what DuckDB's optimizer writes, not what a user types.
     usable = (name for name in computing if not name.startswith("__internal"))
     return TABLE_FUNCTIONS | (frozenset(usable) - ACTING_FUNCTIONS)
 

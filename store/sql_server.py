@@ -36,8 +36,10 @@ from store.query import require_relations
 from store.sql_client import SocketAddress
 from store.statements import MAX_CHARACTERS, parse_reading
 
+# A reader that waits costs a thread, a query that is computed costs memory: hence two limits.
 READERS = 64
 AT_ONCE = 8
+# A reader that sends or takes nothing for so long is dropped; it would hold a place for ever.
 _REQUEST_S = 10.0
 _ANSWER_S = 60.0
 _ENDING_S = 10.0
@@ -85,6 +87,7 @@ def _home(database: Path) -> Path:
     home = database.with_name(".live")
     try:
         shutil.rmtree(home, ignore_errors=True)
+        # Only this user can enter, which guards the socket and the answers inside.
         home.mkdir(mode=0o700)
     except OSError as error:
         raise LiveUnavailable(f"the run cannot be read while it is running: {error}") from error
@@ -117,6 +120,7 @@ def _socket_place(home: Path) -> Iterator[Path]:
 
 def _confine_to_database(store: Store, home: Path) -> None:
     with closing(store.cursor()) as connection:
+        # Asked first, because the directories cannot be set once external access is off.
         if connection.execute("SELECT current_setting('enable_external_access')").fetchone() == (
             True,
         ):
@@ -155,6 +159,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         self.shutdown()
         self.server_close()
         self._interrupt(list(self._computing))
+        # When all places are taken here, no handler is at work any more.
         for _ in range(READERS):
             if not self._readers.acquire(timeout=_ENDING_S):
                 break
@@ -202,6 +207,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
                 self._watch_query(asked, cursor),
             ):
                 columns = _write(cursor, reading.sql, path, csv=csv)
+            # Sent outside the block above: a slow reader must not hold one of the few turns.
             yield json.dumps(columns).encode() + b"\n", path
         finally:
             path.unlink(missing_ok=True)
@@ -211,6 +217,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         self, asked: socket.socket, cursor: duckdb.DuckDBPyConnection
     ) -> Iterator[None]:
         with self._lock:
+            # A query that began after `stop` had interrupted the others would run to its end.
             if self._stopping.is_set():
                 raise StoreClosed("the run is ending")
             self._computing[asked] = cursor
@@ -244,6 +251,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_error(http.client.NOT_FOUND, "LookupError", "there are /answer and /csv")
             return
         length = self.headers.get("Content-Length", "")
+        # The digits are counted first, as int() raises an error of its own for thousands of them.
         if not length.isdecimal() or len(length) > 9 or int(length) > _MAX_BODY:
             wanted = f"send the query as the body, of at most {_MAX_BODY:,} bytes"
             self._send_error(http.client.REQUEST_ENTITY_TOO_LARGE, "InvalidQuery", wanted)
@@ -268,6 +276,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, columns: bytes, rows: Path) -> None:
         self.connection.settimeout(_ANSWER_S)
         head = b"" if self.path == "/csv" else columns
+        # The length is announced, so that the reader notices an answer that is cut off.
         with rows.open("rb") as file:
             self.send_response(http.client.OK)
             self.send_header("Content-Length", str(len(head) + os.fstat(file.fileno()).st_size))

@@ -128,6 +128,7 @@ def find_unknown_relations(
     for table in tables:
         shown = ".".join(part for part in table if part)
         catalog, schema, name = (part.lower() for part in table)
+        # Only a name with a dot can be a file. DuckDB reads `x.turns` as schema x or database x.
         if "." in shown and not any(
             name == relation and (catalog, schema) in {(database, of), ("", of), ("", database)}
             for database, of, relation in known
@@ -188,6 +189,7 @@ def _kind(sql: str) -> duckdb.StatementType:
                 "name its parts with WITH, or join with a list of values"
             ) from error
         raise InvalidQuery(str(error)) from error
+    # DuckDB makes two statements without text of a PIVOT that has to find its values.
     if len(statements) == 2 and not any(statement.query for statement in statements):
         raise InvalidQuery("PIVOT needs its values named: PIVOT … ON column IN (…)")
     if len(statements) != 1:
@@ -205,6 +207,7 @@ def _split_explain(statement: str) -> tuple[str, str]:
     options = 1
     if [each.lower() for each in texts[1:2]] in (["analyze"], ["analyse"]):
         options = 2
+    # A bracket opens the options, unless it opens a query in brackets.
     elif texts[1:2] == ["("] and not _selects(_from(statement, words[1][0])):
         options = texts.index(")") + 1 if ")" in texts else len(texts)
     if options >= len(texts) or not all(map(_OPTION.fullmatch, texts[:options])):
@@ -276,8 +279,11 @@ def _require_reading(functions: Set[str], files: bool) -> None:
 
 
 def _require_flat(tree: str) -> None:
+    # So few subqueries cannot be nested too deep, and walking the tree takes time.
     if tree.count(_SUBQUERY) <= MAX_SUBQUERY_DEPTH:
         return
+    # Every open brace notes whether it belongs to a subquery. Texts are matched as a whole, so that
+    # braces in them do not count.
     deepest, inside = 0, []
     for token in re.finditer(rf"{_SUBQUERY}|{_TEXT}|[{{}}]", tree):
         if token[0] == "{":
@@ -310,6 +316,7 @@ def _require_short(statement: str) -> None:
     """
     for view in _hinting_views():
         statement = statement.replace(view, "", 1)
+    # Within a string or a quoted name the words are no hint.
     code = " ".join(text for _, text in _words(statement) if text[:1] not in ("'", '"', "$"))
     if _NOT_MATERIALIZED.search(code):
         raise InvalidQuery("leave NOT MATERIALIZED out: DuckDB decides by itself what to compute")

@@ -86,7 +86,9 @@ class Table:
 
 def _describe_table(record: type, name: str, *key: str) -> Table:
     columns = tuple(f.name for f in fields(record))
+    # Derived fields are stored, but a record read back computes them anew.
     given = tuple(f.name for f in fields(record) if f.init)
+    # Annotations are text in `store.records`, so the optional ones are told by their text.
     nullable = frozenset(f.name for f in fields(record) if "None" in str(f.type))
     return Table(name, columns, given, nullable, key)
 

@@ -51,6 +51,7 @@ class RunUnion:
             for name, path in databases.items():
                 self._attach(name, path)
             self._unite(list(databases))
+            # After attaching: a sealed connection opens no further file.
             seal(self._connection, files=files, may_write=may_write)
         except BaseException:
             self._connection.close()
@@ -105,6 +106,7 @@ class RunUnion:
             raise translate_error(error, path) from error
 
     def _unite(self, names: list[str]) -> None:
+        # All files have passed `check_version`, so what the first one has, all have.
         for (relation,) in self._connection.execute(_RELATIONS, [names[0]]).fetchall():
             parts = (
                 f"SELECT {literal(name)} AS run, * FROM {_quote(name)}.main.{_quote(relation)}"

@@ -93,7 +93,9 @@ def _describe(row: Turn | Vote | Verdict) -> str:
 
 
 Work = Callable[[duckdb.DuckDBPyConnection], None]
+# Bounds a transaction, and so how long the first append in it waits for the others.
 _ROWS_PER_COMMIT = 16384
+# The value is at fault here and not the disk, so the store takes further appends.
 _BAD_VALUE = (
     duckdb.ConstraintException,
     duckdb.ConversionException,
@@ -137,6 +139,7 @@ class Writer:
 
     def close(self) -> None:
         """Commit what is queued and stop; closing twice is fine."""
+        # Under the lock, so that nothing is queued behind the None that ends the thread.
         with self._lock:
             if not self._closed:
                 self._closed = True

@@ -1,4 +1,4 @@
-"""Which runs belong by_settings: runs that differ in nothing but their seed are one experiment."""
+"""Which runs belong together: runs that differ in nothing but their seed are one experiment."""
 
 from __future__ import annotations
 

@@ -188,9 +188,9 @@ def _half(change: PairedDifference) -> float:
 def list_notices(experiment: ExperimentFacts) -> Iterator[str]:
     """What a reader must know before relying on the numbers."""
     runs = experiment.group.runs
-    untuned_jobs = [run.name for run in runs if run.finished_at is None]
-    if untuned_jobs:
-        yield f"Not finished: {', '.join(untuned_jobs)}. The page shows what is complete so far."
+    unfinished = [run.name for run in runs if run.finished_at is None]
+    if unfinished:
+        yield f"Not finished: {', '.join(unfinished)}. The page shows what is complete so far."
     yield from _notice_gold(experiment)
     yield from _notice_unread(experiment)
     if experiment.waiting:

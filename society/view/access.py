@@ -28,6 +28,7 @@ POLICY = (
 )
 HEADERS = {
     "Content-Security-Policy": POLICY,
+    # For browsers that know only a part of the policy, and against content that poses as a script.
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
@@ -73,6 +74,8 @@ class PageAccess:
             address = ip_address(name)
         except ValueError:
             return name in self._names()
+        # DNS cannot rebind an address in numbers, so any is right if the server listens beyond this
+        # machine.
         return address.is_loopback or not is_loopback(self.host)
 
     def admits(self, given: str | None) -> bool:
@@ -109,6 +112,8 @@ class GuardedApp:
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
+                # Pages hold a run's texts, which no browser shall keep; scripts and styles hold
+                # none.
                 static = scope["path"].startswith("/static/")
                 headers.setdefault("Cache-Control", "no-cache" if static else "no-store")
             await send(message)
@@ -151,6 +156,7 @@ class GuardedApp:
 
 def _without_port(host_header: str) -> str:
     name = host_header.strip().lower()
+    # IPv6 stands in brackets before a port; without brackets, two colons mean that no port follows.
     if name.startswith("["):
         return name[1:].partition("]")[0]
     return name.partition(":")[0].rstrip(".") if name.count(":") < 2 else name

@@ -103,6 +103,7 @@ def read_entry(reader: Reader, folder: RunFolder) -> RunEntry:
     arms = read_arms(reader)
     main = choose_main_arm(arms).name
     last = _read_last_accuracy(reader, main)
+    # Running goes first: a run that is started again may still hold its earlier end.
     state: RunState = (
         "running" if reader.running else "stopped" if finished_at is None else "finished"
     )
@@ -166,6 +167,8 @@ def _read_last_agreement(reader: Reader, arm: str) -> LastAgreement | None:
     return LastAgreement(arm, *found[0]) if found else None
 
 
+# `DEBATES` reads `votes`: the CTE of that name narrows it to one arm and iteration before any join.
+# False sorts first, so sampled debates go before greedy ones.
 def _read_last_accuracy(reader: Reader, arm: str) -> LastAccuracy | None:
     found = reader.rows(
         f"""

@@ -19,9 +19,12 @@ from society.view.lineage import LossPoint
 from society.view.overview import Overview, StageAccuracy
 from store.records import StageKey
 
+# As many lines as the style sheet has classes for.
 LINES = 6
+# The plane leaves room for the ticks' texts at the left, and for two lines of text below.
 _WIDTH, _HEIGHT = 600, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54, 588, 14, 218
+# Circle, square, triangle, diamond, cross, triangle upside down: told apart without color.
 _MARKERS = (
     "M{x},{y}m-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0",
     "M{x},{y}m-3.6,-3.6h7.2v7.2h-7.2z",
@@ -54,8 +57,10 @@ def draw_accuracy(curves: Sequence[Curve]) -> Markup:
     rates = [rate for curve in drawn for _, rate in curve.points]
     # The axis does not start at zero, but at a multiple of 10 % below the lowest interval.
     low = floor(10 * min(rate.low for rate in rates)) / 10
+    # At least 10 % high, or equal rates would leave an axis with a single tick.
     high = max(ceil(10 * max(rate.high for rate in rates)) / 10, low + 0.1)
     iterations = sorted({iteration for curve in drawn for iteration, _ in curve.points})
+    # Room at both ends for the curves that are shifted aside.
     plane = _make_plane(iterations[0] - 0.35, iterations[-1] + 0.35, low, high)
     # More than six lines across would crowd the chart.
     every = 0.1 if high - low <= 0.55 else 0.2
@@ -81,6 +86,7 @@ def draw_loss(points: Sequence[LossPoint]) -> Markup:
         return Markup("")
     first, last = points[0], points[-1]
     ticks = _choose_ticks(max(point.loss for point in points) or 1.0)
+    # The last tick may lie below the highest loss, which would be drawn outside the plane.
     top = max(ticks[-1], *(point.loss for point in points))
     plane = _make_plane(first.step, last.step, 0.0, top)
     steps = sorted({first.step, (first.step + last.step) // 2, last.step})
@@ -172,6 +178,7 @@ def _draw_x_axis(
 ) -> Markup:
     named = Markup("").join(
         Markup('<text class="tick {}" x="{:.1f}" y="{}">{}</text>').format(
+            # A centered text at the right edge would be cut off.
             "end" if plane.x(tick) > _RIGHT - 30 else "middle",
             plane.x(tick),
             _BOTTOM + 16,

@@ -114,6 +114,7 @@ def _compare_rounds(debate: DebateRecord) -> dict[int, list[DiffPiece]]:
         earlier = answers.get((number - 1, agent))
         if earlier is not None:
             pieces = diff_words(earlier.response, turn.response)
+            # None: the texts are too long to compare, and the page shows them without marks.
             if pieces is not None:
                 revisions[turn.turn_id] = pieces
     return revisions

@@ -57,6 +57,7 @@ class DebateKey:
     def decode(cls, text: str) -> DebateKey:
         """From an address. Raises `BadAddress`."""
         try:
+            # `encode` leaves the padding out, which decoding needs.
             raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
             iteration, split, arm, decoding, place, question_id = json.loads(raw)
             if split not in SPLITS or decoding not in DECODINGS:
@@ -210,6 +211,7 @@ def read_rows(reader: Reader, keys: list[DebateKey]) -> tuple[ListedDebate, ...]
     agents = _read_agents(reader, ids)
     listed = []
     for key in keys:
+        # A debate may have gone between two queries: a run removes failed turns with their votes.
         if key in decided:
             about = asked.get(key.question_id, (None, None))
             spoken = tuple(agents[key.stage, key.question_id])

@@ -36,6 +36,7 @@ _VOTE_CONDITIONS = {
 _REWRITTEN = (
     "first_answer IS DISTINCT FROM answer AND NOT coalesce(first_correct AND correct, false)"
 )
+# The last round only: `rounds` is the number of the debate's last round.
 _DISSENT = """
     (iteration, split, arm, decoding, question_id, rounds) IN (
         SELECT (iteration, split, arm, decoding, question_id, round)

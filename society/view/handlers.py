@@ -40,6 +40,7 @@ class Site:
         return self.library.folder(request.path_params["run"])
 
     async def _entries(self) -> list[RunEntry]:
+        # A run that cannot be read becomes an entry that says why; the others are still listed.
         async def one(folder: RunFolder) -> RunEntry:
             work = partial(catalog.read_entry, folder=folder)
             try:
@@ -71,6 +72,7 @@ class Site:
 
     async def run(self, request: Request) -> Response:
         folder, until = self._folder(request), time.monotonic() + _PATIENCE_S
+        # Taken before the queries: what is written meanwhile changes it, so the page loads again.
         state = self.cache.version(folder.database)
         found = await self.cache.get(folder.database, "overview", overview.read_overview)
         if found is None:
@@ -202,6 +204,7 @@ class Site:
         text = await self.cache.query(
             folder.database, partial(debate.read_turn_text, turn_id=turn_id)
         )
+        # A model's raw response: whatever it holds, the browser must execute nothing of it.
         return PlainTextResponse(text, headers={"Content-Security-Policy": "sandbox"})
 
     async def datasets(self, request: Request) -> Response:

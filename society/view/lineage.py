@@ -131,6 +131,7 @@ class ModelFacts:
     spoke: tuple[ModelUse, ...]
 
 
+# A dataset has several jobs where one failed and was tried again: the newest counts.
 def list_datasets(reader: Reader, dataset_id: str | None = None) -> list[DatasetEntry]:
     """All datasets by iteration, arm, agent and role, or the one."""
     found = reader.rows(
@@ -180,6 +181,7 @@ def list_examples(reader: Reader, dataset_id: str, start: int) -> list[DatasetRo
     listed = []
     for position, turn_id, question_id in rows:
         turn = said[turn_id][6:] if turn_id in said else (None, "", 1)
+        # Ids of turns are never negative, so -1 finds nothing.
         first_agrees = worth.get(begun.get(turn_id) or -1, unknown)[0]
         correct = worth.get(turn_id, unknown)[1]
         question = texts.get(question_id)
@@ -271,6 +273,8 @@ def _read_job(reader: Reader, job_id: str | None) -> JobFacts | None:
     return JobFacts(*found[0]) if found else None
 
 
+# Counted from the end, so that the last step is always among them. A job that reuses another one's
+# model has the points of that job.
 def _read_points(reader: Reader, job_id: str | None) -> tuple[int, tuple[LossPoint, ...]]:
     """How many steps a job has taken, and at most about `_POINTS` of them, the last among them."""
     found = reader.rows(

@@ -293,6 +293,7 @@ _LABELS = """
         label_accuracy
     FROM pseudo_labels ORDER BY arm, iteration
 """
+# A debate without a readable answer has no share: a share of 0 would lower the mean.
 _VOTINGS = f"""
     WITH decided AS (
         SELECT {_OF_STAGE}, question_id,
@@ -316,11 +317,13 @@ _DIVERSITY = """
     SELECT iteration, arm, role, measure, encoder, value, note FROM diversity
     WHERE split = 'eval' AND responses = 'all' ORDER BY measure, encoder, arm, role, iteration
 """
+# The last column counts what has no price: without it, the sum would look complete.
 _SPENT = """
     SELECT stage, sum(calls)::BIGINT, sum(prompt_tokens)::BIGINT, sum(completion_tokens)::BIGINT,
         sum(trained_tokens)::BIGINT, sum(usd), count(*) - count(usd)
     FROM spend GROUP BY stage ORDER BY stage
 """
+# Every debate has exactly one vote of round 1, so counting these counts the debates.
 _STAGES = f"""
     SELECT {_OF_STAGE}, task, count(*)
     FROM votes LEFT JOIN (SELECT question_id, task FROM questions) USING (question_id)

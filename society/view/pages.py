@@ -43,6 +43,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("society.view"),
         autoescape=True,
+        # A misspelled name in a template raises, instead of showing nothing.
         undefined=StrictUndefined,
         # What is no markup yet may stand in an attribute or a title, which take text only.
         finalize=lambda value: escape_invisible(value) if type(value) is str else value,
@@ -144,6 +145,7 @@ class Fold:
 
 def fold_text(text: str) -> Fold:
     """Where a text is folded: near `FOLD_AT` characters, at the end of a line where one is near."""
+    # Folding away a few lines would hide more than it tidies.
     if len(text) <= FOLD_AT * 1.25:
         return Fold(text, "", 0)
     at = text.rfind("\n", FOLD_AT * 3 // 4, FOLD_AT) + 1 or FOLD_AT

@@ -104,6 +104,7 @@ class QueryCache:
     async def get(self, database: Path, name: Hashable, work: Work[T]) -> T:
         """Like `query`, but asked once per state of the run's files; `name` tells works apart."""
         task = self._start(database, name, work)
+        # Shielded: a browser that disconnects must not cancel the query that others wait for.
         return task if not isinstance(task, asyncio.Task) else await asyncio.shield(task)
 
     async def get_until(
@@ -143,6 +144,7 @@ class QueryCache:
             self._stored.move_to_end(key)
             value: T = known.value
             return value
+        # Pages that ask the same at the same time share one query.
         task = self._running.get(key)
         if task is None:
             task = asyncio.create_task(self._query_and_store(key, work))
@@ -151,6 +153,7 @@ class QueryCache:
         return task
 
     async def _query_and_store(self, key: tuple[Path, Hashable], work: Work[T]) -> T:
+        # The state before the query: a write meanwhile makes the answer old and not fresh.
         state, started = read_file_state(key[0]), time.monotonic()
         value = await self.query(key[0], work)
         now = time.monotonic()

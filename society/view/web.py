@@ -73,6 +73,7 @@ def serve_pages(
     A token is required if other machines can reach the server. Raises `ConfigError` if the server
     cannot listen on `host` and `port`.
     """
+    # Imported late: only serving needs it.
     import uvicorn
 
     with closing(_open_listener(host, port)) as listener:
@@ -116,6 +117,7 @@ def _open_listener(host: str, port: int) -> socket.socket:
 
 def _format_address(host: str, port: int, token: str | None) -> str:
     shown = f"[{host}]" if ":" in host else host
+    # These mean every interface and are no address that a browser can open.
     if host in ("0.0.0.0", "::"):
         shown = socket.gethostname()
     query = f"?token={token}" if token else ""

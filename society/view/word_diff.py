@@ -55,6 +55,7 @@ def _smooth_pieces(pieces: Sequence[DiffPiece]) -> Iterator[DiffPiece]:
     last = len(pieces) - 1
     for number, piece in enumerate(pieces):
         inside = 0 < number < last and piece.change == "same"
+        # A line break stays a border, so that changed paragraphs are shown one by one.
         if inside and not re.search(r"\w", piece.text) and "\n" not in piece.text:
             yield DiffPiece("gone", piece.text)
             yield DiffPiece("new", piece.text)
