@@ -16,7 +16,7 @@ TEXT = (Path(__file__).parents[2] / "docs" / "arms.md").read_text(encoding="utf-
 def test_every_arm_and_every_key_of_a_variant_is_described():
     told = re.findall(r"^\| `([a-z0-9-]+)` \| [^|]+ \| [^|]+ \| [^|]+ \|$", TEXT, re.MULTILINE)
     assert sorted(told) == sorted(ARM_KINDS)
-    keys = set(re.findall(r"`(\w+)`", TEXT.split("| key | what |")[1].split("\n\n")[0]))
+    keys = set(re.findall(r"`(\w+)`", TEXT.split("| key | meaning |")[1].split("\n\n")[0]))
     assert set(ArmSection.model_fields) - {"name", "like"} <= keys
 
 
