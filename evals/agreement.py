@@ -15,6 +15,10 @@ from evals.metrics import DECODINGS
 from store.ledger import Store
 from store.records import StageKey
 
+# Everything stands on `decided`, the debates with votes, so a debate that is still going on counts
+# in none of the figures. Figures of votes are means over questions, those of reading are means over
+# answers. `first_share` and `turned` need a second round; with one round, first and last would be
+# the same answer.
 _DECIDED = """
     with asked as (
         select question_id from questions where if($task is null, not is_extra, task = $task)
@@ -112,6 +116,7 @@ def read_agreements(
         Agreement(task, StageKey(iteration, "eval", arm, decoding), *figures)
         for iteration, decoding, *figures in store.rows(_DECIDED, {"arm": arm, "task": task})
     ]
+    # In the order of DECODINGS, which is not the alphabet's.
     return sorted(
         found, key=lambda each: (each.stage.iteration, DECODINGS.index(each.stage.decoding))
     )
@@ -139,5 +144,6 @@ def pool_agreements(seeds: Sequence[Agreement]) -> Agreement:
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
+    # None says that a share does not exist; as 0 it would lower the mean.
     known = [value for value in values if value is not None]
     return fmean(known) if known else None

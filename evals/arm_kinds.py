@@ -14,6 +14,7 @@ Data = Literal["own", "pooled", "matched"]
 """What a model learns from: its own agent's turns, the turns of all agents, or as many turns of all
 agents as one agent has."""
 
+# The default arm of the reading functions; runs from before there were arms have this one.
 MULTIAGENT = "multiagent"
 
 OtherResponses = Literal["summarized", "quoted"]
@@ -90,6 +91,8 @@ def _untuned(
     )
 
 
+# Looks differ in color and in dash or marker, so that a figure printed in grey still tells the arms
+# apart.
 _KINDS = (
     ArmKind(
         MULTIAGENT,
@@ -130,6 +133,7 @@ _KINDS = (
         ablation=True,
     ),
     ArmKind(
+        # No vote: one agent answers in training, and gold decides which answers are kept.
         "star",
         "one model tuned on its answers that match gold (STaR)",
         Look("black", LONG, "*"),

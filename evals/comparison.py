@@ -34,6 +34,7 @@ from evals.metrics import Decoding, Measure
 from store.ledger import Store
 from store.records import StageKey
 
+# Differences of floats: runs that differ by no more are taken as equal.
 _ALIKE = 1e-9
 _EVALUATED = """
     select distinct iteration from votes
@@ -131,6 +132,8 @@ def compare(
     """
     a = System(StageKey(iteration_a, "eval", arm_a, decoding), measure)
     b = System(StageKey(iteration_b, "eval", arm_b, decoding_b or decoding), measure_b or measure)
+    # A single agent's value is a mean over agents, so a question may be right in part, which
+    # McNemar's test does not know.
     exact = "single" not in (a.measure, b.measure)
     runs: list[RunDifference] = []
     pooled: list[tuple[float, float]] = []
@@ -151,6 +154,7 @@ def compare(
     if not runs:
         return None
     means = [(fmean(x for x, _ in found), fmean(y for _, y in found)) for found in asked.values()]
+    # A mean over several runs is no longer right or wrong, so the exact test ends here too.
     once = len(means) == len(pooled)
     by_question = _difference(means, exact and once)
     p_value = by_question.p_value
@@ -187,6 +191,7 @@ def apply_holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 def adjust_p_values(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjusted p-values, in the order given; none is smaller than its own."""
+    # The running maximum keeps the order: a smaller p-value never gets a larger adjusted one.
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     adjusted = [0.0] * len(p_values)
     running = 0.0
@@ -201,6 +206,7 @@ def find_last_iteration(
 ) -> int | None:
     """The last iteration that every run which has evaluated `arm` has evaluated; None: no run."""
     which = {"arm": arm, "decoding": decoding, "task": task}
+    # An iteration that only some runs have reached would compare different seeds with each other.
     evaluated = [{int(i) for (i,) in store.rows(_EVALUATED, which)} for store in stores]
     shared = set.intersection(*found) if (found := [each for each in evaluated if each]) else set()
     return max(shared, default=None)

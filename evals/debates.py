@@ -128,6 +128,7 @@ def read_debate(source: Queryable, stage: StageKey, question_id: str) -> DebateR
         _build_round(number, list(spoken), votes.get(number))
         for number, spoken in groupby(turns, key=lambda turn: turn.round)
     ]
+    # A debate is shown even if the run does not store its question.
     about = source.rows(_QUESTION, {"question_id": question_id})
     question, task, gold, position, meta = about[0] if about else (None, None, None, -1, None)
     return DebateRecord(

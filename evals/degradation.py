@@ -41,12 +41,15 @@ Kind = Literal[
     "label_accuracy", "held_out",
 ]  # fmt: skip
 
+# Strict, as each iteration is compared with the best of several, which is partly luck.
 LEVEL = 0.01
 LEAST = 0.05
 LEAST_ONE_ANSWER = 0.10
 UNANIMOUS = 0.95
 
 _SOURCE = "select coalesce(max(labels), 'final') from arms where arm = ?"
+# `label_votes` keeps the vote that the labels came from: round 1 or the last round, as the arm
+# says. `readings` then looks at the answers of that very round.
 _VOTES = """
     with label_votes as (
         select iteration, question_id, answer, votes, voters, correct, round
@@ -111,6 +114,7 @@ class _Pass:
     def commonest(self) -> tuple[str, Values]:
         """The most common label and, by labelled question, whether it is the label there."""
         counts = Counter(self.labels.values())
+        # Ties go to the label that sorts first, so that every run of the check names the same one.
         answer = min(counts, key=lambda label: (-counts[label], label), default="")
         return answer, {q: float(label == answer) for q, label in self.labels.items()}
 
@@ -225,6 +229,8 @@ def _check_sign(arm: str, passes: Mapping[int, _Pass], sign: _LabelSign) -> Iter
     known = {k: values for k, one in passes.items() if (values := sign.values(one))}
     for k, before, p_value in _find_worse(known, sign.up, LEAST):
         value, earlier = fmean(known[k].values()), fmean(known[before].values())
+        # Far from the floor a rise is welcome: unanimity is a concern only when it is nearly
+        # complete.
         if value < sign.floor:
             continue
         text = sign.text.format(
@@ -274,6 +280,8 @@ def _find_worse(
     change = 0.0
     for k in sorted(known):
         if best is not None:
+            # Against the best so far and not the one before: a slow slide would never be a large
+            # step.
             change = fmean(known[k].values()) - fmean(known[best].values())
             p_value = _compute_p_value(known[best], known[k])
             if (change if up else -change) >= least and p_value < LEVEL:
@@ -283,6 +291,7 @@ def _find_worse(
 
 
 def _compute_p_value(before: Values, after: Values) -> float:
+    # Fresh training questions differ from pass to pass; then there are no pairs to compare.
     if before.keys() == after.keys():
         return paired_p_value(list(before.values()), [after[question] for question in before])
     return unpaired_p_value(list(before.values()), list(after.values()))
@@ -298,6 +307,7 @@ def _read_passes(store: Store, arm: str, source: str) -> dict[int, _Pass]:
             one.unparsed[question], one.truncated[question] = unparsed, truncated
         if voters:
             one.share[question] = votes / voters
+        # One voter is always unanimous, which says nothing about the society.
         if voters > 1:
             one.unanimous[question] = float(votes == voters)
         if answer is not None:

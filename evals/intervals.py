@@ -8,6 +8,7 @@ from math import comb, erfc, inf, sqrt
 from statistics import fmean, variance
 
 Z95 = 1.959963984540054
+# Exact for 1 to 20 degrees of freedom, where the expansion below is not precise enough.
 _T95 = (
     12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157,
     2.228139, 2.200985, 2.178813, 2.160369, 2.144787, 2.131450, 2.119905, 2.109816, 2.100922,
@@ -52,6 +53,8 @@ def wilson(share: float, total: float) -> tuple[float, float]:
     """
     if total <= 0:
         raise ValueError(f"an interval needs at least one answer, got total = {total}")
+    # Wilson, not the normal interval: that one has no width at 0 and 100 % and is too narrow near
+    # them.
     spread = Z95**2 / total
     centre = (share + spread / 2) / (1 + spread)
     half = Z95 * sqrt(share * (1 - share) / total + spread / (4 * total)) / (1 + spread)
@@ -76,9 +79,11 @@ def rate(right: Sequence[float], answers: int | None = None) -> Rate:
 def _effective(right: Sequence[float], share: float, answers: int | None) -> float:
     """The number of independent answers that would tell as much; see `rate`."""
     questions = float(len(right))
+    # Right-or-wrong values: every question is one answer, and Wilson's interval applies as it is.
     if len(right) < 2 or all(value in (0.0, 1.0) for value in right):
         return questions
     most = inf if answers is None else max(questions, float(answers))
+    # The same share on every question gives no variance to divide by.
     if (spread := variance(right)) == 0:
         return questions if answers is None else most
     return min(most, max(questions, share * (1 - share) * questions / spread))
@@ -137,6 +142,7 @@ def paired_right(before: Sequence[bool], after: Sequence[bool]) -> PairedDiffere
 def mcnemar(gained: int, lost: int) -> float:
     """Exact two-sided p-value that `gained` and `lost` come from a fair coin. 1 for no change."""
     total = gained + lost
+    # Whole numbers up to the last division, as a float would overflow for thousands of questions.
     tail = sum(comb(total, k) for k in range(min(gained, lost) + 1))
     return min(1.0, 2 * tail / (1 << total))
 
@@ -147,6 +153,7 @@ def paired_p_value(before: Sequence[float], after: Sequence[float]) -> float:
     Normal approximation with one change of +1 and one of -1 added, after the unpaired one of
     Agresti & Caffo 2000. Raises ValueError for unequal lengths.
     """
+    # The two added changes keep the variance above zero when all questions change alike.
     changes = [b - a for a, b in zip(before, after, strict=True)] + [1.0, -1.0]
     return _normal(fmean(changes), variance(changes) / len(changes))
 
@@ -190,6 +197,7 @@ def _newcombe(both: int, lost: int, gained: int, total: int) -> tuple[float, flo
     first, second = (both + gained) / total, (both + lost) / total
     first_low, first_high = wilson(first, total)
     second_low, second_high = wilson(second, total)
+    # Both shares are of the same questions, so their limits may not be joined as independent ones.
     phi = _phi(both, lost, gained, total)
     difference = first - second
     below = _join_limits(first - first_low, second_high - second, phi)
@@ -198,6 +206,7 @@ def _newcombe(both: int, lost: int, gained: int, total: int) -> tuple[float, flo
 
 
 def _join_limits(one: float, other: float, phi: float) -> float:
+    # Rounding can bring the sum just below zero.
     return sqrt(max(0.0, one**2 - 2 * phi * one * other + other**2))
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
+# The usual abbreviations; characters without one are shown by number, as U+2061.
 _SHORT = {
     "\u00ad": "SHY",
     "\u034f": "CGJ",
@@ -39,6 +40,7 @@ _CONTROLS = (
     "NUL SOH STX ETX EOT ENQ ACK BEL BS TAB LF VT FF CR SO SI "
     "DLE DC1 DC2 DC3 DC4 NAK SYN ETB CAN EM SUB ESC FS GS RS US"
 )
+# A whole sequence gets one mark: with ESC alone replaced, its rest would stay as stray letters.
 _ANSI = "\x1b\\[[0-?]*[ -/]*[@-~]"
 _INVISIBLE = (
     "\u115f\u1160\u3164\uffa0"  # fillers of Hangul, which look like spaces
@@ -69,5 +71,6 @@ def name_hidden(hidden: str) -> tuple[str, str]:
         return _CONTROLS.split()[first], "control character"
     if first == 0x7F:
         return "DEL", "control character"
+    # Control characters and surrogates have no name in Unicode.
     shown = _SHORT.get(hidden, f"U+{first:04X}")
     return shown, unicodedata.name(hidden, "control character").lower()

@@ -27,6 +27,7 @@ _OF_TASK = """
     question_id in (
         select question_id from questions where if($task is null, not is_extra, task = $task))
 """
+# One row per question: agents on the same question are not independent, so their mean is one value.
 _SINGLE = f"""
     select question_id, avg(v.correct::int), count(*)
     from turns t join verdicts v using (turn_id)
@@ -44,12 +45,14 @@ _VOTE = f"""
       and round = coalesce($round, (select max(round) from votes where arm = $arm))
     order by question_id
 """
+# The view has a row per round; the last one is the society's.
 _CONSENSUS_RATE = """
     select mean_share from consensus
     where task in (select task from questions where if($task is null, not is_extra, task = $task))
       and arm = $arm and split = 'eval' and decoding = $decoding and iteration = $iteration
     order by round desc limit 1
 """
+# A left join, as `label_health` leaves out arms whose labels are gold.
 _LABELS = """
     select p.iteration, p.questions, labelled, p.known, p.label_accuracy, p.coverage,
            coalesce(p.tie_rate, 0), coalesce(below_quorum, 0), unparsed, truncated
@@ -115,6 +118,7 @@ def read_society_accuracies(
     `task` is the label of a task evaluated zero-shot; by default the run's own task is meant.
     """
     found = store.rows(_EVALUATED, {"arm": arm, "task": task})
+    # Labels are of the training questions, which an extra task does not have.
     labels = {row.iteration: row for row in read_label_health(store, arm)} if task is None else {}
     keys = sorted((int(i), DECODINGS.index(d)) for i, d in found)
     return [_row(store, arm, i, DECODINGS[d], labels.get(i), task) for i, d in keys]
@@ -167,6 +171,7 @@ def compare_iterations(
     first = read_by_question(store, measure, decoding, before, arm, task)
     second = read_by_question(store, measure, decoding, after, arm, task)
     shared = sorted(first.keys() & second.keys())
+    # With one question there is no variance, and so no interval.
     if len(shared) < 2:
         return None
     if measure == "single":

@@ -80,6 +80,7 @@ class QuestionOverlap:
 
 def normalize_question(text: str) -> str:
     """The text without what makes no difference to a question; see the module."""
+    # Twice, as NFKC turns further characters into those that the table replaces.
     text = unicodedata.normalize("NFKC", text.translate(_SAME)).translate(_SAME).casefold()
     text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
     text = _PUNCTUATION.sub(" ", _GROUPED.sub("", _SPACING.sub(" ", text)))
@@ -136,6 +137,7 @@ class _PreparedQuestion:
 
 
 def _keep_first(found: dict[frozenset[str], QuestionOverlap], overlap: QuestionOverlap) -> None:
+    # A set without order: a question that is in both lists would give each pair twice.
     pair = frozenset((overlap.train.question_id, overlap.evaluation.question_id))
     found.setdefault(pair, overlap)
 
@@ -177,6 +179,8 @@ class _Block:
     ) -> Iterator[tuple[_PreparedQuestion, _PreparedQuestion, float]]:
         if not self.left or not self.right:
             return
+        # The longer list is the array that is compared at once, so the loop runs over the shorter
+        # one.
         longer, shorter = self.left, self.right
         if swapped := len(longer) < len(shorter):
             longer, shorter = shorter, longer
@@ -202,6 +206,7 @@ class _Targets:
     def of(cls, questions: Sequence[_PreparedQuestion]) -> _Targets:
         import numpy as np
 
+        # By length, so that the candidates for a question are one stretch of the arrays.
         ordered = sorted(questions, key=lambda q: (len(q.words), q.question.question_id))
         return cls(
             ordered,
@@ -241,5 +246,6 @@ class _Targets:
 def _count_characters(words: str) -> NDArray[np.int32]:
     import numpy as np
 
+    # UTF-32 gives every character four bytes, so that the array needs no loop in Python.
     codes = np.frombuffer(words.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     return np.bincount(codes % _BUCKETS, minlength=_BUCKETS).astype(np.int32)

@@ -24,6 +24,7 @@ OTHER = "other"
 Answers = Literal["first", "last"]
 """Those of round 1, by the generators, or those of the last round, by the critics."""
 
+# The last round is taken over all iterations asked for, since an arm's debates have equally many.
 _ANSWERS = """
     with answers as (
         select t.iteration, t.question_id, t.round, t.response, v.correct
@@ -139,6 +140,7 @@ def _tabulate(answers: Sequence[_StyledAnswer]) -> dict[int, dict[str, StyleUse]
             for style, right in sorted(found.items())
         }
         for iteration, found in sorted(marks.items())
+        # Where every answer is "other", the task knows no styles, and the iteration is left out.
         if set(found) > {OTHER} or OTHER not in found
         for total in [sum(map(len, found.values()))]
     }
@@ -150,6 +152,7 @@ def compare_styles(
     """What lies between two tables of `measure_styles`; None where either is empty."""
     if not before or not after:
         return None
+    # "other" comes last, as it is what remains.
     styles = sorted(before.keys() | after.keys(), key=lambda style: (style == OTHER, style))
     first = tuple(before.get(style, StyleUse(style, 0, 0, 0.0)) for style in styles)
     second = tuple(after.get(style, StyleUse(style, 0, 0, 0.0)) for style in styles)

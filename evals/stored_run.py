@@ -77,6 +77,7 @@ class ArmSettings:
     @property
     def trained(self) -> bool:
         known = ARM_KINDS.get(self.kind)
+        # A kind that this version does not know is taken as trained, unless it has no iterations.
         return (known is None or known.trained) and self.iterations != 0
 
     @property
@@ -144,6 +145,7 @@ def find_main_arm(source: Queryable) -> str:
 def find_untuned_twin(arms: Sequence[ArmSettings]) -> ArmSettings | None:
     """The arm that is the main one before any tuning, if the run has such an arm."""
     main = choose_main_arm(arms)
+    # Another number of agents or rounds would be a different society, not this one untuned.
     shape = (main.agents, main.rounds, main.others)
     for arm in arms:
         if arm.kind == "debate" and (arm.agents, arm.rounds, arm.others) == shape:
@@ -173,6 +175,7 @@ def _parse_arm(
     )
 
 
+# Runs from before there were arms had the society only, with its settings in the config.
 def _only_arm(config: dict[str, Any]) -> ArmSettings:
     society = config.get("society", {})
     iterations = int(config.get("iterations", 0))

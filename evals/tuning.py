@@ -52,4 +52,6 @@ class RoleTuning:
 
 def summarize_tuning(store: Store, arm: str = MULTIAGENT) -> list[RoleTuning]:
     """By iteration, generators before critics; of several attempts at one model the last counts."""
+    # `newest` numbers the attempts at each model, the latest first; a failed one before it is left
+    # out.
     return [RoleTuning(*row) for row in store.rows(_TUNED, {"arm": arm})]

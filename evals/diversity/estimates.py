@@ -53,6 +53,7 @@ def estimate_mean(pairs: Iterable[Pair], responses: Responses) -> Estimate:
         if responses == "all" or pair.agreeing:
             by_question[pair.first.question_id].append(pair.value)
             count += 1
+    # Pairs on one question share its answers, so the interval is over the questions' means.
     means = [fmean(values) for values in by_question.values()]
     if not means:
         return Estimate(None, None, None, 0, 0)

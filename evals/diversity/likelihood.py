@@ -63,6 +63,7 @@ class Likelihoods:
     providers: Mapping[str, Provider]
     cache: Cache
     keep: Keep
+    # Dicts as ordered sets: each thing is asked once, and in the same order on every start.
     _to_score: dict[tuple[ModelRef, PromptedText], None] = field(default_factory=dict)
     _to_compare: dict[tuple[ModelRef, PromptedText], dict[ModelRef, None]] = field(
         default_factory=dict
@@ -100,6 +101,7 @@ class Likelihoods:
             scored = None if found is None else TextScore.of(found)
             self.cache.scores[model, text] = scored
             if scored is not None:
+                # Stored at once, so that a measurement that is stopped does not pay for it again.
                 await self.keep([build_score_row(model, text, scored)])
             on_step()
 
@@ -153,6 +155,7 @@ def list_requests(responses: Sequence[Response], measure: DiversityMeasure) -> l
     the base. Responses are to be sorted by question."""
     if measure == "kl_base":
         return [ScoreRequest(one, None, find_base(one.model)) for one in responses]
+    # In both orders: the divergence of p from q is not that of q from p.
     return [ScoreRequest(one, other, other.model) for one, other in list_ordered_pairs(responses)]
 
 
@@ -168,5 +171,6 @@ def _average_nats(divergence: Divergence) -> float | None:
 async def _unless_refused(call: Awaitable[T]) -> T | None:
     try:
         return await call
+    # The fault of this one request; every other error ends the measurement.
     except RequestError:
         return None

@@ -140,6 +140,7 @@ class Measurement:
 
         try:
             await self._known.ask(on_step)
+        # Values from a part of the models would not speak for the society, so none is used.
         except Unsupported as error:
             self._known = Likelihoods(self._providers, Cache(), self._keep)
             self._unable = dict.fromkeys(self.todo, str(error))
@@ -177,6 +178,7 @@ class Measurement:
             for r in self._responses[role]
         ]
         models = {response.model for response in responses}
+        # Divergences from the base are stored with the base's id, so it is looked up too.
         models |= {find_base(model) for model in models}
         self._cache.recall(self._store, models, dict.fromkeys(r.prompted for r in responses))
 
@@ -190,6 +192,7 @@ class Measurement:
             encoder = await asyncio.to_thread(
                 encoders.load_encoder, self._options.encoder, self._options.device
             )
+            # In a thread, so that the event loop stays free meanwhile.
             found = await asyncio.to_thread(encoder.encode, unseen, on_progress)
             self._cache.vectors.update(zip(unseen, found, strict=True))
         cut = sum(self._cache.vectors[text].cut for text in self._texts)

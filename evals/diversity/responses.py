@@ -11,6 +11,7 @@ from providers.types import Message, ModelRef
 from store.ledger import Store
 from store.records import IN_STAGE, AgentRole, StageKey
 
+# Votes are stored when a debate is complete, so a debate that is going on is left out.
 _DEBATED = f"""
     select question_id, max(round)
     from votes
@@ -18,6 +19,7 @@ _DEBATED = f"""
       and question_id in (select question_id from questions where task = $task)
     group by question_id
 """
+# A left join: without a label there is no verdict, and the response then agrees with nothing.
 _SPOKEN = r"""
     select t.question_id, t.agent, t.model_id, m.provider, m.artifact, m.sha256, t.messages,
            t.response, coalesce(v.agrees, false)

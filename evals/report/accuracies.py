@@ -50,6 +50,7 @@ _VOTES = """
 """
 
 
+# The number of answers goes with each share: the interval's effective size is bounded by it.
 Marks = dict[str, tuple[float, int]]
 """By question: a share 0 to 1, and of how many answers."""
 
@@ -130,6 +131,7 @@ def _pool_accuracies(key: AccuracyKey, seeds: Sequence[tuple[int, Marks]]) -> Ac
         for question, (mark, of) in marks.items():
             asked[question].append(mark)
             answers += of
+    # A question that several seeds have asked counts once, or the interval would be too narrow.
     means = [fmean(marks) for _, marks in sorted(asked.items())]
     own = tuple((seed, fmean(mark for mark, _ in marks.values())) for seed, marks in seeds)
     return Accuracy(key, rate(means, answers), own)

@@ -43,6 +43,8 @@ class ArmVerdict:
     def outcome(self) -> Outcome:
         """Better or worse only if the corrected test says so and the interval excludes zero."""
         change = self.change
+        # Test and interval rest on different approximations; only where both agree a difference is
+        # claimed.
         clear = self.comparison.significant and not change.low <= 0 <= change.high
         if not clear:
             return "unclear"
@@ -71,6 +73,8 @@ def compare_arms(group: SeedGroup, accuracies: Accuracies) -> list[ArmVerdicts]:
     if not decodings:
         return []
     asked: list[tuple[Measure, Decoding, str | None]] = [("consensus", decodings[0], None)]
+    # Each measure is a family of its own for Holm's correction; the report's answer rests on the
+    # vote.
     asked += [("single", decoding, None) for decoding in decodings]
     for task in accuracies.list_tasks():
         asked += [("consensus", decoding, task) for decoding in accuracies.list_decodings(task)[:1]]
@@ -151,6 +155,7 @@ class SharedValue:
     def equals(self, other: SharedValue) -> bool | None:
         """None if one of the two is unknown."""
         if self.count is not None and other.count is not None:
+            # Counts of turns vary a little by chance; settings are compared exactly.
             return abs(self.count - other.count) <= NEAR * max(self.count, other.count)
         if self.text is not None and other.text is not None:
             return self.text == other.text

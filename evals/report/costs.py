@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from evals.metrics import parse_curriculum_stage
 from store.ledger import Store
 
+# A shared turn has taken over another arm's response, which is paid there.
 _DEBATES = """
     select t.arm, t.iteration, t.split, if(q.is_extra, q.task, null), t.decoding,
            count_if(t.kind = 'answer'), count_if(t.kind = 'summary'),
@@ -87,6 +88,7 @@ def sum_costs(costs: Sequence[StageCost]) -> StageCost:
         prompt_tokens=_sum([cost.prompt_tokens for cost in costs]),
         new_tokens=_sum([cost.new_tokens for cost in costs]),
         seconds=sum(cost.seconds for cost in costs),
+        # One unknown price makes the sum unknown: a sum of the rest would look like the whole.
         usd=None
         if any(cost.usd is None for cost in costs)
         else sum(cost.usd or 0 for cost in costs),

@@ -13,6 +13,7 @@ from evals.metrics import Decoding
 from evals.report.accuracies import Accuracies
 from evals.report.seeds import SeedRun
 
+# NULL stands for the run's own task, as in the accuracies; other tasks keep their label.
 _STORED = """
     select nullif(d.task, own.task), d.arm, d.iteration, d.decoding, d.role, d.measure,
            d.responses, d.encoder, d.value, d.low, d.high, d.questions, d.note
@@ -134,6 +135,7 @@ def _read_stored(runs: Sequence[SeedRun]) -> list[ArmDiversity]:
 
 def _mean(values: Sequence[object]) -> float | None:
     known = [float(value) for value in values if value is not None]  # type: ignore[arg-type]
+    # All or nothing: a mean over some seeds would stand beside means over all of them.
     return fmean(known) if known and len(known) == len(values) else None
 
 
@@ -164,6 +166,7 @@ def find_survival(
         and each.low is not None
         and each.high is not None
     )
+    # Without the untuned society there is nothing to compare the last iteration with.
     if len(values) < 2 or values[0][0] != 0:
         return None
     return Survival(arm, scale, values[0][1], values[-1][1])

@@ -14,6 +14,7 @@ from evals.metrics import Decoding
 from store.ledger import Store
 from store.records import StageKey
 
+# The last round is that of the arm: all of its debates have equally many rounds.
 _OUTCOMES = """
     select question_id, iteration,
            coalesce(bool_or(correct) filter (round = 1), false),
@@ -45,6 +46,7 @@ class _Outcome:
     tuned: tuple[bool, bool]
 
 
+# What helped and what hurt alike, so that the page does not show successes only.
 _KINDS: tuple[tuple[str, Callable[[_Outcome], bool], bool], ...] = (
     (
         "Tuning helped: the untuned society is wrong, the tuned one right",

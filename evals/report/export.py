@@ -71,6 +71,7 @@ def to_csv(table: ReportTable) -> str:
     like a formula is quoted for spreadsheets."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
+    # An interval takes three columns, so that programs need not take a cell apart.
     head = [name for column in table.columns for name in column.names]
     for row in (head, *([field for cell in row for field in cell.fields] for row in table.rows)):
         writer.writerow([output_files.escape_formula(field) for field in row])

@@ -140,6 +140,7 @@ def _collect_experiment(group: SeedGroup) -> ExperimentFacts:
     values = accuracies.read_accuracies(runs)
     evaluated = {key.stage.arm for key in values.by_key}
     arms = tuple(arm for arm in group.arms if arm.name in evaluated)
+    # Read once, as the parity of the arms and the tuning tables need the same jobs.
     jobs = training.read_tunings(runs)
     decoding: Decoding = (values.list_decodings() or ["sampled"])[0]
     votings = tuple(accuracies.read_votings(runs, arms))
@@ -149,6 +150,7 @@ def _collect_experiment(group: SeedGroup) -> ExperimentFacts:
         group=group,
         arms=arms,
         waiting=tuple(arm.name for arm in group.arms if arm.name not in evaluated),
+        # Seeds may share their questions, so a sum would count them several times.
         leaked=max(int(store.rows(_ALLOWED)[0][0]) for store in group.stores),
         decoding=decoding,
         accuracies=values,

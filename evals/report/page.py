@@ -96,6 +96,7 @@ def _list_sections(facts: Facts, tables: Mapping[str, ReportTable]) -> list[tupl
         "debates": ("Debates", examples),
         "settings": ("Settings", True),
     }
+    # Sections without a table are left out of the contents, which would lead to nothing.
     return [(name, title) for name, (title, there) in known.items() if there]
 
 
@@ -128,6 +129,7 @@ def _draw_swatches(marks: Mapping[str, Look]) -> tuple[Markup, dict[str, str]]:
 
 
 def _define_colors() -> str:
+    # `@media screen`: a page that is printed stays light.
     light = " ".join(f"--{name}: {color};" for name, (color, _) in PALETTE.items())
     dark = " ".join(f"--{name}: {color};" for name, (_, color) in PALETTE.items())
     return (

@@ -15,6 +15,7 @@ CITATION = (
     "ICLR 2025, arXiv 2501.05707, Table 1"
 )
 MODELS = ("GPT-3.5", "Phi-3 4B", "Mistral 7B", "LLaMA-3 8B")
+# Kept apart from the runs' facts: other models, prompts and questions, so no table mixes them.
 _TABLE: dict[str, dict[str, tuple[float | None, ...]]] = {
     "arithmetic": {
         "base": (81.99, 88.30, 10.80, 43.20),

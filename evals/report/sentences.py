@@ -104,6 +104,8 @@ def describe_diversity(experiment: ExperimentFacts) -> list[str]:
     scale = _choose_scale(experiment)
     if scale is None:
         return []
+    # Other arms also differ in labels, data or rounds, so their diversity says little about how
+    # many models there are.
     alike = ("multiagent", "single-agent", "single-agent-matched")
     arms = [experiment.main] + [
         arm for arm in experiment.arms if arm != experiment.main and arm.kind in alike
@@ -206,6 +208,7 @@ def list_notices(experiment: ExperimentFacts) -> Iterator[str]:
 
 
 def _notice_gold(experiment: ExperimentFacts) -> Iterator[str]:
+    # An evaluation may still be going on, so the stage with the most questions counts.
     most = max(experiment.main_votings, key=lambda each: each.questions, default=None)
     if most is not None and 0 < most.known < most.questions:
         yield (

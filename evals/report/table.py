@@ -83,6 +83,7 @@ def _write_percent_interval(rate: Any) -> Cell:
     """Of anything with a value and the ends of its interval, such as a `Rate`, or None."""
     if rate is None or rate.value is None:
         return Cell(NOTHING, fields=("", "", ""))
+    # Three fields in every case: a row with fewer would shift the columns of a CSV file.
     ends = (rate.low, rate.high)
     aside = "" if None in ends else f"{100 * rate.low:.1f}–{100 * rate.high:.1f}"
     fields = ("" if value is None else _exact(100 * value) for value in (rate.value, *ends))
@@ -206,6 +207,7 @@ class TableSpec(Generic[R]):
         columns: tuple[Column[Any], ...] = tuple(self.columns)
         rows: list[tuple[Cell, ...]] = []
         for experiment in facts.experiments:
+            # The column of a single experiment would say the same in every row.
             lead = (TEXT.write(experiment.label),) if several else ()
             rows += [(*lead, *row) for row in fill(columns, self.rows(experiment))]
         if several:

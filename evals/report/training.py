@@ -16,6 +16,7 @@ from evals.report.seeds import SeedGroup, SeedRun
 from evals.stored_run import ArmSettings
 from evals.tasks.base import Task
 
+# A shared job has no losses of its own: those of the job that it took the model from are its curve.
 _JOBS = """
     with losses as (
         select job_id, list(loss order by step) as losses from training_points group by job_id
@@ -98,6 +99,8 @@ def read_labels(runs: Sequence[SeedRun], arms: Sequence[ArmSettings]) -> list[Ar
     found = []
     for arm in arms:
         by_iteration: defaultdict[int, list[tuple[int, metrics.LabelHealth]]] = defaultdict(list)
+        # Labels that are gold are right by definition; a row of 100 % would pass for an
+        # achievement.
         if arm.labels == "gold":
             continue
         for run in runs:
@@ -163,6 +166,8 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def _interpolate(curve: Sequence[float], place: float) -> float:
+    # Jobs differ in their number of steps, so that curves are averaged by share done and not by
+    # step.
     at = place * (len(curve) - 1)
     left = min(int(at), len(curve) - 1)
     right = min(left + 1, len(curve) - 1)

@@ -27,6 +27,7 @@ def group_arms(experiment: ExperimentFacts) -> list[tuple[str, list[ArmSettings]
     own = [main] if main in experiment.arms else []
     apart = [arm for arm in others if arm.is_ablation or arm.name != arm.kind]
     beside = [arm for arm in others if arm not in apart]
+    # Few lines are read better in one panel than in two.
     if not apart or not beside or len(others) <= 3:
         return [("", own + others)]
     return [("", own + beside), ("ablations", own + apart)]
@@ -55,6 +56,8 @@ def collect_lines(
         if points and arm.trained:
             lines.append(ArmLine(arm.name, tuple(points)))
         elif points:
+            # What trains nothing does not change with the iterations: one value, drawn across the
+            # panel.
             levels.append(ArmLine(arm.name, (points[-1],)))
     return tuple(lines), tuple(levels)
 
@@ -62,6 +65,7 @@ def collect_lines(
 def to_point(accuracy: Accuracy) -> DataPoint:
     """An accuracy at its iteration."""
     rate = accuracy.rate
+    # A single seed's mark would lie under the point itself.
     seeds = tuple(value for _, value in accuracy.seeds) if len(accuracy.seeds) > 1 else ()
     return DataPoint(accuracy.key.stage.iteration, rate.value, rate.low, rate.high, seeds)
 

@@ -63,6 +63,7 @@ _STYLE: dict[str, Any] = {
     "ytick.color": SOFT,
     "ytick.labelsize": 8.5,
 }
+# Dates and versions left out: equal facts give equal files, which can be compared and cached.
 _METADATA: dict[str, dict[str, Any]] = {
     "svg": {"Date": None, "Creator": None},
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
@@ -85,6 +86,7 @@ def draw_swatch(look: Look) -> str:
         drawing = _new_drawing(0.5, 0.17, layout=None)
         axes = drawing.add_axes((0.0, 0.0, 1.0, 1.0))
         axes.set_axis_off()
+        # Three points with the marker at the middle one: a line needs two ends beside its marker.
         axes.plot([0, 1, 2], [0, 0, 0], markevery=[1], **style_line(look))
         axes.set(xlim=(-0.1, 2.1), ylim=(-1, 1))
         return _save(drawing, "svg").decode()
@@ -181,6 +183,7 @@ def _write_percent(axes: Axes, panel: Panel) -> None:
 def draw_iterations(axes: Axes, panel: Panel, looks: Looks) -> None:
     """Lines over iterations, shifted a little so that their intervals do not cover each other."""
     places = sorted({point.x for line in panel.lines for point in line.points}) or [0.0]
+    # Room for the lines that are shifted aside, and for the ends of level lines.
     left, right = places[0] - 0.4, places[-1] + 0.4
     for level in panel.levels:
         _draw_level(axes, level, looks[level.arm], left, right)
@@ -233,6 +236,7 @@ def draw_differences(axes: Axes, panel: Panel, looks: Looks) -> None:
         )  # fmt: skip
         axes.plot([point.x], [row], **style_line(look) | {"markersize": 6})
     axes.set_yticks(rows, [one_line(line.label) for line in panel.lines])
+    # Upside down, so that the rows stand in the order of the table.
     axes.set_ylim(len(panel.lines) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", labelcolor=INK)

@@ -92,6 +92,8 @@ INK, SOFT, GRID, PAPER = "#1c1e22", "#5c6169", "#dcdcd7", "#fcfcfb"
 """The colors of text, of less important text, of grid lines and of the page."""
 
 
+# Markers in the outer loop, so that neighbouring variants differ in color first and in marker
+# later. Blue and grey are left to the society and the untuned arms.
 _SPARE = tuple(
     Look(color, dash, marker, filled)
     for marker, filled, dash in (
@@ -107,6 +109,7 @@ _SPARE = tuple(
 
 def assign_looks(arms: Sequence[ArmSettings]) -> dict[str, Look]:
     """An arm named for its kind looks as that kind always does; variants take spare looks."""
+    # Repeated as often as needed: with very many variants looks come again, but none is missing.
     spare = iter(_SPARE * (1 + len(arms) // len(_SPARE)))
     return {
         arm.name: ARM_KINDS[arm.name].look if arm.name in ARM_KINDS else next(spare) for arm in arms

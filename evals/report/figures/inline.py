@@ -43,8 +43,10 @@ def make_symbol(svg: str, name: str) -> Markup:
 def _taken_in(svg: str, name: str) -> tuple[str, str]:
     body = svg[svg.index("<svg") :]
     body = re.sub(r"\s*<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    # A style in a drawing would hold for the whole page.
     body = re.sub(r"\s*<style [^>]*>.*?</style>", "", body, flags=re.DOTALL)
     body = _COLOUR.sub(lambda found: _VARIABLES[found.group()], body)
+    # Size and weight stay; the family is the page's, as the reader's machine may lack matplotlib's.
     body = _FONT.sub(_font, body)
     body = _own_ids(body, name)
     head = _HEAD.search(body)

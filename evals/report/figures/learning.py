@@ -83,6 +83,7 @@ def _build_path(experiment: ExperimentFacts, arm: ArmSettings, scale: Scale) -> 
         if vote is None or each.value is None:
             continue
         points.append(DataPoint(each.value, vote.rate.value))
+        # A seed can have a diversity and no accuracy: its questions may lack gold.
         values = dict(vote.seeds)
         if len(each.seeds) > 1:
             faint += [DataPoint(x, values[seed]) for seed, x in each.seeds if seed in values]
@@ -108,6 +109,7 @@ def _list_of(experiment: ExperimentFacts, arm: str, scale: Scale) -> list[ArmDiv
 
 
 def _list_alike(experiment: ExperimentFacts) -> Sequence[ArmSettings]:
+    # With more agents there are more pairs and other shares: such arms are on another scale.
     return [arm for arm in experiment.arms if arm.agents == experiment.main.agents]
 
 
@@ -143,6 +145,7 @@ def build_labels(facts: Facts) -> Figure:
         panels += [
             Panel(title_panel(facts, experiment, name), "iterations", "iteration", "%", found)
             for name, found in lines.items()
+            # A panel of single points shows no course; the table has the values.
             if any(len(line.points) > 1 for line in found)
         ]
     caption = (
@@ -235,5 +238,6 @@ def _build_curve(experiment: ExperimentFacts, arm: str, role: str) -> tuple[Data
     points: list[DataPoint] = []
     for iteration in sorted({job.iteration for job in jobs}):
         curve = average_loss_curves([job for job in jobs if job.iteration == iteration])
+        # A small gap at both ends keeps the curves of neighbouring iterations apart.
         points += [DataPoint(iteration - 1 + 0.03 + 0.94 * done, loss) for done, loss in curve]
     return tuple(points)

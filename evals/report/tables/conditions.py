@@ -140,6 +140,7 @@ def _list_by_stage(experiment: ExperimentFacts) -> Iterator[StageCost]:
     found = sum_by_stage(_list_in_order(experiment))
     yield from found
     if found:
+        # Summed from the stages above, so that the total always equals its rows.
         yield replace(sum_costs(found), arm="all", stage="")
 
 

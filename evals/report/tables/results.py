@@ -67,6 +67,7 @@ def _write_outcome(verdict: ArmVerdict) -> Cell:
 
 def _write_other(verdict: ArmVerdict) -> Cell:
     """The other arm; the main arm itself before tuning is not marked as an arm."""
+    # “itself before tuning” is no arm, so there is no look to mark it with.
     cell = ARM.write(name_other(verdict))
     return replace(cell, arm=None) if verdict.untuned else cell
 
@@ -290,6 +291,7 @@ def _list_societies(experiment: ExperimentFacts, task: str | None) -> Iterator[_
     values = experiment.accuracies
     quantities: tuple[Quantity, ...] = ("single", "majority", "consensus", "agreement-last")
     for arm in experiment.arms:
+        # By arm, then decoding, then iteration: one arm's course can be read down the column.
         for decoding in values.list_decodings(task):
             for vote in values.list_iterations(arm.name, decoding, "consensus", task):
                 stage = vote.key.stage

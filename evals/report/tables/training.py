@@ -51,6 +51,7 @@ def build_tables(facts: Facts) -> list[ReportTable]:
 def _list_diversities(experiment: ExperimentFacts) -> list[ArmDiversity]:
     order = {each.name: place for place, each in enumerate(experiment.arms)}
     known = [each for each in experiment.diversities if each.arm in order]
+    # Scales keep the order in which they were read: agreement first, as every run has it.
     scales = list(dict.fromkeys(each.scale for each in known))
     known.sort(
         key=lambda d: (
@@ -215,6 +216,7 @@ def _list_styles(experiment: ExperimentFacts) -> Iterator[_StyleRow]:
 
 
 def _accuracy_within(use: StyleUse) -> Span:
+    # The interval of a style without answers is all of 0 to 1, which no reader needs to see.
     return Span(use.accuracy, *(use.interval if use.answers else (None, None)))
 
 
