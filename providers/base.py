@@ -2,7 +2,8 @@
 
 A provider subclasses `Provider`; three members are required, every other operation is optional and
 announced by `Capabilities`. A package registers a `ProviderFactory` for its address scheme. The
-data that passes is in `providers.types`, the errors are in `providers.errors`. Each method makes
+data that passes is defined in `providers.types` and importable from here, so that a provider needs
+this one import; the errors are in `providers.errors`. Each method makes
 one request: batching, limits and retries are the provider's own. Whether a request is an HTTP call
 or a forward pass in this process is the provider's own decision, too.
 """
@@ -22,6 +23,7 @@ from providers.types import (
     Capabilities,
     Completion,
     Divergence,
+    Example,
     Finding,
     FinetuneSpec,
     Hyperparameters,
@@ -33,8 +35,43 @@ from providers.types import (
     Need,
     PreflightReport,
     Request,
+    Sampling,
     Score,
+    TrainingCheckpoint,
+    TrainingStep,
 )
+
+__all__ = [
+    "AdapterServer",
+    "BatchClient",
+    "BatchRecord",
+    "BatchRecords",
+    "Capabilities",
+    "Completion",
+    "Divergence",
+    "Example",
+    "Finding",
+    "FinetuneSpec",
+    "Hyperparameters",
+    "JobHandle",
+    "JobState",
+    "LoadedAdapter",
+    "Message",
+    "ModelRef",
+    "Need",
+    "PreflightReport",
+    "PricedModel",
+    "Provider",
+    "ProviderFactory",
+    "ProviderInfo",
+    "ProviderWrapper",
+    "Request",
+    "Sampling",
+    "Score",
+    "Settings",
+    "TrainingCheckpoint",
+    "TrainingStep",
+]
 
 # Not a pydantic model: every provider validates its own settings, in its own words.
 Settings = Mapping[str, object]
