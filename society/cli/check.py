@@ -141,7 +141,8 @@ def read_answer(
         str | None, typer.Option("--pattern", help="regex: the regular expression.")
     ] = None,
     case: Annotated[
-        Literal["ignore", "match"] | None, typer.Option("--case", help="text, regex: of letters.")
+        Literal["ignore", "match"] | None,
+        typer.Option("--case", help="text, regex: whether case matters."),
     ] = None,
 ) -> None:
     """Show which answer is read from a response, and by which rule: see docs/answers.md."""

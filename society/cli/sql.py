@@ -24,7 +24,9 @@ def sql(
     ] = None,
     output: Annotated[
         Literal["table", "csv", "json", "parquet"] | None,
-        typer.Option("--format", help="How rows are written; default: table, or as --out ends."),
+        typer.Option(
+            "--format", help="How rows are written; default: table, or by the ending of --out."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="File to write instead of showing the rows.")
