@@ -84,6 +84,8 @@ def read_bare_gold(text: str) -> str:
 def tidy_text(text: str) -> str:
     """Text without typesetting, quotes around it, trailing punctuation and needless space."""
     text = " ".join(unicodedata.normalize("NFKC", text).split())
+    # Wrappings are nested, such as quotes in a box in bold; the bound keeps a text of many layers
+    # from taking long.
     for _ in range(8):
         stripped = strip_wrapping(_TYPESET.sub(r"\1", text))
         if len(stripped) > 2 and stripped[0] + stripped[-1] in _QUOTES:
@@ -100,4 +102,5 @@ def normalize_text(text: str, case: Case) -> str:
     if len(text) > LONGEST:
         return text
     text = tidy_text(text)
+    # Case folding can leave text that NFKC changes again, so it is tidied once more.
     return tidy_text(text.casefold()) if case == "ignore" else text

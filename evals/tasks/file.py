@@ -29,6 +29,7 @@ from evals.tasks.sources import DataRow, choose_source
 NAME = "file"
 PROMPT = "{question}\n\nWork step by step. {answer_form}"
 
+# An option of another kind of answer would be ignored silently, so it is refused.
 _BELONGS = {
     "pattern": ("regex",),
     "case": ("text", "regex"),
@@ -96,6 +97,7 @@ class FileOptions(DataOptions):
         """How many choices a question may have."""
         if self.choice_count is not None:
             return self.choice_count
+        # Four where a field holds the lists: how long they are is known only when rows are read.
         return len(self.choices) if isinstance(self.choices, tuple) else 4
 
 
@@ -158,6 +160,8 @@ def _read_choices(row: DataRow, asked: FileOptions) -> list[str]:
         return check_choices(row, listed, "task.choices", asked.letters)
     assert asked.choices is not None
     name = asked.choices
+    # CSV has no lists. The unpacked list goes into a row of its own, so that errors still name file
+    # and line.
     if isinstance(packed := row.value(name), str):
         row = DataRow(
             row.file, row.unit, row.number, {**row.fields, name: _unpack(row, name, packed)}

@@ -90,6 +90,7 @@ def _make_entry(row: DataRow, shuffle_key: str | None) -> Entry:
     plain = format_choices(question, choices)
     order = list(range(CHOICES))
     if shuffle_key is not None:
+        # By seed and text, and not by place in the file: a question keeps its order in every split.
         order = shuffle_order(CHOICES, f"{shuffle_key} {plain}")
     return Entry(
         text=format_choices(question, [choices[n] for n in order]),

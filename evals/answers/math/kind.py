@@ -94,6 +94,8 @@ class MathKind:
         def ask(one: str, other: str) -> bool:
             nonlocal asked
             asked += 1
+            # Counted in the callback, as the comparison asks about parts; past the limit, it also
+            # undoes a yes.
             return asked <= _MOST_ASKED and (self.ask or get_shared_judge()).same(one, other)
 
         verdict = same(read_structure(a), read_structure(b), ask)
@@ -102,6 +104,8 @@ class MathKind:
 
 def _find_stated_math(part: str) -> AnswerReading | None:
     found = find_boxed_statements(part)
+    # A tag, a key or a correction after the last box overrides it, so all statements come into
+    # question.
     if not found or _MORE.search(part, found[-1].end):
         found = find_statements(part)
     for statement in reversed(found):
@@ -121,6 +125,7 @@ def _read_box(statement: Statement) -> str:
         return _clean_text(statement.text)
     distinct: list[str] = []
     for part in map(_clean_text, statement.parts):
+        # Without the judge: while a response is read, structure and value must be enough.
         if not any(
             same(read_structure(part), read_structure(other), lambda a, b: False)
             for other in distinct

@@ -11,6 +11,7 @@ from evals.tasks.options import DataOptions
 from evals.tasks.sources import formats
 from evals.tasks.sources.rows import DataRow, RowSource
 
+# In this order: of several evaluation parts the first that exists is taken, never all together.
 _STEMS: dict[Split, tuple[str, ...]] = {"train": ("train",), "eval": ("eval", "test", "validation")}
 
 
@@ -114,6 +115,7 @@ def choose_source(options: DataOptions, otherwise: RowSource | None = None) -> R
     train, held_out = options.local("train_path"), options.local("eval_path")
     if otherwise is not None and train is None and held_out is None:
         return otherwise
+    # A file named for one split only leaves the other to the task's own source.
     return PerSplit(
         train=otherwise if train is None else WholeFile(train),
         eval=otherwise if held_out is None else WholeFile(held_out),

@@ -85,6 +85,7 @@ class RowSource(Protocol):
 def _to_text(row: DataRow, field: str, value: object) -> str:
     if isinstance(value, str):
         return value
+    # Before the numbers, as every bool is an int in Python. JSON writes it in lower case.
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float | Decimal):
@@ -95,6 +96,7 @@ def _to_text(row: DataRow, field: str, value: object) -> str:
 def _check_encodable(row: DataRow, field: str, text: str) -> str:
     if "\x00" in text:
         raise row.make_error(f"the field {field!r} contains a NUL character; remove it")
+    # The store would refuse half a character only later, and could not name the row.
     try:
         text.encode()
     except UnicodeEncodeError as error:
