@@ -22,7 +22,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -156,7 +156,7 @@ def measure_files(house: House) -> Iterator[Figure]:
     written = [n for path, n in lines.items() if path.name != "__init__.py"]
     by_size = sorted(lines.items(), key=lambda item: -item[1])
     sizes = tuple(f"{n:5} {path}" for path, n in by_size)
-    yield Figure("files", len(lines), 230, places=sizes)
+    yield Figure("files", len(lines), places=sizes)
     yield Figure("lines", sum(lines.values()))
     yield Figure("median lines of a file (without __init__)", median(written), 120, at_least=True)
     yield Figure("longest file, lines", by_size[0][1], 450, places=sizes[:20])
@@ -299,14 +299,14 @@ def run_experiment(file: Path, runs: Path, profile: Callable[..., None]) -> None
     from society import cli
 
     sys.argv = ["society", "run", str(file), "--runs", str(runs)]
-    said = io.StringIO()
+    output = io.StringIO()
     sys.setprofile(profile)
     try:
-        with redirect_stdout(said):
+        with redirect_stdout(output), redirect_stderr(output):
             cli.main()
     except SystemExit as stop:
         if stop.code:
-            raise SystemExit(f"the run failed: {said.getvalue()}") from stop
+            raise SystemExit(f"the run failed: {output.getvalue()}") from stop
     finally:
         sys.setprofile(None)
 
