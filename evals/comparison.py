@@ -101,6 +101,7 @@ class Comparison:
         found = [run.change.difference for run in self.runs]
         mean = fmean(found)
         low = high = None
+        # Equal differences have no spread, and an interval of width zero would claim certainty.
         if len(found) > 1 and max(found) - min(found) > _ALIKE:
             half = t95(len(found) - 1) * stdev(found) / sqrt(len(found))
             low, high = max(-1.0, mean - half), min(1.0, mean + half)

@@ -47,6 +47,7 @@ LEAST = 0.05
 LEAST_ONE_ANSWER = 0.10
 UNANIMOUS = 0.95
 
+# A run of an early version has no row in `arms`; its labels are the final votes.
 _SOURCE = "select coalesce(max(labels), 'final') from arms where arm = ?"
 # `label_votes` keeps the vote that the labels came from: round 1 or the last round, as the arm
 # says. `readings` then looks at the answers of that very round.

@@ -120,6 +120,7 @@ def read_society_accuracies(
     found = store.rows(_EVALUATED, {"arm": arm, "task": task})
     # Labels are of the training questions, which an extra task does not have.
     labels = {row.iteration: row for row in read_label_health(store, arm)} if task is None else {}
+    # By place in DECODINGS and not by name: sampled comes before greedy in every table.
     keys = sorted((int(i), DECODINGS.index(d)) for i, d in found)
     return [_row(store, arm, i, DECODINGS[d], labels.get(i), task) for i, d in keys]
 
@@ -236,4 +237,6 @@ def _row(
 
 
 def _rate(marks: Sequence[tuple[str, float, int]]) -> Rate:
+    # The agents' answers to one question are not independent. `rate` widens the interval
+    # accordingly from the shares per question and the number of answers.
     return rate([right for _, right, _ in marks], sum(answers for *_, answers in marks))

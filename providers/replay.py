@@ -126,6 +126,8 @@ class ReplayProvider(Provider):
                 raise ModelNotFound(
                     f"model {model.model_id!r} was not made by a replay; start a new run"
                 )
+            # A society may hold models of earlier iterations, kept when a job failed: its newest
+            # model says which iteration the society belongs to.
             if int(tuned["iteration"]) > self._iteration:
                 self._iteration, self._arm = int(tuned["iteration"]), tuned["arm"]
 
@@ -209,6 +211,8 @@ def _parse_key(request: Request) -> TurnKey:
         raise TranscriptMismatch(
             f"a replay answers only turns of a debate, not the request {request.key!r}"
         )
+    # The key of an evaluation leaves out its iteration, so that societies share their sampling
+    # noise.
     iteration = match["iteration"]
     return TurnKey(
         split="eval" if iteration is None else "train",

@@ -48,6 +48,7 @@ def most_written_tokens(text: str, max_tokens: int, *, truncated: bool = False) 
 
     An empty answer may follow hidden reasoning of up to `max_tokens`.
     """
+    # A server may count hidden reasoning as completion tokens and report none of it.
     if truncated or not text:
         return max_tokens
     return min(max_tokens, utf8_bytes(text) + 1)
@@ -55,6 +56,7 @@ def most_written_tokens(text: str, max_tokens: int, *, truncated: bool = False) 
 
 def utf8_bytes(text: str) -> int:
     """Length of `text` in bytes, also if it holds lone surrogates, which no UTF-8 file can."""
+    # Most texts are ASCII, and those need no encoded copy to be measured.
     return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
 
 

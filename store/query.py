@@ -139,6 +139,7 @@ def _require(*packages: str) -> None:
 
 def _explain_error(error: duckdb.Error) -> str:
     text = str(error)
+    # DuckDB converts times with a zone by pytz, which it does not install itself.
     if "pytz" in text:
         return (
             "the result has a column with a time zone, which needs the package pytz; "

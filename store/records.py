@@ -60,6 +60,8 @@ class StageKey:
         }
 
 
+# One condition for all queries by stage: a query that forgot the arm or the decoding would mix the
+# debates of several societies.
 IN_STAGE = "iteration = $iteration AND split = $split AND arm = $arm AND decoding = $decoding"
 """The SQL condition that picks a stage's rows of `turns` or `votes`."""
 

@@ -70,6 +70,8 @@ class RegexKind:
         wanted = "answer" if "answer" in self._compiled.groupindex else group
         answer = None
         try:
+            # A user's expression may backtrack exponentially; `regex` can stop a search, `re`
+            # cannot.
             for match in self._compiled.finditer(utterance.text, timeout=SECONDS):
                 found = match[wanted]
                 if found and len(found) <= LONGEST and (tidied := tidy_text(found)):

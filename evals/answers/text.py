@@ -52,6 +52,8 @@ class TextKind:
 
     def read_gold(self, text: str) -> str:
         """A bare answer, or the one that a solution of several lines or with a box states."""
+        # A gold field may hold a worked solution. A single line without such marks is taken whole:
+        # a search could cut an answer that contains the words of a statement.
         worked = "\n" in text.strip() or "\\boxed" in text or "####" in text
         if worked and (answer := self.read(text)):
             return answer

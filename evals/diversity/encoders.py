@@ -196,6 +196,8 @@ def _read_pooling(source: str) -> tuple[Pooling, int | None]:
     if modules is None:
         return "mean", None
     kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
+    # A dense layer, for instance, changes the vectors after the pooling; without it the distances
+    # would be those of another encoder.
     if strange := [kind for kind in kinds if kind not in _HARMLESS]:
         raise EncoderUnavailable(
             f"the encoder {source!r} has a layer {strange[0]!r} on top of its pooling, which is "
@@ -210,6 +212,7 @@ def _read_pooling(source: str) -> tuple[Pooling, int | None]:
 
 def _parse_pooling(source: str, settings: dict[str, Any]) -> Pooling:
     named = settings.get("pooling_mode")
+    # Older models have one flag per mode where newer ones name the mode.
     if named is None:
         flags = [
             key for key, value in settings.items() if key.startswith("pooling_mode_") and value
@@ -245,5 +248,6 @@ def _find_limit(tokenizer: Any, model: Any, own: int | None) -> int | None:
     stated = [own, tokenizer.model_max_length]
     if own is None:
         stated.append(getattr(model.config, "max_position_embeddings", None))
+    # Tokenizers without a limit state a huge number (1e30) as their model_max_length.
     known = [int(limit) for limit in stated if limit is not None and 0 < limit < _UNLIMITED]
     return min(known, default=None)

@@ -142,6 +142,8 @@ def _collect_experiment(group: SeedGroup) -> ExperimentFacts:
     arms = tuple(arm for arm in group.arms if arm.name in evaluated)
     # Read once, as the parity of the arms and the tuning tables need the same jobs.
     jobs = training.read_tunings(runs)
+    # All votes are shown under one decoding. A run without an evaluation yet has none to choose
+    # from.
     decoding: Decoding = (values.list_decodings() or ["sampled"])[0]
     votings = tuple(accuracies.read_votings(runs, arms))
     # Before the main arm is evaluated there is nothing to compare the others with.

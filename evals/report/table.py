@@ -70,6 +70,7 @@ def _write_society(iteration: int) -> Cell:
 def _write_number(value: float | None, places: int = 0) -> Cell:
     if value is None:
         return Cell(NOTHING)
+    # The format's `z` writes a rounded negative zero as 0: "−0" would read as a loss.
     return Cell(replace_minus(f"{value:z,.{places}f}"), fields=(_exact(value),))
 
 

@@ -245,6 +245,7 @@ def read_style_changes(
 
 def _has_styles(group: SeedGroup, task: Task, accuracies: Accuracies) -> bool:
     """Whether the task tells a style in any of the main arm's first answers."""
+    # One stage of one run is enough to tell; reading every response of every arm is slow.
     main, run = group.main.name, group.first
     return any(
         reasoning_styles.measure_styles(
@@ -265,6 +266,7 @@ def _sum_uses(
         ).items():
             answers, right = counts.get(style, (0, 0))
             counts[style] = (answers + use.answers, right + use.right)
+    # Counts are added and not shares, so that a seed with few answers weighs little.
     total = sum(answers for answers, _ in counts.values())
     return {
         style: StyleUse(style, answers, right, answers / total)

@@ -25,6 +25,8 @@ from evals.answers import load_kind
 from evals.tasks.base import Split, TaskQuestion
 from evals.tasks.options import TaskOptions, validate_options
 
+# Four rounds make a strong pseudorandom permutation (Luby & Rackoff 1988); two more cost little.
+# Another number would change the order of the questions of every seed.
 _ROUNDS = 6
 
 

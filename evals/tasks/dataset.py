@@ -164,6 +164,7 @@ class DatasetTask:
         named = self._name_questions(kept, self._id_field(rows))
         self._counts[split] = len(kept), len(named)
         if self._source.shared:
+            # The rows hold both splits, so one reading fills both: no row is read or named twice.
             for each in ("train", "eval"):
                 self._counts[each] = self._counts[split]
                 self._store_split(
@@ -199,6 +200,8 @@ class DatasetTask:
                 question_id = f"{self.name}:{row.text(id_field)}"
             if question_id not in named:
                 named[question_id], first[question_id] = entry, row.place
+            # An equal text without an id is a copy and left out. Two texts under one hash are
+            # refused like an id that occurs twice.
             elif id_field is not None or named[question_id].identity != entry.identity:
                 raise row.make_error(
                     f"the id {question_id!r} was used before, in {first[question_id]}; "
@@ -210,6 +213,8 @@ class DatasetTask:
         name = self._order.id_field
         if name is None or self._order.id_required:
             return name
+        # By id in all rows or in none: a file that names some questions by id and others by text
+        # would name the same question twice.
         return name if all(row.fields.get(name) not in (None, "") for row in rows) else None
 
     def _filter_rows(self, rows: Sequence[DataRow]) -> Sequence[DataRow]:

@@ -87,6 +87,8 @@ def _make_entry(row: DataRow, shuffle_key: str | None) -> Entry:
         )
     question = row.text("question")
     gold = find_choice(row, "answer", choices, first=0)
+    # Named and shared out by the text in its original order, so that shuffling the choices changes
+    # neither a question's id nor its split.
     plain = format_choices(question, choices)
     order = list(range(CHOICES))
     if shuffle_key is not None:
@@ -101,5 +103,6 @@ def _make_entry(row: DataRow, shuffle_key: str | None) -> Entry:
 
 
 def _read_subject(row: DataRow) -> str:
+    # auxiliary_train has an empty subject, and copies of the data may have no such field.
     field = "subject" if "subject" in row.fields else "type"
     return (row.optional(field) or "") if field in row.fields else ""

@@ -114,6 +114,7 @@ class SamplingSection(Section):
 class TaskSection(BaseModel):
     """Which task, and its own options; the task checks them."""
 
+    # Extra keys pass: tasks can be the user's own classes, and only a task knows its options.
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
     name: str
 
@@ -233,6 +234,8 @@ class FinetuneSection(Section):
 
     def hyperparameters(self, role: Literal["generator", "critic"]) -> Hyperparameters:
         """The settings of one job: the same for all agents; only the epochs differ by role."""
+        # Every other field has the name of one of Hyperparameters, so a new setting needs no line
+        # here.
         ours = {"init", "on_failure", "validation_share", "generator_epochs", "critic_epochs"}
         shared = self.model_dump(exclude=ours)
         epochs = self.generator_epochs if role == "generator" else self.critic_epochs
@@ -320,6 +323,7 @@ class Config(Section):
     def settings_of(self, address: str) -> dict[str, Any]:
         """The provider settings of a model: `providers."ADDRESS"` if the file has it; else
         `provider`, if the address has the scheme of `model`."""
+        # A local model beside a vendor's must not get the vendor's settings, which it would refuse.
         if address in self.providers:
             return self.providers[address]
         return self.provider if get_scheme(address) == get_scheme(self.model) else {}
@@ -340,6 +344,7 @@ class Config(Section):
 
     def to_json(self) -> str:
         """Canonical text, which a run stores and compares with that of its next start."""
+        # Sorted, since texts are compared: the order of keys in the user's file must not matter.
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
 
 

@@ -109,6 +109,7 @@ def _check_sections(config: Config) -> None:
             f"society.models names {len(society.models)} models for {society.agents} agents; "
             "name one for each, also the same more than once"
         )
+    # A misspelled address would leave its model with default settings, and nothing would show it.
     if unused := sorted(config.providers.keys() - set(config.addresses)):
         raise ValueError(
             f"providers.{unused[0]!r} is the address of no model of this experiment; the models "

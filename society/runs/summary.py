@@ -88,6 +88,7 @@ def _show_learning(console: Screen, store: Store, arm: str) -> None:
 
 
 def _say(console: Screen, lines: Iterable[str]) -> None:
+    # Soft: the terminal wraps, so that a sentence can be copied and searched as one line.
     for line in lines:
         console.print(line, soft_wrap=True)
 

@@ -49,6 +49,7 @@ class Site:
                 return catalog.build_unreadable_entry(folder, error)
 
         entries = await asyncio.gather(*(one(folder) for folder in self.library.folders()))
+        # A run that cannot be read has no time; it comes last instead of hiding the page.
         newest = sorted(entries, key=lambda e: e.created_at.timestamp() if e.created_at else 0.0)
         return newest[::-1]
 
@@ -288,6 +289,8 @@ def answer_problem(status: int, title: str) -> Callable[[Request, Exception], Aw
             return _render_page(
                 "problem.html.jinja", error.status_code, title=title, said=error.detail
             )
+        # The error of a bug may quote paths or data of this machine; the terminal of its user shows
+        # it.
         if status == 500:
             said = f"{type(error).__name__}; the terminal shows more"
         return _render_page("problem.html.jinja", status, title=title, said=said)

@@ -245,6 +245,7 @@ def read_spending(reader: Reader) -> list[StageSpending]:
 
 def read_agents(reader: Reader, arm: str | None, split: str, decoding: str) -> list[AgentInStage]:
     """Every agent in every pass of an arm (None: of all arms)."""
+    # One split and decoding at a time: the view reads all turns of what the condition lets pass.
     condition = "split = $split AND decoding = $decoding"
     values: dict[str, object] = {"split": split, "decoding": decoding}
     if arm is not None:

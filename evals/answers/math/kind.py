@@ -136,6 +136,7 @@ def _read_box(statement: Statement) -> str:
 
 def _clean_text(text: str) -> str:
     """The text on one line, without what cannot be stored or shown."""
+    # Half a surrogate pair cannot be stored; one is left where an emoji is cut at the token limit.
     text = text.encode("utf-8", "ignore").decode("utf-8")
     if not text.isprintable():
         text = "".join(c if c.isprintable() else " " for c in text)

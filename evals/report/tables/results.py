@@ -129,6 +129,8 @@ def _summary_column(measure: Measure, decoding: Decoding) -> Column[_Against]:
 def _list_against(experiment: ExperimentFacts) -> Iterator[_Against]:
     votes = find_primary(experiment.verdicts)
     for verdict in votes.verdicts if votes else ():
+        # The summary speaks of the run's own task; zero-shot tasks have rows in the table of
+        # comparisons.
         own = [each for each in experiment.verdicts if each.task is None]
         measured = {
             (each.measure, each.decoding): one
@@ -249,6 +251,7 @@ def _table_one(facts: Facts) -> TableSpec[_ArmRow]:
         Column(f"{title_task(task)}, vote", f"{task}_vote", _other_rate(task), PERCENT_INTERVAL)
         for task in extra
     ]
+    # Experiments may differ in their main decoding, and the note must hold for every row.
     decodings = " or ".join(dict.fromkeys(each.decoding for each in facts.experiments))
     note = (
         "Accuracy in % with its 95 % interval over questions, after each arm's last iteration, "
@@ -293,6 +296,8 @@ def _list_societies(experiment: ExperimentFacts, task: str | None) -> Iterator[_
     for arm in experiment.arms:
         # By arm, then decoding, then iteration: one arm's course can be read down the column.
         for decoding in values.list_decodings(task):
+            # Only a society with a vote has a row: without one there is nothing to set the other
+            # figures beside.
             for vote in values.list_iterations(arm.name, decoding, "consensus", task):
                 stage = vote.key.stage
                 rates = {

@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import TypeVar
 
 from evals.degradation import Concern
 from evals.reasoning_styles import StyleUse
@@ -30,11 +29,10 @@ from evals.report.table import (
 )
 from evals.report.training import ArmLabels, ArmStyles, Flips, Tuning
 
-T = TypeVar("T")
-
 
 def build_tables(facts: Facts) -> list[ReportTable]:
     """Diversity, labels, what gets worse, flips, styles, and what fine-tuning did."""
+    # Each table has rows of its own type, which no single type parameter can say.
     specs: Sequence[TableSpec[object]] = (
         _DIVERSITY,
         _LABELS,
@@ -49,6 +47,8 @@ def build_tables(facts: Facts) -> list[ReportTable]:
 
 
 def _list_diversities(experiment: ExperimentFacts) -> list[ArmDiversity]:
+    # A run may hold measurements of an arm that its experiment no longer lists; those have no place
+    # in the order and are left out.
     order = {each.name: place for place, each in enumerate(experiment.arms)}
     known = [each for each in experiment.diversities if each.arm in order]
     # Scales keep the order in which they were read: agreement first, as every run has it.
@@ -259,6 +259,7 @@ class _Trained:
 
     @property
     def untuned_jobs(self) -> list[Tuning]:
+        # A running job may still give a model, so only what has ended without one counts.
         return [job for job in self.jobs if job.status not in ("succeeded", "running")]
 
     @property

@@ -77,6 +77,7 @@ def _read_json_list(path: Path, name: str) -> Iterator[DataRow]:
 
 
 def _read_csv(path: Path, name: str) -> Iterator[DataRow]:
+    # strict: without it a quote that is never closed swallows the rest of the file as one cell.
     reader = csv.reader(io.StringIO(read_text(path, name), newline=""), strict=True)
     header: list[str] | None = None
     line = 1
@@ -120,6 +121,8 @@ def _read_parquet(path: Path, name: str) -> Iterator[DataRow]:
     try:
         with duckdb.connect() as connection:
             found = connection.execute(
+                # The path is a user's: its brackets are no pattern, and a folder called "a=1" adds
+                # no column.
                 "SELECT * FROM read_parquet(?, hive_partitioning = false)",
                 [glob.escape(str(path))],
             )
@@ -167,6 +170,8 @@ def read_text(path: Path, name: str | None = None) -> str:
         content = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{name} cannot be read: {error.strerror or error}") from error
+    # Wide text decodes as UTF-8 without an error if it is ASCII in every other byte, so it is
+    # recognized by its many zero bytes.
     if content.startswith(_WIDE) or content[:_LOOKED_AT].count(0) > len(content[:_LOOKED_AT]) // 4:
         raise ValueError(f"{name} is UTF-16 or UTF-32 text; save the file as UTF-8")
     try:

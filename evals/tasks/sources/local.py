@@ -44,6 +44,7 @@ class Folder:
 
     def rows(self, split: Split) -> Sequence[DataRow]:
         """See `RowSource.rows`."""
+        # The order in which a file system lists a folder differs from machine to machine.
         files = sorted(
             file
             for file in self.path.iterdir()
