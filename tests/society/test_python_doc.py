@@ -33,7 +33,7 @@ assert len(examples) == dataset.examples > 0
 assert len(turns) == 36
 assert compared == [("demo", 1.0)]
 """
-    code = "\n".join(BLOCKS).replace("store.close()", "asked_rows = asked.rows\nstore.close()")
+    code = "\n".join(BLOCKS).replace("store.close()", "asked_rows = result.rows\nstore.close()")
     done = subprocess.run(
         [sys.executable, "-c", code + checks], cwd=ran, capture_output=True, text=True
     )
