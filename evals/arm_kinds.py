@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from store.records import Labels
+
 Data = Literal["own", "pooled", "matched"]
 """What a model learns from: its own agent's turns, the turns of all agents, or as many turns of all
 agents as one agent has."""
@@ -19,6 +21,9 @@ MULTIAGENT = "multiagent"
 
 OtherResponses = Literal["summarized", "quoted"]
 """How a critic is shown the other agents' responses of the round before."""
+
+MatchedTo = Literal["calls", "tokens"]
+"""What a compute-matched vote spends as much of as the society."""
 
 Dash = tuple[float, ...]
 """Lengths of ink and gap, in points; empty for a solid line."""
@@ -54,14 +59,14 @@ class ArmKind:
     name: str
     title: str
     look: Look
-    labels: Literal["final", "round1", "gold"] | None = "final"
+    labels: Labels | None = "final"
     data: Data | None = "own"
     tunes_critics: bool = True
     agents: int | None = None
     train_agents: int | None = None
     rounds: int | None = None
     others: OtherResponses | None = None
-    matched_to: Literal["calls", "tokens"] | None = None
+    matched_to: MatchedTo | None = None
     ablation: bool = False
 
     @property
@@ -76,7 +81,7 @@ def _untuned(
     *,
     agents: int | None = None,
     rounds: int | None = None,
-    matched_to: Literal["calls", "tokens"] | None = None,
+    matched_to: MatchedTo | None = None,
 ) -> ArmKind:
     return ArmKind(
         name,

@@ -30,9 +30,9 @@ from evals.intervals import (
     paired_shares,
     t95,
 )
-from evals.metrics import Decoding, Measure
+from evals.metrics import Measure
 from store.ledger import Store
-from store.records import StageKey
+from store.records import Decoding, StageKey
 
 # Differences of floats: runs that differ by no more are taken as equal.
 _ALIKE = 1e-9

@@ -33,8 +33,9 @@ from typing import Literal
 
 from evals.arm_kinds import MULTIAGENT
 from evals.intervals import paired_p_value, unpaired_p_value
-from evals.metrics import Decoding, read_by_question
+from evals.metrics import read_by_question
 from store.ledger import Store
+from store.records import Decoding
 
 Kind = Literal[
     "coverage", "agreement", "unparsed", "truncated", "one_answer", "unanimous",

@@ -13,12 +13,12 @@ from typing import Literal, get_args
 from evals.arm_kinds import MULTIAGENT
 from evals.intervals import PairedDifference, Rate, paired_right, paired_shares, rate, wilson
 from store.ledger import Store
+from store.records import Decoding
 
 Measure = Literal["single", "majority", "consensus"]
 """`single`: one agent alone in round 1, the mean over the agents. `majority`: the vote of round 1.
 `consensus`: the vote of the last round."""
 
-Decoding = Literal["sampled", "greedy"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 DECODINGS: tuple[Decoding, ...] = get_args(Decoding)
 

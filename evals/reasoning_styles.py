@@ -16,9 +16,9 @@ from typing import Literal
 
 from evals.arm_kinds import MULTIAGENT
 from evals.intervals import wilson
-from evals.metrics import Decoding
 from evals.tasks.base import Task
 from store.ledger import Store
+from store.records import Decoding
 
 OTHER = "other"
 Answers = Literal["first", "last"]

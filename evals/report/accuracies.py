@@ -16,11 +16,11 @@ from typing import Literal
 
 from evals.agreement import Agreement, pool_agreements, read_agreements
 from evals.intervals import Rate, rate
-from evals.metrics import Decoding, list_extra_tasks
+from evals.metrics import list_extra_tasks
 from evals.report.seeds import SeedRun
 from evals.stored_run import ArmSettings
 from store.ledger import Store
-from store.records import StageKey
+from store.records import Decoding, StageKey
 
 Quantity = Literal["single", "majority", "consensus", "agreement-first", "agreement-last"]
 """An accuracy, or the share of an answer's supporters among the agents with a readable answer in

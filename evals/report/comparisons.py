@@ -15,13 +15,13 @@ from typing import Literal
 from evals import stored_run
 from evals.comparison import Comparison, apply_holm, compare
 from evals.intervals import PairedDifference
-from evals.metrics import Decoding, Measure
+from evals.metrics import Measure
 from evals.report.accuracies import Accuracies
 from evals.report.seeds import SeedGroup
 from evals.report.training import Tuning
 from evals.stored_run import ArmSettings
 from store.ledger import Store
-from store.records import StageKey
+from store.records import Decoding, StageKey
 
 Outcome = Literal["better", "worse", "unclear"]
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from evals.intervals import Rate
-from evals.metrics import Decoding
 from evals.report.accuracies import Accuracies
 from evals.report.seeds import SeedRun
+from store.records import Decoding
 
 # NULL stands for the run's own task, as in the accuracies; other tasks keep their label.
 _STORED = """

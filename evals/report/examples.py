@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from evals.debates import DebateRecord, read_debate
-from evals.metrics import Decoding
 from store.ledger import Store
-from store.records import StageKey
+from store.records import Decoding, StageKey
 
 # The last round is that of the arm: all of its debates have equally many rounds.
 _OUTCOMES = """

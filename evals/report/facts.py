@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from evals import degradation
 from evals.agreement import Agreement
 from evals.degradation import Concern
-from evals.metrics import Decoding
 from evals.report import accuracies, comparisons, costs, diversities, published, seeds, training
 from evals.report.accuracies import Accuracies
 from evals.report.comparisons import ArmVerdicts, Parity
@@ -23,7 +22,7 @@ from evals.report.seeds import SeedGroup, SeedRun
 from evals.report.training import ArmLabels, ArmStyles, Flips, Tuning
 from evals.stored_run import ArmSettings
 from store.ledger import Store
-from store.records import StageKey
+from store.records import Decoding, StageKey
 
 _ALLOWED = "select count(distinct eval_question_id) from allowed_overlaps"
 

@@ -9,12 +9,12 @@ from statistics import fmean
 
 from evals import metrics, reasoning_styles, tasks
 from evals.intervals import Rate, wilson
-from evals.metrics import Decoding
 from evals.reasoning_styles import StyleChange, StyleUse
 from evals.report.accuracies import Accuracies
 from evals.report.seeds import SeedGroup, SeedRun
 from evals.stored_run import ArmSettings
 from evals.tasks.base import Task
+from store.records import Decoding
 
 # A shared job has no losses of its own: those of the job that it took the model from are its curve.
 _JOBS = """

@@ -24,7 +24,7 @@ from finetune.selection import TrainingSelection
 from providers.pricing import PriceOverride
 from providers.split import AnswerServer
 from providers.types import Hyperparameters
-from store.records import AgentRole, Labels
+from store.records import AgentRole, Decoding, DiversityMeasure, Labels
 
 
 class SelectionFile(BaseModel):
@@ -169,7 +169,7 @@ class EvaluationSection(Section):
 
     questions: Count = 500
     batch: bool = False
-    decodings: tuple[Literal["sampled", "greedy"], ...] = Field(
+    decodings: tuple[Decoding, ...] = Field(
         default=("sampled", "greedy"), min_length=1, strict=False
     )
 
@@ -232,7 +232,7 @@ class FinetuneSection(Section):
     lora_alpha: Count = 32
     lora_dropout: Share = 0.0
 
-    def hyperparameters(self, role: Literal["generator", "critic"]) -> Hyperparameters:
+    def hyperparameters(self, role: AgentRole) -> Hyperparameters:
         """The settings of one job: the same for all agents; only the epochs differ by role."""
         # Every other field has the name of one of Hyperparameters, so a new setting needs no line
         # here.
@@ -250,15 +250,11 @@ class DiversitySection(Section):
     how many of the evaluation questions are measured.
     """
 
-    measures: tuple[Literal["embedding", "nll", "kl", "kl_base"], ...] = Field(
-        default=(), strict=False
-    )
+    measures: tuple[DiversityMeasure, ...] = Field(default=(), strict=False)
     encoder: str = "minilm"
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     questions: Count = 100
-    decodings: tuple[Literal["sampled", "greedy"], ...] = Field(
-        default=("sampled",), min_length=1, strict=False
-    )
+    decodings: tuple[Decoding, ...] = Field(default=("sampled",), min_length=1, strict=False)
 
 
 class ServingSection(Section):

@@ -11,9 +11,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import Literal
 
-from evals.arm_kinds import ARM_KINDS, Data, OtherResponses
+from evals.arm_kinds import ARM_KINDS, Data, MatchedTo, OtherResponses
 from evals.stored_run import choose_main_arm
 from society.config.schema import ArmSection, Config, SocietySection
 from society.method.agents import ROLES
@@ -56,7 +55,7 @@ class Arm:
     tuned: tuple[AgentRole, ...]
     data: Data | None
     w: float
-    matched_to: Literal["calls", "tokens"] | None = None
+    matched_to: MatchedTo | None = None
 
     @property
     def trained(self) -> bool:

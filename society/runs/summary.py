@@ -13,7 +13,6 @@ from evals.intervals import PairedDifference, Rate
 from evals.intervals import format_points as in_points
 from evals.metrics import (
     MEASURES,
-    Decoding,
     LabelHealth,
     Measure,
     SocietyAccuracy,
@@ -28,6 +27,7 @@ from evals.tuning import RoleTuning, summarize_tuning
 from society.terminal.output import Screen, one_line
 from society.terminal.table import make_table
 from store.ledger import Store
+from store.records import Decoding
 
 NAMES: dict[Measure, str] = {
     "single": "single agent",

@@ -17,7 +17,6 @@ from rich.table import Table
 from evals.agreement import read_agreements
 from evals.metrics import (
     MEASURES,
-    Decoding,
     Measure,
     list_extra_tasks,
     read_society_accuracies,
@@ -32,6 +31,7 @@ from society.terminal.output import Screen, one_line, write_line
 from society.terminal.table import make_table, write_rows
 from store.errors import StoreError, StoreLocked, StoreMissing
 from store.ledger import Store
+from store.records import Decoding
 
 Share = Measure | Literal["agree", "tied", "unread", "cut"]
 """Shares of one society, 0..1; the measures need gold answers."""

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from math import ceil, floor
 
-from evals.metrics import Decoding
 from evals.report.accuracies import Accuracy, Quantity
 from evals.report.comparisons import ArmVerdict, ArmVerdicts
 from evals.report.facts import ExperimentFacts, Facts
 from evals.report.figures.figure import ArmLine, DataPoint, Figure, Panel
 from evals.stored_run import ArmSettings
+from store.records import Decoding
 
 ACCURACY_BANDS = (
     "Whiskers and bands: 95 % intervals over questions, each question with its mean over the "

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from evals.agreement import Agreement
 from evals.intervals import Rate
-from evals.metrics import Decoding, Measure, title_task
+from evals.metrics import Measure, title_task
 from evals.report.accuracies import Accuracy, Quantity
 from evals.report.comparisons import ArmVerdict, find_primary
 from evals.report.facts import ExperimentFacts, Facts
@@ -33,6 +33,7 @@ from evals.report.table import (
     show_points,
 )
 from evals.stored_run import ArmSettings
+from store.records import Decoding
 
 MEASURES: dict[Measure, str] = {
     "single": "single agent",
