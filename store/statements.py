@@ -175,7 +175,7 @@ def _require_text(sql: str) -> None:
     try:
         sql.encode()
     except UnicodeEncodeError as error:
-        raise InvalidQuery(f"the query is no Unicode text: {error}") from error
+        raise InvalidQuery(f"the query is not Unicode text: {error}") from error
 
 
 def _kind(sql: str) -> duckdb.StatementType:

@@ -14,7 +14,19 @@ for _number in (signal.SIGINT, signal.SIGHUP):
             _number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL
         )
 
-LONG = ("test_kill.py", "test_readme.py", "test_api_run.py", "test_openai_contract.py")
+LONG = (
+    "test_readme.py",
+    "test_stubborn_vendor.py",
+    "test_cancel.py",
+    "test_sweep.py",
+    "test_api_run.py",
+    "test_costs.py",
+    "test_provenance.py",
+    "test_openai_contract.py",
+    "test_export.py",
+    "test_pages.py",
+    "test_stopping.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -179,7 +179,7 @@ def test_a_gated_model_says_where_to_ask(files, tmp_path):
     with hub(files, LOCAL["paper-llama3"]) as endpoint:
         status, [error] = doctor("paper-llama3", endpoint, tmp_path)
     assert status == 2
-    assert "has not let you in yet" in error
+    assert "has not given you access yet" in error
 
 
 def test_without_the_hub_the_questions_are_what_is_missing(tmp_path):

@@ -239,7 +239,7 @@ def test_the_parser_opens_no_file(tmp_path):
         ("WITH a AS NOT MATERIALIZED (SELECT 1) FROM a", "leave NOT MATERIALIZED out"),
         ("WITH a AS not/* NOT */\u00a0materialized (SELECT 1) FROM a", "leave NOT MATERIALIZED"),
         ("SELECT 1 -- " + "x" * MAX_CHARACTERS, "200,012 characters"),
-        ("SELECT '\ud800'", "no Unicode text"),
+        ("SELECT '\ud800'", "not Unicode text"),
     ],
 )
 def test_what_would_keep_the_parser_busy_is_refused_with_the_bound(sql, said):
