@@ -22,7 +22,6 @@ LONG = (
     "test_api_run.py",
     "test_costs.py",
     "test_provenance.py",
-    "test_openai_contract.py",
     "test_export.py",
     "test_pages.py",
     "test_stopping.py",

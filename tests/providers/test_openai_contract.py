@@ -38,6 +38,9 @@ from tests.providers.job_account import BASE
 from tests.providers.job_client import ADDRESS, SPEC, caller, followed, spec
 from tests.providers.job_server import Server, serving
 
+# npm fetches Prism first, and then it starts: a minute before the first assertion.
+pytestmark = pytest.mark.long
+
 DOCUMENT = Path(__file__).parents[3] / "shared" / "data" / "openai_openapi.yaml"
 STARTS_WITHIN_S = 180
 

@@ -353,6 +353,7 @@ def _stopping_at(event_number):
     return observe
 
 
+@pytest.mark.long
 def test_a_run_of_several_arms_goes_on_from_wherever_it_was_stopped(tmp_path):
     _write_experiment(tmp_path, ["multiagent", "no-critic", "debate", "compute-matched-tokens"])
     whole = start(tmp_path, tmp_path / "arms.toml", name="whole")

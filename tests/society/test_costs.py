@@ -159,6 +159,7 @@ def test_every_stage_of_the_estimate_contains_what_it_came_to(tmp_path, experime
             assert sum(r.low for r in ranges) <= measured <= sum(r.high for r in ranges), stage
 
 
+@pytest.mark.long
 def test_low_caps_stop_cleanly_and_higher_ones_go_on_to_the_same_tables(tmp_path, experiment):
     whole, vendor = Vendor(experiment), Vendor(experiment)
     expected = run(tmp_path / "uncapped", settings(experiment), whole)
@@ -367,6 +368,7 @@ sampling.summary_max_tokens = 64
 """
 
 
+@pytest.mark.long
 def test_over_http_the_range_holds_and_a_capped_run_asks_nothing_twice(tmp_path):
     path = tmp_path / "served.toml"
     figures = [f'prices."gpt-4o-mini".{name}={usd}' for name, usd in RATES.items()]

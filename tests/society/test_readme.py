@@ -1,14 +1,16 @@
 """Every command of the README, run as it stands, with the demo made small."""
 
+import contextlib
 import re
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from society import cli
 from society.config import load as experiments
 
 ROOT = Path(__file__).parents[2]
@@ -29,17 +31,13 @@ def commands() -> list[str]:
 
 
 def society(command: str, folder: Path, *more: str) -> str:
+    """What a command prints. It runs in this process, which imports torch only once for all."""
     program, *arguments = shlex.split(command)
     assert program == ".venv/bin/society"
-    done = subprocess.run(
-        [sys.executable, "-c", "from society.cli import main; main()", *arguments, *more],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-    return done.stdout + done.stderr
+    with contextlib.chdir(folder):
+        done = CliRunner().invoke(cli.app, [*arguments, *more])
+    assert done.exit_code == 0, f"{command}\n{done.output}"
+    return done.output
 
 
 @pytest.fixture(scope="module")
