@@ -21,8 +21,8 @@ CHECKS: Mapping[str, str] = MappingProxyType(
     {
         "packages": "whether what the model needs is installed",
         "server": "whether the server can be reached and takes the key",
-        "model": "whether the model is there",
-        "ending": "whether the model's end is announced",
+        "model": "whether the model exists",
+        "ending": "whether the model will be shut down",
         "encryption": "whether the key travels encrypted",
         "sampling": "what the model takes of [sampling]",
         "scores": "whether the model gives log-probabilities",
@@ -30,9 +30,9 @@ CHECKS: Mapping[str, str] = MappingProxyType(
         "batches": "whether the server has batches",
         "recipe": "whether jobs take these hyperparameters",
         "examples": "whether there are enough questions for a job",
-        "diversity": "whether the measures can be had",
+        "diversity": "whether the measures can be computed",
         "adapters": "whether the server of [serving] loads adapters",
-        "device": "whether the device that is asked for is there",
+        "device": "whether the requested device exists",
         "memory": "whether the model fits into memory",
         "disk": "whether the run fits onto the disk",
     }

@@ -35,7 +35,7 @@ _purpose: ContextVar[Purpose] = ContextVar("purpose", default=_IN_PASSING)
 
 
 def current_purpose() -> Purpose:
-    """The purpose of the calls that the current task makes; by default a question in passing."""
+    """The purpose of the calls that the current task makes; by default `society ask`."""
     return _purpose.get()
 
 

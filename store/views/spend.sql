@@ -5,12 +5,12 @@
 -- role: 'generator' (round 1), 'critic' (later rounds), 'summarizer'; of a job, whose model it tunes.
 -- Columns: calls (answers asked for, or jobs the provider has taken), failed (attempts that brought
 --   no answer), estimated (of both, those whose tokens the provider did not report: they count with
---   the most that they can have), prompt_tokens, completion_tokens, trained_tokens (NULL while the provider has not
---   told), usd (NULL where the price or the tokens are unknown). A job's split is 'train'; its task
+--   the most that they can have), prompt_tokens, completion_tokens, trained_tokens (NULL until the provider reports
+--   them), usd (NULL if the price or the tokens are unknown). A job's split is 'train'; its task
 --   and decoding are NULL, and model_id is NULL until it has made a model. Likelihoods have neither
---   task, agent nor role, questions asked in passing neither split nor task.
--- What was on its way when a run was killed, or is on its way now, counts as failed. What an arm has
---   taken over from another was not paid again: the arm that asked first bears it. Evaluation answers
+--   task, agent nor role; the questions of `society ask` have neither split nor task.
+-- A call that was in flight when a run was killed, or is in flight now, counts as failed. An answer
+--   that an arm reuses from another is paid once, by the arm that asked first. Evaluation answers
 --   of a run with `evaluation.batch` count at the price's batch_factor. Turns do not say whether a
 --   vendor's cache applied: usd does not count it.
 WITH asked AS (
@@ -20,7 +20,7 @@ WITH asked AS (
         ON prices.provider = models.provider AND prices.tuned = (models.artifact IS NOT NULL)
 ),
 
--- One row, NULL where the run's settings do not say.
+-- One row; NULL if the run's settings do not say.
 batched AS (
     SELECT bool_or((config ->> '$.evaluation.batch')::BOOLEAN) AS evaluation FROM runs
 ),
