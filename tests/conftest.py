@@ -2,6 +2,8 @@
 
 import os
 import signal
+import socketserver
+import sys
 
 import pytest
 
@@ -13,6 +15,17 @@ for _number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(
             _number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL
         )
+
+_handle_error = socketserver.BaseServer.handle_error
+
+
+def _ignore_lost_clients(server: socketserver.BaseServer, request: object, client: object) -> None:
+    """A client of an earlier test that goes away must not print into the output of a later one."""
+    if not isinstance(sys.exc_info()[1], ConnectionError):
+        _handle_error(server, request, client)
+
+
+socketserver.BaseServer.handle_error = _ignore_lost_clients
 
 LONG = (
     "test_readme.py",
