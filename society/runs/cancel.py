@@ -142,7 +142,11 @@ def list_open_jobs(store: Store) -> list[Job]:
 
 
 def list_remote_work(databases: Iterable[Path]) -> list[str]:
-    """What stopped runs have left at providers, in words: counts of jobs and of batches."""
+    """What stopped runs have left at providers, in words: counts of jobs and of batches.
+
+    A job of which only the intent is stored does not count: resuming looks for it first. A
+    database that cannot be read counts nothing.
+    """
     counts = {"fine-tuning job(s)": 0, "batch(es)": 0}
     for database in databases:
         with suppress(StoreError), Store.open(database, read_only=True) as store:
@@ -151,19 +155,6 @@ def list_remote_work(databases: Iterable[Path]) -> list[str]:
                 counts["fine-tuning job(s)"] += len(_list_created(store, config))
                 counts["batch(es)"] += sum(_count_open_batches(store, a) for a in config.addresses)
     return [f"{count} {what}" for what, count in counts.items() if count]
-
-
-def count_remote_jobs(database: Path) -> int:
-    """How many jobs of a stopped run are still at a provider; 0 if the database cannot be read.
-
-    A job of which only the intent is stored does not count: resuming looks for it first.
-    """
-    try:
-        with Store.open(database, read_only=True) as store:
-            run = store.run()
-            return 0 if run is None else len(_list_created(store, Config.from_json(run.config)))
-    except StoreError:
-        return 0
 
 
 def _list_created(store: Store, config: Config) -> list[Job]:
