@@ -96,7 +96,7 @@ class Encoder:
     def __init__(self, name: str, device: str) -> None:
         import torch
 
-        from providers.local.backbone import silence_transformers
+        from providers.local.loading import silence_transformers
 
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -2,8 +2,8 @@
 
 - Opening a model: `factory` (what the registry calls), `settings`, `source` (where its files are),
   `file_checks`, `preflight`; `provider` is the connection itself.
-- Weights: `backbone` holds the base and full fine-tunes, `adapters` the LoRA adapters, `hardware`
-  knows the device and its memory.
+- Weights: `loading` reads them; `backbone` holds the base and full fine-tunes, `adapters` the LoRA
+  adapters; `hardware` knows the device and its memory.
 - Answering: `engine` owns the device and batches the waiting `work`; `conversation` makes token
   ids; `decode` draws tokens for `rows` with the key-value cache of `slot_cache`; `scoring` gives
   log-probabilities and divergences.

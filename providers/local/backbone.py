@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import logging
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -14,11 +13,17 @@ from typing import Any
 import torch
 
 from providers.artifact import verify
-from providers.errors import InvalidSettings, ModelNotFound, OutOfMemory, Unsupported
+from providers.errors import InvalidSettings, Unsupported
 from providers.local.adapters import AdapterBank
 from providers.local.conversation import pin_date
-from providers.local.file_checks import try_template
 from providers.local.hardware import choose_device, choose_dtype, release_memory
+from providers.local.loading import (
+    load_model,
+    load_tokenizer,
+    silence_transformers,
+    translate_errors,
+    try_templates,
+)
 from providers.local.settings import LocalSettings
 from providers.local.source import ModelSource
 from providers.types import Hyperparameters, ModelRef
@@ -44,19 +49,19 @@ class Backbone:
         self.dtype = choose_dtype(settings, self.device)
         self.source = source
         self._settings = settings
-        with silence_transformers(), _translate_errors(source):
-            self.tokenizer: Any = _load_tokenizer(source)
+        with silence_transformers(), translate_errors(source):
+            self.tokenizer: Any = load_tokenizer(source)
         # The templates of a local model were tried when its files were checked.
         if not source.local:
-            _try_templates(self.tokenizer.chat_template, source.name)
-        with silence_transformers(), _translate_errors(source):
-            self.model: Any = _load_model(source, settings, self.device, self.dtype)
+            try_templates(self.tokenizer.chat_template, source.name)
+        with silence_transformers(), translate_errors(source):
+            self.model: Any = load_model(source, settings, self.device, self.dtype)
         if not self.tokenizer.chat_template:
             raise InvalidSettings(
                 f"the model {source.name!r} has no chat template, so it cannot hold a "
                 f"conversation; use an instruct model"
             )
-        with _translate_errors(source):
+        with translate_errors(source):
             pin_date(self.tokenizer, settings.template_date)
         # A GGUF model or a quantized one may come in another number type than the one asked for.
         self.dtype = self.model.dtype
@@ -193,8 +198,8 @@ class Backbone:
                 f"use method = 'lora'"
             )
         source = self.source if start is None else ModelSource(str(start), True)
-        with silence_transformers(), _translate_errors(source):
-            model = _load_model(source, self._settings, self.device, self.dtype)
+        with silence_transformers(), translate_errors(source):
+            model = load_model(source, self._settings, self.device, self.dtype)
         return model.requires_grad_(True).train()
 
 
@@ -210,83 +215,6 @@ def _require_same_shape(config: Any, settings: Hyperparameters, start: Path) -> 
             f"{config.r} and {config.lora_alpha} of the adapter {str(start)!r} that training "
             f"continues from; set the same values, or start from the base"
         )
-
-
-def _try_templates(template: str | dict[str, str] | None, name: str) -> None:
-    """Try every template of a tokenizer, which may have several by name."""
-    for each in template.values() if isinstance(template, dict) else [template]:
-        if each:
-            try_template(each, repr(name))
-
-
-def _load_tokenizer(source: ModelSource) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(source.name, **_list_load_options(source))
-
-
-def _load_model(
-    source: ModelSource, settings: LocalSettings, device: torch.device, dtype: torch.dtype
-) -> Any:
-    from transformers import AutoModelForCausalLM, GgufConfig
-
-    attention = settings.attention
-    if attention == "auto":
-        attention = "eager" if device.type == "cpu" else "sdpa"
-    extra: dict[str, Any] = {"attn_implementation": attention}
-    if source.gguf_file is not None:
-        extra["quantization_config"] = GgufConfig(dequantize=True)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        source.name, dtype=dtype, **_list_load_options(source), **extra
-    )
-    return model.to(device)
-
-
-def _list_load_options(source: ModelSource) -> dict[str, Any]:
-    options = {
-        "gguf_file": source.gguf_file,
-        "revision": source.revision,
-        "local_files_only": source.local or None,
-    }
-    return {key: value for key, value in options.items() if value is not None}
-
-
-@contextlib.contextmanager
-def _translate_errors(source: ModelSource) -> Iterator[None]:
-    """Raise what a loader raises as an error that names the model."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemory(f"the model {source.name!r} does not fit into memory: {error}") from error
-    # Loaders raise all kinds of errors, tokenizers even a bare Exception.
-    except Exception as error:
-        raise ModelNotFound(f"the model {source.name!r} cannot be loaded: {error}") from error
-
-
-@contextlib.contextmanager
-def silence_transformers() -> Iterator[None]:
-    """Keep transformers from printing progress bars and advice over the run's own display.
-
-    ```python
-    with silence_transformers():
-        tokenizer = AutoTokenizer.from_pretrained("./my-model")
-    ```
-    """
-    from transformers.utils import logging as untyped
-
-    transformers_logging: Any = untyped
-    level = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    logging.captureWarnings(True)
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        logging.captureWarnings(False)
-        if bars:
-            transformers_logging.enable_progress_bar()
 
 
 class LocalModels:
