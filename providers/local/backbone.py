@@ -24,11 +24,10 @@ from providers.local.loading import (
     translate_errors,
     try_templates,
 )
+from providers.local.lora import add_trainable_adapter, is_adapter
 from providers.local.settings import LocalSettings
 from providers.local.source import ModelSource
 from providers.types import Hyperparameters, ModelRef
-
-_ADAPTER_CONFIG = "adapter_config.json"
 
 
 class Backbone:
@@ -160,7 +159,7 @@ class Backbone:
                 yield self._load_trainable_copy(start)
                 return
             with silence_transformers():
-                tuned = self._add_trainable_adapter(start, settings)
+                tuned = add_trainable_adapter(self.model, start, settings)
             try:
                 yield tuned.train()
             finally:
@@ -168,28 +167,6 @@ class Backbone:
                 self.model = tuned.unload().eval()
                 self.model.zero_grad(set_to_none=True)
                 self.model.requires_grad_(False)
-
-    def _add_trainable_adapter(self, start: Path | None, settings: Hyperparameters) -> Any:
-        from peft import LoraConfig, PeftModel, get_peft_model
-
-        if start is not None:
-            if not is_adapter(start):
-                raise Unsupported(
-                    f"LoRA cannot continue from the full fine-tune {str(start)!r}; "
-                    f"use method = 'full', or open that folder as the base"
-                )
-            # PEFT names the adapter it loads "default".
-            tuned = PeftModel.from_pretrained(self.model, str(start), is_trainable=True)
-            _require_same_shape(tuned.peft_config["default"], settings, start)
-            return tuned
-        config = LoraConfig(
-            r=settings.lora_rank,
-            lora_alpha=settings.lora_alpha,
-            lora_dropout=settings.lora_dropout,
-            target_modules="all-linear",
-            task_type="CAUSAL_LM",
-        )
-        return get_peft_model(self.model, config)
 
     def _load_trainable_copy(self, start: Path | None) -> Any:
         if start is not None and is_adapter(start):
@@ -201,20 +178,6 @@ class Backbone:
         with silence_transformers(), translate_errors(source):
             model = load_model(source, self._settings, self.device, self.dtype)
         return model.requires_grad_(True).train()
-
-
-def is_adapter(folder: Path) -> bool:
-    """Whether an artifact folder holds an adapter rather than a whole model."""
-    return (folder / _ADAPTER_CONFIG).is_file()
-
-
-def _require_same_shape(config: Any, settings: Hyperparameters, start: Path) -> None:
-    if (config.r, config.lora_alpha) != (settings.lora_rank, settings.lora_alpha):
-        raise InvalidSettings(
-            f"lora_rank {settings.lora_rank} and lora_alpha {settings.lora_alpha} differ from the "
-            f"{config.r} and {config.lora_alpha} of the adapter {str(start)!r} that training "
-            f"continues from; set the same values, or start from the base"
-        )
 
 
 class LocalModels:
