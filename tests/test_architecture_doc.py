@@ -17,6 +17,8 @@ def names_in(path: Path) -> set[str]:
     for node in ast.parse(path.read_text("utf-8")).body:
         if isinstance(node, ast.ClassDef):
             names |= {f"{node.name}.{n.name}" for n in node.body if hasattr(n, "name")}
+            fields = [n.target for n in node.body if isinstance(n, ast.AnnAssign)]
+            names |= {f"{node.name}.{f.id}" for f in fields if isinstance(f, ast.Name)}
         if isinstance(node, ast.AnnAssign | ast.Assign):
             targets = [node.target] if isinstance(node, ast.AnnAssign) else node.targets
             names |= {target.id for target in targets if isinstance(target, ast.Name)}

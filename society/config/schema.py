@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -55,7 +55,26 @@ class SelectionFile(BaseModel):
 
 
 class Section(BaseModel):
+    """A table of the file.
+
+    `added` names the keys that are younger than stored runs. At its default such a key is left out
+    of the text, so that a run stored before the key existed compares as equal: it stays finished,
+    and its seeds stay one experiment.
+    """
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    added: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _leave_out_added(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = handler(self)
+        fields = type(self).model_fields
+        unset = {
+            name
+            for name in self.added
+            if getattr(self, name) == fields[name].get_default(call_default_factory=True)
+        }
+        return {key: value for key, value in found.items() if key not in unset}
 
 
 # strict: "3" is no number and true is no 1, since TOML has types of its own. Floats are lenient, so
@@ -111,11 +130,11 @@ class SamplingSection(Section):
     summary_max_tokens: Count = 512
 
 
-class TaskSection(BaseModel):
+class TaskSection(Section):
     """Which task, and its own options; the task checks them."""
 
     # Extra keys pass: tasks can be the user's own classes, and only a task knows its options.
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    model_config = ConfigDict(extra="allow")
     name: str
 
     @property
@@ -127,14 +146,8 @@ class TrainedTaskSection(TaskSection):
     """The run's own task. `curriculum` changes its options for training: the first entry for
     iteration 1, the second for iteration 2, and so on; the last one stays."""
 
+    added = frozenset({"curriculum"})
     curriculum: tuple[dict[str, Any], ...] = Field(default=(), strict=False)
-
-    @model_serializer(mode="wrap")
-    def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # A config without a curriculum keeps the text that it had before curricula existed, so that
-        # runs stored then still compare as equal.
-        found: dict[str, Any] = handler(self)
-        return {key: value for key, value in found.items() if key != "curriculum" or value}
 
 
 class ZeroShotSection(TaskSection):

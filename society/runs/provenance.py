@@ -158,7 +158,8 @@ def _has_batches(store: Store, config: Config) -> bool:
 
 def _check_finetune(store: Store, before: Config, now: Config) -> list[str]:
     """The settings of [finetune] that may no longer change, each with the reason."""
-    old, new = before.finetune.model_dump(), now.finetune.model_dump()
+    # The sections themselves, not their text, which leaves defaults of younger keys out.
+    old, new = dict(before.finetune), dict(now.finetune)
     # What to do on a failure concerns the future only.
     changed = [key for key in old if key != "on_failure" and old[key] != new[key]]
     jobs = store.jobs()

@@ -1,3 +1,4 @@
+import json
 import re
 from pathlib import Path
 
@@ -150,3 +151,36 @@ def test_a_selection_that_cannot_be_read_is_one_problem_among_others(small: str)
     message = refused(small, "datasets.critic=none.sql", "society.agents=0")
     assert "2 problem(s)" in message
     assert "datasets.critic: cannot read 'none.sql'" in message
+
+
+_FIRST_KEYS = {
+    "": "arms budget_usd consensus datasets diversity evaluation finetune iterations leakage model "
+    "prices provider providers sampling seed serving society stop_if_unread task train zero_shot",
+    "consensus": "quorum ties",
+    "datasets": "critic critic_loss generation max_examples w",
+    "diversity": "decodings device encoder measures questions",
+    "evaluation": "batch decodings questions",
+    "finetune": "batch_size critic_epochs generator_epochs init learning_rate "
+    "learning_rate_multiplier lora_alpha lora_dropout lora_rank max_grad_norm method on_failure "
+    "schedule validation_share warmup weight_decay",
+    "leakage": "threshold",
+    "sampling": "max_tokens summary_max_tokens temperature top_p",
+    "society": "agents models others rounds",
+    "task": "name",
+    "train": "fresh questions",
+}
+
+
+def test_a_key_that_came_later_is_not_in_the_text_of_a_config_without_it() -> None:
+    """Runs stored before a key existed compare as equal; a new key belongs into `added`."""
+    config = Config.model_validate({"model": "embedded:", "task": {"name": "arithmetic"}})
+    text = json.loads(config.to_json())
+    for section, keys in _FIRST_KEYS.items():
+        assert set(text[section] if section else text) == set(keys.split())
+
+
+def test_a_key_that_came_later_is_stored_once_it_is_set() -> None:
+    task = {"name": "arithmetic", "curriculum": [{"terms": 3}]}
+    config = Config.model_validate({"model": "embedded:", "task": task})
+    assert json.loads(config.to_json())["task"] == task
+    assert Config.from_json(config.to_json()) == config
