@@ -7,10 +7,11 @@ of: which models an arm trains, from where each starts, and with which settings.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from finetune.datasets import SHARED_AGENT, DatasetRules, derive_datasets
 from finetune.jobs import TuningProgress, tune_models
-from finetune.plans import KEPT_SUFFIX, TuningPlan
+from finetune.plans import KEPT_SUFFIX, TuningPlan, derive_training_seed
 from providers import registry
 from providers.base import Provider
 from providers.errors import InvalidSettings
@@ -68,7 +69,7 @@ async def finetune_agents(
     # A resumed run plans its finished and running jobs again. They keep the settings they have, so
     # that their digests stay the same and `tune_models` finds them instead of submitting twice.
     plans = [
-        keep_job_settings(_plan_model(run, societies[arm], dataset), run.store)
+        keep_job_settings(_plan_model(run, societies[arm], dataset), run.store, config.seed)
         for arm, built in datasets.items()
         for dataset in built.values()
     ]
@@ -155,17 +156,18 @@ def build_plan(config: Config, run: str, dataset: Dataset, start: ModelRef) -> T
         start=start,
         dataset=dataset,
         hyperparameters=config.finetune.hyperparameters(dataset.role),
-        seed=config.seed,
+        seed=derive_training_seed(config.seed, dataset.iteration, dataset.agent, dataset.role),
         validation_share=config.finetune.validation_share,
     )
 
 
-def keep_job_settings(planned: TuningPlan, store: Store) -> TuningPlan:
+def keep_job_settings(planned: TuningPlan, store: Store, run_seed: int) -> TuningPlan:
     """`planned`, with the settings of the job that exists already, if that job keeps them.
 
     A job that succeeded, is running or may be running keeps its settings, and so does the decision
     that the old model stays, once something was built on it. A job that failed gets new settings,
-    and so does one that ended with the process it ran in.
+    and so does one that ended with the process it ran in. A job of an early version has no stored
+    settings; it was trained with `run_seed` itself.
     """
     ended = ("succeeded", "skipped")
     # A job that trained in an earlier process ended with that process, whatever its status says.
@@ -175,9 +177,10 @@ def keep_job_settings(planned: TuningPlan, store: Store) -> TuningPlan:
         if (job.arm, job.agent, job.role) == (planned.arm, planned.agent, planned.role)
         and job.dataset_id == planned.dataset.dataset_id
         and job.status not in ("failed", "cancelled")
-        and job.settings is not None
         and (job.status in ended or not registry.info(planned.start.address).in_process)
     ]
+    if any(job.settings is None for job in jobs):
+        return replace(planned, seed=run_seed)
     # "skipped" says that the old model stays. Before the next society has answered anything, this
     # may still be decided anew, with other settings.
     if not is_evaluated(store, planned.iteration, planned.arm):

@@ -335,6 +335,9 @@ def rebuild_spec(store: Store, config: Config, run: str, job: Job) -> FinetuneSp
         # The settings may have changed since; the job was made with its own.
         if job.settings is not None:
             described = described.with_settings(job.settings)
+        else:
+            # Jobs of early versions, without stored settings, all had the run's own seed.
+            described = replace(described, seed=config.seed)
         # The attempt is part of a job's name and is not stored: try them in order.
         for attempt in range(1, _MOST_ATTEMPTS):
             spec = described.spec(store, attempt)
