@@ -82,7 +82,10 @@ async def train(provider: Provider, examples: Sequence[Example], cell: str) -> J
     how = Hyperparameters(epochs=2, batch_size=int(batch), learning_rate=float(rate))
     spec = FinetuneSpec(f"cell-{batch}-{rate}", provider.base, examples, cell, how)
     handle = await provider.submit(spec)
-    while not (state := await provider.poll(handle)).done:
+    for _ in range(100_000):
+        state = await provider.poll(handle)
+        if state.done:
+            break
         await asyncio.sleep(0.1)
     if state.model is None:
         raise RuntimeError(f"{cell}: {state.error}")
