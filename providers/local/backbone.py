@@ -1,22 +1,21 @@
-"""The models in memory: one base with its adapters, and full fine-tunes of it."""
+"""A causal language model in memory, with its tokenizer and its adapters."""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from providers.artifact import verify
 from providers.errors import InvalidSettings, Unsupported
-from providers.local.adapters import AdapterBank
+from providers.local.adapter_store import AdapterStore
+from providers.local.adapters import ROW_MULTIPLE
 from providers.local.conversation import pin_date
-from providers.local.hardware import choose_device, choose_dtype, release_memory
+from providers.local.hardware import choose_device, choose_dtype
 from providers.local.loading import (
     load_model,
     load_tokenizer,
@@ -25,9 +24,18 @@ from providers.local.loading import (
     try_templates,
 )
 from providers.local.lora import add_trainable_adapter, is_adapter
+from providers.local.plans import (
+    AnswerPlan,
+    DecoderKind,
+    ScoringWay,
+    attends_to_all,
+    estimate_slot_bytes,
+    find_rope_limit,
+    read_context,
+)
 from providers.local.settings import LocalSettings
 from providers.local.source import ModelSource
-from providers.types import Hyperparameters, ModelRef
+from providers.types import Hyperparameters
 
 
 class Backbone:
@@ -65,7 +73,9 @@ class Backbone:
         # A GGUF model or a quantized one may come in another number type than the one asked for.
         self.dtype = self.model.dtype
         self.model.requires_grad_(False).eval()
-        self.bank = AdapterBank(self.model)
+        self.adapters = AdapterStore(self.model)
+        # By the signature of adapters (`AdapterStore.get_signature`); None is the base.
+        self.plans: dict[str | None, AnswerPlan] = {None: self.guess_plan()}
 
     @property
     def body(self) -> Any:
@@ -80,10 +90,8 @@ class Backbone:
     @property
     def context(self) -> int:
         """The most tokens prompt and answer may have together."""
-        config = self.model.config.get_text_config()
-        return int(
-            getattr(config, "max_position_embeddings", None) or self.tokenizer.model_max_length
-        )
+        stated = read_context(self.model.config.get_text_config())
+        return stated or int(self.tokenizer.model_max_length)
 
     @cached_property
     def ends(self) -> frozenset[int]:
@@ -95,17 +103,6 @@ class Backbone:
         return frozenset(found)
 
     @property
-    def attends_to_all(self) -> bool:
-        """Whether every layer attends to all earlier tokens, so that slots can be a row's own."""
-        config = self.model.config.get_text_config()
-        # A model with sliding windows either lists its layers' kinds or sets one window for all.
-        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-        window = getattr(config, "sliding_window", None)
-        if kinds != {"full_attention"} or (window and not hasattr(config, "layer_types")):
-            return False
-        return self.takes_positions and "flash" not in self.model.config._attn_implementation
-
-    @property
     def takes_positions(self) -> bool:
         """Whether the model's forward pass takes `position_ids`."""
         return "position_ids" in inspect.signature(self.model.forward).parameters
@@ -115,14 +112,32 @@ class Backbone:
         """Whether the model's forward pass can skip the logits of unneeded positions."""
         return "logits_to_keep" in inspect.signature(self.model.forward).parameters
 
-    @property
+    @cached_property
     def slot_bytes(self) -> int:
-        """Memory of one token's keys and values, in bytes."""
+        """Memory of one token's keys and values, in bytes, roughly."""
+        return estimate_slot_bytes(self.model.config.get_text_config(), self.dtype.itemsize)
+
+    def guess_plan(self) -> AnswerPlan:
+        """How this kind of model is answered best, by its config alone."""
         config = self.model.config.get_text_config()
-        heads = int(config.num_attention_heads)
-        size = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
-        shared = int(getattr(config, "num_key_value_heads", None) or heads)
-        return 2 * self.layers * shared * size * self.dtype.itemsize
+        parameters = inspect.signature(self.model.forward).parameters
+        decoder: DecoderKind = "padded"
+        if "past_key_values" not in parameters:
+            decoder = "alone"
+        elif attends_to_all(config) and "flash" not in self.model.config._attn_implementation:
+            decoder = "slot"
+        limit = find_rope_limit(config)
+        # Prompts are read at a length rounded up, which must not pass the limit either.
+        return AnswerPlan(decoder, "length", limit and limit - limit % ROW_MULTIPLE)
+
+    def find_plan(self, adapter: str | None) -> AnswerPlan:
+        """How rows of this adapter, None for the base, are answered."""
+        signature = None if adapter is None else self.adapters.get_signature(adapter)
+        return self.plans.get(signature, self.plans[None])
+
+    def choose_scoring(self, adapter: str | None, longest: int) -> ScoringWay:
+        """How a text of `longest` tokens is scored under this adapter."""
+        return self.find_plan(adapter).choose_scoring(longest)
 
     @contextlib.contextmanager
     def use_prompt_attention(self) -> Iterator[None]:
@@ -153,6 +168,7 @@ class Backbone:
         The base is unchanged afterwards, also after an error. Fresh weights and dropout draw from
         torch's global generator, which is seeded with `seed` inside and restored afterwards.
         """
+        self.adapters.detach()
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             if settings.method == "full":
@@ -178,72 +194,3 @@ class Backbone:
         with silence_transformers(), translate_errors(source):
             model = load_model(source, self._settings, self.device, self.dtype)
         return model.requires_grad_(True).train()
-
-
-class LocalModels:
-    """The models of one provider by artifact, loaded at first use. For one thread at a time.
-
-    An artifact is a folder, relative to `workdir` unless it is absolute. Adapters are kept beside
-    the base. Of the full fine-tunes, the `settings.full_models` most recently used stay in memory.
-    """
-
-    def __init__(self, source: ModelSource, settings: LocalSettings, workdir: Path) -> None:
-        self._source = source
-        self._settings = settings
-        self._workdir = workdir
-        self._base: Backbone | None = None
-        self._full: OrderedDict[str, Backbone] = OrderedDict()
-        self._hashes: dict[str, str] = {}
-
-    @property
-    def base(self) -> Backbone:
-        """The untuned model."""
-        if self._base is None:
-            self._base = Backbone(self._source, self._settings)
-        return self._base
-
-    def expect(self, models: Iterable[ModelRef]) -> None:
-        """From now on, accept these models' artifacts only with the hash they are given with."""
-        for model in models:
-            if model.artifact is not None and model.sha256 is not None:
-                self._hashes[model.artifact] = model.sha256
-
-    def verify_folder(self, artifact: str) -> Path:
-        """The artifact's folder, once `providers.artifact.verify` has found it unchanged."""
-        folder = self._workdir / artifact
-        verify(folder, self._hashes.get(artifact))
-        return folder
-
-    def find(self, artifact: str | None) -> tuple[Backbone, str | None]:
-        """The backbone that answers for an artifact, and the adapter to use on it."""
-        if artifact is None:
-            return self.base, None
-        if artifact in self._full:
-            self._full.move_to_end(artifact)
-            return self._full[artifact], None
-        if artifact not in self.base.bank.names:
-            folder = self.verify_folder(artifact)
-            if not is_adapter(folder):
-                return self._load_full(artifact, folder), None
-            self.base.bank.load(artifact, folder)
-        return self.base, artifact
-
-    def keep(self, artifacts: Iterable[str]) -> None:
-        """Load these and forget all others."""
-        kept = list(artifacts)
-        # Forget first: old and new models may not fit into memory together.
-        for artifact in self._full.keys() - set(kept):
-            del self._full[artifact]
-        release_memory()
-        for artifact in kept:
-            self.find(artifact)
-        self.base.bank.keep(frozenset(kept))
-
-    def _load_full(self, artifact: str, folder: Path) -> Backbone:
-        # Make room before loading, so that no more than `full_models` are ever in memory.
-        while len(self._full) >= self._settings.full_models:
-            self._full.popitem(last=False)
-            release_memory()
-        backbone = Backbone(ModelSource(str(folder), True), self._settings)
-        self._full[artifact] = backbone
-        return backbone

@@ -23,7 +23,7 @@ import torch
 
 from providers.local.adapters import ROW_MULTIPLE, round_up
 from providers.local.backbone import Backbone
-from providers.local.rows import BatchSampling, DecodingRow, arrange_rows, choose_tokens, find_spans
+from providers.local.rows import BatchSampling, DecodingRow, arrange_rows, choose_tokens
 from providers.local.slot_cache import DecodePlan, PrefillDone, PrefillPlan, SlotCache
 
 # Prompt tokens of one forward pass, so that its activations stay small.
@@ -160,7 +160,7 @@ class SlotDecoder:
         mask_B_S.masked_fill_(hidden_B_S, torch.finfo(self._backbone.dtype).min)
         self._cache.plan = DecodePlan(slot_B, extent)
         adapters = [row.adapter for row in self._lines]
-        with self._backbone.bank.apply(find_spans(adapters), rows):
+        with self._backbone.adapters.apply(adapters, rows):
             logits_B_V = self._backbone.model(
                 input_ids=token_B[:, None],
                 position_ids=slot_B[:, None],
@@ -184,7 +184,7 @@ class SlotDecoder:
             for i, (_, prompt) in enumerate(batch):
                 prompts_R_W[i, : len(prompt)] = prompt
             ids_R_W = torch.from_numpy(prompts_R_W).to(self._backbone.device)
-            applied = self._backbone.bank.apply(find_spans(adapters), len(batch))
+            applied = self._backbone.adapters.apply(adapters, len(batch))
             with suppress(PrefillDone), self._backbone.use_prompt_attention(), applied:
                 self._backbone.body(input_ids=ids_R_W, past_key_values=self._cache, use_cache=True)
 
@@ -290,7 +290,7 @@ class PaddedDecoder:
         if not self._backbone.takes_logits_to_keep:
             extra.pop("logits_to_keep", None)
         adapters = [row.adapter for row in self._rows]
-        with self._backbone.bank.apply(find_spans(adapters), len(self._rows)):
+        with self._backbone.adapters.apply(adapters, len(self._rows)):
             out = self._backbone.model(
                 input_ids=ids_B_Q, attention_mask=self._seen_B_S, use_cache=True, **extra
             )

@@ -19,8 +19,8 @@ import torch
 
 from providers.errors import OutOfMemory, RunError
 from providers.local import hardware
-from providers.local.backbone import Backbone, LocalModels
-from providers.local.decode import PaddedDecoder, SlotDecoder
+from providers.local.models import LocalModels
+from providers.local.reference import make_decoder
 from providers.local.rows import Decoder, DecodingRow
 from providers.local.scoring import (
     DivergenceQuery,
@@ -33,6 +33,7 @@ from providers.local.work import (
     CompletionWork,
     DeviceTask,
     DivergenceWork,
+    Route,
     ScoringWork,
     Work,
     deliver_errors,
@@ -77,7 +78,7 @@ class Engine:
     def __init__(self, models: LocalModels, settings: LocalSettings) -> None:
         self._models = models
         self._settings = settings
-        self._decoders: dict[Backbone, Decoder] = {}
+        self._decoders: dict[Route, Decoder] = {}
         self._current: Decoder | None = None
         self._running: dict[DecodingRow, CompletionWork] = {}
         self._waiting: list[Work] = []
@@ -204,9 +205,9 @@ class Engine:
 
     def _admit(self, head: CompletionWork) -> None:
         """Let `head` and requests like it join the running batch, if they fit."""
-        decoder = self._get_decoder(head.backbone)
+        decoder = self._get_decoder(head.route)
         if decoder is not self._current:
-            # Another model's batch is running; it ends first.
+            # A batch of another route is running; it ends first.
             if self._running:
                 return
             if self._current is not None:
@@ -223,15 +224,16 @@ class Engine:
                 decoder.admit(joining)
 
     def _select_alike(self, head: CompletionWork) -> dict[DecodingRow, CompletionWork]:
-        """The waiting requests for the same model, those closest to `head` in length first.
+        """The waiting requests of the same route, those closest to `head` in length first.
 
         Prompts of less than half or more than twice its length wait for a batch of their own,
         unless the batch would be small.
         """
+        route = head.route
         waiting = {
             work.row: work
             for work in self._waiting
-            if isinstance(work, CompletionWork) and work.backbone is head.backbone
+            if isinstance(work, CompletionWork) and work.route == route
         }
         size = head.row.length
         order = sorted(waiting, key=lambda row: (row is not head.row, abs(row.length - size)))
@@ -240,8 +242,7 @@ class Engine:
 
     def _step(self, decoder: Decoder) -> None:
         """Draw one token for every row, and finish the requests whose rows have ended."""
-        for row, work in self._running.items():
-            row.abandoned = work.future.cancelled()
+        self._mark_abandoned()
         ended: list[DecodingRow] = []
         with self._halve_if_out_of_memory(decoder):
             ended = decoder.step()
@@ -249,6 +250,12 @@ class Engine:
             work = self._running.pop(row)
             with deliver_errors(work.future):
                 work.finish()
+
+    def _mark_abandoned(self) -> bool:
+        """Mark the rows that nobody waits for any more; whether the engine is closing."""
+        for row, work in self._running.items():
+            row.abandoned = work.future.cancelled()
+        return self._closing
 
     @contextlib.contextmanager
     def _halve_if_out_of_memory(self, decoder: Decoder) -> Iterator[None]:
@@ -315,14 +322,16 @@ class Engine:
         for work, result in zip(batch, results, strict=True):
             set_result(work.future, result)
 
-    def _get_decoder(self, backbone: Backbone) -> Decoder:
-        if backbone not in self._decoders:
-            # Free the caches of other models; one that is answering keeps its own.
+    def _get_decoder(self, route: Route) -> Decoder:
+        if route not in self._decoders:
+            # Free the caches of other routes; one that is answering keeps its own.
             self._decoders = {known: d for known, d in self._decoders.items() if d.active}
+            backbone = route.backbone
             rows = self._settings.max_batch_size or _DEFAULT_ROWS
             tokens = self._settings.max_batch_tokens or hardware.count_cache_tokens(
                 backbone.device, backbone.slot_bytes
             )
-            make = SlotDecoder if backbone.attends_to_all else PaddedDecoder
-            self._decoders[backbone] = make(backbone, rows, tokens)
-        return self._decoders[backbone]
+            self._decoders[route] = make_decoder(
+                route.decoder, backbone, rows, tokens, self._mark_abandoned
+            )
+        return self._decoders[route]

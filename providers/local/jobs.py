@@ -9,8 +9,8 @@ from pathlib import Path
 from providers.artifact import Trained, load_trained
 from providers.errors import ProviderError, RunError, StorageFailed
 from providers.local import hardware
-from providers.local.backbone import LocalModels
 from providers.local.engine import Engine
+from providers.local.models import LocalModels
 from providers.local.train import TrainingStopped, finetune
 from providers.types import (
     FinetuneSpec,

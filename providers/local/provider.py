@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from providers.base import Provider
-from providers.local.backbone import LocalModels
 from providers.local.engine import Engine
 from providers.local.jobs import LocalJobs
+from providers.local.models import LocalModels
 from providers.local.settings import CAPABILITIES, LocalSettings, find_unsupported
 from providers.local.source import ModelSource
 from providers.types import (

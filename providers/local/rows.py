@@ -177,6 +177,18 @@ class Decoder(Protocol):
         """Free the memory of the cache; no row may be active."""
 
 
+def answer_rows(decoder: Decoder, rows: Sequence[DecodingRow]) -> None:
+    """Answer all `rows` to their ends, as many at a time as `decoder` takes."""
+    waiting = list(rows)
+    while waiting or decoder.active:
+        joining = decoder.select_fitting(waiting) if waiting else []
+        if joining:
+            decoder.admit(joining)
+            waiting = [row for row in waiting if row not in joining]
+        decoder.step()
+    decoder.release()
+
+
 def find_spans(adapters: Sequence[str | None]) -> list[AdapterSpan]:
     """The spans of neighboring rows with the same adapter; rows of the bare base have none.
 

@@ -13,7 +13,7 @@ from providers.errors import ContextOverflow
 from providers.local.adapters import round_up
 from providers.local.backbone import Backbone
 from providers.local.conversation import encode_example
-from providers.local.rows import find_spans
+from providers.local.plans import ScoringWay
 from providers.types import Divergence, Example, Message, Score
 
 # The most tokens of all rows of one forward pass, unless a single row has more.
@@ -69,18 +69,42 @@ def score_passages(backbone: Backbone, passages: Sequence[Passage]) -> list[Scor
 
 
 def compute_answer_logits(backbone: Backbone, passages: Sequence[Passage]) -> list[torch.Tensor]:
-    """The logits of every passage's answer tokens, shape (T, V), from one forward pass.
+    """The logits of every passage's answer tokens, shape (T, V), from as few passes as possible.
 
     Passages of one adapter must be neighbors.
     """
+    found: list[torch.Tensor] = []
+    for (way, _), group in groupby(passages, key=lambda one: _find_pass(backbone, one)):
+        together = list(group)
+        if way == "padded":
+            found += _compute_pass(backbone, together, padded=True)
+        else:
+            for one in together:
+                found += _compute_pass(backbone, [one], padded=False)
+    return found
+
+
+def _find_pass(backbone: Backbone, passage: Passage) -> tuple[ScoringWay, str | None]:
+    """Neighbors with the same result may share a forward pass."""
+    return (
+        backbone.choose_scoring(passage.adapter, round_up(len(passage.token_ids))),
+        backbone.adapters.find_group(passage.adapter),
+    )
+
+
+def _compute_pass(
+    backbone: Backbone, passages: Sequence[Passage], *, padded: bool
+) -> list[torch.Tensor]:
+    """The logits of the answers of passages of one group, from one pass."""
     # The logits at a position are those of the next token, hence the ones subtracted below.
-    width = round_up(max(len(one.token_ids) for one in passages))
+    longest = max(len(one.token_ids) for one in passages)
+    width = round_up(longest) if padded else longest
     first = min(one.start for one in passages) - 1
     ids_B_W = torch.zeros((len(passages), width), dtype=torch.int64)
     for line, one in enumerate(passages):
         ids_B_W[line, : len(one.token_ids)] = torch.tensor(one.token_ids)
     ids_B_W = ids_B_W.to(backbone.device)
-    last = max(len(one.token_ids) for one in passages) - 1
+    last = longest - 1
     logits_B_T_V = _compute_logits(
         backbone, [one.adapter for one in passages], ids_B_W, first, last
     )
@@ -100,7 +124,7 @@ def _compute_logits(
     """Logits at the positions first..last-1, shape (B, last - first, V)."""
     kept = torch.arange(first, last, device=backbone.device)
     extra: dict[str, Any] = {"logits_to_keep": kept} if backbone.takes_logits_to_keep else {}
-    with backbone.use_prompt_attention(), backbone.bank.apply(find_spans(adapters), len(adapters)):
+    with backbone.use_prompt_attention(), backbone.adapters.apply(adapters, len(adapters)):
         logits_B_T_V: torch.Tensor = backbone.model(
             input_ids=ids_B_W, use_cache=False, **extra
         ).logits

@@ -12,11 +12,24 @@ from typing import Any, TypeVar
 from providers.errors import ContextOverflow, OutOfMemory, ProviderError, RunError
 from providers.local.backbone import Backbone
 from providers.local.conversation import encode_prompt
+from providers.local.plans import DecoderKind
 from providers.local.rows import DecodingRow
 from providers.local.scoring import DivergenceQuery, Passage
 from providers.types import Completion, Divergence, Request, Score
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What answers a row; rows of one route may share a batch.
+
+    `group` is the adapter if it cannot be mixed with others; see `AdapterStore.find_group`.
+    """
+
+    backbone: Backbone
+    decoder: DecoderKind
+    group: str | None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -27,6 +40,16 @@ class CompletionWork:
     asked_at: float
     backbone: Backbone
     row: DecodingRow
+
+    @property
+    def route(self) -> Route:
+        """What answers it."""
+        plan = self.backbone.find_plan(self.row.adapter)
+        return Route(
+            self.backbone,
+            plan.choose_decoder(self.row.longest),
+            self.backbone.adapters.find_group(self.row.adapter),
+        )
 
     def finish(self) -> None:
         """Give the row's answer to the caller."""

@@ -8,8 +8,8 @@ import pytest
 
 from providers.base import Provider
 from providers.errors import ContextOverflow, InvalidSettings, ModelNotFound, OutOfMemory, RunError
-from providers.local.backbone import LocalModels
 from providers.local.factory import connect
+from providers.local.models import LocalModels
 from providers.local.settings import LocalSettings
 from providers.local.source import locate_model
 from providers.types import (
