@@ -14,11 +14,12 @@ import torch
 from providers.errors import InvalidSettings, Unsupported
 from providers.local.adapter_store import AdapterStore
 from providers.local.adapters import ROW_MULTIPLE
-from providers.local.conversation import pin_date
+from providers.local.conversation import find_ends, find_part_ends, pin_date
 from providers.local.hardware import choose_device, choose_dtype
 from providers.local.loading import (
     load_model,
     load_tokenizer,
+    read_gguf_ends,
     silence_transformers,
     translate_errors,
     try_templates,
@@ -95,12 +96,13 @@ class Backbone:
 
     @cached_property
     def ends(self) -> frozenset[int]:
-        """Tokens that end an answer."""
-        found: set[int] = set()
-        for stated in (self.model.generation_config.eos_token_id, self.tokenizer.eos_token_id):
-            if stated is not None:
-                found.update([stated] if isinstance(stated, int) else stated)
-        return frozenset(found)
+        """Every token that ends an answer: what the template ends turns with, which is what
+        training teaches, and what tokenizer, model and GGUF file state."""
+        stated = self.model.generation_config.eos_token_id
+        listed = [stated] if isinstance(stated, int) else stated or []
+        found = find_ends(self.tokenizer) | {int(token) for token in listed}
+        # The end of a "turn" in a GGUF file may end the thoughts only, as <|end|> of gpt-oss.
+        return found | (read_gguf_ends(self.source) - find_part_ends(self.tokenizer))
 
     @property
     def takes_positions(self) -> bool:

@@ -7,6 +7,7 @@ may rewrite earlier turns, or open an answer differently from how they show a fi
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,6 +57,53 @@ def _build_date_macro(day: date) -> str:
     steps = [("%%", "\0"), *((f"%{key}", value) for key, value in written.items()), ("\0", "%")]
     replaced = "".join(f" | replace({json.dumps(a)}, {json.dumps(b)})" for a, b in steps)
     return f"{{%- macro strftime_now(format) -%}}{{{{ format{replaced} }}}}{{%- endmacro -%}}"
+
+
+def find_ends(tokenizer: Any) -> frozenset[int]:
+    """Tokens that end an answer: the end of sequence, and what the chat template ends turns with.
+
+    The end of sequence is often another token: that of a Qwen base is `<|endoftext|>`, and its
+    template ends turns with `<|im_end|>`, which is what training teaches. An answer that calls a
+    tool may have an end of its own (`<|call|>` of gpt-oss). What ends a part of an answer, such as
+    `<|end|>` after the thoughts of gpt-oss, is none.
+
+    ```python
+    find_ends(tokenizer)  # frozenset({151643, 151645}) for Qwen2.5
+    ```
+    """
+    found = set() if tokenizer.eos_token_id is None else {int(tokenizer.eos_token_id)}
+    question = Message("user", "QUESTION")
+    for before in (
+        [question],
+        [Message("system", "SYSTEM"), question],
+        [question, Message("assistant", "ANSWER"), question],
+    ):
+        end_ids, place = _find_end(tokenizer, before)
+        found.update(end_ids[place : place + 1] if place is not None else ())
+    found.update(_find_tool_call_end(tokenizer))
+    return frozenset(found)
+
+
+def find_part_ends(tokenizer: Any) -> frozenset[int]:
+    """Special tokens that the template sets between thoughts and answer, so that they end neither.
+
+    Empty for a template that shows no thoughts, or shows them as part of the answer.
+    """
+    turns = [
+        {"role": "user", "content": "QUESTION"},
+        # The two names that templates know for it.
+        {
+            "role": "assistant",
+            "content": "ANSWER",
+            "thinking": "THOUGHT",
+            "reasoning_content": "THOUGHT",
+        },
+    ]
+    text = _try_render(tokenizer, turns)
+    if "THOUGHT" not in text or "ANSWER" not in text:
+        return frozenset()
+    between = text.rpartition("THOUGHT")[2].partition("ANSWER")[0]
+    return _list_special(tokenizer) & frozenset(_tokenize(tokenizer, between))
 
 
 def encode_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
@@ -126,10 +174,15 @@ def _encode_prompt_and_answer(
     """
     content = messages[-1].content
     prompt_text = _render_template(tokenizer, messages[:-1], answer_follows=True)
-    whole_text = _render_template(tokenizer, messages, answer_follows=False)
+    end_ids, end = _find_end(tokenizer, messages[:-1])
     ending = _find_ending(tokenizer, messages[:-1])
-    shown = whole_text.removeprefix(prompt_text).removesuffix(ending)
-    answer_text = shown if shown.strip() == content.strip() else content
+    answer_text = content
+    # A template may refuse an answer with structure of its own, such as the channels of gpt-oss.
+    with contextlib.suppress(BadRequest):
+        whole_text = _render_template(tokenizer, messages, answer_follows=False)
+        shown = whole_text.removeprefix(prompt_text).removesuffix(ending)
+        if shown.strip() == content.strip():
+            answer_text = shown
     prompt = _tokenize(tokenizer, prompt_text)
 
     def encode_answer(end_text: str) -> list[int]:
@@ -140,9 +193,6 @@ def _encode_prompt_and_answer(
             return joined[len(prompt) :]
         return _tokenize(tokenizer, answer_text + end_text)
 
-    special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
-    end_ids = _tokenize(tokenizer, ending)
-    end = next((place for place, token in enumerate(end_ids) if token in special), None)
     if end is not None:
         # Count from the right: the answer itself may spell an end-of-turn token.
         whole = encode_answer(ending)
@@ -155,14 +205,57 @@ def _encode_prompt_and_answer(
     return prompt, [*encode_answer(""), int(tokenizer.eos_token_id)]
 
 
+def _find_end(tokenizer: Any, before: Sequence[Message]) -> tuple[list[int], int | None]:
+    """The token ids that the template sets after an answer, and where in them the end-of-turn token
+    is: the first special one; None without any."""
+    end_ids = _tokenize(tokenizer, _find_ending(tokenizer, before))
+    special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+    return end_ids, next((place for place, token in enumerate(end_ids) if token in special), None)
+
+
 def _find_ending(tokenizer: Any, before: Sequence[Message]) -> str:
     """What the template sets after an assistant message, tried with an answer it leaves alone."""
     answer = "ANSWER"
-    text = _render_template(
-        tokenizer, [*before, Message("assistant", answer)], answer_follows=False
-    )
+    try:
+        text = _render_template(
+            tokenizer, [*before, Message("assistant", answer)], answer_follows=False
+        )
+    except BadRequest:
+        return ""
     _, found, ending = text.rpartition(answer)
     return ending if found else ""
+
+
+def _find_tool_call_end(tokenizer: Any) -> list[int]:
+    """The special token that a template with tools sets after a call of one; empty without any."""
+    # Templates of Mistral want an id of nine letters and digits.
+    call = {"name": "TOOL", "arguments": {}}
+    calls = [{"id": "call00001", "type": "function", "function": call}]
+    turns: list[dict[str, Any]] = [
+        {"role": "user", "content": "QUESTION"},
+        {"role": "assistant", "content": "", "tool_calls": calls},
+    ]
+    text = _try_render(tokenizer, turns)
+    last = _tokenize(tokenizer, text.rstrip())[-1:] if "TOOL" in text else []
+    # A closing tag that is no special token, such as </tool_call>, may be followed by another call.
+    return [token for token in last if token in _list_special(tokenizer)]
+
+
+def _list_special(tokenizer: Any) -> frozenset[int]:
+    """The special tokens; a tokenizer file marks some that are not among the named ones."""
+    marked = (token for token, added in tokenizer.added_tokens_decoder.items() if added.special)
+    return frozenset([*tokenizer.all_special_ids, *marked])
+
+
+def _try_render(tokenizer: Any, turns: list[dict[str, Any]]) -> str:
+    """The text of a conversation that the template need not understand; empty if it does not."""
+    from jinja2 import TemplateError
+
+    try:
+        return str(tokenizer.apply_chat_template(turns, tokenize=False))
+    # A template without tools or thoughts may stumble over them in any way.
+    except (TemplateError, ValueError, TypeError, AttributeError):
+        return ""
 
 
 def _render_template(tokenizer: Any, messages: Sequence[Message], *, answer_follows: bool) -> str:

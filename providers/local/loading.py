@@ -47,6 +47,22 @@ def load_model(
     return model.to(device)
 
 
+def read_gguf_ends(source: ModelSource) -> frozenset[int]:
+    """The tokens that a GGUF file states to end a text, a turn or a message; empty for others."""
+    if source.gguf_file is None:
+        return frozenset()
+    from gguf import GGUFReader, Keys
+    from transformers.utils.hub import cached_file
+
+    # The model has been loaded, so a file of the hub is on this disk.
+    path = cached_file(
+        source.name, source.gguf_file, revision=source.revision, local_files_only=True
+    )
+    fields = GGUFReader(str(path)).fields
+    keys = (Keys.Tokenizer.EOS_ID, Keys.Tokenizer.EOT_ID, Keys.Tokenizer.EOM_ID)
+    return frozenset(int(fields[key].contents()) for key in keys if key in fields)
+
+
 def _list_load_options(source: ModelSource) -> dict[str, Any]:
     options = {
         "gguf_file": source.gguf_file,

@@ -5,14 +5,17 @@ import asyncio
 import pytest
 
 from providers.errors import InvalidSettings
+from providers.local.backbone import Backbone
 from providers.local.factory import check, connect
+from providers.local.settings import LocalSettings
+from providers.local.source import locate_model
 from providers.types import Example, FinetuneSpec, Hyperparameters, Message
 
 gguf = pytest.importorskip("gguf")
 
 
-def write_gguf(path, llama, template: bool = True):
-    """Write the tiny Llama as a GGUF file."""
+def write_gguf(path, llama, template: bool = True, eot: str | None = None):
+    """Write the tiny Llama as a GGUF file, which may state an end of turns."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -37,6 +40,8 @@ def write_gguf(path, llama, template: bool = True):
     writer.add_token_merges(["a b"])
     writer.add_eos_token_id(tokenizer.eos_token_id)
     writer.add_pad_token_id(tokenizer.pad_token_id)
+    if eot:
+        writer.add_eot_token_id(tokenizer.convert_tokens_to_ids(eot))
     if template:
         writer.add_chat_template(tokenizer.chat_template)
     for name, tensor in model.state_dict().items():
@@ -103,3 +108,11 @@ def test_a_gguf_file_without_chat_template(llama, tmp_path):
     write_gguf(tmp_path / "plain.gguf", llama, template=False)
     with pytest.raises(InvalidSettings, match="chat template"):
         check(str(tmp_path / "plain.gguf"), {})
+
+
+def test_the_end_of_turns_of_a_gguf_file_ends_answers(llama, tmp_path):
+    write_gguf(tmp_path / "turns.gguf", llama, eot="<|user|>")
+    settings = LocalSettings(device="cpu")
+    backbone = Backbone(locate_model(str(tmp_path / "turns.gguf"), settings), settings)
+    names = backbone.tokenizer.convert_ids_to_tokens(sorted(backbone.ends))
+    assert names == ["<|end|>", "<|user|>"]
