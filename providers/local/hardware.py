@@ -10,6 +10,7 @@ import psutil  # type: ignore[import-untyped, unused-ignore]
 import torch
 
 from providers.errors import InvalidSettings
+from providers.local.placement import runs_on_cpu
 from providers.local.settings import LocalSettings
 
 # Parts of the messages with which allocators say that memory ran out.
@@ -30,6 +31,8 @@ _CACHE_SHARE = {"cpu": 0.25, "cuda": 0.5}
 def choose_device(settings: LocalSettings) -> torch.device:
     """The device of the settings; raises `InvalidSettings` if this machine lacks it."""
     name = settings.device
+    if settings.device_map is not None and runs_on_cpu(settings.device_map):
+        return torch.device("cpu")
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")

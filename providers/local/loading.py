@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from providers.errors import ModelNotFound, OutOfMemory
+from providers.errors import InvalidSettings, ModelNotFound, OutOfMemory, ProviderError
+from providers.local.architecture import TRUST_REMEDY, choose_auto_class
+from providers.local.attention import choose_attention
 from providers.local.file_checks import try_template
+from providers.local.hardware import is_out_of_memory
+from providers.local.quantization import (
+    check_quantization,
+    keep_weights_unpacked,
+    make_quantization_config,
+    read_format,
+)
 from providers.local.settings import LocalSettings
 from providers.local.source import ModelSource
+
+_SHOWN = 3
 
 
 def try_templates(template: str | dict[str, str] | None, name: str) -> None:
@@ -22,28 +35,59 @@ def try_templates(template: str | dict[str, str] | None, name: str) -> None:
             try_template(each, repr(name))
 
 
-def load_tokenizer(source: ModelSource) -> Any:
+def load_tokenizer(source: ModelSource, settings: LocalSettings) -> Any:
     """The model's tokenizer."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(source.name, **_list_load_options(source))
+    tokenizer: Any = AutoTokenizer.from_pretrained(
+        source.name, **_list_load_options(source, settings)
+    )
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = _read_processor_template(source)
+    return tokenizer
 
 
 def load_model(
     source: ModelSource, settings: LocalSettings, device: torch.device, dtype: torch.dtype
 ) -> Any:
-    """The causal model on `device`, its weights of type `dtype`."""
-    from transformers import AutoModelForCausalLM, GgufConfig
+    """The model that answers for the files at `source`, its weights of type `dtype`.
 
-    attention = settings.attention
-    if attention == "auto":
-        attention = "eager" if device.type == "cpu" else "sdpa"
-    extra: dict[str, Any] = {"attn_implementation": attention}
-    if source.gguf_file is not None:
-        extra["quantization_config"] = GgufConfig(dequantize=True)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        source.name, dtype=dtype, **_list_load_options(source), **extra
+    It lies on `device`, or as `settings.device_map` says. Raises `InvalidSettings` if it cannot
+    continue texts or a setting does not fit it, and `ModelNotFound` if weights are missing.
+    """
+    from transformers import AutoConfig
+
+    options = _list_load_options(source, settings)
+    config: Any = AutoConfig.from_pretrained(source.name, **options)
+    auto_class = choose_auto_class(config, source.name, settings.trust_remote_code)
+    # `from_pretrained` of a GGUF file makes its own quantization config.
+    stored = None if source.gguf_file else read_format(config.to_dict())
+    check_quantization(stored, source.gguf_file is not None, source.name, settings)
+    quantization = make_quantization_config(
+        stored, source.gguf_file is not None, settings.quantization, dtype
     )
+    if quantization is not None:
+        options["quantization_config"] = quantization
+    packed = settings.quantization is not None or (
+        stored is not None and not getattr(quantization, "dequantize", False)
+    )
+    if settings.device_map is not None or packed:
+        # Packed weights cannot be moved afterwards.
+        options["device_map"] = settings.device_map or {"": device}
+        options["max_memory"] = settings.max_memory
+        options["offload_folder"] = settings.offload_folder
+    model_class = _find_class(auto_class, config, source, settings)
+    model, report = auto_class.from_pretrained(
+        source.name,
+        dtype=dtype,
+        attn_implementation=choose_attention(settings.attention, device, model_class, config),
+        output_loading_info=True,
+        **options,
+    )
+    _require_all_weights(report["missing_keys"], source)
+    if "device_map" in options:
+        keep_weights_unpacked(model)
+        return model
     return model.to(device)
 
 
@@ -63,11 +107,62 @@ def read_gguf_ends(source: ModelSource) -> frozenset[int]:
     return frozenset(int(fields[key].contents()) for key in keys if key in fields)
 
 
-def _list_load_options(source: ModelSource) -> dict[str, Any]:
+def find_input_device(model: Any) -> torch.device:
+    """Where a model takes its tokens: the device of its embeddings."""
+    embeddings = model.get_input_embeddings()
+    # Of a part that waits elsewhere for its turn, accelerate's hook knows where it computes.
+    hook = getattr(embeddings, "_hf_hook", None)
+    if (device := getattr(hook, "execution_device", None)) is not None:
+        return torch.device(device)
+    found: torch.device = next(embeddings.parameters()).device
+    return found
+
+
+def _find_class(auto_class: Any, config: Any, source: ModelSource, settings: LocalSettings) -> Any:
+    """The class of the model that `auto_class` will make of `config`."""
+    code = (getattr(config, "auto_map", None) or {}).get(auto_class.__name__)
+    if code is None or not settings.trust_remote_code:
+        found: Any = auto_class._model_mapping[type(config)]
+        return found[0] if isinstance(found, tuple) else found
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+    return get_class_from_dynamic_module(code, source.name, revision=source.revision)
+
+
+def _require_all_weights(missing: set[str], source: ModelSource) -> None:
+    """Refuse files that lack weights: transformers would draw them at random."""
+    if missing:
+        names = ", ".join(sorted(missing)[:_SHOWN]) + (", …" if len(missing) > _SHOWN else "")
+        raise ModelNotFound(
+            f"the files of the model {source.name!r} lack {len(missing)} of its weights ({names}), "
+            "which would be random; it is a part of a model or one for another task: take a whole "
+            "model that continues texts, or fetch it again"
+        )
+
+
+def _read_processor_template(source: ModelSource) -> str | None:
+    """The template that older models of images and texts keep for their processor."""
+    from huggingface_hub import try_to_load_from_cache
+
+    name = "chat_template.json"
+    found: Any = (
+        Path(source.name) / name
+        if source.local
+        else try_to_load_from_cache(source.name, name, revision=source.revision)
+    )
+    if not isinstance(found, str | Path) or not Path(found).is_file():
+        return None
+    template = json.loads(Path(found).read_text(encoding="utf-8")).get("chat_template")
+    return template if isinstance(template, str) else None
+
+
+def _list_load_options(source: ModelSource, settings: LocalSettings) -> dict[str, Any]:
     options = {
         "gguf_file": source.gguf_file,
         "revision": source.revision,
         "local_files_only": source.local or None,
+        # Never None: transformers would ask the user, and wait.
+        "trust_remote_code": settings.trust_remote_code,
     }
     return {key: value for key, value in options.items() if value is not None}
 
@@ -77,10 +172,18 @@ def translate_errors(source: ModelSource) -> Iterator[None]:
     """Raise what a loader raises as an error that names the model."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemory(f"the model {source.name!r} does not fit into memory: {error}") from error
+    except ProviderError:
+        raise
     # Loaders raise all kinds of errors, tokenizers even a bare Exception.
     except Exception as error:
+        if is_out_of_memory(error):
+            text = f"the model {source.name!r} does not fit into memory: {error}"
+            raise OutOfMemory(text) from error
+        if "trust_remote_code" in str(error):
+            raise InvalidSettings(
+                f"the model {source.name!r} needs Python code that it brings along, which would "
+                f"run on this machine; {TRUST_REMEDY}"
+            ) from error
         raise ModelNotFound(f"the model {source.name!r} cannot be loaded: {error}") from error
 
 

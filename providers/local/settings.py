@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from providers.errors import InvalidSettings
+from providers.local.placement import DeviceMap, parse_device_map, parse_max_memory
 from providers.types import Capabilities, Hyperparameters
 from providers.validation import format_errors
 
@@ -26,11 +27,18 @@ class LocalSettings(BaseModel):
     max_batch_size: how many rows are decoded together. max_batch_tokens: how many key-value slots
         are held, that is rows times the longest prompt plus answer. The provider lowers both if
         memory runs out.
-    attention: "eager", "sdpa" or any name that transformers knows. "auto" is sdpa, but eager for
-        single tokens on the CPU, where eager is faster.
+    attention: "eager", "sdpa", "flex_attention", "flash_attention_2" or any name that transformers
+        knows. "auto" is sdpa where the model has it, else eager, and eager for single tokens on
+        the CPU, where it is faster.
     threads: CPU threads for torch; unset leaves the choice to torch.
     gguf_file: name of the .gguf file inside a folder or hub repository.
     revision: branch, tag or commit of a hub repository.
+    trust_remote_code: run the Python code that a model brings along.
+    quantization: keep the weights of the linear layers in 4 bits ("nf4") or 8 bits ("int8").
+    device_map: spread one model over several devices: "auto", "balanced", "balanced_low_0",
+        "sequential", or a device for each part of the model, such as {"": "cpu"}; "disk" keeps a
+        part on the disk. max_memory: the most that each device may hold, for a device_map of one
+        word, such as {0: "20GiB", "cpu": "60GiB"}. offload_folder: where parts on the disk lie.
     full_models: how many fully fine-tuned models stay in memory beside the base.
     template_date: the date for chat templates that write today's. It does not follow the calendar,
         so that the same experiment sends the same prompts on every day.
@@ -53,6 +61,32 @@ class LocalSettings(BaseModel):
     revision: str | None = Field(None, min_length=1)
     full_models: int = Field(3, ge=1)
     template_date: date = date(2026, 1, 1)
+    trust_remote_code: bool = False
+    quantization: Literal["nf4", "int8"] | None = None
+    device_map: Annotated[DeviceMap, BeforeValidator(parse_device_map)] | None = None
+    max_memory: Annotated[dict[int | str, int], BeforeValidator(parse_max_memory)] | None = None
+    offload_folder: str | None = Field(None, min_length=1)
+
+    @model_validator(mode="after")
+    def _check_placement(self) -> LocalSettings:
+        if self.device_map is None:
+            for name in ("max_memory", "offload_folder"):
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"[provider] {name} has no effect without device_map; add "
+                        "device_map = 'auto', or remove it"
+                    )
+        elif self.device != "auto":
+            raise ValueError(
+                f"[provider] device = {self.device!r} and device_map = {self.device_map!r} both "
+                "say where the model lies; remove one of them"
+            )
+        elif self.max_memory is not None and not isinstance(self.device_map, str):
+            raise ValueError(
+                "[provider] max_memory has no effect with a device_map that names every device; "
+                "remove it, or set device_map = 'auto'"
+            )
+        return self
 
     @classmethod
     def read(cls, settings: Mapping[str, object]) -> LocalSettings:
@@ -60,7 +94,9 @@ class LocalSettings(BaseModel):
         try:
             return cls.model_validate(dict(settings))
         except ValidationError as error:
-            raise InvalidSettings("; ".join(format_errors(error, _MESSAGES))) from None
+            section = "[provider] "
+            lines = (line.removeprefix(section) for line in format_errors(error, _MESSAGES))
+            raise InvalidSettings("; ".join(section + line for line in lines)) from None
 
 
 def find_unsupported(hyperparameters: Hyperparameters) -> tuple[str, ...]:

@@ -12,7 +12,9 @@ from typing import Any
 from providers import extras
 from providers.embedded import MODEL_DIR
 from providers.errors import InvalidSettings, ModelNotFound
+from providers.local.architecture import refuse_foreign_code, refuse_other_tasks
 from providers.local.file_checks import check_gguf_header, try_template
+from providers.local.quantization import check_quantization, read_format
 from providers.local.settings import LocalSettings
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -53,11 +55,12 @@ def locate_model(target: str, settings: LocalSettings) -> ModelSource:
                 f"{target!r} is a file but not a .gguf one; give the model's folder instead"
             )
         _check_gguf(path)
+        check_quantization(None, True, target, settings)
         return ModelSource(str(path.parent), True, path.name)
     if path.is_dir():
         if settings.gguf_file is not None:
             return locate_model(str(path / settings.gguf_file), settings)
-        _check_folder(path)
+        _check_folder(path, settings)
         return ModelSource(str(path), True)
     if _looks_like_path(target) or not _HUB_NAME.fullmatch(target):
         raise ModelNotFound(
@@ -79,7 +82,7 @@ def _looks_like_path(target: str) -> bool:
     )
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path, settings: LocalSettings) -> None:
     if not (folder / "config.json").is_file():
         files = sorted(found.name for found in folder.glob("*.gguf"))
         remedy = (
@@ -97,7 +100,11 @@ def _check_folder(folder: Path) -> None:
             f"{str(folder)!r} has no tokenizer ({', '.join(tokenizers[:3])}, …); "
             f"save the model's tokenizer into the folder"
         )
-    _check_size(folder)
+    config = _read_object(folder / "config.json")
+    refuse_other_tasks(config, str(folder))
+    refuse_foreign_code(config, str(folder), settings.trust_remote_code)
+    check_quantization(read_format(config), False, str(folder), settings)
+    _check_size(folder, config)
     if not (templates := _read_templates(folder)):
         raise InvalidSettings(
             f"the model in {str(folder)!r} has no chat template, so it cannot hold a conversation; "
@@ -109,12 +116,11 @@ def _check_folder(folder: Path) -> None:
             try_template(template, repr(str(folder)))
 
 
-def _check_size(folder: Path) -> None:
+def _check_size(folder: Path, config: dict[str, Any]) -> None:
     """Refuse a config that describes a larger model than the weights beside it can fill.
 
     transformers would allocate what the config asks for before it reads the weights.
     """
-    config = _read_object(folder / "config.json")
     nested = config.get("text_config")
     shape = nested if isinstance(nested, dict) else config
     layers, width, words = (
