@@ -94,22 +94,3 @@ def choose_auto_class(config: Any, name: str, trusted: bool) -> Any:
         f"{transformers.__version__} has no class that continues a text; {_REMEDY}, or update "
         "transformers"
     )
-
-
-def find_text_prefix(model: Any) -> str:
-    """The path of the part that reads and writes text, with a dot; "" if it is the whole model.
-
-    What lies outside it in a model of images and texts sees images only, or joins them to the text.
-
-    ```python
-    find_text_prefix(qwen_vl)  # "model.language_model."
-    ```
-    """
-    config = model.config
-    if config.get_text_config() is config:
-        return ""
-    decoder = model.get_decoder()
-    for path, module in model.named_modules():
-        if module is decoder and module is not model:
-            return f"{path}."
-    return ""

@@ -204,6 +204,8 @@ def silence_transformers() -> Iterator[None]:
     logging.captureWarnings(True)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    # PEFT imports it where it is installed, and it tells of kernels that it lacks.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         yield
     finally:
