@@ -147,6 +147,12 @@ class Provider(ABC):
         """Stop a job; does nothing if it has ended."""
         raise self._make_unsupported(_NO_FINETUNING)
 
+    async def prepare_tuning(self, hyperparameters: Hyperparameters) -> None:
+        """Make sure that models tuned like this can be made and can answer, as far as it can be
+        tried without cost. Raises the error that would come later, before anything is spent.
+        """
+        return
+
     async def load_adapters(self, models: Sequence[ModelRef]) -> None:
         """Make exactly these tuned models answerable; returns when they are."""
         if tuned := [model.model_id for model in models if model.artifact is not None]:
@@ -245,6 +251,9 @@ class ProviderWrapper(Provider):
 
     async def cancel(self, handle: JobHandle) -> None:
         await self._provider.cancel(handle)
+
+    async def prepare_tuning(self, hyperparameters: Hyperparameters) -> None:
+        await self._provider.prepare_tuning(hyperparameters)
 
     async def load_adapters(self, models: Sequence[ModelRef]) -> None:
         await self._provider.load_adapters(models)

@@ -33,6 +33,7 @@ CHECKS: Mapping[str, str] = MappingProxyType(
         "diversity": "whether the measures can be computed",
         "adapters": "whether the server of [serving] loads adapters",
         "device": "whether the requested device exists",
+        "answers": "whether the model's answers are those of transformers",
         "memory": "whether the model fits into memory",
         "disk": "whether the run fits onto the disk",
     }

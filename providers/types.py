@@ -296,7 +296,8 @@ class Need:
     """What a run will ask of one provider, for `Provider.preflight`.
 
     `adapters` counts the tuned models that answer at the same time. `batches`: evaluation goes out
-    in batches. `skip` names the checks of `providers.preflight.CHECKS` that the user leaves out.
+    in batches. `deep`: a model of this process may be loaded and tried. `skip` names the checks of
+    `providers.preflight.CHECKS` that the user leaves out.
     """
 
     finetune: bool
@@ -305,6 +306,7 @@ class Need:
     score: bool = False
     sampling_seed: bool = False
     batches: bool = False
+    deep: bool = False
     skip: frozenset[str] = field(default_factory=frozenset)
 
 

@@ -4,10 +4,14 @@ import os
 import signal
 import socketserver
 import sys
+import tempfile
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Results of self-checks are kept here, not in the developer's own cache.
+_cache = tempfile.TemporaryDirectory(prefix="society-cache-")
+os.environ["XDG_CACHE_HOME"] = _cache.name
 
 # Started with `&` or nohup, the suite has signals ignored, and so would every process it starts.
 for _number in (signal.SIGINT, signal.SIGHUP):

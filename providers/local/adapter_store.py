@@ -62,6 +62,10 @@ class AdapterStore:
         self._bank.keep(names)
         self._peft.keep(names)
 
+    def forget(self, prefix: str) -> None:
+        """Forget the adapters whose names begin like this."""
+        self.keep(frozenset(name for name in self.names if not name.startswith(prefix)))
+
     def find_group(self, name: str | None) -> str | None:
         """Rows of one group may share a pass: an adapter of PEFT's is a group of its own."""
         return name if name in self._peft.names else None

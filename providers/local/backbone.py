@@ -122,13 +122,19 @@ class Backbone:
         """Memory of one token's keys and values, in bytes, roughly."""
         return estimate_slot_bytes(self.model.config.get_text_config(), self.dtype.itemsize)
 
+    @property
+    def place(self) -> str:
+        """Where and in which numbers it computes, such as "cpu/torch.float32"."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None
+        return f"{name or self.device.type}/{self.dtype}"
+
     def guess_plan(self) -> AnswerPlan:
         """How this kind of model is answered best, by its config alone."""
         config = self.model.config.get_text_config()
         parameters = inspect.signature(self.model.forward).parameters
         decoder: DecoderKind = "padded"
         if "past_key_values" not in parameters:
-            decoder = "alone"
+            decoder = "batch"
         elif attends_to_all(config) and "flash" not in self.model.config._attn_implementation:
             decoder = "slot"
         limit = find_rope_limit(config)

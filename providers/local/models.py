@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+import tempfile
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from providers.artifact import verify
 from providers.local.backbone import Backbone
 from providers.local.hardware import release_memory
-from providers.local.lora import is_adapter
+from providers.local.kept_checks import KeptChecks
+from providers.local.lora import add_trainable_adapter, is_adapter
+from providers.local.peft_adapters import read_signature
+from providers.local.plans import Verdict
+from providers.local.self_check import check_adapters, check_base
 from providers.local.settings import LocalSettings
-from providers.local.source import ModelSource
-from providers.types import ModelRef
+from providers.local.source import ModelSource, is_built_in
+from providers.local.trial_adapters import attach_like, write_trial_adapter
+from providers.types import Hyperparameters, ModelRef
+
+_log = logging.getLogger(__name__)
 
 
 class LocalModels:
@@ -29,13 +39,25 @@ class LocalModels:
         self._base: Backbone | None = None
         self._full: OrderedDict[str, Backbone] = OrderedDict()
         self._hashes: dict[str, str] = {}
+        # The built-in model's answers are compared by the tests of this package.
+        self._is_checked = not is_built_in(source)
+        self._kept = KeptChecks(source, settings)
+        self._verdicts: dict[str | None, Verdict] = {}
 
     @property
     def base(self) -> Backbone:
         """The untuned model."""
         if self._base is None:
-            self._base = Backbone(self._source, self._settings)
+            backbone = Backbone(self._source, self._settings)
+            if self._is_checked:
+                self._check_base(backbone)
+            self._base = backbone
         return self._base
+
+    @property
+    def verdicts(self) -> dict[str | None, Verdict]:
+        """What the self-checks found: None is the base, the others are kinds of adapters."""
+        return dict(self._verdicts)
 
     def expect(self, models: Iterable[ModelRef]) -> None:
         """From now on, accept these models' artifacts only with the hash they are given with."""
@@ -60,7 +82,7 @@ class LocalModels:
             folder = self.verify_folder(artifact)
             if not is_adapter(folder):
                 return self._load_full(artifact, folder), None
-            self.base.adapters.load(artifact, folder)
+            self._load_adapter(artifact, folder)
         return self.base, artifact
 
     def keep(self, artifacts: Iterable[str]) -> None:
@@ -80,5 +102,55 @@ class LocalModels:
             self._full.popitem(last=False)
             release_memory()
         backbone = Backbone(ModelSource(str(folder), True), self._settings)
+        # The same architecture as the base, which has been checked.
+        backbone.plans = {None: self.base.plans[None]}
         self._full[artifact] = backbone
         return backbone
+
+    def check_tuning(self, hyperparameters: Hyperparameters) -> None:
+        """Try adapters as training with `hyperparameters` will make them.
+
+        Raises `Unsupported` if the model cannot be trained or could not answer with them.
+        """
+        if hyperparameters.method != "lora" or not self._is_checked:
+            return
+
+        def attach(model: Any) -> Any:
+            return add_trainable_adapter(model, None, hyperparameters)
+
+        base = self.base
+        base.adapters.detach()
+        with tempfile.TemporaryDirectory() as place:
+            folder = write_trial_adapter(base.model, attach, Path(place) / "trial", seed=0)
+            self._check_adapters(read_signature(folder), attach)
+
+    def _check_base(self, backbone: Backbone) -> None:
+        verdict = self._kept.find(backbone.place)
+        if verdict is None:
+            verdict = check_base(backbone)
+            self._kept.keep(backbone.place, verdict)
+        backbone.plans[None] = verdict.plan
+        self._tell(None, verdict)
+
+    def _load_adapter(self, artifact: str, folder: Path) -> None:
+        signature = read_signature(folder)
+        if self._is_checked:
+            self._check_adapters(signature, attach_like(folder))
+        plan = self.base.plans.get(signature, self.base.plans[None])
+        self.base.adapters.load(artifact, folder, by_peft=plan.adapters == "peft")
+
+    def _check_adapters(self, signature: str, attach: Callable[[Any], Any]) -> None:
+        base = self.base
+        if signature in base.plans:
+            return
+        verdict = self._kept.find(base.place, signature)
+        if verdict is None:
+            _, verdict = check_adapters(base, attach)
+            self._kept.keep(base.place, verdict, signature)
+        base.plans[signature] = verdict.plan
+        self._tell(signature, verdict)
+
+    def _tell(self, signature: str | None, verdict: Verdict) -> None:
+        self._verdicts[signature] = verdict
+        for reason in verdict.reasons:
+            _log.warning("%s answers more slowly than it could: %s", self._source.name, reason)

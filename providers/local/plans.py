@@ -19,6 +19,13 @@ from typing import Any, Literal
 
 DecoderKind = Literal["slot", "padded", "batch", "length", "alone"]
 DECODERS: tuple[DecoderKind, ...] = ("slot", "padded", "batch", "length", "alone")
+DECODER_NAMES: dict[DecoderKind, str] = {
+    "slot": "the fast decoder",
+    "padded": "the decoder with padded prompts",
+    "batch": "generate in batches",
+    "length": "generate with prompts of one length together",
+    "alone": "generate, one row at a time",
+}
 AdapterWay = Literal["bank", "peft"]
 ScoringWay = Literal["padded", "alone"]
 
@@ -44,6 +51,14 @@ class AnswerPlan:
     def choose_scoring(self, longest: int) -> ScoringWay:
         """How a text of `longest` tokens is scored."""
         return self.scoring if self.limit is None or longest <= self.limit else "alone"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a self-check found: how to answer, and why a faster way is not taken, if it is not."""
+
+    plan: AnswerPlan
+    reasons: tuple[str, ...] = ()
 
 
 def find_rope_limit(config: Any) -> int | None:
@@ -111,3 +126,23 @@ def attends_to_all(config: Any) -> bool:
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     window = getattr(config, "sliding_window", None)
     return kinds == {"full_attention"} and (not window or hasattr(config, "layer_types"))
+
+
+# Keys of configs that say from which distance on a token is not attended to.
+_WINDOWS = (
+    "sliding_window",
+    "attention_chunk_size",
+    "window_size",
+    "local_attention",
+    "attention_window_size",
+)
+
+
+def list_windows(config: Any) -> list[int]:
+    """The lengths from which on a model of this config may treat far tokens otherwise."""
+    found = {
+        value
+        for name in _WINDOWS
+        if isinstance(value := getattr(config, name, None), int) and value > 0
+    }
+    return sorted(found)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from providers.errors import ProviderError
+from providers.local.deep_check import describe_kept_checks, try_model
 from providers.local.settings import CAPABILITIES, LocalSettings, find_unsupported
 from providers.local.source import ModelSource, locate_model
 from providers.types import Finding, Hyperparameters, Need, PreflightReport
@@ -48,6 +49,10 @@ def preflight_files(
     ]
     if need.finetune:
         findings += _check_recipe(hyperparameters)
+    if need.deep and all(found.level != "error" for found in findings):
+        findings += try_model(source, options, hyperparameters if need.finetune else None)
+    else:
+        findings += describe_kept_checks(source, options)
     size = _estimate_artifact_bytes(folder, weights, hyperparameters) if need.finetune else 0
     return PreflightReport(tuple(findings), CAPABILITIES, size)
 

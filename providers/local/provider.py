@@ -75,6 +75,12 @@ class LocalProvider(Provider):
     def validate_hyperparameters(self, hyperparameters: Hyperparameters) -> Sequence[str]:
         return find_unsupported(hyperparameters)
 
+    async def prepare_tuning(self, hyperparameters: Hyperparameters) -> None:
+        """Try adapters of this configuration; see `LocalModels.check_tuning`."""
+        await asyncio.wrap_future(
+            self._engine.run(lambda: self._models.check_tuning(hyperparameters))
+        )
+
     async def submit(self, spec: FinetuneSpec) -> JobHandle:
         # A fit must not start from weights that were changed since they were trained.
         self._models.expect([spec.start])

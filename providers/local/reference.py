@@ -75,7 +75,7 @@ class ReferenceDecoder:
         inputs = {"inputs": torch.tensor(ids, device=backbone.device)}
         if "attention_mask" in inspect.signature(backbone.model.forward).parameters:
             inputs["attention_mask"] = torch.tensor(seen, device=backbone.device)
-        _forget_lengths(backbone.model)
+        forget_lengths(backbone.model)
         applied = backbone.adapters.apply([row.adapter for row in rows], len(rows))
         with applied, _use_plain_settings(backbone.model), silence_transformers():
             backbone.model.generate(
@@ -157,7 +157,7 @@ def _use_plain_settings(model: Any) -> Iterator[None]:
         model.generation_config = own
 
 
-def _forget_lengths(model: Any) -> None:
+def forget_lengths(model: Any) -> None:
     """Undo what earlier, longer rows left in a model with dynamic rotary factors."""
     for module in model.modules():
         original = getattr(module, "original_inv_freq", None)

@@ -77,10 +77,10 @@ def compute_answer_logits(backbone: Backbone, passages: Sequence[Passage]) -> li
     for (way, _), group in groupby(passages, key=lambda one: _find_pass(backbone, one)):
         together = list(group)
         if way == "padded":
-            found += _compute_pass(backbone, together, padded=True)
+            found += compute_pass(backbone, together, padded=True)
         else:
             for one in together:
-                found += _compute_pass(backbone, [one], padded=False)
+                found += compute_pass(backbone, [one], padded=False)
     return found
 
 
@@ -92,7 +92,7 @@ def _find_pass(backbone: Backbone, passage: Passage) -> tuple[ScoringWay, str | 
     )
 
 
-def _compute_pass(
+def compute_pass(
     backbone: Backbone, passages: Sequence[Passage], *, padded: bool
 ) -> list[torch.Tensor]:
     """The logits of the answers of passages of one group, from one pass."""

@@ -70,6 +70,11 @@ def locate_model(target: str, settings: LocalSettings) -> ModelSource:
     return ModelSource(target, False, settings.gguf_file, settings.revision)
 
 
+def is_built_in(source: ModelSource) -> bool:
+    """Whether the model is the one that ships with this package."""
+    return source.local and Path(source.name).resolve() == MODEL_DIR.resolve()
+
+
 def _looks_like_path(target: str) -> bool:
     """Whether the user means a path: a hub name such as "Qwen/Qwen3-0.6B" has one slash at most."""
     return (

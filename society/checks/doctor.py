@@ -1,7 +1,8 @@
 """Preflight: whether an experiment can run, checked before anything is spent.
 
 It asks providers for lists and descriptions only: no completion, no upload, no job, and it loads no
-local model. Its estimates are meant to warn in time, so they are too high rather than too low:
+local model unless it is asked to. Its estimates are meant to warn in time, so they are too high
+rather than too low:
 
 - a run takes its calls at `_CALLS_PER_S`, and `_HOURS_PER_TUNING` for every fine-tuning left;
 - the database takes `_BYTES_PER_TOKEN` for every token that every call may read and write.
@@ -74,6 +75,7 @@ def preflight_file(
     *,
     allow_overlap: bool = False,
     skip: frozenset[str] = frozenset(),
+    deep: bool = False,
 ) -> list[Finding]:
     """All findings about the experiment in `source`, which would become the run in `folder`.
 
@@ -84,37 +86,48 @@ def preflight_file(
     except ConfigError as error:
         return [
             Finding("error", str(error)),
-            *preflight_despite_errors(source, overrides, folder, skip),
+            *preflight_despite_errors(source, overrides, folder, skip, deep),
         ]
     return [
         *check_questions(experiment, folder, allow_overlap),
-        *preflight_config(experiment, folder, skip=skip),
+        *preflight_config(experiment, folder, skip=skip, deep=deep),
     ]
 
 
 def preflight_despite_errors(
-    source: str, overrides: Sequence[str], folder: RunFolder, skip: frozenset[str]
+    source: str,
+    overrides: Sequence[str],
+    folder: RunFolder,
+    skip: frozenset[str],
+    deep: bool = False,
 ) -> list[Finding]:
     """Findings about the models of an experiment that has another error, such as missing data.
 
     Nothing if the file itself is not an experiment.
     """
     try:
-        return preflight_config(assemble(load_config(source, overrides)), folder, skip=skip)
+        experiment = assemble(load_config(source, overrides))
+        return preflight_config(experiment, folder, skip=skip, deep=deep)
     except (ValueError, ProviderError):
         return []
 
 
 def preflight_config(
-    experiment: Experiment, folder: RunFolder, runs: int = 1, *, skip: frozenset[str] = frozenset()
+    experiment: Experiment,
+    folder: RunFolder,
+    runs: int = 1,
+    *,
+    skip: frozenset[str] = frozenset(),
+    deep: bool = False,
 ) -> list[Finding]:
     """Findings about an experiment's models and about the machine, without the checks in `skip`.
 
-    `runs` runs like this one will share the disk. A provider's error becomes a finding.
+    `runs` runs like this one will share the disk. `deep` loads local models and tries them. A
+    provider's error becomes a finding.
     """
     config = experiment.config
     past = read_past_work(config, folder)
-    reports = asyncio.run(_preflight_addresses(experiment, folder, past, skip))
+    reports = asyncio.run(_preflight_addresses(experiment, folder, past, skip, deep))
     findings = [
         replace(found, text=f"{address.removesuffix(':')}: {found.text}")
         for address, report in reports
@@ -214,13 +227,14 @@ def check_questions(
 
 
 async def _preflight_addresses(
-    experiment: Experiment, folder: RunFolder, past: PastWork, skip: frozenset[str]
+    experiment: Experiment, folder: RunFolder, past: PastWork, skip: frozenset[str], deep: bool
 ) -> list[tuple[str, PreflightReport]]:
     config = experiment.config
 
     async def one(address: str) -> tuple[str, PreflightReport]:
         settings = config.settings_of(address)
         need = _describe_need(experiment, past, is_tuned(config, address), skip)
+        need = replace(need, deep=deep)
         recipes = [config.finetune.hyperparameters(role) for role in ROLES]
         # A trainer's limits concern the longer of the two recipes.
         how = max(recipes, key=lambda recipe: recipe.epochs)

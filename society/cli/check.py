@@ -47,6 +47,10 @@ def check_experiment(
         ),
     ] = False,
     skip: Skip = None,
+    deep: Annotated[
+        bool,
+        typer.Option("--deep", help="Also load a local model and compare its answers."),
+    ] = False,
     runs: Runs = RUNS,
 ) -> None:
     """Check whether an experiment or sweep can run: keys, models, disk. Spends nothing."""
@@ -54,6 +58,7 @@ def check_experiment(
 
     with report_errors():
         from society.checks import doctor
+        from society.config.load import ConfigError
         from society.runs import folder as folders
         from society.sweeps import preflight
         from society.sweeps.axes import SweepOptions, SweepSource
@@ -63,10 +68,19 @@ def check_experiment(
         folder = folders.locate_run(runs, chosen)
         source = SweepSource(config, settings or (), SweepOptions(grid or (), listed, seeds))
         if source.several():
+            if deep:
+                raise ConfigError(
+                    "--deep tries the models of one experiment; leave out --grid, --list, --seeds"
+                )
             found = preflight.preflight_sweep(source, runs, chosen, allow_overlap, skipped)
         else:
             found = doctor.preflight_file(
-                config, settings or (), folder, allow_overlap=allow_overlap, skip=skipped
+                config,
+                settings or (),
+                folder,
+                allow_overlap=allow_overlap,
+                skip=skipped,
+                deep=deep,
             )
         doctor.show_findings(found, sys.stdout)
         # The same status as `run` has for these errors.

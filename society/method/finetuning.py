@@ -214,6 +214,21 @@ def require_trainable(config: Config, providers: Mapping[str, Provider]) -> None
         raise InvalidSettings("\n".join(faults))
 
 
+async def prepare_tuning(config: Config, providers: Mapping[str, Provider], store: Store) -> None:
+    """Let every provider that has to train try what training will make.
+
+    Raises what the provider raises if it could not train, or not answer afterwards.
+    """
+    over = sum(job.status in ("succeeded", "skipped") for job in store.jobs())
+    if over >= config.iterations * count_tuned_models(config):
+        return
+    recipes = dict.fromkeys(config.finetune.hyperparameters(role) for role in ROLES)
+    for address, provider in providers.items():
+        if is_tuned(config, address):
+            for recipe in recipes:
+                await provider.prepare_tuning(recipe)
+
+
 def find_faults(config: Config, provider: Provider) -> list[str]:
     """The settings of [finetune] that a provider cannot honor, each with its remedy."""
     if not provider.capabilities.finetune:

@@ -9,7 +9,7 @@ from society.costs import budget
 from society.method import loop
 from society.method.connections import Connections
 from society.method.experiment import Experiment, RunContext
-from society.method.finetuning import require_trainable
+from society.method.finetuning import prepare_tuning, require_trainable
 from society.method.progress import Observer, ProgressReporter
 from society.runs.folder import RunFolder, keep_stored_quorum
 from store.ledger import Store
@@ -28,6 +28,7 @@ async def run_experiment(
     connections = Connections.open(config, folder.models)
     # Before the first call: a run that cannot be trained would pay for debates in vain.
     require_trainable(config, connections)
+    await prepare_tuning(config, connections, store)
     # Batches go below the budget, so that a batch is budgeted call by call.
     if config.evaluation.batch:
         connections = connections.with_batches(store)
