@@ -24,7 +24,7 @@ _SETTINGS: dict[str, str | bool | int | float | list[str]] = {
 # The keys come as one JSON text: DuckDB binds a long list value by value, far more slowly than it
 # looks anything up. `hit` is the index of the key that a turn matches. Texts are fetched in a
 # second step, by row number, or DuckDB would unpack those of all turns. Files of early versions
-# have no column tokens_estimated: COLUMNS selects it if it exists, after error.
+# have no column tokens_estimated or thought: COLUMNS selects what exists, in this order.
 _LOOK_UP = """
     WITH asked AS (
         SELECT unnest(from_json($keys, '[{
@@ -41,7 +41,7 @@ _LOOK_UP = """
     )
 
     SELECT hit, iteration, arm, messages::VARCHAR, response, finish_reason, prompt_tokens,
-        completion_tokens, latency_ms, COLUMNS('^(error|tokens_estimated)$')
+        completion_tokens, latency_ms, COLUMNS('^(error|tokens_estimated|thought)$')
     FROM turns
     JOIN hits ON turns.rowid = row_number
 """
@@ -81,10 +81,11 @@ class StoredTurn:
     latency_ms: float
     error: str | None
     tokens_estimated: bool | None = False
+    thought: str | None = None
 
     def completion(self) -> Completion:
         """The stored response. Raises `RequestError` with the stored reason if there was none."""
-        if self.error is not None:
+        if self.error is not None and self.finish_reason == "error":
             raise RequestError(self.error)
         return Completion(
             self.response,
@@ -92,7 +93,9 @@ class StoredTurn:
             self.prompt_tokens,
             self.completion_tokens,
             self.latency_ms,
-            estimated=bool(self.tokens_estimated),
+            self.error,
+            bool(self.tokens_estimated),
+            self.thought,
         )
 
 

@@ -80,8 +80,9 @@ class Request:
 class Completion:
     """The answer to a `Request`. `finish_reason` "length" means truncated at `max_tokens`.
 
-    `error` says why there is no text, if the provider knows. `estimated`: the server did not report
-    its tokens; these are the most that they can be.
+    `thought` is what the model thought, if it is not part of `text`. `error` says why there is no
+    text, if the provider knows. `estimated`: the server did not report its tokens; these are the
+    most that they can be.
     """
 
     text: str
@@ -91,6 +92,7 @@ class Completion:
     latency_ms: float
     error: str | None = None
     estimated: bool = False
+    thought: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,7 +104,8 @@ class Turn:
     turn whose response this one reuses, because it asked the same. `tokens_estimated`: the provider
     reported no tokens, and these are the most it can have used. `failure` is set where the request
     failed: a "passing" one is sent again at every start of the run, a "refused" one once, a "final"
-    one never. `turn_id` and `sha256` follow from the others.
+    one never. `thought` is what the model thought, where it stands apart from the response: a
+    server returned it apart, or it never ended. `turn_id` and `sha256` follow from the others.
     """
 
     iteration: int
@@ -127,6 +128,7 @@ class Turn:
     shared_turn_id: int | None = None
     tokens_estimated: bool | None = False
     failure: Failure | None = None
+    thought: str | None = None
     created_at: datetime = field(default_factory=utc_now)
     turn_id: int = field(init=False)
     sha256: str = field(init=False)

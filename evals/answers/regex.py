@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from evals.answers.base import AnswerReading, KindOptions, validate_options
-from evals.answers.response import UNFINISHED, strip_thoughts
+from evals.answers.response import UNFINISHED
 from evals.answers.statements import LONGEST
 from evals.answers.text import Case, normalize_text, read_bare_gold, tidy_text
+from evals.answers.thoughts import strip_thoughts
 
 if TYPE_CHECKING:
     import regex

@@ -32,7 +32,7 @@ from society.method.agents import ROLES
 from society.method.arms import is_tuned
 from society.method.experiment import Experiment, assemble, load_experiment
 from society.method.finetuning import count_tuned_models, find_validation_fault
-from society.runs.folder import RunFolder, keep_stored_quorum
+from society.runs.folder import RunFolder, keep_stored_rules
 from society.terminal.output import Screen, escape_invisible
 from store.errors import StoreError
 from store.ledger import Store
@@ -194,7 +194,7 @@ def read_past_work(config: Config, folder: RunFolder) -> PastWork:
     except StoreError:
         # Opening the run for writing will report the error.
         return PastWork()
-    config = keep_stored_quorum(config, run)
+    config = keep_stored_rules(config, run)
     each = count_tuned_models(config)
     over = [job.iteration for job in jobs if job.status in ("succeeded", "skipped")]
     tuned = sum(over.count(k) >= each for k in range(1, config.iterations + 1))
@@ -391,7 +391,7 @@ def _check_disk(
     models = (
         runs * largest * (count_tuned_models(config) * left + (_TRAINING_COPIES if left else 0))
     )
-    each = 2 * config.society.rounds * config.sampling.max_tokens * _BYTES_PER_TOKEN
+    each = 2 * config.society.rounds * config.sampling.longest * _BYTES_PER_TOKEN
     # What is on disk already needs no room any more.
     database = runs * max(0, _count_calls(experiment) * each - _measure_file(folder.database))
     free = shutil.disk_usage(_find_existing_folder(folder.path)).free

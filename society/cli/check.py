@@ -193,8 +193,8 @@ def _describe_reading(
     answers: AnswerKind, response: str, gold: str | None
 ) -> list[tuple[str, str]]:
     """Title and text of each line: the answer, its meaning, the rule, what else was stated."""
-    from evals.answers.response import strip_thoughts
     from evals.answers.statements import find_statements
+    from evals.answers.thoughts import strip_thoughts
 
     reading = answers.explain(response)
     lines = [("read", "nothing" if reading.answer is None else reading.answer)]

@@ -19,9 +19,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from evals.tasks.sources.formats import read_text
-from finetune.selection import TrainingSelection
 from providers.validation import format_errors
+from society.config.files import hash_text
 from society.config.schema import Config
+from society.prompts.templates import PLACES
 
 
 class ConfigError(ValueError):
@@ -62,14 +63,14 @@ def read_table(source: str, overrides: Sequence[str] = ()) -> tuple[dict[str, An
 def build_config(table: dict[str, Any], origin: str, overrides: Sequence[str] = ()) -> Config:
     """The config in a parsed TOML table; `origin` names the table in messages.
 
-    Files with selections (`datasets.generation`, `datasets.critic`) are read. Raises `ConfigError`
-    that lists everything that is wrong.
+    Files with selections (`datasets.generation`, `datasets.critic`) and prompts (`prompts.task`, …)
+    are read. Raises `ConfigError` that lists everything that is wrong.
     """
     for override in overrides:
         _apply_override(table, override)
     one = {key: value for key, value in table.items() if key not in SWEEP_KEYS}
     # A file that cannot be read is one problem among others: all of them are listed at once.
-    one, problems = _read_selections(one)
+    one, problems = _read_files(one)
     try:
         config = Config.model_validate(one)
     except ValidationError as error:
@@ -173,17 +174,29 @@ def list_problems(origin: str, problems: Sequence[str]) -> str:
     return "\n".join([f"{origin} has {len(problems)} problem(s):", *(f"  {p}" for p in problems)])
 
 
-def _read_selections(table: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The table with the text of every selection file in place of its path, and what went wrong.
+_FILES = {"datasets": ("generation", "critic"), "prompts": tuple(PLACES)}
+"""The keys that name a file, by section."""
+
+
+def _read_files(table: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The table with the text of every named file in place of its path, and what went wrong.
 
     A stored config has the text already, so that a run does not need the file any more.
     """
-    section = table.get("datasets")
-    if not isinstance(section, dict):
-        return table, []
-    problems = []
+    problems: list[str] = []
+    read = dict(table)
+    for name, keys in _FILES.items():
+        section = table.get(name)
+        if isinstance(section, dict):
+            read[name] = _read_files_of(name, section, keys, problems)
+    return read, problems
+
+
+def _read_files_of(
+    name: str, section: dict[str, Any], keys: Sequence[str], problems: list[str]
+) -> dict[str, Any]:
     read = dict(section)
-    for key in ("generation", "critic"):
+    for key in keys:
         given = section.get(key)
         if not isinstance(given, str):
             continue
@@ -191,12 +204,11 @@ def _read_selections(table: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
             # The hash must not depend on how a checkout ends its lines.
             text = read_text(Path(given)).replace("\r\n", "\n")
         except ValueError as error:
-            problems.append(f"datasets.{key}: cannot read {given!r}: {error}")
+            problems.append(f"{name}.{key}: cannot read {given!r}: {error}")
             del read[key]
             continue
-        selection = TrainingSelection(Path(given).name, text)
-        read[key] = {"file": selection.name, "text": text, "sha256": selection.sha256}
-    return {**table, "datasets": read}, problems
+        read[key] = {"file": Path(given).name, "text": text, "sha256": hash_text(text)}
+    return read
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

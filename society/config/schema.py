@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
 )
 
 from evals.arm_kinds import Data, OtherResponses
@@ -24,78 +21,38 @@ from finetune.selection import TrainingSelection
 from providers.pricing import PriceOverride
 from providers.split import AnswerServer
 from providers.types import Hyperparameters
+from society.config.files import PromptsSection, SelectionFile
+from society.config.values import Count, NotNegative, Positive, Section, Share, TopP, Words
+from society.prompts import ShownThoughts, Wording
 from store.records import AgentRole, Decoding, DiversityMeasure, Labels
-
-
-class SelectionFile(BaseModel):
-    """A .sql file: its name, text and SHA-256.
-
-    An experiment file gives the path alone, and `society.config.load` reads the file. A run stores
-    all three, so that it does not need the file any more.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-    file: str
-    text: str
-    sha256: str
-
-    @model_validator(mode="after")
-    def _is_whole(self) -> SelectionFile:
-        if self.selection.sha256 != self.sha256:
-            raise ValueError(
-                f"the text of {self.file!r} does not have the SHA-256 beside it; give the path of "
-                "the file instead of both"
-            )
-        return self
-
-    @property
-    def selection(self) -> TrainingSelection:
-        """The selection in the terms of `finetune`."""
-        return TrainingSelection(self.file, self.text)
-
-
-class Section(BaseModel):
-    """A table of the file.
-
-    `added` names the keys that are younger than stored runs. At its default such a key is left out
-    of the text, so that a run stored before the key existed compares as equal: it stays finished,
-    and its seeds stay one experiment.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-    added: ClassVar[frozenset[str]] = frozenset()
-
-    @model_serializer(mode="wrap")
-    def _leave_out_added(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        found: dict[str, Any] = handler(self)
-        fields = type(self).model_fields
-        unset = {
-            name
-            for name in self.added
-            if getattr(self, name) == fields[name].get_default(call_default_factory=True)
-        }
-        return {key: value for key, value in found.items() if key not in unset}
-
-
-# strict: "3" is no number and true is no 1, since TOML has types of its own. Floats are lenient, so
-# that `w = 1` may be written for 1.0, and so are lists, which TOML has in place of tuples.
-Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
-Share = Annotated[float, Field(ge=0.0, le=1.0, strict=False)]
-Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False, strict=False)]
-NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False, strict=False)]
 
 
 class SocietySection(Section):
     """Who debates, and how.
 
     `models` gives each agent a base model of its own; by default all agents have `model`, which
-    also writes the summaries.
+    also writes the summaries. `system_prompt` is sent to all agents, `personas` has one more for
+    each. `thoughts` says whether the other agents and the summarizer see an agent's thoughts.
     """
 
+    added = frozenset({"system_prompt", "personas", "thoughts"})
+    # Runs from before thoughts were hidden quoted them, and keep doing so (`Config.from_json`).
+    absent = MappingProxyType({"thoughts": "quoted"})
     agents: Count = 3
     rounds: Count = 2
     others: OtherResponses = "summarized"
     models: tuple[str, ...] | None = Field(default=None, strict=False)
+    system_prompt: Words | None = None
+    personas: tuple[Words, ...] | None = Field(default=None, strict=False)
+    thoughts: ShownThoughts = "hidden"
+
+    @property
+    def system_prompts(self) -> tuple[str, ...]:
+        """What opens the agents' conversations, in the agents' order; one for all, or none."""
+        common = [self.system_prompt] if self.system_prompt else []
+        if self.personas is None:
+            return tuple(common)
+        return tuple("\n\n".join([*common, persona]) for persona in self.personas)
 
     @property
     def calls(self) -> int:
@@ -121,13 +78,39 @@ class ArmSection(Section):
     tune: Literal["both", "generators"] | None = None
 
 
-class SamplingSection(Section):
-    """How answers are drawn. The paper's released code: temperature 1, top_p 0.9, 2,048 tokens."""
+class AgentSampling(Section):
+    """What one agent has of its own in [sampling]."""
 
+    added = frozenset({"temperature", "top_p", "max_tokens"})
+    temperature: NotNegative | None = None
+    top_p: TopP | None = None
+    max_tokens: Count | None = None
+
+
+class SamplingSection(Section):
+    """How answers are drawn. The paper's released code: temperature 1, top_p 0.9, 2,048 tokens.
+
+    `agents` gives each agent settings of its own; keys that an entry leaves out are those of all.
+    """
+
+    added = frozenset({"agents"})
     temperature: NotNegative = 1.0
-    top_p: Annotated[float, Field(gt=0.0, le=1.0, strict=False)] = 0.9
+    top_p: TopP = 0.9
     max_tokens: Count = 2048
     summary_max_tokens: Count = 512
+    agents: tuple[AgentSampling, ...] = Field(default=(), strict=False)
+
+    @property
+    def by_agent(self) -> tuple[SamplingSection, ...]:
+        """The settings of every agent, in the agents' order; () if all have the same."""
+        return tuple(
+            self.model_copy(update={**own.model_dump(), "agents": ()}) for own in self.agents
+        )
+
+    @property
+    def longest(self) -> int:
+        """The most tokens that any agent's answer may have."""
+        return max((self.max_tokens, *(each.max_tokens for each in self.by_agent)))
 
 
 class TaskSection(Section):
@@ -293,12 +276,14 @@ class Config(Section):
     3
     """
 
+    added = frozenset({"prompts"})
     model: str
     iterations: Annotated[int, Field(ge=0, lt=2**31)] = 1
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     task: TrainedTaskSection
     society: SocietySection = SocietySection()
     sampling: SamplingSection = SamplingSection()
+    prompts: PromptsSection = PromptsSection()
     train: TrainSection = TrainSection()
     evaluation: EvaluationSection = EvaluationSection()
     zero_shot: tuple[ZeroShotSection, ...] = Field(default=(), strict=False)
@@ -318,6 +303,12 @@ class Config(Section):
     def base_address(self, agent: int) -> str:
         """The address of an agent's base, in any arm; see the function `base_address` below."""
         return base_address(self.agent_models, agent)
+
+    @property
+    def wording(self) -> Wording:
+        """The words of the society's prompts."""
+        own = {name: file.text.rstrip("\n") for name, file in self.prompts.files.items()}
+        return Wording(self.society.thoughts, self.society.system_prompts, own)
 
     @property
     def agent_models(self) -> tuple[str, ...]:
@@ -341,15 +332,16 @@ class Config(Section):
     def from_json(cls, text: str) -> Config:
         """The config that a run has stored.
 
-        Runs that were stored before quorums existed took labels from a single voter, and keep
-        doing so.
+        Runs that were stored before quorums existed took labels from a single voter, and those
+        from before thoughts were hidden quoted them; both keep doing so.
         """
         # The default of today would give a resumed run labels by another rule than it began with.
         stored = json.loads(text)
         if "quorum" not in stored.get("consensus", {}):
             stored["consensus"] = {**stored.get("consensus", {}), "quorum": 1}
-            text = json.dumps(stored)
-        return cls.model_validate_json(text)
+        if "thoughts" not in stored.get("society", {}):
+            stored["society"] = {**stored.get("society", {}), "thoughts": "quoted"}
+        return cls.model_validate_json(json.dumps(stored))
 
     def to_json(self) -> str:
         """Canonical text, which a run stores and compares with that of its next start."""

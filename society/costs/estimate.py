@@ -17,7 +17,6 @@ from evals.tasks.base import Task, TaskQuestion
 from finetune.mixture import compute_mixture
 from providers import registry
 from providers.pricing import Prices, TokenPrice
-from society import prompts
 from society.config.schema import Config
 from society.costs import lengths
 from society.costs.lengths import MESSAGE, NOTHING, PROMPT, Range
@@ -113,9 +112,15 @@ class _Estimator:
         self.config = config = experiment.config
         self.prices = Prices(config.prices)
         self.questions = experiment.questions
+        self.wording = config.wording
         self.arms = experiment.arms
         section = config.sampling
-        self.answer = lengths.estimate_answer(section.max_tokens, answer_tokens)
+        # What others read of an agent's answer is bounded by the longest that any agent may give.
+        self.answer = lengths.estimate_answer(section.longest, answer_tokens)
+        self.answers = tuple(
+            lengths.estimate_answer(own.max_tokens, answer_tokens)
+            for own in section.by_agent or (section,)
+        )
         self.summary = lengths.estimate_answer(section.summary_max_tokens, summary_tokens)
 
     def lines(self) -> Iterator[CostLine]:
@@ -148,9 +153,10 @@ class _Estimator:
     def _debates(
         self, stage: str, task: Task, asked: Sequence[TaskQuestion], arm: Arm, tuned: bool
     ) -> Iterator[CostLine]:
-        opening = lengths.sum_ranges(_measure_openings(task, asked))
         name = arm.name if tuned and len(self.arms) > 1 else None
         for number in range(1, arm.agents + 1):
+            opening = lengths.sum_ranges(self._measure_openings(task, asked, number))
+            answer = self.answers[(number - 1) % len(self.answers)]
             for place, context in enumerate(self._contexts(task, arm), start=1):
                 if place == 1 and arm.name == _LATER_ROUNDS:
                     continue
@@ -161,13 +167,15 @@ class _Estimator:
                     tuned=tuned,
                     calls=lengths.exactly(len(asked)),
                     prompt=opening + context * len(asked),
-                    completion=self.answer * len(asked),
+                    completion=answer * len(asked),
                     arm=name,
                 )
         # The summarizer is never tuned, and writes one summary per agent and later round.
         if arm.others == "summarized" and arm.rounds > 1:
             calls = len(asked) * arm.agents * (arm.rounds - 1)
-            shown = lengths.estimate_text(prompts.build_summary_request([""] * (arm.agents - 1)))
+            shown = lengths.estimate_text(
+                self.wording.build_summary_request([""] * (arm.agents - 1))
+            )
             yield CostLine(
                 stage=stage,
                 role="summarizer",
@@ -192,7 +200,7 @@ class _Estimator:
         if arm.rounds > 1:
             roles.append(("critic", contexts[-1]))
         looked_at = min(self.config.diversity.questions, len(asked))
-        openings = _measure_openings(task, asked)
+        openings = self._measure_openings(task, asked, None)
         for role, context in roles:
             text = MESSAGE + lengths.estimate_reread(self.answer)
             count = lengths.exactly(looked_at)
@@ -223,11 +231,11 @@ class _Estimator:
     def _contexts(self, task: Task, arm: Arm) -> list[Range]:
         """Tokens around the question's own prompt in one call of each round."""
         if arm.others == "summarized":
-            shown = lengths.estimate_text(prompts.build_summary_turn("", task.answer_form))
+            shown = lengths.estimate_text(self.wording.build_summary_turn("", task.answer_form))
             shown += lengths.estimate_reread(self.summary)
         else:
             shown = lengths.estimate_text(
-                prompts.build_quoted_turn([""] * (arm.agents - 1), task.answer_form)
+                self.wording.build_quoted_turn([""] * (arm.agents - 1), task.answer_form)
             )
             shown += self._others(arm)
         # Each round repeats the whole conversation so far and adds an answer and a quotation.
@@ -237,12 +245,28 @@ class _Estimator:
             contexts.append(contexts[-1] + own + MESSAGE + shown)
         return contexts
 
+    def _measure_openings(
+        self, task: Task, asked: Sequence[TaskQuestion], agent: int | None
+    ) -> list[Range]:
+        """Tokens that open the conversation of an agent, or of that with the longest system prompt,
+        for each question."""
+        wording = self.wording
+        if agent is None:
+            count = len(wording.system_prompts) or 1
+            agent = max(range(1, count + 1), key=lambda n: len(wording.find_system_prompt(n) or ""))
+        return [
+            lengths.sum_ranges(
+                lengths.estimate_text(message.content) + MESSAGE * (message.role == "system")
+                for message in wording.open_conversation(task, question.text, agent)
+            )
+            for question in asked
+        ]
+
     def _others(self, arm: Arm) -> Range:
         return lengths.estimate_reread(self.answer) * (arm.agents - 1)
 
     def _jobs(self, task: Task, asked: Sequence[TaskQuestion], arm: Arm) -> Iterator[CostLine]:
         contexts = self._contexts(task, arm)
-        openings = _measure_openings(task, asked)
         # A shared model is trained on the answers of all agents.
         speakers = arm.train_agents if arm.data == "pooled" else 1
         count: dict[AgentRole, Range] = {
@@ -250,6 +274,7 @@ class _Estimator:
             "critic": self._count_critic_examples(len(asked), arm),
         }
         for agent, role in list_tuned_models(arm):
+            openings = self._measure_openings(task, asked, agent or None)
             context = contexts[0 if role == "generator" else -1]
             rest = context + MESSAGE + lengths.estimate_reread(self.answer)
             section = self.config.finetune
@@ -319,10 +344,6 @@ def _merge_untuned(arms: Sequence[Arm]) -> list[Arm]:
         if arm.rounds > 1:
             debates[arm.agents, arm.others] = replace(arm, name=_LATER_ROUNDS)
     return [*firsts, *debates.values()]
-
-
-def _measure_openings(task: Task, asked: Sequence[TaskQuestion]) -> list[Range]:
-    return [lengths.estimate_text(task.prompt(question.text)) for question in asked]
 
 
 def _sum_examples(openings: Sequence[Range], rest: Range, count: Range) -> Range:

@@ -141,7 +141,7 @@ def list_assumptions(config: Config) -> list[str]:
         "Assumed:",
         f"  Text has {lengths.CHARACTERS_PER_TOKEN:g} characters per token "
         f"(low: {lengths.CHARACTERS_PER_TOKEN_LOW:g}; high: one token per byte).",
-        f"  An answer takes {lengths.ANSWER_SHARE:.0%} of its limit ({sampling.max_tokens}, "
+        f"  An answer takes {lengths.ANSWER_SHARE:.0%} of its limit ({sampling.longest}, "
         f"summaries {sampling.summary_max_tokens}), at most {lengths.ANSWER_TOKENS} tokens "
         f"(low: {lengths.ANSWER_SHARE_LOW:.0%} of the limit; high: all of it), "
         "unless --answer-tokens or --summary-tokens is given.",

@@ -109,6 +109,7 @@ class _Content:
                 self.questions.find_question(debate.question_id),
                 self.questions.task,
                 (found.agents, found.rounds),
+                config.wording,
                 summarized=config.society.others == "summarized",
                 drop_ties=config.consensus.ties == "drop",
                 quorum=config.consensus.quorum or default_quorum(found.agents),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from evals.answers.thoughts import set_thought_apart
 from evals.tasks.base import Task, TaskQuestion
 from providers.types import Message
-from society import prompts
 from society.importing.debates import ImportedDebate, ImportedTurn
 from society.method.voting import (
     build_tie_key,
@@ -16,6 +16,7 @@ from society.method.voting import (
     extract_answer,
     judge_debate,
 )
+from society.prompts import Wording
 from store.content import messages_json
 from store.records import Turn
 from store.tables import Record
@@ -29,6 +30,7 @@ def build_rows(
     question: TaskQuestion,
     task: Task,
     size: tuple[int, int],
+    wording: Wording,
     *,
     summarized: bool,
     drop_ties: bool,
@@ -47,17 +49,19 @@ def build_rows(
         for agent in range(1, agents + 1):
             others = [turn for turn in earlier if turn.agent != agent]
             # A summary is a turn of its own, before the answer that reads it.
-            summary = debate.turns.get((agent, number, "summary"))
-            if summary is not None:
-                sent = _as_json(prompts.build_summary_messages(others))
-                turns.append(_build_turn(debate, summary, sent, task))
+            given_summary = debate.turns.get((agent, number, "summary"))
+            summary = None
+            if given_summary is not None:
+                sent = _as_json(wording.build_summary_messages(others))
+                summary = _build_turn(debate, given_summary, sent, task)
+                turns.append(summary)
             given = debate.turns[agent, number, "answer"]
             if number == 1:
-                sent = _as_json([Message("user", task.prompt(question.text))])
+                sent = _as_json(wording.open_conversation(task, question.text, agent))
             elif given.messages is None:
-                read = summary.response if summary and summarized and others else None
+                read = summary if summarized and others else None
                 own = earlier[agent - 1]
-                sent = _as_json(prompts.build_critic_messages(own, others, read, task.answer_form))
+                sent = _as_json(wording.build_critic_messages(own, others, read, task.answer_form))
             else:
                 sent = given.messages
             turns.append(_build_turn(debate, given, sent, task))
@@ -73,10 +77,11 @@ def build_rows(
 
 def _build_turn(debate: ImportedDebate, given: ImportedTurn, sent: str, task: Task) -> Turn:
     stage = debate.stage
+    thought, response = set_thought_apart(given.response)
     answer = None
     # Answers that were cut or refused have no label in society's own runs either.
     if given.kind == "answer" and given.finish_reason == "stop":
-        answer = given.answer or extract_answer(task, given.response, given.finish_reason)
+        answer = given.answer or extract_answer(task, response, given.finish_reason)
     return Turn(
         iteration=stage.iteration,
         arm=stage.arm,
@@ -88,13 +93,14 @@ def _build_turn(debate: ImportedDebate, given: ImportedTurn, sent: str, task: Ta
         kind=given.kind,
         model_id=given.model or NAMELESS,
         messages=given.messages or sent,
-        response=given.response,
+        response=response,
+        thought=thought,
         answer=answer,
         finish_reason=given.finish_reason,
         prompt_tokens=given.prompt_tokens,
         completion_tokens=given.completion_tokens,
         latency_ms=given.latency_ms,
-        error=given.error or explain_empty(given.response, given.finish_reason),
+        error=given.error or explain_empty(response, given.finish_reason, thought=thought),
     )
 
 

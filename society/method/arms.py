@@ -212,6 +212,11 @@ def _check_arm(arm: Arm, made: Mapping[str, Arm], society: SocietySection) -> No
             f"arms: {arm.name!r} has one model for all agents, and society.models names several; "
             "leave the arm out"
         )
+    if society.personas and arm.agents > len(society.personas) and not arm.matched_to:
+        raise ValueError(
+            f"arms: {arm.name!r} has {arm.agents} agents, society.personas names "
+            f"{len(society.personas)}; name one for each"
+        )
     if mixed and arm.agents > society.agents:
         raise ValueError(
             f"arms: {arm.name!r} has {arm.agents} agents, society.models names "

@@ -13,9 +13,10 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Protocol
 
+from evals.answers.thoughts import set_thought_apart
 from evals.arm_kinds import OtherResponses
 from evals.tasks.base import Task, TaskQuestion
 from providers.base import Provider
@@ -28,7 +29,6 @@ from providers.errors import (
 )
 from providers.limits import get_breakers
 from providers.types import Message, ModelRef, Request, Sampling
-from society import prompts
 from society.method.agents import Agent, Society
 from society.method.purpose import describe_turn, spend_for
 from society.method.reuse import SharedAnswers, take_over
@@ -40,6 +40,7 @@ from society.method.voting import (
     extract_answer,
     judge_debate,
 )
+from society.prompts import Wording
 from store.content import make_storable, messages_json
 from store.records import Failure, Labels, StageKey, Turn, TurnKind, utc_now
 from store.tables import Record
@@ -60,8 +61,9 @@ class Recorder(Protocol):
 class DebateRules:
     """How one debate is held.
 
-    `summary_sampling` is for the summarizer only. `label` says what training answers are compared
-    with, `quorum` how many voters a training label needs; `seed` decides ties in evaluation.
+    `summary_sampling` is for the summarizer only. Agents take the entries of `agent_sampling` in
+    turn; without any, all have `sampling`. `label` says what training answers are compared with,
+    `quorum` how many voters a training label needs; `seed` decides ties in evaluation.
     """
 
     rounds: int
@@ -73,6 +75,14 @@ class DebateRules:
     seed: int = 0
     label: Labels = "final"
     questions_in_flight: int = 1024
+    wording: Wording = field(default_factory=Wording)
+    agent_sampling: tuple[Sampling, ...] = ()
+
+    def sampling_of(self, agent: int) -> Sampling:
+        """How the answers of agent `agent` (from 1) are drawn."""
+        if not self.agent_sampling:
+            return self.sampling
+        return self.agent_sampling[(agent - 1) % len(self.agent_sampling)]
 
 
 class Debate:
@@ -187,22 +197,22 @@ class Debate:
     ) -> Turn:
         """The answer of one agent in round `round_number`; `earlier` are all answers of the round
         before, in the order of the agents."""
+        wording = self._rules.wording
         if round_number == 1:
-            opening = Message("user", self._task.prompt(question.text))
+            opening = wording.open_conversation(self._task, question.text, agent.number)
             return await self._take_turn(
-                *self._prepare(question, agent, round_number, "answer", agent.generator, (opening,))
+                *self._prepare(question, agent, round_number, "answer", agent.generator, opening)
             )
         others = [turn for turn in earlier if turn.agent != agent.number]
         summary = None
         if self._rules.others == "summarized" and others:
             model = self._society.summarizer
-            request = prompts.build_summary_messages(others)
-            summary_turn = await self._take_turn(
+            request = wording.build_summary_messages(others)
+            summary = await self._take_turn(
                 *self._prepare(question, agent, round_number, "summary", model, request)
             )
-            summary = summary_turn.response
         own = earlier[agent.number - 1]
-        messages = prompts.build_critic_messages(own, others, summary, self._task.answer_form)
+        messages = wording.build_critic_messages(own, others, summary, self._task.answer_form)
         return await self._take_turn(
             *self._prepare(question, agent, round_number, "answer", agent.critic, messages)
         )
@@ -236,7 +246,8 @@ class Debate:
             completion_tokens=0,
             latency_ms=0.0,
         )
-        sampling = self._rules.sampling if kind == "answer" else self._rules.summary_sampling
+        rules = self._rules
+        sampling = rules.sampling_of(agent.number) if kind == "answer" else rules.summary_sampling
         again = turn.turn_id in self._again
         return turn, Request(model, messages, sampling, _build_noise_key(turn), again)
 
@@ -280,14 +291,17 @@ class Debate:
         except RequestError as error:
             # An answer the provider can never give is part of the record: it casts no vote.
             return _record_failure(draft, error, again=request.again)
-        # The answer is read from what is stored, so reading it again later gives the same.
-        response = make_storable(completion.text)
+        thought, response = set_thought_apart(make_storable(completion.text))
+        if completion.thought:
+            thought = make_storable(completion.thought)
         reason = completion.finish_reason
+        # The answer is read from what is stored, so reading it again later gives the same.
         answer = extract_answer(self._task, response, reason) if draft.kind == "answer" else None
-        why = completion.error or explain_empty(response, reason)
+        why = completion.error or explain_empty(response, reason, thought=thought)
         return replace(
             draft,
             response=response,
+            thought=thought,
             answer=answer,
             finish_reason=reason,
             prompt_tokens=completion.prompt_tokens,

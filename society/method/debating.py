@@ -11,7 +11,7 @@ from evals import degradation
 from evals.judge.pool import get_shared_judge
 from evals.tasks.base import Split, Task, TaskQuestion
 from providers.types import Sampling
-from society.config.schema import Config
+from society.config.schema import Config, SamplingSection
 from society.method.agents import Society
 from society.method.arms import Arm
 from society.method.debate import Debate, DebateRules
@@ -107,12 +107,16 @@ async def debate_questions(
 def build_debate_rules(config: Config, arm: Arm, decoding: Decoding) -> DebateRules:
     """How an arm of this experiment debates when it samples, or answers greedily."""
     section = config.sampling
-    sampling = Sampling(
-        temperature=section.temperature if decoding == "sampled" else 0.0,
-        top_p=section.top_p,
-        max_tokens=section.max_tokens,
-        seed=config.seed,
-    )
+
+    def build_sampling(settings: SamplingSection) -> Sampling:
+        return Sampling(
+            temperature=settings.temperature if decoding == "sampled" else 0.0,
+            top_p=settings.top_p,
+            max_tokens=settings.max_tokens,
+            seed=config.seed,
+        )
+
+    sampling = build_sampling(section)
     return DebateRules(
         rounds=arm.rounds,
         others=arm.others,
@@ -122,6 +126,8 @@ def build_debate_rules(config: Config, arm: Arm, decoding: Decoding) -> DebateRu
         quorum=config.consensus.quorum or default_quorum(arm.train_agents),
         seed=config.seed,
         label=arm.labels or "final",
+        wording=config.wording,
+        agent_sampling=tuple(map(build_sampling, section.by_agent)),
     )
 
 
@@ -130,11 +136,13 @@ def find_shared(
 ) -> SharedAnswers:
     """What other arms have been answered in this stage, by models that this society uses too."""
     addresses = {m.model_id: m.address for m in society.models}
+    drawn_alike = not run.config.sampling.agents
 
     # Only a greedy answer of a provider that computes the same bits every time (a local model) is
-    # known without asking again; servers batch requests differently from call to call.
+    # known without asking again; servers batch requests differently from call to call. Agents with
+    # settings of their own may answer one conversation differently.
     def repeats(model_id: str) -> bool:
-        if stage.decoding != "greedy" or model_id not in addresses:
+        if stage.decoding != "greedy" or model_id not in addresses or not drawn_alike:
             return False
         return run.connections[addresses[model_id]].capabilities.repeatable
 

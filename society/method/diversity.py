@@ -14,13 +14,17 @@ from store.records import Diversity, StageKey
 def build_options(config: Config) -> DiversityOptions:
     """What the section `[diversity]` asks for."""
     section, sampling = config.diversity, config.sampling
-    own = sampling.temperature == 1.0 and sampling.top_p == 1.0
+    drawn = {
+        f"temperature {own.temperature:g}, top_p {own.top_p:g}"
+        for own in sampling.by_agent or (sampling,)
+        if own.temperature != 1.0 or own.top_p != 1.0
+    }
     return DiversityOptions(
         measures=section.measures,
         encoder=section.encoder,
         questions=section.questions,
         device=section.device,
-        drawn=None if own else f"temperature {sampling.temperature:g}, top_p {sampling.top_p:g}",
+        drawn="; ".join(sorted(drawn)) or None,
     )
 
 

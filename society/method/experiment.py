@@ -109,6 +109,16 @@ def _check_sections(config: Config) -> None:
             f"society.models names {len(society.models)} models for {society.agents} agents; "
             "name one for each, also the same more than once"
         )
+    if society.personas is not None and len(society.personas) != society.agents:
+        raise ValueError(
+            f"society.personas names {len(society.personas)} personas for {society.agents} agents; "
+            "give one for each, also the same more than once"
+        )
+    if config.sampling.agents and len(config.sampling.agents) != society.agents:
+        raise ValueError(
+            f"sampling.agents has {len(config.sampling.agents)} entries for {society.agents} "
+            "agents; give one for each, {} for an agent without settings of its own"
+        )
     # A misspelled address would leave its model with default settings, and nothing would show it.
     if unused := sorted(config.providers.keys() - set(config.addresses)):
         raise ValueError(

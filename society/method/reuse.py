@@ -76,6 +76,7 @@ def take_over(turn: Turn, source: Turn) -> Turn:
     return replace(
         turn,
         response=source.response,
+        thought=source.thought,
         answer=source.answer,
         finish_reason=source.finish_reason,
         prompt_tokens=source.prompt_tokens,

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import shorten
 
+from evals.answers.thoughts import strip_thoughts
 from evals.tasks.base import Task
 from finetune.plans import TuningPlan
 from providers.base import Provider
@@ -20,8 +21,6 @@ from store.records import IN_STAGE, StageKey, Turn
 
 _SAMPLES = 3
 _SAMPLE_LENGTH = 300
-_THOUGHT_BEGINS = ("<think", "<thought", "<reasoning", "[think]", "<|channel|>analysis")
-_THOUGHT_ENDS = ("</think", "</thought", "</reasoning", "[/think]", "<|channel|>final")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +31,20 @@ class Cause:
     remedy: str
 
 
+_CUT_THOUGHT = Cause(
+    "cut off while the model was still reasoning",
+    "raise sampling.max_tokens, or let the model reason less (provider.reasoning_effort, "
+    "provider.chat_template_kwargs)",
+)
+
+
 def find_cause(turn: Turn, task: Task) -> Cause:
     """Why `turn` has no answer."""
     if turn.failure is not None:
         return Cause(f"the request failed: {turn.error}", "remove the cause")
     if not turn.response.strip():
+        if turn.thought is not None and turn.finish_reason == "length":
+            return _CUT_THOUGHT
         # The provider's own message knows more than the finish reason, and names the remedy.
         return Cause(f"empty: {turn.error or turn.finish_reason}", "")
     match turn.finish_reason:
@@ -57,14 +65,9 @@ def find_cause(turn: Turn, task: Task) -> Cause:
 
 
 def _find_cause_of_cut(response: str, task: Task) -> Cause:
-    text = response.lower()
-    # The last opening mark after the last closing one: the reasoning never came to its end.
-    begun = max(map(text.rfind, _THOUGHT_BEGINS))
-    if begun > max(map(text.rfind, _THOUGHT_ENDS)):
-        return Cause(
-            "cut off while the model was still reasoning",
-            "raise sampling.max_tokens, or switch the model's reasoning off",
-        )
+    # A thought after which something was said already.
+    if strip_thoughts(response).unfinished:
+        return _CUT_THOUGHT
     if task.extract(response) is not None:
         return Cause(
             "the answer is there and the model writes on until it is cut off: it never ends its "

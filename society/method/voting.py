@@ -161,13 +161,21 @@ def extract_answer(task: Task, text: str, finish_reason: str) -> str | None:
     return task.extract(text) if finish_reason == "stop" and text.strip() else None
 
 
-def explain_empty(response: str, finish_reason: str) -> str | None:
-    """Why a response has no text, as far as its finish reason shows; None if it has text."""
+def explain_empty(response: str, finish_reason: str, *, thought: str | None = None) -> str | None:
+    """Why a response has no text, as far as its finish reason and its thought show; None if it has
+    text."""
     if response.strip():
         return None
+    if thought and finish_reason in _WHY_THOUGHT_ONLY:
+        return _WHY_THOUGHT_ONLY[finish_reason]
     return _WHY_EMPTY.get(finish_reason, f"no text came back (finish_reason {finish_reason!r})")
 
 
+_WHY_THOUGHT_ONLY = {
+    "stop": "the model ended its response within its thought, without an answer",
+    "length": "all tokens are used up by a thought that has no end; raise sampling.max_tokens, or "
+    "let the model think less: provider.reasoning_effort, provider.chat_template_kwargs",
+}
 _WHY_EMPTY = {
     "stop": "the model ended its answer without a text",
     "length": "all tokens are used up without a text; raise sampling.max_tokens",

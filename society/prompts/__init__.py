@@ -12,78 +12,109 @@ debate gets the prompts that a run of this project would have sent.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from functools import cache
-from importlib.resources import files
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
 
+from evals.answers.thoughts import split_response
+from evals.tasks.base import Task
 from providers.types import Message
+from society.prompts.templates import PromptName, fill_prompt
 from store.records import Turn
 
 NO_RESPONSE = "(no response)"
 """Stands in a conversation for an answer without text, since several servers refuse empty ones."""
 
-
-def build_summary_messages(others: Sequence[Turn]) -> tuple[Message, ...]:
-    """What the summarizer is sent: the other agents' answers of the round before."""
-    return (Message("user", build_summary_request([fill_empty(t.response) for t in others])),)
+ShownThoughts = Literal["hidden", "quoted"]
+"""Whether the other agents and the summarizer see an agent's thoughts beside its answer."""
 
 
-def build_critic_messages(
-    own: Turn, others: Sequence[Turn], summary: str | None, answer_form: str
-) -> tuple[Message, ...]:
-    """What a critic is sent: its agent's own conversation, and the other agents' answers.
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """The words of a society's prompts.
 
-    `own` and `others` are the answers of the round before. `summary` is what the summarizer wrote
-    about the others; None quotes them word for word. `answer_form` says how to state an answer.
+    `own` are the user's texts in place of the packaged ones (`society.prompts.templates`).
+    `system_prompts` open the agents' conversations; agents beyond them take them in turn again.
+    The summarizer has none.
+
+    >>> Wording().build_summary_turn("Both say 7.", "State it.").splitlines()[0]
+    "A summary of the other agents' solutions:"
     """
-    if summary is None:
-        quoted = [fill_empty(turn.response) for turn in others]
-        update = build_quoted_turn(quoted, answer_form)
-    else:
-        update = build_summary_turn(fill_empty(summary), answer_form)
-    return (
-        *(Message(**message) for message in json.loads(own.messages)),
-        Message("assistant", fill_empty(own.response)),
-        Message("user", update),
-    )
+
+    thoughts: ShownThoughts = "hidden"
+    system_prompts: tuple[str, ...] = ()
+    own: Mapping[PromptName, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    def open_conversation(self, task: Task, question: str, agent: int) -> tuple[Message, ...]:
+        """What the generator of agent `agent` (from 1) is sent in round 1."""
+        text = self.own.get("task")
+        if text is None:
+            asked = task.prompt(question)
+        else:
+            values = {"question": question, "answer_form": task.answer_form}
+            asked = fill_prompt("task", text, values)
+        directed = self.find_system_prompt(agent)
+        system = () if directed is None else (Message("system", directed),)
+        return (*system, Message("user", asked))
+
+    def find_system_prompt(self, agent: int) -> str | None:
+        """The system prompt of agent `agent` (from 1)."""
+        if not self.system_prompts:
+            return None
+        return self.system_prompts[(agent - 1) % len(self.system_prompts)]
+
+    def build_summary_messages(self, others: Sequence[Turn]) -> tuple[Message, ...]:
+        """What the summarizer is sent: the other agents' answers of the round before."""
+        return (Message("user", self.build_summary_request([self.show(t) for t in others])),)
+
+    def build_critic_messages(
+        self, own: Turn, others: Sequence[Turn], summary: Turn | None, answer_form: str
+    ) -> tuple[Message, ...]:
+        """What a critic is sent: its agent's own conversation, and the other agents' answers.
+
+        `own` and `others` are the answers of the round before. `summary` is what the summarizer
+        wrote about the others; None quotes them word for word. `answer_form` says how to state an
+        answer.
+        """
+        if summary is None:
+            update = self.build_quoted_turn([self.show(turn) for turn in others], answer_form)
+        else:
+            update = self.build_summary_turn(self.show(summary), answer_form)
+        # The agent's own response stands here whole: what a model sees of its own earlier thoughts
+        # is the rule of its chat template.
+        return (
+            *(Message(**message) for message in json.loads(own.messages)),
+            Message("assistant", _fill_empty(own.response)),
+            Message("user", update),
+        )
+
+    def show(self, turn: Turn) -> str:
+        """A turn as later prompts show it to others: its answer, and its thought if quoted."""
+        if self.thoughts == "hidden":
+            return _fill_empty(split_response(turn.response).answer)
+        parts = (turn.thought or "", turn.response)
+        return _fill_empty("\n\n".join(part for part in parts if part))
+
+    def build_quoted_turn(self, solutions: Sequence[str], answer_form: str) -> str:
+        """The user turn that shows the other agents' responses word for word."""
+        values = {"solutions": _number_solutions(solutions), "answer_form": answer_form}
+        return fill_prompt("quoted", self.own.get("quoted"), values)
+
+    def build_summary_turn(self, summary: str, answer_form: str) -> str:
+        """The user turn that shows a summary of the other agents' responses."""
+        values = {"summary": summary, "answer_form": answer_form}
+        return fill_prompt("summarized", self.own.get("summarized"), values)
+
+    def build_summary_request(self, solutions: Sequence[str]) -> str:
+        """The user turn that asks the summarizer for a summary."""
+        values = {"solutions": _number_solutions(solutions)}
+        return fill_prompt("summarize", self.own.get("summarize"), values)
 
 
-def fill_empty(response: str) -> str:
-    """A response as later prompts show it, to the other agents and to its own agent."""
+def _fill_empty(response: str) -> str:
     return response if response.strip() else NO_RESPONSE
-
-
-def build_quoted_turn(solutions: Sequence[str], answer_form: str) -> str:
-    """The user turn that shows the other agents' responses word for word."""
-    solutions_text = _number_solutions(solutions)
-    return _fill_template("debate_quoted", solutions=solutions_text, answer_form=answer_form)
-
-
-def build_summary_turn(summary: str, answer_form: str) -> str:
-    """The user turn that shows a summary of the other agents' responses."""
-    return _fill_template("debate_summarized", summary=summary, answer_form=answer_form)
-
-
-def build_summary_request(solutions: Sequence[str]) -> str:
-    """The user turn that asks the summarizer for a summary."""
-    return _fill_template("summarize", solutions=_number_solutions(solutions))
 
 
 def _number_solutions(solutions: Sequence[str]) -> str:
     return "\n\n".join(f"Solution {i}:\n{text}" for i, text in enumerate(solutions, start=1))
-
-
-def _fill_template(name: str, **values: str) -> str:
-    # One pass over the template, not str.format or repeated str.replace: model text that happens
-    # to contain a placeholder must stay as it is.
-    head, *rest = _read_template(name).split("{")
-    parts = [head]
-    for piece in rest:
-        key, _, tail = piece.partition("}")
-        parts += [values[key], tail]
-    return "".join(parts)
-
-
-@cache
-def _read_template(name: str) -> str:
-    return files(__name__).joinpath(f"{name}.txt").read_text(encoding="utf-8").rstrip("\n")

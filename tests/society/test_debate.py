@@ -11,10 +11,10 @@ from evals.tasks.arithmetic import create
 from providers.errors import AuthenticationFailed, ContextOverflow
 from providers.scripted import ScriptedProvider
 from providers.types import Completion, Message, ModelRef, Request, Sampling
-from society import prompts
 from society.method.agents import Agent, Society
 from society.method.debate import Debate, DebateRules
 from society.method.reuse import SharedAnswers
+from society.prompts import Wording
 from store.ledger import Store
 from store.records import Model, StageKey
 
@@ -86,14 +86,14 @@ async def test_a_quoted_debate_shows_each_agent_the_others_and_its_own_past(stor
         Message("assistant", answer["a2/r1/answer"]),
         Message(
             "user",
-            prompts.build_quoted_turn(
+            Wording().build_quoted_turn(
                 [answer["a1/r1/answer"], answer["a3/r1/answer"]], TASK.answer_form
             ),
         ),
         Message("assistant", answer["a2/r2/answer"]),
         Message(
             "user",
-            prompts.build_quoted_turn(
+            Wording().build_quoted_turn(
                 [answer["a1/r2/answer"], answer["a3/r2/answer"]], TASK.answer_form
             ),
         ),
@@ -110,7 +110,7 @@ async def test_a_summary_is_written_by_the_base_for_each_agent_from_the_others(s
     assert "g3" in first
     assert "g1" not in first
     second_round = next(r for r in provider.requests if r.key.endswith("a1/r2/answer"))
-    assert second_round.messages[-1].content == prompts.build_summary_turn(
+    assert second_round.messages[-1].content == Wording().build_summary_turn(
         says(summaries[0]), TASK.answer_form
     )
     kinds = Counter(store.rows("SELECT kind, agent FROM turns"))

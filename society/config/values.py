@@ -1,0 +1,53 @@
+"""What the sections of an experiment file have in common: strict values, and the usual bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
+
+
+class Section(BaseModel):
+    """A table of the file.
+
+    `added` names the keys that are younger than stored runs. At its default such a key is left out
+    of the text, so that a run stored before the key existed compares as equal: it stays finished,
+    and its seeds stay one experiment. `absent` has what a text without such a key means, where that
+    is not its default.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    added: ClassVar[frozenset[str]] = frozenset()
+    absent: ClassVar[Mapping[str, object]] = MappingProxyType({})
+
+    @model_serializer(mode="wrap")
+    def _leave_out_added(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = handler(self)
+        fields = type(self).model_fields
+        left_out = {
+            name: self.absent.get(name, fields[name].get_default(call_default_factory=True))
+            for name in self.added
+        }
+        return {
+            key: value
+            for key, value in found.items()
+            if key not in left_out or getattr(self, key) != left_out[key]
+        }
+
+
+# strict: "3" is no number and true is no 1, since TOML has types of its own. Floats are lenient, so
+# that `w = 1` may be written for 1.0, and so are lists, which TOML has in place of tuples.
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Share = Annotated[float, Field(ge=0.0, le=1.0, strict=False)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False, strict=False)]
+NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False, strict=False)]
+TopP = Annotated[float, Field(gt=0.0, le=1.0, strict=False)]
+Words = Annotated[str, Field(pattern=r"\S")]
