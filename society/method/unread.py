@@ -33,7 +33,7 @@ class Cause:
 
 _CUT_THOUGHT = Cause(
     "cut off while the model was still reasoning",
-    "raise sampling.max_tokens, or let the model reason less (provider.reasoning_effort, "
+    "raise sampling.max_tokens, or switch the model's reasoning off (provider.reasoning_effort, "
     "provider.chat_template_kwargs)",
 )
 

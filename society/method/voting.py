@@ -174,7 +174,7 @@ def explain_empty(response: str, finish_reason: str, *, thought: str | None = No
 _WHY_THOUGHT_ONLY = {
     "stop": "the model ended its response within its thought, without an answer",
     "length": "all tokens are used up by a thought that has no end; raise sampling.max_tokens, or "
-    "let the model think less: provider.reasoning_effort, provider.chat_template_kwargs",
+    "switch the model's reasoning off (provider.reasoning_effort, provider.chat_template_kwargs)",
 }
 _WHY_EMPTY = {
     "stop": "the model ended its answer without a text",

@@ -98,7 +98,7 @@ def _print(console: Screen, turn: Turn) -> None:
         Text(escape_invisible(turn.response), style="dim" if turn.kind == "summary" else "")
     )
     if turn.error is not None:
-        console.print(Text(f"(no response: {escape_invisible(turn.error)})", style="red"))
+        console.print(Text(f"({escape_invisible(turn.error)})", style="red"))
 
 
 async def debate_question(
