@@ -32,7 +32,7 @@ from society.method.agents import ROLES
 from society.method.arms import is_tuned
 from society.method.experiment import Experiment, assemble, load_experiment
 from society.method.finetuning import count_tuned_models, find_validation_fault
-from society.runs.folder import RunFolder, keep_stored_rules
+from society.runs.folder import RunFolder, keep_stored_quorum
 from society.terminal.output import Screen, escape_invisible
 from store.errors import StoreError
 from store.ledger import Store
@@ -194,7 +194,7 @@ def read_past_work(config: Config, folder: RunFolder) -> PastWork:
     except StoreError:
         # Opening the run for writing will report the error.
         return PastWork()
-    config = keep_stored_rules(config, run)
+    config = keep_stored_quorum(config, run)
     each = count_tuned_models(config)
     over = [job.iteration for job in jobs if job.status in ("succeeded", "skipped")]
     tuned = sum(over.count(k) >= each for k in range(1, config.iterations + 1))

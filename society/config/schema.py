@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -36,8 +35,6 @@ class SocietySection(Section):
     """
 
     added = frozenset({"system_prompt", "personas", "thoughts"})
-    # Runs from before thoughts were hidden quoted them, and keep doing so (`Config.from_json`).
-    absent = MappingProxyType({"thoughts": "quoted"})
     agents: Count = 3
     rounds: Count = 2
     others: OtherResponses = "summarized"
@@ -332,16 +329,15 @@ class Config(Section):
     def from_json(cls, text: str) -> Config:
         """The config that a run has stored.
 
-        Runs that were stored before quorums existed took labels from a single voter, and those
-        from before thoughts were hidden quoted them; both keep doing so.
+        Runs that were stored before quorums existed took labels from a single voter, and keep
+        doing so.
         """
         # The default of today would give a resumed run labels by another rule than it began with.
         stored = json.loads(text)
         if "quorum" not in stored.get("consensus", {}):
             stored["consensus"] = {**stored.get("consensus", {}), "quorum": 1}
-        if "thoughts" not in stored.get("society", {}):
-            stored["society"] = {**stored.get("society", {}), "thoughts": "quoted"}
-        return cls.model_validate_json(json.dumps(stored))
+            text = json.dumps(stored)
+        return cls.model_validate_json(text)
 
     def to_json(self) -> str:
         """Canonical text, which a run stores and compares with that of its next start."""

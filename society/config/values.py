@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Annotated, Any, ClassVar
 
 from pydantic import (
@@ -20,27 +18,22 @@ class Section(BaseModel):
 
     `added` names the keys that are younger than stored runs. At its default such a key is left out
     of the text, so that a run stored before the key existed compares as equal: it stays finished,
-    and its seeds stay one experiment. `absent` has what a text without such a key means, where that
-    is not its default.
+    and its seeds stay one experiment.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     added: ClassVar[frozenset[str]] = frozenset()
-    absent: ClassVar[Mapping[str, object]] = MappingProxyType({})
 
     @model_serializer(mode="wrap")
     def _leave_out_added(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         found: dict[str, Any] = handler(self)
         fields = type(self).model_fields
-        left_out = {
-            name: self.absent.get(name, fields[name].get_default(call_default_factory=True))
+        unset = {
+            name
             for name in self.added
+            if getattr(self, name) == fields[name].get_default(call_default_factory=True)
         }
-        return {
-            key: value
-            for key, value in found.items()
-            if key not in left_out or getattr(self, key) != left_out[key]
-        }
+        return {key: value for key, value in found.items() if key not in unset}
 
 
 # strict: "3" is no number and true is no 1, since TOML has types of its own. Floats are lenient, so

@@ -129,7 +129,7 @@ def start_run(
     store = Store.open(run.database)
     try:
         stored = store.run()
-        config = keep_stored_rules(config, stored)
+        config = keep_stored_quorum(config, stored)
         if stored is not None:
             before = Config.from_json(stored.config)
             provenance.check_setting_changes(run.name, run.config, store, before, config)
@@ -165,27 +165,20 @@ def check_start(run: RunFolder, config: Config) -> None:
                 raise StoreLocked(f"run {run.name!r} is running in another process")
             stored = store.run()
             if stored is not None:
-                before, config = Config.from_json(stored.config), keep_stored_rules(config, stored)
+                before, config = Config.from_json(stored.config), keep_stored_quorum(config, stored)
                 provenance.check_setting_changes(run.name, run.config, store, before, config)
     except StoreOutdated:
         # The settings are compared when `start_run` has migrated the database.
         return
 
 
-def keep_stored_rules(config: Config, stored: Run | None) -> Config:
-    """`config` with the run's own quorum and its own way with thoughts, unless it names them.
-
-    Runs of earlier versions had other defaults, and a run has one rule throughout.
-    """
-    if stored is None:
+def keep_stored_quorum(config: Config, stored: Run | None) -> Config:
+    """`config` with the run's own quorum, unless it names one: a run has one rule throughout."""
+    if stored is None or "quorum" in config.consensus.model_fields_set:
         return config
-    before = Config.from_json(stored.config)
-    consensus, society = config.consensus, config.society
-    if "quorum" not in consensus.model_fields_set:
-        consensus = consensus.model_copy(update={"quorum": before.consensus.quorum})
-    if "thoughts" not in society.model_fields_set:
-        society = society.model_copy(update={"thoughts": before.society.thoughts})
-    return config.model_copy(update={"consensus": consensus, "society": society})
+    quorum = Config.from_json(stored.config).consensus.quorum
+    consensus = config.consensus.model_copy(update={"quorum": quorum})
+    return config.model_copy(update={"consensus": consensus})
 
 
 def _build_row(run: RunFolder, config: Config, stored: Run | None, versions: str) -> Run:

@@ -11,7 +11,7 @@ from society.method.connections import Connections
 from society.method.experiment import Experiment, RunContext
 from society.method.finetuning import prepare_tuning, require_trainable
 from society.method.progress import Observer, ProgressReporter
-from society.runs.folder import RunFolder, keep_stored_rules
+from society.runs.folder import RunFolder, keep_stored_quorum
 from store.ledger import Store
 
 
@@ -23,7 +23,7 @@ async def run_experiment(
     Raises `providers.errors.RunError`, `finetune.jobs.TuningFailed` or `store.errors.StoreError`
     when it has to stop. Everything stored until then stays, and calling again resumes the run.
     """
-    config = keep_stored_rules(experiment.config, store.run())
+    config = keep_stored_quorum(experiment.config, store.run())
     experiment = replace(experiment, config=config)
     connections = Connections.open(config, folder.models)
     # Before the first call: a run that cannot be trained would pay for debates in vain.

@@ -1,14 +1,10 @@
 """Thoughts are kept in the store and told apart from answers: scripted models, a real store."""
 
-import json
-
 import pytest
 
 from evals.tasks.arithmetic import create
 from providers.scripted import ScriptedProvider
 from providers.types import Completion, Message, ModelRef, Sampling
-from society.config.load import load_config
-from society.config.schema import Config
 from society.method.agents import Society
 from society.method.debate import Debate, DebateRules
 from society.method.reuse import SharedAnswers
@@ -119,13 +115,3 @@ async def test_a_thought_that_a_server_returns_apart_is_kept_and_sent_to_nobody(
     quoted = StageKey(2, "train", "multiagent", "sampled")
     asked = await debate(store, script, thoughts="quoted", stage=quoted)
     assert "Solution 1:\nsecret\n\nI say" in asked["a1/r2/answer"].messages[2].content
-
-
-def test_a_run_from_before_thoughts_were_hidden_goes_on_quoting_them():
-    text = load_config("demo").to_json()
-    before = json.loads(text)
-    del before["society"]["thoughts"]
-    stored = json.dumps(before, sort_keys=True, ensure_ascii=False)
-    assert Config.from_json(stored).society.thoughts == "quoted"
-    assert Config.from_json(stored).to_json() == stored
-    assert Config.from_json(text).society.thoughts == "hidden"
