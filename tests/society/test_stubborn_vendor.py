@@ -31,6 +31,7 @@ SMALL = [
     "provider.listing_lag_s=0.2",
     'provider.api_key_env="A_KEY"',
 ]
+KEY = "sk-test-0123456789abcdef"
 JOBS = "/fine_tuning/jobs"
 FIRST = "a2-generator-it1-[0-9a-f]{8}-[0-9a-f]{8}$"
 """The suffix of one agent's first attempt."""
@@ -51,7 +52,7 @@ def server(process: Server) -> Server:
 
 @pytest.fixture(autouse=True)
 def key(monkeypatch):
-    monkeypatch.setenv("A_KEY", "sk-test-0123456789abcdef")
+    monkeypatch.setenv("A_KEY", KEY)
 
 
 class Experiment:
@@ -91,9 +92,10 @@ class Reached(Exception):
 def debated(tmp_path_factory, process: Server) -> Path:
     """The database after the training debates: with vendors, what matters here begins there."""
     held = Experiment(tmp_path_factory.mktemp("debated"), process)
-    with pytest.MonkeyPatch.context() as environment, pytest.raises(Reached):
-        environment.setenv("A_KEY", "sk-test-0123456789abcdef")
-        held(until="datasets")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("A_KEY", KEY)
+        with pytest.raises(Reached):
+            held(until="datasets")
     return held.database
 
 

@@ -67,7 +67,7 @@ def test_what_another_process_has_left_in_the_log_is_examined_too(path, read_onl
     subprocess.run([sys.executable, "-c", ADD_VIEW, str(path)], check=True)
     assert path.with_name(f"{path.name}.wal").exists()
     assert path.stat().st_mtime_ns == before
-    with pytest.raises(StoreBroken, match="view extra in .* reaches beyond the run"):
+    with pytest.raises(StoreBroken, match=r"view extra in .* reaches beyond the run"):
         Store.open(path, read_only=read_only)
 
 
