@@ -40,7 +40,7 @@ def add_trainable_adapter(model: Any, start: Path | None, settings: Hyperparamet
     tuned = add_trainable_adapter(backbone.model, None, Hyperparameters(lora_rank=8))
     ```
     """
-    from peft import PeftModel, get_peft_model
+    from peft import PeftConfig, PeftModel, get_peft_model
 
     if start is None:
         config = build_lora_config(model, settings)
@@ -58,11 +58,10 @@ def add_trainable_adapter(model: Any, start: Path | None, settings: Hyperparamet
             f"LoRA cannot continue from the full fine-tune {str(start)!r}; "
             f"use method = 'full', or open that folder as the base"
         )
+    _require_same_shape(PeftConfig.from_pretrained(str(start)), settings, start)
     with keep_names(model):
         # PEFT names the adapter it loads "default".
-        tuned = PeftModel.from_pretrained(model, str(start), is_trainable=True)
-    _require_same_shape(tuned.peft_config["default"], settings, start)
-    return tuned
+        return PeftModel.from_pretrained(model, str(start), is_trainable=True)
 
 
 def build_lora_config(model: Any, settings: Hyperparameters) -> Any:

@@ -222,9 +222,9 @@ def _list_adapted_weights(model: nn.Module) -> Iterator[Any]:
 
     for module in model.modules():
         if isinstance(module, ParamWrapper):
-            yield module.get_param()
+            yield module.get_param()  # type: ignore[no-untyped-call]
         elif isinstance(module, LoraLayer):
-            yield module.get_base_layer().weight  # type: ignore[no-untyped-call]
+            yield module.get_base_layer().weight
 
 
 def _count_numbers(weight: Any) -> int:
