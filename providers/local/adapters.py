@@ -59,6 +59,7 @@ class AdapterBank:
 
     def __init__(self, model: nn.Module) -> None:
         self._layers = dict(model.named_modules())
+        self._dtype: torch.dtype = getattr(model, "dtype", torch.float32)
         self._weights: dict[str, dict[str, _Factors]] = {}
         self._hooks: dict[str, Any] = {}
         self._spans: Sequence[AdapterSpan] = ()
@@ -125,14 +126,29 @@ class AdapterBank:
                 raise Unsupported(
                     f"the adapter in {str(folder)!r} is for another base: no layer {path!r}"
                 )
-            like = next(self._layers[path].parameters())
+            device, dtype = self._find_place(path)
             rank = down_r_K.shape[0]
             alpha = config.alpha_pattern.get(path, config.lora_alpha)
             scale = alpha / (rank**0.5 if config.use_rslora else rank)
             # The rank is a dimension of both products, so the row rule holds for it too.
             down_K_r = _pad_rank(down_r_K).T
             up_r_N = _pad_rank(up_N_r.T.float() * scale)
-            yield path, _Factors(_move_like(down_K_r, like), _move_like(up_r_N, like))
+            yield (
+                path,
+                _Factors(
+                    down_K_r.to(device, dtype).contiguous(), up_r_N.to(device, dtype).contiguous()
+                ),
+            )
+
+    def _find_place(self, path: str) -> tuple[torch.device, torch.dtype]:
+        """Where a layer computes, and in which number type."""
+        layer = self._layers[path]
+        weight = next(layer.parameters())
+        # Weights that are packed into fewer bits, or wait elsewhere, say neither.
+        dtype = weight.dtype if weight.dtype.is_floating_point else self._dtype
+        hook = getattr(layer, "_hf_hook", None)
+        device = getattr(hook, "execution_device", None)
+        return torch.device(weight.device if device is None else device), dtype
 
     def _make_hook(self, path: str) -> Any:
         def add_updates(
@@ -165,10 +181,6 @@ def _add_update(
     last = stop + -stop % ROW_MULTIPLE
     update_M_N = (x_M_K[first:last] @ factors.down_K_r) @ factors.up_r_N
     y_M_N[start:stop] += update_M_N[start - first : stop - first]
-
-
-def _move_like(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    return tensor.to(like.device, like.dtype).contiguous()
 
 
 def _pad_rank(factor: torch.Tensor) -> torch.Tensor:

@@ -85,6 +85,9 @@ def load_model(
         **options,
     )
     _require_all_weights(report["missing_keys"], source)
+    if getattr(quantization, "dequantize", False):
+        # It would be saved under the names of the format that it was stored in.
+        model._weight_conversions = []
     if "device_map" in options:
         keep_weights_unpacked(model)
         return model

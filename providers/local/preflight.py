@@ -14,12 +14,21 @@ from typing import Any
 
 from providers.errors import ProviderError
 from providers.local.deep_check import describe_kept_checks, try_model
+from providers.local.quantization import find_training_faults, read_format
 from providers.local.settings import CAPABILITIES, LocalSettings, find_unsupported
-from providers.local.source import ModelSource, locate_model
+from providers.local.source import (
+    ModelSource,
+    check_config,
+    find_folder,
+    locate_model,
+    read_config,
+)
 from providers.types import Finding, Hyperparameters, Need, PreflightReport
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
 _BYTES_PER_FACTOR = 4
+_THERE = "the model's files are there"
+_DOWNLOADED = "the model has been downloaded"
 _HUB_TIMEOUT_S = 5.0
 # The device files of NVIDIA's and AMD's drivers, of Windows' driver for its Linux subsystem, and of
 # NVIDIA's embedded boards: without any of them torch finds no CUDA device.
@@ -34,41 +43,31 @@ def preflight_files(
     try:
         options = LocalSettings.read(settings)
         source = locate_model(target, options)
+        config = read_config(source)
+        # Those of a folder of the user's were checked when it was found.
+        if not source.local and config:
+            check_config(config, source.name, options)
     except ProviderError as error:
         return PreflightReport((Finding("error", str(error)),))
-    folder, found = _find_folder(source)
-    found = replace(found, check="model")
+    folder = find_folder(source)
     if folder is None:
+        found = replace(_find_on_hub(source), check="model")
         return PreflightReport((found,), CAPABILITIES, None)
     weights = _count_weight_bytes(folder, source.gguf_file)
     findings = [
-        found,
+        Finding("ok", _THERE if source.local else _DOWNLOADED, check="model"),
         *_check_device(options),
         *_check_memory(weights, options),
         *_describe_date(folder, options),
     ]
     if need.finetune:
-        findings += _check_recipe(hyperparameters)
+        findings += _check_recipe(config, options, hyperparameters)
     if need.deep and all(found.level != "error" for found in findings):
         findings += try_model(source, options, hyperparameters if need.finetune else None)
     else:
         findings += describe_kept_checks(source, options)
     size = _estimate_artifact_bytes(folder, weights, hyperparameters) if need.finetune else 0
     return PreflightReport(tuple(findings), CAPABILITIES, size)
-
-
-def _find_folder(source: ModelSource) -> tuple[Path | None, Finding]:
-    """Where the model's files are on this disk; None if they must be downloaded."""
-    if source.local:
-        return Path(source.name), Finding("ok", "the model's files are there")
-    from huggingface_hub import try_to_load_from_cache
-
-    # One file stands for all: a download that was cut off is continued when the model is loaded.
-    probe = source.gguf_file or "config.json"
-    cached = try_to_load_from_cache(source.name, probe, revision=source.revision)
-    if isinstance(cached, str):
-        return Path(cached).parent, Finding("ok", "the model has been downloaded")
-    return None, _find_on_hub(source)
 
 
 def _find_on_hub(source: ModelSource) -> Finding:
@@ -100,8 +99,13 @@ def _find_on_hub(source: ModelSource) -> Finding:
     return Finding("ok", "the model is on the Hugging Face hub and will be downloaded")
 
 
-def _check_recipe(hyperparameters: Hyperparameters) -> list[Finding]:
-    texts = find_unsupported(hyperparameters)
+def _check_recipe(
+    config: Mapping[str, Any], options: LocalSettings, hyperparameters: Hyperparameters
+) -> list[Finding]:
+    texts = [
+        *find_unsupported(hyperparameters),
+        *find_training_faults(read_format(config), options, hyperparameters),
+    ]
     return [Finding("error", f"cannot train like that: {text}", check="recipe") for text in texts]
 
 

@@ -10,8 +10,9 @@ from providers.base import Provider
 from providers.local.engine import Engine
 from providers.local.jobs import LocalJobs
 from providers.local.models import LocalModels
+from providers.local.quantization import find_training_faults, read_format
 from providers.local.settings import CAPABILITIES, LocalSettings, find_unsupported
-from providers.local.source import ModelSource
+from providers.local.source import ModelSource, read_config
 from providers.types import (
     Capabilities,
     Completion,
@@ -47,6 +48,7 @@ class LocalProvider(Provider):
         self, address: str, source: ModelSource, settings: LocalSettings, workdir: Path
     ) -> None:
         self._base = ModelRef(address, address)
+        self._source, self._settings = source, settings
         self._models = LocalModels(source, settings, workdir)
         self._engine = Engine(self._models, settings)
         self._jobs = LocalJobs(self._engine, self._models, workdir, address)
@@ -73,7 +75,11 @@ class LocalProvider(Provider):
         return await asyncio.wrap_future(self._engine.compare(artifacts, messages, text))
 
     def validate_hyperparameters(self, hyperparameters: Hyperparameters) -> Sequence[str]:
-        return find_unsupported(hyperparameters)
+        stored = read_format(read_config(self._source))
+        return (
+            *find_unsupported(hyperparameters),
+            *find_training_faults(stored, self._settings, hyperparameters),
+        )
 
     async def prepare_tuning(self, hyperparameters: Hyperparameters) -> None:
         """Try adapters of this configuration; see `LocalModels.check_tuning`."""

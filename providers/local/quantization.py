@@ -98,20 +98,20 @@ def check_quantization(stored: str | None, gguf: bool, name: str, settings: Loca
         )
 
 
-def find_training_fault(
+def find_training_faults(
     stored: str | None, settings: LocalSettings, hyperparameters: Hyperparameters
-) -> str | None:
-    """Why a quantized model cannot be trained like that, with the remedy; None if it can."""
+) -> tuple[str, ...]:
+    """Why a quantized model cannot be trained like that, with the remedy; () if it can."""
     form = None if stored is None else describe_format(stored)
     if form is not None and not (form.trainable or form.unpacked):
-        return f"weights stored as {stored} only answer; {_UNQUANTIZED}"
+        return (f"weights stored as {stored} only answer; {_UNQUANTIZED}",)
     packed = settings.quantization or (stored if form is not None and not form.unpacked else None)
     if packed is not None and hyperparameters.method == "full":
         return (
             f"method = 'full' cannot change weights that are quantized ({packed}); set "
-            "finetune.method = 'lora', or load the model without quantization"
+            "finetune.method = 'lora', or load the model without quantization",
         )
-    return None
+    return ()
 
 
 def make_quantization_config(stored: str | None, gguf: bool, asked: str | None, dtype: Any) -> Any:

@@ -75,6 +75,33 @@ def is_built_in(source: ModelSource) -> bool:
     return source.local and Path(source.name).resolve() == MODEL_DIR.resolve()
 
 
+def find_folder(source: ModelSource) -> Path | None:
+    """The folder of the model's files on this disk; None if they must be downloaded."""
+    if source.local:
+        return Path(source.name)
+    from huggingface_hub import try_to_load_from_cache
+
+    # One file stands for all: a download that was cut off is continued when the model is loaded.
+    probe = source.gguf_file or "config.json"
+    cached = try_to_load_from_cache(source.name, probe, revision=source.revision)
+    return Path(cached).parent if isinstance(cached, str) else None
+
+
+def read_config(source: ModelSource) -> dict[str, Any]:
+    """What config.json says of the model; {} for a GGUF file, and if it is not on this disk."""
+    folder = find_folder(source)
+    if source.gguf_file is not None or folder is None:
+        return {}
+    return _read_object(folder / "config.json")
+
+
+def check_config(config: dict[str, Any], name: str, settings: LocalSettings) -> None:
+    """Raise `InvalidSettings` if the model of a config.json cannot be used with these settings."""
+    refuse_other_tasks(config, name)
+    refuse_foreign_code(config, name, settings.trust_remote_code)
+    check_quantization(read_format(config), False, name, settings)
+
+
 def _looks_like_path(target: str) -> bool:
     """Whether the user means a path: a hub name such as "Qwen/Qwen3-0.6B" has one slash at most."""
     return (
@@ -106,9 +133,7 @@ def _check_folder(folder: Path, settings: LocalSettings) -> None:
             f"save the model's tokenizer into the folder"
         )
     config = _read_object(folder / "config.json")
-    refuse_other_tasks(config, str(folder))
-    refuse_foreign_code(config, str(folder), settings.trust_remote_code)
-    check_quantization(read_format(config), False, str(folder), settings)
+    check_config(config, str(folder), settings)
     _check_size(folder, config)
     if not (templates := _read_templates(folder)):
         raise InvalidSettings(

@@ -236,7 +236,9 @@ async def _preflight_addresses(
         need = _describe_need(experiment, past, is_tuned(config, address), skip)
         need = replace(need, deep=deep)
         recipes = [config.finetune.hyperparameters(role) for role in ROLES]
-        return address, await preflight_model(address, settings, folder.models, need, recipes)
+        # A trainer's limits concern the longer of the two recipes.
+        how = max(recipes, key=lambda recipe: recipe.epochs)
+        return address, await preflight_model(address, settings, folder.models, need, how)
 
     async def server() -> list[tuple[str, PreflightReport]]:
         if config.serving is None:
