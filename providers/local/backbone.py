@@ -15,7 +15,7 @@ from providers.errors import InvalidSettings, Unsupported
 from providers.local.adapter_store import AdapterStore
 from providers.local.adapters import ROW_MULTIPLE
 from providers.local.attention import may_use_sdpa
-from providers.local.conversation import find_ends, find_part_ends, pin_date
+from providers.local.conversation import find_ends, find_part_ends, pin_arguments, pin_date
 from providers.local.hardware import choose_device, choose_dtype
 from providers.local.loading import (
     find_input_device,
@@ -73,6 +73,7 @@ class Backbone:
             )
         with translate_errors(source):
             pin_date(self.tokenizer, settings.template_date)
+        pin_arguments(self.tokenizer, settings.template_arguments)
         # A GGUF model or a quantized one may come in another number type than the one asked for.
         self.dtype = self.model.dtype
         self.device = find_input_device(self.model)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from functools import partial
 from typing import Any
 
 from providers.errors import BadRequest, InvalidTrainingData
+from providers.local.thoughts import CHANNEL, split_channels
 from providers.types import Example, Message
 
 # "-d" is the day without a leading zero, as templates write it on Linux and macOS.
@@ -46,6 +47,12 @@ def pin_date(tokenizer: Any, day: date) -> None:
         tokenizer.apply_chat_template = partial(
             tokenizer.apply_chat_template, chat_template=_build_date_macro(day) + template
         )
+
+
+def pin_arguments(tokenizer: Any, arguments: Mapping[str, Any]) -> None:
+    """Give the chat template of `tokenizer` these values, in prompts and in training alike."""
+    if arguments:
+        tokenizer.apply_chat_template = partial(tokenizer.apply_chat_template, **arguments)
 
 
 def _build_date_macro(day: date) -> str:
@@ -116,6 +123,19 @@ def encode_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     ```
     """
     return _tokenize(tokenizer, _render_template(tokenizer, messages, answer_follows=True))
+
+
+def decode_answer(tokenizer: Any, token_ids: Sequence[int]) -> str:
+    """The text of an answer, from its tokens without the one that ended it.
+
+    Special tokens that mark its structure, such as the channels of gpt-oss, stay: without them
+    neither a thought could be told from the answer, nor would training teach what was sampled.
+    """
+    filling = {tokenizer.bos_token_id, tokenizer.pad_token_id}
+    kept = [token for token in token_ids if token not in filling]
+    return str(
+        tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    )
 
 
 def encode_example(tokenizer: Any, example: Example) -> TrainingSequence:
@@ -261,7 +281,10 @@ def _try_render(tokenizer: Any, turns: list[dict[str, Any]]) -> str:
 def _render_template(tokenizer: Any, messages: Sequence[Message], *, answer_follows: bool) -> str:
     from jinja2 import TemplateError
 
-    turns = [{"role": message.role, "content": message.content} for message in messages]
+    turns = [_format_turn(tokenizer, message) for message in messages]
+    # Templates show the thought of the last answer only, and need it apart.
+    if turns and not answer_follows and (thought := _find_channel_thought(messages[-1])):
+        turns[-1] |= {"thinking": thought}
     try:
         text = tokenizer.apply_chat_template(
             turns, add_generation_prompt=answer_follows, tokenize=False
@@ -272,6 +295,19 @@ def _render_template(tokenizer: Any, messages: Sequence[Message], *, answer_foll
             f"the model's chat template refuses a conversation of {roles}: {error}"
         ) from error
     return str(text)
+
+
+def _format_turn(tokenizer: Any, message: Message) -> dict[str, str]:
+    """A message as the template takes it: templates with channels refuse them in the content."""
+    content = message.content
+    in_channels = message.role == "assistant" and CHANNEL in content
+    if in_channels and CHANNEL in tokenizer.get_chat_template():
+        content = split_channels(content).final
+    return {"role": message.role, "content": content}
+
+
+def _find_channel_thought(message: Message) -> str:
+    return split_channels(message.content).thought if CHANNEL in message.content else ""
 
 
 def _tokenize(tokenizer: Any, text: str) -> list[int]:

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from providers.errors import InvalidSettings
 from providers.local.placement import DeviceMap, parse_device_map, parse_max_memory
@@ -15,6 +23,17 @@ from providers.validation import format_errors
 
 CAPABILITIES = Capabilities(
     finetune=True, score=True, sampling_seed=True, repeatable=True, divergences=True
+)
+
+
+# The other parameters of transformers' `apply_chat_template`, and what it passes by itself.
+_TAKEN_ARGUMENTS = frozenset(
+    {
+        *("messages", "conversation", "tools", "documents", "chat_template", "tokenize"),
+        *("add_generation_prompt", "continue_final_message", "padding", "truncation", "max_length"),
+        *("return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs"),
+        *("sanitize_control_tokens", "bos_token", "eos_token", "pad_token", "unk_token"),
+    }
 )
 
 
@@ -42,6 +61,8 @@ class LocalSettings(BaseModel):
     full_models: how many fully fine-tuned models stay in memory beside the base.
     template_date: the date for chat templates that write today's. It does not follow the calendar,
         so that the same experiment sends the same prompts on every day.
+    chat_template_kwargs: values for variables of the chat template, such as {"enable_thinking":
+        False}. reasoning_effort: the value of its variable of this name.
 
     ```python
     LocalSettings.read({"device": "cpu", "threads": 4})
@@ -66,6 +87,32 @@ class LocalSettings(BaseModel):
     device_map: Annotated[DeviceMap, BeforeValidator(parse_device_map)] | None = None
     max_memory: Annotated[dict[int | str, int], BeforeValidator(parse_max_memory)] | None = None
     offload_folder: str | None = Field(None, min_length=1)
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    reasoning_effort: str | None = Field(None, min_length=1)
+
+    @property
+    def template_arguments(self) -> dict[str, Any]:
+        """What the chat template is given besides the conversation."""
+        effort = {"reasoning_effort": self.reasoning_effort} if self.reasoning_effort else {}
+        return self.chat_template_kwargs | effort
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _check_arguments(cls, given: dict[str, Any]) -> dict[str, Any]:
+        if taken := sorted(given.keys() & _TAKEN_ARGUMENTS):
+            raise ValueError(
+                f"{taken[0]!r} is set by this software itself; a template's own variables, such as "
+                "enable_thinking, go here"
+            )
+        return given
+
+    @model_validator(mode="after")
+    def _check_effort(self) -> LocalSettings:
+        if self.reasoning_effort and "reasoning_effort" in self.chat_template_kwargs:
+            raise ValueError(
+                "[provider] reasoning_effort is set twice, also in chat_template_kwargs; remove one"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_placement(self) -> LocalSettings:

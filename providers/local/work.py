@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 
 from providers.errors import ContextOverflow, OutOfMemory, ProviderError, RunError
 from providers.local.backbone import Backbone
-from providers.local.conversation import encode_prompt
+from providers.local.conversation import decode_answer, encode_prompt
 from providers.local.plans import DecoderKind
 from providers.local.rows import DecodingRow
 from providers.local.scoring import DivergenceQuery, Passage
+from providers.local.thoughts import LONGEST_OPENING, find_closing
 from providers.types import Completion, Divergence, Request, Score
 
 T = TypeVar("T")
@@ -56,12 +57,18 @@ class CompletionWork:
         row, reason = self.row, self.row.finish or "error"
         # The text does not have the token that ends the answer; the token count has it.
         spoken = row.answer[:-1] if reason == "stop" else row.answer
-        text = self.backbone.tokenizer.decode(
-            spoken, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        text = decode_answer(self.backbone.tokenizer, spoken)
         latency_ms = (time.perf_counter() - self.asked_at) * 1e3
         done = Completion(text, reason, len(row.prompt), len(row.answer), latency_ms)
+        if text and (closing := self._find_closing()) is not None and closing not in text:
+            # Nothing in the text shows that it is a thought: its opening stands in the prompt.
+            done = replace(done, text="", thought=text)
         set_result(self.future, done)
+
+    def _find_closing(self) -> str | None:
+        """What closes the thought that the prompt opens."""
+        end = self.row.prompt[-LONGEST_OPENING:]
+        return find_closing(self.backbone.tokenizer.decode(end, skip_special_tokens=False))
 
     def make_memory_error(self, error: BaseException) -> OutOfMemory:
         """The error for this request if memory ran out with `error` for it alone."""
