@@ -7,7 +7,7 @@ SOURCES := society providers finetune evals store
 # Many tests start Python anew; without its cache each of them would compile everything again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-long lint bench clean
+.PHONY: demo test test-long lint pytest bench clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -24,7 +24,11 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint
+# At the same time: mypy keeps one core busy at most.
+test: $(READY)
+	$(MAKE) --jobs 2 lint pytest
+
+pytest: $(READY)
 	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 test-long: $(READY)

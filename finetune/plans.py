@@ -87,7 +87,7 @@ class TuningPlan:
         """The start and the training settings as JSON, stored with the job."""
         found = {
             "start": asdict(self.start),
-            "hyperparameters": asdict(self.hyperparameters),
+            "hyperparameters": self.hyperparameters.facts,
             "seed": self.seed,
             "validation_share": self.validation_share,
         }
@@ -101,7 +101,7 @@ class TuningPlan:
             self,
             # A model that was trained again has another hash but the same identity.
             start=self.start if start.identity == self.start.identity else start,
-            hyperparameters=Hyperparameters(**found["hyperparameters"]),
+            hyperparameters=Hyperparameters.from_facts(found["hyperparameters"]),
             seed=found["seed"],
             validation_share=found["validation_share"],
         )

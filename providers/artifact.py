@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -108,7 +108,7 @@ def publish(
             "start": spec.start.identity,
             "dataset_sha256": spec.dataset_sha256,
             "examples": len(spec.examples),
-            "hyperparameters": asdict(spec.hyperparameters),
+            "hyperparameters": spec.hyperparameters.facts,
             "seed": spec.seed,
             "metadata": dict(spec.metadata),
             "trained_tokens": trained_tokens,

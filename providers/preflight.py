@@ -65,9 +65,12 @@ async def preflight_model(
     settings: Settings,
     workdir: Path,
     need: Need,
-    hyperparameters: Hyperparameters,
+    recipes: Sequence[Hyperparameters],
 ) -> PreflightReport:
-    """Everything that can be found out about the model at `address`. Raises no `ProviderError`."""
+    """Everything that can be found out about the model at `address`. Raises no `ProviderError`.
+
+    `recipes` are those of the different roles. They differ in epochs and learning rate.
+    """
     if absent := find_missing_packages(address):
         return PreflightReport((absent,))
     try:
@@ -75,16 +78,18 @@ async def preflight_model(
         with extras.name_missing_extras():
             # A model of this process is not opened: that would load it, and torch.
             if factory.preflight is not None:
-                return factory.preflight(target, settings, need, hyperparameters)
+                longest = max(recipes, key=lambda recipe: recipe.epochs)
+                return factory.preflight(target, settings, need, longest)
             provider = factory.connect(target, settings, workdir)
     except ProviderError as error:
         return PreflightReport((Finding("error", str(error)),))
     try:
         findings = [*await provider.preflight(need)]
         if need.finetune:
+            faults = [fault for how in recipes for fault in provider.validate_hyperparameters(how)]
             findings += [
                 Finding("error", f"cannot train like that: {fault}", check="recipe")
-                for fault in provider.validate_hyperparameters(hyperparameters)
+                for fault in dict.fromkeys(faults)
             ]
         return PreflightReport(tuple(findings), provider.capabilities)
     finally:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from typing import Literal
+
+from providers.hyperparameters import Hyperparameters as Hyperparameters
 
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "filtered", "refused", "error"]
@@ -128,29 +130,6 @@ class Example:
     loss_on: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Hyperparameters:
-    """How to fine-tune. A provider refuses what it cannot honor; it ignores nothing silently.
-
-    `batch_size` counts examples per optimizer step. `learning_rate` is absolute, for training on
-    this machine; `learning_rate_multiplier` is for vendors that scale a rate of their own. `warmup`
-    is a fraction of all steps.
-    """
-
-    method: Literal["lora", "full"] = "lora"
-    epochs: int = 2
-    batch_size: int = 16
-    learning_rate: float = 1e-4
-    learning_rate_multiplier: float | None = None
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup: float = 0.03
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    lora_rank: int = 16
-    lora_alpha: int = 32
-    lora_dropout: float = 0.0
-
-
 # Without slots: the cached digest is kept in the instance's dict.
 @dataclass(frozen=True)
 class FinetuneSpec:
@@ -180,7 +159,7 @@ class FinetuneSpec:
             "name": self.name,
             "start": self.start.identity,
             "dataset": self.dataset_sha256,
-            "hyperparameters": asdict(self.hyperparameters),
+            "hyperparameters": self.hyperparameters.facts,
             "seed": self.seed,
         }
         # Only if there is validation data: the digests of jobs without any must not change.

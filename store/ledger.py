@@ -391,6 +391,8 @@ class Store:
                     if not self.read_only and self._is_unsettled():
                         self._connection.execute(_SETTLE)
                     self._connection.close()
+                    if not self.read_only:
+                        schema.note_left(str(self.path))
         finally:
             if not self.read_only:
                 self._writing.discard(self.path)

@@ -8,6 +8,7 @@ anything but reading functions.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache, lru_cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -15,7 +16,12 @@ import duckdb
 
 from store.errors import StoreBroken, StoreNewer, StoreOutdated
 from store.sql_functions import find_acting_functions
-from store.statements import RELATIONS, find_unknown_relations, parse_statement
+from store.statements import (
+    RELATIONS,
+    ParsedQuery,
+    find_unknown_relations,
+    parse_statement,
+)
 
 _VIEWS = "SELECT view_name, sql FROM duckdb_views() WHERE NOT internal"
 _MACROS = """
@@ -31,18 +37,35 @@ SELECT format('check of {}', table_name), expression
 FROM duckdb_constraints() WHERE expression IS NOT NULL
 """
 
+# A file and its log, each with time and size: they tell whether both are still what they were.
+FileState = tuple[tuple[str, int, int], ...]
 # The states of files that were found harmless: listing all of DuckDB's functions is slow.
-_harmless: set[tuple[str, int, int]] = set()
+_harmless: set[FileState] = set()
+# Those that a writer of this process has left, with the views of this version.
+_left: set[FileState] = set()
 
 
 def require_harmless(connection: duckdb.DuckDBPyConnection, path: str) -> None:
     """Raise `StoreBroken` for what reaches beyond the database, or changes it."""
-    # Size and time tell whether the file is still the one that was examined.
-    state = Path(path).stat()
-    key = (path, state.st_mtime_ns, state.st_size)
-    if key not in _harmless:
+    state = _read_state(path)
+    if state not in _harmless:
         _examine(connection, path)
-        _harmless.add(key)
+        _harmless.add(state)
+
+
+def note_left(path: str) -> None:
+    """Remember that a writer of this process, which `migrate` has let in, has closed the file.
+
+    It is opened again without being examined, as long as it stays as it is.
+    """
+    if state := _read_state(path):
+        _harmless.add(state)
+        _left.add(state)
+
+
+def _read_state(path: str) -> FileState:
+    found = ((name, Path(name).stat()) for name in (path, f"{path}.wal") if Path(name).exists())
+    return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in found)
 
 
 def _examine(connection: duckdb.DuckDBPyConnection, path: str) -> None:
@@ -56,7 +79,7 @@ def _examine(connection: duckdb.DuckDBPyConnection, path: str) -> None:
         defined.append((what, f"SELECT {body}"))
     relations = connection.execute(RELATIONS).fetchall()
     for what, body in defined:
-        reading = parse_statement(body)
+        reading = _parse_definition(body)
         beyond = find_acting_functions(reading.functions) | find_unknown_relations(
             reading.tables, relations
         )
@@ -66,6 +89,12 @@ def _examine(connection: duckdb.DuckDBPyConnection, path: str) -> None:
                 "nothing of this software does that. If the file is yours, drop it with DuckDB's "
                 "shell"
             )
+
+
+@lru_cache(maxsize=128)
+def _parse_definition(body: str) -> ParsedQuery:
+    """What a definition calls and reads; the files of one version have the same ones."""
+    return parse_statement(body)
 
 
 def _view_body(sql: str) -> str:
@@ -108,12 +137,13 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
 """
 
 
-def read_migrations() -> list[tuple[int, str, str]]:
+@cache
+def read_migrations() -> tuple[tuple[int, str, str], ...]:
     """Every migration as (version, name, SQL), oldest first.
 
     There is no number 009: it was withdrawn, and no version with it was released.
     """
-    return sorted(_migrations())
+    return tuple(sorted(_migrations()))
 
 
 def _migrations() -> Iterator[tuple[int, str, str]]:
@@ -123,6 +153,7 @@ def _migrations() -> Iterator[tuple[int, str, str]]:
             yield int(number), rest, entry.read_text(encoding="utf-8")
 
 
+@cache
 def read_view_sql(name: str) -> str:
     """The SELECT behind a view, with its header comment."""
     return files("store").joinpath("views", f"{name}.sql").read_text(encoding="utf-8")
@@ -135,6 +166,8 @@ def migrate(connection: duckdb.DuckDBPyConnection, path: str) -> None:
     """
     known = read_migrations()
     found = check_version(connection, path)
+    if found.issuperset(version for version, *_ in known) and _read_state(path) in _left:
+        return
     with _transaction(connection):
         connection.execute(_RECORD_TABLE)
     for version, name, sql in known:

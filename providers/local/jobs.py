@@ -10,6 +10,7 @@ from providers.artifact import Trained, load_trained
 from providers.errors import ProviderError, RunError, StorageFailed
 from providers.local import hardware
 from providers.local.engine import Engine
+from providers.local.lora_targets import describe_share
 from providers.local.models import LocalModels
 from providers.local.train import TrainingStopped, finetune
 from providers.types import (
@@ -78,7 +79,7 @@ class LocalJobs:
             else job.trained
         )
         if trained is not None:
-            return self._describe_success(handle, trained)
+            return self._describe_success(handle, trained, job)
         if job is None or job.spec.digest != handle.digest:
             return JobState(
                 "failed",
@@ -91,6 +92,7 @@ class LocalJobs:
             progress=job.progress,
             points=tuple(job.points),
             error=job.error,
+            note=job.note,
             fatal=job.fatal,
         )
 
@@ -105,7 +107,9 @@ class LocalJobs:
         for job in self._jobs.values():
             job.stop.set()
 
-    def _describe_success(self, handle: JobHandle, trained: Trained) -> JobState:
+    def _describe_success(
+        self, handle: JobHandle, trained: Trained, job: _TrainingRun | None
+    ) -> JobState:
         return JobState(
             status="succeeded",
             raw_status="succeeded",
@@ -114,6 +118,7 @@ class LocalJobs:
             artifact_sha256=trained.sha256,
             points=trained.points,
             trained_tokens=trained.trained_tokens,
+            note=None if job is None else job.note,
         )
 
 
@@ -125,6 +130,7 @@ class _TrainingRun:
         self.stop = threading.Event()
         self.progress = 0.0
         self.points: list[TrainingStep] = []
+        self.note: str | None = None
         self.error: str | None = None
         self.fatal = False
         self.trained: Trained | None = None
@@ -167,6 +173,8 @@ class _TrainingRun:
         folder = None if start is None else models.verify_folder(start)
         base = models.base
         with base.prepare_training(folder, self.spec.hyperparameters, self.spec.seed) as model:
+            if self.spec.hyperparameters.method == "lora":
+                self.note = describe_share(model)
             self.trained = finetune(
                 model,
                 base.tokenizer,

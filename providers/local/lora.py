@@ -1,14 +1,27 @@
-"""What LoRA trains: one adapter on the base, fresh or continued from a folder."""
+"""A LoRA adapter on a base model: put on for training, written to a folder, tried beforehand."""
 
 from __future__ import annotations
 
+from copy import copy
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from providers.errors import InvalidSettings, Unsupported
-from providers.types import Hyperparameters
+from providers.hyperparameters import LORA_CHOICES, Hyperparameters
+from providers.local.lora_targets import (
+    choose_targets,
+    keep_names,
+    measure_share,
+    shorten_names,
+)
+from providers.local.peft_adapters import remove_peft_layers
 
 _ADAPTER_CONFIG = "adapter_config.json"
+# As large as a training's factors at their end: the trial must change what is answered.
+_TRIAL_SPREAD = 0.02
 
 
 def is_adapter(folder: Path) -> bool:
@@ -21,38 +34,119 @@ def add_trainable_adapter(model: Any, start: Path | None, settings: Hyperparamet
 
     `model` gets PEFT's layers until the result's `unload` takes them out. Fresh weights draw from
     torch's global generator. Raises `Unsupported` if `start` is no adapter, and `InvalidSettings`
-    if its shape is not that of `settings`.
+    if its shape is not that of `settings` or if `settings` name layers that the model lacks.
 
     ```python
     tuned = add_trainable_adapter(backbone.model, None, Hyperparameters(lora_rank=8))
     ```
     """
-    from peft import LoraConfig, PeftModel, get_peft_model
+    from peft import PeftConfig, PeftModel, get_peft_model
 
-    if start is not None:
-        if not is_adapter(start):
-            raise Unsupported(
-                f"LoRA cannot continue from the full fine-tune {str(start)!r}; "
-                f"use method = 'full', or open that folder as the base"
-            )
+    if start is None:
+        config = build_lora_config(model, settings)
+        try:
+            with keep_names(model):
+                return get_peft_model(model, config)
+        except ValueError as error:
+            remove_peft_layers(model)
+            raise InvalidSettings(
+                f"PEFT cannot put LoRA on this model with these settings: {error}; change "
+                f"{', '.join(f'finetune.{name}' for name in LORA_CHOICES)}"
+            ) from error
+    if not is_adapter(start):
+        raise Unsupported(
+            f"LoRA cannot continue from the full fine-tune {str(start)!r}; "
+            f"use method = 'full', or open that folder as the base"
+        )
+    _require_same_shape(PeftConfig.from_pretrained(str(start)), settings, start)
+    with keep_names(model):
         # PEFT names the adapter it loads "default".
-        tuned = PeftModel.from_pretrained(model, str(start), is_trainable=True)
-        _require_same_shape(tuned.peft_config["default"], settings, start)
-        return tuned
-    config = LoraConfig(
+        return PeftModel.from_pretrained(model, str(start), is_trainable=True)
+
+
+def build_lora_config(model: Any, settings: Hyperparameters) -> Any:
+    """PEFT's `LoraConfig` for `settings` on `model`, its layers chosen by `choose_targets`."""
+    from peft import LoraConfig
+
+    targets = choose_targets(model, settings)
+    return LoraConfig(
         r=settings.lora_rank,
         lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
-        target_modules="all-linear",
+        target_modules=shorten_names(model, targets.modules),
+        target_parameters=list(targets.parameters) or None,
+        use_rslora=settings.use_rslora,
+        use_dora=settings.use_dora,
+        init_lora_weights=settings.init_lora_weights,
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config)
+
+
+def write_adapter(tuned: Any, folder: Path, base: str) -> None:
+    """Write the one active adapter of a PEFT model as the folder that PEFT and servers read.
+
+    `base` is the name of the base model, for those who read the folder.
+    """
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    (adapter,) = tuned.active_adapters
+    # A tied or resized embedding would be saved whole beside the adapter, and is unchanged.
+    tensors = get_peft_model_state_dict(tuned, adapter_name=adapter, save_embedding_layers=False)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = copy(tuned.peft_config[adapter])
+    config.base_model_name_or_path = base
+    config.inference_mode = True
+    # The start is over: whoever loads the folder must not draw, or even read, anything by it.
+    config.init_lora_weights = True
+    # PEFT keeps sets; sorted, the same fit writes the same bytes.
+    for name in ("target_modules", "target_parameters"):
+        if isinstance(names := getattr(config, name), set):
+            setattr(config, name, sorted(names))
+    config.save_pretrained(folder)
+
+
+def make_trial_adapter(model: Any, settings: Hyperparameters, folder: Path, seed: int) -> float:
+    """Write an adapter into `folder` as a training with `settings` would, but with random weights.
+
+    It changes what the model says, so that loading and applying it can be checked before anything
+    is trained. Returns the share of the weights that it adapts (`measure_share`). Raises like
+    `add_trainable_adapter`. `model` is as before afterwards.
+
+    ```python
+    make_trial_adapter(backbone.model, Hyperparameters(), Path("trial"), seed=0)
+    ```
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        tuned = add_trainable_adapter(model, None, settings)
+        try:
+            for name, weight in tuned.named_parameters():
+                if "lora_B" in name:
+                    nn.init.normal_(weight, std=_TRIAL_SPREAD)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_adapter(tuned, folder, str(model.config.name_or_path))
+            return measure_share(tuned)
+        finally:
+            tuned.unload()
+            model.requires_grad_(False)
 
 
 def _require_same_shape(config: Any, settings: Hyperparameters, start: Path) -> None:
-    if (config.r, config.lora_alpha) != (settings.lora_rank, settings.lora_alpha):
+    """Raise `InvalidSettings` for what an existing adapter has otherwise than `settings`."""
+    wanted = {
+        "lora_rank": (settings.lora_rank, config.r),
+        "lora_alpha": (settings.lora_alpha, config.lora_alpha),
+        "use_rslora": (settings.use_rslora, config.use_rslora),
+        "use_dora": (settings.use_dora, config.use_dora),
+        "lora_experts": (settings.lora_experts, bool(config.target_parameters)),
+    }
+    differing = [
+        f"{name} = {now!r} (there: {then!r})" for name, (now, then) in wanted.items() if now != then
+    ]
+    if differing:
         raise InvalidSettings(
-            f"lora_rank {settings.lora_rank} and lora_alpha {settings.lora_alpha} differ from the "
-            f"{config.r} and {config.lora_alpha} of the adapter {str(start)!r} that training "
+            f"{', '.join(differing)} differ from the adapter {str(start)!r} that training "
             f"continues from; set the same values, or start from the base"
         )

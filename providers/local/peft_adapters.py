@@ -20,6 +20,7 @@ from torch import nn
 
 from providers.errors import ModelNotFound, Unsupported
 from providers.local.loading import silence_transformers
+from providers.local.lora_targets import keep_names
 
 # What an adapter's config says about its origin, not about how it is applied.
 _ORIGIN = ("base_model_name_or_path", "revision", "inference_mode", "peft_version", "auto_mapping")
@@ -145,7 +146,8 @@ class PeftAdapters:
         try:
             with silence_transformers(), torch.random.fork_rng(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                self._tuned = get_peft_model(self._model, config)
+                with keep_names(self._model):
+                    self._tuned = get_peft_model(self._model, config)
         except Exception as error:
             remove_peft_layers(self._model)
             raise Unsupported(
@@ -158,7 +160,8 @@ class PeftAdapters:
         from peft import set_peft_model_state_dict
 
         try:
-            found: Any = set_peft_model_state_dict(self._tuned, adapter.tensors)
+            with keep_names(self._model):
+                found: Any = set_peft_model_state_dict(self._tuned, adapter.tensors)
         except RuntimeError as error:
             self._refuse(adapter, str(error))
         absent = [key for key in found.missing_keys if ".lora_" in key]

@@ -17,8 +17,9 @@ from pydantic import (
 )
 
 from providers.errors import InvalidSettings
+from providers.hyperparameters import LORA_CHOICES, Hyperparameters
 from providers.local.placement import DeviceMap, parse_device_map, parse_max_memory
-from providers.types import Capabilities, Hyperparameters
+from providers.types import Capabilities
 from providers.validation import format_errors
 
 CAPABILITIES = Capabilities(
@@ -161,14 +162,33 @@ def find_unsupported(hyperparameters: Hyperparameters) -> tuple[str, ...]:
             f"finetune.lora_dropout = {hyperparameters.lora_dropout} drops everything, so that "
             "nothing can be trained; set less than 1"
         )
+    problems += _find_lora_conflicts(hyperparameters)
     problems += [
         f"{name} = {value} must be above 0"
-        for name in ("epochs", "batch_size", "learning_rate")
-        if not (value := getattr(hyperparameters, name)) > 0
+        for name in ("epochs", "batch_size", "learning_rate", "max_example_tokens", "neftune_alpha")
+        if (value := getattr(hyperparameters, name)) is not None and not value > 0
     ]
     return tuple(problems)
 
 
+def _find_lora_conflicts(hyperparameters: Hyperparameters) -> list[str]:
+    """The settings of LoRA that do not go with others."""
+    if hyperparameters.method == "full":
+        return [
+            f"finetune.{name} = {value!r} is a setting of LoRA; remove it, or set "
+            "finetune.method = 'lora'"
+            for name in LORA_CHOICES
+            if (value := getattr(hyperparameters, name)) != getattr(_DEFAULTS, name)
+        ]
+    # PEFT's layers for fused experts add a product of factors to the weights themselves.
+    return [
+        f"finetune.{name} = {value!r} does not go with finetune.lora_experts = true; remove one"
+        for name in ("lora_dropout", "use_dora")
+        if hyperparameters.lora_experts and (value := getattr(hyperparameters, name))
+    ]
+
+
+_DEFAULTS = Hyperparameters()
 _MESSAGES = {
     "extra_forbidden": "[provider] has no key '{key}'; a local model knows: "
     + ", ".join(LocalSettings.model_fields),

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from providers.local.checkpoint import load_checkpoint, remove_leftovers, save_c
 from providers.local.conversation import TrainingSequence, encode_example
 from providers.local.fit import Fit
 from providers.local.hardware import is_out_of_memory
+from providers.local.lora import write_adapter
 from providers.local.settings import find_unsupported
 from providers.types import FinetuneSpec, TrainingStep
 
@@ -223,21 +223,7 @@ def _write_weights(model: Any, tokenizer: Any, spec: FinetuneSpec, folder: Path)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         return
-    from peft import get_peft_model_state_dict
-    from safetensors.torch import save_file
-
-    (adapter,) = model.active_adapters
-    # A tied or resized embedding would be saved whole beside the adapter, and is unchanged.
-    tensors = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
-    if not any(tensor.any() for name, tensor in tensors.items() if "lora_B" in name):
-        # lora_B starts at zero and has a gradient from the first step on.
+    # lora_B starts at zero and has a gradient from the first step on.
+    if not any(w.any() for name, w in model.named_parameters() if "lora_B" in name):
         raise TrainingFailed(f"{spec.name!r} trained nothing: every lora_B is still zero")
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    config = copy(model.peft_config[adapter])
-    config.base_model_name_or_path = spec.start.address.removeprefix("local:")
-    config.inference_mode = True
-    # PEFT keeps a set; sorted, the same fit writes the same bytes.
-    if isinstance(config.target_modules, set):
-        config.target_modules = sorted(config.target_modules)
-    config.save_pretrained(folder)
+    write_adapter(model, folder, spec.start.address.removeprefix("local:"))

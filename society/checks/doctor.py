@@ -236,9 +236,7 @@ async def _preflight_addresses(
         need = _describe_need(experiment, past, is_tuned(config, address), skip)
         need = replace(need, deep=deep)
         recipes = [config.finetune.hyperparameters(role) for role in ROLES]
-        # A trainer's limits concern the longer of the two recipes.
-        how = max(recipes, key=lambda recipe: recipe.epochs)
-        return address, await preflight_model(address, settings, folder.models, need, how)
+        return address, await preflight_model(address, settings, folder.models, need, recipes)
 
     async def server() -> list[tuple[str, PreflightReport]]:
         if config.serving is None:

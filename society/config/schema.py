@@ -17,11 +17,25 @@ from pydantic import (
 
 from evals.arm_kinds import Data, OtherResponses
 from finetune.selection import TrainingSelection
+from providers.hyperparameters import (
+    ALL_LINEAR,
+    LORA_CHOICES,
+    Hyperparameters,
+    InitLoraWeights,
+)
 from providers.pricing import PriceOverride
 from providers.split import AnswerServer
-from providers.types import Hyperparameters
 from society.config.files import PromptsSection, SelectionFile
-from society.config.values import Count, NotNegative, Positive, Section, Share, TopP, Words
+from society.config.values import (
+    Count,
+    LoraNames,
+    NotNegative,
+    Positive,
+    Section,
+    Share,
+    TopP,
+    Words,
+)
 from society.prompts import ShownThoughts, Wording
 from store.records import AgentRole, Decoding, DiversityMeasure, Labels
 
@@ -201,13 +215,19 @@ class DatasetsSection(Section):
         return {role: file.selection for role, file in files.items() if file is not None}
 
 
+_BY_ROLE = ("epochs", "learning_rate")
+"""The settings that generators and critics may have their own of."""
+
+
 class FinetuneSection(Section):
     """Fine-tuning of every agent's generator and critic.
 
     `on_failure` says what a failed job does: stop before the next iteration, or keep the old model.
     `validation_share` of the questions are held out of training; the provider measures their loss.
+    `learning_rate` holds for the roles that have none of their own.
     """
 
+    added = frozenset({*LORA_CHOICES, "generator_learning_rate", "critic_learning_rate"})
     init: Literal["continue", "fresh"] = "continue"
     on_failure: Literal["stop", "keep"] = "stop"
     validation_share: Annotated[float, Field(ge=0.0, lt=1.0, strict=False)] = 0.0
@@ -224,15 +244,24 @@ class FinetuneSection(Section):
     lora_rank: Count = 16
     lora_alpha: Count = 32
     lora_dropout: Share = 0.0
+    target_modules: LoraNames | str = ALL_LINEAR
+    lora_experts: bool = False
+    use_rslora: bool = False
+    use_dora: bool = False
+    init_lora_weights: InitLoraWeights = True
+    generator_learning_rate: Positive | None = None
+    critic_learning_rate: Positive | None = None
 
     def hyperparameters(self, role: AgentRole) -> Hyperparameters:
-        """The settings of one job: the same for all agents; only the epochs differ by role."""
+        """The settings of one job: the same for all agents; epochs and rate may differ by role."""
         # Every other field has the name of one of Hyperparameters, so a new setting needs no line
         # here.
-        ours = {"init", "on_failure", "validation_share", "generator_epochs", "critic_epochs"}
-        shared = self.model_dump(exclude=ours)
-        epochs = self.generator_epochs if role == "generator" else self.critic_epochs
-        return Hyperparameters(epochs=epochs, **shared)
+        ours = {"init", "on_failure", "validation_share", "learning_rate"}
+        by_role = {f"{r}_{key}" for r in ("generator", "critic") for key in _BY_ROLE}
+        # The text leaves out younger keys at their default, which `Hyperparameters` has too.
+        shared = self.model_dump(exclude=ours | by_role)
+        epochs, rate = (getattr(self, f"{role}_{key}") for key in _BY_ROLE)
+        return Hyperparameters(epochs=epochs, learning_rate=rate or self.learning_rate, **shared)
 
 
 class DiversitySection(Section):

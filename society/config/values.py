@@ -42,5 +42,8 @@ Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0, strict=False)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False, strict=False)]
 NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False, strict=False)]
+LoraNames = Annotated[
+    tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1, strict=False)
+]
 TopP = Annotated[float, Field(gt=0.0, le=1.0, strict=False)]
 Words = Annotated[str, Field(pattern=r"\S")]

@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from providers import registry
+from providers.hyperparameters import LORA_CHOICES
 from society.config.load import ConfigError, compare_configs, describe_differences
 from society.config.schema import Config
 from society.method.arms import build_arms
@@ -76,7 +77,7 @@ def _describe_machine() -> dict[str, object]:
 
 # Settings that may change, apart from [finetune], [serving] and the provider's settings.
 _FREE = ("iterations", "arms", "budget_usd", "prices", "diversity", "stop_if_unread")
-_SHAPE = ("method", "lora_rank", "lora_alpha")
+_SHAPE = ("method", "lora_rank", "lora_alpha", *LORA_CHOICES)
 """The settings of an existing adapter that further training cannot change."""
 _OVER = ("succeeded", "skipped")
 _ENDED = (*_OVER, "failed", "cancelled")

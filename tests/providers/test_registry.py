@@ -69,7 +69,7 @@ async def test_what_is_missing_is_found_before_anything_is_opened(tmp_path, monk
     )
     install(tmp_path, monkeypatch, "lacking", code, "lacking = lacking")
     need = Need(finetune=False, ends_at=datetime.now(UTC))
-    report = await preflight_model("lacking:x", {}, tmp_path, need, Hyperparameters())
+    report = await preflight_model("lacking:x", {}, tmp_path, need, [Hyperparameters()])
     [finding] = report.findings
     assert (finding.level, finding.check) == ("error", "packages")
     assert finding.text == "needs packages that are not installed: absent_one"

@@ -1,13 +1,16 @@
 """Remote jobs outlive Ctrl-C, and `society cancel` ends them."""
 
 import asyncio
+import contextlib
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,9 @@ from typer.testing import CliRunner
 from providers.types import ModelRef
 from society.cli import app
 from society.config import load as experiments
-from society.runs import cancel
+from society.method.experiment import resolve
+from society.method.progress import Event, Observer, StageStarted
+from society.runs import cancel, runner
 from society.runs import folder as folders
 from store.ledger import Store
 from store.records import Job
@@ -33,10 +38,17 @@ def working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture
-def server():
-    with serving(base=BASE, job_s=300.0) as running:
+@pytest.fixture(scope="module")
+def process() -> Iterator[Server]:
+    with serving() as running:
         yield running
+
+
+@pytest.fixture
+def server(process: Server) -> Server:
+    process.reset()
+    process.tell(base=BASE, job_s=300.0)
+    return process
 
 
 def write_experiment(server: Server) -> Path:
@@ -55,7 +67,54 @@ def write_experiment(server: Server) -> Path:
     return path
 
 
-def interrupted(path: Path, server: Server) -> str:
+class Reached(Exception):
+    """The run has come as far as it should."""
+
+
+async def run(path: Path, observer: Observer = lambda event: None) -> None:
+    folder = folders.locate_run(Path("runs"), path.stem)
+    config = experiments.load_config(str(path))
+    with folders.start_run(folder, config) as store:
+        await runner.run_experiment(folder, resolve(config), store, observer)
+
+
+def stop_at_datasets(event: Event) -> None:
+    if isinstance(event, StageStarted) and event.stage == "datasets":
+        raise Reached
+
+
+@pytest.fixture(scope="module")
+def debated(process, tmp_path_factory) -> Path:
+    """The database of the experiment after its training debates."""
+    process.tell(base=BASE)
+    with contextlib.chdir(tmp_path_factory.mktemp("debated")):
+        with pytest.raises(Reached):
+            asyncio.run(run(write_experiment(process), stop_at_datasets))
+        return Path("runs/small/run.duckdb").absolute()
+
+
+@pytest.fixture
+def under_way(debated, server) -> Path:
+    """The file of an experiment that was stopped once all its jobs were created."""
+    path = write_experiment(server)
+    Path("runs/small").mkdir(parents=True)
+    shutil.copy(debated, "runs/small/run.duckdb")
+    asyncio.run(stop_when_created(path, server))
+    return path
+
+
+async def stop_when_created(path: Path, server: Server) -> None:
+    """Stop a run as Ctrl-C does once all its jobs are created."""
+    going = asyncio.create_task(run(path))
+    while len((await asyncio.to_thread(server.state))["jobs"]) < JOBS:
+        assert not going.done(), going
+        await asyncio.sleep(0.05)
+    going.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await going
+
+
+def interrupt(path: Path, server: Server) -> str:
     """What a run says that is stopped with Ctrl-C once all its jobs are created."""
     command = [sys.executable, "-c", "from society import cli; cli.main()", "run", str(path)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -83,7 +142,7 @@ def stored() -> Counter:
 
 def test_ctrl_c_leaves_remote_jobs_running_and_cancel_ends_them(server):
     path = write_experiment(server)
-    said = interrupted(path, server)
+    said = interrupt(path, server)
     assert f"{JOBS} fine-tuning job(s) still run at the provider" in said
     assert "society cancel small\n" in said
     assert "cancelled" not in statuses(server)
@@ -102,22 +161,18 @@ def test_ctrl_c_leaves_remote_jobs_running_and_cancel_ends_them(server):
     assert stored()["succeeded"] == JOBS
 
 
-def test_a_job_that_has_succeeded_meanwhile_is_kept(server):
-    path = write_experiment(server)
-    interrupted(path, server)
+def test_a_job_that_has_succeeded_meanwhile_is_kept(server, under_way):
     server.tell(job_s=0.1)
     done = CliRunner().invoke(app, ["cancel", "small"])
     assert done.exit_code == 0, done.output
     assert done.output.count("had succeeded before; resuming the run adopts its model") == JOBS
     assert statuses(server) == {"succeeded": JOBS}
 
-    assert CliRunner().invoke(app, ["run", str(path)]).exit_code == 0
+    assert CliRunner().invoke(app, ["run", str(under_way)]).exit_code == 0
     assert len(server.log("POST", "/fine_tuning/jobs")) == JOBS
 
 
-def test_a_job_whose_id_is_not_known_is_looked_for_by_its_description(server):
-    path = write_experiment(server)
-    interrupted(path, server)
+def test_a_job_whose_id_is_not_known_is_looked_for_by_its_description(server, under_way):
     with Store.open("runs/small/run.duckdb") as store:
         forgotten = store.jobs()[0]
         store.transact(
@@ -131,9 +186,7 @@ def test_a_job_whose_id_is_not_known_is_looked_for_by_its_description(server):
     assert statuses(server) == {"cancelled": JOBS}
 
 
-def test_a_server_that_refuses_leaves_the_job_as_it_is(server):
-    path = write_experiment(server)
-    interrupted(path, server)
+def test_a_server_that_refuses_leaves_the_job_as_it_is(server, under_way):
     server.tell(retrieve=[{"status": 401, "message": "the key is revoked"}] * JOBS)
     done = CliRunner().invoke(app, ["cancel", "small"])
     assert done.exit_code == 1
@@ -141,11 +194,9 @@ def test_a_server_that_refuses_leaves_the_job_as_it_is(server):
     assert "cancelled" not in stored()
 
 
-async def test_a_server_that_is_down_is_given_up_for_all_jobs_together(server):
-    path = write_experiment(server)
-    interrupted(path, server)
+async def test_a_server_that_is_down_is_given_up_for_all_jobs_together(server, under_way):
     folder = folders.locate_run(Path("runs"), "small")
-    config = experiments.load_config(str(path)).model_copy(
+    config = experiments.load_config(str(under_way)).model_copy(
         update={"model": f"openai+{DOWN}:{BASE}"}
     )
     told: list[str] = []
@@ -160,9 +211,7 @@ async def test_a_server_that_is_down_is_given_up_for_all_jobs_together(server):
     assert "cancelled" not in stored()
 
 
-async def test_a_server_that_does_not_answer_is_given_up_for_all_jobs_together(server):
-    path = write_experiment(server)
-    interrupted(path, server)
+async def test_a_server_that_does_not_answer_is_given_up_for_all_jobs_together(server, under_way):
     server.tell(slow={f"GET /fine_tuning/jobs/{job}": 3600 for job in server.state()["jobs"]})
     folder = folders.locate_run(Path("runs"), "small")
     told: list[str] = []
@@ -239,11 +288,9 @@ def test_a_run_that_is_being_worked_on_is_left_alone(tmp_path):
         holder.communicate("\n")
 
 
-def test_a_job_is_described_as_it_was_when_it_was_submitted(server):
-    path = write_experiment(server)
-    interrupted(path, server)
+def test_a_job_is_described_as_it_was_when_it_was_submitted(server, under_way):
     with Store.open("runs/small/run.duckdb", read_only=True) as store:
-        config = experiments.load_config(str(path))
+        config = experiments.load_config(str(under_way))
         for job in store.jobs():
             spec = cancel.rebuild_spec(store, config, "small", job)
             assert (spec.name, spec.digest) == (job.job_id, job.digest)

@@ -1,9 +1,11 @@
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from providers.types import FinetuneSpec, Hyperparameters, ModelRef
 from society.config import load
 from society.config.load import ConfigError
 from society.config.schema import Config
@@ -184,3 +186,25 @@ def test_a_key_that_came_later_is_stored_once_it_is_set() -> None:
     config = Config.model_validate({"model": "embedded:", "task": task})
     assert json.loads(config.to_json())["task"] == task
     assert Config.from_json(config.to_json()) == config
+
+
+def test_a_role_may_have_a_learning_rate_of_its_own() -> None:
+    finetune = {"learning_rate": 1e-4, "critic_learning_rate": 3e-4, "target_modules": ["q_proj"]}
+    config = Config.model_validate(
+        {"model": "embedded:", "task": {"name": "arithmetic"}, "finetune": finetune}
+    )
+    generator, critic = map(config.finetune.hyperparameters, ("generator", "critic"))
+    assert (generator.learning_rate, critic.learning_rate) == (1e-4, 3e-4)
+    assert generator.target_modules == ("q_proj",)
+    assert Config.from_json(config.to_json()) == config
+
+
+def test_a_job_with_the_defaults_of_younger_settings_keeps_its_digest() -> None:
+    """Paid jobs are known by it; the value is that of version 0.1.0 before there were any."""
+    start = ModelRef("embedded:", "embedded:")
+    spec = FinetuneSpec("run-a1", start, (), "0" * 64, Hyperparameters())
+    assert spec.digest.startswith("9d11cbbb48580924")
+    other = replace(spec, hyperparameters=Hyperparameters(use_dora=True))
+    assert other.digest != spec.digest
+    stored = Hyperparameters(target_modules=("q_proj", "v_proj"), use_rslora=True)
+    assert Hyperparameters.from_facts(json.loads(json.dumps(stored.facts))) == stored

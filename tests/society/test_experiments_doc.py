@@ -10,6 +10,7 @@ import pytest
 from evals.tasks.arithmetic import create
 from society.cli import app
 from society.config import load as experiments
+from society.config.schema import FinetuneSection
 from society.method.experiment import load_experiment
 from society.runs import folder as folders
 from society.sweeps import axes
@@ -101,8 +102,16 @@ def test_several_runs_are_asked_at_once(written, tmp_path):
 
 
 def test_every_packaged_experiment_is_described():
-    described = re.findall(r"^\| `([\w-]+)` \|.*\|.*\|$", DOC, re.MULTILINE)
+    section = DOC.split("## Packaged experiments")[1].split("\n## ")[0]
+    described = re.findall(r"^\| `([\w-]+)` \|.*\|.*\|$", section, re.MULTILINE)
     assert sorted(described) == list(experiments.list_packaged())
+
+
+def test_every_fine_tuning_setting_is_described():
+    section = DOC.split("## Fine-tuning settings")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", section, re.MULTILINE)
+    described = [key for row in rows for key in re.findall(r"`(\w+)`", row)]
+    assert sorted(described) == sorted(FinetuneSection.model_fields)
 
 
 def test_every_option_is_described():

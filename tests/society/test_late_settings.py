@@ -35,6 +35,8 @@ def run_demo(*overrides: str) -> tuple[int, str]:
         ("finetune.learning_rate_multiplier=2", "learning_rate_multiplier = 2.0"),
         ("finetune.lora_dropout=1.0", "finetune.lora_dropout = 1.0 drops everything"),
         ("finetune.learning_rate=inf", "finetune.learning_rate"),
+        ("finetune.target_modules=[]", "finetune.target_modules"),
+        ('finetune.init_lora_weights="pissa"', "finetune.init_lora_weights"),
         ("finetune.max_grad_norm=nan", "finetune.max_grad_norm"),
         ("sampling.temperature=inf", "sampling.temperature"),
         ("finetune.batch_size=99999999999", "finetune.batch_size"),
@@ -52,9 +54,26 @@ def test_a_local_experiment_is_refused_before_it_is_made(override, named):
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
+        (["method=full", "use_rslora=true"], "finetune.use_rslora = True is a setting of LoRA"),
+        (["lora_experts=true", "use_dora=true"], "use_dora = True does not go with"),
+        (["lora_experts=true", "lora_dropout=0.1"], "lora_dropout = 0.1 does not go with"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(overrides, named):
+    status, said = run_demo(*(f"finetune.{override}" for override in overrides))
+    assert (status, named in said) == (2, True), said
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
         (["finetune.critic_epochs=51"], "51 epochs; the most is 50"),
         (["finetune.generator_epochs=60"], "60 epochs; the most is 50"),
         (["finetune.lora_rank=8"], "finetune.lora_rank = 8"),
+        (["finetune.use_dora=true"], "finetune.use_dora = True cannot be passed on"),
+        (['finetune.target_modules=["q_proj"]'], "finetune.target_modules = ('q_proj',)"),
+        (["finetune.critic_learning_rate=1e-3"], "finetune.learning_rate = 0.001"),
         (["finetune.validation_share=0.9"], "of which finetune.validation_share = 0.9 leaves"),
         (["provider.timeout_s=inf"], "timeout_s"),
         (["provider.poll_s=nan"], "poll_s"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from finetune.errors import TuningFailed
 from society.config import load as experiments
 from society.config.load import ConfigError
 from society.method.experiment import resolve
-from society.method.progress import Note
+from society.method.progress import Note, StageStarted
 from society.runs import folder as folders
 from society.runs import runner
 from store.ledger import Store
@@ -30,6 +31,7 @@ SMALL = [
     "provider.listing_lag_s=0.2",
     'provider.api_key_env="A_KEY"',
 ]
+KEY = "sk-test-0123456789abcdef"
 JOBS = "/fine_tuning/jobs"
 FIRST = "a2-generator-it1-[0-9a-f]{8}-[0-9a-f]{8}$"
 """The suffix of one agent's first attempt."""
@@ -48,29 +50,67 @@ def server(process: Server) -> Server:
     return process
 
 
-@pytest.fixture
-def experiment(tmp_path, server, monkeypatch):
-    """A function that runs the experiment; returns what it said on its way."""
-    monkeypatch.setenv("A_KEY", "sk-test-0123456789abcdef")
-    path = tmp_path / "api.toml"
-    path.write_text(CONFIG.format(url=server.url, base=BASE))
+@pytest.fixture(autouse=True)
+def key(monkeypatch):
+    monkeypatch.setenv("A_KEY", KEY)
 
-    def run(*overrides: str, within_s: float | None = None) -> list[str]:
-        config = experiments.load_config(str(path), [*SMALL, *overrides])
-        folder = folders.locate_run(tmp_path / "runs", "run")
+
+class Experiment:
+    """The experiment at a server, run in a folder."""
+
+    def __init__(self, folder: Path, server: Server) -> None:
+        self._folder = folder
+        self._config = folder / "api.toml"
+        self._config.write_text(CONFIG.format(url=server.url, base=BASE))
+        self.database = folder / "runs" / "run" / "run.duckdb"
+
+    def __call__(
+        self, *overrides: str, within_s: float | None = None, until: str | None = None
+    ) -> list[str]:
+        """Run to the end, or until a stage begins; returns what is said on the way."""
+        config = experiments.load_config(str(self._config), [*SMALL, *overrides])
+        folder = folders.locate_run(self._folder / "runs", "run")
         said: list[str] = []
 
         def observe(event: object) -> None:
             if isinstance(event, Note):
                 said.append(event.text)
+            if isinstance(event, StageStarted) and event.stage == until:
+                raise Reached
 
         with folders.start_run(folder, config) as store:
             going = runner.run_experiment(folder, resolve(config), store, observe)
             asyncio.run(asyncio.wait_for(going, within_s))
         return said
 
-    run.database = tmp_path / "runs" / "run" / "run.duckdb"
-    return run
+
+class Reached(Exception):
+    """The run has come as far as it should."""
+
+
+@pytest.fixture(scope="module")
+def debated(tmp_path_factory, process: Server) -> Path:
+    """The database after the training debates: with vendors, what matters here begins there."""
+    held = Experiment(tmp_path_factory.mktemp("debated"), process)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("A_KEY", KEY)
+        with pytest.raises(Reached):
+            held(until="datasets")
+    return held.database
+
+
+@pytest.fixture
+def unbegun(tmp_path, server) -> Experiment:
+    """An experiment that has not been started."""
+    return Experiment(tmp_path, server)
+
+
+@pytest.fixture
+def experiment(unbegun, debated) -> Experiment:
+    """An experiment whose training debates are held, and that has trained nothing."""
+    unbegun.database.parent.mkdir(parents=True)
+    shutil.copy(debated, unbegun.database)
+    return unbegun
 
 
 def jobs_of(database: Path):
@@ -253,11 +293,11 @@ def test_an_account_without_credit_stops_though_failures_keep_the_old_model(
     assert tuned == [(1,), (2,), (3,)]
 
 
-def test_a_question_that_fails_in_every_batch_is_stored_with_its_reason(server, experiment):
+def test_a_question_that_fails_in_every_batch_is_stored_with_its_reason(server, unbegun):
     overrides = ["evaluation.batch=true", "iterations=0", "evaluation.questions=8"]
     server.tell(line_errors={"3+7*6": [500] * 99})
-    experiment(*overrides)
-    with Store.open(experiment.database, read_only=True) as store:
+    unbegun(*overrides)
+    with Store.open(unbegun.database, read_only=True) as store:
         failed = store.rows("SELECT DISTINCT question_id, error FROM turns WHERE error IS NOT NULL")
         [(votes,)] = store.rows("SELECT count(DISTINCT question_id) FROM votes")
     assert votes == 8

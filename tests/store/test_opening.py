@@ -52,6 +52,25 @@ def test_somebody_elses_database_is_left_alone(path):
         assert connection.execute("SHOW TABLES").fetchall() == [("mine",)]
 
 
+ADD_VIEW = """
+import os, sys, duckdb
+connection = duckdb.connect(sys.argv[1])
+connection.execute("CREATE VIEW extra AS SELECT * FROM read_text('/etc/hostname')")
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+def test_what_another_process_has_left_in_the_log_is_examined_too(path, read_only):
+    Store.open(path).close()
+    before = path.stat().st_mtime_ns
+    subprocess.run([sys.executable, "-c", ADD_VIEW, str(path)], check=True)
+    assert path.with_name(f"{path.name}.wal").exists()
+    assert path.stat().st_mtime_ns == before
+    with pytest.raises(StoreBroken, match=r"view extra in .* reaches beyond the run"):
+        Store.open(path, read_only=read_only)
+
+
 def test_a_newer_version_is_named_with_ours_and_a_remedy(path):
     Store.open(path).close()
     with duckdb.connect(str(path)) as connection:
