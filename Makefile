@@ -29,7 +29,7 @@ test: $(READY)
 	$(MAKE) --jobs 2 lint pytest
 
 pytest: $(READY)
-	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n 5 --dist loadfile --no-loadscope-reorder
 
 test-long: $(READY)
 	$(BIN)/pytest -n 2 --dist load -m long

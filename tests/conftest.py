@@ -1,14 +1,18 @@
 """For all tests: torch keeps to one thread, since the test workers share the cores."""
 
 import os
+import re
 import signal
-import socketserver
-import sys
 import tempfile
+from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Matplotlib takes seconds to list the fonts of the machine, and keeps its list here.
+_caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+os.environ.setdefault("MPLCONFIGDIR", str(_caches / "matplotlib"))
 # Results of self-checks are kept here, not in the developer's own cache.
 _cache = tempfile.TemporaryDirectory(prefix="society-cache-")
 os.environ["XDG_CACHE_HOME"] = _cache.name
@@ -20,31 +24,62 @@ for _number in (signal.SIGINT, signal.SIGHUP):
             _number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL
         )
 
-_handle_error = socketserver.BaseServer.handle_error
-
-
-def _ignore_lost_clients(server: socketserver.BaseServer, request: object, client: object) -> None:
-    """A client of an earlier test that goes away must not print into the output of a later one."""
-    if not isinstance(sys.exc_info()[1], ConnectionError):
-        _handle_error(server, request, client)
-
-
-socketserver.BaseServer.handle_error = _ignore_lost_clients
-
+# Files that run in one worker, one after the other: importing torch and PEFT takes a worker five
+# seconds, and so does drawing the report that they share.
+TOGETHER = {
+    "models": re.compile(
+        "tests/providers/test_(local_|train|checkpoint|loading|lora|self_check|embedded_model)"
+        "|tests/evals/diversity/"
+    ),
+    "runs of models": re.compile(
+        "tests/society/test_(readme|diversity|retrain|own_selection|failed_fits|resumed_settings"
+        r"|sweep|served_run)\.py"
+    ),
+    "report": re.compile("tests/evals/report/"),
+}
+# What takes longest comes first, so that no worker is left alone with it at the end.
 LONG = (
-    "test_readme.py",
-    "test_stubborn_vendor.py",
-    "test_cancel.py",
-    "test_sweep.py",
-    "test_api_run.py",
-    "test_costs.py",
-    "test_provenance.py",
-    "test_export.py",
-    "test_pages.py",
-    "test_stopping.py",
+    *TOGETHER,
+    "tests/society/test_stubborn_vendor.py",
+    "tests/society/test_failed_requests.py",
+    "tests/society/test_every_attempt_is_paid.py",
+    "tests/society/test_quirks.py",
+    "tests/society/test_doctor_servers.py",
+    "tests/society/test_import.py",
+    "tests/society/test_hostile_run.py",
+    "tests/society/test_cli.py",
+    "tests/society/test_cancel.py",
+    "tests/society/test_api_run.py",
+    "tests/evals/tasks/test_hub_source.py",
+    "tests/society/test_stopping.py",
+    "tests/society/test_batched_evaluation.py",
+    "tests/society/test_packaged.py",
+    "tests/society/test_import_doc.py",
+    "tests/society/test_provenance.py",
+    "tests/society/test_replayed_run.py",
+    "tests/society/test_sql.py",
+    "tests/society/view/test_browser.py",
+    "tests/society/view/test_pages.py",
 )
 
 
+def find_group(nodeid: str) -> str:
+    """The group of a test's file, or the file."""
+    file = nodeid.split("::")[0]
+    return next((name for name, files in TOGETHER.items() if files.match(file)), file)
+
+
+class GroupScheduling(LoadFileScheduling):
+    """Gives a worker the files of a group together, and every other file by itself."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return find_group(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> GroupScheduling:
+    return GroupScheduling(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, so that no worker is left alone with one at the end."""
-    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+    ranks = {group: rank for rank, group in enumerate(LONG)}
+    items.sort(key=lambda item: ranks.get(find_group(item.nodeid), len(ranks)))

@@ -15,9 +15,11 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, Literal
+
+from tests.quiet_server import QuietServer
 
 SUM = re.compile(r"\d+\+\d+\*\d+\+\d+-\d+\*\d+")
 
@@ -59,7 +61,7 @@ class AdapterServer:
 
     def __enter__(self) -> AdapterServer:
         handler = type("Handler", (_Handler,), {"state": self})
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._http = QuietServer(("127.0.0.1", 0), handler)
         self._http.daemon_threads = True
         threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
         return self

@@ -42,12 +42,13 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from tests.providers.job_account import Account, Dropped, Json, Refused, page
+from tests.quiet_server import QuietServer
 
 _ROOT = Path(__file__).parents[2]
 
@@ -277,15 +278,6 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
 
-class Quiet(ThreadingHTTPServer):
-    """Says nothing about clients that are gone."""
-
-    daemon_threads = True
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        return
-
-
 def parts(content: bytes, kind: str) -> Json:
     """The fields of a multipart form; a file is under "file" and "filename"."""
     boundary = b"--" + kind.split("boundary=")[1].strip('"').encode()
@@ -312,7 +304,7 @@ def shown(body: Any) -> Any:
 
 
 def main() -> None:
-    server = Quiet(("127.0.0.1", int((sys.argv[1:] or ["0"])[0])), Handler)
+    server = QuietServer(("127.0.0.1", int((sys.argv[1:] or ["0"])[0])), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print(server.server_address[1], flush=True)
     sys.stdin.buffer.read()

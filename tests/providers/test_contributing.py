@@ -4,7 +4,7 @@ import json
 import re
 import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from providers import registry
 from providers.base import Provider
 from providers.errors import BadRequest, InvalidSettings, Unsupported
 from providers.types import Message, Request, Sampling
+from tests.quiet_server import QuietServer
 
 TEXT = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 [CODE] = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
@@ -32,7 +33,7 @@ evaluation = {{ questions = 3, decodings = ["sampled"] }}
 """
 
 
-class Ollama(ThreadingHTTPServer):
+class Ollama(QuietServer):
     """Answers /api/chat as Ollama does, after one failure; keeps what it was asked."""
 
     def __init__(self):

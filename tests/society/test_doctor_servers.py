@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 from typer.testing import CliRunner
@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from providers.openai.models import find_shutdowns
 from providers.types import Need
 from society.cli import app
+from tests.quiet_server import QuietServer
 
 MODEL = "gpt-4o-mini"
 DESCRIBED = f"/models/{MODEL}"
@@ -48,7 +49,7 @@ def serving(replies: Mapping[str, list[Reply]], **headers: str) -> Iterator[str]
         def log_message(self, format: str, *args: object) -> None:
             return
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with QuietServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}/v1"
         server.shutdown()

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,6 +23,7 @@ from evals.tasks import gsm8k, math
 from providers.embedded import MODEL_DIR
 from society.config import load as experiments
 from tests.providers.job_server import serving as openai_stand_in
+from tests.quiet_server import QuietServer
 
 ROOT = Path(__file__).parents[2]
 LOCAL = {
@@ -75,7 +76,7 @@ class Hub(BaseHTTPRequestHandler):
 @contextmanager
 def hub(files: dict[str, bytes], *gated: str) -> Iterator[str]:
     handler = type("OneHub", (Hub,), {"files": files, "gated": gated})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = QuietServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:

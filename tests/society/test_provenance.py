@@ -13,7 +13,9 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from typer.testing import CliRunner
 
+from society import cli
 from society.config.load import ConfigError
 from society.config.schema import Config
 from society.runs import folder as folders
@@ -52,7 +54,9 @@ sys.stdin.read()
 
 
 @pytest.mark.parametrize("name", HALF)
-def test_a_run_that_an_earlier_version_left_unfinished_is_finished(name, tmp_path, scripted):
+def test_a_run_that_an_earlier_version_left_unfinished_is_finished(
+    name, tmp_path, scripted, monkeypatch
+):
     """Nothing stored is asked again, and what comes out is what a run without a break had."""
     whole = name.removesuffix("-half")
     database = tmp_path / "runs" / whole / "run.duckdb"
@@ -62,8 +66,9 @@ def test_a_run_that_an_earlier_version_left_unfinished_is_finished(name, tmp_pat
         before = set(
             connection.execute("SELECT turn_id, response, created_at FROM turns").fetchall()
         )
+    monkeypatch.chdir(tmp_path)
     done = resume(scripted, tmp_path, whole)
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.output
     expected = json.loads((FIXTURES / "schema5.json").read_text(encoding="utf-8"))
     with Store.open(database, read_only=True) as store:
         assert before < set(store.rows("SELECT turn_id, response, created_at FROM turns"))
@@ -76,7 +81,7 @@ def test_a_run_that_an_earlier_version_left_unfinished_is_finished(name, tmp_pat
 
 
 def resume(scripted, folder, name):
-    """`society run` of the experiment that the fixtures are of, in `folder`."""
+    """`society run` of the experiment that the fixtures are of, in the working folder."""
     scripted(folder)
     (folder / f"{name}.toml").write_text(
         """
@@ -93,12 +98,7 @@ def resume(scripted, folder, name):
         """,
         encoding="utf-8",
     )
-    return subprocess.run(
-        [sys.executable, "-c", "from society import cli; cli.main()", "run", f"{name}.toml"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-    )
+    return CliRunner().invoke(cli.app, ["run", f"{name}.toml"])
 
 
 @pytest.fixture

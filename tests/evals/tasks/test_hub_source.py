@@ -8,11 +8,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
+
+from tests.quiet_server import QuietServer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPO = "someone/sums"
@@ -83,7 +85,7 @@ class Hub(BaseHTTPRequestHandler):
 def serving(files: dict[str, bytes], **ways: object) -> Iterator[tuple[str, list[str]]]:
     asked: list[str] = []
     handler = type("OneHub", (Hub,), {"files": files, "asked": asked, **ways})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = QuietServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
