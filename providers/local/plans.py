@@ -66,7 +66,7 @@ def find_rope_limit(config: Any) -> int | None:
 
     The factors of a pass are chosen by its longest row, so one long row would change all others.
     """
-    ropes = getattr(config, "rope_parameters", None) or {}
+    ropes = _read(config, "rope_parameters") or {}
     nested = [one for one in ropes.values() if isinstance(one, dict)]
     limits = []
     for rope in nested or [ropes]:
@@ -80,10 +80,10 @@ def find_rope_limit(config: Any) -> int | None:
 def read_context(config: Any) -> int | None:
     """The most tokens that a model of this config can read; None if the config says nothing."""
     names = ("max_position_embeddings", "max_seq_len", "n_positions", "context_length")
-    stated = next((value for name in names if (value := getattr(config, name, None))), None)
+    stated = next((value for name in names if (value := _read(config, name))), None)
     if stated is None:
         return None
-    rope = getattr(config, "rope_parameters", None) or {}
+    rope = _read(config, "rope_parameters") or {}
     if "dynamic" in str(rope.get("rope_type")):
         # The stated length is the one before it is stretched.
         stated *= rope.get("factor") or 1
@@ -94,11 +94,8 @@ def estimate_slot_bytes(config: Any, item_bytes: int) -> int:
     """Memory of one token's keys and values in all layers, at least 1 byte: a mere estimate."""
 
     def read(name: str) -> int:
-        # Gemma 4 raises for what differs between its layers.
-        try:
-            return int(getattr(config, name, None) or 0)
-        except (AttributeError, TypeError, ValueError):
-            return 0
+        value = _read(config, name)
+        return value if isinstance(value, int) else 0
 
     heads = read("num_attention_heads") or 1
     size = read("head_dim") or read("hidden_size") // heads
@@ -123,8 +120,8 @@ def attends_to_all(config: Any) -> bool:
     if config.model_type not in _FULL_ATTENTION.split() or getattr(config, "alibi", False):
         return False
     # A model with sliding windows either lists its layers' kinds or sets one window for all.
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    window = getattr(config, "sliding_window", None)
+    kinds = set(_read(config, "layer_types") or ["full_attention"])
+    window = _read(config, "sliding_window")
     return kinds == {"full_attention"} and (not window or hasattr(config, "layer_types"))
 
 
@@ -141,8 +138,15 @@ _WINDOWS = (
 def list_windows(config: Any) -> list[int]:
     """The lengths from which on a model of this config may treat far tokens otherwise."""
     found = {
-        value
-        for name in _WINDOWS
-        if isinstance(value := getattr(config, name, None), int) and value > 0
+        value for name in _WINDOWS if isinstance(value := _read(config, name), int) and value > 0
     }
     return sorted(found)
+
+
+def _read(config: Any, name: str) -> Any:
+    """A value of a config, None if it has none."""
+    # A config may raise anything for what differs between its layers, as that of Gemma 4 does.
+    try:
+        return getattr(config, name, None)
+    except Exception:
+        return None

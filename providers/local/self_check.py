@@ -250,7 +250,8 @@ def _answer_by_reference(backbone: Backbone, rows: Sequence[DecodingRow]) -> Non
 
 def make_expected_rows(backbone: Backbone) -> list[DecodingRow]:
     """Rows of the base with prompts of unequal lengths, answered by the reference."""
-    room = max(1, backbone.context - max(_NEW_TOKENS))
+    limit = backbone.guess_plan().limit or backbone.context
+    room = max(1, min(backbone.context, limit) - max(_NEW_TOKENS))
     prompts = [tuple(backbone.tokenizer(text)["input_ids"])[:room] for text in _TEXTS]
     rows = [_make_row(prompt, new, None) for prompt, new in zip(prompts, _NEW_TOKENS, strict=True)]
     _answer_by_reference(backbone, rows)

@@ -31,6 +31,7 @@ from providers.local.conversation import TrainingSequence, encode_example
 from providers.local.fit import Fit
 from providers.local.hardware import is_out_of_memory
 from providers.local.lora import write_adapter
+from providers.local.plans import read_context
 from providers.local.settings import find_unsupported
 from providers.types import FinetuneSpec, TrainingStep
 
@@ -200,7 +201,7 @@ def _encode_examples(
     if not spec.examples:
         raise InvalidTrainingData(f"{spec.name!r} has no training examples")
     config: Any = model.config
-    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    context = read_context(config.get_text_config())
     sequences = []
     for number, example in enumerate(spec.examples):
         try:
