@@ -34,6 +34,8 @@ from providers.types import (
 )
 
 _TOKEN_BYTES = 3
+_OF_THE_PROMPT = ("chat_template_kwargs", "reasoning_effort")
+"""The settings of providers that change a conversation's prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +63,22 @@ class AnswerServer:
         return self.map_path(workdir.resolve())
 
 
-def check_answer_server(answers: AnswerServer, method: Literal["lora", "full"]) -> None:
+def check_answer_server(
+    answers: AnswerServer, method: Literal["lora", "full"], trainer: Mapping[str, object]
+) -> None:
     """Raise `InvalidSettings` or `ModelNotFound` for settings that are wrong; makes no call.
 
-    `method` is `finetune.method`, by which the models are trained.
+    `method` is `finetune.method`, by which the models are trained; `trainer` are the settings of
+    the provider that trains them.
     """
     registry.check(answers.address, answers.settings)
+    for name in _OF_THE_PROMPT:
+        asked, trained = answers.settings.get(name) or None, trainer.get(name) or None
+        if asked != trained:
+            raise InvalidSettings(
+                f"serving.settings.{name} is {asked!r}, and provider.{name} is {trained!r}, so "
+                "models would be trained on other prompts than they answer; set both alike"
+            )
     if method != "lora":
         raise InvalidSettings(
             f"finetune.method = {method!r} makes whole models, and a running server takes adapters "
@@ -138,7 +150,15 @@ class SplitProvider(ProviderWrapper):
     async def complete(self, request: Request) -> Completion:
         async with self._gate.pass_through():
             model = self._find_on_server(request.model)
-            return await self._server.complete(replace(request, model=model))
+            completion = await self._server.complete(replace(request, model=model))
+        if completion.thought is not None:
+            # What the model sampled is lost, so nothing could be trained as it was said.
+            raise InvalidSettings(
+                f"{self._answers.address} returns thoughts apart from answers, so that models "
+                "trained on this machine would learn answers without them; start the server "
+                "without a reasoning parser (vLLM, SGLang: --reasoning-parser)"
+            )
+        return completion
 
     async def score(self, model: ModelRef, messages: Sequence[Message], text: str) -> Score:
         if not self._server.capabilities.score:

@@ -29,6 +29,7 @@ _THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thoughts", "reasonin
 _THOUGHT_PARTS = {"thinking", "redacted_thinking", "reasoning", "reasoning_text", "thought"}
 # A body that contains one of these has more model output than the answer's text.
 _THOUGHT_MARKS = (b'"reasoning', b'"thinking', b'"thought')
+_THOUGHT_KEYS = ("text", "thinking", "reasoning", "reasoning_text", "summary", "content", "parts")
 _TEXT_KEYS = ("text", "output_text", "content", "value", "parts")
 _DEEPEST = 8
 # Values of `error` beside a good answer that do not mean an error.
@@ -93,6 +94,7 @@ class ChatAnswer:
     """A model's answer. A token count is None if the server does not report it.
 
     `ending` is how the answer ended by the server's account; `error` says why there is no text.
+    `thought` is what the model thought, if the server returns it apart from the text.
     """
 
     text: str
@@ -101,6 +103,7 @@ class ChatAnswer:
     completion_tokens: int | None
     ending: Ending
     error: str | None = None
+    thought: str | None = None
 
     def infer_truncation(self, sampling: Sampling) -> ChatAnswer:
         """The answer, marked as truncated if it used all its tokens and its end is unknown."""
@@ -146,11 +149,12 @@ def parse_answer(content: bytes, charset: str | None = None) -> ChatAnswer:
     refusal = _join_text(message.get("refusal"))
     usage = body.get("usage")
     tokens = parse_token_counts(usage if isinstance(usage, Mapping) else {})
+    thought = _find_thought(message)
     if refusal:
-        return ChatAnswer(text or refusal, "refused", *tokens, ending)
+        return ChatAnswer(text or refusal, "refused", *tokens, ending, thought=thought)
     has_text = bool(text.strip())
     error = None if has_text else _explain_empty(ending, choice, message, usage)
-    return ChatAnswer(text, ending.finish_reason(has_text), *tokens, ending, error)
+    return ChatAnswer(text, ending.finish_reason(has_text), *tokens, ending, error, thought)
 
 
 def compute_usage(
@@ -271,7 +275,7 @@ def _join_text(content: object, depth: int = 0) -> str:
     if isinstance(content, list) and depth < _DEEPEST:
         return "".join(_join_text(part, depth + 1) for part in content)
     if isinstance(content, Mapping) and depth < _DEEPEST:
-        if str(content.get("type", "")).lower() in _THOUGHT_PARTS or content.get("thought") is True:
+        if _is_thought_part(content):
             return ""
         for key in _TEXT_KEYS:
             if key in content:
@@ -284,12 +288,45 @@ def _join_text(content: object, depth: int = 0) -> str:
     )
 
 
+def _find_thought(message: Mapping[str, Any]) -> str | None:
+    """The model's thought where the server returns it apart from the text, under any name."""
+    content = message.get("content")
+    parts = content if isinstance(content, list) else [content]
+    found = [message.get(name) for name in _THOUGHTS]
+    # Several names may hold the same thought, as OpenRouter's and vLLM's do.
+    for value in (*found, [part for part in parts if _is_thought_part(part)]):
+        if thought := _join_thought(value).strip():
+            return thought
+    return None
+
+
+def _join_thought(value: object, depth: int = 0) -> str:
+    """The text in whatever form a server gives a thought; "" for encrypted and unknown ones."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, list) and depth < _DEEPEST:
+        return "".join(_join_thought(part, depth + 1) for part in value)
+    if isinstance(value, Mapping) and depth < _DEEPEST:
+        for key in _THOUGHT_KEYS:
+            if thought := _join_thought(value.get(key), depth + 1):
+                return thought
+    return ""
+
+
+def _is_thought_part(part: object) -> bool:
+    if not isinstance(part, Mapping):
+        return False
+    return str(part.get("type", "")).lower() in _THOUGHT_PARTS or part.get("thought") is True
+
+
 def _explain_empty(
     ending: Ending, choice: Mapping[str, Any], message: Mapping[str, Any], usage: object
 ) -> str:
     """Why an answer has no text, and what to do about it."""
     place = next((name for name in _THOUGHTS if message.get(name)), None)
-    thought = place or ("content" if _has_thoughts(message.get("content")) else None)
+    content = message.get("content")
+    parts = content if isinstance(content, list) else [content]
+    thought = place or ("content" if any(map(_is_thought_part, parts)) else None)
     if ending.kind == "length":
         used = parse_token_counts(usage)[1] if isinstance(usage, Mapping) else None
         spent = f"all its {used} tokens" if used else "all its tokens"
@@ -313,12 +350,6 @@ def _explain_empty(
             return "the answer is empty and has no finish_reason"
         return f"the answer is empty, with finish_reason {ending.word!r}, which is not known"
     return f"the model ended its answer without a text (finish_reason {ending.word!r})"
-
-
-def _has_thoughts(content: object) -> bool:
-    parts = content if isinstance(content, list) else [content]
-    kinds = (part.get("type") for part in parts if isinstance(part, Mapping))
-    return any(str(kind).lower() in _THOUGHT_PARTS for kind in kinds)
 
 
 def _has_reasoning_tokens(usage: object) -> bool:

@@ -122,6 +122,7 @@ class Chat:
         self._connection = connection
         self._settings = settings
         self._limiter = limiter
+        self.extra_body: Mapping[str, object] = settings.extra_body
         self._url = f"{connection.address.url}/chat/completions"
         self._parameters: dict[str, Parameters] = {}
         self._answered = False
@@ -145,7 +146,8 @@ class Chat:
             request.sampling,
             request.key,
             partial(self.parse_completion, request, model),
-            again=request.again,
+            self.extra_body,
+            request.again,
         )
 
     def parse_completion(
@@ -180,6 +182,7 @@ class Chat:
             latency_ms,
             answer.error,
             usage.estimated,
+            answer.thought and self._connection.secrets.redact_answer(answer.thought),
         )
         return completion, usage
 

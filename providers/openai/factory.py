@@ -9,7 +9,10 @@ from providers import extras
 from providers.base import PricedModel, Provider, ProviderFactory, Settings
 from providers.openai.settings import OpenAISettings, parse_address
 
-_OUTPUT_SETTINGS = ("max_tokens_parameter", "temperature", "top_p", "seed", "score")
+_OUTPUT_SETTINGS = (
+    *("max_tokens_parameter", "temperature", "top_p", "seed", "score"),
+    *("chat_template_kwargs", "reasoning_effort"),
+)
 _TUNED = re.compile(r"ft:(?P<base>[^:]+)(?::.*)?", re.DOTALL)
 
 

@@ -82,7 +82,7 @@ async def _score_prompt(
         bound = Usage(most_prompt_tokens(messages), _ONE_TOKEN.max_tokens, estimated=True)
         return parse_prompt_score(content, charset), parse_usage(content) or bound
 
-    call = ChatCall(model, messages, _ONE_TOKEN, "score", parse, extra)
+    call = ChatCall(model, messages, _ONE_TOKEN, "score", parse, {**chat.extra_body, **extra})
     score = await chat.ask(call, follows=follows)
     if score is None:
         raise Unsupported(

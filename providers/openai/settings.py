@@ -15,7 +15,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -50,6 +50,8 @@ _FORM = "write it as openai:MODEL or openai+URL:MODEL, e.g. openai+http://127.0.
 _AZURE = (".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com")
 _PRIVATE_SUFFIXES = (".local", ".localhost", ".internal", ".lan")
 
+# OpenAI's models from before reasoning models, and those tuned from them.
+_NO_REASONING = re.compile(r"(ft:)?(gpt-3|gpt-4|chatgpt|davinci|babbage)", re.IGNORECASE)
 _VARIABLE = r"^([A-Z_][A-Z0-9_]*)?$"
 _DEFAULT_KEY = "OPENAI_API_KEY"
 # Users try these names; the error says where a key belongs instead.
@@ -217,6 +219,9 @@ class OpenAISettings(_Section):
     max_attempts, give_up_after_s: how long to retry a failing call; see `providers.limits`.
     max_tokens_parameter, temperature, top_p, seed: which parameters the model accepts, where
         neither the built-in table nor the server's refusals get it right.
+    chat_template_kwargs: for servers such as vLLM and SGLang: values for variables of the model's
+        chat template, such as {"enable_thinking": False}.
+    reasoning_effort: how much a reasoning model thinks, such as "low".
     score: "vllm" if the server is vLLM, which returns log-probabilities of a given text.
     finetune: whether the server has fine-tuning jobs.
     max_parallel_jobs: how many fine-tuning jobs to run at a time.
@@ -237,6 +242,8 @@ class OpenAISettings(_Section):
     temperature: bool | None = None
     top_p: bool | None = None
     seed: bool | None = None
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    reasoning_effort: Annotated[str, Field(min_length=1)] | None = None
     score: Literal["vllm"] | None = None
     finetune: bool = True
     max_parallel_jobs: Count = 6
@@ -286,7 +293,30 @@ class OpenAISettings(_Section):
                 f"[provider] api_key_env is not set, and {address.host} is not OpenAI; name the "
                 'environment variable that holds your key there (or "" to send none)'
             )
+        parsed._check_reasoning(address)
         return parsed
+
+    @property
+    def extra_body(self) -> dict[str, object]:
+        """What every request's body has beside conversation and sampling."""
+        asked = {
+            "chat_template_kwargs": self.chat_template_kwargs,
+            "reasoning_effort": self.reasoning_effort,
+        }
+        return {name: value for name, value in asked.items() if value}
+
+    def _check_reasoning(self, address: ModelAddress) -> None:
+        vendor = address.is_openai or address.is_azure
+        if vendor and self.chat_template_kwargs:
+            raise InvalidSettings(
+                f"[provider] chat_template_kwargs: {address.host} takes none, since its models "
+                "show no chat template; remove it, or set reasoning_effort"
+            )
+        if address.is_openai and self.reasoning_effort and _NO_REASONING.match(address.model):
+            raise InvalidSettings(
+                f"[provider] reasoning_effort: {address.model} is no reasoning model, so it takes "
+                "none; remove it"
+            )
 
     def key_variable(self, address: ModelAddress) -> str | None:
         """The variable with the key for `address`; "" for no key, None if the user must say."""

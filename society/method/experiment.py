@@ -199,7 +199,11 @@ def _check_models(config: Config) -> None:
         if "embedding" in config.diversity.measures:
             encoders.check_encoder(config.diversity.encoder)
         if config.serving is not None:
-            check_answer_server(config.serving.answer_server(), config.finetune.method)
+            check_answer_server(
+                config.serving.answer_server(),
+                config.finetune.method,
+                config.settings_of(config.model),
+            )
     except encoders.EncoderUnavailable as error:
         raise ValueError(f"diversity.encoder: {error}") from error
     except ProviderError as error:

@@ -31,20 +31,11 @@ class Cause:
     remedy: str
 
 
-_CUT_THOUGHT = Cause(
-    "cut off while the model was still reasoning",
-    "raise sampling.max_tokens, or switch the model's reasoning off (provider.reasoning_effort, "
-    "provider.chat_template_kwargs)",
-)
-
-
 def find_cause(turn: Turn, task: Task) -> Cause:
     """Why `turn` has no answer."""
     if turn.failure is not None:
         return Cause(f"the request failed: {turn.error}", "remove the cause")
     if not turn.response.strip():
-        if turn.thought is not None and turn.finish_reason == "length":
-            return _CUT_THOUGHT
         # The provider's own message knows more than the finish reason, and names the remedy.
         return Cause(f"empty: {turn.error or turn.finish_reason}", "")
     match turn.finish_reason:
@@ -67,7 +58,11 @@ def find_cause(turn: Turn, task: Task) -> Cause:
 def _find_cause_of_cut(response: str, task: Task) -> Cause:
     # A thought after which something was said already.
     if strip_thoughts(response).unfinished:
-        return _CUT_THOUGHT
+        return Cause(
+            "cut off while the model was still reasoning",
+            "raise sampling.max_tokens, or switch the model's reasoning off "
+            "(provider.reasoning_effort, provider.chat_template_kwargs)",
+        )
     if task.extract(response) is not None:
         return Cause(
             "the answer is there and the model writes on until it is cut off: it never ends its "

@@ -173,8 +173,9 @@ def explain_empty(response: str, finish_reason: str, *, thought: str | None = No
 
 _WHY_THOUGHT_ONLY = {
     "stop": "the model ended its response within its thought, without an answer",
-    "length": "all tokens are used up by a thought that has no end; raise sampling.max_tokens, or "
-    "switch the model's reasoning off (provider.reasoning_effort, provider.chat_template_kwargs)",
+    "length": "the model was still reasoning when all tokens were used up; raise "
+    "sampling.max_tokens, or switch the model's reasoning off (provider.reasoning_effort, "
+    "provider.chat_template_kwargs)",
 }
 _WHY_EMPTY = {
     "stop": "the model ended its answer without a text",
