@@ -15,30 +15,41 @@ from evals.metrics import DECODINGS
 from store.ledger import Store
 from store.records import StageKey
 
-# Everything stands on `decided`, the debates with votes, so a debate that is still going on counts
-# in none of the figures. Figures of votes are means over questions, those of reading are means over
-# answers. `first_share` and `turned` need a second round; with one round, first and last would be
-# the same answer.
-_DECIDED = """
+# The debates with votes: a debate that is still going on counts in no figure. A debate without a
+# readable answer in a round has no share there: a share of 0 would lower the mean.
+DECIDED = """
+    decided as (
+        select iteration, split, arm, decoding, question_id, max(round) as rounds,
+               max(votes / nullif(voters, 0)) filter (round = 1) as first_share,
+               arg_max(struct_pack(share := votes / nullif(voters, 0), tie, answer, correct), round)
+                   as final
+        from votes where split = 'eval' group by all
+    )
+"""
+# Of groups of `decided`: questions, known, first, last, coverage, ties, as in `Agreement`. `first`
+# needs a second round; with one round, first and last would be the same answer.
+VOTE_SHARES = """
+    count(*) as questions, count(final.correct) as known,
+    avg(first_share) filter (rounds > 1) as first, avg(final.share) as last,
+    avg((final.answer is not null)::double) as coverage, avg(final.tie::double) as ties
+"""
+# Figures of votes are means over questions, those of reading are means over answers.
+_AGREEMENTS = f"""
     with asked as (
         select question_id from questions where if($task is null, not is_extra, task = $task)
     ),
 
-    decided as (
-        select iteration, decoding, question_id, max(round) as rounds,
-               arg_min(votes / nullif(voters, 0), round) as first_share,
-               arg_max(struct_pack(share := votes / nullif(voters, 0), tie, answer, correct), round)
-                   as final
-        from votes semi join asked using (question_id)
-        where arm = $arm and split = 'eval'
-        group by all
+    {DECIDED},
+
+    debated as (
+        select * from decided semi join asked using (question_id) where arm = $arm
     ),
 
     spoken as (
         select iteration, decoding, question_id, round, rounds, agent, turn_id,
                answer is null as unparsed, finish_reason = 'length' as truncated
-        from turns join decided using (iteration, decoding, question_id)
-        where arm = $arm and split = 'eval' and kind = 'answer'
+        from turns join debated using (iteration, decoding, question_id)
+        where turns.arm = $arm and turns.split = 'eval' and kind = 'answer'
     ),
 
     turned as (
@@ -50,11 +61,7 @@ _DECIDED = """
     ),
 
     voted as (
-        select iteration, decoding, count(*) as questions, count(final.correct) as known,
-               avg(first_share) filter (rounds > 1) as first, avg(final.share) as last,
-               avg((final.answer is not null)::double) as coverage,
-               avg(final.tie::double) as ties
-        from decided group by all
+        select iteration, decoding, {VOTE_SHARES} from debated group by all
     ),
 
     readings as (
@@ -114,7 +121,7 @@ def read_agreements(
     """
     found = [
         Agreement(task, StageKey(iteration, "eval", arm, decoding), *figures)
-        for iteration, decoding, *figures in store.rows(_DECIDED, {"arm": arm, "task": task})
+        for iteration, decoding, *figures in store.rows(_AGREEMENTS, {"arm": arm, "task": task})
     ]
     # In the order of DECODINGS, which is not the alphabet's.
     return sorted(

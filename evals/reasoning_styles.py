@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Literal
 
 from evals.arm_kinds import MULTIAGENT
@@ -24,18 +23,17 @@ OTHER = "other"
 Answers = Literal["first", "last"]
 """Those of round 1, by the generators, or those of the last round, by the critics."""
 
-# The last round is taken over all iterations asked for, since an arm's debates have equally many.
 _ANSWERS = """
     with answers as (
-        select t.iteration, t.question_id, t.round, t.response, v.correct
+        select t.question_id, t.round, t.response, v.correct
         from turns t join verdicts v using (turn_id)
         where t.kind = 'answer' and t.arm = $arm and t.split = 'eval' and t.decoding = $decoding
-          and ($iteration is null or t.iteration = $iteration)
+          and t.iteration = $iteration
           and t.question_id in (select question_id from questions where not is_extra)
     )
-    select iteration, question_id, response, correct from answers
-    where round = if($last, (select max(round) from answers), 1)
-    order by iteration, question_id
+    select response, correct from answers
+    where round = if($last, (select max(round) from answers), 1) and correct is not null
+    order by question_id
 """
 
 
@@ -82,67 +80,21 @@ def measure_styles(
 ) -> dict[str, StyleUse]:
     """The styles of one society's answers to held-out questions with known gold; empty where the
     task recognizes no style in any of them."""
-    return _tabulate(_read_answers(store, task, decoding, iteration, arm, answers)).get(
-        iteration, {}
-    )
-
-
-def measure_styles_by_iteration(
-    store: Store, task: Task, decoding: Decoding, arm: str = MULTIAGENT, answers: Answers = "first"
-) -> dict[int, dict[str, StyleUse]]:
-    """`measure_styles` for every iteration in which an arm was evaluated and any style is known."""
-    return _tabulate(_read_answers(store, task, decoding, None, arm, answers))
-
-
-def count_distinct_styles(
-    store: Store, task: Task, decoding: Decoding, arm: str = MULTIAGENT, answers: Answers = "first"
-) -> dict[int, float]:
-    """By iteration the mean number of styles that the agents use on one question, from 1 (all
-    alike) to the number of agents; answers of no known style do not count."""
-    styles: defaultdict[int, defaultdict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for one in _read_answers(store, task, decoding, None, arm, answers):
-        if one.style != OTHER:
-            styles[one.iteration][one.question_id].add(one.style)
-    return {k: fmean(map(len, by_question.values())) for k, by_question in styles.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class _StyledAnswer:
-    iteration: int
-    question_id: str
-    style: str
-    correct: bool | None
-
-
-def _read_answers(
-    store: Store,
-    task: Task,
-    decoding: Decoding,
-    iteration: int | None,
-    arm: str,
-    answers: Answers,
-) -> list[_StyledAnswer]:
     which = {"arm": arm, "decoding": decoding, "iteration": iteration, "last": answers == "last"}
-    return [
-        _StyledAnswer(k, question, task.style(str(response)) or OTHER, correct)
-        for k, question, response, correct in store.rows(_ANSWERS, which)
-    ]
+    marks: defaultdict[str, list[bool]] = defaultdict(list)
+    for response, correct in store.rows(_ANSWERS, which):
+        marks[task.style(str(response)) or OTHER].append(correct)
+    return _tabulate(marks)
 
 
-def _tabulate(answers: Sequence[_StyledAnswer]) -> dict[int, dict[str, StyleUse]]:
-    marks: defaultdict[int, defaultdict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
-    for one in answers:
-        if one.correct is not None:
-            marks[one.iteration][one.style].append(one.correct)
+def _tabulate(marks: Mapping[str, Sequence[bool]]) -> dict[str, StyleUse]:
+    # Where every answer is "other", the task knows no styles.
+    if set(marks) <= {OTHER}:
+        return {}
+    total = sum(map(len, marks.values()))
     return {
-        iteration: {
-            style: StyleUse(style, len(right), sum(right), len(right) / total)
-            for style, right in sorted(found.items())
-        }
-        for iteration, found in sorted(marks.items())
-        # Where every answer is "other", the task knows no styles, and the iteration is left out.
-        if set(found) > {OTHER} or OTHER not in found
-        for total in [sum(map(len, found.values()))]
+        style: StyleUse(style, len(right), sum(right), len(right) / total)
+        for style, right in sorted(marks.items())
     }
 
 

@@ -13,6 +13,7 @@ import os
 import platform
 import sys
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def describe_start() -> RunStart:
     return RunStart(utc_now(), os.getpid(), read_versions(), json.dumps(_describe_machine()))
 
 
+@cache
 def read_versions() -> str:
     """The versions of the software that answers and scores depend on, as a JSON object."""
     found = {"python": platform.python_version()}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from evals.agreement import DECIDED, VOTE_SHARES
 from evals.intervals import Rate
 from evals.stored_run import ArmSettings, choose_main_arm, find_main_arm, read_arms
 from store.reader import Reader
@@ -67,7 +68,8 @@ class StageVoting:
     """How the agents vote in one stage, as far as it is known without gold; shares 0 to 1.
 
     `known` counts the questions with gold; `first` and `last` are the mean shares of the readable
-    answers that equal the plurality answer, in round 1 and in the last round.
+    answers that equal the plurality answer, in round 1 and in the last round; `first` is None in
+    debates of one round.
     """
 
     stage: StageKey
@@ -294,18 +296,9 @@ _LABELS = """
         label_accuracy
     FROM pseudo_labels ORDER BY arm, iteration
 """
-# A debate without a readable answer has no share: a share of 0 would lower the mean.
 _VOTINGS = f"""
-    WITH decided AS (
-        SELECT {_OF_STAGE}, question_id,
-            arg_min(votes / nullif(voters, 0), round) FILTER (round = 1) AS first_share,
-            arg_max(struct_pack(share := votes / nullif(voters, 0), tie, answer, correct), round)
-                AS final
-        FROM votes WHERE split = 'eval' GROUP BY ALL
-    )
-
-    SELECT {_OF_STAGE}, task, count(*), count(final.correct), avg(first_share), avg(final.share),
-        avg((final.answer IS NOT NULL)::DOUBLE), avg(final.tie::DOUBLE)
+    WITH {DECIDED}
+    SELECT {_OF_STAGE}, task, {VOTE_SHARES}
     FROM decided LEFT JOIN (SELECT question_id, task FROM questions) USING (question_id)
     GROUP BY ALL ORDER BY arm, task, decoding DESC, iteration
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from store.ledger import Store
 from tests.providers.chat_server import serving
 from tests.providers.quirk_server import QUIRKS, QuirkServer
 from tests.society import api_experiment
@@ -23,9 +24,12 @@ LONG = set(_LONG.split())
 STATUS = {"read": 0, "unread": 1, "stopped": 1, "wrong": 2}
 
 
-def spent(outcome):
-    [(usd,)] = outcome.rows("SELECT coalesce(sum(usd), 0)::DOUBLE FROM spend")
-    return usd
+SPENT = "SELECT coalesce(sum(usd), 0)::DOUBLE FROM spend"
+TOLD = """
+SELECT count(*), count(answer),
+    coalesce(count_if(regexp_full_match(response, '\\s*') = (error IS NULL)), 0) FROM turns
+"""
+ESTIMATED = "SELECT bool_and(tokens_estimated) FROM turns WHERE failure IS NULL"
 
 
 @pytest.mark.parametrize(
@@ -38,12 +42,10 @@ def test_every_quirk_is_met(tmp_path, name):
         outcome = api_experiment.run(tmp_path, server.url, *settings, model=name)
     assert outcome.status == STATUS[quirk.ends], outcome.text
     assert quirk.says in outcome.text
-    assert script.usd(PROMPT_USD, ANSWER_USD) <= spent(outcome) + 1e-12 <= CAP_USD
-
-    [(turns, read, unexplained)] = outcome.rows(
-        "SELECT count(*), count(answer), "
-        "coalesce(count_if(regexp_full_match(response, '\\s*') = (error IS NULL)), 0) FROM turns"
-    )
+    with Store.open(outcome.database, read_only=True) as store:
+        [(spent,)], [(turns, read, unexplained)] = store.rows(SPENT), store.rows(TOLD)
+        estimated = store.rows(ESTIMATED)
+    assert script.usd(PROMPT_USD, ANSWER_USD) <= spent + 1e-12 <= CAP_USD
     assert unexplained == 0
     if quirk.ends in ("stopped", "wrong"):
         assert read == 0
@@ -54,7 +56,6 @@ def test_every_quirk_is_met(tmp_path, name):
         assert set(script.sent.values()) == {quirk.sends}
     sent_empty = [m for asked in server.asked for m in asked.body["messages"] if not m["content"]]
     assert not sent_empty
-    estimated = outcome.rows("SELECT bool_and(tokens_estimated) FROM turns WHERE failure IS NULL")
     if not quirk.tells_usage:
         assert estimated == [(True,)]
     if quirk.ends == "read":
