@@ -24,6 +24,7 @@ CHECKS: Mapping[str, str] = MappingProxyType(
         "model": "whether the model exists",
         "ending": "whether the model will be shut down",
         "encryption": "whether the key travels encrypted",
+        "template": "whether the chat template takes conversations and settings",
         "sampling": "what the model takes of [sampling]",
         "scores": "whether the model gives log-probabilities",
         "fine-tuning": "whether jobs can be created",

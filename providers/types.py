@@ -277,8 +277,9 @@ class Need:
     """What a run will ask of one provider, for `Provider.preflight`.
 
     `adapters` counts the tuned models that answer at the same time. `batches`: evaluation goes out
-    in batches. `deep`: a model of this process may be loaded and tried. `skip` names the checks of
-    `providers.preflight.CHECKS` that the user leaves out.
+    in batches. `deep`: a model of this process may be loaded and tried. `conversations` has one of
+    every kind that the run will have, and `trains_all` says that all answers of one are trained
+    together. `skip` names the checks of `providers.preflight.CHECKS` that the user leaves out.
     """
 
     finetune: bool
@@ -288,6 +289,8 @@ class Need:
     sampling_seed: bool = False
     batches: bool = False
     deep: bool = False
+    conversations: tuple[tuple[Message, ...], ...] = ()
+    trains_all: bool = False
     skip: frozenset[str] = field(default_factory=frozenset)
 
 

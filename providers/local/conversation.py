@@ -122,7 +122,15 @@ def encode_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     encode_prompt(tokenizer, [Message("user", "What is 2+2?")])
     ```
     """
-    return _tokenize(tokenizer, _render_template(tokenizer, messages, answer_follows=True))
+    return _tokenize(tokenizer, render_prompt(tokenizer, messages))
+
+
+def render_prompt(tokenizer: Any, messages: Sequence[Message]) -> str:
+    """The text of `encode_prompt`. `tokenizer` may be anything with a chat template.
+
+    Raises `BadRequest` if the chat template refuses the conversation.
+    """
+    return _render_template(tokenizer, messages, answer_follows=True)
 
 
 def decode_answer(tokenizer: Any, token_ids: Sequence[int]) -> str:

@@ -22,7 +22,10 @@ from providers.local.source import (
     find_folder,
     locate_model,
     read_config,
+    read_special_tokens,
+    read_template,
 )
+from providers.local.template_checks import check_template
 from providers.types import Finding, Hyperparameters, Need, PreflightReport
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
@@ -59,6 +62,7 @@ def preflight_files(
         *_check_device(options),
         *_check_memory(weights, options),
         *_describe_date(folder, options),
+        *_check_template(source, folder, options, need),
     ]
     if need.finetune:
         findings += _check_recipe(config, options, hyperparameters)
@@ -154,6 +158,18 @@ def _check_memory(weights: int, options: LocalSettings) -> list[Finding]:
             "memory",
         )
     ]
+
+
+def _check_template(
+    source: ModelSource, folder: Path, options: LocalSettings, need: Need
+) -> list[Finding]:
+    """What the run's conversations and settings meet in the chat template."""
+    try:
+        text, tokens = read_template(source, folder), read_special_tokens(folder)
+    except (ProviderError, OSError, ValueError):
+        # Loading the model will report the error.
+        return []
+    return [] if text is None else check_template(text, tokens, options.template_arguments, need)
 
 
 def _describe_date(folder: Path, options: LocalSettings) -> list[Finding]:

@@ -170,8 +170,31 @@ def _check_size(folder: Path, config: dict[str, Any]) -> None:
         )
 
 
+def read_template(source: ModelSource, folder: Path) -> str | None:
+    """The chat template of the files in `folder`, if it can be read."""
+    if source.gguf_file is None:
+        return next(iter(_read_templates(folder)), None)
+    from gguf import GGUFReader
+
+    field = GGUFReader(folder / source.gguf_file).fields.get("tokenizer.chat_template")
+    return None if field is None else str(field.contents())
+
+
+def read_special_tokens(folder: Path) -> dict[str, str]:
+    """The special tokens that a chat template may name, "" for those that the files do not have."""
+    found = dict.fromkeys(("bos_token", "eos_token", "unk_token", "pad_token"), "")
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (file := folder / name).is_file():
+            given = _read_object(file)
+            for key in found:
+                token = given.get(key)
+                token = token.get("content") if isinstance(token, dict) else token
+                found[key] = token if isinstance(token, str) else found[key]
+    return found
+
+
 def _read_templates(folder: Path) -> list[str]:
-    """Every chat template of a model folder; a tokenizer may have several."""
+    """Every chat template of a model folder, the default one first, if a tokenizer has several."""
     found: list[object] = []
     if (file := folder / "chat_template.jinja").is_file():
         found.append(file.read_text(encoding="utf-8", errors="replace"))
@@ -179,6 +202,7 @@ def _read_templates(folder: Path) -> list[str]:
         if (file := folder / name).is_file():
             given = _read_object(file).get("chat_template")
             several = given if isinstance(given, list) else [given]
+            several.sort(key=lambda each: isinstance(each, dict) and each.get("name") != "default")
             found += [each.get("template") if isinstance(each, dict) else each for each in several]
     return [template for template in found if isinstance(template, str) and template]
 

@@ -26,6 +26,7 @@ from providers.gathering import gather_or_cancel
 from providers.preflight import CHECKS, SCORES_REMEDY, preflight_answer_server, preflight_model
 from providers.types import Finding, Level, Need, PreflightReport
 from society.checks import overlap
+from society.checks.conversations import list_conversations, trains_all_answers
 from society.config.load import ConfigError, load_config
 from society.config.schema import Config
 from society.method.agents import ROLES
@@ -234,7 +235,8 @@ async def _preflight_addresses(
     async def one(address: str) -> tuple[str, PreflightReport]:
         settings = config.settings_of(address)
         need = _describe_need(experiment, past, is_tuned(config, address), skip)
-        need = replace(need, deep=deep)
+        shown = list_conversations(experiment, address)
+        need = replace(need, deep=deep, conversations=shown)
         recipes = [config.finetune.hyperparameters(role) for role in ROLES]
         return address, await preflight_model(address, settings, folder.models, need, recipes)
 
@@ -263,6 +265,7 @@ def _describe_need(
         adapters=count_tuned_models(config) if tunes else 0,
         sampling_seed=True,
         batches=config.evaluation.batch,
+        trains_all=config.iterations > past.tuned and trains_all_answers(experiment),
         skip=skip,
     )
 
