@@ -148,6 +148,7 @@ def generate_texts(folder: Path, attention: str, adapter: Path | None) -> list[s
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
     from providers.local.conversation import decode_answer
+    from providers.local.lora_targets import keep_names
 
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
@@ -160,7 +161,8 @@ def generate_texts(folder: Path, attention: str, adapter: Path | None) -> list[s
             folder, dtype=torch.float32, attn_implementation=attention
         )
     if adapter is not None:
-        model = PeftModel.from_pretrained(model, str(adapter))
+        with keep_names(model):
+            model = PeftModel.from_pretrained(model, str(adapter))
     model.eval()
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     texts = []

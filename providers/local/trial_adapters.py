@@ -12,6 +12,7 @@ import torch
 
 from providers.errors import ProviderError, Unsupported
 from providers.local.loading import silence_transformers
+from providers.local.lora_targets import keep_names
 from providers.local.peft_adapters import remove_peft_layers
 
 # Beside a model's own weights, which deviate by about as much, this is a tenth of a layer's output.
@@ -67,6 +68,7 @@ def attach_like(folder: Path) -> Callable[[Any], Any]:
 
         config: Any = PeftConfig.from_pretrained(str(folder))
         config.inference_mode = False
-        return get_peft_model(model, config)
+        with keep_names(model):
+            return get_peft_model(model, config)
 
     return attach
