@@ -94,9 +94,8 @@ class Engine:
 
         def encode() -> CompletionWork:
             backbone, adapter = self._models.find(request.model.artifact)
-            return CompletionWork(
-                future, asked_at, backbone, encode_request(backbone, adapter, request)
-            )
+            row = encode_request(backbone, adapter, request)
+            return CompletionWork(future, asked_at, Route.of(backbone, row), row)
 
         self._accept(_Arrival(future, encode))
         return future

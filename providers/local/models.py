@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from providers.artifact import verify
+from providers.errors import OutOfMemory
 from providers.local.backbone import Backbone
-from providers.local.hardware import release_memory
+from providers.local.hardware import is_out_of_memory, release_memory
 from providers.local.kept_checks import KeptChecks
 from providers.local.lora import add_trainable_adapter, is_adapter
 from providers.local.peft_adapters import read_signature
@@ -127,7 +129,8 @@ class LocalModels:
     def _check_base(self, backbone: Backbone) -> None:
         verdict = self._kept.find(backbone.place)
         if verdict is None:
-            verdict = check_base(backbone)
+            with _translate_memory_errors(self._source):
+                verdict = check_base(backbone)
             self._kept.keep(backbone.place, verdict)
         backbone.plans[None] = verdict.plan
         self._tell(None, verdict)
@@ -145,7 +148,8 @@ class LocalModels:
             return
         verdict = self._kept.find(base.place, signature)
         if verdict is None:
-            _, verdict = check_adapters(base, attach)
+            with _translate_memory_errors(self._source):
+                _, verdict = check_adapters(base, attach)
             self._kept.keep(base.place, verdict, signature)
         base.plans[signature] = verdict.plan
         self._tell(signature, verdict)
@@ -154,3 +158,16 @@ class LocalModels:
         self._verdicts[signature] = verdict
         for reason in verdict.reasons:
             _log.warning("%s answers more slowly than it could: %s", self._source.name, reason)
+
+
+@contextmanager
+def _translate_memory_errors(source: ModelSource) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(
+            f"a few short answers of the model {source.name!r} do not fit into memory ({error}); "
+            "free some of the device's memory, or use a smaller model or dtype"
+        ) from error

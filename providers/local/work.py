@@ -32,6 +32,12 @@ class Route:
     decoder: DecoderKind
     group: str | None
 
+    @classmethod
+    def of(cls, backbone: Backbone, row: DecodingRow) -> Route:
+        """The route of a row, by the plan for its adapter."""
+        decoder = backbone.find_plan(row.adapter).choose_decoder(row.longest)
+        return cls(backbone, decoder, backbone.adapters.find_group(row.adapter))
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class CompletionWork:
@@ -39,18 +45,13 @@ class CompletionWork:
 
     future: Future[Completion]
     asked_at: float
-    backbone: Backbone
+    route: Route
     row: DecodingRow
 
     @property
-    def route(self) -> Route:
-        """What answers it."""
-        plan = self.backbone.find_plan(self.row.adapter)
-        return Route(
-            self.backbone,
-            plan.choose_decoder(self.row.longest),
-            self.backbone.adapters.find_group(self.row.adapter),
-        )
+    def backbone(self) -> Backbone:
+        """The model that answers it."""
+        return self.route.backbone
 
     def finish(self) -> None:
         """Give the row's answer to the caller."""

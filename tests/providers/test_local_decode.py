@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from providers.local.conversation import decode_answer
 from providers.local.factory import connect
 from providers.local.settings import LocalSettings
 from providers.local.source import locate_model
@@ -54,8 +55,10 @@ def generated(base: Path, questions: tuple[str, ...], adapter: Path | None = Non
         )
         with torch.inference_mode():
             out = model.generate(**prompt, do_sample=False, max_new_tokens=24)
-        said = out[0, prompt["input_ids"].shape[1] :]
-        texts.append(tokenizer.decode(said, skip_special_tokens=True))
+        said = out[0, prompt["input_ids"].shape[1] :].tolist()
+        if tokenizer.eos_token_id in said:
+            said = said[: said.index(tokenizer.eos_token_id)]
+        texts.append(decode_answer(tokenizer, said))
     return texts
 
 
