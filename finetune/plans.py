@@ -143,7 +143,8 @@ class TuningProgress:
     """A report on one job. `progress` runs from 0 to 1; `loss` is the latest, in nats per token.
 
     Status "skipped" means that there is no job and the old model stays, for `reason`. `note` is
-    anything else the user should know.
+    anything else the user should know. `base_kl` is how far the tuned model is from the base, mean
+    KL in nats per trained token.
     """
 
     iteration: int
@@ -156,6 +157,7 @@ class TuningProgress:
     loss: float | None = None
     reason: str | None = None
     note: str | None = None
+    base_kl: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -301,6 +301,8 @@ class Tuner:
             raw_status=state.raw_status,
             error=None,
             trained_tokens=state.trained_tokens,
+            base_kl=state.base_kl,
+            left_out=state.left_out,
             finished_at=utc_now(),
         )
         # In one transaction, so that a job stored as succeeded always has its model.
@@ -395,6 +397,7 @@ class Tuner:
                 loss=state.points[-1].loss if state and state.points else None,
                 reason=reason,
                 note=state.note if state else None,
+                base_kl=job.base_kl,
             )
         )
 

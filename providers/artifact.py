@@ -10,12 +10,12 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 from providers.errors import ModelDamaged, ModelNotFound
-from providers.types import FinetuneSpec, TrainingStep
+from providers.types import FinetuneSpec, TrainingCheckpoint, TrainingStep
 
 MANIFEST = "manifest.json"
 _REMEDY = (
@@ -28,13 +28,18 @@ class Trained:
     """A finished fit.
 
     `sha256` is over the names and bytes of the artifact's weight files. `trained_tokens` counts
-    the tokens of all sequences over all epochs, with prompts and without padding.
+    the tokens of all sequences over all epochs, with prompts and without padding. `measured` are
+    the losses on validation data, `base_kl` the mean KL to the base in nats per trained token, None
+    if it was not measured. `left_out` examples were too long to train on.
     """
 
     artifact: Path
     sha256: str
     points: tuple[TrainingStep, ...]
     trained_tokens: int
+    measured: tuple[TrainingCheckpoint, ...] = ()
+    base_kl: float | None = None
+    left_out: int = 0
 
 
 def load_trained(out: Path, digest: str) -> Trained | None:
@@ -44,7 +49,15 @@ def load_trained(out: Path, digest: str) -> Trained | None:
         if manifest["digest"] != digest or _find_faults(out, manifest):
             return None
         points = tuple(TrainingStep(*point) for point in manifest["points"])
-        return Trained(out, manifest["sha256"], points, manifest["trained_tokens"])
+        return Trained(
+            out,
+            manifest["sha256"],
+            points,
+            manifest["trained_tokens"],
+            tuple(TrainingCheckpoint(*one) for one in manifest.get("measured", ())),
+            manifest.get("base_kl"),
+            manifest.get("left_out", 0),
+        )
     except (OSError, KeyError, TypeError, ValueError):
         return None
 
@@ -86,11 +99,11 @@ def publish(
     out: Path,
     spec: FinetuneSpec,
     write: Callable[[Path], None],
-    points: tuple[TrainingStep, ...],
-    trained_tokens: int,
+    fit: Trained,
 ) -> Trained:
     """Let `write` fill a temporary sibling of `out`, add the manifest and rename it to `out`.
 
+    `fit` says how the training went; the result is the same with the artifact's place and hash.
     Raises `OSError` if the disk refuses; `out` does not exist then.
     """
     partial = get_hidden_path(out, "partial")
@@ -111,9 +124,12 @@ def publish(
             "hyperparameters": spec.hyperparameters.facts,
             "seed": spec.seed,
             "metadata": dict(spec.metadata),
-            "trained_tokens": trained_tokens,
+            "trained_tokens": fit.trained_tokens,
+            "measured": [[one.step, one.model, one.loss] for one in fit.measured],
+            "base_kl": fit.base_kl,
+            "left_out": fit.left_out,
             "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
-            "points": [[point.step, point.loss, point.learning_rate] for point in points],
+            "points": [[point.step, point.loss, point.learning_rate] for point in fit.points],
         }
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         # All bytes are on disk before the rename, so that a power cut leaves no `out` with empty
@@ -126,7 +142,7 @@ def publish(
         shutil.rmtree(partial, ignore_errors=True)
         raise
     sync(out.parent)
-    return Trained(out, sha256, points, trained_tokens)
+    return replace(fit, artifact=out, sha256=sha256)
 
 
 def set_aside(out: Path) -> Path:

@@ -72,4 +72,6 @@ class Hyperparameters:
 
 LORA_CHOICES = ("target_modules", "lora_experts", "use_rslora", "use_dora", "init_lora_weights")
 """What `Hyperparameters` say of LoRA beside rank, alpha and dropout."""
-_ADDED = frozenset({*LORA_CHOICES, "gradient_checkpointing", "neftune_alpha", "max_example_tokens"})
+TRAINING_CHOICES = ("gradient_checkpointing", "neftune_alpha", "max_example_tokens")
+"""What they say of every training on this machine, beside the optimizer's settings."""
+_ADDED = frozenset({*LORA_CHOICES, *TRAINING_CHOICES})

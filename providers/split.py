@@ -17,7 +17,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 from providers import registry
 from providers.artifact import verify
@@ -26,6 +25,7 @@ from providers.errors import InvalidSettings, ModelNotFound, RequestError
 from providers.types import (
     Capabilities,
     Completion,
+    Hyperparameters,
     LoadedAdapter,
     Message,
     ModelRef,
@@ -64,12 +64,12 @@ class AnswerServer:
 
 
 def check_answer_server(
-    answers: AnswerServer, method: Literal["lora", "full"], trainer: Mapping[str, object]
+    answers: AnswerServer, hyperparameters: Hyperparameters, trainer: Mapping[str, object]
 ) -> None:
     """Raise `InvalidSettings` or `ModelNotFound` for settings that are wrong; makes no call.
 
-    `method` is `finetune.method`, by which the models are trained; `trainer` are the settings of
-    the provider that trains them.
+    `hyperparameters` are those that the models are trained with, `trainer` the settings of the
+    provider that trains them.
     """
     registry.check(answers.address, answers.settings)
     for name in _OF_THE_PROMPT:
@@ -79,11 +79,19 @@ def check_answer_server(
                 f"serving.settings.{name} is {asked!r}, and provider.{name} is {trained!r}, so "
                 "models would be trained on other prompts than they answer; set both alike"
             )
-    if method != "lora":
+    if hyperparameters.method != "lora":
         raise InvalidSettings(
-            f"finetune.method = {method!r} makes whole models, and a running server takes adapters "
-            'only; use "lora", or leave [serving] out'
+            f"finetune.method = {hyperparameters.method!r} makes whole models, and a running "
+            'server takes adapters only; use "lora", or leave [serving] out'
         )
+    # vLLM refuses DoRA (`PEFTHelper`), and servers know the factors of fused experts by names of
+    # their own.
+    for name in ("use_dora", "lora_experts"):
+        if getattr(hyperparameters, name):
+            raise InvalidSettings(
+                f"finetune.{name} = true makes adapters that a server does not load; remove it, or "
+                "leave [serving] out"
+            )
     for local in answers.path_map:
         if not Path(local).is_absolute():
             raise InvalidSettings(

@@ -191,14 +191,15 @@ class TrainingStep:
 
 @dataclass(frozen=True, slots=True)
 class TrainingCheckpoint:
-    """Tuned weights as they were at `step`; `model` is their artifact, as in `ModelRef`.
+    """Tuned weights as they were at `step`; `model` is their artifact, as in `ModelRef`, None if
+    only their loss was kept.
 
     `loss` is on the validation data if there are any, else on the training data, in nats per
     trained token; None if the provider does not report it.
     """
 
     step: int
-    model: str
+    model: str | None
     loss: float | None
 
 
@@ -208,7 +209,9 @@ class JobState:
 
     `points` holds every point known so far, oldest first; a later state of the same connection
     only adds to its end. `progress` runs from 0 to 1; `checkpoints` are by step. `note` is what the
-    user should know of a job that continues. `fatal`: the training lacks something that the whole
+    user should know of a job that continues. `base_kl` is how far the tuned model is from the base,
+    mean KL in nats per trained token; `left_out` counts examples that were too long, None if the
+    provider leaves none out. `fatal`: the training lacks something that the whole
     run needs, such as credit, disk space or memory.
     """
 
@@ -222,6 +225,8 @@ class JobState:
     error: str | None = None
     checkpoints: tuple[TrainingCheckpoint, ...] = ()
     note: str | None = None
+    base_kl: float | None = None
+    left_out: int | None = None
     fatal: bool = False
 
     @property
@@ -276,15 +281,17 @@ class LoadedAdapter:
 class Need:
     """What a run will ask of one provider, for `Provider.preflight`.
 
-    `adapters` counts the tuned models that answer at the same time. `batches`: evaluation goes out
-    in batches. `deep`: a model of this process may be loaded and tried. `conversations` has one of
-    every kind that the run will have, and `trains_all` says that all answers of one are trained
-    together. `skip` names the checks of `providers.preflight.CHECKS` that the user leaves out.
+    `adapters` counts the tuned models that answer at the same time, `examples` is the most that a
+    job can have. `batches`: evaluation goes out in batches. `deep`: a model of this process may be
+    loaded and tried. `conversations` has one of every kind that the run will have, and `trains_all`
+    says that all answers of one are trained together. `skip` names the checks of
+    `providers.preflight.CHECKS` that the user leaves out.
     """
 
     finetune: bool
     ends_at: datetime
     adapters: int = 0
+    examples: int = 0
     score: bool = False
     sampling_seed: bool = False
     batches: bool = False

@@ -235,7 +235,9 @@ class Job:
     Status "intent" is written before anything is submitted; "skipped" means that no job was needed
     or possible and the old model stays, with the reason in `error`. `shared_job_id` is the job
     whose model this one reuses, because it described the same training. `settings` is a JSON object
-    of what it starts from and how it trains, None in runs of earlier versions.
+    of what it starts from and how it trains, None in runs of earlier versions. `base_kl` is how far
+    its model is from the base, mean KL in nats per trained token; `left_out` counts the examples
+    that were too long. Both are None if the provider does not say.
     """
 
     job_id: str
@@ -252,6 +254,8 @@ class Job:
     trained_tokens: int | None = None
     shared_job_id: str | None = None
     settings: str | None = None
+    base_kl: float | None = None
+    left_out: int | None = None
     created_at: datetime = field(default_factory=utc_now)
     finished_at: datetime | None = None
 
@@ -376,11 +380,11 @@ class Overlap:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model that a job left during training. `model` is the provider's own id of it."""
+    """A job's model during training. `model` is the provider's own id, None if it was not kept."""
 
     job_id: str
     step: int
-    model: str
+    model: str | None
     loss: float | None = None
 
 

@@ -16,7 +16,7 @@ from providers.local.adapter_store import AdapterStore
 from providers.local.adapters import ROW_MULTIPLE
 from providers.local.attention import may_use_sdpa
 from providers.local.conversation import find_ends, find_part_ends, pin_arguments, pin_date
-from providers.local.hardware import choose_device, choose_dtype
+from providers.local.hardware import choose_device, choose_dtype, has_native_bf16
 from providers.local.loading import (
     find_input_device,
     load_model,
@@ -40,12 +40,19 @@ from providers.local.settings import LocalSettings
 from providers.local.source import ModelSource
 from providers.types import Hyperparameters
 
+TUNED_DTYPE = torch.float32
+"""The number type of fully fine-tuned models, on disk and in memory.
+
+At usual learning rates most changes of a weight are smaller than a step of bfloat16.
+"""
+
 
 class Backbone:
     """A causal language model with its tokenizer, loaded once and shared by all its adapters.
 
-    Raises `ModelNotFound` if the files are missing or unreadable, and `InvalidSettings` if a
-    setting does not fit the model or the machine.
+    `dtype` is that of its weights, if not the one of the settings. Raises `ModelNotFound` if the
+    files are missing or unreadable, and `InvalidSettings` if a setting does not fit the model or
+    the machine.
 
     ```python
     settings = LocalSettings(device="cpu")
@@ -54,9 +61,11 @@ class Backbone:
     ```
     """
 
-    def __init__(self, source: ModelSource, settings: LocalSettings) -> None:
+    def __init__(
+        self, source: ModelSource, settings: LocalSettings, dtype: torch.dtype | None = None
+    ) -> None:
         self.device = choose_device(settings)
-        self.dtype = choose_dtype(settings, self.device)
+        self.dtype = dtype or choose_dtype(settings, self.device)
         self.source = source
         self._settings = settings
         with silence_transformers(), translate_errors(source):
@@ -86,6 +95,12 @@ class Backbone:
     def body(self) -> Any:
         """The model without its output layer, for passes that only fill the cache."""
         return self.model.base_model
+
+    @property
+    def trains_in_bf16(self) -> bool:
+        """Whether training computes products in bfloat16: if the hardware does, unless the user
+        asked for float32."""
+        return self._settings.dtype != "float32" and has_native_bf16(self.device)
 
     @property
     def layers(self) -> int:
@@ -204,5 +219,7 @@ class Backbone:
             )
         source = self.source if start is None else ModelSource(str(start), True)
         with silence_transformers(), translate_errors(source):
-            model = load_model(source, self._settings, self.device, self.dtype)
+            # A tuned model has changes that only TUNED_DTYPE can hold.
+            dtype = self.dtype if start is None else TUNED_DTYPE
+            model = load_model(source, self._settings, self.device, dtype)
         return model.requires_grad_(True).train()

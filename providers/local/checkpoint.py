@@ -17,7 +17,7 @@ from typing import Any
 from zipfile import is_zipfile
 
 from providers.artifact import get_hidden_path, sync
-from providers.types import TrainingStep
+from providers.types import TrainingCheckpoint, TrainingStep
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +44,7 @@ class FitState:
 
     digest: str
     points: tuple[TrainingStep, ...]
+    measured: tuple[TrainingCheckpoint, ...]
     trained_tokens: int
     token_budget: int
     recompute: bool
@@ -69,6 +70,7 @@ def save_checkpoint(out: Path, checkpoint: FitState) -> None:
     fields["points"] = [
         (point.step, point.loss, point.learning_rate) for point in checkpoint.points
     ]
+    fields["measured"] = [(one.step, one.model, one.loss) for one in checkpoint.measured]
     fields["sha256"] = _hash_fields(fields)
     # Write, sync, rename, sync the folder: after a power cut there is the old file or the new one.
     with partial.open("wb") as stream:
@@ -127,7 +129,10 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     stored = fields.pop("sha256")
     if stored != _hash_fields(fields):
         raise ValueError("its content is not what was written")
-    return fields | {"points": tuple(TrainingStep(*point) for point in fields["points"])}
+    return fields | {
+        "points": tuple(TrainingStep(*point) for point in fields["points"]),
+        "measured": tuple(TrainingCheckpoint(*one) for one in fields["measured"]),
+    }
 
 
 def _hash_fields(fields: Mapping[str, Any]) -> str:

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 
-from providers.errors import OutOfMemory, TrainingFailed
+from providers.errors import InvalidSettings, OutOfMemory, TrainingFailed
 from providers.local.attention import may_use_sdpa
 from providers.local.checkpoint import FitState
 from providers.local.conversation import TrainingSequence
+from providers.local.drift import measure_drift
 from providers.local.hardware import has_native_bf16, is_out_of_memory
 from providers.local.loss import (
     SummedLoss,
     collate_batch,
-    count_epoch_steps,
     cut_step,
     list_step_members,
     unwrap_model,
 )
-from providers.types import FinetuneSpec, Hyperparameters, TrainingStep
+from providers.local.schedule import compute_learning_rate, count_epoch_steps
+from providers.types import FinetuneSpec, TrainingCheckpoint, TrainingStep
 
 # Padded tokens of a micro-batch at first: what fits a CPU's caches, or keeps a GPU's cores busy.
 _TOKEN_BUDGET = {"cpu": 1024, "cuda": 32768}
@@ -34,22 +36,6 @@ _DIVERGENCE_REMEDY = (
     "lower the learning rate (finetune.learning_rate), or look for broken weights in the model it "
     "starts from"
 )
-
-
-def compute_learning_rate(hyperparameters: Hyperparameters, step: int, steps: int) -> float:
-    """The rate of step `step` of `steps` (from 1): linear warm-up, then the schedule towards 0."""
-    peak = hyperparameters.learning_rate
-    warmup = math.ceil(hyperparameters.warmup * steps)
-    if step <= warmup:
-        return peak * step / warmup
-    gone = (step - 1 - warmup) / max(1, steps - warmup)
-    match hyperparameters.schedule:
-        case "constant":
-            return peak
-        case "linear":
-            return peak * (1 - gone)
-        case "cosine":
-            return peak * 0.5 * (1 + math.cos(math.pi * gone))
 
 
 class Fit:
@@ -75,6 +61,7 @@ class Fit:
         bf16: bool | None,
     ) -> None:
         self.points: list[TrainingStep] = []
+        self.measured: list[TrainingCheckpoint] = []
         self.trained_tokens = 0
         self._spec = spec
         self._sequences = sequences
@@ -101,12 +88,17 @@ class Fit:
         if self._attention == "eager" and may_use_sdpa(self._causal, self._causal.config):
             # Eager attention suits decoding; in training it would keep every layer's T x T weights.
             self._causal.set_attn_implementation("sdpa")
-        self._loss = SummedLoss(
-            model, device, bf16=has_native_bf16(device) if bf16 is None else bf16
-        )
-        self.steps = hyperparameters.epochs * count_epoch_steps(
-            len(sequences), hyperparameters.batch_size
-        )
+        self._model = model
+        self._bf16 = has_native_bf16(device) if bf16 is None else bf16
+        self._loss = SummedLoss(model, device, bf16=self._bf16)
+        self._noise = _add_noise(self._causal, hyperparameters.neftune_alpha)
+        if hyperparameters.gradient_checkpointing is True and not self._recompute_activations():
+            raise InvalidSettings(
+                "finetune.gradient_checkpointing = true: this model cannot compute activations "
+                'again; set it to "auto"'
+            )
+        self._epoch_steps = count_epoch_steps(len(sequences), hyperparameters.batch_size)
+        self.steps = hyperparameters.epochs * self._epoch_steps
 
     def step(self) -> TrainingStep:
         """Do the next optimizer step.
@@ -136,6 +128,24 @@ class Fit:
         self.trained_tokens += sum(len(sequence.token_ids) for sequence in members)
         return self.points[-1]
 
+    def measure_drift(
+        self, base: nn.Module | None, sequences: Sequence[TrainingSequence]
+    ) -> float | None:
+        """How far the model is from the base now; see `drift.measure_drift`."""
+        return measure_drift(self._model, base, sequences, self._device, bf16=self._bf16)
+
+    @property
+    def ends_epoch(self) -> bool:
+        """Whether the last step was the last one of an epoch."""
+        return len(self.points) % self._epoch_steps == 0
+
+    def measure(self, sequences: Sequence[TrainingSequence]) -> None:
+        """Add the loss on these sequences, which are not trained on, to `measured`."""
+        loss = self._loss.measure(sequences, self._token_budget)
+        # The weights of the last step are the job's model; earlier ones are not kept.
+        model = self._spec.name if len(self.points) == self.steps else None
+        self.measured.append(TrainingCheckpoint(len(self.points), model, loss))
+
     def require_sound(self) -> None:
         """Raise `TrainingFailed` if the fit has diverged.
 
@@ -161,6 +171,7 @@ class Fit:
         return FitState(
             digest=self._spec.digest,
             points=tuple(self.points),
+            measured=tuple(self.measured),
             trained_tokens=self.trained_tokens,
             token_budget=self._token_budget,
             recompute=self._recompute,
@@ -175,14 +186,17 @@ class Fit:
                 weight.copy_(checkpoint.weights[name])
         self._optimizer.load_state_dict(dict(checkpoint.optimizer))
         self.points = list(checkpoint.points)
+        self.measured = list(checkpoint.measured)
         self.trained_tokens = checkpoint.trained_tokens
         self._token_budget = checkpoint.token_budget
-        if checkpoint.recompute:
+        if checkpoint.recompute and not self._recompute:
             self._recompute_activations()
 
     def close(self) -> None:
         """Leave the model computing as it did before the fit, without gradients kept."""
         self._optimizer.zero_grad()
+        if self._noise is not None:
+            self._noise.remove()
         if self._causal.config._attn_implementation != self._attention:
             self._causal.set_attn_implementation(self._attention)
         if self._recompute:
@@ -221,12 +235,16 @@ class Fit:
         longest = max(len(sequence.token_ids) - 1 for sequence in members)
         if self._token_budget > longest:
             self._token_budget //= 2
-        elif self._recompute or not self._recompute_activations():
+        elif self._recompute or not self._may_recompute() or not self._recompute_activations():
             raise OutOfMemory(
                 f"{self._spec.name!r}: a single example of {longest} tokens does not fit into the "
-                f"memory of {self._device}; free memory that other processes hold there, shorten "
-                "the examples or take a smaller model"
+                f"memory of {self._device}; free memory that other processes hold there, leave "
+                "long examples out (finetune.max_example_tokens), or take a smaller model"
+                + ("" if self._may_recompute() else '; or set gradient_checkpointing = "auto"')
             )
+
+    def _may_recompute(self) -> bool:
+        return self._spec.hyperparameters.gradient_checkpointing is not False
 
     def _recompute_activations(self) -> bool:
         """Trade time for memory from now on; False if the model cannot."""
@@ -235,6 +253,24 @@ class Fit:
         self._causal.activation_checkpointing_enable({"use_reentrant": False})
         self._recompute = True
         return True
+
+
+def _add_noise(causal: Any, alpha: float | None) -> Any:
+    """Let the model add NEFTune's noise to embeddings while it trains; what removes it again.
+
+    Uniform in ±alpha / √(tokens · width), see arXiv 2310.05914. It draws from torch's global
+    generator, as dropout does.
+    """
+    if alpha is None:
+        return None
+
+    def disturb(module: nn.Module, inputs: object, states_B_T_D: torch.Tensor) -> torch.Tensor:
+        if not (causal.training and torch.is_grad_enabled()):
+            return states_B_T_D
+        size = alpha / math.sqrt(states_B_T_D.shape[-2] * states_B_T_D.shape[-1])
+        return states_B_T_D + torch.empty_like(states_B_T_D).uniform_(-size, size)
+
+    return causal.get_input_embeddings().register_forward_hook(disturb)
 
 
 @contextmanager

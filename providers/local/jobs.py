@@ -12,6 +12,7 @@ from providers.local import hardware
 from providers.local.engine import Engine
 from providers.local.lora_targets import describe_share
 from providers.local.models import LocalModels
+from providers.local.schedule import describe_small_reach
 from providers.local.train import TrainingStopped, finetune
 from providers.types import (
     FinetuneSpec,
@@ -118,6 +119,9 @@ class LocalJobs:
             artifact_sha256=trained.sha256,
             points=trained.points,
             trained_tokens=trained.trained_tokens,
+            checkpoints=trained.measured,
+            base_kl=trained.base_kl,
+            left_out=trained.left_out,
             note=None if job is None else job.note,
         )
 
@@ -174,7 +178,10 @@ class _TrainingRun:
         base = models.base
         with base.prepare_training(folder, self.spec.hyperparameters, self.spec.seed) as model:
             if self.spec.hyperparameters.method == "lora":
-                self.note = describe_share(model)
+                self._add_note(describe_share(model))
+            examples = len(self.spec.examples)
+            if fault := describe_small_reach(self.spec.hyperparameters, examples):
+                self._add_note(f"warning: {fault}")
             self.trained = finetune(
                 model,
                 base.tokenizer,
@@ -183,7 +190,13 @@ class _TrainingRun:
                 device=base.device,
                 on_point=self._add_point,
                 stop=self.stop,
+                bf16=base.trains_in_bf16,
+                base=base.model,
+                on_note=self._add_note,
             )
+
+    def _add_note(self, text: str) -> None:
+        self.note = text if self.note is None else f"{self.note}; {text}"
 
     def _add_point(self, point: TrainingStep, progress: float) -> None:
         self.points.append(point)

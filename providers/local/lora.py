@@ -1,4 +1,4 @@
-"""A LoRA adapter on a base model: put on for training, written to a folder, tried beforehand."""
+"""A LoRA adapter on a base model: put on for training, and written to a folder."""
 
 from __future__ import annotations
 
@@ -6,22 +6,16 @@ from copy import copy
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 from providers.errors import InvalidSettings, Unsupported
 from providers.hyperparameters import LORA_CHOICES, Hyperparameters
 from providers.local.lora_targets import (
     choose_targets,
     keep_names,
-    measure_share,
     shorten_names,
 )
 from providers.local.peft_adapters import remove_peft_layers
 
 _ADAPTER_CONFIG = "adapter_config.json"
-# As large as a training's factors at their end: the trial must change what is answered.
-_TRIAL_SPREAD = 0.02
 
 
 def is_adapter(folder: Path) -> bool:
@@ -105,32 +99,6 @@ def write_adapter(tuned: Any, folder: Path, base: str) -> None:
         if isinstance(names := getattr(config, name), set):
             setattr(config, name, sorted(names))
     config.save_pretrained(folder)
-
-
-def make_trial_adapter(model: Any, settings: Hyperparameters, folder: Path, seed: int) -> float:
-    """Write an adapter into `folder` as a training with `settings` would, but with random weights.
-
-    It changes what the model says, so that loading and applying it can be checked before anything
-    is trained. Returns the share of the weights that it adapts (`measure_share`). Raises like
-    `add_trainable_adapter`. `model` is as before afterwards.
-
-    ```python
-    make_trial_adapter(backbone.model, Hyperparameters(), Path("trial"), seed=0)
-    ```
-    """
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        tuned = add_trainable_adapter(model, None, settings)
-        try:
-            for name, weight in tuned.named_parameters():
-                if "lora_B" in name:
-                    nn.init.normal_(weight, std=_TRIAL_SPREAD)
-            folder.mkdir(parents=True, exist_ok=True)
-            write_adapter(tuned, folder, str(model.config.name_or_path))
-            return measure_share(tuned)
-        finally:
-            tuned.unload()
-            model.requires_grad_(False)
 
 
 def _require_same_shape(config: Any, settings: Hyperparameters, start: Path) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import inspect
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from math import ceil, inf
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +19,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from providers.local.conversation import TrainingSequence
+from providers.local.schedule import count_epoch_steps
 
 if TYPE_CHECKING:
     import torch
@@ -38,11 +40,6 @@ class MicroBatch:
     rows_N: torch.Tensor
     columns_N: torch.Tensor
     targets_N: torch.Tensor
-
-
-def count_epoch_steps(examples: int, batch_size: int) -> int:
-    """How many optimizer steps an epoch has; the last may be smaller than the others."""
-    return ceil(examples / batch_size)
 
 
 def list_step_members(examples: int, batch_size: int, seed: int, step: int) -> list[int]:
@@ -119,6 +116,17 @@ def unwrap_model(model: nn.Module) -> Any:
     return wrapper.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+@contextmanager
+def evaluate(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode, and afterwards as it was."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
 class SummedLoss:
     """Computes the summed cross-entropy of a model on micro-batches and accumulates its gradient.
 
@@ -164,7 +172,7 @@ class SummedLoss:
         # stay in memory for the pass back through the transformer.
         leaf_N_D = states_N_D.detach().requires_grad_()
         total = torch.zeros((), device=self._device)
-        rows = max(1, _LOGITS.get(self._device.type, _LOGITS["cpu"]) // self._vocabulary)
+        rows = self._head_rows
         for start in range(0, len(leaf_N_D), rows):
             with self._autocast():
                 logits_n_V = self._head(leaf_N_D[start : start + rows]).float()
@@ -174,6 +182,43 @@ class SummedLoss:
             total += loss.detach()
         states_N_D.backward(leaf_N_D.grad)
         return total
+
+    @torch.no_grad()
+    def measure(self, sequences: Sequence[TrainingSequence], token_budget: int) -> float:
+        """The mean loss of all trained tokens in nats, without dropout, noise or gradient."""
+        lengths = [len(sequence.token_ids) - 1 for sequence in sequences]
+        total, targets = 0.0, 0
+        for group in cut_step(lengths, token_budget):
+            batch = collate_batch([sequences[index] for index in group], self._device)
+            start = 0
+            for logits_n_V in self.iterate_logits(batch):
+                targets_n = batch.targets_N[start : start + len(logits_n_V)]
+                total += cross_entropy(logits_n_V, targets_n, reduction="sum").item()
+                start += len(logits_n_V)
+            targets += len(batch.targets_N)
+        return total / targets
+
+    @torch.no_grad()
+    def iterate_logits(self, batch: MicroBatch) -> Iterator[torch.Tensor]:
+        """The logits of the batch's N targets in pieces of shape (n, vocabulary), as evaluated."""
+        with evaluate(self._causal):
+            if not self._split:
+                with self._autocast():
+                    logits_N_V = self._compute_logits(batch).float()
+                yield logits_N_V
+                return
+            with self._autocast():
+                states_B_T_D = self._body(batch.tokens_B_T, use_cache=False).last_hidden_state
+                states_N_D = states_B_T_D[batch.rows_N, batch.columns_N]
+            for start in range(0, len(states_N_D), self._head_rows):
+                with self._autocast():
+                    logits_n_V = self._head(states_N_D[start : start + self._head_rows]).float()
+                yield logits_n_V
+
+    @property
+    def _head_rows(self) -> int:
+        """How many positions the head takes at a time."""
+        return max(1, _LOGITS.get(self._device.type, _LOGITS["cpu"]) // self._vocabulary)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16)
@@ -192,15 +237,12 @@ class SummedLoss:
     @torch.no_grad()
     def _is_head_alone(self) -> bool:
         """Whether head(body(tokens)) is exactly what the model returns."""
-        training = self._causal.training
-        self._causal.eval()
         try:
-            tokens_1_4 = torch.arange(4, device=self._device)[None]
-            states_1_4_D = self._body(tokens_1_4, use_cache=False).last_hidden_state
-            logits_1_4_V = self._causal(tokens_1_4, use_cache=False).logits
-            self._vocabulary = logits_1_4_V.shape[-1]
-            return torch.equal(self._head(states_1_4_D), logits_1_4_V)
+            with evaluate(self._causal):
+                tokens_1_4 = torch.arange(4, device=self._device)[None]
+                states_1_4_D = self._body(tokens_1_4, use_cache=False).last_hidden_state
+                logits_1_4_V = self._causal(tokens_1_4, use_cache=False).logits
+                self._vocabulary = logits_1_4_V.shape[-1]
+                return torch.equal(self._head(states_1_4_D), logits_1_4_V)
         except (AttributeError, RuntimeError, TypeError):
             return False
-        finally:
-            self._causal.train(training)

@@ -12,7 +12,7 @@ from typing import Any
 
 from providers.artifact import verify
 from providers.errors import OutOfMemory
-from providers.local.backbone import Backbone
+from providers.local.backbone import TUNED_DTYPE, Backbone
 from providers.local.hardware import is_out_of_memory, release_memory
 from providers.local.kept_checks import KeptChecks
 from providers.local.lora import add_trainable_adapter, is_adapter
@@ -31,7 +31,8 @@ class LocalModels:
     """The models of one provider by artifact, loaded at first use. For one thread at a time.
 
     An artifact is a folder, relative to `workdir` unless it is absolute. Adapters are kept beside
-    the base. Of the full fine-tunes, the `settings.full_models` most recently used stay in memory.
+    the base. Of the full fine-tunes, the `settings.full_models` most recently used stay in memory,
+    with weights of four bytes, whatever type the base's have.
     """
 
     def __init__(self, source: ModelSource, settings: LocalSettings, workdir: Path) -> None:
@@ -103,7 +104,7 @@ class LocalModels:
         while len(self._full) >= self._settings.full_models:
             self._full.popitem(last=False)
             release_memory()
-        backbone = Backbone(ModelSource(str(folder), True), self._settings)
+        backbone = Backbone(ModelSource(str(folder), True), self._settings, TUNED_DTYPE)
         # The same architecture as the base, which has been checked.
         backbone.plans = {None: self.base.plans[None]}
         self._full[artifact] = backbone

@@ -15,6 +15,7 @@ from typing import Any
 from providers.errors import ProviderError
 from providers.local.deep_check import describe_kept_checks, try_model
 from providers.local.quantization import find_training_faults, read_format
+from providers.local.schedule import describe_small_reach
 from providers.local.settings import CAPABILITIES, LocalSettings, find_unsupported
 from providers.local.source import (
     ModelSource,
@@ -29,9 +30,11 @@ from providers.local.template_checks import check_template
 from providers.types import Finding, Hyperparameters, Need, PreflightReport
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
-_BYTES_PER_FACTOR = 4
 _THERE = "the model's files are there"
 _DOWNLOADED = "the model has been downloaded"
+_BYTES_PER_NUMBER = 4
+_STORED_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8}
+_EXPERT_KEYS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _HUB_TIMEOUT_S = 5.0
 # The device files of NVIDIA's and AMD's drivers, of Windows' driver for its Linux subsystem, and of
 # NVIDIA's embedded boards: without any of them torch finds no CUDA device.
@@ -65,12 +68,16 @@ def preflight_files(
         *_check_template(source, folder, options, need),
     ]
     if need.finetune:
-        findings += _check_recipe(config, options, hyperparameters)
+        findings += _check_recipe(config, options, hyperparameters, need.examples)
     if need.deep and all(found.level != "error" for found in findings):
         findings += try_model(source, options, hyperparameters if need.finetune else None)
     else:
         findings += describe_kept_checks(source, options)
-    size = _estimate_artifact_bytes(folder, weights, hyperparameters) if need.finetune else 0
+    size = 0
+    if need.finetune and hyperparameters.method == "full":
+        size = _estimate_full_bytes(folder, weights, source.gguf_file)
+    elif need.finetune:
+        size = _estimate_adapter_bytes(folder, hyperparameters)
     return PreflightReport(tuple(findings), CAPABILITIES, size)
 
 
@@ -104,13 +111,21 @@ def _find_on_hub(source: ModelSource) -> Finding:
 
 
 def _check_recipe(
-    config: Mapping[str, Any], options: LocalSettings, hyperparameters: Hyperparameters
+    config: Mapping[str, Any],
+    options: LocalSettings,
+    hyperparameters: Hyperparameters,
+    examples: int,
 ) -> list[Finding]:
     texts = [
         *find_unsupported(hyperparameters),
         *find_training_faults(read_format(config), options, hyperparameters),
     ]
-    return [Finding("error", f"cannot train like that: {text}", check="recipe") for text in texts]
+    if texts:
+        return [
+            Finding("error", f"cannot train like that: {text}", check="recipe") for text in texts
+        ]
+    text = describe_small_reach(hyperparameters, examples)
+    return [Finding("warning", text, check="recipe")] if text else []
 
 
 def _check_device(options: LocalSettings) -> list[Finding]:
@@ -190,10 +205,20 @@ def _has_accelerator() -> bool:
     return _is_apple_silicon() or Path("/dev/nvidiactl").exists() or Path("/dev/kfd").exists()
 
 
-def _estimate_artifact_bytes(folder: Path, weights: int, how: Hyperparameters) -> int | None:
-    """Bytes of one tuned model: the whole weights, or the low-rank factors of all linear layers."""
-    if how.method == "full":
-        return weights
+def _estimate_full_bytes(folder: Path, weights: int, gguf_file: str | None) -> int:
+    """Bytes of one fully tuned model: its weights have four bytes, whatever the base's have."""
+    if gguf_file is not None:
+        import gguf
+
+        numbers = sum(int(one.n_elements) for one in gguf.GGUFReader(folder / gguf_file).tensors)
+        return _BYTES_PER_NUMBER * numbers
+    config = _read_config(folder) or {}
+    stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    return _BYTES_PER_NUMBER * weights // _STORED_BYTES.get(stored, _BYTES_PER_NUMBER)
+
+
+def _estimate_adapter_bytes(folder: Path, how: Hyperparameters) -> int | None:
+    """Bytes of one adapter with low-rank factors of all linear layers; None if unknown."""
     shape = _read_shape(folder)
     if shape is None:
         return None
@@ -201,18 +226,33 @@ def _estimate_artifact_bytes(folder: Path, weights: int, how: Hyperparameters) -
     # The factors of a (rows, columns) matrix have rank * (rows + columns) numbers. A layer has
     # query and output, key and value, and three matrices between the hidden and inner widths.
     widths = 2 * (hidden + hidden) + 2 * (hidden + keys) + 3 * (hidden + inner)
-    return _BYTES_PER_FACTOR * how.lora_rank * widths * layers
+    if how.lora_experts:
+        config = _read_config(folder) or {}
+        counts = (config.get(key) for key in _EXPERT_KEYS)
+        each = int(config.get("moe_intermediate_size") or inner)
+        widths += next((int(count) for count in counts if count), 0) * 3 * (hidden + each)
+    return _BYTES_PER_NUMBER * how.lora_rank * widths * layers
+
+
+def _read_config(folder: Path) -> dict[str, Any] | None:
+    """The text model's part of config.json; None if it cannot be read."""
+    try:
+        config: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return dict(config | config.get("text_config", {}))
+    except (OSError, ValueError, RecursionError, TypeError, AttributeError):
+        return None
 
 
 def _read_shape(folder: Path) -> tuple[int, int, int, int] | None:
     """Hidden width, inner width, layers and key width; None if config.json lacks one of them."""
+    config = _read_config(folder)
+    if config is None:
+        return None
     try:
-        config: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        config = config.get("text_config", config)
         hidden = int(config["hidden_size"])
         heads = int(config["num_attention_heads"])
         keys = hidden * int(config.get("num_key_value_heads") or heads) // heads
         inner = int(config.get("intermediate_size") or 4 * hidden)
         return hidden, inner, int(config["num_hidden_layers"]), keys
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError):
         return None

@@ -23,7 +23,12 @@ from providers.types import Capabilities
 from providers.validation import format_errors
 
 CAPABILITIES = Capabilities(
-    finetune=True, score=True, sampling_seed=True, repeatable=True, divergences=True
+    finetune=True,
+    score=True,
+    sampling_seed=True,
+    repeatable=True,
+    divergences=True,
+    validation=True,
 )
 
 

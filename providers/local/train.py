@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from providers.local.hardware import is_out_of_memory
 from providers.local.lora import write_adapter
 from providers.local.plans import read_context
 from providers.local.settings import find_unsupported
-from providers.types import FinetuneSpec, TrainingStep
+from providers.types import Example, FinetuneSpec, TrainingStep
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +55,8 @@ def finetune(
     stop: threading.Event,
     checkpoint_seconds: float = 300.0,
     bf16: bool | None = None,
+    base: nn.Module | None = None,
+    on_note: Callable[[str], None] = _log.info,
 ) -> Trained:
     """Train the parameters of `model` that require a gradient and write the result to `out`.
 
@@ -65,6 +67,8 @@ def finetune(
     `on_point` gets each step and the progress (0 to 1); after a resume it first gets the earlier
     steps. Dropout draws from torch's global generator, which no other thread may use meanwhile.
     `bf16` says whether products are computed in bfloat16; None means if `device` does so natively.
+    `base` is the untuned model that a full fine-tune is compared with at the end; an adapter is
+    compared with the model without it. `on_note` gets what the user should know.
 
     An artifact at `out` that has the spec's digest is returned without training; anything else
     there is set aside at the end. Every `checkpoint_seconds`, and when `stop` is set, a checkpoint
@@ -89,15 +93,21 @@ def finetune(
     with _translate_write_errors(spec, out):
         out.parent.mkdir(parents=True, exist_ok=True)
     # Encode everything first: an unfit example must not end a fit after hours.
-    sequences = _encode_examples(model, tokenizer, spec)
+    sequences, left_out = encode_examples(model, tokenizer, spec, spec.examples)
+    held_out, _ = encode_examples(model, tokenizer, spec, spec.validation)
+    if left_out:
+        on_note(f"{left_out} of {len(spec.examples)} {_describe_left_out(spec)}")
     was_training = model.training
     model.train()
     fit = Fit(model, spec, sequences, torch.device(device), bf16)
     try:
         with _discard_failed_fit(out):
-            _run_fit(fit, spec, out, on_point, stop, checkpoint_seconds)
+            _run_fit(fit, spec, out, held_out, on_point, stop, checkpoint_seconds)
             fit.require_sound()
-            return _publish(model, tokenizer, spec, out, fit)
+            base_kl = fit.measure_drift(base, held_out or sequences)
+            points, measured = tuple(fit.points), tuple(fit.measured)
+            done = Trained(out, "", points, fit.trained_tokens, measured, base_kl, left_out)
+            return _publish(model, tokenizer, spec, done)
     finally:
         fit.close()
         model.train(was_training)
@@ -116,16 +126,13 @@ def _discard_failed_fit(out: Path) -> Iterator[None]:
         raise
 
 
-def _publish(model: nn.Module, tokenizer: Any, spec: FinetuneSpec, out: Path, fit: Fit) -> Trained:
+def _publish(model: nn.Module, tokenizer: Any, spec: FinetuneSpec, fit: Trained) -> Trained:
     """Write the artifact in its place, and remove its checkpoint."""
+    out = fit.artifact
     with _translate_write_errors(spec, out):
         _make_room(out, spec)
         trained = publish(
-            out,
-            spec,
-            lambda folder: _write_weights(model, tokenizer, spec, folder),
-            tuple(fit.points),
-            fit.trained_tokens,
+            out, spec, lambda folder: _write_weights(model, tokenizer, spec, folder), fit
         )
         remove_leftovers(out)
     return trained
@@ -144,6 +151,7 @@ def _run_fit(
     fit: Fit,
     spec: FinetuneSpec,
     out: Path,
+    held_out: list[TrainingSequence],
     on_point: Callable[[TrainingStep, float], None],
     stop: threading.Event,
     checkpoint_seconds: float,
@@ -162,6 +170,8 @@ def _run_fit(
             )
         point = fit.step()
         on_point(point, point.step / fit.steps)
+        if held_out and fit.ends_epoch:
+            fit.measure(held_out)
         if time.monotonic() - saved >= checkpoint_seconds:
             _save_state(fit, spec, out)
             saved = time.monotonic()
@@ -194,28 +204,45 @@ def _check_hyperparameters(spec: FinetuneSpec) -> None:
         raise (Unsupported if foreign else InvalidSettings)("; ".join(problems))
 
 
-def _encode_examples(
-    model: nn.Module, tokenizer: Any, spec: FinetuneSpec
-) -> list[TrainingSequence]:
-    """All examples as token sequences; `InvalidTrainingData` names the first unfit one."""
+def encode_examples(
+    model: nn.Module, tokenizer: Any, spec: FinetuneSpec, examples: Sequence[Example]
+) -> tuple[list[TrainingSequence], int]:
+    """Examples as token sequences, and how many are left out by `max_example_tokens`.
+
+    Raises `InvalidTrainingData` for the first unfit one, and if none is left to train on.
+    """
     if not spec.examples:
         raise InvalidTrainingData(f"{spec.name!r} has no training examples")
     config: Any = model.config
     context = read_context(config.get_text_config())
+    most = spec.hyperparameters.max_example_tokens
     sequences = []
-    for number, example in enumerate(spec.examples):
+    for number, example in enumerate(examples):
         try:
             sequence = encode_example(tokenizer, example)
         except InvalidTrainingData as error:
             raise InvalidTrainingData(f"example {number} of {spec.name!r}: {error}") from error
+        if most is not None and len(sequence.token_ids) > most:
+            continue
         # The last token is only a target, so the model does not read it.
         if context and len(sequence.token_ids) - 1 > context:
             raise InvalidTrainingData(
                 f"example {number} of {spec.name!r} has {len(sequence.token_ids)} tokens, more "
-                f"than the model's context of {context}; leave it out or shorten the debate"
+                f"than the model's context of {context}; leave it out with "
+                f"finetune.max_example_tokens = {context}, or shorten the debate"
             )
         sequences.append(sequence)
-    return sequences
+    if examples is spec.examples and not sequences:
+        raise InvalidTrainingData(
+            f"{spec.name!r} has nothing to train on: all {len(examples)} "
+            f"{_describe_left_out(spec)}; raise it"
+        )
+    return sequences, len(examples) - len(sequences)
+
+
+def _describe_left_out(spec: FinetuneSpec) -> str:
+    most = spec.hyperparameters.max_example_tokens
+    return f"examples are longer than finetune.max_example_tokens = {most} and are left out"
 
 
 def _write_weights(model: Any, tokenizer: Any, spec: FinetuneSpec, folder: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 
 from providers.errors import ProviderError, Unsupported
 from providers.local.loading import silence_transformers
+from providers.local.lora import write_adapter
 from providers.local.lora_targets import keep_names
 from providers.local.peft_adapters import remove_peft_layers
 
@@ -32,9 +32,6 @@ def write_trial_adapter(
     write_trial_adapter(backbone.model, attach, Path("trial"), seed=0)
     ```
     """
-    from peft import get_peft_model_state_dict
-    from safetensors.torch import save_file
-
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with torch.random.fork_rng(), silence_transformers(), warnings.catch_warnings():
@@ -44,9 +41,8 @@ def write_trial_adapter(
             for name, weights in tuned.named_parameters():
                 if "lora_B" in name or "lora_embedding_B" in name:
                     torch.nn.init.normal_(weights, std=_DEVIATION * strength)
-            tensors = get_peft_model_state_dict(tuned, save_embedding_layers=False)
-            weights = {name: one.detach().cpu().contiguous() for name, one in tensors.items()}
-            config = copy(tuned.peft_config[tuned.active_adapter])
+            # As training writes it: loading must find nothing that a trained adapter lacks.
+            write_adapter(tuned, folder, str(model.config.name_or_path))
     except ProviderError:
         raise
     except Exception as error:
@@ -54,9 +50,6 @@ def write_trial_adapter(
     finally:
         remove_peft_layers(model)
         model.requires_grad_(False).eval()
-    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    config.inference_mode = True
-    config.save_pretrained(folder)
     return folder
 
 

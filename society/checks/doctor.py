@@ -263,6 +263,7 @@ def _describe_need(
         finetune=tunes and config.iterations > past.tuned,
         ends_at=estimate_end(experiment, past, datetime.now(UTC)),
         adapters=count_tuned_models(config) if tunes else 0,
+        examples=_count_most_examples(experiment, past) if tunes else 0,
         sampling_seed=True,
         batches=config.evaluation.batch,
         trains_all=config.iterations > past.tuned and trains_all_answers(experiment),
@@ -290,7 +291,7 @@ def _check_training(
         yield Finding("error", fault, check="recipe")
         return
     minimum, questions = capabilities.min_examples, config.train.questions
-    most = min(questions, config.datasets.max_examples or questions)
+    most = _count_most_examples(experiment, past)
     if share := config.finetune.validation_share:
         trained = _count_trained_questions(experiment, past)
         # A hash of the id decides which questions are held out, so a small share may hold out none.
@@ -302,7 +303,6 @@ def _check_training(
                 "set a larger share, or more train.questions",
                 "recipe",
             )
-        most = min(most, trained)
     # Vendors refuse a file with fewer examples only after the upload.
     if most < minimum:
         yield Finding(
@@ -322,6 +322,16 @@ def _check_training(
             f"set train.questions = {4 * minimum} or more",
             "examples",
         )
+
+
+def _count_most_examples(experiment: Experiment, past: PastWork) -> int:
+    """How many examples a job can have at most."""
+    config = experiment.config
+    most = min(config.train.questions, config.datasets.max_examples or config.train.questions)
+    # After the last training there are no questions of a next one.
+    if config.finetune.validation_share and config.iterations > past.tuned:
+        most = min(most, _count_trained_questions(experiment, past))
+    return most
 
 
 def _count_trained_questions(experiment: Experiment, past: PastWork) -> int:

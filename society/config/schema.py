@@ -20,6 +20,7 @@ from finetune.selection import TrainingSelection
 from providers.hyperparameters import (
     ALL_LINEAR,
     LORA_CHOICES,
+    TRAINING_CHOICES,
     Hyperparameters,
     InitLoraWeights,
 )
@@ -227,7 +228,9 @@ class FinetuneSection(Section):
     `learning_rate` holds for the roles that have none of their own.
     """
 
-    added = frozenset({*LORA_CHOICES, "generator_learning_rate", "critic_learning_rate"})
+    added = frozenset(
+        {*LORA_CHOICES, "generator_learning_rate", "critic_learning_rate", *TRAINING_CHOICES}
+    )
     init: Literal["continue", "fresh"] = "continue"
     on_failure: Literal["stop", "keep"] = "stop"
     validation_share: Annotated[float, Field(ge=0.0, lt=1.0, strict=False)] = 0.0
@@ -251,6 +254,9 @@ class FinetuneSection(Section):
     init_lora_weights: InitLoraWeights = True
     generator_learning_rate: Positive | None = None
     critic_learning_rate: Positive | None = None
+    max_example_tokens: Count | None = None
+    gradient_checkpointing: bool | Literal["auto"] = "auto"
+    neftune_alpha: Positive | None = None
 
     def hyperparameters(self, role: AgentRole) -> Hyperparameters:
         """The settings of one job: the same for all agents; epochs and rate may differ by role."""

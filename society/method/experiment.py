@@ -201,7 +201,7 @@ def _check_models(config: Config) -> None:
         if config.serving is not None:
             check_answer_server(
                 config.serving.answer_server(),
-                config.finetune.method,
+                config.finetune.hyperparameters("generator"),
                 config.settings_of(config.model),
             )
     except encoders.EncoderUnavailable as error:

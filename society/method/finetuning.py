@@ -26,6 +26,8 @@ from store.records import AgentRole, Dataset, Job
 
 _EVALUATED = "SELECT 1 FROM turns WHERE split = 'eval' AND iteration = ? AND arm = ? LIMIT 1"
 
+# A tuned model that is no further from the base, in nats per token, answers as the base does.
+_LEAST_NATS = 1e-3
 
 # The model that a job has made. A job that reuses another job's model, because the two were equal,
 # points to that job by shared_job_id.
@@ -82,8 +84,16 @@ async def finetune_agents(
         progress.note_once(news.note)
         finished[news.job_id] = 1.0 if news.status == "succeeded" else news.progress
         model = run.name_model(news.arm, news.agent, news.role)
-        loss = "" if news.loss is None else f", loss {news.loss:.3f}"
-        progress.advance(sum(finished.values()), detail=f"{model}{loss}")
+        said = "" if news.loss is None else f", loss {news.loss:.3f}"
+        if news.base_kl is not None:
+            said += f", KL to the base {news.base_kl:.2g} nats per token"
+            if news.base_kl < _LEAST_NATS:
+                progress.note_once(
+                    f"warning: {model}, iteration {iteration}: its KL to the base is "
+                    f"{news.base_kl:.2g} nats per token, so it is nearly the base; raise "
+                    "finetune.learning_rate or the epochs"
+                )
+        progress.advance(sum(finished.values()), detail=f"{model}{said}")
 
     with progress.stage(iteration, "finetune", "models", len(plans)):
         tuned = await tune_models(

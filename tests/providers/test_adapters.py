@@ -18,7 +18,7 @@ from providers.errors import (
 from providers.openai.lora_server import LoraServer
 from providers.scripted import ScriptedProvider
 from providers.split import AnswerServer, SplitProvider, check_answer_server, connect_split
-from providers.types import Message, ModelRef, Request, Sampling
+from providers.types import Hyperparameters, Message, ModelRef, Request, Sampling
 from tests.providers.adapter_server import AdapterServer
 
 
@@ -304,12 +304,21 @@ def test_the_server_must_be_one_that_takes_adapters(tmp_path):
         connect_split("embedded:", {}, serving, tmp_path)
 
 
-def test_whole_models_cannot_be_served_elsewhere():
-    with pytest.raises(InvalidSettings, match="takes adapters only"):
-        check_answer_server(AnswerServer("openai+http://127.0.0.1:8000/v1:m"), "full")
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"method": "full"}, "takes adapters only"),
+        ({"use_dora": True}, "use_dora = true makes adapters that a server does not load"),
+        ({"lora_experts": True}, "lora_experts = true makes adapters"),
+    ],
+)
+def test_what_a_server_does_not_load_is_refused(changes, reason):
+    serving = AnswerServer("openai+http://127.0.0.1:8000/v1:m")
+    with pytest.raises(InvalidSettings, match=reason):
+        check_answer_server(serving, Hyperparameters(**changes), {})
 
 
 def test_a_relative_folder_cannot_be_mapped():
     serving = AnswerServer("openai+http://127.0.0.1:8000/v1:m", path_map={"runs": "/mnt"})
     with pytest.raises(InvalidSettings, match="relative folder 'runs'"):
-        check_answer_server(serving, "lora")
+        check_answer_server(serving, Hyperparameters(), {})

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from providers.artifact import MANIFEST, load_trained, publish, weights_sha256
+from providers.artifact import MANIFEST, Trained, load_trained, publish, weights_sha256
 from providers.errors import StorageFailed
 from providers.local.train import TrainingStopped
 from tests.providers.training_fixtures import (
@@ -216,7 +216,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        publish(tmp_path / "a", SPEC, fill, (), 0)
+        publish(tmp_path / "a", SPEC, fill, Trained(tmp_path / "a", "", (), 0))
     assert names(tmp_path) == []
 
 

@@ -8,9 +8,10 @@ import transformers
 
 from providers.errors import InvalidSettings
 from providers.hyperparameters import Hyperparameters
-from providers.local.lora import add_trainable_adapter, make_trial_adapter
+from providers.local.lora import add_trainable_adapter
 from providers.local.lora_targets import choose_targets, describe_share
 from providers.local.peft_adapters import PeftAdapters
+from providers.local.trial_adapters import write_trial_adapter
 
 SIZE = {
     "vocab_size": 64,
@@ -86,6 +87,10 @@ def read_logits(model):
     return model(IDS).logits
 
 
+def write_trial(model, settings, folder):
+    write_trial_adapter(model, lambda m: add_trainable_adapter(m, None, settings), folder, seed=3)
+
+
 def list_adapted(tuned):
     names = [name for name, _ in tuned.named_parameters() if ".lora_A." in name]
     return {name.split(".lora_A.")[0].removeprefix("base_model.model.") for name in names}
@@ -119,8 +124,7 @@ def test_an_adapter_of_any_settings_is_written_loaded_and_changes_what_is_said(
     """As training would write it, and as the debates read it."""
     model, twin = make(family), make(family)
     settings = Hyperparameters(lora_rank=4, lora_alpha=64, **changes)
-    share = make_trial_adapter(model, settings, tmp_path, seed=3)
-    assert 0 < share <= 1
+    write_trial(model, settings, tmp_path)
     before = read_logits(model)
     adapters = PeftAdapters(model)
     adapters.load("trial", tmp_path)
@@ -191,6 +195,6 @@ def test_a_choice_that_cannot_be_is_refused_by_name(family, changes, reason):
 
 
 def test_what_an_adapter_has_otherwise_is_named_when_it_is_trained_further(tmp_path: Path):
-    make_trial_adapter(make("llama"), Hyperparameters(lora_rank=4), tmp_path, seed=0)
+    write_trial(make("llama"), Hyperparameters(lora_rank=4), tmp_path)
     with pytest.raises(InvalidSettings, match=r"use_dora = True \(there: False\)"):
         add_trainable_adapter(make("llama"), tmp_path, Hyperparameters(lora_rank=4, use_dora=True))

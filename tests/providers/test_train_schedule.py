@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from providers.local.fit import compute_learning_rate
+from providers.local.schedule import compute_learning_rate
 from providers.types import Hyperparameters
 
 

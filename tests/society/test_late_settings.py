@@ -31,7 +31,6 @@ def run_demo(*overrides: str) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("override", "named"),
     [
-        ("finetune.validation_share=0.2", "set finetune.validation_share = 0"),
         ("finetune.learning_rate_multiplier=2", "learning_rate_multiplier = 2.0"),
         ("finetune.lora_dropout=1.0", "finetune.lora_dropout = 1.0 drops everything"),
         ("finetune.learning_rate=inf", "finetune.learning_rate"),
