@@ -73,7 +73,7 @@ def preflight_files(
         findings += try_model(source, options, hyperparameters if need.finetune else None)
     else:
         findings += describe_kept_checks(source, options)
-    size = 0
+    size: int | None = 0
     if need.finetune and hyperparameters.method == "full":
         size = _estimate_full_bytes(folder, weights, source.gguf_file)
     elif need.finetune:

@@ -12,7 +12,7 @@ from providers.errors import InvalidSettings
 from providers.openai.answers import parse_answer
 from providers.scripted import ScriptedProvider
 from providers.split import AnswerServer, SplitProvider, check_answer_server
-from providers.types import Completion, Message, Request, Sampling
+from providers.types import Completion, Hyperparameters, Message, Request, Sampling
 from tests.providers.chat_server import ChatServer, says
 
 ASKED = {"chat_template_kwargs": {"enable_thinking": False}, "reasoning_effort": "low"}
@@ -100,8 +100,8 @@ async def test_a_thought_comes_back_beside_the_answer_and_an_empty_answer_says_w
 def test_a_server_must_send_the_prompts_that_are_trained(name):
     answers = AnswerServer("openai+http://127.0.0.1:9/v1:m", {name: ASKED[name]})
     with pytest.raises(InvalidSettings, match=rf"serving\.settings\.{name}"):
-        check_answer_server(answers, "lora", {})
-    check_answer_server(answers, "lora", {name: ASKED[name]})
+        check_answer_server(answers, Hyperparameters(), {})
+    check_answer_server(answers, Hyperparameters(), {name: ASKED[name]})
 
 
 async def test_a_server_that_takes_thoughts_out_of_answers_cannot_answer_for_trained_models(
