@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -93,24 +94,42 @@ def finetune(
     with _translate_write_errors(spec, out):
         out.parent.mkdir(parents=True, exist_ok=True)
     # Encode everything first: an unfit example must not end a fit after hours.
-    sequences, left_out = encode_examples(model, tokenizer, spec, spec.examples)
-    held_out, _ = encode_examples(model, tokenizer, spec, spec.validation)
-    if left_out:
-        on_note(f"{left_out} of {len(spec.examples)} {_describe_left_out(spec)}")
+    data = _encode_all(model, tokenizer, spec)
+    if data.left_out:
+        on_note(f"{data.left_out} of {len(spec.examples)} {_describe_left_out(spec)}")
     was_training = model.training
     model.train()
-    fit = Fit(model, spec, sequences, torch.device(device), bf16)
+    fit = Fit(model, spec, data.sequences, torch.device(device), bf16)
     try:
         with _discard_failed_fit(out):
-            _run_fit(fit, spec, out, held_out, on_point, stop, checkpoint_seconds)
+            _run_fit(fit, spec, out, data.held_out, on_point, stop, checkpoint_seconds)
             fit.require_sound()
-            base_kl = fit.measure_drift(base, held_out or sequences)
-            points, measured = tuple(fit.points), tuple(fit.measured)
-            done = Trained(out, "", points, fit.trained_tokens, measured, base_kl, left_out)
-            return _publish(model, tokenizer, spec, done)
+            return _publish(model, tokenizer, spec, _describe_fit(fit, data, base, out))
     finally:
         fit.close()
         model.train(was_training)
+
+
+@dataclass(frozen=True)
+class _TrainingData:
+    """What is trained on, what is only measured, and how many examples were too long."""
+
+    sequences: list[TrainingSequence]
+    held_out: list[TrainingSequence]
+    left_out: int
+
+
+def _describe_fit(fit: Fit, data: _TrainingData, base: nn.Module | None, out: Path) -> Trained:
+    """What is to be said of the finished fit, still without the hash of its artifact `out`."""
+    return Trained(
+        artifact=out,
+        sha256="",
+        points=tuple(fit.points),
+        trained_tokens=fit.trained_tokens,
+        measured=tuple(fit.measured),
+        base_kl=fit.measure_drift(base, data.held_out or data.sequences),
+        left_out=data.left_out,
+    )
 
 
 @contextmanager
@@ -204,15 +223,27 @@ def _check_hyperparameters(spec: FinetuneSpec) -> None:
         raise (Unsupported if foreign else InvalidSettings)("; ".join(problems))
 
 
-def encode_examples(
-    model: nn.Module, tokenizer: Any, spec: FinetuneSpec, examples: Sequence[Example]
-) -> tuple[list[TrainingSequence], int]:
-    """Examples as token sequences, and how many are left out by `max_example_tokens`.
-
-    Raises `InvalidTrainingData` for the first unfit one, and if none is left to train on.
-    """
+def _encode_all(model: nn.Module, tokenizer: Any, spec: FinetuneSpec) -> _TrainingData:
+    """All examples as token sequences; `InvalidTrainingData` if none is left to train on."""
     if not spec.examples:
         raise InvalidTrainingData(f"{spec.name!r} has no training examples")
+    sequences = _encode_examples(model, tokenizer, spec, spec.examples)
+    if not sequences:
+        raise InvalidTrainingData(
+            f"{spec.name!r} has nothing to train on: all {len(spec.examples)} "
+            f"{_describe_left_out(spec)}; raise it"
+        )
+    held_out = _encode_examples(model, tokenizer, spec, spec.validation)
+    return _TrainingData(sequences, held_out, len(spec.examples) - len(sequences))
+
+
+def _encode_examples(
+    model: nn.Module, tokenizer: Any, spec: FinetuneSpec, examples: Sequence[Example]
+) -> list[TrainingSequence]:
+    """Examples as token sequences, without those that `max_example_tokens` leaves out.
+
+    Raises `InvalidTrainingData` for the first unfit one.
+    """
     config: Any = model.config
     context = read_context(config.get_text_config())
     most = spec.hyperparameters.max_example_tokens
@@ -232,12 +263,7 @@ def encode_examples(
                 f"finetune.max_example_tokens = {context}, or shorten the debate"
             )
         sequences.append(sequence)
-    if examples is spec.examples and not sequences:
-        raise InvalidTrainingData(
-            f"{spec.name!r} has nothing to train on: all {len(examples)} "
-            f"{_describe_left_out(spec)}; raise it"
-        )
-    return sequences, len(examples) - len(sequences)
+    return sequences
 
 
 def _describe_left_out(spec: FinetuneSpec) -> str:
