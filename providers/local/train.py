@@ -68,8 +68,7 @@ def finetune(
     `on_point` gets each step and the progress (0 to 1); after a resume it first gets the earlier
     steps. Dropout draws from torch's global generator, which no other thread may use meanwhile.
     `bf16` says whether products are computed in bfloat16; None means if `device` does so natively.
-    `base` is the untuned model that a full fine-tune is compared with at the end; an adapter is
-    compared with the model without it. `on_note` gets what the user should know.
+    A full fine-tune is compared with `base` at the end. `on_note` gets what the user should know.
 
     An artifact at `out` that has the spec's digest is returned without training; anything else
     there is set aside at the end. Every `checkpoint_seconds`, and when `stop` is set, a checkpoint
@@ -94,9 +93,7 @@ def finetune(
     with _translate_write_errors(spec, out):
         out.parent.mkdir(parents=True, exist_ok=True)
     # Encode everything first: an unfit example must not end a fit after hours.
-    data = _encode_all(model, tokenizer, spec)
-    if data.left_out:
-        on_note(f"{data.left_out} of {len(spec.examples)} {_describe_left_out(spec)}")
+    data = _encode_all(model, tokenizer, spec, on_note)
     was_training = model.training
     model.train()
     fit = Fit(model, spec, data.sequences, torch.device(device), bf16)
@@ -223,7 +220,9 @@ def _check_hyperparameters(spec: FinetuneSpec) -> None:
         raise (Unsupported if foreign else InvalidSettings)("; ".join(problems))
 
 
-def _encode_all(model: nn.Module, tokenizer: Any, spec: FinetuneSpec) -> _TrainingData:
+def _encode_all(
+    model: nn.Module, tokenizer: Any, spec: FinetuneSpec, on_note: Callable[[str], None]
+) -> _TrainingData:
     """All examples as token sequences; `InvalidTrainingData` if none is left to train on."""
     if not spec.examples:
         raise InvalidTrainingData(f"{spec.name!r} has no training examples")
@@ -234,7 +233,9 @@ def _encode_all(model: nn.Module, tokenizer: Any, spec: FinetuneSpec) -> _Traini
             f"{_describe_left_out(spec)}; raise it"
         )
     held_out = _encode_examples(model, tokenizer, spec, spec.validation)
-    return _TrainingData(sequences, held_out, len(spec.examples) - len(sequences))
+    if left_out := len(spec.examples) - len(sequences):
+        on_note(f"{left_out} of {len(spec.examples)} {_describe_left_out(spec)}")
+    return _TrainingData(sequences, held_out, left_out)
 
 
 def _encode_examples(
