@@ -54,13 +54,13 @@ PROMPTS = (
     "x" * 40,
     "Add 3 and 4, then multiply by 12 and take away 9. What is left, and why is it so?",
 )
-NEW_TOKENS = 20
-MOST_WEIGHTS = 8_000_000
+NEW_TOKENS = 12
+MOST_WEIGHTS = 10_000_000
 # The token that ends an answer of the built-in model's tokenizer.
 _END = 1
 ATTENTIONS = {"eager": "auto", "sdpa": "sdpa"}
 RECIPE = Hyperparameters(
-    epochs=4,
+    epochs=3,
     batch_size=6,
     learning_rate=3e-2,
     lora_rank=4,

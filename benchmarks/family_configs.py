@@ -154,6 +154,8 @@ FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = {
             sliding_window=16,
             num_hidden_layers=5,
             num_kv_shared_layers=2,
+            layer_types=["sliding_attention", "full_attention", "sliding_attention"]
+            + ["sliding_attention", "full_attention"],
             vocab_size_per_layer_input=TOKENS,
             hidden_size_per_layer_input=8,
             laurel_rank=4,
@@ -259,7 +261,10 @@ FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = {
     ),
     "minicpm3": ("minicpm3", _shape(**_LATENT)),
     "minimax": ("minimax", _shape(**_LOCAL_MOE, head_dim=16, block_size=16)),
-    "ministral": ("ministral", _shape(sliding_window=16, rope_parameters=_ROPES["plain"])),
+    "ministral": (
+        "ministral",
+        _shape(head_dim=16, sliding_window=16, rope_parameters=_ROPES["plain"]),
+    ),
     "ministral3": ("ministral3", _shape()),
     "mistral": ("mistral", _shape(sliding_window=None)),
     "mistral (sliding)": ("mistral", _shape(sliding_window=16)),
@@ -396,6 +401,13 @@ _SMALL = {
     "is_decoder": True,
 }
 
+# What single families need beyond that: the kinds of their layers.
+_EXTRAS: dict[str, dict[str, Any]] = {
+    "bamba": {"attn_layer_indices": [1, 3]},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention", "mamba", "attention"]},
+    "zaya": {"num_experts_per_tok": 1},
+}
+
 
 def shrink_config(model_type: str) -> Any:
     """The default configuration of a family with all its usual sizes made tiny.
@@ -416,7 +428,10 @@ def shrink_config(model_type: str) -> Any:
         for name, value in _SMALL.items()
         if _has(plain, name) and not (nested and name in _SHAPE and name != "vocab_size")
     }
-    return kind(**choices, **nested)
+    if "kv_lora_rank" in choices:
+        # Latent attention has one key head for every query head.
+        choices["num_key_value_heads"] = choices["num_attention_heads"]
+    return kind(**{**choices, **nested, **_EXTRAS.get(model_type, {})})
 
 
 def _has(config: Any, name: str) -> bool:

@@ -107,11 +107,12 @@ def estimate_slot_bytes(config: Any, item_bytes: int) -> int:
 # the positions of a row whose keys lie where its own tokens are. `benchmarks/families.py` tries
 # each; a family that is not here is answered with its own cache and masks.
 _FULL_ATTENTION = (
-    "apertus arcee bitnet cohere codegen deepseek_v2 deepseek_v3 diffllama dots1 ernie4_5 "
-    "ernie4_5_moe falcon flex_olmo gemma glm glm4 glm4_moe gpt2 gpt_bigcode gpt_neox gptj granite "
-    "granitemoe helium hunyuan_v1_dense jetmoe llama minicpm3 ministral3 mistral mixtral nanochat "
-    "nemotron olmo olmo2 olmoe opt persimmon phi phi3 qwen2 qwen2_moe qwen3 qwen3_moe smollm3 "
-    "stablelm starcoder2"
+    "apertus arcee bitnet codegen cohere dbrx deepseek_v2 deepseek_v3 diffllama dots1 ernie4_5 "
+    "ernie4_5_moe falcon flex_olmo gemma glm glm4 glm4_moe gpt2 gpt_bigcode gpt_neox "
+    "gpt_neox_japanese gptj granite granitemoe granitemoeshared helium hunyuan_v1_dense "
+    "hunyuan_v1_moe hyperclovax internlm3 iquestcoder jais2 jetmoe llama minicpm3 minimax_m2 "
+    "ministral3 mistral mixtral nanochat nemotron olmo olmo2 olmoe opt persimmon phi phi3 phimoe "
+    "qwen2 qwen2_moe qwen3 qwen3_moe seed_oss smollm3 solar_open stablelm starcoder2 youtu"
 )
 
 
