@@ -78,6 +78,7 @@ _LINEAR_HEADS = {
     "linear_key_head_dim": 16,
     "linear_value_head_dim": 16,
 }
+_NEAR_AND_FAR = ["sliding_attention", "full_attention"]
 _GPT = {"n_embd": 64, "n_layer": 4, "n_head": 4, "n_positions": 512}
 # Keys of the shape that a family does not have, or spells otherwise.
 _NO_ATTENTION = ("num_attention_heads", "num_key_value_heads")
@@ -154,8 +155,7 @@ FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = {
             sliding_window=16,
             num_hidden_layers=5,
             num_kv_shared_layers=2,
-            layer_types=["sliding_attention", "full_attention", "sliding_attention"]
-            + ["sliding_attention", "full_attention"],
+            layer_types=[*_NEAR_AND_FAR, "sliding_attention", *_NEAR_AND_FAR],
             vocab_size_per_layer_input=TOKENS,
             hidden_size_per_layer_input=8,
             laurel_rank=4,

@@ -20,6 +20,7 @@ from society.runs import folder as folders
 from store.ledger import Store
 from store.records import Job
 from tests.providers.adapter_server import AdapterServer
+from tests.providers.conftest import save_model
 from tests.providers.job_server import serving
 
 BASE = "gpt-4o-mini"
@@ -279,3 +280,20 @@ def test_the_end_of_a_run_moves_with_what_is_left_of_it():
     whole = doctor.estimate_end(resolve(config), doctor.PastWork(), SOME_DAY)
     part = doctor.estimate_end(resolve(config), doctor.PastWork(tuned=2), SOME_DAY)
     assert SOME_DAY < part < whole < SOME_DAY + timedelta(days=2)
+
+
+def test_deep_loads_a_local_model_and_compares_its_answers(tmp_path):
+    folder = save_model(tmp_path / "model")
+    options = ("--set", f'model="local:{folder}"', "--set", 'provider={device = "cpu"}')
+    status, said = society("doctor", "demo", *options)
+    assert status == 0, said
+    assert f"local:{folder}: was not tried: `society doctor --deep` loads it" in said
+    status, said = society("doctor", "demo", "--deep", *options)
+    assert status == 0, said
+    assert "answers as transformers does, by the fast decoder" in said
+    assert "answers with adapters, by the fast decoder" in said
+    status, said = society("doctor", "demo", *options)
+    assert "was tried before (cpu/torch." in said
+    status, said = society("doctor", "demo", "--deep", "--seeds", "0,1", *options)
+    assert status == 2
+    assert "--deep tries the models of one experiment" in said
