@@ -115,7 +115,7 @@ class LocalModels:
 
         Raises `Unsupported` if the model cannot be trained or could not answer with them.
         """
-        if hyperparameters.method != "lora" or not self._is_checked:
+        if hyperparameters.method != "lora":
             return
 
         def attach(model: Any) -> Any:
@@ -125,7 +125,8 @@ class LocalModels:
         base.adapters.detach()
         with tempfile.TemporaryDirectory() as place:
             folder = write_trial_adapter(base.model, attach, Path(place) / "trial", seed=0)
-            self._check_adapters(read_signature(folder), attach)
+            if self._is_checked:
+                self._check_adapters(read_signature(folder), attach)
 
     def _check_base(self, backbone: Backbone) -> None:
         verdict = self._kept.find(backbone.place)

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from finetune.errors import TuningFailed, TuningStopped
+from providers.errors import InvalidSettings
 from society.config import load as experiments
 from society.method.experiment import resolve
 from society.runs import folder as folders
@@ -51,6 +52,13 @@ def start(tmp_path):
 
     run.folder = folder
     return run
+
+
+def test_layers_that_no_adapter_can_have_are_refused_before_the_first_debate(start):
+    with pytest.raises(InvalidSettings, match=r"target_modules.*'nothing'"):
+        start('finetune.target_modules=["nothing"]')
+    with Store.open(start.folder.database, read_only=True) as store:
+        assert store.rows("SELECT count(*) FROM turns") == [(0,)]
 
 
 def test_no_room_stops_and_a_fit_that_diverges_is_tried_again_with_another_rate(start):
