@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from providers.errors import ProviderError
 from providers.local.kept_checks import KeptChecks
@@ -12,6 +13,9 @@ from providers.local.plans import DECODER_NAMES, Verdict
 from providers.local.settings import LocalSettings
 from providers.local.source import ModelSource, is_built_in
 from providers.types import Finding, Hyperparameters
+
+if TYPE_CHECKING:
+    from providers.local.models import LocalModels
 
 _CHECK = "answers"
 
@@ -44,11 +48,22 @@ def try_model(
         models = LocalModels(source, settings, Path(workdir))
         try:
             _ = models.base
+            findings: list[Finding] = []
             if hyperparameters is not None:
                 models.check_tuning(hyperparameters)
+                findings += _describe_coverage(models, hyperparameters)
         except ProviderError as error:
             return [Finding("error", str(error), check=_CHECK)]
-        return list(_describe_all(models.verdicts))
+        return [*_describe_all(models.verdicts), *findings]
+
+
+def _describe_coverage(models: LocalModels, hyperparameters: Hyperparameters) -> Iterator[Finding]:
+    """How much of the weights LoRA trains."""
+    from providers.local.lora_targets import describe_share
+
+    if hyperparameters.method == "lora":
+        with models.base.prepare_training(None, hyperparameters, seed=0) as tuned:
+            yield describe_share(tuned)
 
 
 def _describe_all(verdicts: dict[str | None, Verdict]) -> Iterator[Finding]:

@@ -178,7 +178,10 @@ class _TrainingRun:
         base = models.base
         with base.prepare_training(folder, self.spec.hyperparameters, self.spec.seed) as model:
             if self.spec.hyperparameters.method == "lora":
-                self._add_note(describe_share(model))
+                share = describe_share(model)
+                warning = "warning: " if share.level == "warning" else ""
+                remedy = f"; {share.remedy}" if share.remedy else ""
+                self._add_note(f"{warning}{share.text}{remedy}")
             examples = len(self.spec.examples)
             if fault := describe_small_reach(self.spec.hyperparameters, examples):
                 self._add_note(f"warning: {fault}")

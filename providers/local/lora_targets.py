@@ -17,6 +17,7 @@ from torch import nn
 
 from providers.errors import InvalidSettings
 from providers.hyperparameters import ALL_LINEAR, Hyperparameters
+from providers.types import Finding
 
 _SMALL_SHARE = 0.25
 
@@ -83,16 +84,17 @@ def measure_share(tuned: Any) -> float:
     return sum(map(_count_numbers, _list_adapted_weights(model))) / max(1, total)
 
 
-def describe_share(tuned: Any) -> str:
-    """How much of the model LoRA trains, and what to do if that is little."""
+def describe_share(tuned: Any) -> Finding:
+    """How much of the model LoRA trains; a warning if that is little."""
     share = measure_share(tuned)
     text = f"LoRA is put on layers with {share:.1%} of the model's weights"
     if share >= _SMALL_SHARE:
-        return text
+        return Finding("ok", text, check="recipe")
     fused = any("expert" in type(m).__name__.lower() for m in tuned.get_base_model().modules())
     left_out = fused and not tuned.peft_config["default"].target_parameters
-    remedy = "; finetune.lora_experts = true adds its experts" if left_out else ""
-    return f"warning: {text} only, so that most of it stays as it is{remedy}"
+    remedy = "finetune.lora_experts = true adds its experts" if left_out else ""
+    text += " only, so that most of it stays as it is"
+    return Finding("warning", text, remedy, "recipe")
 
 
 def shorten_names(model: nn.Module, names: Iterable[str]) -> list[str]:

@@ -113,7 +113,8 @@ class LocalModels:
     def check_tuning(self, hyperparameters: Hyperparameters) -> None:
         """Try adapters as training with `hyperparameters` will make them.
 
-        Raises `Unsupported` if the model cannot be trained or could not answer with them.
+        Raises `Unsupported` if the model cannot be trained or could not answer with them, and
+        `InvalidSettings` for layers that it lacks.
         """
         if hyperparameters.method != "lora":
             return

@@ -9,7 +9,7 @@ import transformers
 from providers.errors import InvalidSettings
 from providers.hyperparameters import Hyperparameters
 from providers.local.lora import add_trainable_adapter
-from providers.local.lora_targets import choose_targets, describe_share
+from providers.local.lora_targets import choose_targets, describe_share, measure_share
 from providers.local.peft_adapters import PeftAdapters
 from providers.local.trial_adapters import write_trial_adapter
 
@@ -143,11 +143,13 @@ def test_fused_experts_are_trained_by_choice_and_a_small_share_is_said(family):
     model = make(family)
     tuned = add_trainable_adapter(model, None, Hyperparameters())
     without = describe_share(tuned)
-    assert ("lora_experts = true adds its experts" in without) == without.startswith("warning")
+    assert ("lora_experts = true adds its experts" in without.remedy) == (
+        without.level == "warning"
+    )
     tuned.unload()
     tuned = add_trainable_adapter(model, None, Hyperparameters(lora_experts=True))
-    share = float(describe_share(tuned).split("with ")[1].split("%")[0])
-    assert share > 90
+    assert describe_share(tuned).level == "ok"
+    assert measure_share(tuned) > 0.9
     tuned(IDS, labels=IDS).loss.backward()
     # Of the experts some get no token here, so only the whole factor has a gradient.
     assert all(w.grad.any() for name, w in tuned.named_parameters() if "lora_B" in name)
@@ -175,7 +177,8 @@ def test_of_a_multimodal_model_only_the_text_part_gets_adapters():
     tuned = add_trainable_adapter(model, None, Hyperparameters(target_modules=("k_proj",)))
     assert list_adapted(tuned) == set(chosen.modules)
     assert len(chosen.modules) == 2
-    assert float(describe_share(tuned).split("with ")[1].split("%")[0]) < 25
+    assert describe_share(tuned).level == "warning"
+    assert measure_share(tuned) < 0.25
 
 
 @pytest.mark.parametrize(
