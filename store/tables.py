@@ -54,12 +54,12 @@ Record = (
 # not named here hold text.
 _COLUMNS_OF = {
     "BIGINT": "process turn_id shared_turn_id position examples seed corrected kept max_examples "
-    "trained_tokens pairs",
+    "trained_tokens left_out pairs",
     "INTEGER": "iteration agent round prompt_tokens completion_tokens votes voters quorum step "
     "questions",
     "BOOLEAN": "tie correct agrees exact is_extra tuned tokens_estimated",
-    "DOUBLE": "latency_ms w loss learning_rate similarity input_usd output_usd cached_input_usd "
-    "training_usd batch_factor value low high",
+    "DOUBLE": "latency_ms w loss learning_rate base_kl similarity input_usd output_usd "
+    "cached_input_usd training_usd batch_factor value low high",
     "DATE": "read_on",
     "TIMESTAMP": "created_at started_at closed_at finished_at allowed_at changed_at",
     "JSON": "machine messages meta config versions custom_ids settings before now",
