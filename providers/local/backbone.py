@@ -68,19 +68,19 @@ class Backbone:
         self.dtype = dtype or choose_dtype(settings, self.device)
         self.source = source
         self._settings = settings
-        with silence_transformers(), translate_errors(source):
+        with silence_transformers(), translate_errors(source, settings, self.dtype):
             self.tokenizer: Any = load_tokenizer(source, settings)
         # The templates of a local model were tried when its files were checked.
         if not source.local:
             try_templates(self.tokenizer.chat_template, source.name)
-        with silence_transformers(), translate_errors(source):
+        with silence_transformers(), translate_errors(source, settings, self.dtype):
             self.model: Any = load_model(source, settings, self.device, self.dtype)
         if not self.tokenizer.chat_template:
             raise InvalidSettings(
                 f"the model {source.name!r} has no chat template, so it cannot hold a "
                 f"conversation; use an instruct model"
             )
-        with translate_errors(source):
+        with translate_errors(source, settings, self.dtype):
             pin_date(self.tokenizer, settings.template_date)
         pin_arguments(self.tokenizer, settings.template_arguments)
         # A GGUF model or a quantized one may come in another number type than the one asked for.
@@ -218,7 +218,7 @@ class Backbone:
                 f"use method = 'lora'"
             )
         source = self.source if start is None else ModelSource(str(start), True)
-        with silence_transformers(), translate_errors(source):
+        with silence_transformers(), translate_errors(source, self._settings, self.dtype):
             # A tuned model has changes that only TUNED_DTYPE can hold.
             dtype = self.dtype if start is None else TUNED_DTYPE
             model = load_model(source, self._settings, self.device, dtype)

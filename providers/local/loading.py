@@ -23,6 +23,7 @@ from providers.local.quantization import (
     read_format,
 )
 from providers.local.settings import LocalSettings
+from providers.local.shortage import advise_after_failure, require_room
 from providers.local.source import ModelSource
 
 _SHOWN = 3
@@ -76,6 +77,7 @@ def load_model(
         options["device_map"] = settings.device_map or {"": device}
         options["max_memory"] = settings.max_memory
         options["offload_folder"] = settings.offload_folder
+    require_room(source, settings, device.type, dtype.itemsize)
     model_class = _find_class(auto_class, config, source, settings)
     model, report = auto_class.from_pretrained(
         source.name,
@@ -171,7 +173,9 @@ def _list_load_options(source: ModelSource, settings: LocalSettings) -> dict[str
 
 
 @contextlib.contextmanager
-def translate_errors(source: ModelSource) -> Iterator[None]:
+def translate_errors(
+    source: ModelSource, settings: LocalSettings, dtype: torch.dtype
+) -> Iterator[None]:
     """Raise what a loader raises as an error that names the model."""
     try:
         yield
@@ -180,8 +184,10 @@ def translate_errors(source: ModelSource) -> Iterator[None]:
     # Loaders raise all kinds of errors, tokenizers even a bare Exception.
     except Exception as error:
         if is_out_of_memory(error):
-            text = f"the model {source.name!r} does not fit into memory: {error}"
-            raise OutOfMemory(text) from error
+            raise OutOfMemory(
+                f"the model {source.name!r} does not fit into memory: {error}; "
+                + advise_after_failure(source, settings, dtype.itemsize)
+            ) from error
         if "trust_remote_code" in str(error):
             raise InvalidSettings(
                 f"the model {source.name!r} needs Python code that it brings along, which would "

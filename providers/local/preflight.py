@@ -5,8 +5,6 @@ Sizes are estimates from the files and from `config.json`. They only serve to wa
 
 from __future__ import annotations
 
-import json
-import platform
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +12,8 @@ from typing import Any
 
 from providers.errors import ProviderError
 from providers.local.deep_check import describe_kept_checks, try_model
+from providers.local.machine import find_free_memory, guess_dtype_bytes, has_device
+from providers.local.memory import ModelSize, find_remedies, make_plan, measure_model, write_size
 from providers.local.quantization import find_training_faults, read_format
 from providers.local.schedule import describe_small_reach
 from providers.local.settings import CAPABILITIES, LocalSettings, find_unsupported
@@ -29,17 +29,9 @@ from providers.local.source import (
 from providers.local.template_checks import check_template
 from providers.types import Finding, Hyperparameters, Need, PreflightReport
 
-_WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
 _THERE = "the model's files are there"
 _DOWNLOADED = "the model has been downloaded"
-_BYTES_PER_NUMBER = 4
-_STORED_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8}
-_EXPERT_KEYS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _HUB_TIMEOUT_S = 5.0
-# The device files of NVIDIA's and AMD's drivers, of Windows' driver for its Linux subsystem, and of
-# NVIDIA's embedded boards: without any of them torch finds no CUDA device.
-_DRIVERS = tuple(map(Path, ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/nvmap")))
-_CARDS = Path("/proc/driver/nvidia/gpus")
 
 
 def preflight_files(
@@ -53,17 +45,17 @@ def preflight_files(
         # Those of a folder of the user's were checked when it was found.
         if not source.local and config:
             check_config(config, source.name, options)
+        folder = find_folder(source)
+        if folder is None:
+            found = replace(_find_on_hub(source), check="model")
+            return PreflightReport((found,), CAPABILITIES, None)
+        size = measure_model(folder, source.gguf_file, config)
     except ProviderError as error:
         return PreflightReport((Finding("error", str(error)),))
-    folder = find_folder(source)
-    if folder is None:
-        found = replace(_find_on_hub(source), check="model")
-        return PreflightReport((found,), CAPABILITIES, None)
-    weights = _count_weight_bytes(folder, source.gguf_file)
     findings = [
         Finding("ok", _THERE if source.local else _DOWNLOADED, check="model"),
         *_check_device(options),
-        *_check_memory(weights, options),
+        *_check_memory(size, options, need, hyperparameters),
         *_describe_date(folder, options),
         *_check_template(source, folder, options, need),
     ]
@@ -73,12 +65,8 @@ def preflight_files(
         findings += try_model(source, options, hyperparameters if need.finetune else None)
     else:
         findings += describe_kept_checks(source, options)
-    size: int | None = 0
-    if need.finetune and hyperparameters.method == "full":
-        size = _estimate_full_bytes(folder, weights, source.gguf_file)
-    elif need.finetune:
-        size = _estimate_adapter_bytes(folder, hyperparameters)
-    return PreflightReport(tuple(findings), CAPABILITIES, size)
+    taken = size.count_artifact_bytes(hyperparameters) if need.finetune else 0
+    return PreflightReport(tuple(findings), CAPABILITIES, taken)
 
 
 def _find_on_hub(source: ModelSource) -> Finding:
@@ -130,49 +118,28 @@ def _check_recipe(
 
 def _check_device(options: LocalSettings) -> list[Finding]:
     """An error if the requested device certainly does not exist."""
-    kind, _, index = options.device.partition(":")
-    there = True
-    if kind == "mps":
-        there = _is_apple_silicon()
-    elif kind == "cuda" and platform.system() == "Linux":
-        cards = list(_CARDS.iterdir()) if _CARDS.is_dir() else None
-        there = any(map(Path.exists, _DRIVERS))
-        there = there and (cards is None or not index or int(index) < len(cards))
-    if there:
+    if has_device(options.device):
         return []
     text = f"[provider] device = {options.device!r} is not there on this machine"
     return [Finding("error", text, 'use "auto" or "cpu"', "device")]
 
 
-def _count_weight_bytes(folder: Path, gguf_file: str | None) -> int:
-    if gguf_file is not None:
-        return (folder / gguf_file).stat().st_size
-    for pattern in _WEIGHTS:
-        sizes = [path.stat().st_size for path in folder.glob(pattern)]
-        if sizes:
-            return sum(sizes)
-    return 0
-
-
-def _check_memory(weights: int, options: LocalSettings) -> list[Finding]:
-    """A warning if the weights alone are larger than the CPU's free memory."""
-    if options.device not in ("auto", "cpu") or (options.device == "auto" and _has_accelerator()):
-        return []
-    # On an accelerator the weights lie in its memory, which only its driver knows.
-    import psutil  # type: ignore[import-untyped, unused-ignore]
-
-    free = psutil.virtual_memory().available
-    if weights <= free:
-        return []
-    return [
-        Finding(
-            "warning",
-            f"the weights take at least {weights / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory "
-            "are free",
-            "take a smaller model or a machine with more memory",
-            "memory",
-        )
-    ]
+def _check_memory(
+    size: ModelSize, options: LocalSettings, need: Need, hyperparameters: Hyperparameters
+) -> list[Finding]:
+    """What the run will hold in memory, and what would fit if that does not."""
+    trained = hyperparameters if need.finetune else None
+    plan = make_plan(options, guess_dtype_bytes(options), trained, need.adapters)
+    estimate = size.estimate(plan)
+    text = f"about {write_size(estimate.total)} of memory are needed ({estimate})"
+    found = find_free_memory(options)
+    if found is None:
+        return [Finding("ok", text, check="memory")]
+    free, place = found
+    text = f"{text}; {write_size(free)} of {place} are free"
+    if estimate.total <= free:
+        return [Finding("ok", text, check="memory")]
+    return [Finding("warning", text, find_remedies(size, plan, free), "memory")]
 
 
 def _check_template(
@@ -195,64 +162,3 @@ def _describe_date(folder: Path, options: LocalSettings) -> list[Finding]:
         return []
     text = f"the chat template writes a date, which is always {options.template_date}"
     return [Finding("ok", f"{text} ([provider] template_date)")]
-
-
-def _is_apple_silicon() -> bool:
-    return platform.system() == "Darwin" and platform.machine() == "arm64"
-
-
-def _has_accelerator() -> bool:
-    return _is_apple_silicon() or Path("/dev/nvidiactl").exists() or Path("/dev/kfd").exists()
-
-
-def _estimate_full_bytes(folder: Path, weights: int, gguf_file: str | None) -> int:
-    """Bytes of one fully tuned model: its weights have four bytes, whatever the base's have."""
-    if gguf_file is not None:
-        import gguf
-
-        numbers = sum(int(one.n_elements) for one in gguf.GGUFReader(folder / gguf_file).tensors)
-        return _BYTES_PER_NUMBER * numbers
-    config = _read_config(folder) or {}
-    stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
-    return _BYTES_PER_NUMBER * weights // _STORED_BYTES.get(stored, _BYTES_PER_NUMBER)
-
-
-def _estimate_adapter_bytes(folder: Path, how: Hyperparameters) -> int | None:
-    """Bytes of one adapter with low-rank factors of all linear layers; None if unknown."""
-    shape = _read_shape(folder)
-    if shape is None:
-        return None
-    hidden, inner, layers, keys = shape
-    # The factors of a (rows, columns) matrix have rank * (rows + columns) numbers. A layer has
-    # query and output, key and value, and three matrices between the hidden and inner widths.
-    widths = 2 * (hidden + hidden) + 2 * (hidden + keys) + 3 * (hidden + inner)
-    if how.lora_experts:
-        config = _read_config(folder) or {}
-        counts = (config.get(key) for key in _EXPERT_KEYS)
-        each = int(config.get("moe_intermediate_size") or inner)
-        widths += next((int(count) for count in counts if count), 0) * 3 * (hidden + each)
-    return _BYTES_PER_NUMBER * how.lora_rank * widths * layers
-
-
-def _read_config(folder: Path) -> dict[str, Any] | None:
-    """The text model's part of config.json; None if it cannot be read."""
-    try:
-        config: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return dict(config | config.get("text_config", {}))
-    except (OSError, ValueError, RecursionError, TypeError, AttributeError):
-        return None
-
-
-def _read_shape(folder: Path) -> tuple[int, int, int, int] | None:
-    """Hidden width, inner width, layers and key width; None if config.json lacks one of them."""
-    config = _read_config(folder)
-    if config is None:
-        return None
-    try:
-        hidden = int(config["hidden_size"])
-        heads = int(config["num_attention_heads"])
-        keys = hidden * int(config.get("num_key_value_heads") or heads) // heads
-        inner = int(config.get("intermediate_size") or 4 * hidden)
-        return hidden, inner, int(config["num_hidden_layers"]), keys
-    except (ValueError, KeyError, TypeError):
-        return None

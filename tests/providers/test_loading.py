@@ -11,6 +11,7 @@ import transformers
 from providers.errors import InvalidSettings, ModelNotFound
 from providers.local.attention import choose_attention, may_use_sdpa
 from providers.local.backbone import Backbone
+from providers.local.conversation import decode_answer
 from providers.local.factory import check, connect, output_settings
 from providers.local.loading import load_tokenizer, translate_errors
 from providers.local.settings import LocalSettings
@@ -215,8 +216,9 @@ def generate(backbone, text, tokens):
             do_sample=False,
             max_new_tokens=tokens,
         )
-    answer = out[0, ids["input_ids"].shape[1] :]
-    return backbone.tokenizer.decode(answer, skip_special_tokens=True)
+    answer = out[0, ids["input_ids"].shape[1] :].tolist()
+    ends = [place for place, token in enumerate(answer) if token in backbone.ends]
+    return decode_answer(backbone.tokenizer, answer[: ends[0]] if ends else answer)
 
 
 def test_the_template_of_a_processor_is_found(copy):
@@ -316,7 +318,7 @@ def test_a_loader_that_asks_for_trust_becomes_our_refusal(llama):
     source = locate_model(str(llama), LocalSettings())
     with (
         pytest.raises(InvalidSettings, match="trust_remote_code = true in"),
-        translate_errors(source),
+        translate_errors(source, LocalSettings(), torch.float32),
     ):
         raise ValueError("Please pass the argument `trust_remote_code=True`")
 

@@ -10,6 +10,7 @@ import torch
 
 from providers.errors import InvalidSettings
 from providers.local.backbone import Backbone
+from providers.local.conversation import decode_answer
 from providers.local.factory import check, connect
 from providers.local.loading import silence_transformers
 from providers.local.preflight import preflight_files
@@ -18,6 +19,7 @@ from providers.local.settings import LocalSettings
 from providers.local.source import locate_model
 from providers.types import Example, FinetuneSpec, Hyperparameters, Message, Need
 
+END = 1
 QUESTIONS = ["Why?", "What is 3+4*2?", "x" * 40, "Add 3 and 4, then multiply by 12."]
 ANSWERS = ["ab3", "ab ab 1", "a", "12 ab"]
 EXAMPLES = [
@@ -88,7 +90,10 @@ def generate_all(model, tokenizer):
                 do_sample=False,
                 max_new_tokens=8,
             )
-        texts.append(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
+        answer = out[0, ids.shape[1] :].tolist()
+        texts.append(
+            decode_answer(tokenizer, answer[: answer.index(END)] if END in answer else answer)
+        )
     return texts
 
 
