@@ -15,7 +15,7 @@ from store.records import IN_STAGE, StageKey
 _TURNS = f"""
     SELECT turn_id, round, agent, kind, model_id, messages::VARCHAR, response, answer,
         finish_reason, prompt_tokens, completion_tokens, latency_ms, error, created_at,
-        shared_turn_id
+        shared_turn_id, thought
     FROM turns WHERE {IN_STAGE} AND question_id = $question_id ORDER BY round, agent
 """
 _VOTES = f"""
@@ -35,7 +35,8 @@ class DebateTurn:
     """One response, the messages that were sent for it, and what its answer is worth.
 
     `kind` is answer or summary; a summary neither agrees nor is correct. `shared_turn_id` names the
-    turn of another arm that this one was taken over from.
+    turn of another arm that this one was taken over from. `thought` is what stands apart from the
+    response.
     """
 
     turn_id: int
@@ -53,6 +54,7 @@ class DebateTurn:
     error: str | None
     created_at: datetime
     shared_turn_id: int | None
+    thought: str | None
     agrees: bool | None
     correct: bool | None
 

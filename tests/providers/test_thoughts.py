@@ -1,5 +1,7 @@
 """Thoughts of reasoning models through the templates of known families: sent, stored, trained."""
 
+import asyncio
+
 import pytest
 
 from providers.errors import InvalidSettings
@@ -13,11 +15,19 @@ from providers.local.conversation import (
 from providers.local.factory import connect
 from providers.local.settings import LocalSettings
 from providers.local.thoughts import find_closing
-from providers.types import Example, Message, Request, Sampling
+from providers.types import (
+    Example,
+    FinetuneSpec,
+    Hyperparameters,
+    Message,
+    Request,
+    Sampling,
+)
 from tests.providers.published_templates import make_family_tokenizer
 
 QUESTION = Message("user", "What is 3+4?")
 UPDATE = Message("user", "Another agent says: 8.")
+TINY = {"threads": 1, "device": "cpu"}
 CHANNELS = (
     "<|channel|>analysis<|message|>3+4 is 7.<|end|>"
     "<|start|>assistant<|channel|>final<|message|>It is 7."
@@ -89,26 +99,59 @@ def test_a_prompt_that_opens_a_thought_is_known(prompt, closing):
     assert find_closing(prompt) == closing
 
 
-@pytest.fixture(scope="module")
-def thinker(tmp_path_factory):
-    """A tiny model of random weights whose template opens a thought in the prompt."""
+def save_family(folder, name):
+    """A tiny model of random weights with the family's template and tokens."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    folder = tmp_path_factory.mktemp("thinker")
-    tokenizer = make_family_tokenizer("deepseek_r1")
+    tokenizer = make_family_tokenizer(name)
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     config = LlamaConfig(
-        vocab_size=len(tokenizer), num_attention_heads=2, max_position_embeddings=256, **sizes
+        vocab_size=len(tokenizer),
+        num_attention_heads=2,
+        max_position_embeddings=512,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        **sizes,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+    return str(folder)
 
 
-async def test_a_thought_that_the_prompt_opens_and_max_tokens_cuts_is_no_answer(thinker, tmp_path):
-    provider = connect(str(thinker), {"threads": 1, "device": "cpu"}, tmp_path)
+@pytest.mark.parametrize("family", ["gpt_oss", "deepseek_r1"])
+async def test_a_model_that_learnt_to_think_writes_stores_and_rereads_its_thoughts(
+    family, tmp_path
+):
+    said = SAMPLED[family].replace("3+4 is 7", "7").replace("It is 7", "7")
+    example = Example((QUESTION, Message("assistant", said)), (1,))
+    settings = Hyperparameters(epochs=120, batch_size=2, learning_rate=2e-2, lora_rank=32)
+    provider = connect(save_family(tmp_path / "model", family), TINY, tmp_path / "models")
+    spec = FinetuneSpec("tuned", provider.base, [example] * 2, "0" * 64, settings)
+    handle = await provider.submit(spec)
+    for _ in range(1000):
+        state = await provider.poll(handle)
+        if state.done:
+            break
+        await asyncio.sleep(0.05)
+    assert state.model is not None, state.error
+    greedy = Sampling(temperature=0.0, max_tokens=120)
+    first = await provider.complete(Request(state.model, (QUESTION,), greedy, "k"))
+    assert (first.text, first.thought, first.finish_reason) == (said, None, "stop")
+    # The template takes the stored answer as a part of the next round's conversation.
+    later = (QUESTION, Message("assistant", first.text), UPDATE)
+    again = await provider.complete(Request(state.model, later, greedy, "l"))
+    await provider.close()
+    tokenizer = make_family_tokenizer(family)
+    answered = (QUESTION, Message("assistant", "7."), UPDATE)
+    expected = len(encode_prompt(tokenizer, answered)) + (2 if family == "deepseek_r1" else 0)
+    assert again.prompt_tokens == expected
+
+
+async def test_a_thought_that_the_prompt_opens_and_max_tokens_cuts_is_no_answer(tmp_path):
+    model = save_family(tmp_path / "model", "deepseek_r1")
+    provider = connect(model, TINY, tmp_path / "models")
     greedy = Sampling(temperature=0.0, max_tokens=6)
     done = await provider.complete(Request(provider.base, (QUESTION,), greedy, "k"))
     await provider.close()
