@@ -124,9 +124,9 @@ def save_family(folder, name):
 async def test_a_model_that_learnt_to_think_writes_stores_and_rereads_its_thoughts(
     family, tmp_path
 ):
-    said = SAMPLED[family].replace("3+4 is 7", "7").replace("It is 7", "7")
+    said = SAMPLED[family].replace("3+4 is 7.", "7").replace("It is 7.", "7")
     example = Example((QUESTION, Message("assistant", said)), (1,))
-    settings = Hyperparameters(epochs=120, batch_size=2, learning_rate=2e-2, lora_rank=32)
+    settings = Hyperparameters("full", epochs=60, batch_size=2, learning_rate=1e-2)
     provider = connect(save_family(tmp_path / "model", family), TINY, tmp_path / "models")
     spec = FinetuneSpec("tuned", provider.base, [example] * 2, "0" * 64, settings)
     handle = await provider.submit(spec)
@@ -144,7 +144,7 @@ async def test_a_model_that_learnt_to_think_writes_stores_and_rereads_its_though
     again = await provider.complete(Request(state.model, later, greedy, "l"))
     await provider.close()
     tokenizer = make_family_tokenizer(family)
-    answered = (QUESTION, Message("assistant", "7."), UPDATE)
+    answered = (QUESTION, Message("assistant", "7"), UPDATE)
     expected = len(encode_prompt(tokenizer, answered)) + (2 if family == "deepseek_r1" else 0)
     assert again.prompt_tokens == expected
 
