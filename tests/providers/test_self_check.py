@@ -148,8 +148,9 @@ def test_doctor_says_whether_a_model_was_tried_and_tries_it(llama):
     assert finding.level == "ok"
     assert "was not tried: `society doctor --deep`" in finding.text
     found = try_model(source, EXACT, Hyperparameters())
-    assert [one.level for one in found] == ["ok", "ok"]
+    assert [one.level for one in found] == ["ok", "ok", "ok"]
     assert found[0].text == "answers as transformers does, by the fast decoder"
+    assert found[2].text == "LoRA is put on layers with 100.0% of the model's weights"
     [finding] = describe_kept_checks(source, EXACT)
     assert finding.text.startswith("was tried before (cpu/torch.float32), by the fast decoder")
 
