@@ -401,8 +401,16 @@ _SMALL = {
     "is_decoder": True,
 }
 
-# What single families need beyond that: the kinds of their layers.
+# Parts of half a head, for time, height and width.
+_THREE_AXES = {
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
+}
+# What single families need beyond that: the kinds of their layers, and axes of their positions.
 _EXTRAS: dict[str, dict[str, Any]] = {
+    "qwen2_vl_text": _THREE_AXES,
+    "qwen2_5_vl_text": _THREE_AXES,
+    "qwen3_vl_text": _THREE_AXES,
+    "qwen3_vl_moe_text": _THREE_AXES,
     "bamba": {"attn_layer_indices": [1, 3]},
     "granitemoehybrid": {"layer_types": ["mamba", "attention", "mamba", "attention"]},
     "zaya": {"num_experts_per_tok": 1},

@@ -46,9 +46,9 @@ _TEXTS = (
     "6*7 = 42. Using their reasoning as additional information, can you give an updated answer?",
 )
 # Answers of unequal lengths, so that rows leave a batch at different times.
-_NEW_TOKENS = (8, 5, 8, 6)
+_NEW_TOKENS = (8, 5, 8, 6, 4, 8)
 # Fewer places than rows, so that some rows join a running batch.
-_PLACES = 6
+_PLACES = 5
 _SLOTS = 1 << 20
 # How far two ways of computing may move a logit, as a share of the greatest one: what rounding
 # does over all layers.
@@ -253,6 +253,8 @@ def make_expected_rows(backbone: Backbone) -> list[DecodingRow]:
     limit = backbone.guess_plan().limit or backbone.context
     room = max(1, min(backbone.context, limit) - max(_NEW_TOKENS))
     prompts = [tuple(backbone.tokenizer(text)["input_ids"])[:room] for text in _TEXTS]
+    # Prompts of one length can be answered together without padding, which is a way of its own.
+    prompts += [prompt[::-1] for prompt in prompts[-2:]]
     rows = [_make_row(prompt, new, None) for prompt, new in zip(prompts, _NEW_TOKENS, strict=True)]
     _answer_by_reference(backbone, rows)
     return rows
