@@ -5,6 +5,7 @@
   the connection itself.
 - Weights: `loading` reads them, with the `attention` and the `placement` that fit; `backbone` holds
   the base and full fine-tunes, `adapters` the LoRA adapters; `hardware` knows the device.
+- Memory: `memory` estimates it from `weights` and `machine`; `shortage` says what would fit.
 - Answering: `engine` owns the device and batches the waiting `work`; `conversation` makes token
   ids; `decode` draws tokens for `rows` with the key-value cache of `slot_cache`; `scoring` gives
   log-probabilities and divergences.

@@ -22,6 +22,7 @@ from providers.local.loading import (
     load_model,
     load_tokenizer,
     read_gguf_ends,
+    require_weights_in_place,
     silence_transformers,
     translate_errors,
     try_templates,
@@ -195,6 +196,7 @@ class Backbone:
         The base is unchanged afterwards, also after an error. Fresh weights and dropout draw from
         torch's global generator, which is seeded with `seed` inside and restored afterwards.
         """
+        require_weights_in_place(self.model, self.source)
         self.adapters.detach()
         with torch.random.fork_rng():
             torch.manual_seed(seed)

@@ -8,12 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from providers.base import Provider, ProviderFactory, Settings
+from providers.local.placement import runs_on_cpu
 from providers.local.settings import LocalSettings
 from providers.local.source import locate_model
 from providers.types import Hyperparameters, Need, PreflightReport
 
 # How much is computed at a time does not change an answer.
 _NO_EFFECT_ON_ANSWERS = ("max_batch_size", "max_batch_tokens", "full_models")
+# Where a part waits does not either: it computes on a graphics card if there is one.
+_PLACES = ("device_map", "max_memory", "offload_folder")
 
 
 def check(target: str, settings: Settings) -> None:
@@ -29,7 +32,10 @@ def output_settings(settings: Settings) -> Settings:
     kept = {name: value for name, value in settings.items() if name not in _NO_EFFECT_ON_ANSWERS}
     if "device" in kept:
         kept["device"] = str(kept["device"]).partition(":")[0]
-    return kept
+    plan = kept.get("device_map")
+    if isinstance(plan, dict) and runs_on_cpu(plan):
+        kept["device"] = "cpu"
+    return {name: value for name, value in kept.items() if name not in _PLACES}
 
 
 def connect(target: str, settings: Settings, workdir: Path) -> Provider:

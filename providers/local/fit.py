@@ -15,7 +15,7 @@ from providers.local.attention import may_use_sdpa
 from providers.local.checkpoint import FitState
 from providers.local.conversation import TrainingSequence
 from providers.local.drift import measure_drift
-from providers.local.hardware import has_native_bf16, is_out_of_memory
+from providers.local.hardware import has_native_bf16, is_out_of_memory, release_memory
 from providers.local.loss import (
     SummedLoss,
     collate_batch,
@@ -230,8 +230,7 @@ class Fit:
     def _reduce_memory(self, members: list[TrainingSequence]) -> None:
         """Make the next try need less memory: half the tokens at a time, then recomputation."""
         self._optimizer.zero_grad()
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        release_memory()
         longest = max(len(sequence.token_ids) - 1 for sequence in members)
         if self._token_budget > longest:
             self._token_budget //= 2

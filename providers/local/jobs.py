@@ -25,7 +25,7 @@ from providers.types import (
 
 _MORE_MEMORY = (
     "free some of the device's memory, or use a smaller model, a lower finetune.lora_rank or "
-    "[provider] max_batch_tokens"
+    "[provider] max_batch_tokens, or [provider] quantization = 'nf4'"
 )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from providers.errors import InvalidSettings, ModelNotFound, OutOfMemory, ProviderError
+from providers.errors import InvalidSettings, ModelNotFound, OutOfMemory, ProviderError, Unsupported
 from providers.local.architecture import TRUST_REMEDY, choose_auto_class
 from providers.local.attention import choose_attention
 from providers.local.file_checks import try_template
@@ -123,6 +123,16 @@ def find_input_device(model: Any) -> torch.device:
     return found
 
 
+def require_weights_in_place(model: Any, source: ModelSource) -> None:
+    """Raise `Unsupported` if parts of the model wait elsewhere: they have no gradient there."""
+    if any(weight.device.type == "meta" for weight in model.parameters()):
+        raise Unsupported(
+            f"parts of the model {source.name!r} wait on the disk or in memory for their turn "
+            "(device_map), so that it answers, but cannot be trained or answer with adapters; set "
+            "quantization = 'nf4', raise max_memory, or use more or larger graphics cards"
+        )
+
+
 def _find_class(auto_class: Any, config: Any, source: ModelSource, settings: LocalSettings) -> Any:
     """The class of the model that `auto_class` will make of `config`."""
     code = (getattr(config, "auto_map", None) or {}).get(auto_class.__name__)
@@ -215,6 +225,7 @@ def silence_transformers() -> Iterator[None]:
     transformers_logging.disable_progress_bar()
     # PEFT imports it where it is installed, and it tells of kernels that it lacks.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
     try:
         yield
     finally:

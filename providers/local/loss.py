@@ -150,8 +150,10 @@ class SummedLoss:
         self._bf16 = bf16
         self._vocabulary = 1
         self._split = self._is_head_alone()
+        # Columns are on the first device, and a model may end on another.
         self._takes_logits_to_keep = (
             "logits_to_keep" in inspect.signature(causal.forward).parameters
+            and len(set((getattr(causal, "hf_device_map", None) or {}).values())) < 2
         )
 
     def backward(self, batch: MicroBatch, divisor: float) -> torch.Tensor:
@@ -166,7 +168,7 @@ class SummedLoss:
             loss.backward()  # type: ignore[no-untyped-call]
             return loss.detach()
         with self._autocast():
-            states_B_T_D = self._body(batch.tokens_B_T, use_cache=False).last_hidden_state
+            states_B_T_D = self._run_body(batch.tokens_B_T)
             states_N_D = states_B_T_D[batch.rows_N, batch.columns_N]
         # The head runs in chunks, and its gradient gathers at this leaf, so that no chunk's logits
         # stay in memory for the pass back through the transformer.
@@ -175,12 +177,12 @@ class SummedLoss:
         rows = self._head_rows
         for start in range(0, len(leaf_N_D), rows):
             with self._autocast():
-                logits_n_V = self._head(leaf_N_D[start : start + rows]).float()
+                logits_n_V = self._run_head(leaf_N_D[start : start + rows]).float()
                 targets_n = batch.targets_N[start : start + rows]
                 loss = cross_entropy(logits_n_V, targets_n, reduction="sum") / divisor
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
-        states_N_D.backward(leaf_N_D.grad)
+        states_N_D.backward(leaf_N_D.grad)  # type: ignore[no-untyped-call]
         return total
 
     @torch.no_grad()
@@ -208,17 +210,26 @@ class SummedLoss:
                 yield logits_N_V
                 return
             with self._autocast():
-                states_B_T_D = self._body(batch.tokens_B_T, use_cache=False).last_hidden_state
+                states_B_T_D = self._run_body(batch.tokens_B_T)
                 states_N_D = states_B_T_D[batch.rows_N, batch.columns_N]
             for start in range(0, len(states_N_D), self._head_rows):
                 with self._autocast():
-                    logits_n_V = self._head(states_N_D[start : start + self._head_rows]).float()
+                    logits_n_V = self._run_head(states_N_D[start : start + self._head_rows]).float()
                 yield logits_n_V
 
     @property
     def _head_rows(self) -> int:
         """How many positions the head takes at a time."""
         return max(1, _LOGITS.get(self._device.type, _LOGITS["cpu"]) // self._vocabulary)
+
+    def _run_body(self, tokens_B_T: torch.Tensor) -> torch.Tensor:
+        # A model may lie on several devices; the loss is computed on the first.
+        states: torch.Tensor = self._body(tokens_B_T, use_cache=False).last_hidden_state
+        return states.to(self._device)
+
+    def _run_head(self, states_n_D: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self._head(states_n_D)
+        return logits.to(self._device)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16)
@@ -240,9 +251,9 @@ class SummedLoss:
         try:
             with evaluate(self._causal):
                 tokens_1_4 = torch.arange(4, device=self._device)[None]
-                states_1_4_D = self._body(tokens_1_4, use_cache=False).last_hidden_state
+                states_1_4_D = self._run_body(tokens_1_4)
                 logits_1_4_V = self._causal(tokens_1_4, use_cache=False).logits
                 self._vocabulary = logits_1_4_V.shape[-1]
-                return torch.equal(self._head(states_1_4_D), logits_1_4_V)
+                return torch.equal(self._run_head(states_1_4_D), logits_1_4_V)
         except (AttributeError, RuntimeError, TypeError):
             return False

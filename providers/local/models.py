@@ -15,6 +15,7 @@ from providers.errors import OutOfMemory
 from providers.local.backbone import TUNED_DTYPE, Backbone
 from providers.local.hardware import is_out_of_memory, release_memory
 from providers.local.kept_checks import KeptChecks
+from providers.local.loading import require_weights_in_place
 from providers.local.lora import add_trainable_adapter, is_adapter
 from providers.local.peft_adapters import read_signature
 from providers.local.plans import Verdict
@@ -116,6 +117,7 @@ class LocalModels:
         Raises `Unsupported` if the model cannot be trained or could not answer with them, and
         `InvalidSettings` for layers that it lacks.
         """
+        require_weights_in_place(self.base.model, self._source)
         if hyperparameters.method != "lora":
             return
 
@@ -149,6 +151,7 @@ class LocalModels:
         base = self.base
         if signature in base.plans:
             return
+        require_weights_in_place(base.model, self._source)
         verdict = self._kept.find(base.place, signature)
         if verdict is None:
             with _translate_memory_errors(self._source):

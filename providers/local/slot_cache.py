@@ -62,6 +62,7 @@ class SlotCache(Cache):
         """Copy the first `extent` slots of lines `source_R` over lines `target_R`, all at once."""
         for layer in self._caches:
             for buffer in layer.buffers:
+                source_R, target_R = source_R.to(buffer.device), target_R.to(buffer.device)
                 buffer[target_R, :, :extent] = buffer[source_R, :, :extent]
 
     def release(self) -> None:
@@ -98,17 +99,23 @@ class _CacheLayer(CacheLayerMixin):  # type: ignore[no-untyped-call, unused-igno
         plan = self._cache.plan
         if isinstance(plan, PrefillPlan):
             width = key_states.shape[2]
+            # A model may lie on several devices, a layer on each.
+            source_R, target_R = (
+                plan.source_R.to(key_states.device),
+                plan.target_R.to(key_states.device),
+            )
             for buffer, state in zip(self.buffers, (key_states, value_states), strict=True):
-                buffer[plan.target_R, :, :width] = state[plan.source_R]
+                buffer[target_R, :, :width] = state[source_R]
             if self._last:
                 raise PrefillDone
             # A prompt attends to itself alone, so this pass needs no slots of the cache.
             return key_states, value_states
         assert plan is not None
         rows = len(plan.slot_B)
-        row_B = torch.arange(rows, device=plan.slot_B.device)
+        slot_B = plan.slot_B.to(key_states.device)
+        row_B = torch.arange(rows, device=slot_B.device)
         for buffer, state in zip(self.buffers, (key_states, value_states), strict=True):
-            buffer[row_B, :, plan.slot_B] = state[:, :, 0]
+            buffer[row_B, :, slot_B] = state[:, :, 0]
         keys, values = self.buffers
         return keys[:rows, :, : plan.extent], values[:rows, :, : plan.extent]
 
