@@ -101,7 +101,13 @@ def check_quantization(stored: str | None, gguf: bool, name: str, settings: Loca
 def find_training_faults(
     stored: str | None, settings: LocalSettings, hyperparameters: Hyperparameters
 ) -> tuple[str, ...]:
-    """Why a quantized model cannot be trained like that, with the remedy; () if it can."""
+    """Why packed weights, or those on the disk, cannot be trained so; () if they can."""
+    plan = settings.device_map
+    if isinstance(plan, dict) and "disk" in plan.values():
+        return (
+            "[provider] device_map keeps parts on the disk, where they have no gradient; give "
+            "every part another device, or set quantization = 'nf4'",
+        )
     form = None if stored is None else describe_format(stored)
     if form is not None and not (form.trainable or form.unpacked):
         return (f"weights stored as {stored} only answer; {_UNQUANTIZED}",)

@@ -33,6 +33,12 @@ async def train(provider):
     return state
 
 
+def test_a_map_that_names_the_disk_is_refused_before_the_model_is_loaded(llama, tmp_path):
+    provider = open_provider(llama, tmp_path, device_map=ON_DISK)
+    [fault] = provider.validate_hyperparameters(Hyperparameters())
+    assert "keeps parts on the disk" in fault
+
+
 async def test_a_device_map_of_the_cpu_changes_nothing(llama, tmp_path, ask):
     plain = open_provider(llama, tmp_path / "plain", device="cpu")
     mapped = open_provider(llama, tmp_path / "mapped", device_map={"": "cpu"})
