@@ -22,8 +22,9 @@ _JOBS = """
         select job_id, list(loss order by step) as losses from training_points group by job_id
     )
     select j.arm, j.iteration, j.agent, j.role, d.examples, j.status, coalesce(j.error, d.note),
-           j.shared_job_id is not null, coalesce(l.losses, [])
+           j.shared_job_id is not null, coalesce(l.losses, []), o.base_kl
     from jobs j
+    left join jobs o on o.job_id = coalesce(j.shared_job_id, j.job_id)
     join datasets d using (dataset_id)
     left join losses l on l.job_id = coalesce(j.shared_job_id, j.job_id)
     order by j.arm, j.iteration, j.agent, j.role desc, j.created_at
@@ -79,7 +80,8 @@ class Flips:
 @dataclass(frozen=True, slots=True)
 class Tuning:
     """One job; `losses` in nats per trained token, one per optimizer step. `shared`: it has taken
-    over another job's model, because it described the same training. `agent` 0: all agents'."""
+    over another job's model, because it described the same training. `agent` 0: all agents'.
+    `base_kl` is how far its model is from the base, in nats per trained token."""
 
     run: str
     seed: int
@@ -92,6 +94,7 @@ class Tuning:
     note: str | None
     shared: bool
     losses: tuple[float, ...]
+    base_kl: float | None
 
 
 def read_labels(runs: Sequence[SeedRun], arms: Sequence[ArmSettings]) -> list[ArmLabels]:
@@ -135,11 +138,12 @@ def read_tunings(runs: Sequence[SeedRun]) -> list[Tuning]:
             note,
             shared,
             losses,
+            base_kl,
         ) in run.store.rows(_JOBS):
             found.append(
                 Tuning(
                     run.name, run.seed, arm, iteration, agent, role, examples, status, note,
-                    shared, tuple(losses),
+                    shared, tuple(losses), base_kl,
                 )
             )  # fmt: skip
     return found

@@ -305,6 +305,7 @@ _TUNING_COLUMNS: Sequence[Column[_Trained]] = (
     ),
     Column("first loss", "first_loss", lambda row: _mean_at(row.losses, 0), decimals(3)),
     Column("last loss", "last_loss", lambda row: _mean_at(row.losses, -1), decimals(3)),
+    Column("KL to the base", "base_kl", lambda row: _mean_known(row.jobs), decimals(4)),
     Column("not tuned", "not_tuned", lambda row: row.not_tuned),
 )
 _TUNING = TableSpec(
@@ -312,7 +313,8 @@ _TUNING = TableSpec(
     "Fine-tuning",
     _TUNING_COLUMNS,
     _list_trained,
-    "Means over the models of an arm and over the seeds. Loss: nats per trained token.",
+    "Means over the models of an arm and over the seeds. Loss and KL: nats per trained token. With "
+    "a KL below 0.001 a model answers as the base does.",
 )
 
 
@@ -326,10 +328,16 @@ _JOB_COLUMNS: Sequence[Column[Tuning]] = (
     Column("steps", "steps", lambda job: len(job.losses) or None, NUMBER),
     Column("first loss", "first_loss", lambda job: _loss_at(job, 0), decimals(3)),
     Column("last loss", "last_loss", lambda job: _loss_at(job, -1), decimals(3)),
+    Column("KL to the base", "base_kl", lambda job: job.base_kl, decimals(4)),
     Column("status", "status", lambda job: f"{job.status}, shared" if job.shared else job.status),
     Column("", "note", lambda job: job.note or ""),
 )
 _JOBS = TableSpec("jobs", "Every job", _JOB_COLUMNS, lambda experiment: experiment.tunings)
+
+
+def _mean_known(jobs: Sequence[Tuning]) -> float | None:
+    known = [job.base_kl for job in jobs if job.base_kl is not None]
+    return fmean(known) if known else None
 
 
 def _loss_at(job: Tuning, place: int) -> float | None:
