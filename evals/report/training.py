@@ -24,8 +24,8 @@ _JOBS = """
     select j.arm, j.iteration, j.agent, j.role, d.examples, j.status, coalesce(j.error, d.note),
            j.shared_job_id is not null, coalesce(l.losses, []), o.base_kl
     from jobs j
-    left join jobs o on o.job_id = coalesce(j.shared_job_id, j.job_id)
     join datasets d using (dataset_id)
+    left join jobs o on o.job_id = coalesce(j.shared_job_id, j.job_id)
     left join losses l on l.job_id = coalesce(j.shared_job_id, j.job_id)
     order by j.arm, j.iteration, j.agent, j.role desc, j.created_at
 """
