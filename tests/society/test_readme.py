@@ -46,7 +46,7 @@ def workplace(tmp_path_factory) -> Path:
     pytest.importorskip("torch")
     folder = tmp_path_factory.mktemp("readme")
     recipe = subprocess.run(
-        ["make", "--dry-run", "--silent", "demo"],
+        ["make", "--dry-run", "--silent", "--no-print-directory", "demo"],
         cwd=ROOT,
         capture_output=True,
         text=True,
