@@ -219,6 +219,7 @@ def silence_transformers() -> Iterator[None]:
 
     transformers_logging: Any = untyped
     level = transformers_logging.get_verbosity()
+    _hide_gguf_bar()
     bars = transformers_logging.is_progress_bar_enabled()
     logging.captureWarnings(True)
     transformers_logging.set_verbosity_error()
@@ -233,3 +234,11 @@ def silence_transformers() -> Iterator[None]:
         logging.captureWarnings(False)
         if bars:
             transformers_logging.enable_progress_bar()
+
+
+def _hide_gguf_bar() -> None:
+    """Keep the reader of GGUF files from drawing its progress bar, which has no switch."""
+    from transformers import modeling_gguf_pytorch_utils as untyped
+
+    reader: Any = untyped
+    reader.tqdm = lambda tensors, **described: tensors

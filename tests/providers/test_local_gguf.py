@@ -83,7 +83,7 @@ def interleaved(name, tensor, config):
     return halves.swapaxes(1, 2).reshape(tensor.shape).contiguous()
 
 
-async def test_a_gguf_file_answers_like_the_folder_and_trains(llama, tmp_path, ask):
+async def test_a_gguf_file_answers_like_the_folder_and_trains(llama, tmp_path, ask, capfd):
     write_gguf(tmp_path / "tiny.gguf", llama)
     check(str(tmp_path / "tiny.gguf"), {})
     check(str(tmp_path), {"gguf_file": "tiny.gguf"})
@@ -102,6 +102,8 @@ async def test_a_gguf_file_answers_like_the_folder_and_trains(llama, tmp_path, a
         await asyncio.sleep(0.02)
     assert state.status == "succeeded", state.error
     await provider.close()
+    # No progress bar over the run's own display.
+    assert "quantizing" not in capfd.readouterr().err
 
 
 def test_a_gguf_file_without_chat_template(llama, tmp_path):

@@ -50,6 +50,13 @@ def test_a_model_that_the_fast_way_answers_rightly_is_answered_fast(llama):
     assert backbone.adapters.names == frozenset()
 
 
+def test_rounding_of_half_precision_is_no_fault(llama):
+    settings = LocalSettings(threads=1, dtype="bfloat16", device="cpu")
+    backbone = Backbone(locate_model(str(llama), settings), settings)
+    assert check_base(backbone).plan.scoring == "padded"
+    assert check_adapters(backbone, make_attach())[1].plan.scoring == "padded"
+
+
 def make_attach(**choices):
     from peft import LoraConfig, get_peft_model
 
