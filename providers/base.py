@@ -108,6 +108,16 @@ class Provider(ABC):
     async def complete(self, request: Request) -> Completion:
         """Answer one conversation."""
 
+    def validate_sampling(self, sampling: Sampling) -> Sequence[str]:
+        """What `complete` could not honor in it, each with its remedy.
+
+        By default everything beside temperature, top-p and the number of tokens.
+        """
+        return [
+            f"sampling.{name} = {value!r}: {self.base.address} does not take it; remove it"
+            for name, value in sampling.list_extras().items()
+        ]
+
     # Likelihoods, announced by `Capabilities.score` and `Capabilities.divergences`.
 
     async def score(self, model: ModelRef, messages: Sequence[Message], text: str) -> Score:
@@ -228,6 +238,9 @@ class ProviderWrapper(Provider):
 
     async def complete(self, request: Request) -> Completion:
         return await self._provider.complete(request)
+
+    def validate_sampling(self, sampling: Sampling) -> Sequence[str]:
+        return self._provider.validate_sampling(sampling)
 
     async def score(self, model: ModelRef, messages: Sequence[Message], text: str) -> Score:
         return await self._provider.score(model, messages, text)

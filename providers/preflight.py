@@ -85,7 +85,7 @@ async def preflight_model(
     except ProviderError as error:
         return PreflightReport((Finding("error", str(error)),))
     try:
-        findings = [*await provider.preflight(need)]
+        findings = [*await provider.preflight(need), *_check_samplings(provider, need)]
         if need.finetune:
             faults = [fault for how in recipes for fault in provider.validate_hyperparameters(how)]
             findings += [
@@ -95,6 +95,11 @@ async def preflight_model(
         return PreflightReport(tuple(findings), provider.capabilities)
     finally:
         await provider.close()
+
+
+def _check_samplings(provider: Provider, need: Need) -> list[Finding]:
+    faults = [fault for each in need.samplings for fault in provider.validate_sampling(each)]
+    return [Finding("error", fault, check="sampling") for fault in dict.fromkeys(faults)]
 
 
 async def preflight_answer_server(
@@ -110,6 +115,7 @@ async def preflight_answer_server(
     try:
         # The server only answers; the trainer's own report covers fine-tuning.
         findings = [*await server.preflight(replace(need, finetune=False))]
+        findings += _check_samplings(server, need)
         if need.finetune and all(found.level != "error" for found in findings):
             found = await _preflight_adapters(server, answers, workdir)
             findings += label_findings("adapters", found)

@@ -38,6 +38,7 @@ from providers.types import (
     JobState,
     ModelRef,
     Request,
+    Sampling,
 )
 from providers.validation import format_errors
 
@@ -98,6 +99,10 @@ class ReplayProvider(Provider):
         if not same and self._settings.match == "messages":
             raise TranscriptMismatch(self._explain_difference(key, closest, conversation))
         return closest.completion()
+
+    def validate_sampling(self, sampling: Sampling) -> Sequence[str]:
+        # What is answered is fixed, however it was drawn.
+        return ()
 
     async def submit(self, spec: FinetuneSpec) -> JobHandle:
         handle = JobHandle(_artifact_of(spec), spec.name, spec.digest)

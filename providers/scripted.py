@@ -26,6 +26,7 @@ from providers.types import (
     JobState,
     ModelRef,
     Request,
+    Sampling,
 )
 
 Script = Callable[[Request], str | Completion]
@@ -75,6 +76,10 @@ class ScriptedProvider(Provider):
             return answer
         prompt_tokens = sum(len(m.content.split()) for m in request.messages)
         return Completion(answer, "stop", prompt_tokens, len(answer.split()), 0.0)
+
+    def validate_sampling(self, sampling: Sampling) -> Sequence[str]:
+        # What is answered is fixed, however it was drawn.
+        return ()
 
     async def submit(self, spec: FinetuneSpec) -> JobHandle:
         self._jobs[spec.name] = spec

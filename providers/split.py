@@ -30,6 +30,7 @@ from providers.types import (
     Message,
     ModelRef,
     Request,
+    Sampling,
     Score,
 )
 
@@ -167,6 +168,9 @@ class SplitProvider(ProviderWrapper):
                 "without a reasoning parser (vLLM, SGLang: --reasoning-parser)"
             )
         return completion
+
+    def validate_sampling(self, sampling: Sampling) -> Sequence[str]:
+        return self._server.validate_sampling(sampling)
 
     async def score(self, model: ModelRef, messages: Sequence[Message], text: str) -> Score:
         if not self._server.capabilities.score:

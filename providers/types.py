@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from functools import cached_property
+from types import MappingProxyType
 from typing import Literal
 
 from providers.hyperparameters import Hyperparameters as Hyperparameters
@@ -31,12 +32,49 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a completion is drawn. `temperature` 0 is greedy; `max_tokens` counts new tokens."""
+    """How a completion is drawn. `temperature` 0 is greedy; `max_tokens` counts new tokens.
+
+    `top_k` likeliest tokens are kept (0: all), then those that have `top_p` of the probability
+    together, then those of at least `min_p` times the greatest probability. `repetition_penalty`
+    divides the logits of tokens that prompt or answer have already (negative ones are multiplied);
+    `frequency_penalty` and `presence_penalty`, of servers, are subtracted for tokens of the answer.
+    Penalties change greedy answers too. `stop` are texts that end an answer, which does not have
+    them.
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0
     max_tokens: int = 512
     seed: int = 0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    stop: tuple[str, ...] = ()
+
+    def list_extras(self) -> dict[str, int | float | tuple[str, ...]]:
+        """The settings beside temperature, top-p, number of tokens and seed that are not off.
+
+        >>> Sampling(top_k=20).list_extras()
+        {'top_k': 20}
+        """
+        return {
+            name: value
+            for name, off in EXTRA_SETTINGS.items()
+            if (value := getattr(self, name)) != off
+        }
+
+
+_BASIC_SETTINGS = ("temperature", "top_p", "max_tokens", "seed")
+EXTRA_SETTINGS: Mapping[str, int | float | tuple[str, ...]] = MappingProxyType(
+    {
+        field.name: getattr(Sampling(), field.name)
+        for field in fields(Sampling)
+        if field.name not in _BASIC_SETTINGS
+    }
+)
+"""The settings of `Sampling` that not every model takes, each with the value that is off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,8 +322,8 @@ class Need:
     `adapters` counts the tuned models that answer at the same time, `examples` is the most that a
     job can have. `batches`: evaluation goes out in batches. `deep`: a model of this process may be
     loaded and tried. `conversations` has one of every kind that the run will have, and `trains_all`
-    says that all answers of one are trained together. `skip` names the checks of
-    `providers.preflight.CHECKS` that the user leaves out.
+    says that all answers of one are trained together. `samplings`: how answers will be drawn.
+    `skip` names the checks of `providers.preflight.CHECKS` that the user leaves out.
     """
 
     finetune: bool
@@ -299,6 +337,7 @@ class Need:
     conversations: tuple[tuple[Message, ...], ...] = ()
     trains_all: bool = False
     skip: frozenset[str] = field(default_factory=frozenset)
+    samplings: tuple[Sampling, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

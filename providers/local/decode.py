@@ -23,7 +23,8 @@ import torch
 
 from providers.local.adapters import ROW_MULTIPLE, round_up
 from providers.local.backbone import Backbone
-from providers.local.rows import BatchSampling, DecodingRow, arrange_rows, choose_tokens
+from providers.local.drawing import BatchSampling, choose_tokens
+from providers.local.rows import DecodingRow, arrange_rows
 from providers.local.slot_cache import DecodePlan, PrefillDone, PrefillPlan, SlotCache
 
 # Prompt tokens of one forward pass, so that its activations stay small.
@@ -168,7 +169,8 @@ class SlotDecoder:
                 past_key_values=self._cache,
                 use_cache=True,
             ).logits[: len(self._lines), -1]
-        drawn_B = choose_tokens(logits_B_V, self._sampling, torch.from_numpy(point_B))
+        known = [row.known for row in self._lines]
+        drawn_B = choose_tokens(logits_B_V, self._sampling, torch.from_numpy(point_B), known)
         tokens: list[int] = drawn_B.tolist()
         return tokens
 
@@ -249,7 +251,9 @@ class PaddedDecoder:
         device = self._backbone.device
         sampling = BatchSampling.of([row.sampling for row in self._rows], device)
         point_B = torch.tensor([row.point for row in self._rows], dtype=torch.float64)
-        tokens: list[int] = choose_tokens(self._compute_logits(), sampling, point_B).tolist()
+        known = [row.known for row in self._rows]
+        drawn_B = choose_tokens(self._compute_logits(), sampling, point_B, known)
+        tokens: list[int] = drawn_B.tolist()
         for row, token in zip(self._rows, tokens, strict=True):
             if row.abandoned:
                 row.finish = "error"

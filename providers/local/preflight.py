@@ -16,7 +16,12 @@ from providers.local.machine import find_free_memory, guess_dtype_bytes, has_dev
 from providers.local.memory import ModelSize, find_remedies, make_plan, measure_model, write_size
 from providers.local.quantization import find_training_faults, read_format
 from providers.local.schedule import describe_small_reach
-from providers.local.settings import CAPABILITIES, LocalSettings, find_unsupported
+from providers.local.settings import (
+    CAPABILITIES,
+    LocalSettings,
+    find_unsupported,
+    find_unsupported_sampling,
+)
 from providers.local.source import (
     ModelSource,
     check_config,
@@ -38,6 +43,7 @@ def preflight_files(
     target: str, settings: Mapping[str, object], need: Need, hyperparameters: Hyperparameters
 ) -> PreflightReport:
     """Whether the model is there and fits into memory, and how large a tuned model will be."""
+    refused = _check_samplings(need)
     try:
         options = LocalSettings.read(settings)
         source = locate_model(target, options)
@@ -48,7 +54,7 @@ def preflight_files(
         folder = find_folder(source)
         if folder is None:
             found = replace(_find_on_hub(source), check="model")
-            return PreflightReport((found,), CAPABILITIES, None)
+            return PreflightReport((found, *refused), CAPABILITIES, None)
         size = measure_model(folder, source.gguf_file, config)
     except ProviderError as error:
         return PreflightReport((Finding("error", str(error)),))
@@ -58,6 +64,7 @@ def preflight_files(
         *_check_memory(size, options, need, hyperparameters),
         *_describe_date(folder, options),
         *_check_template(source, folder, options, need),
+        *refused,
     ]
     if need.finetune:
         findings += _check_recipe(config, options, hyperparameters, need.examples)
@@ -96,6 +103,12 @@ def _find_on_hub(source: ModelSource) -> Finding:
             "connect to the network before the run starts, or give the folder of a copy",
         )
     return Finding("ok", "the model is on the Hugging Face hub and will be downloaded")
+
+
+def _check_samplings(need: Need) -> list[Finding]:
+    """An error for every sampling setting that a model in this process cannot honor."""
+    texts = [text for each in need.samplings for text in find_unsupported_sampling(each)]
+    return [Finding("error", text, check="sampling") for text in dict.fromkeys(texts)]
 
 
 def _check_recipe(

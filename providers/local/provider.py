@@ -11,7 +11,12 @@ from providers.local.engine import Engine
 from providers.local.jobs import LocalJobs
 from providers.local.models import LocalModels
 from providers.local.quantization import find_training_faults, read_format
-from providers.local.settings import CAPABILITIES, LocalSettings, find_unsupported
+from providers.local.settings import (
+    CAPABILITIES,
+    LocalSettings,
+    find_unsupported,
+    find_unsupported_sampling,
+)
 from providers.local.source import ModelSource, read_config
 from providers.types import (
     Capabilities,
@@ -24,6 +29,7 @@ from providers.types import (
     Message,
     ModelRef,
     Request,
+    Sampling,
     Score,
 )
 
@@ -86,6 +92,9 @@ class LocalProvider(Provider):
         await asyncio.wrap_future(
             self._engine.run(lambda: self._models.check_tuning(hyperparameters))
         )
+
+    def validate_sampling(self, sampling: Sampling) -> Sequence[str]:
+        return find_unsupported_sampling(sampling)
 
     async def submit(self, spec: FinetuneSpec) -> JobHandle:
         # A fit must not start from weights that were changed since they were trained.

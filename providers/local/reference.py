@@ -18,9 +18,10 @@ from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 
 from providers.local.backbone import Backbone
 from providers.local.decode import PaddedDecoder, SlotDecoder
+from providers.local.drawing import BatchSampling, choose_tokens
 from providers.local.loading import silence_transformers
 from providers.local.plans import DecoderKind
-from providers.local.rows import BatchSampling, Decoder, DecodingRow, choose_tokens
+from providers.local.rows import Decoder, DecodingRow
 
 
 class ReferenceDecoder:
@@ -111,7 +112,8 @@ class _TokenChooser(LogitsProcessor):
         settings = [row.sampling for row in self._rows]
         sampling = BatchSampling.of(settings, scores.device)
         points = [row.point if row.finish is None else 0.0 for row in self._rows]
-        token_B = choose_tokens(scores, sampling, torch.tensor(points, dtype=torch.float64))
+        point_B = torch.tensor(points, dtype=torch.float64)
+        token_B = choose_tokens(scores, sampling, point_B, [row.known for row in self._rows])
         for row, token in zip(self._rows, token_B.tolist(), strict=True):
             if row.finish is None:
                 row.extend(token, self._ends)

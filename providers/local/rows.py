@@ -1,95 +1,17 @@
-"""One answer in the making: its tokens, how they are drawn, and where it lies in a batch.
-
-An answer depends on its request alone. The noise of request (seed, key) is one fixed stream of
-uniform numbers, one per answer token: Philox-4x64 keyed with BLAKE2b of both, so that no request
-shares or shifts another's stream. A token is the inverse of the distribution function, in token
-order and double precision, at that number. If rounding moved the probabilities by a total of e, the
-token would change with a probability of about e.
-"""
+"""One answer in the making: its tokens, its end, and where it lies in a batch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from itertools import groupby
 from typing import Protocol
 
 import numpy as np
-import torch
 
 from providers.local.adapters import AdapterSpan
+from providers.local.drawing import draw_noise
 from providers.types import FinishReason, Sampling
-
-
-def draw_noise(seed: int, key: str, count: int) -> np.ndarray:
-    """The first `count` numbers of a request's stream, uniform in [0, 1), float64, (count,).
-
-    ```python
-    draw_noise(seed=0, key="q1/1/1", count=2)  # the same two numbers on every machine
-    ```
-    """
-    digest = blake2b(f"{seed}:{key}".encode(), digest_size=16).digest()
-    raw = np.random.Philox(key=int.from_bytes(digest, "little")).random_raw(count)
-    # The upper 53 bits: as many as a double's mantissa has.
-    return (raw >> np.uint64(11)) * 2.0**-53
-
-
-@dataclass(frozen=True, slots=True)
-class BatchSampling:
-    """The sampling settings of a batch's rows: float32 tensors on the model's device.
-
-    `sampled`: at least one row is not greedy. `truncated`: at least one row uses top-p.
-    """
-
-    temperature_B: torch.Tensor
-    top_p_B: torch.Tensor
-    sampled: bool
-    truncated: bool
-
-    @classmethod
-    def of(cls, rows: Sequence[Sampling], device: torch.device) -> BatchSampling:
-        """The settings of these rows, in order."""
-        return cls(
-            torch.tensor([row.temperature for row in rows], device=device),
-            torch.tensor([row.top_p for row in rows], device=device),
-            any(row.temperature > 0 for row in rows),
-            any(row.temperature > 0 and row.top_p < 1 for row in rows),
-        )
-
-
-def choose_tokens(
-    logits_B_V: torch.Tensor, sampling: BatchSampling, noise_B: torch.Tensor
-) -> torch.Tensor:
-    """One token per row, int64, shape (B,). Of equal greatest logits the lowest token id wins.
-
-    `noise_B` is float64 in [0, 1). Rows of temperature 0 ignore it.
-    """
-    # MPS has no double precision.
-    if logits_B_V.device.type == "mps":
-        logits_B_V = logits_B_V.cpu()
-    logits_B_V = logits_B_V.float()
-    greedy_B = logits_B_V.argmax(-1)
-    if not sampling.sampled:
-        return greedy_B
-    temperature_B = sampling.temperature_B.to(logits_B_V.device)
-    probs_B_V = torch.softmax(logits_B_V / temperature_B.clamp_min(1e-6)[:, None], -1)
-    if sampling.truncated:
-        probs_B_V = _keep_nucleus(probs_B_V, sampling.top_p_B.to(logits_B_V.device))
-    mass_B_V = probs_B_V.cumsum(-1, dtype=torch.float64)
-    point_B_1 = noise_B.to(mass_B_V.device)[:, None] * mass_B_V[:, -1:]
-    drawn_B = torch.searchsorted(mass_B_V, point_B_1, right=True)[:, 0]
-    # Rounding can put the point at the very end of the mass.
-    drawn_B = drawn_B.clamp_max(logits_B_V.shape[-1] - 1)
-    return torch.where(temperature_B > 0, drawn_B, greedy_B)
-
-
-def _keep_nucleus(probs_B_V: torch.Tensor, top_p_B: torch.Tensor) -> torch.Tensor:
-    """The smallest set of likeliest tokens whose mass reaches top_p, zeros elsewhere."""
-    sorted_B_V, order_B_V = probs_B_V.sort(stable=True, dim=-1, descending=True)
-    before_B_V = sorted_B_V.cumsum(-1, dtype=torch.float64) - sorted_B_V
-    kept_B_V = torch.where(before_B_V < top_p_B[:, None], sorted_B_V, 0.0)
-    return torch.zeros_like(probs_B_V).scatter_(-1, order_B_V, kept_B_V)
 
 
 @dataclass(eq=False, slots=True)
@@ -97,21 +19,27 @@ class DecodingRow:
     """A conversation that is being answered: its prompt, the tokens drawn so far, and its end.
 
     `sampling.max_tokens` is already cut to what fits into the context. `answer` includes the end
-    token once it is drawn. An `abandoned` row is dropped at the next step.
+    token once it is drawn. An `abandoned` row is dropped at the next step. `decode` is needed by
+    rows with stop strings.
     """
 
     prompt: tuple[int, ...]
     adapter: str | None
     sampling: Sampling
     key: str
+    decode: Callable[[Sequence[int]], str] | None = None
     answer: list[int] = field(default_factory=list)
     finish: FinishReason | None = None
     abandoned: bool = False
     noise: np.ndarray = field(init=False)
+    _tokens: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
         count = self.sampling.max_tokens if self.sampling.temperature > 0 else 0
         self.noise = draw_noise(self.sampling.seed, self.key, count)
+        penalized = self.sampling.repetition_penalty != 1.0
+        self._tokens = np.zeros(self.longest if penalized else 0, np.int64)
+        self._tokens[: len(self.prompt)] = self.prompt if penalized else ()
 
     @property
     def longest(self) -> int:
@@ -133,13 +61,33 @@ class DecodingRow:
         """The uniform number that decides the next token; 0 for a greedy row, which ignores it."""
         return float(self.noise[len(self.answer)]) if len(self.noise) else 0.0
 
+    @property
+    def known(self) -> np.ndarray:
+        """The tokens so far, int64, (length,), if a repetition penalty needs them; else none."""
+        return self._tokens[: self.length]
+
     def extend(self, token: int, ends: frozenset[int]) -> None:
         """Add a token; `ends` are the tokens that end an answer."""
+        if len(self._tokens):
+            self._tokens[self.length] = token
         self.answer.append(token)
-        if token in ends:
+        if token in ends or self._has_stop():
             self.finish = "stop"
         elif len(self.answer) >= self.sampling.max_tokens:
             self.finish = "length"
+
+    def _has_stop(self) -> bool:
+        """Whether the answer's text has come to contain a stop string."""
+        if not self.sampling.stop or self.decode is None:
+            return False
+        # A token has a byte at least, and a character four at most. What is in the text's tail must
+        # be in the whole, since tokens may be written differently where a text begins.
+        tail = 4 * max(map(len, self.sampling.stop)) + 4
+        for tokens in (self.answer[-tail:], self.answer):
+            text = self.decode(tokens)
+            if not any(stop in text for stop in self.sampling.stop):
+                return False
+        return True
 
     def restart(self) -> None:
         """Forget the drawn tokens; the same ones will be drawn again."""

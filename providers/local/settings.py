@@ -19,7 +19,7 @@ from pydantic import (
 from providers.errors import InvalidSettings
 from providers.hyperparameters import LORA_CHOICES, Hyperparameters
 from providers.local.placement import DeviceMap, parse_device_map, parse_max_memory
-from providers.types import Capabilities
+from providers.types import Capabilities, Sampling
 from providers.validation import format_errors
 
 CAPABILITIES = Capabilities(
@@ -194,6 +194,18 @@ def _find_lora_conflicts(hyperparameters: Hyperparameters) -> list[str]:
 
 
 _DEFAULTS = Hyperparameters()
+
+
+def find_unsupported_sampling(sampling: Sampling) -> tuple[str, ...]:
+    """The sampling settings that a model in this process cannot honor, each with its remedy."""
+    return tuple(
+        f"sampling.{name} = {value}: only servers have it; remove it, or set "
+        "sampling.repetition_penalty"
+        for name, value in sampling.list_extras().items()
+        if name in ("frequency_penalty", "presence_penalty")
+    )
+
+
 _MESSAGES = {
     "extra_forbidden": "[provider] has no key '{key}'; a local model knows: "
     + ", ".join(LocalSettings.model_fields),

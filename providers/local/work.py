@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from providers.errors import ContextOverflow, OutOfMemory, ProviderError, RunError
@@ -56,9 +57,11 @@ class CompletionWork:
     def finish(self) -> None:
         """Give the row's answer to the caller."""
         row, reason = self.row, self.row.finish or "error"
-        # The text does not have the token that ends the answer; the token count has it.
-        spoken = row.answer[:-1] if reason == "stop" else row.answer
-        text = decode_answer(self.backbone.tokenizer, spoken)
+        # The text has neither the token nor the string that ends the answer; the token count has.
+        ended = reason == "stop" and row.answer[-1] in self.backbone.ends
+        text = decode_answer(self.backbone.tokenizer, row.answer[:-1] if ended else row.answer)
+        for stop in row.sampling.stop:
+            text = text.partition(stop)[0]
         latency_ms = (time.perf_counter() - self.asked_at) * 1e3
         done = Completion(text, reason, len(row.prompt), len(row.answer), latency_ms)
         if text and (closing := self._find_closing()) is not None and closing not in text:
@@ -122,7 +125,11 @@ def encode_request(backbone: Backbone, adapter: str | None, request: Request) ->
     # Cut here, so that a row never needs a slot beyond the context.
     most = min(request.sampling.max_tokens, left)
     return DecodingRow(
-        tuple(prompt), adapter, replace(request.sampling, max_tokens=most), request.key
+        tuple(prompt),
+        adapter,
+        replace(request.sampling, max_tokens=most),
+        request.key,
+        partial(decode_answer, backbone.tokenizer),
     )
 
 

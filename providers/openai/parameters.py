@@ -19,7 +19,7 @@ from providers.openai.settings import ModelAddress, OpenAISettings
 from providers.types import Sampling
 
 MaxTokens = Literal["max_completion_tokens", "max_tokens"]
-Value = str | int | float
+Value = str | int | float | list[str]
 
 # Reasoning models sample at temperature 1 only; the chat and non-reasoning models of the same names
 # accept what others accept. https://platform.openai.com/docs/guides/reasoning, read 2026-11-22.
@@ -42,8 +42,14 @@ _EXCLUSIVE = re.compile(
 _UNSUPPORTED_CODES = {"unsupported_parameter", "unsupported_value", "unknown_parameter"}
 Parameter = Literal["max_completion_tokens", "max_tokens", "temperature", "top_p", "seed"]
 _OWN: tuple[Parameter, ...] = get_args(Parameter)
+# Further settings are sent only where they are set, so that an earlier version's requests, by which
+# batches are recognised, stay what they were. OpenAI has these of them, for models that sample
+# freely (https://platform.openai.com/docs/api-reference/chat/create, read 2026-11-29); vLLM, SGLang
+# and others take all of them.
+_OPENAI_EXTRAS = frozenset({"frequency_penalty", "presence_penalty", "stop"})
+_SERVER_EXTRAS = _OPENAI_EXTRAS | {"top_k", "min_p", "repetition_penalty"}
+_OPENAI_STOPS = 4
 _PAIR: tuple[Parameter, ...] = ("temperature", "top_p")
-_NAMED = {name: re.compile(rf"(?<![A-Za-z_]){name}(?![A-Za-z_])") for name in _OWN}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,10 @@ class Parameters:
     seed: bool = True
     both: bool = True
     """Whether it accepts temperature and top_p in one request."""
+    extras: frozenset[str] = _SERVER_EXTRAS
+    """The further settings of `Sampling` that it accepts."""
+    most_stops: int | None = None
+    """How many stop strings it accepts; None: any number."""
 
     def build_values(self, sampling: Sampling, key: str, model: str) -> dict[str, Value]:
         """The request's parameters; raises `InvalidSettings` for a value `model` cannot honor."""
@@ -80,7 +90,25 @@ class Parameters:
                 )
         if self.seed:
             values["seed"] = derive_seed(sampling.seed, key)
+        if faults := self.find_refused_extras(sampling, model):
+            raise InvalidSettings("; ".join(faults))
+        for name, extra in sampling.list_extras().items():
+            values[name] = list(extra) if isinstance(extra, tuple) else extra
         return values
+
+    def find_refused_extras(self, sampling: Sampling, model: str) -> list[str]:
+        """The further settings that `model` cannot honor, each with its remedy."""
+        faults = [
+            f"sampling.{name} = {value!r}: the model {model} does not take it; remove it"
+            for name, value in sampling.list_extras().items()
+            if name not in self.extras
+        ]
+        if self.most_stops is not None and len(sampling.stop) > self.most_stops:
+            faults.append(
+                f"sampling.stop has {len(sampling.stop)} strings, and the model {model} takes "
+                f"{self.most_stops}; remove some"
+            )
+        return faults
 
 
 def _choose_omitted(sampling: Sampling, model: str) -> str:
@@ -114,6 +142,8 @@ def guess_parameters(address: ModelAddress, model: str, settings: OpenAISettings
         max_tokens="max_completion_tokens" if vendor else "max_tokens",
         temperature=not fixed,
         top_p=not fixed,
+        extras=_choose_extras(vendor=vendor, fixed=fixed),
+        most_stops=_OPENAI_STOPS if vendor else None,
     )
     chosen = {
         "max_tokens": settings.max_tokens_parameter,
@@ -123,6 +153,12 @@ def guess_parameters(address: ModelAddress, model: str, settings: OpenAISettings
     }
     changes = {name: value for name, value in chosen.items() if value is not None}
     return replace(known, **changes)  # type: ignore[arg-type]
+
+
+def _choose_extras(*, vendor: bool, fixed: bool) -> frozenset[str]:
+    if not vendor:
+        return _SERVER_EXTRAS
+    return frozenset() if fixed else _OPENAI_EXTRAS
 
 
 def learn_from_refusal(
@@ -173,7 +209,7 @@ def derive_seed(seed: int, key: str) -> int:
 
 def _is_exclusive(refusal: Refusal, sent: Mapping[str, object]) -> bool:
     """Whether a refusal objects to temperature and top_p in one request."""
-    named = all(name in sent and _NAMED[name].search(refusal.message) for name in _PAIR)
+    named = all(name in sent and _find_name(name, refusal.message) for name in _PAIR)
     return refusal.status in (400, 422) and named and bool(_EXCLUSIVE.search(refusal.message))
 
 
@@ -190,9 +226,15 @@ def _find_refused(refusal: Refusal, sent: Mapping[str, object]) -> Parameter | N
     # The refusal is about a parameter that is not ours to change.
     if refusal.param and own is None:
         return None
-    # "temperature is not supported, use top_p": the first one named is the one refused.
+    # "temperature is not supported, use top_p": the first one named is the one refused. Settings
+    # beside ours cannot be left out.
     mentions = _find_mentions(refusal, sent)
-    return min(mentions)[1] if mentions else None
+    if not mentions or any(
+        (found := _find_name(name, refusal.message)) and found.start() < min(mentions)[0]
+        for name in _SERVER_EXTRAS & sent.keys()
+    ):
+        return None
+    return min(mentions)[1]
 
 
 def _find_dispensable(refusal: Refusal, sent: Mapping[str, object]) -> Parameter | None:
@@ -210,6 +252,11 @@ def _find_mentions(refusal: Refusal, sent: Mapping[str, object]) -> list[tuple[i
     """Our parameters that a refusal names, each with its place in the message."""
     return [
         (found.start(), name)
-        for name, pattern in _NAMED.items()
-        if name in sent and (found := pattern.search(refusal.message))
+        for name in _OWN
+        if name in sent and (found := _find_name(name, refusal.message))
     ]
+
+
+def _find_name(name: str, message: str) -> re.Match[str] | None:
+    """The first place where a message names this very parameter."""
+    return re.search(rf"(?<![A-Za-z_]){name}(?![A-Za-z_])", message)

@@ -14,6 +14,7 @@ from providers.openai.client import Connection
 from providers.openai.job_format import find_unsupported
 from providers.openai.jobs import FinetuningJobs
 from providers.openai.models import ModelReadiness
+from providers.openai.parameters import guess_parameters
 from providers.openai.preflight import preflight_model
 from providers.openai.settings import ModelAddress, OpenAISettings
 from providers.types import (
@@ -28,6 +29,7 @@ from providers.types import (
     ModelRef,
     Need,
     Request,
+    Sampling,
     Score,
 )
 
@@ -139,6 +141,10 @@ class OpenAIProvider(Provider):
 
     def validate_hyperparameters(self, hyperparameters: Hyperparameters) -> Sequence[str]:
         return find_unsupported(hyperparameters)
+
+    def validate_sampling(self, sampling: Sampling) -> Sequence[str]:
+        known = guess_parameters(self._address, self._address.model, self._settings)
+        return known.find_refused_extras(sampling, self._address.model)
 
     def adapter_server(self) -> AdapterServer:
         """See `Provider.adapter_server`; the first call shows whether the server is one."""

@@ -31,6 +31,7 @@ from society.config.load import ConfigError, load_config
 from society.config.schema import Config
 from society.method.agents import ROLES
 from society.method.arms import is_tuned
+from society.method.debating import list_samplings
 from society.method.experiment import Experiment, assemble, load_experiment
 from society.method.finetuning import count_tuned_models, find_validation_fault
 from society.runs.folder import RunFolder, keep_stored_quorum
@@ -237,6 +238,9 @@ async def _preflight_addresses(
         need = _describe_need(experiment, past, is_tuned(config, address), skip)
         shown = list_conversations(experiment, address)
         need = replace(need, deep=deep, conversations=shown)
+        # A server answers for `model` in its place, and has its own report.
+        if config.serving is None or address != config.model:
+            need = replace(need, samplings=list_samplings(config, address))
         recipes = [config.finetune.hyperparameters(role) for role in ROLES]
         return address, await preflight_model(address, settings, folder.models, need, recipes)
 
@@ -245,6 +249,7 @@ async def _preflight_addresses(
             return []
         answers = config.serving.answer_server()
         need = _describe_need(experiment, past, is_tuned(config, config.model), skip)
+        need = replace(need, samplings=list_samplings(config, config.model))
         found = await preflight_answer_server(answers, folder.models, need)
         return [(answers.address, found)]
 

@@ -26,15 +26,19 @@ from providers.hyperparameters import (
 )
 from providers.pricing import PriceOverride
 from providers.split import AnswerServer
+from providers.types import EXTRA_SETTINGS, Sampling
 from society.config.files import PromptsSection, SelectionFile
 from society.config.values import (
     Count,
     LoraNames,
     NotNegative,
+    Penalty,
     Positive,
     Section,
     Share,
+    StopStrings,
     TopP,
+    Whole,
     Words,
 )
 from society.prompts import ShownThoughts, Wording
@@ -93,23 +97,36 @@ class ArmSection(Section):
 class AgentSampling(Section):
     """What one agent has of its own in [sampling]."""
 
-    added = frozenset({"temperature", "top_p", "max_tokens"})
+    added = frozenset({"temperature", "top_p", "max_tokens", *EXTRA_SETTINGS})
     temperature: NotNegative | None = None
     top_p: TopP | None = None
     max_tokens: Count | None = None
+    top_k: Whole | None = None
+    min_p: Share | None = None
+    repetition_penalty: Positive | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    stop: StopStrings | None = None
 
 
 class SamplingSection(Section):
     """How answers are drawn. The paper's released code: temperature 1, top_p 0.9, 2,048 tokens.
 
     `agents` gives each agent settings of its own; keys that an entry leaves out are those of all.
+    What the others do is said in `providers.types.Sampling`.
     """
 
-    added = frozenset({"agents"})
+    added = frozenset({"agents", *EXTRA_SETTINGS})
     temperature: NotNegative = 1.0
     top_p: TopP = 0.9
     max_tokens: Count = 2048
     summary_max_tokens: Count = 512
+    top_k: Whole = 0
+    min_p: Share = 0.0
+    repetition_penalty: Positive = 1.0
+    frequency_penalty: Penalty = 0.0
+    presence_penalty: Penalty = 0.0
+    stop: StopStrings = ()
     agents: tuple[AgentSampling, ...] = Field(default=(), strict=False)
 
     @property
@@ -117,6 +134,30 @@ class SamplingSection(Section):
         """The settings of every agent, in the agents' order; () if all have the same."""
         return tuple(
             self.model_copy(update={**own.model_dump(), "agents": ()}) for own in self.agents
+        )
+
+    def build_sampling(self, decoding: Decoding, seed: int) -> Sampling:
+        """The section in the terms of `providers`."""
+        return Sampling(
+            temperature=self.temperature if decoding == "sampled" else 0.0,
+            top_p=self.top_p,
+            max_tokens=self.max_tokens,
+            seed=seed,
+            **{name: getattr(self, name) for name in EXTRA_SETTINGS},
+        )
+
+    @property
+    def draws_from_the_model(self) -> bool:
+        """Whether answers are drawn from the model's own distributions."""
+        extras = self.build_sampling("sampled", 0).list_extras()
+        return self.temperature == self.top_p == 1.0 and extras.keys() <= {"stop"}
+
+    def describe(self) -> str:
+        """How answers are drawn: "temperature 0.7, top_p 0.95, top_k 20"."""
+        extras = self.build_sampling("sampled", 0).list_extras()
+        drawn = {"temperature": self.temperature, "top_p": self.top_p, **extras}
+        return ", ".join(
+            f"{name} {value:g}" for name, value in drawn.items() if isinstance(value, int | float)
         )
 
     @property

@@ -45,5 +45,9 @@ NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False, strict=False)]
 LoraNames = Annotated[
     tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1, strict=False)
 ]
+Whole = Annotated[int, Field(ge=0, le=2**31 - 1)]
+# The bounds of OpenAI's API and vLLM.
+Penalty = Annotated[float, Field(ge=-2.0, le=2.0, strict=False)]
+StopStrings = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)]
 TopP = Annotated[float, Field(gt=0.0, le=1.0, strict=False)]
 Words = Annotated[str, Field(pattern=r"\S")]

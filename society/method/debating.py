@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from textwrap import shorten
 
 from evals import degradation
 from evals.judge.pool import get_shared_judge
 from evals.tasks.base import Split, Task, TaskQuestion
+from providers.base import Provider
+from providers.errors import InvalidSettings
 from providers.types import Sampling
-from society.config.schema import Config, SamplingSection
+from society.config.schema import Config
 from society.method.agents import Society
 from society.method.arms import Arm
 from society.method.debate import Debate, DebateRules
@@ -107,16 +109,7 @@ async def debate_questions(
 def build_debate_rules(config: Config, arm: Arm, decoding: Decoding) -> DebateRules:
     """How an arm of this experiment debates when it samples, or answers greedily."""
     section = config.sampling
-
-    def build_sampling(settings: SamplingSection) -> Sampling:
-        return Sampling(
-            temperature=settings.temperature if decoding == "sampled" else 0.0,
-            top_p=settings.top_p,
-            max_tokens=settings.max_tokens,
-            seed=config.seed,
-        )
-
-    sampling = build_sampling(section)
+    sampling = section.build_sampling(decoding, config.seed)
     return DebateRules(
         rounds=arm.rounds,
         others=arm.others,
@@ -127,8 +120,31 @@ def build_debate_rules(config: Config, arm: Arm, decoding: Decoding) -> DebateRu
         seed=config.seed,
         label=arm.labels or "final",
         wording=config.wording,
-        agent_sampling=tuple(map(build_sampling, section.by_agent)),
+        agent_sampling=tuple(own.build_sampling(decoding, config.seed) for own in section.by_agent),
     )
+
+
+def list_samplings(config: Config, address: str) -> tuple[Sampling, ...]:
+    """The different ways in which the model at `address` will be asked to draw its answers."""
+    section = config.sampling
+    own = section.by_agent or (section,) * config.society.agents
+    asked = [each for each, base in zip(own, config.agent_models, strict=True) if base == address]
+    # The summarizer, and agents of arms that have more of them.
+    if address == config.model:
+        asked.append(section)
+    return tuple(dict.fromkeys(each.build_sampling("sampled", config.seed) for each in asked))
+
+
+def require_sampling(config: Config, providers: Mapping[str, Provider]) -> None:
+    """Raise `InvalidSettings` if a model does not have what [sampling] asks of it."""
+    faults = [
+        f"{address}: {fault}"
+        for address, provider in providers.items()
+        for sampling in list_samplings(config, address)
+        for fault in provider.validate_sampling(sampling)
+    ]
+    if faults:
+        raise InvalidSettings("\n".join(dict.fromkeys(faults)))
 
 
 def find_shared(

@@ -15,9 +15,7 @@ def build_options(config: Config) -> DiversityOptions:
     """What the section `[diversity]` asks for."""
     section, sampling = config.diversity, config.sampling
     drawn = {
-        f"temperature {own.temperature:g}, top_p {own.top_p:g}"
-        for own in sampling.by_agent or (sampling,)
-        if own.temperature != 1.0 or own.top_p != 1.0
+        own.describe() for own in sampling.by_agent or (sampling,) if not own.draws_from_the_model
     }
     return DiversityOptions(
         measures=section.measures,

@@ -119,6 +119,12 @@ def _check_sections(config: Config) -> None:
             f"sampling.agents has {len(config.sampling.agents)} entries for {society.agents} "
             "agents; give one for each, {} for an agent without settings of its own"
         )
+    for section in config.sampling.by_agent or (config.sampling,):
+        if section.temperature == 0 and (section.top_k or section.min_p):
+            raise ValueError(
+                "sampling.top_k and sampling.min_p choose among sampled tokens, and "
+                "sampling.temperature = 0 samples none; remove them, or raise the temperature"
+            )
     # A misspelled address would leave its model with default settings, and nothing would show it.
     if unused := sorted(config.providers.keys() - set(config.addresses)):
         raise ValueError(

@@ -8,6 +8,7 @@ from functools import partial
 from society.costs import budget
 from society.method import loop
 from society.method.connections import Connections
+from society.method.debating import require_sampling
 from society.method.experiment import Experiment, RunContext
 from society.method.finetuning import prepare_tuning, require_trainable
 from society.method.progress import Observer, ProgressReporter
@@ -28,6 +29,7 @@ async def run_experiment(
     connections = Connections.open(config, folder.models)
     # Before the first call: a run that cannot be trained would pay for debates in vain.
     require_trainable(config, connections)
+    require_sampling(config, connections)
     await prepare_tuning(config, connections, store)
     # Batches go below the budget, so that a batch is budgeted call by call.
     if config.evaluation.batch:

@@ -37,7 +37,9 @@ def answers(base: Path, workdir: Path, requests: list[Request], **settings) -> l
     return asyncio.run(main())
 
 
-def generated(base: Path, questions: tuple[str, ...], adapter: Path | None = None) -> list[str]:
+def generated(
+    base: Path, questions: tuple[str, ...], adapter: Path | None = None, **settings
+) -> list[str]:
     """What transformers' generate says greedily, one question at a time."""
     import torch
     from peft import PeftModel
@@ -54,7 +56,7 @@ def generated(base: Path, questions: tuple[str, ...], adapter: Path | None = Non
             chat, add_generation_prompt=True, return_tensors="pt"
         )
         with torch.inference_mode():
-            out = model.generate(**prompt, do_sample=False, max_new_tokens=24)
+            out = model.generate(**prompt, do_sample=False, max_new_tokens=24, **settings)
         said = out[0, prompt["input_ids"].shape[1] :].tolist()
         if tokenizer.eos_token_id in said:
             said = said[: said.index(tokenizer.eos_token_id)]
@@ -177,3 +179,41 @@ def test_one_request_may_hold_a_whole_conversation(llama, ask):
     )
     request = Request(ask("x").model, turns, ask("x").sampling, "k")
     assert len(answers(llama, llama, [request])) == 1
+
+
+@pytest.mark.parametrize("architecture", ["llama", "mistral"])
+def test_a_repetition_penalty_is_that_of_generate_also_beside_rows_without(
+    architecture, make_model, tmp_path, ask
+):
+    base = make_model(tmp_path / architecture, architecture)
+    mixed = answers(
+        base, tmp_path, [ask(q, repetition_penalty=p) for q in QUESTIONS for p in (1.0, 1.3)]
+    )
+    penalized = generated(base, QUESTIONS, repetition_penalty=1.3)
+    assert mixed[::2] == generated(base, QUESTIONS)
+    assert mixed[1::2] == penalized != mixed[::2]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "mistral"])
+def test_a_stop_string_ends_an_answer_and_is_cut_off(architecture, make_model, tmp_path, ask):
+    base = make_model(tmp_path / architecture, architecture)
+    settings = {"threads": 1, "dtype": "float32"}
+
+    async def ask_with(*stops: tuple[str, ...]):
+        provider = connect(str(base), settings, tmp_path)
+        requests = [ask("Why?", key="k", temperature=1.0, stop=stop) for stop in stops]
+        try:
+            return await asyncio.gather(*map(provider.complete, requests))
+        finally:
+            await provider.close()
+
+    [whole] = asyncio.run(ask_with(()))
+    text = whole.text
+    assert len(text) > 12
+    # In the middle, at the beginning, across tokens, the earlier of two, and one that never comes.
+    stops = [(text[5:9],), (text[0],), (text[-1],), (text[8], text[4:6]), ("never said",)]
+    for stop, done in zip(stops, asyncio.run(ask_with(*stops)), strict=True):
+        cut = min([place for each in stop if (place := text.find(each)) >= 0], default=None)
+        assert done.text == text[:cut]
+        assert done.finish_reason == ("stop" if cut is not None else whole.finish_reason)
+        assert done.completion_tokens <= whole.completion_tokens

@@ -14,7 +14,8 @@ from providers.errors import AuthenticationFailed, BadRequest, InvalidSettings, 
 from providers.openai.client import Connection
 from providers.openai.parameters import derive_seed, guess_parameters
 from providers.openai.settings import OPENAI_URL, ModelAddress, OpenAISettings
-from providers.types import Message, ModelRef, Need, Request, Sampling
+from providers.preflight import preflight_model
+from providers.types import Hyperparameters, Message, ModelRef, Need, Request, Sampling
 from tests.providers.chat_server import ChatServer, Reply, fails, says
 
 GREEDY = Sampling(temperature=0.0, top_p=0.9, max_tokens=77, seed=5)
@@ -164,6 +165,71 @@ def test_what_openais_models_take_is_known(model, max_tokens, fixed):
 def test_other_servers_models_are_not_judged_by_openais_names():
     known = guess_parameters(ModelAddress("http://127.0.0.1/v1", "o3"), "o3", OpenAISettings())
     assert (known.max_tokens, known.temperature) == ("max_tokens", True)
+
+
+ALL = Sampling(
+    top_k=20,
+    min_p=0.1,
+    repetition_penalty=1.1,
+    frequency_penalty=0.5,
+    presence_penalty=-0.5,
+    stop=("Question:", "\n\n"),
+)
+
+
+async def test_further_settings_are_sent_as_they_are_to_servers_that_may_have_them():
+    async with ChatServer(lambda asked: says("4")) as server:
+        provider = connect(server)
+        assert provider.validate_sampling(ALL) == []
+        await asks(provider, sampling=ALL)
+        await provider.close()
+    sent = server.asked[0].body
+    assert {name: sent[name] for name in ALL.list_extras()} == {
+        **ALL.list_extras(),
+        "stop": ["Question:", "\n\n"],
+    }
+
+
+def test_openai_is_asked_for_nothing_that_it_does_not_have():
+    known = guess_parameters(ModelAddress(OPENAI_URL, "gpt-4.1"), "gpt-4.1", OpenAISettings())
+    refused = known.find_refused_extras(ALL, "gpt-4.1")
+    assert [fault.split()[0] for fault in refused] == [
+        "sampling.top_k",
+        "sampling.min_p",
+        "sampling.repetition_penalty",
+    ]
+    with pytest.raises(InvalidSettings, match=r"sampling.top_k = 20: .* does not take it; remove"):
+        known.build_values(Sampling(top_k=20), "k", "gpt-4.1")
+    stops = Sampling(stop=tuple("abcde"))
+    assert known.find_refused_extras(stops, "gpt-4.1") == [
+        "sampling.stop has 5 strings, and the model gpt-4.1 takes 4; remove some"
+    ]
+    reasoning = guess_parameters(ModelAddress(OPENAI_URL, "o3"), "o3", OpenAISettings())
+    assert "sampling.stop" in reasoning.find_refused_extras(Sampling(stop=("a",)), "o3")[0]
+
+
+async def test_a_refused_further_setting_does_not_take_another_with_it():
+    reply = fails(400, "top_k is not supported, use temperature", code="unsupported_parameter")
+    async with ChatServer(lambda asked: reply) as server:
+        provider = connect(server)
+        with pytest.raises(InvalidSettings, match="top_k is not supported"):
+            await asks(provider, sampling=Sampling(top_k=20))
+        await provider.close()
+    assert len(server.asked) == 1
+
+
+async def test_preflight_refuses_settings_that_the_model_does_not_take():
+    need = Need(finetune=False, ends_at=datetime.now(UTC), samplings=(ALL, ALL))
+    report = await preflight_model("embedded:", {}, Path(), need, [Hyperparameters()])
+    refused = [found.text for found in report.findings if found.level == "error"]
+    assert [text.split()[0] for text in refused] == [
+        "sampling.frequency_penalty",
+        "sampling.presence_penalty",
+    ]
+    async with ChatServer(models({"id": "m"})) as server:
+        address = f"openai+{server.url}:m"
+        report = await preflight_model(address, {}, Path(), need, [Hyperparameters()])
+    assert not [found for found in report.findings if found.level == "error"]
 
 
 async def test_settings_overrule_what_is_known():
