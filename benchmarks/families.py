@@ -62,7 +62,7 @@ ATTENTIONS = {"eager": "auto", "sdpa": "sdpa"}
 RECIPE = Hyperparameters(
     epochs=3,
     batch_size=6,
-    learning_rate=3e-2,
+    learning_rate=1e-2,
     lora_rank=4,
     lora_alpha=16,
     warmup=0.0,
@@ -145,7 +145,12 @@ def generate_texts(folder: Path, attention: str, adapter: Path | None) -> list[s
     """What a fresh model says by `generate` and PEFT, one prompt at a time."""
     import torch
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+        AutoTokenizer,
+        GenerationConfig,
+    )
 
     from providers.local.conversation import decode_answer
     from providers.local.lora_targets import keep_names
@@ -164,6 +169,10 @@ def generate_texts(folder: Path, attention: str, adapter: Path | None) -> list[s
         with keep_names(model):
             model = PeftModel.from_pretrained(model, str(adapter))
     model.eval()
+    # Without the model's own settings, such as tokens that it is forced to end with.
+    plain: Any = GenerationConfig
+    own: Any = model if adapter is None else model.get_base_model()
+    own.generation_config = plain(do_sample=False, eos_token_id=_END, pad_token_id=0)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     texts = []
     for prompt in PROMPTS:
@@ -172,15 +181,11 @@ def generate_texts(folder: Path, attention: str, adapter: Path | None) -> list[s
             chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
         ids = asked["input_ids"]
-        own = model.get_base_model() if adapter is not None else model
-        own.generation_config.eos_token_id = [_END]
         with torch.inference_mode():
             said = own.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
-                do_sample=False,
                 max_new_tokens=NEW_TOKENS,
-                pad_token_id=0,
             )
         tokens = said[0, ids.shape[1] :].tolist()
         if _END in tokens:

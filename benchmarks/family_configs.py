@@ -384,6 +384,7 @@ _SMALL = {
     "n_layer": 4,
     "n_head": 4,
     "n_positions": 512,
+    "rotary_dim": 8,
     "n_layers": 4,
     "n_heads": 4,
     "emb_dim": 64,
@@ -439,6 +440,8 @@ def shrink_config(model_type: str) -> Any:
     if "kv_lora_rank" in choices:
         # Latent attention has one key head for every query head.
         choices["num_key_value_heads"] = choices["num_attention_heads"]
+        if "head_dim" in choices:
+            choices["head_dim"] = choices["qk_rope_head_dim"]
     return kind(**{**choices, **nested, **_EXTRAS.get(model_type, {})})
 
 
