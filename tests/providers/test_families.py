@@ -10,7 +10,7 @@ WAYS = [
     ("phi3 (longrope)", "fast", "slot", "bank"),
     ("gpt_neo", "fast", "padded", "bank"),
     ("mamba", "reference", "batch", "bank"),
-    ("cpmant", "unbuilt", "", ""),
+    ("blt", "unbuilt", "", ""),
 ]
 
 
