@@ -34,6 +34,7 @@ from providers.types import (
     ModelRef,
     Need,
     PreflightReport,
+    PromptTemplate,
     Request,
     Sampling,
     Score,
@@ -61,6 +62,7 @@ __all__ = [
     "Need",
     "PreflightReport",
     "PricedModel",
+    "PromptTemplate",
     "Provider",
     "ProviderFactory",
     "ProviderInfo",
@@ -117,6 +119,10 @@ class Provider(ABC):
             f"sampling.{name} = {value!r}: {self.base.address} does not take it; remove it"
             for name, value in sampling.list_extras().items()
         ]
+
+    async def read_template(self) -> PromptTemplate | None:
+        """How the model's prompts are written; None if that is a server's business."""
+        return None
 
     # Likelihoods, announced by `Capabilities.score` and `Capabilities.divergences`.
 
@@ -238,6 +244,9 @@ class ProviderWrapper(Provider):
 
     async def complete(self, request: Request) -> Completion:
         return await self._provider.complete(request)
+
+    async def read_template(self) -> PromptTemplate | None:
+        return await self._provider.read_template()
 
     def validate_sampling(self, sampling: Sampling) -> Sequence[str]:
         return self._provider.validate_sampling(sampling)

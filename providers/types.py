@@ -117,6 +117,21 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptTemplate:
+    """What makes the text that a model reads of a conversation: a Jinja template, and the values of
+    the variables that it names, as JSON has them."""
+
+    text: str
+    variables: Mapping[str, object]
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 over both."""
+        facts = [self.text, dict(self.variables)]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """The answer to a `Request`. `finish_reason` "length" means truncated at `max_tokens`.
 

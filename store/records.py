@@ -295,6 +295,21 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class ChatTemplate:
+    """What turns conversations into the text that the model at address `provider` reads.
+
+    `variables` is a JSON object: the special tokens that the template names, and the run's own
+    values. `sha256` is over both.
+    """
+
+    provider: str
+    sha256: str
+    template: str
+    variables: str
+    created_at: datetime = field(default_factory=utc_now)
+
+
+@dataclass(frozen=True, slots=True)
 class RunStart:
     """One start of the run. `versions` and `machine` are JSON objects.
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from store.records import (
+    ChatTemplate,
     Checkpoint,
     Dataset,
     DatasetExample,
@@ -32,6 +33,7 @@ Record = (
     | Charge
     | Likelihood
     | Checkpoint
+    | ChatTemplate
     | Question
     | Turn
     | Vote
@@ -62,7 +64,7 @@ _COLUMNS_OF = {
     "cached_input_usd training_usd batch_factor value low high",
     "DATE": "read_on",
     "TIMESTAMP": "created_at started_at closed_at finished_at allowed_at changed_at",
-    "JSON": "machine messages meta config versions custom_ids settings before now",
+    "JSON": "machine messages meta config versions custom_ids settings before now variables",
 }
 COLUMN_TYPES = {name: kind for kind, names in _COLUMNS_OF.items() for name in names.split()}
 _DIVERSITY_KEY = (
@@ -109,6 +111,7 @@ TABLES: Mapping[type, Table] = {
     Overlap: _describe_table(Overlap, "allowed_overlaps", "train_question_id", "eval_question_id"),
     Price: _describe_table(Price, "prices", "provider", "tuned"),
     Checkpoint: _describe_table(Checkpoint, "checkpoints", "job_id", "step"),
+    ChatTemplate: _describe_table(ChatTemplate, "chat_templates", "provider"),
     Batch: _describe_table(Batch, "batches", "digest"),
     Charge: _describe_table(Charge, "charges", "charge_id"),
     Likelihood: _describe_table(Likelihood, "likelihoods", "model_id", "other_id", "sha256"),

@@ -41,11 +41,37 @@ from providers.local.settings import LocalSettings
 from providers.local.source import ModelSource
 from providers.types import Hyperparameters
 
+_UNLIMITED = 2**31 - 1
 TUNED_DTYPE = torch.float32
 """The number type of fully fine-tuned models, on disk and in memory.
 
 At usual learning rates most changes of a weight are smaller than a step of bfloat16.
 """
+
+
+def open_tokenizer(
+    source: ModelSource, settings: LocalSettings, dtype: torch.dtype = torch.float32
+) -> Any:
+    """The model's tokenizer, its chat template pinned to the day and the values of `settings`.
+
+    `dtype` is that of the weights, for the message about too little memory.
+
+    Raises `ModelNotFound` if it cannot be read, and `InvalidSettings` without a chat template.
+    """
+    with silence_transformers(), translate_errors(source, settings, dtype):
+        tokenizer: Any = load_tokenizer(source, settings)
+    # The templates of a local model were tried when its files were checked.
+    if not source.local:
+        try_templates(tokenizer.chat_template, source.name)
+    if not tokenizer.chat_template:
+        raise InvalidSettings(
+            f"the model {source.name!r} has no chat template, so it cannot hold a conversation; "
+            "use an instruct model"
+        )
+    with translate_errors(source, settings, dtype):
+        pin_date(tokenizer, settings.template_date)
+    pin_arguments(tokenizer, settings.template_arguments)
+    return tokenizer
 
 
 class Backbone:
@@ -69,21 +95,9 @@ class Backbone:
         self.dtype = dtype or choose_dtype(settings, self.device)
         self.source = source
         self._settings = settings
-        with silence_transformers(), translate_errors(source, settings, self.dtype):
-            self.tokenizer: Any = load_tokenizer(source, settings)
-        # The templates of a local model were tried when its files were checked.
-        if not source.local:
-            try_templates(self.tokenizer.chat_template, source.name)
+        self.tokenizer: Any = open_tokenizer(source, settings, self.dtype)
         with silence_transformers(), translate_errors(source, settings, self.dtype):
             self.model: Any = load_model(source, settings, self.device, self.dtype)
-        if not self.tokenizer.chat_template:
-            raise InvalidSettings(
-                f"the model {source.name!r} has no chat template, so it cannot hold a "
-                f"conversation; use an instruct model"
-            )
-        with translate_errors(source, settings, self.dtype):
-            pin_date(self.tokenizer, settings.template_date)
-        pin_arguments(self.tokenizer, settings.template_arguments)
         # A GGUF model or a quantized one may come in another number type than the one asked for.
         self.dtype = self.model.dtype
         self.device = find_input_device(self.model)
@@ -112,7 +126,8 @@ class Backbone:
     def context(self) -> int:
         """The most tokens prompt and answer may have together."""
         stated = read_context(self.model.config.get_text_config())
-        return stated or int(self.tokenizer.model_max_length)
+        # A tokenizer that knows no limit says 10^30.
+        return stated or min(int(self.tokenizer.model_max_length), _UNLIMITED)
 
     @cached_property
     def ends(self) -> frozenset[int]:

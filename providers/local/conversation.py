@@ -17,7 +17,7 @@ from typing import Any
 
 from providers.errors import BadRequest, InvalidTrainingData
 from providers.local.thoughts import CHANNEL, split_channels
-from providers.types import Example, Message
+from providers.types import Example, Message, PromptTemplate
 
 # "-d" is the day without a leading zero, as templates write it on Linux and macOS.
 _DIRECTIVES = (*"aAbBcCdDeFgGhHIjmMnprRsStTuUVwWxXyYzZ", *(f"-{letter}" for letter in "dmHIMSjy"))
@@ -53,6 +53,18 @@ def pin_arguments(tokenizer: Any, arguments: Mapping[str, Any]) -> None:
     """Give the chat template of `tokenizer` these values, in prompts and in training alike."""
     if arguments:
         tokenizer.apply_chat_template = partial(tokenizer.apply_chat_template, **arguments)
+
+
+def describe_template(tokenizer: Any) -> PromptTemplate:
+    """What `tokenizer` writes prompts with, after `pin_date` and `pin_arguments`."""
+    pinned = dict(getattr(tokenizer.apply_chat_template, "keywords", {}))
+    text = pinned.pop("chat_template", None) or tokenizer.get_chat_template()
+    tokens = {
+        name: str(token)
+        for name, token in tokenizer.special_tokens_map.items()
+        if isinstance(token, str)
+    }
+    return PromptTemplate(str(text), {**tokens, **pinned})
 
 
 def _build_date_macro(day: date) -> str:

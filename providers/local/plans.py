@@ -84,9 +84,13 @@ def read_context(config: Any) -> int | None:
     if stated is None:
         return None
     rope = _read(config, "rope_parameters") or {}
-    if "dynamic" in str(rope.get("rope_type")):
+    kind, factor = str(rope.get("rope_type")), rope.get("factor") or 1
+    if "dynamic" in kind:
         # The stated length is the one before it is stretched.
-        stated *= rope.get("factor") or 1
+        stated *= factor
+    elif kind == "yarn":
+        # Some state the stretched length (DeepSeek), some the original one (Qwen2.5).
+        stated = max(stated, factor * (rope.get("original_max_position_embeddings") or 0))
     return int(stated)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from providers.base import Provider
+from providers.local.backbone import open_tokenizer
+from providers.local.conversation import describe_template
 from providers.local.engine import Engine
 from providers.local.jobs import LocalJobs
 from providers.local.models import LocalModels
@@ -28,6 +30,7 @@ from providers.types import (
     JobState,
     Message,
     ModelRef,
+    PromptTemplate,
     Request,
     Sampling,
     Score,
@@ -92,6 +95,13 @@ class LocalProvider(Provider):
         await asyncio.wrap_future(
             self._engine.run(lambda: self._models.check_tuning(hyperparameters))
         )
+
+    async def read_template(self) -> PromptTemplate:
+        # The model itself may not be needed, such as when a server answers in its place.
+        return await asyncio.to_thread(self._describe_template)
+
+    def _describe_template(self) -> PromptTemplate:
+        return describe_template(open_tokenizer(self._source, self._settings))
 
     def validate_sampling(self, sampling: Sampling) -> Sequence[str]:
         return find_unsupported_sampling(sampling)

@@ -30,6 +30,25 @@ def status(name: Name, runs: Runs = RUNS) -> None:
         show_status(folders.find_run(runs, name), sys.stdout)
 
 
+@app.command(name="show-prompt")
+def show_prompt(
+    name: Name,
+    turn: Annotated[int, typer.Argument(help="Its turn_id in the table turns.")],
+    runs: Runs = RUNS,
+) -> None:
+    """Write the text that a model of this machine read for a stored turn, byte for byte."""
+    from society.cli.errors import report_errors
+
+    with report_errors():
+        from society.runs import folder as folders
+        from society.runs.prompts import render_stored_prompt
+        from society.terminal.output import say
+        from store.ledger import Store
+
+        with Store.open(folders.find_run(runs, name).database, read_only=True) as store:
+            say(render_stored_prompt(store, turn))
+
+
 @app.command()
 def report(
     names: Annotated[

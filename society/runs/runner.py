@@ -13,6 +13,7 @@ from society.method.experiment import Experiment, RunContext
 from society.method.finetuning import prepare_tuning, require_trainable
 from society.method.progress import Observer, ProgressReporter
 from society.runs.folder import RunFolder, keep_stored_quorum
+from society.runs.prompts import keep_templates
 from store.ledger import Store
 
 
@@ -30,6 +31,8 @@ async def run_experiment(
     # Before the first call: a run that cannot be trained would pay for debates in vain.
     require_trainable(config, connections)
     require_sampling(config, connections)
+    if (stored := store.run()) is None or stored.finished_at is None:
+        await keep_templates(store, connections)
     await prepare_tuning(config, connections, store)
     # Batches go below the budget, so that a batch is budgeted call by call.
     if config.evaluation.batch:

@@ -7,6 +7,7 @@ import pytest
 from providers.local.backbone import Backbone
 from providers.local.conversation import encode_example, encode_prompt, find_ends, find_part_ends
 from providers.local.factory import connect
+from providers.local.plans import read_context
 from providers.local.settings import LocalSettings
 from providers.local.source import locate_model
 from providers.types import (
@@ -146,3 +147,34 @@ async def test_a_tuned_base_stops_where_it_was_taught_to(qwen_base, tmp_path):
     await provider.close()
     assert (answer.text, answer.finish_reason) == ("42", "stop")
     assert answer.completion_tokens == len("42") + 1
+
+
+def test_the_context_is_the_length_that_the_rope_is_stretched_to():
+    from transformers import LlamaConfig, MambaConfig
+
+    def read(length, **rope):
+        return read_context(
+            LlamaConfig(max_position_embeddings=length, rope_parameters={"rope_theta": 1e4, **rope})
+        )
+
+    assert read(2048, rope_type="default") == 2048
+    assert read(2048, rope_type="dynamic", factor=4.0) == 8192
+    # Qwen2.5 states the original length, DeepSeek the stretched one.
+    yarn = {"rope_type": "yarn", "factor": 4.0}
+    assert read(32768, **yarn, original_max_position_embeddings=32768) == 131072
+    assert read(131072, **yarn, original_max_position_embeddings=32768) == 131072
+    assert read_context(MambaConfig()) is None
+
+
+def test_a_model_and_a_tokenizer_without_a_limit_leave_a_number_that_counts(tmp_path):
+    from transformers import MambaConfig, MambaForCausalLM
+
+    tokenizer = make_family_tokenizer("qwen2_5")
+    tokenizer.save_pretrained(tmp_path)
+    config = MambaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, state_size=4
+    )
+    MambaForCausalLM(config).save_pretrained(tmp_path)
+    backbone = Backbone(locate_model(str(tmp_path), SETTINGS), SETTINGS)
+    assert backbone.tokenizer.model_max_length > 10**29
+    assert 10**9 < backbone.context < 2**31
