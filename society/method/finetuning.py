@@ -26,9 +26,8 @@ from store.records import AgentRole, Dataset, Job
 
 _EVALUATED = "SELECT 1 FROM turns WHERE split = 'eval' AND iteration = ? AND arm = ? LIMIT 1"
 
-# A tuned model that is no further from the base, in nats per token, answers as the base does. In
-# bfloat16, rounding alone gives about 0.002 (SmolLM2-135M, six steps at 1e-5).
-_LEAST_NATS = 3e-3
+# A tuned model that is no further from the base, in nats per token, answers as the base does.
+_LEAST_NATS = 1e-3
 
 # The model that a job has made. A job that reuses another job's model, because the two were equal,
 # points to that job by shared_job_id.

@@ -167,3 +167,15 @@ def test_noise_on_embeddings_is_of_training_only_and_the_same_each_time(tmp_path
     ids = torch.arange(9)[None]
     model.train()
     assert torch.equal(model(ids).logits, model(ids).logits)
+
+
+def test_rounding_in_half_precision_is_no_distance(tmp_path):
+    """An adapter too weak to change anything flips roundings as a strong one does."""
+    sequences = encode(EXAMPLES)
+    weak, strong = (with_adapter(make_model().to(torch.bfloat16)) for _ in range(2))
+    for model, strength in ((weak, 1e-6), (strong, 0.3)):
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(weight, std=strength)
+    assert measure_drift(weak, None, sequences, CPU, bf16=True) < 1e-5
+    assert measure_drift(strong, None, sequences, CPU, bf16=True) > 1e-3
