@@ -104,14 +104,20 @@ def under_way(debated, server) -> Path:
 
 
 async def stop_when_created(path: Path, server: Server) -> None:
-    """Stop a run as Ctrl-C does once all its jobs are created."""
+    """Stop a run as Ctrl-C does once all its jobs are created and the run knows their names."""
     going = asyncio.create_task(run(path))
-    while len((await asyncio.to_thread(server.state))["jobs"]) < JOBS:
+    # The run asks for a job's state once it has stored the job's name.
+    while len(await asyncio.to_thread(list_polled, server)) < JOBS:
         assert not going.done(), going
         await asyncio.sleep(0.05)
     going.cancel()
     with pytest.raises(asyncio.CancelledError):
         await going
+
+
+def list_polled(server: Server) -> set[str]:
+    """The paths of the jobs whose state was asked for."""
+    return {entry["path"] for entry in server.log("GET", "/fine_tuning/jobs/[^/?]+")}
 
 
 def interrupt(path: Path, server: Server) -> str:
