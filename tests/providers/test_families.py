@@ -14,6 +14,7 @@ WAYS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "outcome", "decoder", "adapters"), WAYS)
 def test_a_family_answers_as_transformers_does(
     name, outcome, decoder, adapters, tmp_path, monkeypatch
