@@ -194,7 +194,7 @@ def test_every_command_of_the_installed_wheel_names_what_it_lacks(extra, tmp_pat
     pinned = ("-c", ROOT / "constraints.txt")
     subprocess.run([python, "-m", "pip", "install", "-q", *pinned, what], check=True)
     environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    local = extra in ("local", "gguf", "diversity")
+    local = extra in ("local", "gguf", "diversity", "quantized")
     lines = {
         "doctor api.toml": None if extra == "api" else API,
         "cost api.toml": None if extra == "api" else API,
