@@ -124,6 +124,7 @@ async def test_a_quantized_base_is_trained_and_answers_as_with_peft(bits, llama,
 
 
 async def test_quantized_weights_are_not_fully_finetuned(llama, tmp_path):
+    pytest.importorskip("bitsandbytes")
     full = Hyperparameters(method="full")
     provider = open_provider(llama, tmp_path, quantization="nf4")
     [fault] = provider.validate_hyperparameters(full)
