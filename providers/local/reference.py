@@ -70,12 +70,7 @@ class ReferenceDecoder:
     @torch.inference_mode()
     def step(self) -> list[DecodingRow]:
         backbone, rows = self._backbone, self._rows
-        width = max(len(row.prompt) for row in rows)
-        ids = [[0] * (width - len(row.prompt)) + list(row.prompt) for row in rows]
-        seen = [[0] * (width - len(row.prompt)) + [1] * len(row.prompt) for row in rows]
-        inputs = {"inputs": torch.tensor(ids, device=backbone.device)}
-        if "attention_mask" in inspect.signature(backbone.model.forward).parameters:
-            inputs["attention_mask"] = torch.tensor(seen, device=backbone.device)
+        inputs = _pad_prompts(backbone, [row.prompt for row in rows])
         forget_lengths(backbone.model)
         applied = backbone.adapters.apply([row.adapter for row in rows], len(rows))
         with applied, _use_plain_settings(backbone.model), silence_transformers():
@@ -99,6 +94,41 @@ class ReferenceDecoder:
 
     def release(self) -> None:
         """Nothing is kept between batches."""
+
+
+@torch.inference_mode()
+def compute_next_logits(backbone: Backbone, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
+    """The logits of each prompt's next token as `generate` reads them, padded, shape (B, V)."""
+    keeper = _LogitsKeeper()
+    forget_lengths(backbone.model)
+    with _use_plain_settings(backbone.model), silence_transformers():
+        backbone.model.generate(
+            **_pad_prompts(backbone, prompts),
+            generation_config=_make_config(do_sample=False, max_new_tokens=1, pad_token_id=0),
+            logits_processor=[keeper],
+        )
+    return keeper.logits_B_V
+
+
+def _pad_prompts(backbone: Backbone, prompts: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+    """The inputs of `generate`: prompts padded on the left, and the mask if the model takes one."""
+    width = max(len(prompt) for prompt in prompts)
+    ids = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+    seen = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    inputs = {"inputs": torch.tensor(ids, device=backbone.device)}
+    if "attention_mask" in inspect.signature(backbone.model.forward).parameters:
+        inputs["attention_mask"] = torch.tensor(seen, device=backbone.device)
+    return inputs
+
+
+class _LogitsKeeper(LogitsProcessor):
+    """Keeps the logits of the token that `generate` is about to choose."""
+
+    logits_B_V: torch.Tensor
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self.logits_B_V = scores.clone()
+        return scores
 
 
 class _TokenChooser(LogitsProcessor):

@@ -32,7 +32,7 @@ from providers.local.plans import (
     Verdict,
     list_windows,
 )
-from providers.local.reference import forget_lengths, make_decoder
+from providers.local.reference import compute_next_logits, forget_lengths, make_decoder
 from providers.local.rows import DecodingRow, answer_rows
 from providers.local.scoring import Passage, compute_pass
 from providers.local.trial_adapters import write_trial_adapter
@@ -72,13 +72,18 @@ def check_base(backbone: Backbone) -> Verdict:
     decoder, reasons = find_decoder(
         backbone, guess.decoder, [expected, [*near, expected[0]]] if near else [expected]
     )
+    if decoder in ("padded", "batch") and (
+        fault := find_padding_fault(backbone, [row.prompt for row in expected])
+    ):
+        decoder, more = find_decoder(backbone, "length", [expected])
+        reasons += [f"prompts are not padded: {fault}", *more]
     long_decoder: DecoderKind = guess.long_decoder
     if far and (fault := _find_fault(backbone, long_decoder, far)):
         long_decoder = "alone"
         reasons.append(f"long prompts: {fault}")
-    scoring, more = _check_scoring(backbone, expected)
+    scoring, scored = _check_scoring(backbone, expected)
     plan = replace(guess, decoder=decoder, long_decoder=long_decoder, scoring=scoring)
-    return Verdict(plan, (*reasons, *more))
+    return Verdict(plan, (*reasons, *scored))
 
 
 def check_adapters(backbone: Backbone, attach: Callable[[Any], Any]) -> tuple[str, Verdict]:
@@ -154,6 +159,20 @@ def find_decoder(
             return kind, reasons
         reasons.append(f"{DECODER_NAMES[kind]} is not used: {fault}")
     return "alone", reasons
+
+
+def find_padding_fault(backbone: Backbone, prompts: Sequence[tuple[int, ...]]) -> str | None:
+    """Whether padding on the left changes what follows a prompt; None if it does not.
+
+    A few equal tokens do not show it: a recurrent layer that reads padding changes all predictions
+    a little.
+    """
+    together_B_V = compute_next_logits(backbone, prompts)
+    for prompt, logits_V in zip(prompts, together_B_V, strict=True):
+        nats = _measure_kl(compute_next_logits(backbone, [prompt]), logits_V[None])
+        if nats > _ROUNDING_NATS.get(backbone.dtype, 0.02):
+            return f"it moves the prediction after {len(prompt)} tokens by {nats:.2g} nats"
+    return None
 
 
 def _find_fault(

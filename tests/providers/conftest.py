@@ -58,6 +58,11 @@ def save_model(folder: Path, architecture: str = "llama") -> Path:
         "mistral": lambda: transformers.MistralConfig(
             **shape, num_key_value_heads=2, sliding_window=16
         ),
+        "recurrent_gemma": lambda: transformers.RecurrentGemmaConfig(
+            **shape | {"num_hidden_layers": 3, "pad_token_id": None},
+            num_key_value_heads=1,
+            lru_width=32,
+        ),
     }
     torch.manual_seed(7)
     transformers.AutoModelForCausalLM.from_config(configs[architecture]()).save_pretrained(folder)

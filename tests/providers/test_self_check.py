@@ -12,7 +12,12 @@ from providers.local.deep_check import describe_kept_checks, try_model
 from providers.local.kept_checks import KeptChecks
 from providers.local.models import LocalModels
 from providers.local.plans import AnswerPlan, Verdict
-from providers.local.self_check import check_adapters, check_base, find_decoder
+from providers.local.self_check import (
+    check_adapters,
+    check_base,
+    find_decoder,
+    find_padding_fault,
+)
 from providers.local.settings import LocalSettings
 from providers.local.source import locate_model
 from providers.local.trial_adapters import write_trial_adapter
@@ -169,3 +174,15 @@ def test_a_reason_is_a_warning_of_doctor(llama):
     [finding] = describe_kept_checks(source, EXACT)
     assert finding.level == "warning"
     assert finding.text.endswith("more slowly than it could: padding changes its answers")
+
+
+def test_padding_that_moves_predictions_is_found_before_it_changes_a_token(tmp_path):
+    """RecurrentGemma's convolution reads padding, so that prompts go by their length."""
+    base = save_model(tmp_path / "r", "recurrent_gemma")
+    fault = find_padding_fault(load(base), [(5, 6, 7), (5, 6, 7, 8, 9, 10, 11, 12)])
+    assert fault is not None
+    assert "after 3 tokens" in fault
+    sliding_fault = find_padding_fault(
+        load(save_model(tmp_path / "m", "mistral")), [(5, 6), (5, 6, 7, 8)]
+    )
+    assert sliding_fault is None
