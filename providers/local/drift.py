@@ -12,6 +12,7 @@ from torch import nn
 
 from providers.local.conversation import TrainingSequence
 from providers.local.loss import MicroBatch, SummedLoss, collate_batch
+from providers.local.scoring import compute_nats
 
 _log = logging.getLogger(__name__)
 
@@ -57,13 +58,13 @@ def measure_drift(
             batch = collate_batch([sequence], device)
             bare = model.disable_adapter() if is_adapted else nullcontext()
             with bare:
-                q_N_V = _compute_logprobs(other, batch)
-            total += _sum_kl(_compute_logprobs(tuned, batch), q_N_V)
+                q_N_V = _compute_logits(other, batch)
+            total += sum(compute_nats(_compute_logits(tuned, batch), q_N_V))
             if is_adapted and (bf16 or model.dtype != torch.float32):
                 # In half precision any adapter, however weak, turns roundings about: 0.002 nats in
                 # SmolLM2-135M. What a very weak one does is no distance.
                 with rescale_adapter_scale(model, _WEAK):
-                    rounding += _sum_kl(_compute_logprobs(tuned, batch), q_N_V)
+                    rounding += sum(compute_nats(_compute_logits(tuned, batch), q_N_V))
         tokens = sum(sum(sequence.trained) for sequence in chosen)
         return max(0.0, (total - rounding) / tokens)
     except (RuntimeError, MemoryError) as error:
@@ -72,13 +73,9 @@ def measure_drift(
         return None
 
 
-def _compute_logprobs(loss: SummedLoss, batch: MicroBatch) -> torch.Tensor:
-    """Of every token at the batch's N targets, (N, V)."""
-    return torch.cat(list(loss.iterate_logits(batch))).float().log_softmax(-1)
-
-
-def _sum_kl(p_N_V: torch.Tensor, q_N_V: torch.Tensor) -> float:
-    return float((p_N_V.exp() * (p_N_V - q_N_V)).sum())
+def _compute_logits(loss: SummedLoss, batch: MicroBatch) -> torch.Tensor:
+    """Of the batch's N targets, (N, V)."""
+    return torch.cat(list(loss.iterate_logits(batch)))
 
 
 def _cut_sequence(sequence: TrainingSequence) -> TrainingSequence:

@@ -170,13 +170,11 @@ def measure_divergences(queries: Sequence[DivergenceQuery]) -> list[tuple[Diverg
         for index, (p_T_V, *others) in zip(batch, logits, strict=True):
             one = queries[index].passages[0]
             answer = one.token_ids[one.start :]
-            found[index] = tuple(
-                Divergence(answer, _compute_nats(p_T_V, q_T_V)) for q_T_V in others
-            )
+            found[index] = tuple(Divergence(answer, compute_nats(p_T_V, q_T_V)) for q_T_V in others)
     return [found[index] for index in range(len(queries))]
 
 
-def _compute_nats(p_T_V: torch.Tensor, q_T_V: torch.Tensor) -> tuple[float, ...]:
+def compute_nats(p_T_V: torch.Tensor, q_T_V: torch.Tensor) -> tuple[float, ...]:
     """D(p ‖ q) at every position, from logits."""
     nats: list[float] = []
     for begin in range(0, p_T_V.shape[0], _POSITIONS_AT_ONCE):

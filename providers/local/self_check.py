@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ from providers.local.plans import (
 )
 from providers.local.reference import compute_next_logits, forget_lengths, make_decoder
 from providers.local.rows import DecodingRow, answer_rows
-from providers.local.scoring import Passage, compute_pass
+from providers.local.scoring import Passage, compute_nats, compute_pass
 from providers.local.trial_adapters import write_trial_adapter
 from providers.types import Sampling
 
@@ -243,8 +244,7 @@ def _check_scoring(backbone: Backbone, rows: Sequence[DecodingRow]) -> tuple[Sco
 
 def _measure_kl(p_T_V: torch.Tensor, q_T_V: torch.Tensor) -> float:
     """Mean D(p ‖ q) over the positions, from logits."""
-    p, q = p_T_V.float().log_softmax(-1), q_T_V.float().log_softmax(-1)
-    return float((p.exp() * (p - q)).sum(-1).mean())
+    return fmean(compute_nats(p_T_V, q_T_V))
 
 
 def _group(backbone: Backbone, rows: Sequence[DecodingRow]) -> list[list[DecodingRow]]:

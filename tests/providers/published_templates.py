@@ -68,6 +68,25 @@ FAMILIES = {
 }
 
 
+def save_family_model(folder: Path, name: str, **shape: int) -> Path:
+    """Save a tiny model of random weights with the family's tokenizer and template."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = make_family_tokenizer(name)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        num_attention_heads=2,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        **shape,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
 def make_family_tokenizer(name: str) -> Any:
     """A byte-level tokenizer with the family's template and special tokens.
 

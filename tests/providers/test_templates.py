@@ -19,7 +19,11 @@ from providers.types import (
     Request,
     Sampling,
 )
-from tests.providers.published_templates import FAMILIES, make_family_tokenizer
+from tests.providers.published_templates import (
+    FAMILIES,
+    make_family_tokenizer,
+    save_family_model,
+)
 from tests.providers.training_fixtures import CHATML, PLAIN, make_tokenizer
 
 SETTINGS = LocalSettings(device="cpu", threads=1)
@@ -101,25 +105,14 @@ def test_a_template_without_ends_leaves_the_end_of_sequence():
 @pytest.fixture(scope="module")
 def qwen_base(tmp_path_factory):
     """A tiny base model whose template ends turns with another token than its end of sequence."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    folder = tmp_path_factory.mktemp("qwen")
-    tokenizer = make_family_tokenizer("qwen2_5")
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
+    return save_family_model(
+        tmp_path_factory.mktemp("qwen"),
+        "qwen2_5",
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=2,
-        num_attention_heads=2,
         max_position_embeddings=256,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
 
 
 def test_a_base_stops_at_the_end_of_turns_before_it_is_tuned(qwen_base):

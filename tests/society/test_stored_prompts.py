@@ -25,7 +25,11 @@ from society.method.experiment import resolve
 from society.runs import runner
 from society.runs.folder import locate_run, start_run
 from society.runs.prompts import render_stored_prompt
-from tests.providers.published_templates import FAMILIES, make_family_tokenizer
+from tests.providers.published_templates import (
+    FAMILIES,
+    make_family_tokenizer,
+    save_family_model,
+)
 
 CONVERSATION = (
     Message("user", " What is 1+2?"),
@@ -56,24 +60,14 @@ def test_a_stored_template_writes_what_the_tokenizer_writes(family, tmp_path):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A tiny model with the template of Llama 3.2, which writes a date and a system text."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    folder = tmp_path_factory.mktemp("llama")
-    tokenizer = make_family_tokenizer("llama3_2")
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
+    return save_family_model(
+        tmp_path_factory.mktemp("llama"),
+        "llama3_2",
         hidden_size=16,
         intermediate_size=16,
         num_hidden_layers=1,
-        num_attention_heads=2,
         max_position_embeddings=4096,
-        eos_token_id=tokenizer.eos_token_id,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
 
 
 def run(model, runs, rounds=2):
