@@ -28,19 +28,20 @@ async def run_experiment(
     config = keep_stored_quorum(experiment.config, store.run())
     experiment = replace(experiment, config=config)
     connections = Connections.open(config, folder.models)
-    # Before the first call: a run that cannot be trained would pay for debates in vain.
-    require_trainable(config, connections)
-    require_sampling(config, connections)
-    if (stored := store.run()) is None or stored.finished_at is None:
-        await keep_templates(store, connections)
-    await prepare_tuning(config, connections, store)
-    # Batches go below the budget, so that a batch is budgeted call by call.
-    if config.evaluation.batch:
-        connections = connections.with_batches(store)
-    connections = budget.budget_connections(connections, config, store)
     try:
+        # Before the first call: a run that cannot be trained would pay for debates in vain.
+        require_trainable(config, connections)
+        require_sampling(config, connections)
+        if (stored := store.run()) is None or stored.finished_at is None:
+            await keep_templates(store, connections)
+        await prepare_tuning(config, connections, store)
+        # Batches go below the budget, so that a batch is budgeted call by call.
+        if config.evaluation.batch:
+            connections = connections.with_batches(store)
+        connections = budget.budget_connections(connections, config, store)
         progress = ProgressReporter(observer, partial(budget.format_spent, connections))
         run = RunContext(folder.name, experiment, store, connections, progress)
         await loop.run_iterations(run)
     finally:
+        # Also of a refused run: trying what will be trained has loaded the model.
         await connections.close()

@@ -1,6 +1,7 @@
 """What a run stores and says of its trainings in this process."""
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,5 @@ def test_layers_that_the_model_lacks_are_refused_before_anything_is_asked(experi
     database = folders.locate_run(experiment.parent / "runs", "run").database
     with Store.open(database, read_only=True) as store:
         assert store.rows("SELECT count(*) FROM turns") == [(0,)]
+    # The model that was tried is given back too.
+    assert not [thread for thread in threading.enumerate() if thread.name == "local-model"]
