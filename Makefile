@@ -3,16 +3,18 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 SOURCES := society providers finetune evals store
+# Servers that nobody here wrote are installed here, each in an environment of its own.
+export SOCIETY_TEST_SERVERS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/society/servers
 
 # Many tests start Python anew; without its cache each of them would compile everything again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-long lint pytest bench clean
+.PHONY: demo test test-long test-servers lint pytest bench docs clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[api,local,gguf,quantized,diversity,report,view,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[api,bedrock,gemini,tinker,local,gguf,quantized,diversity,report,telemetry,tensorboard,view,ray,dev]'
 	touch $(READY)
 
 demo: $(READY)
@@ -29,14 +31,31 @@ test: $(READY)
 	$(MAKE) --jobs 2 lint pytest
 
 pytest: $(READY)
-	$(BIN)/pytest -n 5 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
 
+# Importing all files to find the long tests in some takes a minute.
+LONG = $(shell grep -lr --include='test_*.py' 'mark\.long' tests)
+# The longest have limits of their own; a slow or busy machine must not fail the others.
 test-long: $(READY)
-	$(BIN)/pytest -n 2 --dist load -m long
+	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder -m long -o timeout=1200 $(LONG)
 
+# Skips with the reason where a server cannot be installed.
+test-servers: $(READY)
+	$(BIN)/python -m tests.servers.environments
+	$(BIN)/pytest -m servers tests/servers
+
+# All that runs by itself: `families` takes hours, `means` and `stopping` read runs that one names.
+# To the end in one go, whatever misses its goal on the way.
+BENCHES = $(filter-out %/families.py %/means.py %/stopping.py,$(shell grep -l __main__ benchmarks/*.py))
 bench: $(READY)
-	for bench in benchmarks/*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
+	@missed=; for bench in $(BENCHES); do echo "== $$bench"; \
+		$(BIN)/python $$bench || missed="$$missed $$bench"; done; \
+		test -z "$$missed" || { echo "failed, or missed a goal:$$missed"; exit 1; }
+
+# The pages are written to site/; a warning ends the build.
+docs: $(READY)
+	$(BIN)/zensical build --strict --clean
 
 clean:
-	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv dist site .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find $(SOURCES) tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

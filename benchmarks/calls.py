@@ -41,8 +41,8 @@ SERVER = Path(__file__).parents[1] / "tests" / "providers" / "chat_server.py"
 MODEL = "bench-model"
 TEXT = "Question: what is {number} + 7 * 3 - 2? Think step by step, answer in a box. " * 8
 WARM_UP = 8
-CPU_GOAL = 1.2
-RATE_GOAL = 2.0
+CPU_GOAL = 1.0
+RATE_GOAL = 0.95
 MEMORY_GOAL = 1.25
 SLOW_GOAL = 1.15
 PARTS = ("calls", "memory", "slow")
@@ -83,9 +83,9 @@ def measure_calls(calls: int, concurrent: int, latency_ms: float) -> bool:
     _line("openai on its own transport", default)
     _line("openai on aiohttp, bare loop", bare)
     _line("provider, turns stored", ours)
-    cpu, rate = ours.cpu_ms / bare.cpu_ms, ours.rate / default.rate
-    print(f"  CPU {cpu:.2f} x the bare loop, goal {CPU_GOAL}; ", end="")
-    print(f"calls/s {rate:.1f} x its own transport, goal {RATE_GOAL:.0f}\n")
+    cpu, rate = ours.cpu_ms / bare.cpu_ms, ours.rate / bare.rate
+    print(f"  beside the bare loop: CPU {cpu:.2f} x, goal {CPU_GOAL}; ", end="")
+    print(f"calls/s {rate:.2f} x, goal {RATE_GOAL}\n")
     return cpu <= CPU_GOAL and rate >= RATE_GOAL
 
 
@@ -162,7 +162,7 @@ async def _aiohttp(url: str, calls: int, concurrent: int) -> _Measured:
 async def _openai(url: str, calls: int, concurrent: int, *, aio: bool) -> _Measured:
     transport = DefaultAioHttpClient() if aio else None
     async with AsyncOpenAI(
-        api_key="none", base_url=url, max_retries=0, http_client=transport
+        api_key="none", base_url=url, max_retries=0, timeout=600, http_client=transport
     ) as client:
 
         async def call(number: int) -> None:

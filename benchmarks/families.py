@@ -6,7 +6,8 @@ Makes a tiny model of random weights for every family in `family_configs`, and f
 of transformers that answers text and can be built small. Each goes through the product's own
 provider, on the CPU with eager attention and with sdpa: six prompts of unequal lengths at once,
 greedily, of the base and of two adapters that the provider has trained itself, mixed in a batch.
-The expected texts come from a fresh model by `generate` and PEFT, one prompt at a time.
+The expected texts come from a fresh model by `generate` and PEFT, one prompt at a time. A family
+with fused experts is trained and asked once more with adapters on them (`lora_experts`).
 
 A family is tried in a process of its own. Results are kept in FILE (JSON lines), so that a sweep
 goes on where it was stopped; `--again` forgets them. `--write` puts the table into docs/models.md.
@@ -25,11 +26,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.family_configs import FAMILIES, shrink_config
+from benchmarks.family_configs import FAMILIES
+from benchmarks.family_table import OUTCOMES, WORKS, Result, describe, read_results, write_table
+from benchmarks.shrunk_configs import shrink_config
 from providers.embedded import MODEL_DIR
 from providers.errors import InvalidSettings, ModelNotFound, Unsupported
 from providers.types import (
@@ -42,9 +45,6 @@ from providers.types import (
     Sampling,
 )
 
-ROOT = Path(__file__).parents[1]
-DOCUMENT = ROOT / "docs" / "models.md"
-MARKS = ("<!-- families: begin -->", "<!-- families: end -->")
 PROMPTS = (
     "Why?",
     "What is the result of 3+4*2+9-1*5?",
@@ -68,29 +68,6 @@ RECIPE = Hyperparameters(
     warmup=0.0,
     schedule="constant",
 )
-
-# How a family does, from best to worst.
-OUTCOMES = {
-    "fast": "works fast",
-    "reference": "works by the reference path",
-    "base": "answers, and is refused before training",
-    "refused": "refused before the first call",
-    "unbuilt": "not tried: no tiny model can be built",
-    "wrong": "WRONG",
-}
-
-
-@dataclass
-class Result:
-    """What happened to one family."""
-
-    family: str
-    outcome: str
-    reason: str = ""
-    decoder: str = ""
-    adapters: str = ""
-    seconds: float = 0.0
-    faults: list[str] = field(default_factory=list)
 
 
 def list_families() -> list[str]:
@@ -121,18 +98,15 @@ def make_model(family: str, folder: Path) -> None:
     Raises whatever the family raises if it cannot be made tiny.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     config = make_config(family)
-    kind: Any = AutoModelForCausalLM
-    if type(config) not in kind._model_mapping:
-        kind = AutoModelForImageTextToText
+    kind = _find_class(config)
     with torch.device("meta"):
-        weights = sum(weight.numel() for weight in kind.from_config(config).parameters())
+        weights = sum(weight.numel() for weight in kind._from_config(config).parameters())
     if weights > MOST_WEIGHTS:
         raise ValueError(f"the smallest configuration found has {weights:,} weights")
     torch.manual_seed(7)
-    model = kind.from_config(config)
+    model = kind._from_config(config)
     model.generation_config.eos_token_id = _END
     model.generation_config.pad_token_id = 0
     model.generation_config.bos_token_id = None
@@ -141,30 +115,34 @@ def make_model(family: str, folder: Path) -> None:
         shutil.copy(MODEL_DIR / name, folder / name)
 
 
+def _find_class(config: Any) -> Any:
+    """The class of the models that are published with such a configuration."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    kinds: list[Any] = [
+        auto_class._model_mapping[type(config)]
+        for auto_class in (AutoModelForCausalLM, AutoModelForImageTextToText)
+        if type(config) in auto_class._model_mapping
+    ]
+    if not kinds:
+        raise ValueError(f"transformers has no class for {type(config).__name__}")
+    # Of a model of images and texts, the class for texts alone may be made of a part.
+    return next((kind for kind in kinds if kind.config_class is type(config)), kinds[-1])
+
+
 def generate_texts(folder: Path, attention: str, adapter: Path | None) -> list[str]:
     """What a fresh model says by `generate` and PEFT, one prompt at a time."""
     import torch
     from peft import PeftModel
-    from transformers import (
-        AutoModelForCausalLM,
-        AutoModelForImageTextToText,
-        AutoTokenizer,
-        GenerationConfig,
-    )
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
+    from providers.local.architecture import choose_auto_class
     from providers.local.conversation import decode_answer
     from providers.local.lora_targets import keep_names
 
-    try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation=attention
-        )
-    except ValueError as error:
-        if "attention" in str(error):
-            raise
-        model = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation=attention
-        )
+    config: Any = AutoConfig.from_pretrained(folder)
+    kind = choose_auto_class(config, str(folder), False)
+    model: Any = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention)
     if adapter is not None:
         with keep_names(model):
             model = PeftModel.from_pretrained(model, str(adapter))
@@ -210,6 +188,8 @@ class Family:
         self.result = Result(name, "wrong")
         self._folder = root / "model"
         self._workdir = root / "work"
+        # What `generate` says, by attention and adapter.
+        self._expected: dict[tuple[str, str | None], list[str]] = {}
         self._folder.mkdir()
         self._workdir.mkdir()
 
@@ -219,53 +199,80 @@ class Family:
             make_model(self.result.family, self._folder)
         except Exception as error:
             return self._end("unbuilt", error)
-        tuned: list[str | None] = []
         try:
-            expected = {None: generate_texts(self._folder, "eager", None)}
+            self._expect("eager", None)
         except Exception as error:
-            return self._end("unbuilt", error, "generate itself cannot answer: ")
+            return self._require_refusal(error)
         try:
-            self._compare("eager", expected)
+            self._compare("eager", [None])
         except (Unsupported, InvalidSettings, ModelNotFound) as error:
             return self._end("refused", error)
         try:
-            tuned = asyncio.run(self._train())
+            tuned = asyncio.run(self._train(RECIPE, ("a", "b")))
         except (Unsupported, InvalidSettings) as error:
             self._compare_sdpa([None])
             return self._end("base" if not self.result.faults else "wrong", error)
-        expected |= {
-            name: generate_texts(self._folder, "eager", self._workdir / str(name)) for name in tuned
-        }
-        self._compare("eager", expected)
-        self._compare_sdpa([None, *tuned])
+        self._compare_tuned(tuned)
+        self._try_experts()
         if self.result.faults:
             return self.result
         slow = self.result.adapters == "peft" or self.result.decoder not in ("slot", "padded")
         self.result.outcome = "reference" if slow else "fast"
         return self.result
 
-    def _end(self, outcome: str, error: Exception, prefix: str = "") -> Result:
+    def _require_refusal(self, error: Exception) -> Result:
+        """What `generate` itself cannot answer with has to be refused."""
+        try:
+            asyncio.run(self._ask("eager", [(PROMPTS[0], None)]))
+        except (Unsupported, InvalidSettings, ModelNotFound) as refusal:
+            return self._end("refused", refusal)
+        self.result.faults.append(f"answers, but generate does not: {error}"[:300])
+        return self.result
+
+    def _try_experts(self) -> None:
+        """Adapters on the fused experts too, if the family has any."""
+        ways = self.result.decoder, self.result.adapters
+        try:
+            tuned = asyncio.run(self._train(replace(RECIPE, lora_experts=True), ("e",)))
+        except (Unsupported, InvalidSettings) as error:
+            if "no fused experts" not in str(error):
+                self.result.experts = _write_error(error, self._folder)
+            return
+        self._compare_tuned(tuned)
+        self.result.experts = WORKS if not self.result.faults else "WRONG"
+        self.result.decoder, self.result.adapters = ways
+
+    def _compare_tuned(self, names: Sequence[str]) -> None:
+        """Compare what the base and these trained adapters say, mixed in a batch."""
+        if self.result.faults:
+            return
+        self._compare("eager", [None, *names])
+        self._compare_sdpa([None, *names])
+
+    def _expect(self, attention: str, name: str | None) -> list[str]:
+        """What `generate` says with this adapter."""
+        if (attention, name) not in self._expected:
+            adapter = None if name is None else self._workdir / name
+            self._expected[attention, name] = generate_texts(self._folder, attention, adapter)
+        return self._expected[attention, name]
+
+    def _end(self, outcome: str, error: Exception) -> Result:
         self.result.outcome = outcome
-        text = str(error).replace(str(self._folder), "MODEL")
-        self.result.reason = f"{prefix}{type(error).__name__}: {text}"[:400]
+        self.result.reason = _write_error(error, self._folder)
         return self.result
 
     def _compare_sdpa(self, names: Sequence[str | None]) -> None:
         """The same with sdpa, which a GPU gets, if the family has it."""
         try:
-            expected = {
-                name: generate_texts(
-                    self._folder, "sdpa", None if name is None else self._workdir / name
-                )
-                for name in names
-            }
+            self._expect("sdpa", None)
         except Exception:
             # Without sdpa there is nothing to compare; "auto" takes eager then.
             return
-        self._compare("sdpa", expected)
+        self._compare("sdpa", names)
 
-    def _compare(self, attention: str, expected: Mapping[str | None, list[str]]) -> None:
+    def _compare(self, attention: str, names: Sequence[str | None]) -> None:
         """Note where the provider's texts differ from the expected ones."""
+        expected = {name: self._expect(attention, name) for name in names}
         pairs = [(prompt, name) for prompt in PROMPTS for name in expected]
         said = asyncio.run(self._ask(attention, pairs))
         for name, texts in expected.items():
@@ -311,14 +318,14 @@ class Family:
         }
         return connect(str(self._folder), settings, self._workdir)
 
-    async def _train(self) -> list[str | None]:
-        """Train two adapters the way a run does; a `ProviderError` is a refusal before training."""
+    async def _train(self, recipe: Hyperparameters, names: Sequence[str]) -> list[str]:
+        """Train adapters the way a run does; a `ProviderError` is a refusal before training."""
         provider = self._connect("eager")
         try:
-            await provider.prepare_tuning(RECIPE)
-            for seed, name in enumerate(("a", "b")):
+            await provider.prepare_tuning(recipe)
+            for seed, name in enumerate(names):
                 spec = FinetuneSpec(
-                    name, provider.base, build_examples(), name * 64, RECIPE, seed=seed
+                    name, provider.base, build_examples(), name * 64, recipe, seed=seed
                 )
                 handle = await provider.submit(spec)
                 # A job of this process ends before a task that is queued behind it.
@@ -328,11 +335,16 @@ class Family:
                     self.result.faults.append(f"training: {state.error}"[:300])
         finally:
             await provider.close()
-        return [] if self.result.faults else ["a", "b"]
+        return list(names)
+
+
+def _write_error(error: Exception, folder: Path) -> str:
+    text = str(error).replace(str(folder), "MODEL")
+    return f"{type(error).__name__}: {text}"[:400]
 
 
 def try_family(name: str, limit_s: int) -> Result:
-    """Try a family in a process of its own, which is ended after `limit_s` seconds."""
+    """Try a family in a process of its own, which may compute for `limit_s` seconds."""
     # Imported before the fork, so that not every child has to.
     import peft  # noqa: F401
     import torch
@@ -348,7 +360,7 @@ def try_family(name: str, limit_s: int) -> Result:
     child = os.fork()
     if child == 0:
         os.close(reader)
-        signal.alarm(limit_s)
+        signal.setitimer(signal.ITIMER_PROF, limit_s)
         os.write(writer, json.dumps(asdict(_try_here(name))).encode())
         os._exit(0)
     os.close(writer)
@@ -380,49 +392,6 @@ def sweep(names: Sequence[str], known: Mapping[str, Result], limit_s: int) -> It
         yield known[name] if name in known else try_family(name, limit_s)
 
 
-def read_results(file: Path) -> dict[str, Result]:
-    """The results of an earlier sweep."""
-    if not file.is_file():
-        return {}
-    lines = (json.loads(line) for line in file.read_text("utf-8").splitlines())
-    return {line["family"]: Result(**line) for line in lines}
-
-
-def describe(result: Result) -> str:
-    """One line about a result."""
-    ways = f"{result.decoder}/{result.adapters}".strip("/")
-    notes = "; ".join(result.faults) or result.reason
-    return f"{result.family:24} {result.outcome:10} {ways:12} {result.seconds:5.1f} s  {notes}"
-
-
-def write_table(results: Sequence[Result]) -> None:
-    """Put the table between the marks in docs/models.md."""
-    begin, end = MARKS
-    text = DOCUMENT.read_text("utf-8")
-    before, _, rest = text.partition(begin)
-    _, _, after = rest.partition(end)
-    DOCUMENT.write_text(f"{before}{begin}\n{format_table(results)}\n{end}{after}", "utf-8")
-
-
-def format_table(results: Sequence[Result]) -> str:
-    """The families by outcome, as Markdown; refusals each with their reason."""
-    parts: list[str] = []
-    for outcome, title in OUTCOMES.items():
-        found = [result for result in results if result.outcome == outcome]
-        if not found:
-            continue
-        parts.append(f"**{title[0].upper()}{title[1:]}** ({len(found)})\n")
-        if outcome in ("fast", "reference", "unbuilt"):
-            parts.append(", ".join(f"`{result.family}`" for result in found) + "\n")
-            continue
-        parts.append("| family | why |\n|---|---|")
-        for result in found:
-            why = ("; ".join(result.faults) or result.reason).replace("|", "/").replace("\n", " ")
-            parts.append(f"| `{result.family}` | {why} |")
-        parts.append("")
-    return "\n".join(parts)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", help="families; all of them without")
@@ -431,7 +400,9 @@ def main() -> int:
     parser.add_argument(
         "--results", type=Path, default=Path(tempfile.gettempdir()) / "families.jsonl"
     )
-    parser.add_argument("--limit", type=int, default=240, help="seconds for one family")
+    parser.add_argument(
+        "--limit", type=int, default=240, help="seconds of computing for one family"
+    )
     options = parser.parse_args()
     if options.again:
         options.results.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """Tiny configurations of model families, for `benchmarks/families.py`.
 
-A family is named here only where its shrunk default configuration (`shrink_config`) is not enough:
-because it has variants that are computed differently, or sizes that depend on each other.
+A family is named here only where its shrunk default configuration (`shrunk_configs`) is not
+enough: because it has variants that are computed differently, or sizes that depend on each other.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 TOKENS = 512
 """The size of the vocabulary: that of the built-in model's tokenizer, which every family gets."""
 
-_SHAPE: dict[str, Any] = {
+SHAPE: dict[str, Any] = {
     "vocab_size": TOKENS,
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -89,7 +89,7 @@ _NO_GROUPS = ("num_key_value_heads",)
 
 
 def _shape(*absent: str, **choices: Any) -> dict[str, Any]:
-    kept = {key: value for key, value in _SHAPE.items() if key not in absent}
+    kept = {key: value for key, value in SHAPE.items() if key not in absent}
     return {**kept, **choices}
 
 
@@ -170,6 +170,26 @@ FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = {
             vocab_size_per_layer_input=TOKENS,
             hidden_size_per_layer_input=8,
         ),
+    ),
+    "gemma4_assistant": (
+        "gemma4_assistant",
+        {
+            "text_config": _shape(
+                head_dim=16,
+                sliding_window=16,
+                vocab_size_per_layer_input=0,
+                hidden_size_per_layer_input=0,
+                num_kv_shared_layers=4,
+            ),
+            "backbone_hidden_size": 64,
+        },
+    ),
+    "gemma4_unified_assistant": (
+        "gemma4_unified_assistant",
+        {
+            "text_config": _shape(head_dim=16, sliding_window=16, num_kv_shared_layers=4),
+            "backbone_hidden_size": 64,
+        },
     ),
     "glm": ("glm", _shape(head_dim=16)),
     "glm4": ("glm4", _shape(head_dim=16)),
@@ -329,7 +349,11 @@ FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = {
     "stablelm": ("stablelm", _shape()),
     "starcoder2": ("starcoder2", _shape(sliding_window=None)),
     "vaultgemma": ("vaultgemma", _shape(head_dim=16, sliding_window=16)),
-    "xlstm": ("xlstm", _shape(*_NO_LENGTH, "intermediate_size", num_heads=4, chunk_size=16)),
+    # Its heads' sizes are rounded up to 64 together.
+    "xlstm": (
+        "xlstm",
+        _shape(*_NO_LENGTH, "intermediate_size", hidden_size=128, num_heads=4, chunk_size=16),
+    ),
     "zamba2": (
         "zamba2",
         _shape(
@@ -344,110 +368,3 @@ FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 """By name: the model type and the settings of its configuration."""
-
-_SMALL = {
-    **{key: value for key, value in _SHAPE.items() if key != "initializer_range"},
-    "bos_token_id": 1,
-    "head_dim": 16,
-    "ffn_dim": 96,
-    "decoder_ffn_dim": 96,
-    "encoder_ffn_dim": 96,
-    "d_model": 64,
-    "d_ff": 96,
-    "num_layers": 4,
-    "encoder_layers": 2,
-    "decoder_layers": 4,
-    "depth": 2,
-    "num_heads": 4,
-    "sliding_window": 16,
-    "num_experts": 4,
-    "num_local_experts": 4,
-    "n_routed_experts": 4,
-    "moe_num_experts": 4,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 32,
-    "shared_expert_intermediate_size": 32,
-    "first_k_dense_replace": 1,
-    "n_group": 1,
-    "topk_group": 1,
-    "q_lora_rank": 16,
-    "kv_lora_rank": 16,
-    "qk_nope_head_dim": 16,
-    "qk_rope_head_dim": 8,
-    "image_size": 32,
-    "patch_size": 8,
-    "out_hidden_size": 64,
-    "projection_dim": 64,
-    "embed_dim": 64,
-    "mlp_dim": 96,
-    "n_embd": 64,
-    "n_layer": 4,
-    "n_head": 4,
-    "n_positions": 512,
-    "rotary_dim": 8,
-    "n_layers": 4,
-    "n_heads": 4,
-    "emb_dim": 64,
-    "vocab_size_per_layer_input": TOKENS,
-    "hidden_size_per_layer_input": 8,
-    "linear_num_key_heads": 2,
-    "linear_num_value_heads": 4,
-    "linear_key_head_dim": 16,
-    "linear_value_head_dim": 16,
-    "mamba_n_heads": 8,
-    "mamba_d_state": 8,
-    "mamba_d_head": 16,
-    "mamba_n_groups": 1,
-    "state_size": 8,
-    "is_decoder": True,
-}
-
-# Parts of half a head, for time, height and width.
-_THREE_AXES = {
-    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
-}
-# What single families need beyond that: the kinds of their layers, and axes of their positions.
-_EXTRAS: dict[str, dict[str, Any]] = {
-    "qwen2_vl_text": _THREE_AXES,
-    "qwen2_5_vl_text": _THREE_AXES,
-    "qwen3_vl_text": _THREE_AXES,
-    "qwen3_vl_moe_text": _THREE_AXES,
-    "bamba": {"attn_layer_indices": [1, 3]},
-    "granitemoehybrid": {"layer_types": ["mamba", "attention", "mamba", "attention"]},
-    "zaya": {"num_experts_per_tok": 1},
-}
-
-
-def shrink_config(model_type: str) -> Any:
-    """The default configuration of a family with all its usual sizes made tiny.
-
-    Raises whatever the configuration raises for sizes that do not fit together.
-    """
-    from transformers import CONFIG_MAPPING
-
-    kind: Any = CONFIG_MAPPING[model_type]
-    plain = kind()
-    nested = {}
-    for name in getattr(kind, "sub_configs", {}):
-        own_type = getattr(getattr(plain, name, None), "model_type", "")
-        if own_type in CONFIG_MAPPING:
-            nested[name] = shrink_config(own_type).to_dict()
-    choices = {
-        name: value
-        for name, value in _SMALL.items()
-        if _has(plain, name) and not (nested and name in _SHAPE and name != "vocab_size")
-    }
-    if "kv_lora_rank" in choices:
-        # Latent attention has one key head for every query head.
-        choices["num_key_value_heads"] = choices["num_attention_heads"]
-        if "head_dim" in choices:
-            choices["head_dim"] = choices["qk_rope_head_dim"]
-    return kind(**{**choices, **nested, **_EXTRAS.get(model_type, {})})
-
-
-def _has(config: Any, name: str) -> bool:
-    # Some configurations raise errors of their own for what differs between layers.
-    try:
-        return hasattr(config, name)
-    except Exception:
-        return True

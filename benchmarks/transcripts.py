@@ -26,7 +26,7 @@ from pathlib import Path
 import duckdb
 
 from finetune.datasets import DatasetRules, derive_datasets
-from finetune.mixture import compute_mixture
+from finetune.mixture import sample_mixture
 from store.content import messages_json
 from store.ledger import Store
 from store.records import Turn
@@ -133,7 +133,7 @@ def measure_derivation(folder: Path, questions: int) -> bool:
     owners = [(agent, role) for role in ("generator", "critic") for agent in AGENTS]
     with Store.open(path, memory_limit="6GB") as store:
         with _Clock() as ours, _peak_memory() as peak:
-            built = derive_datasets(store, 1, ARM, owners, DatasetRules(seed=1))  # type: ignore[arg-type]
+            built = derive_datasets(store, 1, ARM, owners, DatasetRules(critics="sample", seed=1))  # type: ignore[arg-type]
         part = min(questions, max(1000, questions // 10))
         with _Clock() as plain:
             counts = _derive_plainly(store, part)
@@ -223,7 +223,7 @@ def _derive_plainly(store: Store, questions: int) -> dict[tuple[int, str], int]:
             sides[agent, side].append((str(question_id), *turns[2][:2]))
     counts: Counter[tuple[int, str]] = Counter()
     for agent in AGENTS:
-        mixture = compute_mixture(len(sides[agent, "corrected"]), len(sides[agent, "kept"]), 0.5)
+        mixture = sample_mixture(len(sides[agent, "corrected"]), len(sides[agent, "kept"]), 0.5)
         generator = sorted(sides[agent, "generator"])
         critic = sorted(
             _drawn(sides[agent, "corrected"], mixture.corrected)

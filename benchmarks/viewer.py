@@ -113,6 +113,8 @@ def _pages(question: str) -> list[tuple[str, str]]:
         ("overview", run),
         *lists,
         ("one debate", f"{run}/debate?{stage}&{here}"),
+        ("one question, two iterations", f"{run}/compare?{stage}&{here}"),
+        ("runs beside each other", "/beside?run=run"),
         ("agents", f"{run}/agents"),
         ("datasets", f"{run}/datasets"),
         ("dataset, rows 50,000 on", f"{run}/dataset?id=multiagent-a2-critic-it1&from=50000"),

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from evals.arm_kinds import MULTIAGENT
+from evals.intervals import PairedDifference, paired_shares
 from evals.metrics import DECODINGS
 from store.ledger import Store
-from store.records import StageKey
+from store.records import IN_STAGE, StageKey
 
 # The debates with votes: a debate that is still going on counts in no figure. A debate without a
 # readable answer in a round has no share there: a share of 0 would lower the mean.
@@ -84,6 +85,12 @@ _AGREEMENTS = f"""
 """
 
 
+_ROUNDS = f"""
+    select arg_min(votes, round), arg_max(votes, round)
+    from votes where {IN_STAGE} group by question_id having max(round) > 1 order by question_id
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Agreement:
     """The complete debates of one society on one task under one decoding; shares 0 to 1.
@@ -126,6 +133,19 @@ def read_agreements(
     # In the order of DECODINGS, which is not the alphabet's.
     return sorted(
         found, key=lambda each: (each.stage.iteration, DECODINGS.index(each.stage.decoding))
+    )
+
+
+def compare_rounds(store: Store, stage: StageKey, agents: int) -> PairedDifference | None:
+    """The share of the `agents` that are with the vote, after the last round minus round 1.
+
+    Paired by question. None for fewer than two debates, and for those of one round.
+    """
+    found = store.rows(_ROUNDS, stage.params)
+    if len(found) < 2:
+        return None
+    return paired_shares(
+        [first / agents for first, _ in found], [last / agents for _, last in found]
     )
 
 

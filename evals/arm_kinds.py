@@ -54,6 +54,8 @@ class ArmKind:
     both are None if the arm trains nothing. `agents` answer in evaluation, `train_agents` in
     training debates. `matched_to` says what the number of samples of a compute-matched vote is
     derived from. `ablation`: a report draws it beside other ablations, apart from the baselines.
+    `distills`: in every iteration one model learns what all agents agree on, and all further
+    training starts from it.
     """
 
     name: str
@@ -68,6 +70,7 @@ class ArmKind:
     others: OtherResponses | None = None
     matched_to: MatchedTo | None = None
     ablation: bool = False
+    distills: bool = False
 
     @property
     def trained(self) -> bool:
@@ -138,6 +141,12 @@ _KINDS = (
         ablation=True,
     ),
     ArmKind(
+        "loop",
+        "as multiagent, and one model distilled in every iteration is the next one's base",
+        Look("vermillion", SOLID, "D", filled=False),
+        distills=True,
+    ),
+    ArmKind(
         # No vote: one agent answers in training, and gold decides which answers are kept.
         "star",
         "one model tuned on its answers that match gold (STaR)",
@@ -187,3 +196,16 @@ _KINDS = (
 )
 ARM_KINDS: Mapping[str, ArmKind] = {kind.name: kind for kind in _KINDS}
 """By name, in the order in which they are documented."""
+
+DISTILLED = ArmKind(
+    "distilled",
+    "one model tuned on the answers that a society agrees on",
+    Look("purple", SOLID, "X"),
+    data="pooled",
+    tunes_critics=False,
+    agents=1,
+    rounds=1,
+)
+"""What `society distill` adds to a stored run; no experiment lists it."""
+STORED_KINDS: Mapping[str, ArmKind] = {**ARM_KINDS, DISTILLED.name: DISTILLED}
+"""The kinds of arm that a stored run may have."""

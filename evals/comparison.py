@@ -53,8 +53,16 @@ class System:
 
 
 @dataclass(frozen=True, slots=True)
+class Side:
+    """A system in the run that its answers are stored in."""
+
+    store: Store
+    system: System
+
+
+@dataclass(frozen=True, slots=True)
 class RunDifference:
-    """A minus B in one run."""
+    """A minus B in one run, or in two: then both are named, and the seed is that of A."""
 
     run: str
     seed: int
@@ -133,24 +141,33 @@ def compare(
     """
     a = System(StageKey(iteration_a, "eval", arm_a, decoding), measure)
     b = System(StageKey(iteration_b, "eval", arm_b, decoding_b or decoding), measure_b or measure)
+    return compare_pairs([(Side(store, a), Side(store, b)) for store in stores], task)
+
+
+def compare_pairs(pairs: Sequence[tuple[Side, Side]], task: str | None = None) -> Comparison | None:
+    """A minus B, where A and B may be of different runs; each pair counts as one run does.
+
+    Pairs without two questions that both sides have answered leave no trace; None if there is no
+    other.
+
+        compare_pairs([(Side(first, System(stage, "consensus")), Side(second, ...))])
+    """
     # A single agent's value is a mean over agents, so a question may be right in part, which
     # McNemar's test does not know.
-    exact = "single" not in (a.measure, b.measure)
+    exact = not any("single" in (a.system.measure, b.system.measure) for a, b in pairs)
     runs: list[RunDifference] = []
     pooled: list[tuple[float, float]] = []
     asked: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
-    for store in stores:
-        answered_a, answered_b = _read_answers(store, a, task), _read_answers(store, b, task)
+    for a, b in pairs:
+        answered_a, answered_b = _read_answers(a, task), _read_answers(b, task)
         shared = sorted(answered_a.keys() & answered_b.keys())
         # With one question there is no variance, hence no interval.
         if len(shared) < 2:
             continue
-        pairs = [(answered_b[q], answered_a[q]) for q in shared]
-        run = store.run()
-        name, seed = (run.name, run.seed) if run else (store.path.parent.name, 0)
-        runs.append(RunDifference(name, seed, _difference(pairs, exact)))
-        pooled += pairs
-        for question, pair in zip(shared, pairs, strict=True):
+        both = [(answered_b[q], answered_a[q]) for q in shared]
+        runs.append(RunDifference(*_name_pair(a, b), _difference(both, exact)))
+        pooled += both
+        for question, pair in zip(shared, both, strict=True):
             asked[question].append(pair)
     if not runs:
         return None
@@ -161,7 +178,9 @@ def compare(
     p_value = by_question.p_value
     if p_value is None:
         p_value = paired_p_value([x for x, _ in means], [y for _, y in means])
-    return Comparison(a, b, task, _difference(pooled, exact), by_question, tuple(runs), p_value)
+    (a, b), *_ = pairs
+    whole = _difference(pooled, exact)
+    return Comparison(a.system, b.system, task, whole, by_question, tuple(runs), p_value)
 
 
 def compare_all(
@@ -213,11 +232,21 @@ def find_last_iteration(
     return max(shared, default=None)
 
 
-def _read_answers(store: Store, system: System, task: str | None) -> dict[str, float]:
-    stage = system.stage
+def _read_answers(side: Side, task: str | None) -> dict[str, float]:
+    stage = side.system.stage
     return metrics.read_by_question(
-        store, system.measure, stage.decoding, stage.iteration, stage.arm, task
+        side.store, side.system.measure, stage.decoding, stage.iteration, stage.arm, task
     )
+
+
+def _name_pair(a: Side, b: Side) -> tuple[str, int]:
+    names, seeds = zip(*(_read_name(side.store) for side in (a, b)), strict=True)
+    return " minus ".join(dict.fromkeys(names)), seeds[0]
+
+
+def _read_name(store: Store) -> tuple[str, int]:
+    run = store.run()
+    return (run.name, run.seed) if run else (store.path.parent.name, 0)
 
 
 def _difference(pairs: Sequence[tuple[float, float]], exact: bool) -> PairedDifference:

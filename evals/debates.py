@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import groupby
 
@@ -19,7 +19,7 @@ _TURNS = f"""
     FROM turns WHERE {IN_STAGE} AND question_id = $question_id ORDER BY round, agent
 """
 _VOTES = f"""
-    SELECT round, answer, votes, voters, tie, correct
+    SELECT round, answer, votes, voters, tie, correct, carried_from
     FROM votes WHERE {IN_STAGE} AND question_id = $question_id
 """
 _QUESTION = """
@@ -61,7 +61,10 @@ class DebateTurn:
 
 @dataclass(frozen=True, slots=True)
 class RoundVote:
-    """The vote of one round: `votes` of `voters` readable answers are for `answer`."""
+    """The vote of one round: `votes` of `voters` readable answers are for `answer`.
+
+    `carried_from` names the round whose vote it repeats, where the debate had ended before.
+    """
 
     round: int
     answer: str | None
@@ -69,6 +72,7 @@ class RoundVote:
     voters: int
     tie: bool
     correct: bool | None
+    carried_from: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,8 @@ class DebateRecord:
     """One question as one society debated it.
 
     `question`, `task` and `gold` are None, and `position` is -1, if the run does not store the
-    question.
+    question. `rounds` are those that were held, `left_out` counts the others: the debate ended once
+    all agents agreed. `label_vote` is the vote of its own that labels a training debate, if any.
     """
 
     stage: StageKey
@@ -101,6 +106,8 @@ class DebateRecord:
     position: int
     meta: str | None
     rounds: tuple[DebateRound, ...]
+    left_out: int = 0
+    label_vote: RoundVote | None = None
 
     @property
     def agents(self) -> tuple[int, ...]:
@@ -133,9 +140,19 @@ def read_debate(source: Queryable, stage: StageKey, question_id: str) -> DebateR
     # A debate is shown even if the run does not store its question.
     about = source.rows(_QUESTION, {"question_id": question_id})
     question, task, gold, position, meta = about[0] if about else (None, None, None, -1, None)
+    left_out = sum(vote.carried_from is not None for vote in votes.values())
     return DebateRecord(
-        stage, question_id, question, task, gold, position, meta, tuple(rounds)
+        stage, question_id, question, task, gold, position, meta, tuple(rounds), left_out,
+        _read_label_vote(source, stage, question_id),
     )  # fmt: skip
+
+
+def _read_label_vote(source: Queryable, stage: StageKey, question_id: str) -> RoundVote | None:
+    if stage.split != "train":
+        return None
+    params = replace(stage, split="label").params | {"question_id": question_id}
+    found = source.rows(_VOTES, params)
+    return RoundVote(*found[0]) if found else None
 
 
 def read_verdicts(

@@ -50,26 +50,20 @@ UNANIMOUS = 0.95
 
 # A run of an early version has no row in `arms`; its labels are the final votes.
 _SOURCE = "select coalesce(max(labels), 'final') from arms where arm = ?"
-# `label_votes` keeps the vote that the labels came from: round 1 or the last round, as the arm
-# says. `readings` then looks at the answers of that very round.
+# `readings` looks at the answers of the round that the labels come from, or of round 1 where a vote
+# of its own labels.
 _VOTES = """
-    with label_votes as (
-        select iteration, question_id, answer, votes, voters, correct, round
-        from votes
-        where split = 'train' and decoding = 'sampled' and arm = $arm
-        qualify round = if($source = 'round1', 1,
-                           max(round) over (partition by iteration, question_id))
-    ),
+    with own_votes as (from label_votes where arm = $arm),
     readings as (
         select t.iteration, t.question_id, avg((t.answer is null)::double) as unparsed,
                avg((t.finish_reason = 'length')::double) as truncated
-        from turns t
-        semi join label_votes using (iteration, question_id, round)
-        where t.split = 'train' and t.decoding = 'sampled' and t.arm = $arm and t.kind = 'answer'
+        from standing_answers t
+        semi join own_votes using (iteration, question_id, round)
+        where t.split = 'train' and t.decoding = 'sampled' and t.arm = $arm
         group by all
     )
     select iteration, question_id, answer, votes, voters, correct, unparsed, truncated
-    from label_votes left join readings using (iteration, question_id)
+    from own_votes left join readings using (iteration, question_id)
     order by iteration, question_id
 """
 _EVALUATED = """
@@ -217,7 +211,7 @@ _LABEL_SIGNS = (
 
 def _check_labels(store: Store, arm: str) -> Iterator[Concern]:
     [(source,)] = store.rows(_SOURCE, [arm])
-    passes = _read_passes(store, arm, str(source))
+    passes = _read_passes(store, arm)
     # Gold labels are right and complete by definition: only how the answers read can get worse.
     gold = source == "gold"
     for sign in _LABEL_SIGNS:
@@ -299,9 +293,9 @@ def _compute_p_value(before: Values, after: Values) -> float:
     return unpaired_p_value(list(before.values()), list(after.values()))
 
 
-def _read_passes(store: Store, arm: str, source: str) -> dict[int, _Pass]:
+def _read_passes(store: Store, arm: str) -> dict[int, _Pass]:
     passes: defaultdict[int, _Pass] = defaultdict(_Pass)
-    for row in store.rows(_VOTES, {"arm": arm, "source": source}):
+    for row in store.rows(_VOTES, {"arm": arm}):
         iteration, question, answer, votes, voters, correct, unparsed, truncated = row
         one = passes[int(iteration)]
         one.covered[question] = float(answer is not None)

@@ -42,7 +42,8 @@ _VOTE = f"""
     from votes
     where {_OF_TASK} and correct is not null
       and arm = $arm and split = 'eval' and decoding = $decoding and iteration = $iteration
-      and round = coalesce($round, (select max(round) from votes where arm = $arm))
+      and round = coalesce($round, (
+          select max(round) from votes where arm = $arm and split = 'eval'))
     order by question_id
 """
 # The view has a row per round; the last one is the society's.

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from evals.arm_kinds import ARM_KINDS, MULTIAGENT
+from evals.arm_kinds import DISTILLED, MULTIAGENT, STORED_KINDS
 from store.binding import Params
 from store.ledger import Store
-from store.records import Run
+from store.records import CurriculumStep, Run
 
 _ARMS = "select arm, position, kind, labels, settings::varchar from arms order by position, arm"
 # A left join, since runs from before there were arms have votes but no rows in `arms`.
@@ -20,6 +20,10 @@ _EVALUATED = """
     where split = 'eval'
     group by votes.arm, position
     order by position, votes.arm
+"""
+_STEPS = """
+    select iteration, curriculum_stage, task, arm, agreement from curriculum_steps
+    order by iteration
 """
 
 
@@ -55,7 +59,8 @@ class ArmSettings:
     """One arm as its run stored it; a setting that the run did not store is None.
 
     `agents` debate the evaluation questions, `train_agents` the training questions. `samples` and
-    `matched_to` are set for the compute-matched arms only.
+    `matched_to` are set for the compute-matched arms only. `early_end`: debates end once all agents
+    agree; in one split, if it is a text.
     """
 
     name: str
@@ -73,22 +78,24 @@ class ArmSettings:
     train_agents: int | None = None
     matched_to: str | None = None
     samples: float | None = None
+    early_end: bool | str = False
+    label_samples: int = 1
 
     @property
     def trained(self) -> bool:
-        known = ARM_KINDS.get(self.kind)
+        known = STORED_KINDS.get(self.kind)
         # A kind that this version does not know is taken as trained, unless it has no iterations.
         return (known is None or known.trained) and self.iterations != 0
 
     @property
     def is_ablation(self) -> bool:
         # A run that a later version wrote may have kinds of arm that this one does not know.
-        known = ARM_KINDS.get(self.kind)
+        known = STORED_KINDS.get(self.kind)
         return known is not None and known.ablation
 
     @property
     def description(self) -> str:
-        known = ARM_KINDS.get(self.kind)
+        known = STORED_KINDS.get(self.kind)
         return known.title if known else self.kind
 
 
@@ -120,17 +127,23 @@ def list_evaluated_arms(source: Queryable) -> list[str]:
     return [str(arm) for (arm,) in source.rows(_EVALUATED)]
 
 
+def read_curriculum_steps(source: Queryable) -> list[CurriculumStep]:
+    """The stages that the iterations have entered, in order; none if no votes decide them."""
+    return [CurriculumStep(*row) for row in source.rows(_STEPS)]
+
+
 def choose_main_arm(arms: Sequence[A]) -> A:
     """The main arm: the one that tables and `society ask` speak of, and that a report compares
     with the others.
 
     It is the arm named multiagent, or else one of that kind, if it is trained; otherwise the first
-    arm that is trained; otherwise the first. Raises IndexError for no arms.
+    arm that is trained; otherwise the first. A distilled model is no society, so it is never the
+    main arm. Raises IndexError for no arms.
 
     >>> choose_main_arm(read_arms(store)).name  # of a run with arms star, multiagent, majority
     'multiagent'
     """
-    trained = [arm for arm in arms if arm.trained]
+    trained = [arm for arm in arms if arm.trained and arm.kind != DISTILLED.name]
     societies = [arm for arm in trained if arm.kind == MULTIAGENT]
     named = [arm for arm in societies if arm.name == MULTIAGENT]
     return (named or societies or trained or arms)[0]
@@ -172,6 +185,8 @@ def _parse_arm(
         train_agents=settings.get("train_agents"),
         matched_to=settings.get("matched_to"),
         samples=settings.get("samples"),
+        early_end=settings.get("early_end", False),
+        label_samples=settings.get("label_samples", 1),
     )
 
 

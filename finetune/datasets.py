@@ -16,18 +16,22 @@ import duckdb
 
 from finetune.dataset_rows import (
     SHARED_AGENT,
+    Content,
     Owner,
+    Quota,
+    RowFilter,
+    Shape,
     Side,
     choose_rows,
     find_examples,
     store_rows,
 )
 from finetune.errors import DatasetChanged
-from finetune.mixture import Mixture, compute_mixture
+from finetune.mixture import Mixture, mix_conversations
 from finetune.selection import TrainingSelection, select_rows
 from store.bulk_insert import insert_rows
 from store.ledger import Store
-from store.records import AgentRole, Dataset, LossOn
+from store.records import AgentRole, Critics, Dataset, LossOn
 
 __all__ = [
     "SHARED_AGENT",
@@ -38,6 +42,11 @@ __all__ = [
     "name_dataset",
 ]
 
+_NOTHING: Mapping[Shape, str] = {
+    "answers": "no answer to train on",
+    "pairs": "no question with a right and a wrong answer, by its label",
+    "feedback": "no answer to a question with a label",
+}
 # How the note of a dataset begins whose rows the user's own selection chose.
 _CHOSEN_BY = "rows chosen by"
 
@@ -46,7 +55,16 @@ _CHOSEN_BY = "rows chosen by"
 class DatasetRules:
     """How rows are selected.
 
-    w: the fraction of corrected conversations in a critic's dataset.
+    critics: "all" teaches a critic every conversation that ends at the label, "sample" the largest
+        sample without repeats that has the fraction `w`.
+    w: the fraction of corrected conversations in a critic's dataset; with "all" it is reached by
+        weights, and without it all conversations weigh 1.
+    repeat: the models' provider takes no weights, so rows are repeated instead.
+    margin: the lowest and highest share of votes of labels that are learnt.
+    margin_weights: rows weigh in proportion to that share.
+    replay: how many earlier iterations are learnt again, and `replay_share` of their questions.
+    novelty: the share of an agent's answers that is kept, those most unlike the other agents'.
+    first_answers: critics also learn the generators' rows.
     critic_loss: "all" puts the loss on every assistant turn of a critic's conversation, "final"
         only on the last.
     max_examples: the most rows of each dataset.
@@ -54,14 +72,35 @@ class DatasetRules:
     matched: give a pooled dataset only as many rows as one agent's own would have, the mean over
         the agents.
     selections: the user's own selections by role, in place of the built-in views.
+    shape: learn answers, or which of two is better, or which are wanted.
     """
 
-    w: float = 0.5
+    critics: Critics = "all"
+    w: float | None = None
+    repeat: bool = False
     critic_loss: LossOn = "final"
     max_examples: int | None = None
     seed: int = 0
     matched: bool = False
     selections: Mapping[AgentRole, TrainingSelection] = field(default_factory=dict)
+    margin: tuple[float, float] | None = None
+    margin_weights: bool = False
+    replay: int = 0
+    replay_share: float = 1.0
+    novelty: float | None = None
+    first_answers: bool = False
+    shape: Shape = "answers"
+
+    def filter_rows(self, iteration: int) -> RowFilter:
+        """Which of the trainable rows the datasets of an iteration choose from."""
+        return RowFilter(
+            first=max(1, iteration - self.replay),
+            seed=self.seed,
+            replay_share=self.replay_share,
+            margin=self.margin,
+            novelty=self.novelty,
+            first_answers=self.first_answers,
+        )
 
 
 def name_dataset(iteration: int, arm: str, agent: int, role: str) -> str:
@@ -102,13 +141,16 @@ def derive_datasets(
         raise ValueError("a pooled dataset (agent 0) and single agents' cannot be derived together")
     derived: dict[Owner, Dataset] = {}
     # Before the transaction: the user's SQL runs on a copy of the debates with its own connection.
-    own_selection = sorted({role for _, role in owners} & rules.selections.keys())
     selected = {
-        r: select_rows(store, iteration, arm, rules.selections[r], r) for r in own_selection
+        role: select_rows(store, iteration, arm, rules.selections[role], role, replay=rules.replay)
+        for role in sorted({role for _, role in owners} & rules.selections.keys())
     }
 
     def derive(connection: duckdb.DuckDBPyConnection) -> None:
-        available = find_examples(connection, iteration, arm, selected, pooled=True in pooled)
+        rows, shape = rules.filter_rows(iteration), rules.shape
+        available = find_examples(
+            connection, iteration, arm, selected, rows, shape=shape, pooled=True in pooled
+        )
         role_rules = {role: rules for _, role in owners}
         if True in pooled:
             role_rules = {role: _limit_rules(rules, role, available) for role in role_rules}
@@ -117,10 +159,11 @@ def derive_datasets(
             _plan_dataset(iteration, arm, owner, role_rules[owner[1]], available)
             for owner in owners
         ]
-        digests = choose_rows(connection, planned, available)
+        contents = _choose_rows(connection, planned, available, rules)
         fresh: list[Dataset] = []
-        for dataset in planned:
-            complete = replace(dataset, sha256=_hash_content(dataset, digests))
+        for plan in planned:
+            dataset = plan.dataset
+            complete = _complete_dataset(plan, contents.get(dataset.dataset_id), rules)
             stored = store.dataset(dataset.dataset_id)
             if stored is None:
                 fresh.append(complete)
@@ -134,10 +177,52 @@ def derive_datasets(
     return derived
 
 
-def _hash_content(dataset: Dataset, digests: Mapping[str, str]) -> str:
-    """SHA-256 (hex) of what a model is trained on: which messages bear the loss, and the rows."""
-    content = f"{dataset.loss_on}\n{digests.get(dataset.dataset_id, '')}"
-    return hashlib.sha256(content.encode()).hexdigest()
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A dataset before its rows are chosen, and how many of each side it takes."""
+
+    dataset: Dataset
+    quotas: tuple[Quota, ...]
+
+
+def _choose_rows(
+    connection: duckdb.DuckDBPyConnection,
+    planned: Sequence[_Plan],
+    available: Mapping[Side, int],
+    rules: DatasetRules,
+) -> dict[str, Content]:
+    return choose_rows(
+        connection,
+        [quota for plan in planned for quota in plan.quotas],
+        available,
+        rules.seed,
+        repeat=rules.repeat,
+        margin_weights=rules.margin_weights,
+        by_side=rules.critics == "all" and rules.w is not None,
+    )
+
+
+def _complete_dataset(plan: _Plan, content: Content | None, rules: DatasetRules) -> Dataset:
+    """The planned dataset with the number of its rows, repeats counted, and their hash."""
+    dataset, sides = plan.dataset, content.sides if content else {}
+    rows = content.sha256 if content else ""
+    # What a model is trained on: which messages bear the loss, and the rows.
+    sha256 = hashlib.sha256(f"{dataset.loss_on}\n{rows}".encode()).hexdigest()
+    complete = replace(dataset, sha256=sha256, examples=sum(sides.values()))
+    if dataset.critics is not None:
+        corrected, kept = sides.get("corrected", 0), sides.get("kept", 0)
+        complete = replace(complete, corrected=corrected, kept=kept)
+    conversations = sum(quota.rows for quota in plan.quotas)
+    if complete.examples == conversations:
+        return complete
+    note = (
+        f"the provider takes no weights, so that {conversations} conversations come as "
+        f"{complete.examples} rows"
+    )
+    if complete.corrected is not None and rules.w is not None:
+        share = complete.corrected / complete.examples
+        note += f", {share:.3f} of them corrected (w = {rules.w})"
+    return replace(complete, note=note if dataset.note is None else f"{dataset.note}; {note}")
 
 
 def _pool_counts(available: Mapping[Side, int]) -> dict[Side, int]:
@@ -163,13 +248,14 @@ def _limit_rules(
 def _compute_size(
     rules: DatasetRules, role: AgentRole, agent: int, available: Mapping[Side, int]
 ) -> tuple[int, Mixture | None]:
-    """How many rows the dataset of an agent's role has, and how a critic's are mixed."""
-    if role == "generator":
+    """How many rows the dataset of an agent's role takes, and how a critic's are mixed."""
+    if role == "generator" or rules.shape != "answers":
         found = available.get((agent, role, "all"), 0)
         return (found if rules.max_examples is None else min(found, rules.max_examples)), None
-    mixture = compute_mixture(
+    mixture = mix_conversations(
         available.get((agent, role, "corrected"), 0),
         available.get((agent, role, "kept"), 0),
+        rules.critics,
         rules.w,
         rules.max_examples,
     )
@@ -178,10 +264,11 @@ def _compute_size(
 
 def _plan_dataset(
     iteration: int, arm: str, owner: Owner, rules: DatasetRules, available: Mapping[Side, int]
-) -> Dataset:
+) -> _Plan:
     agent, role = owner
+    name = name_dataset(iteration, arm, agent, role)
     dataset = Dataset(
-        dataset_id=name_dataset(iteration, arm, agent, role),
+        dataset_id=name,
         iteration=iteration,
         arm=arm,
         agent=agent,
@@ -194,15 +281,20 @@ def _plan_dataset(
     )
     examples, mixture = _compute_size(rules, role, agent, available)
     if mixture is None:
-        note = None if examples else "no answer to train on"
-        return replace(dataset, examples=examples, note=_write_note(rules, role, note))
-    return replace(
-        dataset,
-        examples=examples,
-        corrected=mixture.corrected,
-        kept=mixture.kept,
-        w=rules.w,
-        note=_write_note(rules, role, mixture.note),
+        note = None if examples else _NOTHING[rules.shape]
+        quota = Quota(name, (agent, role, "all"), examples)
+        return _Plan(replace(dataset, note=_write_note(rules, role, note)), (quota,))
+    return _Plan(
+        replace(
+            dataset,
+            critics=rules.critics,
+            w=rules.w,
+            note=_write_note(rules, role, mixture.note),
+        ),
+        (
+            Quota(name, (agent, role, "corrected"), mixture.corrected, mixture.corrected_weight),
+            Quota(name, (agent, role, "kept"), mixture.kept, mixture.kept_weight),
+        ),
     )
 
 

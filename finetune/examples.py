@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import overload
 
@@ -22,12 +22,25 @@ from store.records import Dataset
 
 # A LEFT JOIN, so that a row whose turn is gone is found and reported, not left out.
 _ROWS = """
-SELECT e.turn_id, e.question_id, t.messages, t.response, t.sha256
-FROM (SELECT turn_id, question_id, position FROM dataset_examples WHERE dataset_id = ?) AS e
+SELECT e.question_id, e.weight, e.wanted, e.turn_id, t.messages, t.response, t.sha256
+FROM (FROM dataset_examples WHERE dataset_id = ?) AS e
 LEFT JOIN turns AS t USING (turn_id)
 ORDER BY e.position
 """
 
+# The prompt of a pair is that of the answer which was given to it: a generator's in round 1, a
+# critic's in the last round. The other answer was given in another round, or to the same prompt.
+_PAIRS = """
+SELECT e.question_id, e.weight, e.wanted, e.turn_id, t.messages, t.response, t.sha256,
+    e.rejected_turn_id, w.messages, w.response, w.sha256, t.round <= w.round
+FROM (FROM dataset_examples WHERE dataset_id = ?) AS e
+LEFT JOIN turns AS t USING (turn_id)
+LEFT JOIN turns AS w ON w.turn_id = e.rejected_turn_id
+ORDER BY e.position
+"""
+_HAS_PAIRS = """
+SELECT 1 FROM dataset_examples WHERE dataset_id = ? AND rejected_turn_id IS NOT NULL LIMIT 1
+"""
 _QUESTIONS = "SELECT question_id FROM dataset_examples WHERE dataset_id = ?"
 
 
@@ -60,27 +73,42 @@ class StoredExamples(Sequence[Example]):
         return sum(self._chosen is None or self._chosen(question_id) for (question_id,) in rows)
 
     def __iter__(self) -> Iterator[Example]:
-        count = 0
-        for turn_id, question_id, messages, response, sha256 in self._store.stream(
-            _ROWS, [self._dataset.dataset_id]
-        ):
+        count, dataset_id = 0, self._dataset.dataset_id
+        sql = _PAIRS if self._store.rows(_HAS_PAIRS, [dataset_id]) else _ROWS
+        for question_id, weight, wanted, *turns in self._store.stream(sql, [dataset_id]):
             # Count the unchosen rows too: a row that is gone must show, whichever part it was in.
             count += 1
-            if self._chosen is not None and not self._chosen(question_id):
-                continue
-            if not isinstance(messages, str) or not isinstance(response, str):
-                raise DatasetDamaged(f"{self._dataset.dataset_id}: turn {turn_id} is not stored")
-            if content_sha256(messages, response) != sha256:
-                raise DatasetDamaged(
-                    f"{self._dataset.dataset_id}: turn {turn_id} was changed after it was stored; "
-                    "restore the file from a copy"
-                )
-            yield build_example(messages, response, loss_on_all=self._dataset.loss_on == "all")
+            if self._chosen is None or self._chosen(question_id):
+                yield replace(self._build(turns), weight=float(weight), wanted=wanted)
         recorded = self._dataset.examples
         if count != recorded:
             raise DatasetDamaged(
                 f"{self._dataset.dataset_id}: {count} rows stored, {recorded} recorded"
             )
+
+    def _build(self, turns: Sequence[object]) -> Example:
+        """The example of a row's turn, or of its two turns and whether the better came first."""
+        messages, response = self._require_intact(*turns[:4])
+        if len(turns) == 4:
+            loss_on_all = self._dataset.loss_on == "all"
+            return build_example(messages, response, loss_on_all=loss_on_all)
+        worse_messages, rejected = self._require_intact(*turns[4:8])
+        if turns[8] != (self._dataset.role == "generator"):
+            messages = worse_messages
+        return replace(build_example(messages, response, loss_on_all=False), rejected=rejected)
+
+    def _require_intact(
+        self, turn_id: object, messages: object, response: object, sha256: object
+    ) -> tuple[str, str]:
+        """Messages and response of a turn, if it is there and as it was stored."""
+        if not isinstance(messages, str) or not isinstance(response, str):
+            raise DatasetDamaged(f"{self._dataset.dataset_id}: turn {turn_id} is not stored")
+        if content_sha256(messages, response) != sha256:
+            raise DatasetDamaged(
+                f"{self._dataset.dataset_id}: turn {turn_id} was changed after it was stored; "
+                "restore the file from a copy"
+            )
+        return messages, response
 
     @overload
     def __getitem__(self, index: int) -> Example: ...

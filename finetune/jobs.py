@@ -35,6 +35,13 @@ __all__ = [
 
 DEFAULT_POLLING = Polling()
 
+_WEIGHTED = """
+SELECT dataset_id FROM dataset_examples
+WHERE weight <> 1 AND dataset_id IN (SELECT unnest(?::VARCHAR[]))
+ORDER BY dataset_id
+LIMIT 1
+"""
+
 
 async def tune_models(
     *,
@@ -65,7 +72,7 @@ async def tune_models(
     ```
     """
     used = {plan.start.address: providers[plan.start.address] for plan in plans}
-    _require_capabilities(used, plans)
+    _require_capabilities(used, store, plans)
     slots = {
         address: asyncio.Semaphore(max(1, provider.capabilities.max_parallel_jobs))
         for address, provider in used.items()
@@ -109,7 +116,9 @@ def _choose_leading(
     return first, leading
 
 
-def _require_capabilities(providers: Mapping[str, Provider], plans: Sequence[TuningPlan]) -> None:
+def _require_capabilities(
+    providers: Mapping[str, Provider], store: Store, plans: Sequence[TuningPlan]
+) -> None:
     """Raise `Unsupported` if a provider cannot do what the plans ask of it."""
     for address, provider in providers.items():
         if not provider.capabilities.finetune:
@@ -119,6 +128,13 @@ def _require_capabilities(providers: Mapping[str, Provider], plans: Sequence[Tun
             raise Unsupported(
                 f"{address} takes no validation data; set finetune.validation_share = 0"
             )
+        if not provider.capabilities.weights:
+            names = [p.dataset.dataset_id for p in plans if p.start.address == address]
+            if weighted := store.rows(_WEIGHTED, [names]):
+                raise Unsupported(
+                    f"{address} takes no weights, and dataset {weighted[0][0]} has rows that do "
+                    "not weigh 1; derive it with DatasetRules(repeat=True)"
+                )
 
 
 def _group_by_arm(

@@ -8,7 +8,7 @@ against the turn that the row names.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -29,7 +29,8 @@ _VIEWS: dict[AgentRole, str] = {
 _TEXTS = ("messages", "response")
 _ROWS = """
 CREATE TEMP TABLE {table} AS
-SELECT {columns} FROM selected WHERE iteration = $iteration AND arm = $arm
+SELECT {columns} FROM selected
+WHERE iteration BETWEEN $iteration - $replay AND $iteration AND arm = $arm
 """
 # EXCEPT ALL in both directions: EXCEPT would miss a row that comes twice in one of the two runs.
 _DIFFERING = """
@@ -75,7 +76,7 @@ SELECT r.agent, r.question_id, r.turn_id, CASE
         THEN 'turn ' || r.turn_id || ' has no response'
     WHEN t.sha256 <> r.sha256 THEN 'sha256 is not that of turn ' || r.turn_id
     {more}
-    WHEN count(*) OVER (PARTITION BY r.agent, r.question_id) > 1
+    WHEN count(*) OVER (PARTITION BY r.iteration, r.agent, r.question_id) > 1
         THEN 'there is another row of this agent and question'
 END AS fault
 FROM selected_rows AS r
@@ -123,9 +124,17 @@ def check_selection(selection: TrainingSelection, role: AgentRole) -> None:
 
 
 def select_rows(
-    store: Store, iteration: int, arm: str, selection: TrainingSelection, role: AgentRole
+    store: Store,
+    iteration: int,
+    arm: str,
+    selection: TrainingSelection,
+    role: AgentRole,
+    *,
+    replay: int = 0,
 ) -> list[SelectedRow]:
     """The rows that the selection gives of one iteration and arm, each checked; blocks.
+
+    With `replay` also those of so many iterations before.
 
     Raises `SelectionRefused` if the selection fails or gives other rows when run again, and for the
     first row whose turn is not the agent's own sampled answer to a training question.
@@ -133,7 +142,8 @@ def select_rows(
     with gold_free.copy_training_debates(store, iteration, arm) as connection:
         columns = _define_view(connection, selection, role)
         try:
-            _materialize_rows(connection, selection, columns, iteration, arm)
+            rows = {"iteration": iteration, "arm": arm, "replay": replay}
+            _materialize_rows(connection, selection, columns, rows)
             _check_rows(connection, selection, role)
         except duckdb.Error as error:
             raise SelectionRefused(f"{selection.name} fails: {error}") from error
@@ -190,8 +200,7 @@ def _materialize_rows(
     connection: duckdb.DuckDBPyConnection,
     selection: TrainingSelection,
     columns: Sequence[str],
-    iteration: int,
-    arm: str,
+    rows: Mapping[str, object],
 ) -> None:
     [(unplaced,)] = connection.execute(_UNPLACED).fetchall()
     if unplaced:
@@ -199,7 +208,7 @@ def _materialize_rows(
     # Twice: a selection that is left to chance would give another dataset when a run is resumed.
     for table in ("selected_rows", "selected_again"):
         sql = _ROWS.format(table=table, columns=", ".join(columns))
-        connection.execute(sql, {"iteration": iteration, "arm": arm})
+        connection.execute(sql, rows)
     [(differing,)] = connection.execute(_DIFFERING).fetchall()
     if differing:
         raise SelectionRefused(

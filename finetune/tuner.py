@@ -408,6 +408,13 @@ def _list_checkpoints(job: Job, state: JobState) -> list[Checkpoint]:
 
 def _list_new_points(job: Job, state: JobState, known: int) -> list[TrainingPoint]:
     return [
-        TrainingPoint(job.job_id, point.step, point.loss, point.learning_rate)
+        TrainingPoint(
+            job.job_id,
+            point.step,
+            point.loss,
+            point.learning_rate,
+            point.reward_margin,
+            point.reward_accuracy,
+        )
         for point in state.points[known:]
     ]

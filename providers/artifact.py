@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from providers.errors import ModelDamaged, ModelNotFound
 from providers.types import FinetuneSpec, TrainingCheckpoint, TrainingStep
@@ -45,8 +46,8 @@ class Trained:
 def load_trained(out: Path, digest: str) -> Trained | None:
     """The artifact at `out` if it is complete and made by the spec with this digest, else None."""
     try:
-        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
-        if manifest["digest"] != digest or _find_faults(out, manifest):
+        manifest = read_manifest(out, digest)
+        if manifest is None:
             return None
         points = tuple(TrainingStep(*point) for point in manifest["points"])
         return Trained(
@@ -60,6 +61,16 @@ def load_trained(out: Path, digest: str) -> Trained | None:
         )
     except (OSError, KeyError, TypeError, ValueError):
         return None
+
+
+def read_manifest(out: Path, digest: str) -> dict[str, Any] | None:
+    """The manifest of the artifact at `out` if it is complete and has this digest, else None."""
+    try:
+        manifest: dict[str, Any] = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+        whole = manifest["digest"] == digest and not _find_faults(out, manifest)
+    except (OSError, KeyError, TypeError, ValueError):
+        return None
+    return manifest if whole else None
 
 
 def verify(folder: Path, sha256: str | None = None) -> None:
@@ -106,16 +117,11 @@ def publish(
     `fit` says how the training went; the result is the same with the artifact's place and hash.
     Raises `OSError` if the disk refuses; `out` does not exist then.
     """
-    partial = get_hidden_path(out, "partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        write(partial)
-        sha256 = weights_sha256(partial)
-        manifest = {
+
+    def fill(folder: Path) -> Mapping[str, object]:
+        write(folder)
+        return {
             "digest": spec.digest,
-            "sha256": sha256,
-            "files": _hash_files(partial),
             "name": spec.name,
             "base": spec.start.address,
             "start": spec.start.identity,
@@ -128,8 +134,29 @@ def publish(
             "measured": [[one.step, one.model, one.loss] for one in fit.measured],
             "base_kl": fit.base_kl,
             "left_out": fit.left_out,
+            "points": [list(point.values) for point in fit.points],
+        }
+
+    return replace(fit, artifact=out, sha256=publish_folder(out, fill))
+
+
+def publish_folder(out: Path, write: Callable[[Path], Mapping[str, object]]) -> str:
+    """Let `write` fill a temporary sibling of `out`, add the manifest and rename it to `out`.
+
+    `write` returns what the manifest says, with "digest" and "name"; the result is the hash of the
+    weights. Raises `OSError` if the disk refuses; `out` does not exist then.
+    """
+    partial = get_hidden_path(out, "partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        facts = write(partial)
+        sha256 = weights_sha256(partial)
+        manifest = {
+            **facts,
+            "sha256": sha256,
+            "files": _hash_files(partial),
             "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
-            "points": [[point.step, point.loss, point.learning_rate] for point in fit.points],
         }
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         # All bytes are on disk before the rename, so that a power cut leaves no `out` with empty
@@ -142,7 +169,7 @@ def publish(
         shutil.rmtree(partial, ignore_errors=True)
         raise
     sync(out.parent)
-    return replace(fit, artifact=out, sha256=sha256)
+    return sha256
 
 
 def set_aside(out: Path) -> Path:

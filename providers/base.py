@@ -10,15 +10,18 @@ or a forward pass in this process is the provider's own decision, too.
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol
 
+from providers.cluster.settings import ClusterPreflight, ClusterSettings
+from providers.deployments import Deployment
 from providers.errors import ProviderError, Unsupported
 from providers.types import (
+    AveragedModel,
+    AverageSpec,
     BatchRecord,
     Capabilities,
     Completion,
@@ -42,13 +45,20 @@ from providers.types import (
     TrainingStep,
 )
 
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
 __all__ = [
     "AdapterServer",
+    "AverageSpec",
+    "AveragedModel",
+    "BaseOrigin",
     "BatchClient",
     "BatchRecord",
     "BatchRecords",
     "Capabilities",
     "Completion",
+    "Deployment",
     "Divergence",
     "Example",
     "Finding",
@@ -66,7 +76,6 @@ __all__ = [
     "Provider",
     "ProviderFactory",
     "ProviderInfo",
-    "ProviderWrapper",
     "Request",
     "Sampling",
     "Score",
@@ -124,6 +133,10 @@ class Provider(ABC):
         """How the model's prompts are written; None if that is a server's business."""
         return None
 
+    def listen(self, tell: Callable[[str], None]) -> None:
+        """Let `tell` have what the user should know of what happens behind the calls."""
+        return
+
     # Likelihoods, announced by `Capabilities.score` and `Capabilities.divergences`.
 
     async def score(self, model: ModelRef, messages: Sequence[Message], text: str) -> Score:
@@ -169,12 +182,63 @@ class Provider(ABC):
         """
         return
 
+    async def write_trial_adapter(self, hyperparameters: Hyperparameters, folder: Path) -> bool:
+        """Write an untrained adapter as `submit` would make it, for a server to try.
+
+        False, with nothing written, if models tuned like this are no LoRA adapters in folders.
+        """
+        return False
+
+    # Averages of tuned models, announced by `Capabilities.averages`.
+
+    def validate_averaging(self, hyperparameters: Hyperparameters) -> Sequence[str]:
+        """Why models tuned like this could not be averaged, each with its remedy."""
+        return () if self.capabilities.averages else (CANNOT_AVERAGE,)
+
+    async def average_models(self, spec: AverageSpec) -> AveragedModel:
+        """Make an average of tuned models, or find the one that was made by the same spec."""
+        raise Unsupported(f"{self.base.address}: {CANNOT_AVERAGE}")
+
     async def load_adapters(self, models: Sequence[ModelRef]) -> None:
-        """Make exactly these tuned models answerable; returns when they are."""
+        """Make exactly these tuned models answerable, whatever was begun; returns when they are."""
         if tuned := [model.model_id for model in models if model.artifact is not None]:
             raise self._make_unsupported(
                 f"has no tuned models, so not {tuned[0]!r}; start a new run"
             )
+
+    async def download_model(self, model: ModelRef, folder: Path) -> None:
+        """Write a tuned model into `folder`, made anew, as PEFT reads it."""
+        raise self._make_unsupported(
+            "keeps no tuned models that can be fetched; those of this machine are in the run's "
+            "folder, and other vendors do not give theirs out"
+        )
+
+    async def merge_model(self, model: ModelRef, folder: Path) -> None:
+        """Write the whole model that a tuned one is, base and change in one, into `folder`, which
+        exists, with its tokenizer, as transformers reads it.
+        """
+        raise self._make_unsupported(
+            "has no weights that could be merged on this machine; fetch its adapters with "
+            "`society pull` if the server gives them out, and merge them into the base yourself"
+        )
+
+    async def delete_model(self, model: ModelRef) -> None:
+        """Delete a tuned model at the vendor for good, with what it could be trained on from;
+        does nothing if it is gone. Announced by `Capabilities.delete_model`.
+        """
+        raise self._make_unsupported(
+            f"deletes no models through its API; delete {model.artifact!r} in the vendor's own list"
+        )
+
+    # Deployments, announced by `Capabilities.deployments`: a step between a job and its model.
+
+    async def list_deployments(self, models: Sequence[ModelRef]) -> Sequence[Deployment]:
+        """Those of these tuned models that the vendor keeps ready now; makes none ready."""
+        return ()
+
+    async def delete_deployment(self, deployment: Deployment) -> None:
+        """End a deployment, not its model; does nothing if it has ended."""
+        raise self._make_unsupported("has no deployments; nothing has to be deleted")
 
     # What only servers have, announced by `Capabilities.batches` and `Capabilities.adapter_server`.
 
@@ -208,6 +272,10 @@ class Provider(ABC):
         return Unsupported(f"{self.base.address} {reason}")
 
 
+CANNOT_AVERAGE = (
+    "it cannot average models; set consensus.labels = 'round1' or 'lagged:1', or take a model that "
+    "is trained on this machine"
+)
 _NO_FINETUNING = "cannot fine-tune; set iterations = 0, or choose another model"
 
 
@@ -222,81 +290,6 @@ def check_capabilities(capabilities: Capabilities, need: Need) -> list[Finding]:
         remedy = "leave out what needs them, or use a local model"
         findings.append(Finding("error", text, remedy, "scores"))
     return findings
-
-
-class ProviderWrapper(Provider):
-    """A provider around another one. It forwards every operation; a subclass overrides some.
-
-    Every operation that `Provider` gets belongs here too: a wrapper that inherits the default hides
-    what the wrapped provider can do. `tests/providers/test_wrapper.py` compares the two.
-    """
-
-    def __init__(self, provider: Provider) -> None:
-        self._provider = provider
-
-    @property
-    def base(self) -> ModelRef:
-        return self._provider.base
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return self._provider.capabilities
-
-    async def complete(self, request: Request) -> Completion:
-        return await self._provider.complete(request)
-
-    async def read_template(self) -> PromptTemplate | None:
-        return await self._provider.read_template()
-
-    def validate_sampling(self, sampling: Sampling) -> Sequence[str]:
-        return self._provider.validate_sampling(sampling)
-
-    async def score(self, model: ModelRef, messages: Sequence[Message], text: str) -> Score:
-        return await self._provider.score(model, messages, text)
-
-    async def divergences(
-        self, p: ModelRef, others: Sequence[ModelRef], messages: Sequence[Message], text: str
-    ) -> Sequence[Divergence]:
-        return await self._provider.divergences(p, others, messages, text)
-
-    def validate_hyperparameters(self, hyperparameters: Hyperparameters) -> Sequence[str]:
-        return self._provider.validate_hyperparameters(hyperparameters)
-
-    async def submit(self, spec: FinetuneSpec) -> JobHandle:
-        return await self._provider.submit(spec)
-
-    async def find(self, spec: FinetuneSpec) -> JobHandle | None:
-        return await self._provider.find(spec)
-
-    async def poll(self, handle: JobHandle) -> JobState:
-        return await self._provider.poll(handle)
-
-    async def cancel(self, handle: JobHandle) -> None:
-        await self._provider.cancel(handle)
-
-    async def prepare_tuning(self, hyperparameters: Hyperparameters) -> None:
-        await self._provider.prepare_tuning(hyperparameters)
-
-    async def load_adapters(self, models: Sequence[ModelRef]) -> None:
-        await self._provider.load_adapters(models)
-
-    def batches(self, records: BatchRecords) -> BatchClient:
-        return self._provider.batches(records)
-
-    def adapter_server(self) -> AdapterServer:
-        return self._provider.adapter_server()
-
-    def with_deadline(self, give_up_after_s: float) -> Self:
-        # The copy wraps the quicker connection, so that a budget still counts its calls.
-        quicker = copy.copy(self)
-        quicker._provider = self._provider.with_deadline(give_up_after_s)
-        return quicker
-
-    async def preflight(self, need: Need) -> Sequence[Finding]:
-        return await self._provider.preflight(need)
-
-    async def close(self) -> None:
-        await self._provider.close()
 
 
 # Protocols: `BatchRecords` is implemented above this package, over the database of a run.
@@ -327,6 +320,11 @@ class BatchClient(Protocol):
 class AdapterServer(Protocol):
     """A running server whose adapters can be changed. Raises only errors of `providers.errors`."""
 
+    @property
+    def scores_texts(self) -> bool:
+        """Whether a server of its kind can give log-probabilities of a given text; known once
+        `list_loaded` has returned."""
+
     async def list_loaded(self) -> Sequence[LoadedAdapter]:
         """Every adapter the server has now, from all its clients."""
 
@@ -355,7 +353,8 @@ class ProviderInfo:
 
     `packages`: the modules that must be importable; `extra`: the extra of this project that
     installs them, "" for packages of others. `in_process`: fine-tuning jobs end with this process.
-    `free`: its models cost nothing. `batches`: its providers may have batches.
+    `free`: its models cost nothing. `batches`: its providers may have batches. `weights`: its jobs
+    honor the weights of examples; for others, rows are repeated. `deployments`: some are deployed.
     """
 
     extra: str = ""
@@ -363,6 +362,8 @@ class ProviderInfo:
     in_process: bool = False
     free: bool = False
     batches: bool = False
+    weights: bool = False
+    deployments: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,6 +379,39 @@ class PricedModel:
 
 
 @dataclass(frozen=True, slots=True)
+class BaseOrigin:
+    """Where others get a base model: `name` is its name on the hub, or its folder if it is `local`.
+
+    `license` is what its own card says, None if it says nothing or is not on this disk.
+    """
+
+    name: str
+    local: bool = False
+    revision: str | None = None
+    license: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """What a model's own files say: the tokens that prompt and answer may have together (None: they
+    do not say), and whether its chat template knows thoughts."""
+
+    context_tokens: int | None = None
+    thinks: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BaseWeights:
+    """What a server of the same base model is started with: `name` is a folder's path or a name on
+    the hub, `dtype` the number type that this project's own engine computes in on this machine.
+    """
+
+    name: str
+    dtype: str
+    revision: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ProviderFactory:
     """What a package registers for its scheme. `target` is the address behind the scheme
     ("embedded:" has an empty one).
@@ -387,7 +421,16 @@ class ProviderFactory:
     under `workdir`. The rest has defaults: `output_settings` returns the settings that change
     answers, which a resumed run must not change (default: all); `gives_scores` says whether
     `Provider.score` works with these settings; `locate_price` says how price tables name the model;
-    `preflight` checks a model by its files, without a connection (default: connect and ask).
+    `price_deployment` is what one deployed tuned model costs, in USD an hour (default: unknown);
+    `preflight` checks a model by its files, without a connection (default: connect and ask);
+    `read_sampling` returns what its own files say of temperature, top_p, top_k, min_p and
+    repetition_penalty (default: a server's files cannot be read); `read_facts` reads them for what
+    an experiment has to fit (default: nothing is known). `settings` is the pydantic model of the
+    `[provider]` table, from which `society config` explains its keys (default: they are not known);
+    `locate_weights` says what a server of the same base is started with, and raises
+    `InvalidSettings` if it could not answer alike (default: there are no files). `find_origin` says
+    where others get the base (default: what the target names). `connect_cluster` is `connect` with
+    a cluster that trains, and `preflight_cluster` says what would run where there.
     """
 
     check: Callable[[str, Settings], None]
@@ -396,4 +439,12 @@ class ProviderFactory:
     output_settings: Callable[[Settings], Settings] = lambda settings: settings
     gives_scores: Callable[[Settings], bool] = lambda settings: True
     locate_price: Callable[[str], PricedModel] = PricedModel
+    price_deployment: Callable[[str, Settings], float | None] = lambda target, settings: None
     preflight: Callable[[str, Settings, Need, Hyperparameters], PreflightReport] | None = None
+    read_sampling: Callable[[str, Settings], Mapping[str, object]] | None = None
+    read_facts: Callable[[str, Settings], FileFacts] = lambda target, settings: FileFacts()
+    settings: type[BaseModel] | None = None
+    locate_weights: Callable[[str, Settings], BaseWeights] | None = None
+    find_origin: Callable[[str, Settings], BaseOrigin] = lambda target, settings: BaseOrigin(target)
+    connect_cluster: Callable[[str, Settings, Path, ClusterSettings], Provider] | None = None
+    preflight_cluster: ClusterPreflight | None = None

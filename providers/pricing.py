@@ -12,9 +12,15 @@ from dataclasses import dataclass, replace
 from datetime import date
 from functools import cache
 from importlib.resources import files
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 from providers import registry
 from providers.base import PricedModel
@@ -60,14 +66,31 @@ class PriceOverride(BaseModel):
     figure, if any.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+    )
     input_usd: Usd | None = None
+    """A million tokens of prompts, in US dollars."""
     output_usd: Usd | None = None
+    """A million tokens of answers."""
     cached_input_usd: Usd | None = None
+    """A million tokens of prompts that the vendor had cached."""
     tuned_input_usd: Usd | None = None
+    """A million tokens of prompts to a tuned model."""
     tuned_output_usd: Usd | None = None
+    """A million tokens of a tuned model's answers."""
     training_usd: Usd | None = None
+    """A million trained tokens, each epoch counted."""
     batch_factor: Annotated[float, Field(gt=0.0, le=1.0, strict=False)] | None = None
+    """What a batch costs, as a part of the same calls one by one."""
+    deployment_usd_per_hour: Usd | None = None
+    """What one deployed tuned model costs by the hour."""
+
+    @model_serializer(mode="wrap")
+    def _leave_out_added(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the youngest key if it is not set, as runs were stored before there was one."""
+        found: dict[str, Any] = handler(self)
+        return {n: v for n, v in found.items() if n != "deployment_usd_per_hour" or v is not None}
 
 
 class Prices:
@@ -98,10 +121,27 @@ class Prices:
             self._found[address, tuned] = self._look_up(address, tuned=tuned)
         return self._found[address, tuned]
 
+    def find_hourly(self, address: str, known: float | None) -> float | None:
+        """USD an hour of a deployed model that was tuned from `address`: as the experiment file
+        says, else the vendor's figure, `known`; None if both are unknown."""
+        own = self._find_own(address, registry.locate_price(address))
+        return known if own is None else _first(own.deployment_usd_per_hour, known)
+
+    @staticmethod
+    def find_storage(address: str) -> float | None:
+        """USD per GB and month for models that were tuned from `address`, None if there is no fee
+        that is known."""
+        host = registry.locate_price(address).host
+        vendors = (vendor for vendor in _read_table().vendor if host in vendor.hosts)
+        return next((vendor.storage_usd_gb_month for vendor in vendors), None)
+
+    def _find_own(self, address: str, model: PricedModel) -> PriceOverride | None:
+        # The whole address first: two servers may have models of one name at different prices.
+        return self._overrides.get(address) or self._overrides.get(model.name)
+
     def _look_up(self, address: str, *, tuned: bool) -> TokenPrice | None:
         model = registry.locate_price(address)
-        # The whole address first: two servers may have models of one name at different prices.
-        own = self._overrides.get(address) or self._overrides.get(model.name)
+        own = self._find_own(address, model)
         found = _find_packaged(address, model, tuned=tuned or model.tuned)
         if own is not None:
             found = _override(address, own, found, tuned=tuned or model.tuned)
@@ -219,6 +259,7 @@ class _Vendor(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     hosts: tuple[str, ...]
     batch_factor: float | None = None
+    storage_usd_gb_month: Usd | None = None
     model: tuple[_Model, ...]
 
 

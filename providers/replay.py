@@ -18,7 +18,7 @@ from dataclasses import asdict
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -37,14 +37,15 @@ from providers.types import (
     JobHandle,
     JobState,
     ModelRef,
+    Objective,
     Request,
     Sampling,
 )
 from providers.validation import format_errors
 
 _KEY = re.compile(
-    r"(?:train(?P<iteration>\d+)|eval)/(?P<question>.+)"
-    r"/a(?P<agent>\d+)/r(?P<round>\d+)/(?P<kind>answer|summary)",
+    r"(?:(?P<split>train|label)(?P<iteration>\d+)|eval)/(?P<question>.+)"
+    r"/a(?P<agent>\d+)/r(?P<round>\d+)/(?P<kind>answer|summary)(?:/s(?P<sample>\d+))?",
     re.DOTALL,
 )
 _ARTIFACT = re.compile(r"(?P<arm>.+)/it(?P<iteration>\d+)/a\d+/(?:generator|critic)", re.DOTALL)
@@ -56,14 +57,14 @@ class TranscriptMismatch(RunError):
 
 
 class ReplaySettings(BaseModel):
-    """The section `[provider]`.
+    """The section `[provider]` of a replay."""
 
-    `match = "messages"` answers only a conversation that equals the stored one; "position" compares
-    question, agent, round and kind only.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+    )
     match: Literal["messages", "position"] = "messages"
+    """`messages` answers only a conversation that equals the stored one; `position` compares
+    question, agent, round and kind only."""
 
 
 class ReplayProvider(Provider):
@@ -83,7 +84,14 @@ class ReplayProvider(Provider):
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(finetune=True, score=False, sampling_seed=True, max_parallel_jobs=1024)
+        return Capabilities(
+            finetune=True,
+            score=False,
+            sampling_seed=True,
+            max_parallel_jobs=1024,
+            weights=True,
+            objectives=frozenset(get_args(Objective)),
+        )
 
     async def complete(self, request: Request) -> Completion:
         key = _parse_key(request)
@@ -220,13 +228,14 @@ def _parse_key(request: Request) -> TurnKey:
     # noise.
     iteration = match["iteration"]
     return TurnKey(
-        split="eval" if iteration is None else "train",
+        split=match["split"] or "eval",
         iteration=None if iteration is None else int(iteration),
         decoding="greedy" if request.sampling.temperature == 0 else "sampled",
         question_id=match["question"],
         agent=int(match["agent"]),
         round=int(match["round"]),
         kind=match["kind"],
+        sample=int(match["sample"] or 0),
     )
 
 
@@ -247,4 +256,4 @@ def _list_settings(section: str, values: Mapping[str, object]) -> str:
     return ", ".join(f"{section}.{key} = {value!r}" for key, value in values.items()) or "nothing"
 
 
-FACTORY = ProviderFactory(check, connect)
+FACTORY = ProviderFactory(check, connect, settings=ReplaySettings)

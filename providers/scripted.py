@@ -3,7 +3,7 @@
 `ScriptedProvider` takes any function from a `Request` to a text or a `Completion`. The address
 ``scripted:FILE`` reads a JSON Lines file of ``{"key": …, "text": …, "finish_reason": "stop"}``,
 one line per request key; a request without a line is a `BadRequest`. Fine-tuning jobs succeed at
-once and give models that answer from the same script.
+once and give models that answer from the same script, and so do averages.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ import asyncio
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import get_args
 
 from pydantic import BaseModel, ConfigDict
 
 from providers.base import Provider, ProviderFactory, Settings
 from providers.errors import BadRequest, InvalidSettings, ModelNotFound, TrainingFailed
 from providers.types import (
+    AveragedModel,
+    AverageSpec,
     Capabilities,
     Completion,
     FinetuneSpec,
@@ -25,6 +28,7 @@ from providers.types import (
     JobHandle,
     JobState,
     ModelRef,
+    Objective,
     Request,
     Sampling,
 )
@@ -64,7 +68,12 @@ class ScriptedProvider(Provider):
     @property
     def capabilities(self) -> Capabilities:
         return Capabilities(
-            finetune=True, score=False, sampling_seed=True, min_examples=self._min_examples
+            finetune=True,
+            sampling_seed=True,
+            min_examples=self._min_examples,
+            weights=True,
+            averages=True,
+            objectives=frozenset(get_args(Objective)),
         )
 
     async def complete(self, request: Request) -> Completion:
@@ -107,6 +116,9 @@ class ScriptedProvider(Provider):
 
     async def cancel(self, handle: JobHandle) -> None:
         return None
+
+    async def average_models(self, spec: AverageSpec) -> AveragedModel:
+        return AveragedModel(ModelRef(spec.name, self._address, spec.name, spec.digest))
 
     async def load_adapters(self, models: Sequence[ModelRef]) -> None:
         self.loaded_adapters = tuple(models)

@@ -24,12 +24,14 @@ _SETTINGS: dict[str, str | bool | int | float | list[str]] = {
 # The keys come as one JSON text: DuckDB binds a long list value by value, far more slowly than it
 # looks anything up. `hit` is the index of the key that a turn matches. Texts are fetched in a
 # second step, by row number, or DuckDB would unpack those of all turns. Files of early versions
-# have no column tokens_estimated or thought: COLUMNS selects what exists, in this order.
+# have no column tokens_estimated or thought: COLUMNS selects what exists, in this order. $SAMPLE is
+# the column sample, or 0 where a file has none.
 _LOOK_UP = """
     WITH asked AS (
         SELECT unnest(from_json($keys, '[{
             "hit": "INTEGER", "split": "VARCHAR", "wanted": "INTEGER", "decoding": "VARCHAR",
-            "question_id": "VARCHAR", "agent": "INTEGER", "round": "INTEGER", "kind": "VARCHAR"
+            "question_id": "VARCHAR", "agent": "INTEGER", "round": "INTEGER", "kind": "VARCHAR",
+            "sample": "INTEGER"
         }]'), recursive := true)
     ),
 
@@ -37,13 +39,16 @@ _LOOK_UP = """
         SELECT hit, turns.rowid AS row_number
         FROM turns
         JOIN asked USING (question_id, split, decoding, agent, round, kind)
-        WHERE wanted IS NULL OR wanted = iteration
+        WHERE (wanted IS NULL OR wanted = iteration) AND asked.sample = $SAMPLE
     )
 
     SELECT hit, iteration, arm, messages::VARCHAR, response, finish_reason, prompt_tokens,
         completion_tokens, latency_ms, COLUMNS('^(error|tokens_estimated|thought)$')
     FROM turns
     JOIN hits ON turns.rowid = row_number
+"""
+_HAS_SAMPLE = """
+    SELECT 1 FROM duckdb_columns() WHERE table_name = 'turns' AND column_name = 'sample'
 """
 
 
@@ -58,11 +63,13 @@ class TurnKey:
     agent: int
     round: int
     kind: str
+    sample: int = 0
 
     def __str__(self) -> str:
         stage = "evaluation" if self.iteration is None else f"training, iteration {self.iteration}"
+        number = f"answer {self.sample} for the label" if self.sample else f"the {self.kind}"
         return (
-            f"the {self.kind} of agent {self.agent} in round {self.round} on question "
+            f"{number} of agent {self.agent} in round {self.round} on question "
             f"{self.question_id!r} ({stage}, {self.decoding})"
         )
 
@@ -108,6 +115,7 @@ class Transcripts:
 
     def __init__(self, database: Path) -> None:
         self._connection = open_read_only(database)
+        self._look_up = _write_look_up(self._connection)
         self._waiting: list[tuple[TurnKey, asyncio.Future[list[StoredTurn]]]] = []
         self._worker: asyncio.Task[None] | None = None
 
@@ -150,7 +158,7 @@ class Transcripts:
     def _read(self, keys: Sequence[TurnKey]) -> list[list[StoredTurn]]:
         found: list[list[StoredTurn]] = [[] for _ in keys]
         with self._connection.cursor() as cursor:
-            for hit, *row in cursor.execute(_LOOK_UP, {"keys": _encode_keys(keys)}).fetchall():
+            for hit, *row in cursor.execute(self._look_up, {"keys": _encode_keys(keys)}).fetchall():
                 found[hit].append(StoredTurn(*row))
         return found
 
@@ -169,11 +177,17 @@ def open_read_only(database: Path) -> duckdb.DuckDBPyConnection:
         raise InvalidSettings(f"{database} is no database of a run: {text}") from error
     # The look-up itself, without rows, shows whether the file has the tables and columns of a run.
     try:
-        connection.execute(f"SELECT 1 FROM ({_LOOK_UP}), runs LIMIT 0", {"keys": _encode_keys([])})
+        look_up = _write_look_up(connection)
+        connection.execute(f"SELECT 1 FROM ({look_up}), runs LIMIT 0", {"keys": _encode_keys([])})
     except duckdb.Error as error:
         connection.close()
         raise InvalidSettings(f"{database} is a database, but not of a run: {error}") from error
     return connection
+
+
+def _write_look_up(connection: duckdb.DuckDBPyConnection) -> str:
+    found = connection.execute(_HAS_SAMPLE).fetchone()
+    return _LOOK_UP.replace("$SAMPLE", "turns.sample" if found else "0")
 
 
 def _encode_keys(keys: Sequence[TurnKey]) -> str:
@@ -188,6 +202,7 @@ def _encode_keys(keys: Sequence[TurnKey]) -> str:
                 "agent": key.agent,
                 "round": key.round,
                 "kind": key.kind,
+                "sample": key.sample,
             }
             for hit, key in enumerate(keys)
         ]

@@ -9,12 +9,13 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cached_property
 from types import MappingProxyType
 from typing import Literal
 
 from providers.hyperparameters import Hyperparameters as Hyperparameters
+from providers.hyperparameters import Objective as Objective
 
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "filtered", "refused", "error"]
@@ -39,7 +40,8 @@ class Sampling:
     divides the logits of tokens that prompt or answer have already (negative ones are multiplied);
     `frequency_penalty` and `presence_penalty`, of servers, are subtracted for tokens of the answer.
     Penalties change greedy answers too. `stop` are texts that end an answer, which does not have
-    them.
+    them. `stated_off` names those of these settings that the user has switched off: a server is
+    told so, since it may have a value of its own.
     """
 
     temperature: float = 1.0
@@ -52,6 +54,7 @@ class Sampling:
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     stop: tuple[str, ...] = ()
+    stated_off: tuple[str, ...] = ()
 
     def list_extras(self) -> dict[str, int | float | tuple[str, ...]]:
         """The settings beside temperature, top-p, number of tokens and seed that are not off.
@@ -66,12 +69,12 @@ class Sampling:
         }
 
 
-_BASIC_SETTINGS = ("temperature", "top_p", "max_tokens", "seed")
+_NO_EXTRAS = ("temperature", "top_p", "max_tokens", "seed", "stated_off")
 EXTRA_SETTINGS: Mapping[str, int | float | tuple[str, ...]] = MappingProxyType(
     {
         field.name: getattr(Sampling(), field.name)
         for field in fields(Sampling)
-        if field.name not in _BASIC_SETTINGS
+        if field.name not in _NO_EXTRAS
     }
 )
 """The settings of `Sampling` that not every model takes, each with the value that is off."""
@@ -177,10 +180,18 @@ class Divergence:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One training conversation; the loss is on the assistant messages at indices `loss_on`."""
+    """One training conversation; the loss is on the assistant messages at indices `loss_on`.
+
+    The loss of each of its tokens is multiplied by `weight`. For preferences the last message is an
+    answer to the others: `rejected` is a worse answer in its place, or `wanted` says whether it is
+    one to give (True) or to avoid.
+    """
 
     messages: tuple[Message, ...]
     loss_on: tuple[int, ...]
+    weight: float = 1.0
+    rejected: str | None = None
+    wanted: bool | None = None
 
 
 # Without slots: the cached digest is kept in the instance's dict.
@@ -222,6 +233,40 @@ class FinetuneSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelShare:
+    """A tuned model that an average is made of, and its weight."""
+
+    model: ModelRef
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class AverageSpec:
+    """An average of models tuned from one base, fully described before it is made.
+
+    `parts` are ordered from old to new; their weights sum to 1. `name` is unique for ever.
+    """
+
+    name: str
+    parts: tuple[ModelShare, ...]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over everything that decides the result."""
+        facts = [[part.model.identity, part.model.sha256, part.weight] for part in self.parts]
+        return hashlib.sha256(json.dumps([self.name, facts]).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class AveragedModel:
+    """The model that an average has become. `truncation` is the share (0..1) of its change from the
+    base, by Frobenius norm over all layers, that an adapter of the parts' rank cannot hold."""
+
+    model: ModelRef
+    truncation: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class JobHandle:
     """A submitted job. `job_id` is the provider's own name for it and survives a restart."""
 
@@ -232,14 +277,26 @@ class JobHandle:
 
 @dataclass(frozen=True, slots=True)
 class TrainingStep:
-    """One optimizer step: mean loss in nats per trained token, and the learning rate used.
+    """One optimizer step: its mean loss, and the learning rate used.
 
-    `learning_rate` is nan if the provider does not report it.
+    The loss is in nats per trained token; that of preferences is per pair or answer, with
+    `reward_margin` and `reward_accuracy`: by how much the rewards β·log(π/π₀) of wanted answers are
+    above those of the others, and in which share of the pairs they are. `learning_rate` is nan if
+    the provider does not report it.
     """
 
     step: int
     loss: float
     learning_rate: float
+    reward_margin: float | None = None
+    reward_accuracy: float | None = None
+
+    @property
+    def values(self) -> tuple[float | None, ...]:
+        """The fields, in order; without those of rewards if there are none."""
+        rewards = (self.reward_margin, self.reward_accuracy)
+        kept = () if rewards == (None, None) else rewards
+        return (self.step, self.loss, self.learning_rate, *kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,12 +348,14 @@ class JobState:
 class Capabilities:
     """What a provider can do. Callers read this instead of trying.
 
-    `finetune`: `submit`, `find`, `poll` and `cancel` work, with at least `min_examples` per job, at
-    most `max_parallel_jobs` at once (more of them wait), polled at most every `poll_s` seconds.
-    `validation`: a job measures validation data. `listing_lag_s`: for so many seconds `find` may
-    not see a new job. `score`, `divergences`, `batches` and `adapter_server`: the methods of these
-    names work. `sampling_seed`: the same seed gives the same answer. `repeatable`: at temperature 0
-    a conversation gets the same answer every time, so it is asked only once.
+    `finetune`: `submit`, `find`, `poll` and `cancel` work, with `min_examples` or more per job,
+    `max_parallel_jobs` at once, polled at most every `poll_s` seconds. `validation`: a job measures
+    validation data. `listing_lag_s`: for so many seconds `find` may miss a new job. `score`,
+    `divergences`, `batches`, `adapter_server`, `averages`, `delete_model`: these methods work.
+    `weights`: a job honors `Example.weight`. `objectives`: what a job can minimize.
+    `sampling_seed`: one seed gives one answer, `repeatable`: so does temperature 0. `deployments`:
+    `load_adapters` deploys tuned models, which answer then only. `tuned_starts`: a job may start
+    from a tuned model, `context_answers`: get answers that are not trained on.
     """
 
     finetune: bool = False
@@ -311,6 +370,13 @@ class Capabilities:
     listing_lag_s: float = 0.0
     batches: bool = False
     adapter_server: bool = False
+    weights: bool = False
+    averages: bool = False
+    deployments: bool = False
+    context_answers: bool = True
+    tuned_starts: bool = True
+    delete_model: bool = False
+    objectives: frozenset[Objective] = frozenset({"sft"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,9 +402,9 @@ class Need:
 
     `adapters` counts the tuned models that answer at the same time, `examples` is the most that a
     job can have. `batches`: evaluation goes out in batches. `deep`: a model of this process may be
-    loaded and tried. `conversations` has one of every kind that the run will have, and `trains_all`
-    says that all answers of one are trained together. `samplings`: how answers will be drawn.
-    `skip` names the checks of `providers.preflight.CHECKS` that the user leaves out.
+    loaded and tried. `conversations` has one of every kind, `trains_all`: all answers of one are
+    trained. `samplings`: how answers are drawn. `skip`: the `providers.preflight.CHECKS` to leave
+    out. `trains_elsewhere`: not here but on a cluster. Announced ends are compared with `now`.
     """
 
     finetune: bool
@@ -353,6 +419,8 @@ class Need:
     trains_all: bool = False
     skip: frozenset[str] = field(default_factory=frozenset)
     samplings: tuple[Sampling, ...] = ()
+    trains_elsewhere: bool = False
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,10 +440,11 @@ class Finding:
 class PreflightReport:
     """What was found out about one provider before a run.
 
-    `capabilities` is None if the provider could not be opened. `artifact_bytes` estimates what one
-    tuned model takes on this machine's disk; None if it is not known.
+    `capabilities` is None if the provider could not be opened. `artifact_bytes` is about a tuned
+    model's size, `token_seconds` about the time to read a token here; None if it is not known.
     """
 
     findings: tuple[Finding, ...]
     capabilities: Capabilities | None = None
     artifact_bytes: int | None = 0
+    token_seconds: float | None = None

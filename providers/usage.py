@@ -34,6 +34,16 @@ class Usage:
 
 
 FREE = Usage(0, 0)
+# 408: the server stopped waiting; 424: a step behind it failed; 499: the connection was closed. In
+# all three the model may have run.
+_AFTER_WORK = {408, 424, 499}
+_BEFORE_WORK = {501, 503, 505, 529}
+
+
+def bill_refusal(status: int) -> Usage | None:
+    """What a request with this HTTP status of 300 or more is billed; None if that is unknown."""
+    refused = 300 <= status < 500 and status not in _AFTER_WORK
+    return FREE if refused or status in _BEFORE_WORK else None
 
 
 def most_prompt_tokens(messages: Iterable[Message]) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 
 from pydantic import ValidationError
 
@@ -15,12 +16,16 @@ MESSAGES: Mapping[str, str] = {
 
 
 def format_errors(
-    error: ValidationError, messages: Mapping[str, str] | None = None, prefix: str = ""
+    error: ValidationError,
+    messages: Mapping[str, str] | None = None,
+    prefix: str = "",
+    known: Iterable[str] = (),
 ) -> list[str]:
     """One line for every problem, in pydantic's order.
 
     `messages` replaces some of `MESSAGES`; {key} is the path of the value after `prefix`, {problem}
-    pydantic's own words and {value} the wrong value. A ValueError that a validator of ours raised
+    pydantic's own words, {value} the wrong value and {nearest} the question whether one of the
+    `known` keys was meant. A ValueError that a validator of ours raised
     has its own message, which follows the key unless it begins with the prefix.
 
     >>> format_errors(error, {"missing": "{key} is needed"}, prefix="task.")
@@ -37,5 +42,19 @@ def format_errors(
             continue
         text = texts.get(problem["type"], texts["other"])
         value = repr(problem["input"])
-        lines.append(text.format(key=key, problem=problem["msg"], value=value))
+        nearest = suggest_name(str(problem["loc"][-1]), known) if problem["loc"] else ""
+        lines.append(text.format(key=key, problem=problem["msg"], value=value, nearest=nearest))
     return lines
+
+
+def suggest_name(name: str, known: Iterable[str]) -> str:
+    """What a message about an unknown name says of the nearest known one; "" if none is near.
+
+    >>> suggest_name("devise", ["device", "dtype"])
+    "did you mean 'device'? "
+    """
+    names = list(known)
+    # A name without its unit or kind, as in "timeout", is nearer than its spelling says.
+    close = [each for each in names if each.startswith(f"{name}_")]
+    close += difflib.get_close_matches(name, names, 1, 0.7)
+    return f"did you mean {close[0]!r}? " if close else ""

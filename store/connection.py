@@ -35,11 +35,7 @@ def connect(
     settings: Mapping[str, str] | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """A bare connection with this project's settings; DuckDB's errors become the store's."""
-    if "?" in str(file):
-        raise StoreError(
-            f"{file} cannot hold a database: DuckDB ends a path at '?'; rename the folder, or keep "
-            "the run in another one (--runs)"
-        )
+    check_path(file)
     # No extension comes from the network, and no Python variable stands in for a missing table.
     config: dict[str, str | bool | int | float | list[str]] = {
         "autoinstall_known_extensions": "false",
@@ -63,6 +59,15 @@ def connect(
                 "society sql NAME --snapshot"
             )
         raise failure from error
+
+
+def check_path(file: Path) -> None:
+    """Raise `StoreError` for a path that DuckDB would understand otherwise."""
+    if "?" in str(file):
+        raise StoreError(
+            f"{file} cannot hold a database: DuckDB ends a path at '?'; rename the folder, or keep "
+            "the run in another one (--runs)"
+        )
 
 
 def connect_for_writing(file: Path, memory_limit: str | None) -> duckdb.DuckDBPyConnection:

@@ -62,7 +62,7 @@ SELECT row_number() OVER (ORDER BY min(rowid)) - 1 AS debate, {key}, max(round) 
     arg_max({{'answer': answer, 'votes': votes, 'voters': voters, 'tie': tie, 'correct': correct}},
         round) AS vote
 FROM votes
-WHERE {where}
+WHERE {where} AND split <> 'label'
 GROUP BY {key}
 """
 _ANSWER_ROWS = f"""

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 
 import duckdb
@@ -22,7 +22,7 @@ from store import schema
 from store.bulk_insert import build_insert
 from store.connection import connect, seal
 from store.ledger import Store
-from store.records import Question, StageKey, Turn, Verdict, Vote
+from store.records import Question, StageKey, StageSplit, Turn, Verdict, Vote
 from store.tables import TABLES, Record, Table
 
 GOLD = frozenset({"gold", "correct"})
@@ -72,8 +72,9 @@ def copy_training_debates(
             debated = {name for (name,) in store.rows(_DEBATED, [arm, iteration])}
             questions = [q for q in store.questions("train") if q.question_id in debated]
             _insert(connection, Question, questions)
-            for each in range(1, iteration + 1):
-                stage = StageKey(each, "train", arm)
+            splits: tuple[StageSplit, ...] = ("train", "label")
+            for each, split in product(range(1, iteration + 1), splits):
+                stage = StageKey(each, split, arm)
                 _insert(connection, Turn, store.turns(stage))
                 _insert(connection, Vote, store.votes(stage))
                 _insert(connection, Verdict, store.verdicts(stage).values())

@@ -13,6 +13,7 @@ import duckdb
 
 from store import schema
 from store.binding import Params
+from store.blank_file import place_blank
 from store.bulk_insert import build_records
 from store.connection import connect, connect_for_writing, translate_error, yield_to_writer
 from store.errors import StoreClosed, StoreError, StoreLocked, StoreMissing
@@ -27,8 +28,6 @@ from store.records import (
     Overlap,
     Question,
     Run,
-    RunStart,
-    SettingChange,
     Split,
     StageKey,
     TrainingPoint,
@@ -36,6 +35,7 @@ from store.records import (
     Verdict,
     Vote,
 )
+from store.run_starts import RunStart, SettingChange
 from store.spending import Batch
 from store.sql_client import address_path
 from store.tables import TABLES, Record
@@ -48,11 +48,11 @@ _SETTLE = """
 UPDATE run_starts SET closed_at = now() AT TIME ZONE 'UTC'
 WHERE closed_at IS NULL AND started_at = (SELECT max(started_at) FROM run_starts)
 """
-# The debates that hold a failed turn. Their votes and verdicts go too: asked again, the turn may
-# have another answer.
+# The debates that hold a failed turn, or whose label one has voted on. Their votes and verdicts go
+# too: asked again, the turn may have another answer.
 _OF_THEIR_DEBATES = """
-(iteration, split, arm, decoding, question_id) IN (
-    SELECT (iteration, split, arm, decoding, question_id)
+(iteration, split = 'eval', arm, decoding, question_id) IN (
+    SELECT (iteration, split = 'eval', arm, decoding, question_id)
     FROM turns
     WHERE turn_id IN (SELECT unnest($turns::BIGINT[])) AND failure IS NOT NULL
 )
@@ -128,6 +128,7 @@ class Store:
                 yield_to_writer(file)
                 connection = connect(file, read_only=True, memory_limit=memory_limit)
             else:
+                place_blank(file)
                 connection = connect_for_writing(file, memory_limit)
         except StoreLocked:
             # A run is writing. It leaves its address beside the file if it answers readers.
@@ -177,7 +178,7 @@ class Store:
     def transact(self, work: Work) -> None:
         """Run `work` with the writing connection in a transaction of its own; blocks.
 
-        For set-based SQL. It must neither commit nor touch turns, votes or verdicts.
+        For set-based SQL. It must neither commit nor add or remove turns, votes or verdicts.
         """
         self._writing_thread().submit_work(work).result()
 

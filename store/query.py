@@ -1,4 +1,4 @@
-"""One query that reads, and its answer as rows, Arrow, pandas or polars."""
+"""One query that reads, and its answer as rows, a data frame, an Arrow table or a relation."""
 
 from __future__ import annotations
 
@@ -73,6 +73,12 @@ class Query:
         """Columns, types and at most `limit` rows."""
         return self._take(lambda cursor: _result(cursor, limit))
 
+    def frame(self) -> pandas.DataFrame | polars.DataFrame | pyarrow.Table:
+        """The answer in the first of pandas, polars and Arrow whose packages are installed."""
+        if _has("pandas", "numpy"):
+            return self.pandas()
+        return self.polars() if _has("polars", "pyarrow") else self.arrow()
+
     def arrow(self) -> pyarrow.Table:
         """An Arrow table."""
         _require("pyarrow")
@@ -87,6 +93,26 @@ class Query:
         """A polars data frame."""
         _require("polars", "pyarrow")
         return self._take(lambda cursor: cursor.pl())
+
+    def relation(self) -> duckdb.DuckDBPyRelation:
+        """The answer as a DuckDB relation of its own, for more SQL; needs no other package.
+
+        store.query("FROM accuracy").relation().aggregate("arm, max(accuracy)").show()
+        """
+        found = self.result()
+        connection = duckdb.connect()
+        # Of two columns with one name, the second is called by its place too.
+        columns = [
+            _quote(f"{name}_{place}" if name in found.columns[:place] else name) + f" {kind}"
+            for place, (name, kind) in enumerate(zip(found.columns, found.types, strict=True))
+        ]
+        connection.execute(f"CREATE TABLE answer ({', '.join(columns)})")
+        if found.rows:
+            # One list for each column: row by row, DuckDB inserts a thousand times more slowly.
+            lists = ", ".join(f"unnest(?::{kind}[])" for kind in found.types)
+            values = [list(column) for column in zip(*found.rows, strict=True)]
+            connection.execute(f"INSERT INTO answer SELECT {lists}", values)
+        return connection.table("answer")
 
     def _take(self, take: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
         with translate_query_errors():
@@ -125,6 +151,14 @@ def _result(cursor: duckdb.DuckDBPyConnection, limit: int | None) -> QueryResult
     types = tuple(str(column[1]) for column in cursor.description)
     rows = cursor.fetchall() if limit is None else cursor.fetchmany(limit)
     return QueryResult(columns, types, rows)
+
+
+def _quote(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _has(*packages: str) -> bool:
+    return all(find_spec(package) is not None for package in packages)
 
 
 def _require(*packages: str) -> None:

@@ -1,7 +1,8 @@
 """One frozen row type per table; field names are column names.
 
 Convention of `iteration`: in split "train", iteration k is the k-th pass of debate → fine-tuning
-(1..L), debated by the society tuned k−1 times. In split "eval", iteration k is the society after k
+(1..L), debated by the society tuned k−1 times. Split "label" holds further first answers to the
+same questions, which only vote on their labels. In split "eval", iteration k is the society after k
 passes (0 = untuned). Agents and rounds count from 1. Times are UTC.
 """
 
@@ -15,13 +16,18 @@ from typing import Literal
 from store.content import content_sha256, turn_id_of
 
 Split = Literal["train", "eval"]
+"""Of questions."""
+StageSplit = Literal["train", "eval", "label"]
+"""Of turns and votes."""
 Decoding = Literal["sampled", "greedy"]
 TurnKind = Literal["answer", "summary"]
 AgentRole = Literal["generator", "critic"]
 LossOn = Literal["final", "all"]
-Labels = Literal["final", "round1", "gold"]
+Critics = Literal["all", "sample"]
+Labels = str
+"""Where training labels come from: the vote of the last round ("final") or of the first ("round1"),
+of the society of k iterations before ("lagged:k"), of the averaged one ("average"), or "gold"."""
 Failure = Literal["passing", "refused", "final"]
-DiversityMeasure = Literal["embedding", "nll", "kl", "kl_base"]
 # "intent" is stored before a job is submitted, so that a start after a crash knows that the
 # provider may already have it.
 StoredJobStatus = Literal[
@@ -45,9 +51,14 @@ class StageKey:
     """
 
     iteration: int
-    split: Split
+    split: StageSplit
     arm: str
     decoding: Decoding = "sampled"
+
+    @property
+    def question_split(self) -> Split:
+        """The split of the questions that it asks."""
+        return "eval" if self.split == "eval" else "train"
 
     @property
     def params(self) -> dict[str, object]:
@@ -66,11 +77,13 @@ IN_STAGE = "iteration = $iteration AND split = $split AND arm = $arm AND decodin
 """The SQL condition that picks a stage's rows of `turns` or `votes`."""
 
 
-def turn_key(stage: StageKey, question_id: str, agent: int, round: int, kind: TurnKind) -> str:
+def turn_key(
+    stage: StageKey, question_id: str, agent: int, round: int, kind: TurnKind, sample: int = 0
+) -> str:
     """The canonical name of a turn within a run; equal keys are the same turn."""
     # A turn's id is the hash of this text: another form would give stored turns other ids, and a
     # resumed run would ask everything again.
-    key = (*stage.params.values(), question_id, agent, round, kind)
+    key = (*stage.params.values(), question_id, agent, round, kind, *([sample] if sample else []))
     return json.dumps(key, separators=(",", ":"))
 
 
@@ -105,11 +118,12 @@ class Turn:
     reported no tokens, and these are the most it can have used. `failure` is set where the request
     failed: a "passing" one is sent again at every start of the run, a "refused" one once, a "final"
     one never. `thought` is what the model thought, where it stands apart from the response: a
-    server returned it apart, or it never ended. `turn_id` and `sha256` follow from the others.
+    server returned it apart, or it never ended. `sample` counts further answers of one agent that
+    vote on labels from 1; it is 0 in debates. `turn_id` and `sha256` follow from the others.
     """
 
     iteration: int
-    split: Split
+    split: StageSplit
     arm: str
     decoding: Decoding
     question_id: str
@@ -129,6 +143,7 @@ class Turn:
     tokens_estimated: bool | None = False
     failure: Failure | None = None
     thought: str | None = None
+    sample: int = 0
     created_at: datetime = field(default_factory=utc_now)
     turn_id: int = field(init=False)
     sha256: str = field(init=False)
@@ -146,7 +161,9 @@ class Turn:
     @property
     def key(self) -> str:
         """The turn's `turn_key`."""
-        return turn_key(self.stage, self.question_id, self.agent, self.round, self.kind)
+        return turn_key(
+            self.stage, self.question_id, self.agent, self.round, self.kind, self.sample
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +175,12 @@ class Vote:
     the plurality class's supporters, also in a tie; `voters` the parsed answers. `correct` compares
     the label with gold: None only where gold is unknown, False where there is gold and no label.
     `quorum` is how many voters a label takes in training; None where none was asked for.
+    `carried_from` names the round whose vote this one repeats, because the debate ended there; None
+    in a round that was held.
     """
 
     iteration: int
-    split: Split
+    split: StageSplit
     arm: str
     decoding: Decoding
     question_id: str
@@ -172,6 +191,7 @@ class Vote:
     tie: bool
     correct: bool | None = None
     quorum: int | None = None
+    carried_from: int | None = None
 
     @property
     def stage(self) -> StageKey:
@@ -197,8 +217,8 @@ class Dataset:
     """One immutable training set of one agent's role; agent 0 is a model shared by all agents.
 
     `examples` counts rows, of which `corrected` are from C− and `kept` from C+ (None for a
-    generator). `w` is the asked fraction of corrected rows; `loss_on` says which assistant turns
-    bear the loss; `note` tells what the reader must know. `sha256` covers the content in order.
+    generator). `critics` is the rule for a critic's rows, `w` the asked fraction of corrected ones.
+    `loss_on`: which assistant turns bear the loss. `sha256` covers the content and its weights.
     """
 
     dataset_id: str
@@ -215,17 +235,24 @@ class Dataset:
     w: float | None = None
     max_examples: int | None = None
     note: str | None = None
+    critics: Critics | None = None
     created_at: datetime = field(default_factory=utc_now)
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetExample:
-    """One row of a dataset: the turn to train on, at `position` (from 0)."""
+    """A row of a dataset: the turn at `position` (from 0), whose loss is multiplied by `weight`.
+
+    Of preferences: `rejected_turn_id` is the worse answer's turn, or `wanted` judges the turn.
+    """
 
     dataset_id: str
     turn_id: int
     question_id: str
     position: int
+    weight: float = 1.0
+    rejected_turn_id: int | None = None
+    wanted: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +292,9 @@ class Model:
     """One model a run has used. `provider` is its address, `artifact` None for the bare base.
 
     A tuned model names its parent, dataset and job; `sha256` is that of its artifact, where known.
+    An averaged model has neither dataset nor job; `ModelPart` says what it is made of, `parent_id`
+    names the newest of these. `truncation` is the share of its change from the base, by norm, that
+    its rank could not hold.
     """
 
     model_id: str
@@ -278,7 +308,17 @@ class Model:
     arm: str | None = None
     agent: int | None = None
     role: AgentRole | None = None
+    truncation: float | None = None
     created_at: datetime = field(default_factory=utc_now)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPart:
+    """One model that the averaged model `model_id` is made of, with its weight (0..1)."""
+
+    model_id: str
+    parent_id: str
+    weight: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,36 +332,6 @@ class Run:
     versions: str
     created_at: datetime = field(default_factory=utc_now)
     finished_at: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ChatTemplate:
-    """What turns conversations into the text that the model at address `provider` reads.
-
-    `variables` is a JSON object: the special tokens that the template names, and the run's own
-    values. `sha256` is over both.
-    """
-
-    provider: str
-    sha256: str
-    template: str
-    variables: str
-    created_at: datetime = field(default_factory=utc_now)
-
-
-@dataclass(frozen=True, slots=True)
-class RunStart:
-    """One start of the run. `versions` and `machine` are JSON objects.
-
-    `closed_at` is when the file was closed with everything in it; None while it is open, and after
-    a start that was killed until the file is next closed.
-    """
-
-    started_at: datetime
-    process: int
-    versions: str
-    machine: str
-    closed_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,41 +352,20 @@ class StoredArm:
 
 
 @dataclass(frozen=True, slots=True)
-class Diversity:
-    """How different the agents are, by one measure, in one role of one society.
-
-    `measure`: "embedding" (mean pairwise 1 - cosine), "nll", "kl" (nats per token), "kl_base"
-    (against the base). `responses`: "all", or those that agree with ŷ. `encoder` names the sentence
-    encoder, or what else the value depends on. `value` is None where it cannot be measured, for the
-    reason in `note`, never zero instead; `low` and `high` its 95 % interval over questions.
-    """
-
-    iteration: int
-    arm: str
-    split: Split
-    task: str
-    decoding: Decoding
-    role: AgentRole
-    measure: DiversityMeasure
-    responses: Literal["all", "agreeing"]
-    encoder: str
-    value: float | None
-    low: float | None
-    high: float | None
-    questions: int
-    pairs: int
-    note: str | None = None
-    created_at: datetime = field(default_factory=utc_now)
-
-
-@dataclass(frozen=True, slots=True)
 class TrainingPoint:
-    """One optimizer step of a job: mean loss in nats per trained token, learning rate used."""
+    """One optimizer step of a job: its mean loss and the learning rate used.
+
+    The loss is in nats per trained token. That of preferences is per pair or answer; then
+    `reward_margin` says by how much the rewards of wanted answers are above those of the others,
+    and `reward_accuracy` in which share of the pairs they are.
+    """
 
     job_id: str
     step: int
     loss: float
     learning_rate: float
+    reward_margin: float | None = None
+    reward_accuracy: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,28 +393,36 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Likelihood:
-    """What is known about one text (`sha256` of a turn: conversation and response) under a model.
+class CurriculumStep:
+    """The stage of the curriculum that an iteration trains on, where the votes decide it.
 
-    `other_id` empty: `value` is the text's mean log-probability per token, in nats, and
-    `tokens_sha256` stands for the tokens it was cut into. Else it is the model that `model_id` is
-    compared with, and `value` the divergence from it along the text, nats per token.
+    `curriculum_stage` counts the entries of `task.curriculum` from 1, `task` is the stage's label.
+    `agreement` is that of the arm `arm` on its training questions of the iteration before; both are
+    None for iteration 1.
     """
 
-    model_id: str
-    other_id: str
-    sha256: str
-    value: float
-    tokens_sha256: str | None = None
-    created_at: datetime = field(default_factory=utc_now)
+    iteration: int
+    curriculum_stage: int
+    task: str
+    arm: str | None
+    agreement: float | None
 
 
 @dataclass(frozen=True, slots=True)
-class SettingChange:
-    """A setting that a later start of the run has changed. `before` and `now` are JSON, None where
-    the setting was, or is, not there."""
+class Choice:
+    """Which society of an arm is the best by its signs, decided once iteration `iteration` was
+    evaluated.
 
-    key: str
-    before: str | None
-    now: str | None
-    changed_at: datetime = field(default_factory=utc_now)
+    `chosen` is its iteration. `stops`: the arm is trained no further, as long as the run's
+    `iterations` stay as they were then. `signs` is a JSON list with one object for each society
+    that was compared, see `evals.stopping.Signs`.
+    """
+
+    arm: str
+    iteration: int
+    chosen: int
+    stops: bool
+    iterations: int
+    reason: str
+    signs: str
+    created_at: datetime = field(default_factory=utc_now)

@@ -110,12 +110,18 @@ def _view_body(sql: str) -> str:
 
 # In the order of creation: a view that reads another one comes after it.
 VIEWS = (
+    "standing_answers",
     "generation_examples",
     "critic_examples",
+    "generation_pairs",
+    "critic_pairs",
+    "generation_feedback",
+    "critic_feedback",
     "accuracy",
     "consensus",
     "flips",
     "label_flips",
+    "label_votes",
     "pseudo_labels",
     "label_health",
     "paired_arms",

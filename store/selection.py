@@ -8,7 +8,7 @@ from typing import Literal
 
 from store.errors import InvalidQuery
 from store.ledger import Store
-from store.records import Split
+from store.records import StageSplit
 
 Role = Literal["generator", "critic", "summarizer"]
 
@@ -53,7 +53,7 @@ class Selection:
 
     arm: str | None = None
     iteration: int | None = None
-    split: Split | None = None
+    split: StageSplit | None = None
     agent: int | None = None
     role: Role | None = None
 

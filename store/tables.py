@@ -5,27 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
+from store.measures import Diversity, Likelihood
 from store.records import (
-    ChatTemplate,
     Checkpoint,
+    Choice,
+    CurriculumStep,
     Dataset,
     DatasetExample,
-    Diversity,
     Job,
-    Likelihood,
     Model,
+    ModelPart,
     Overlap,
     Question,
     Run,
-    RunStart,
-    SettingChange,
     StoredArm,
     TrainingPoint,
     Turn,
     Verdict,
     Vote,
 )
+from store.run_starts import ChatTemplate, RunStart, SettingChange
 from store.spending import Batch, Charge, Price
+from store.tracking import TrackedFigure, TrackerRun
 
 Record = (
     StoredArm
@@ -33,7 +34,9 @@ Record = (
     | Charge
     | Likelihood
     | Checkpoint
+    | Choice
     | ChatTemplate
+    | CurriculumStep
     | Question
     | Turn
     | Vote
@@ -43,11 +46,14 @@ Record = (
     | Diversity
     | Job
     | Model
+    | ModelPart
     | RunStart
     | Overlap
     | Price
     | Run
     | SettingChange
+    | TrackedFigure
+    | TrackerRun
     | TrainingPoint
 )
 """A row of any table."""
@@ -55,16 +61,17 @@ Record = (
 # A name has one type in all tables, so the columns need not be listed per table. Columns that are
 # not named here hold text.
 _COLUMNS_OF = {
-    "BIGINT": "process turn_id shared_turn_id position examples seed corrected kept max_examples "
-    "trained_tokens left_out pairs",
-    "INTEGER": "iteration agent round prompt_tokens completion_tokens votes voters quorum step "
-    "questions",
-    "BOOLEAN": "tie correct agrees exact is_extra tuned tokens_estimated",
-    "DOUBLE": "latency_ms w loss learning_rate base_kl similarity input_usd output_usd "
-    "cached_input_usd training_usd batch_factor value low high",
+    "BIGINT": "process turn_id shared_turn_id rejected_turn_id position examples seed corrected "
+    "kept max_examples trained_tokens left_out pairs",
+    "INTEGER": "iteration iterations chosen agent round sample prompt_tokens completion_tokens "
+    "votes voters quorum carried_from step questions curriculum_stage",
+    "BOOLEAN": "tie correct agrees wanted exact is_extra tuned tokens_estimated stops",
+    "DOUBLE": "latency_ms w weight loss learning_rate reward_margin reward_accuracy base_kl "
+    "similarity input_usd output_usd cached_input_usd training_usd batch_factor value low high "
+    "agreement truncation",
     "DATE": "read_on",
     "TIMESTAMP": "created_at started_at closed_at finished_at allowed_at changed_at",
-    "JSON": "machine messages meta config versions custom_ids settings before now variables",
+    "JSON": "machine messages meta config versions custom_ids settings before now variables signs",
 }
 COLUMN_TYPES = {name: kind for kind, names in _COLUMNS_OF.items() for name in names.split()}
 _DIVERSITY_KEY = (
@@ -108,13 +115,18 @@ TABLES: Mapping[type, Table] = {
     Diversity: _describe_table(Diversity, "diversity", *_DIVERSITY_KEY),
     Job: _describe_table(Job, "jobs", "job_id"),
     Model: _describe_table(Model, "models", "model_id"),
+    ModelPart: _describe_table(ModelPart, "averages", "model_id", "parent_id"),
     Overlap: _describe_table(Overlap, "allowed_overlaps", "train_question_id", "eval_question_id"),
     Price: _describe_table(Price, "prices", "provider", "tuned"),
     Checkpoint: _describe_table(Checkpoint, "checkpoints", "job_id", "step"),
     ChatTemplate: _describe_table(ChatTemplate, "chat_templates", "provider"),
+    CurriculumStep: _describe_table(CurriculumStep, "curriculum_steps", "iteration"),
+    Choice: _describe_table(Choice, "choices", "arm", "iteration"),
     Batch: _describe_table(Batch, "batches", "digest"),
     Charge: _describe_table(Charge, "charges", "charge_id"),
     Likelihood: _describe_table(Likelihood, "likelihoods", "model_id", "other_id", "sha256"),
     SettingChange: _describe_table(SettingChange, "setting_changes", "changed_at", "key"),
+    TrackedFigure: _describe_table(TrackedFigure, "tracked_figures", "tracker", "figure", "step"),
+    TrackerRun: _describe_table(TrackerRun, "tracker_runs", "tracker"),
     TrainingPoint: _describe_table(TrainingPoint, "training_points", "job_id", "step"),
 }

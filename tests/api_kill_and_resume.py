@@ -9,20 +9,23 @@ once undisturbed and again killed. The kills are shared among `STAGES`:
 - calls: half fall on a random one of the requests that upload a file or create a job, half on any;
 - batches: the same of a run that evaluates in batches, which are created too;
 - diversity: half fall on a request that scores an answer, half on any;
+- deployments: half fall on a random one of the requests that upload a file, create a job or deploy
+  a tuned model at Azure, half on any;
 - cancel: the run is killed while its jobs go on, then `society cancel` at one of its requests.
 
 The server kills at that moment, with the request done or not done, and never answers it. In the
-end no job or batch may exist twice for one purpose, no file may have been uploaded twice, no call
-may have been made again but those that were on their way, and turns, votes, datasets, models and
-jobs must equal those of the undisturbed run. After `society cancel` jobs are new ones, and so are
-their models and what these answer; there the numbers have to be equal. Exit status 0 when all of
-that holds.
+end no job, batch or deployment may exist twice for one purpose, no file may have been uploaded
+twice, no call may have been made again but those that were on their way, and turns, votes,
+datasets, models and jobs must equal those of the undisturbed run. After `society cancel` jobs are
+new ones, and so are their models and what these answer; there the numbers have to be equal. Exit
+status 0 when all of that holds.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import re
 import signal
@@ -42,6 +45,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import providers.openai.factory  # noqa: F401
 from store.ledger import Store
 from tests.forked_command import ForkedCommand
+from tests.providers.azure_account import GROUP, RESOURCE, SUBSCRIPTION, TOKEN
 from tests.providers.job_account import BASE, Json
 from tests.providers.job_server import Server, serving
 
@@ -65,13 +69,19 @@ questions = 4
 CONCURRENT = 4
 # What one kill may lose: the calls on their way, and answers that were about to be stored.
 _AGAIN = 4 * CONCURRENT
+TOKEN_VARIABLE = "SOCIETY_TEST_AZURE_TOKEN"
 STAGES = {
     "calls": (),
     "batches": ("evaluation.batch=true",),
     "diversity": ('diversity.measures=["nll","kl"]', 'provider.score="vllm"'),
+    "deployments": (
+        f'provider.deployment={{subscription="{SUBSCRIPTION}",resource_group="{GROUP}",'
+        f'account="{RESOURCE}",sku="Standard",token_env="{TOKEN_VARIABLE}",url="URL"}}',
+    ),
     "cancel": (),
 }
 SUBMITTING = "/files|/fine_tuning/jobs|/batches"
+DEPLOYMENT = "/subscriptions/.*"
 CHAT = "/chat/completions"
 OWNER = re.compile(r"\ba(\d+)-(generator|critic)-it(\d+)-")
 TABLES = {
@@ -102,7 +112,10 @@ class Trial:
         config.write_text(CONFIG.format(url=self.server.url, base=BASE))
         more = (f"provider.limits.max_concurrent={CONCURRENT}", *STAGES[self.stage])
         options = {
-            "run": [str(config), "--name=run", *(f"--set={setting}" for setting in more)],
+            "run": [
+                *(str(config), "--name=run"),
+                *(f"--set={each.replace('URL', self.server.url[:-3])}" for each in more),
+            ],
             "cancel": ["run"],
         }
         with (self.folder / "output.log").open("a") as log:
@@ -144,6 +157,12 @@ class Trial:
             if job["status"] != "cancelled"
         )
         assert max(owners.values(), default=1) == 1, f"two jobs for one: {owners.most_common(3)}"
+        deployed = {name: d["times"] for name, d in state["deployments"].items()}
+        assert max(deployed.values(), default=1) == 1, f"deployed twice: {deployed}"
+        models = Counter(
+            d["body"]["properties"]["model"]["name"] for d in state["deployments"].values()
+        )
+        assert max(models.values(), default=1) == 1, f"two deployments for one: {models}"
         asked = Counter(
             json.loads(line)["custom_id"]
             for batch in state["batches"].values()
@@ -152,9 +171,9 @@ class Trial:
         assert max(asked.values(), default=1) == 1, f"in two batches: {asked.most_common(3)}"
 
     def calls(self) -> Counter[str]:
-        """How often every call has been made."""
-        made = self.server.log("POST", CHAT)
-        return Counter(json.dumps(entry["body"], sort_keys=True) for entry in made)
+        """How often every call has been made; those without messages only look for a model."""
+        made = [entry["body"] for entry in self.server.log("POST", CHAT)]
+        return Counter(json.dumps(body, sort_keys=True) for body in made if body["messages"])
 
 
 def rounded(row: tuple[object, ...]) -> tuple[object, ...]:
@@ -168,7 +187,7 @@ def moments(stage: str, log: list[Json], kills: int, chance: random.Random) -> l
     def special(entry: Json) -> bool:
         if stage == "diversity":
             return entry["path"] == CHAT and "prompt_logprobs" in entry["body"]
-        return entry["method"] == "POST" and entry["path"] in SUBMITTING.split("|")
+        return _pattern(entry) in (SUBMITTING, DEPLOYMENT) and entry["method"] != "GET"
 
     chosen_ones = [n for n, entry in enumerate(log) if special(entry)]
     rest = sorted(set(range(len(log))) - set(chosen_ones))
@@ -189,9 +208,10 @@ def moments(stage: str, log: list[Json], kills: int, chance: random.Random) -> l
 
 def _pattern(entry: Json) -> str:
     """The paths that count as the same as that of a request."""
-    submits = entry["method"] == "POST" and entry["path"] in SUBMITTING.split("|")
-    if submits:
+    if entry["method"] == "POST" and entry["path"] in SUBMITTING.split("|"):
         return SUBMITTING
+    if entry["method"] == "PUT":
+        return DEPLOYMENT
     return CHAT if entry["path"] == CHAT else ".*"
 
 
@@ -229,7 +249,8 @@ def cancel_and_kill(trial: Trial, kills: int, chance: random.Random) -> int:
 def trial(stage: str, folder: Path, port: int, drop_metadata: bool) -> Iterator[Trial]:
     """A new folder and a new server, at the port given: it is part of every job's description."""
     folder.mkdir(parents=True)
-    with serving(port, job_s=1.0, drop_metadata=drop_metadata) as server:
+    azure = stage == "deployments"
+    with serving(port, job_s=1.0, drop_metadata=drop_metadata, azure=azure) as server:
         yield Trial(stage, folder, server)
 
 
@@ -276,6 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=None)
     parser.add_argument("--drop-metadata", action="store_true", help="as some servers do")
     options = parser.parse_args(arguments)
+    os.environ[TOKEN_VARIABLE] = TOKEN
     home = options.folder or Path(tempfile.mkdtemp(prefix="api-kill-"))
     chance = random.Random(options.seed)
     stages = options.stages.split(",")

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import tempfile
 from pathlib import Path
@@ -13,9 +14,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Matplotlib takes seconds to list the fonts of the machine, and keeps its list here.
 _caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 os.environ.setdefault("MPLCONFIGDIR", str(_caches / "matplotlib"))
-# Results of self-checks are kept here, not in the developer's own cache.
-_cache = tempfile.TemporaryDirectory(prefix="society-cache-")
-os.environ["XDG_CACHE_HOME"] = _cache.name
+# Most tests write databases, and every commit waits for the disk; in memory none waits. A container
+# may have little room there.
+_MEMORY = Path("/dev/shm")
+if os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 6 * 2**30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
+# Results of self-checks are kept here, not in the developer's own cache. Test workers take over the
+# folder of the process that started them, so that one model is checked once and not by each.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _cache = tempfile.TemporaryDirectory(prefix="society-cache-")
+    os.environ["XDG_CACHE_HOME"] = _cache.name
 
 # Started with `&` or nohup, the suite has signals ignored, and so would every process it starts.
 for _number in (signal.SIGINT, signal.SIGHUP):
@@ -28,7 +36,8 @@ for _number in (signal.SIGINT, signal.SIGHUP):
 # seconds, and so does drawing the report that they share.
 TOGETHER = {
     "models": re.compile(
-        "tests/providers/test_(local_|train|checkpoint|loading|lora|self_check|embedded_model)"
+        "tests/providers/test_(local_|train|checkpoint|loading|lora|self_check|embedded_model"
+        "|tinker_wire)"
         "|tests/evals/diversity/"
     ),
     "runs of models": re.compile(
@@ -39,7 +48,16 @@ TOGETHER = {
 }
 # What takes longest comes first, so that no worker is left alone with it at the end.
 LONG = (
+    "tests/society/test_kill.py",
+    "tests/society/test_extras.py",
+    "tests/providers/test_training_workers.py",
+    "tests/test_guides.py",
+    "tests/society/test_gemini_run.py",
+    "tests/providers/test_openai_contract.py",
+    "tests/society/test_tinker_kills.py",
+    "tests/providers/test_cluster_training.py",
     *TOGETHER,
+    "tests/evals/test_judge.py",
     "tests/society/test_stubborn_vendor.py",
     "tests/society/test_failed_requests.py",
     "tests/society/test_every_attempt_is_paid.py",

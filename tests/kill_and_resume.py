@@ -66,7 +66,9 @@ class Witness:
             lost = self.turns.items() - stored.items()
             assert not lost, f"{len(lost)} stored turns are gone or changed"
             self.turns = stored
-        there = {m.parent.name: m.stat().st_mtime_ns for m in run.glob("models/*/manifest.json")}
+        # Not the hidden folder of an adapter that was being written: it is made again.
+        made = run.glob("models/[!.]*/manifest.json")
+        there = {manifest.parent.name: manifest.stat().st_mtime_ns for manifest in made}
         again = self.adapters.items() - there.items()
         assert not again, f"finished adapters were trained again: {sorted(dict(again))}"
         self.adapters = there

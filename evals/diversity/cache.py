@@ -17,7 +17,7 @@ from evals.diversity.responses import PromptedText
 from providers.types import ModelRef, Score
 from store.content import content_sha256, messages_json
 from store.ledger import Store
-from store.records import Likelihood
+from store.measures import Likelihood
 
 _KNOWN = """
     select model_id, other_id, sha256, value, tokens_sha256

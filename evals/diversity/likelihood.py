@@ -19,7 +19,7 @@ from providers.base import Provider
 from providers.errors import RequestError
 from providers.gathering import gather_or_cancel
 from providers.types import Divergence, ModelRef
-from store.records import DiversityMeasure, Likelihood
+from store.measures import DiversityMeasure, Likelihood
 
 Method = Literal["exact", "sampled"]
 Keep = Callable[[Sequence[Likelihood]], Awaitable[None]]

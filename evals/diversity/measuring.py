@@ -17,7 +17,8 @@ from providers.errors import Unsupported
 from providers.preflight import SCORES_REMEDY
 from providers.types import ModelRef
 from store.ledger import Store
-from store.records import IN_STAGE, AgentRole, Diversity, DiversityMeasure, Likelihood, StageKey
+from store.measures import Diversity, DiversityMeasure, Likelihood
+from store.records import IN_STAGE, AgentRole, StageKey
 
 Progress = Callable[[int], None]
 """Called with the steps done; a text embedded, or a request answered, is a step."""
@@ -91,7 +92,7 @@ class Measurement:
         which = {**stage.params, "task": task, "encoder": options.encoder}
         stored = [] if again else store.rows(_STORED, which)
         # What a provider could not tell may be had by now; somebody to compare with may not.
-        done = {(role, measure) for role, measure, known in stored if known or self._alone(role)}
+        done = {(role, measure) for role, measure, known in stored if known or self._pairless(role)}
         self.todo: tuple[tuple[AgentRole, DiversityMeasure], ...] = tuple(
             (role, measure)
             for role in self._responses
@@ -278,14 +279,15 @@ class Measurement:
                 note="; ".join(notes) or None,
             )
 
-    def _alone(self, role: AgentRole) -> bool:
-        return len({response.agent for response in self._responses.get(role, ())}) == 1
+    def _pairless(self, role: AgentRole) -> bool:
+        """Fewer than two agents have spoken, so nobody can be compared with anybody."""
+        return len({response.agent for response in self._responses.get(role, ())}) < 2
 
     def _nobody(self, role: AgentRole, responses: Responses) -> str:
         """Why there is no pair."""
         if not self._responses[role]:
-            return "no agent has said anything"
-        if self._alone(role):
+            return "no agent has said anything in that round"
+        if self._pairless(role):
             return "there is one agent only, and nobody to compare it with"
         if responses == "agreeing":
             return "no question has responses enough that agree with the label"

@@ -13,7 +13,7 @@ from store.records import IN_STAGE, AgentRole, StageKey
 
 # Votes are stored when a debate is complete, so a debate that is going on is left out.
 _DEBATED = f"""
-    select question_id, max(round)
+    select question_id, max(round), max(round) filter (where carried_from is null)
     from votes
     where {IN_STAGE}
       and question_id in (select question_id from questions where task = $task)
@@ -64,17 +64,22 @@ def read_responses(
     """The answers of round 1 (generator) and of the last round (critic; only where there are more
     rounds than one) to at most `limit` questions whose debates are complete.
 
+    Debates that ended early have no answers in the last round; critics' are those of the others.
     The questions with the smallest SHA-256 of their id are taken. Blank responses are left out.
     """
     found = store.rows(_DEBATED, {**stage.params, "task": task})
-    last_round = max((int(rounds) for _, rounds in found), default=0)
-    debated = [str(question) for question, rounds in found if rounds == last_round]
     # The same questions for every society, whatever the order in which they were debated.
-    chosen = sorted(debated, key=lambda question: sha256(question.encode()).digest())[:limit]
-    rounds: dict[AgentRole, int] = {"generator": 1} if last_round else {}
+    found.sort(key=lambda row: sha256(str(row[0]).encode()).digest())
+    last_round = max((int(rounds) for _, rounds, _ in found), default=0)
+    whole = [row for row in found if row[1] == last_round]
+    responses: dict[AgentRole, list[Response]] = {}
+    if last_round:
+        chosen = [str(question) for question, *_ in whole[:limit]]
+        responses["generator"] = _read_round(store, stage, chosen, 1)
     if last_round > 1:
-        rounds["critic"] = last_round
-    return {role: _read_round(store, stage, chosen, number) for role, number in rounds.items()}
+        held = [str(question) for question, _, held in whole if held == last_round][:limit]
+        responses["critic"] = _read_round(store, stage, held, last_round)
+    return responses
 
 
 def _read_round(

@@ -215,9 +215,16 @@ def _name_labels(arm: ArmSettings) -> SharedValue:
     words = {
         "final": "vote of the last round",
         "round1": "vote of the first round",
+        "average": "vote of the averaged society",
         "gold": "gold answers",
     }
-    return SharedValue(words.get(arm.labels, arm.labels) if arm.labels else None)
+    if arm.labels is None:
+        return SharedValue(None)
+    lag = arm.labels.removeprefix("lagged:")
+    words[f"lagged:{lag}"] = f"vote of the society of {lag} iteration{'s'[: lag != '1']} before"
+    text = words.get(arm.labels, arm.labels)
+    more = f", {arm.label_samples} answers of each agent" if arm.label_samples > 1 else ""
+    return SharedValue(text + more)
 
 
 def _list_settings(arms: Sequence[ArmSettings]) -> list[tuple[str, list[SharedValue]]]:
@@ -227,7 +234,7 @@ def _list_settings(arms: Sequence[ArmSettings]) -> list[tuple[str, list[SharedVa
     return [
         ("agents", [words(arm.agents) for arm in arms]),
         ("agents in training debates", [words(arm.train_agents) for arm in arms]),
-        ("rounds", [words(arm.rounds) for arm in arms]),
+        ("rounds", [words(_describe_rounds(arm)) for arm in arms]),
         ("others' responses", [words(arm.others if arm.rounds != 1 else None) for arm in arms]),
         ("iterations", [words(arm.iterations) for arm in arms]),
         ("tuned", [words(" and ".join(arm.roles) or None) for arm in arms]),
@@ -235,6 +242,13 @@ def _list_settings(arms: Sequence[ArmSettings]) -> list[tuple[str, list[SharedVa
         ("training data", [words(arm.data if arm.trained else None) for arm in arms]),
         ("w", [words(arm.w if arm.trained else None) for arm in arms]),
     ]
+
+
+def _describe_rounds(arm: ArmSettings) -> str | None:
+    if not arm.rounds or not arm.early_end:
+        return str(arm.rounds) if arm.rounds else None
+    where = {"train": " in training", "eval": " in evaluation"}.get(str(arm.early_end), "")
+    return f"{arm.rounds}; fewer{where} once all agents agree"
 
 
 def _list_training(

@@ -106,7 +106,7 @@ def _of_run(store: Store) -> list[tuple[int, StageCost]]:
         usd = money.get((arm, iteration, stage))
         cost = StageCost(arm, iteration, stage, answers, summaries, None, prompt, new, seconds, usd)
         # The order in which a run spends: training debates, fine-tuning, evaluation, then the rest.
-        found.append((0 if split == "train" else 2, cost))
+        found.append((2 if split == "eval" else 0, cost))
     for arm, iteration, jobs, tokens, seconds in store.rows(_JOBS):
         usd = money.get((arm, iteration, "fine-tuning"))
         cost = StageCost(
@@ -134,6 +134,8 @@ def _read_spent_by_stage(store: Store) -> dict[tuple[str, int, str], StageCost]:
 
 
 def _debate(split: str, task: str | None, decoding: str) -> str:
+    if split == "label":
+        return "votes on labels"
     return "training debate" if split == "train" else _evaluation(task, decoding)
 
 

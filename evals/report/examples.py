@@ -18,7 +18,7 @@ _OUTCOMES = """
     select question_id, iteration,
            coalesce(bool_or(correct) filter (round = 1), false),
            coalesce(bool_or(correct) filter (round = (
-               select max(round) from votes where arm = ?)), false)
+               select max(round) from votes where arm = ? and split = 'eval')), false)
     from votes
     where arm = ? and split = 'eval' and decoding = ? and iteration in (?, ?)
       and correct is not null

@@ -86,7 +86,7 @@ def to_markdown(table: ReportTable) -> str:
         *([markdown.escape_markdown(_join_aside(cell)) for cell in row] for row in table.rows),
     ]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
-    title, note = markdown.escape_markdown(table.title), markdown.escape_markdown(table.note)
+    title, note = markdown.escape_markdown(table.title), markdown.escape_markdown(table.explanation)
     return "\n".join([f"**{title}**", "", *lines, "", note, ""]).rstrip() + "\n"
 
 
@@ -95,7 +95,7 @@ def to_latex(table: ReportTable) -> str:
     alignment = "".join("l" if column.text else "r" for column in table.columns)
     lines = [
         r"\begin{table}",
-        rf"\caption{{{escape_latex(table.title)}. {escape_latex(table.note)}}}".replace(
+        rf"\caption{{{escape_latex(table.title)}. {escape_latex(table.explanation)}}}".replace(
             ". }", ".}"
         ),
         rf"\label{{tab:{table.name}}}",

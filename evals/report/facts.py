@@ -8,21 +8,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from evals import degradation
+from evals import degradation, stored_run
 from evals.agreement import Agreement
 from evals.degradation import Concern
 from evals.report import accuracies, comparisons, costs, diversities, published, seeds, training
 from evals.report.accuracies import Accuracies
-from evals.report.comparisons import ArmVerdicts, Parity
+from evals.report.agents import AgentCourse, read_agents
+from evals.report.chosen import ChosenSociety, read_chosen
+from evals.report.comparisons import ArmVerdict, ArmVerdicts, Parity
 from evals.report.costs import StageCost
 from evals.report.diversities import ArmDiversity
 from evals.report.examples import DebateExample, choose_examples
+from evals.report.models import TunedModel, read_models
 from evals.report.published import Published
 from evals.report.seeds import SeedGroup, SeedRun
 from evals.report.training import ArmLabels, ArmStyles, Flips, Tuning
-from evals.stored_run import ArmSettings
+from evals.stored_run import ArmSettings, read_curriculum_steps
 from store.ledger import Store
-from store.records import Decoding, StageKey
+from store.records import CurriculumStep, Decoding, StageKey
 
 _ALLOWED = "select count(distinct eval_question_id) from allowed_overlaps"
 
@@ -33,7 +36,9 @@ class ExperimentFacts:
 
     `arms` have something evaluated, `waiting` have not. `leaked` counts the evaluation questions
     that resemble training questions although the run was allowed to go on. `decoding` is that of
-    the votes and of `examples`. `concerns` are what gets worse, run by run.
+    the votes and of `examples`. `concerns` are what gets worse, `steps` the stages that votes have
+    opened, `chosen` the societies that were chosen without gold, run by run; `agents` and `models`
+    are those of the main arm.
     """
 
     group: SeedGroup
@@ -47,12 +52,16 @@ class ExperimentFacts:
     diversities: tuple[ArmDiversity, ...]
     labels: tuple[ArmLabels, ...]
     concerns: tuple[tuple[SeedRun, Concern], ...]
+    chosen: tuple[ChosenSociety, ...]
+    steps: tuple[tuple[SeedRun, CurriculumStep], ...]
     flips: tuple[Flips, ...]
     tunings: tuple[Tuning, ...]
     parity: Parity | None
     styles: tuple[ArmStyles, ...]
     costs: tuple[StageCost, ...]
     examples: tuple[DebateExample, ...]
+    agents: tuple[AgentCourse, ...]
+    models: tuple[TunedModel, ...]
 
     @property
     def label(self) -> str:
@@ -80,6 +89,22 @@ class ExperimentFacts:
     def main_votings(self) -> list[Agreement]:
         """How the main arm votes on the runs' own questions, by decoding and iteration."""
         return [v for v in self.votings if (v.task, v.stage.arm) == (None, self.main.name)]
+
+    @property
+    def last_voting(self) -> Agreement | None:
+        """How the main arm votes after its last iteration, under the decoding of the votes."""
+        return self.find_voting(StageKey(self.last, "eval", self.main.name, self.decoding))
+
+    @property
+    def usd(self) -> float | None:
+        """What all runs have paid; None where a price is unknown."""
+        spent = [cost.usd for cost in self.costs]
+        return None if None in spent else sum(usd or 0.0 for usd in spent)
+
+    def is_untuned_main(self, verdict: ArmVerdict) -> bool:
+        """Whether the main arm is compared with what it was before any tuning."""
+        twin = stored_run.find_untuned_twin(self.group.arms)
+        return verdict.untuned or (twin is not None and verdict.other == twin.name)
 
     def find_voting(self, stage: StageKey, task: str | None = None) -> Agreement | None:
         """How one society votes on one task."""
@@ -109,6 +134,10 @@ class Facts:
             for arm in experiment.group.arms:
                 found.setdefault(arm.name, arm)
         return tuple(found.values())
+
+    @property
+    def several_seeds(self) -> bool:
+        return any(len(each.group.runs) > 1 for each in self.experiments)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -160,13 +189,31 @@ def _collect_experiment(group: SeedGroup) -> ExperimentFacts:
         diversities=tuple(diversities.read_diversities(runs, values)),
         labels=tuple(training.read_labels(runs, group.arms)),
         concerns=tuple(_list_concerns(group)),
+        chosen=tuple(read_chosen(runs, group.arms)),
+        steps=tuple((run, step) for run in group.runs for step in read_curriculum_steps(run.store)),
         flips=tuple(training.read_flips(runs)),
         tunings=tuple(jobs),
         parity=comparisons.read_parity(group, arms, jobs, decoding) if comparable else None,
         styles=tuple(training.read_style_changes(group, arms, values)),
         costs=tuple(costs.read_costs(group.stores)),
         examples=tuple(_choose_examples(group, votings, decoding)),
+        agents=_read_agents(group, votings, decoding),
+        models=read_models(runs, group.main.name),
     )
+
+
+def _read_agents(
+    group: SeedGroup, votings: Sequence[Agreement], decoding: Decoding
+) -> tuple[AgentCourse, ...]:
+    """None for a society of one agent, whose answers are the vote."""
+    iterations = [
+        each.stage.iteration
+        for each in votings
+        if (each.task, each.stage.arm) == (None, group.main.name)
+    ]
+    if not iterations or group.main.agents == 1:
+        return ()
+    return read_agents(group.runs, group.main.name, max(iterations), decoding)
 
 
 def _list_concerns(group: SeedGroup) -> Iterator[tuple[SeedRun, Concern]]:

@@ -30,6 +30,7 @@ class SeedRun:
     store: Store
     name: str
     seed: int
+    started_at: datetime
     finished_at: datetime | None
     versions: str
     settings: tuple[tuple[str, str], ...]
@@ -40,6 +41,18 @@ class SeedRun:
     rounds: int
     temperature: float
     arms: tuple[ArmSettings, ...]
+
+    @property
+    def seconds(self) -> float | None:
+        """From the first start to the end, pauses included; None for a run that goes on."""
+        if self.finished_at is None:
+            return None
+        return (self.finished_at - self.started_at).total_seconds()
+
+    @property
+    def tunes_fully(self) -> bool:
+        """Whether its models are whole models, and no adapters."""
+        return dict(self.settings).get("finetune.method") == "full"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +118,13 @@ def _read_seed_run(store: Store, config: dict[str, Any]) -> SeedRun:
     run = stored_run.load_run(store)
     task = dict(config["task"])
     name = str(task.pop("name"))
-    task.pop("curriculum", None)
+    for ours in ("curriculum", "mastery"):
+        task.pop(ours, None)
     return SeedRun(
         store,
         run.name,
         run.seed,
+        run.created_at,
         run.finished_at,
         ", ".join(f"{key} {value}" for key, value in json.loads(run.versions).items()),
         tuple(_flatten(config)),

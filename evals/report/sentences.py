@@ -5,15 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from evals.agreement import Agreement
 from evals.intervals import PairedDifference
-from evals.report import comparisons, diversities
+from evals.report import comparisons, diversity_answer
+from evals.report.accuracies import Accuracy
 from evals.report.comparisons import ArmVerdict, Outcome
-from evals.report.diversities import Scale, Survival
+from evals.report.diversities import Survival
 from evals.report.facts import ExperimentFacts
-from evals.report.table import replace_minus, show_p_value, show_points
+from evals.report.table import replace_minus, show_p_value
 
 MANY_UNREAD = 0.05
 """The share of unreadable answers from which on a notice at the top says so."""
+CONCERNS = {
+    "coverage": "fewer questions get a label",
+    "agreement": "less agreement",
+    "unparsed": "more unreadable answers",
+    "truncated": "more answers cut",
+    "one_answer": "one label for many questions",
+    "unanimous": "nearly all votes unanimous",
+    "label_accuracy": "fewer labels right",
+    "held_out": "fewer held-out questions right",
+}
+"""What gets worse, by its kind in `evals.degradation`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,41 +39,78 @@ class ArmFinding:
     close: str = ""
 
 
-def describe_accuracy(experiment: ExperimentFacts) -> str | None:
-    """How accurate the main arm is; None before anything was evaluated."""
-    society = experiment.main.name
-    vote = experiment.accuracies.find_last(society, experiment.decoding, "consensus")
+@dataclass(frozen=True, slots=True)
+class VoteHeadline:
+    """The answer in one number: how often the main arm's vote is right, and what tuning has
+    changed about that, None where there is nothing to compare."""
+
+    vote: Accuracy
+    change: ArmVerdict | None
+
+    @property
+    def when(self) -> str:
+        return _describe_moment(self.vote.key.stage.iteration)
+
+    @property
+    def size(self) -> str:
+        seeds = len(self.vote.seeds)
+        more = f" in {seeds} seeds" if seeds > 1 else ""
+        return f"{self.vote.rate.total} held-out questions{more}"
+
+
+def explain_unclear(verdict: ArmVerdict) -> str:
+    """Why an interval that leaves out zero shows nothing yet: the corrected p-value."""
+    change = verdict.change
+    if verdict.outcome != "unclear" or change.low <= 0 <= change.high:
+        return ""
+    corrected = ", corrected for the number of arms" if verdict.comparison.p_holm else ""
+    return f"; p = {show_p_value(verdict.p_value)}{corrected}"
+
+
+def find_headline(experiment: ExperimentFacts) -> VoteHeadline | None:
+    """None before anything was evaluated, and without gold."""
+    vote = experiment.accuracies.find_last(experiment.main.name, experiment.decoding, "consensus")
     if vote is None:
         return None
-    after = f"After iteration {vote.key.stage.iteration}" if vote.key.stage.iteration else "Untuned"
-    rate, seeds = vote.rate, len(vote.seeds)
-    size = f"{rate.total} questions" + (f", {seeds} seeds" if seeds > 1 else "")
-    return (
-        f"{after}, the vote of {society} is right on {100 * rate.value:.1f} % of the held-out "
-        f"questions (95 % interval {100 * rate.low:.1f} to {100 * rate.high:.1f}; {size})."
-    )
+    primary = comparisons.find_primary(experiment.verdicts)
+    untuned = (v for v in (primary.verdicts if primary else ()) if experiment.is_untuned_main(v))
+    return VoteHeadline(vote, next(untuned, None))
 
 
-def describe_votes(experiment: ExperimentFacts) -> str | None:
-    """How the main arm votes, if no question has gold; None before anything was evaluated."""
+def show_effect(verdict: ArmVerdict) -> str:
+    """What tuning has done, in a word or two."""
+    words = {"better": "Tuning helped", "worse": "Tuning hurt", "unclear": "No effect shown"}
+    return words[verdict.outcome]
+
+
+@dataclass(frozen=True, slots=True)
+class AgreementHeadline:
+    """What stands for the answer without gold: how far the main arm's agents agree, now and before
+    any tuning."""
+
+    now: Agreement
+    before: Agreement | None
+
+    @property
+    def when(self) -> str:
+        return _describe_moment(self.now.stage.iteration)
+
+
+def find_agreement(experiment: ExperimentFacts) -> AgreementHeadline | None:
+    """None before anything was evaluated."""
     shown = [v for v in experiment.main_votings if v.stage.decoding == experiment.decoding]
     if not shown:
         return None
-    first, last = shown[0], shown[-1]
-    text = (
-        f"Accuracy needs gold answers, and none of the {last.questions} evaluation questions has "
-        "one. "
-    )
-    if last.last is not None:
-        after = f"after iteration {last.stage.iteration}" if last.stage.iteration else "untuned"
-        text += (
-            f"What is known without: {after}, {100 * last.last:.1f} % of the readable last answers "
-            f"of {experiment.main.name} are those of the vote"
-        )
-        if first.stage.iteration != last.stage.iteration and first.last is not None:
-            text += f", {100 * first.last:.1f} % were before any tuning"
-        text += f"; {100 * last.ties:.1f} % of the votes are tied. "
-    return text + "More agreement is not more accuracy: the agents may share an error."
+    first, now = shown[0], shown[-1]
+    # A run may evaluate its last society only; then there is no value to compare with.
+    known = first.stage.iteration == 0 and first is not now and first.last is not None
+    return AgreementHeadline(now, first if known else None)
+
+
+def _describe_moment(iteration: int) -> str:
+    if not iteration:
+        return "before any tuning"
+    return f"after {iteration} iteration{'s'[: iteration != 1]}"
 
 
 def list_findings(experiment: ExperimentFacts) -> list[ArmFinding]:
@@ -71,70 +121,40 @@ def list_findings(experiment: ExperimentFacts) -> list[ArmFinding]:
     leads: dict[Outcome, str] = {
         "better": "Better than",
         "worse": "Worse than",
-        "unclear": "No difference shown at this size to",
+        "unclear": "No difference shown to",
     }
     found = []
     for outcome, lead in leads.items():
-        chosen = [each for each in primary.verdicts if each.outcome == outcome]
+        chosen = [
+            each
+            for each in primary.verdicts
+            if each.outcome == outcome and not experiment.is_untuned_main(each)
+        ]
         if chosen:
             close = _describe_size(chosen) if outcome == "unclear" else ""
             found.append(ArmFinding(outcome, lead, tuple(map(name_other, chosen)), close))
     return found
 
 
-def describe_shared_models(experiment: ExperimentFacts) -> str | None:
-    """The main arm against one model for all agents, on all data and on one agent's amount."""
-    primary = comparisons.find_primary(experiment.verdicts)
-    if primary is None:
-        return None
-    kinds = {arm.name: arm.kind for arm in experiment.arms}
-    found = {kinds.get(each.other): each for each in primary.verdicts}
-    pooled, matched = found.get("single-agent"), found.get("single-agent-matched")
-    if pooled is None or matched is None:
-        return None
-    return (
-        f"Against one model for all agents: {_describe_difference(pooled)} where it learns from "
-        f"the pooled data of all, {_describe_difference(matched)} where it learns from as many "
-        "examples as one agent."
-    )
-
-
-def describe_diversity(experiment: ExperimentFacts) -> list[str]:
-    """How the diversity of the main arm and of a single shared model has changed."""
-    scale = _choose_scale(experiment)
-    if scale is None:
-        return []
+def describe_other_diversities(experiment: ExperimentFacts) -> list[str]:
+    """How the diversity of a single shared model has changed, beside the main arm's."""
     # Other arms also differ in labels, data or rounds, so their diversity says little about how
     # many models there are.
     alike = ("multiagent", "single-agent", "single-agent-matched")
-    arms = [experiment.main] + [
-        arm for arm in experiment.arms if arm != experiment.main and arm.kind in alike
-    ]
-    found = (
-        diversities.find_survival(experiment.diversities, arm.name, scale, experiment.decoding)
-        for arm in arms
-    )
+    arms = [arm for arm in experiment.arms if arm != experiment.main and arm.kind in alike]
+    found = (diversity_answer.find_main_survival(experiment, arm.name) for arm in arms)
     return [_describe_survival(each) for each in found if each is not None]
 
 
 def list_concerns(experiment: ExperimentFacts) -> list[str]:
-    """What gets worse in the main arm; of several runs, each concern names its own."""
-    several = len(experiment.group.runs) > 1
-    return [
-        f"{run.name}: {concern.text}" if several else concern.text
-        for run, concern in experiment.concerns
+    """What gets worse in the main arm, by name; the figures are in the table of concerns."""
+    # Seeds often share a concern, and the first screen names it once.
+    names = (
+        f"{CONCERNS.get(concern.kind, concern.kind)} (iteration {concern.iteration})"
+        for _, concern in experiment.concerns
         if concern.arm == experiment.main.name
-    ]
-
-
-def _choose_scale(experiment: ExperimentFacts) -> Scale | None:
-    scales = diversities.list_scales(experiment.diversities)
-    # Embeddings see more than the final answer; agreement is what every run has.
-    for measure in ("embedding", "agreement"):
-        for scale in scales:
-            if (scale.measure, scale.role, scale.responses) == (measure, "generator", "all"):
-                return scale
-    return None
+    )
+    return list(dict.fromkeys(names))
 
 
 def _describe_survival(each: Survival) -> str:
@@ -152,10 +172,8 @@ def _describe_survival(each: Survival) -> str:
         if each.apart
         else "has not changed as far as this shows"
     )
-    return (
-        f"{each.arm}: diversity of the first answers {moved} ({before:.3f} to {after:.3f}{share}; "
-        f"{each.scale.unit}, {each.scale.encoder})."
-    )
+    name = diversity_answer.name_scale(each.scale)
+    return f"{each.arm}: diversity {moved} ({before:.3f} to {after:.3f}{share}; {name})."
 
 
 def name_other(verdict: ArmVerdict) -> str:
@@ -163,23 +181,13 @@ def name_other(verdict: ArmVerdict) -> str:
     return "itself before tuning" if verdict.untuned else verdict.other
 
 
-def _describe_difference(verdict: ArmVerdict) -> str:
-    change = verdict.comparison.by_question
-    p = show_p_value(verdict.p_value)
-    sign = "" if p.startswith("<") else "= "
-    return (
-        f"{show_points(change.difference)} points (95 % interval {show_points(change.low)} to "
-        f"{show_points(change.high)}, p {sign}{p})"
-    )
-
-
 def _describe_size(chosen: Sequence[ArmVerdict]) -> str:
     changes = [each.comparison.by_question for each in chosen]
     # A rule of thumb, not a power analysis: the widest interval limits what can be seen.
     widest = max(max(abs(change.difference), _half(change)) for change in changes)
     return (
-        f"With these questions and seeds, differences below about {100 * widest:.0f} points cannot "
-        "be told from chance."
+        f"Differences below about {100 * widest:.0f} points cannot be told from chance with these "
+        "questions."
     )
 
 
@@ -217,9 +225,53 @@ def _notice_gold(experiment: ExperimentFacts) -> Iterator[str]:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A share of the last society's answers or votes that count for nothing, or were drawn."""
+
+    name: str
+    share: float
+    meaning: str
+    lost: bool = True
+
+    @property
+    def alarming(self) -> bool:
+        return self.lost and self.share >= MANY_UNREAD
+
+
+def list_readings(experiment: ExperimentFacts) -> list[Reading]:
+    """What was cut, unreadable or tied in the evaluation that the answer rests on."""
+    voting = experiment.last_voting
+    if voting is None:
+        return []
+    return [
+        Reading("cut at the token limit", voting.truncated, "of all answers"),
+        Reading("unreadable", voting.unparsed, "of all answers: they cast no vote"),
+        Reading("tied votes", voting.ties, "of the questions: a hash decides", lost=False),
+    ]
+
+
+def advise_on_readings(experiment: ExperimentFacts) -> str | None:
+    """What to do about answers that are lost; None where hardly any are."""
+    voting = experiment.last_voting
+    if voting is None or voting.unparsed < MANY_UNREAD:
+        return None
+    # Cut answers may be readable, so the larger part of the unread ones decides the advice.
+    if voting.truncated >= voting.unparsed / 2:
+        limit = dict(experiment.group.first.settings).get("sampling.max_tokens")
+        return (
+            "Most of what cannot be read was cut: raise sampling.max_tokens"
+            f"{f' (now {limit})' if limit else ''}, and see how much of the result is left."
+        )
+    return "Look at these answers with `society view`: the task’s format may not be the model’s."
+
+
 def _notice_unread(experiment: ExperimentFacts) -> Iterator[str]:
+    shown = experiment.last_voting
     worst = max(experiment.main_votings, key=lambda each: each.unparsed, default=None)
-    if worst is not None and worst.unparsed >= MANY_UNREAD:
+    # The last society's own shares stand below the answer.
+    told = shown is not None and shown.unparsed >= MANY_UNREAD
+    if worst is not None and worst.unparsed >= MANY_UNREAD and not told:
         after = (
             f"iteration {worst.stage.iteration}" if worst.stage.iteration else "the untuned society"
         )

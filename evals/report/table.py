@@ -6,7 +6,7 @@ A page, a CSV file and a paper show the cells of the same table.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from evals import intervals
@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 NOTHING = "–"
 """What people read where there is no value; programs read an empty field."""
+# Columns that say which rows these are: one value for all rows is no news in each of them.
+_SAID_ONCE = {
+    "arm", "decoding", "encoder", "experiment", "iteration", "measure", "responses", "role", "run",
+    "split", "stage", "status", "task",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +163,8 @@ def decimals(places: int) -> Format:
 class Column(Generic[R]):
     """`title` is for people, `name` for programs; `value` takes what `format` writes from a row.
 
+    `note` explains the column below the table, wherever the column is shown.
+
     Column("labels right", "label_accuracy", lambda each: each.accuracy, PERCENT_INTERVAL)
     """
 
@@ -165,6 +172,7 @@ class Column(Generic[R]):
     name: str
     value: Callable[[R], object]
     format: Format = TEXT
+    note: str = ""
 
     @property
     def text(self) -> bool:
@@ -182,13 +190,53 @@ class Column(Generic[R]):
 
 @dataclass(frozen=True, slots=True)
 class ReportTable:
-    """A table by its name; `note` says how its numbers are to be read."""
+    """A table by its name; `note` says how its numbers are to be read, its columns aside."""
 
     name: str
     title: str
     columns: tuple[Column[Any], ...]
     rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
+
+    @property
+    def explanation(self) -> str:
+        """The note with those of the columns: nothing is explained that the table does not have."""
+        notes = dict.fromkeys([self.note, *(column.note for column in self.columns)])
+        return " ".join(note for note in notes if note)
+
+    def drop(self, *names: str) -> ReportTable:
+        """The table without the columns of these names."""
+        kept = [place for place, each in enumerate(self.columns) if each.name not in names]
+        return self._take(kept)
+
+    def select(self, column: str, value: str) -> ReportTable:
+        """Only the rows that show `value` in a column."""
+        place = [each.name for each in self.columns].index(column)
+        return replace(self, rows=tuple(row for row in self.rows if row[place].shown == value))
+
+    def _take(self, kept: Sequence[int]) -> ReportTable:
+        return replace(
+            self,
+            columns=tuple(self.columns[place] for place in kept),
+            rows=tuple(tuple(row[place] for place in kept) for row in self.rows),
+        )
+
+    def trim(self) -> ReportTable:
+        """The table as a page shows it: without columns that are empty, and with what is the same
+        in all rows, such as the decoding, said once below it."""
+        kept, said = [], []
+        for place, column in enumerate(self.columns):
+            shown = {(row[place].shown, row[place].aside) for row in self.rows}
+            # A dash in every row says nothing; a dash beside values says that one is missing.
+            if shown <= {("", ""), (NOTHING, "")}:
+                continue
+            if column.name in _SAID_ONCE and len(shown) == 1 and len(self.rows) > 1:
+                said.append(f"{column.title} {self.rows[0][place].shown}")
+            else:
+                kept.append(place)
+        everywhere = f"All rows: {', '.join(said)}." if said else ""
+        note = " ".join(part for part in (everywhere, self.note) if part)
+        return replace(self._take(kept), note=note)
 
 
 @dataclass(frozen=True, slots=True)

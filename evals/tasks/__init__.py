@@ -1,8 +1,9 @@
 """The tasks by name.
 
 ``module:Class`` names the user's own task: a class (or function) that takes the options as a
-mapping and returns a `Task`, in a module of the current directory or an installed one. A package
-adds a name with an entry point in the group ``society.tasks`` whose object does the same.
+mapping and returns a `Task`, in a module of the current directory or an installed one;
+``folder/module:Class`` names one in another folder. A package adds a name with an entry point in
+the group ``society.tasks`` whose object does the same.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import cast
 
 from evals.tasks.base import Task
@@ -55,12 +57,14 @@ def list_names() -> tuple[str, ...]:
 
 
 def _load_from_module(name: str) -> object:
-    module_name, _, attribute = name.partition(":")
-    here = str(Path.cwd())
+    place, _, attribute = name.partition(":")
+    folder, _, module_name = place.rpartition("/")
+    here = str(Path(folder).resolve())
     if here not in sys.path:
         # Last: a file here must not hide an installed module of the same name.
         sys.path.append(here)
-        importlib.invalidate_caches()
+    # A module may have been written a moment ago.
+    importlib.invalidate_caches()
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
@@ -72,6 +76,12 @@ def _load_from_module(name: str) -> object:
         raise ValueError(
             f"task {name!r}: importing {module_name} failed: {_format_error(error)}"
         ) from error
+    # An installed module comes first, so a module of the named folder may be hidden.
+    if folder and not _lies_in(module, Path(here)):
+        raise ValueError(
+            f"task {name!r}: {module_name} was imported from "
+            f"{getattr(module, '__file__', None)}, not from {here}; give it another name"
+        )
     if not hasattr(module, attribute or " "):
         public = ", ".join(key for key in vars(module) if not key.startswith("_")) or "nothing"
         raise ValueError(
@@ -79,6 +89,11 @@ def _load_from_module(name: str) -> object:
             f"{attribute!r}; it has {public}"
         )
     return getattr(module, attribute)
+
+
+def _lies_in(module: ModuleType, folder: Path) -> bool:
+    places = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
+    return any(place and Path(place).resolve().is_relative_to(folder) for place in places)
 
 
 def _list_prefixes(module_name: str) -> list[str]:

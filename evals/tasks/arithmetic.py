@@ -77,16 +77,19 @@ _PLAIN = str.maketrans({"−": "-", "–": "-", "×": "*", "·": "*", "÷": "/"}
 
 
 class ArithmeticOptions(TaskOptions):
-    """Operands run from `low` to `high`, both included."""
+    """Operands run from `low` to `high`, both included; a and d to `addends`, if that is set."""
 
     low: int = Field(default=1, ge=0)
     high: int = Field(default=10, le=10**6)
+    addends: int | None = Field(default=None, le=10**6)
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _in_order(self) -> ArithmeticOptions:
         if self.high < self.low:
             raise ValueError(f"high = {self.high} is below low = {self.low}; make it larger")
+        if self.addends is not None and self.addends < self.low:
+            raise ValueError(f"addends = {self.addends} is below low = {self.low}; make it larger")
         return self
 
 
@@ -111,7 +114,7 @@ class Arithmetic:
         if start + count > available:
             raise ValueError(
                 f"the task arithmetic has {available} {split} questions over "
-                f"{self.options.low}..{self.options.high}, {start + count} are asked for; "
+                f"{self._describe_range()}, {start + count} are asked for; "
                 "ask for fewer or raise task.high"
             )
         order = Shuffle(max(available, 1), f"order {split} {self.options.seed}")
@@ -149,19 +152,29 @@ class Arithmetic:
         a, b, c, d, e, f = map(int, re.findall(r"\d+", question.text))
         return " ".join(f"{min(p)},{max(p)}" for p in ((a, d), (b, c), (e, f)))
 
+    def _describe_range(self) -> str:
+        options = self.options
+        wider = "" if options.addends is None else f", a and d to {options.addends}"
+        return f"{options.low}..{options.high}{wider}"
+
     @property
-    def _pairs(self) -> int:
-        operands = self.options.high - self.options.low + 1
-        return operands * (operands + 1) // 2
+    def _factor_pairs(self) -> int:
+        return self._count_pairs(self.options.high)
 
     @property
     def _classes(self) -> int:
-        return self._pairs**3
+        addends = self.options.addends
+        pairs = self._factor_pairs if addends is None else self._count_pairs(addends)
+        return pairs * self._factor_pairs**2
+
+    def _count_pairs(self, high: int) -> int:
+        operands = high - self.options.low + 1
+        return operands * (operands + 1) // 2
 
     def _question(self, place: int) -> TaskQuestion:
         number = Shuffle(self._classes, "split")[place]
-        rest, last = divmod(number, self._pairs)
-        first, middle = divmod(rest, self._pairs)
+        rest, last = divmod(number, self._factor_pairs)
+        first, middle = divmod(rest, self._factor_pairs)
         form = blake2b(f"form {number}".encode(), digest_size=1).digest()[0]
         a, d = self._pair(first, swap=bool(form & 1))
         b, c = self._pair(middle, swap=bool(form & 2))

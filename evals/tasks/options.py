@@ -60,8 +60,10 @@ def validate_options(
         return model.model_validate(dict(options))
     except ValidationError as error:
         messages = {
-            "extra_forbidden": f"{{key}}: unknown option of the task {task}; it has "
+            "extra_forbidden": f"{{key}}: unknown option of the task {task}; {{nearest}}it has "
             f"{', '.join(model.model_fields)}",
             "missing": f"{{key}}: the task {task} needs this option",
         }
-        raise ValueError("; ".join(format_errors(error, messages, "task."))) from error
+        raise ValueError(
+            "; ".join(format_errors(error, messages, "task.", model.model_fields))
+        ) from error

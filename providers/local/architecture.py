@@ -20,6 +20,10 @@ TRUST_REMEDY = (
     "transformers has itself"
 )
 _CAUSAL = "AutoModelForCausalLM"
+# Families whose class for texts alone cannot read the weights of a whole model.
+_WHOLE_TYPES = ("emu3",)
+# Models that also speak, as Qwen-Omni, have the one that writes as a part.
+_WRITER = "thinker_config"
 
 
 def refuse_other_tasks(config: Mapping[str, Any], name: str) -> None:
@@ -71,6 +75,19 @@ def is_known(model_type: str) -> bool:
     )
 
 
+def find_text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of a config.json that describes the model of texts: all of it if it has no parts."""
+    for name in (_WRITER, "text_config"):
+        nested = config.get(name)
+        config = nested if isinstance(nested, Mapping) else config
+    return config
+
+
+def find_writer(config: Any) -> Any:
+    """The config of the part that writes texts, in a model that also speaks; else `config`."""
+    return getattr(config, _WRITER, None) or config
+
+
 def choose_auto_class(config: Any, name: str, trusted: bool) -> Any:
     """The auto class of transformers that loads a model of this config for texts.
 
@@ -81,7 +98,7 @@ def choose_auto_class(config: Any, name: str, trusted: bool) -> Any:
     from transformers.models.auto import modeling_auto
 
     tables: Any = modeling_auto
-    if type(config) in tables.MODEL_FOR_CAUSAL_LM_MAPPING:
+    if type(config) in tables.MODEL_FOR_CAUSAL_LM_MAPPING and config.model_type not in _WHOLE_TYPES:
         return transformers.AutoModelForCausalLM
     code = getattr(config, "auto_map", None) or {}
     if trusted and _CAUSAL in code:

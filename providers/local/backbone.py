@@ -103,6 +103,9 @@ class Backbone:
         self.device = find_input_device(self.model)
         self.model.requires_grad_(False).eval()
         self.adapters = AdapterStore(self.model)
+        # Whether several adapters can be trained on it at a time, once that was tried.
+        self.shares = False
+        self.sharing_fault: str | None = None
         # By the signature of adapters (`AdapterStore.get_signature`); None is the base.
         self.plans: dict[str | None, AnswerPlan] = {None: self.guess_plan()}
 
@@ -153,6 +156,11 @@ class Backbone:
     def slot_bytes(self) -> int:
         """Memory of one token's keys and values, in bytes, roughly."""
         return estimate_slot_bytes(self.model.config.get_text_config(), self.dtype.itemsize)
+
+    @cached_property
+    def weight_bytes(self) -> int:
+        """Memory of the base's weights, in bytes."""
+        return sum(weight.numel() * weight.itemsize for weight in self.model.parameters())
 
     @property
     def place(self) -> str:
@@ -213,7 +221,9 @@ class Backbone:
         """
         require_weights_in_place(self.model, self.source)
         self.adapters.detach()
-        with torch.random.fork_rng():
+        # Of the devices that the model lies on only: to look at another card takes memory there.
+        used = {weight.device for weight in self.model.parameters()}
+        with torch.random.fork_rng(devices=[device for device in used if device.type == "cuda"]):
             torch.manual_seed(seed)
             if settings.method == "full":
                 yield self._load_trainable_copy(start)

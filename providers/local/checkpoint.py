@@ -67,9 +67,7 @@ def save_checkpoint(out: Path, checkpoint: FitState) -> None:
     partial = get_hidden_path(out, "checkpoint.partial")
     partial.parent.mkdir(parents=True, exist_ok=True)
     fields = {name: getattr(checkpoint, name) for name in checkpoint.__dataclass_fields__}
-    fields["points"] = [
-        (point.step, point.loss, point.learning_rate) for point in checkpoint.points
-    ]
+    fields["points"] = [point.values for point in checkpoint.points]
     fields["measured"] = [(one.step, one.model, one.loss) for one in checkpoint.measured]
     fields["sha256"] = _hash_fields(fields)
     # Write, sync, rename, sync the folder: after a power cut there is the old file or the new one.

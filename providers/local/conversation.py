@@ -27,11 +27,13 @@ _DIRECTIVES = (*"aAbBcCdDeFgGhHIjmMnprRsStTuUVwWxXyYzZ", *(f"-{letter}" for lett
 class TrainingSequence:
     """A training sequence, cut after its last trained token.
 
-    `trained[i]` says whether the loss is on `token_ids[i]`. Both have shape (tokens,).
+    `trained[i]` says whether the loss is on `token_ids[i]`. Both have shape (tokens,). `weight`
+    multiplies the loss of each token.
     """
 
     token_ids: list[int]
     trained: list[bool]
+    weight: float = 1.0
 
 
 def pin_date(tokenizer: Any, day: date) -> None:
@@ -200,7 +202,7 @@ def encode_example(tokenizer: Any, example: Example) -> TrainingSequence:
                 "message, or give each its own example"
             )
         trained[start:end] = [True] * (end - start)
-    return TrainingSequence(token_ids, trained)
+    return TrainingSequence(token_ids, trained, example.weight)
 
 
 def _encode_prompt_and_answer(

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from providers.local.conversation import TrainingSequence
-from providers.local.loss import MicroBatch, SummedLoss, collate_batch
+from providers.local.loss import MicroBatch, SummedLoss, collate_batch, cut_step
 from providers.local.scoring import compute_nats
+from providers.local.shared_adapter import SharedAdapter
 
 _log = logging.getLogger(__name__)
 
@@ -20,6 +21,7 @@ _log = logging.getLogger(__name__)
 # model that has moved from one that has not.
 _MOST_EXAMPLES = 32
 _MOST_TARGETS = 64
+_PASS_TOKENS = 512
 # By what an adapter is multiplied to see what rounding alone does.
 _WEAK = 1e-5
 
@@ -50,12 +52,16 @@ def measure_drift(
 
     every = -(-len(sequences) // _MOST_EXAMPLES)
     chosen = [_cut_sequence(sequence) for sequence in sequences[::every]]
+    shared = isinstance(model, SharedAdapter)
+    # A pass of its own for each would cost an adapter that shares its passes more than a step.
+    lengths = [len(sequence.token_ids) - 1 for sequence in chosen]
+    groups = cut_step(lengths, _PASS_TOKENS) if shared else [[n] for n in range(len(chosen))]
     try:
         tuned = SummedLoss(model, device, bf16=bf16)
         other = tuned if is_adapted else SummedLoss(base or model, device, bf16=bf16)
         total = rounding = 0.0
-        for sequence in chosen:
-            batch = collate_batch([sequence], device)
+        for group in groups:
+            batch = collate_batch([chosen[index] for index in group], device)
             bare = model.disable_adapter() if is_adapted else nullcontext()
             with bare:
                 q_N_V = _compute_logits(other, batch)
@@ -63,7 +69,7 @@ def measure_drift(
             if is_adapted and (bf16 or model.dtype != torch.float32):
                 # In half precision any adapter, however weak, turns roundings about: 0.002 nats in
                 # SmolLM2-135M. What a very weak one does is no distance.
-                with rescale_adapter_scale(model, _WEAK):
+                with model.rescale(_WEAK) if shared else rescale_adapter_scale(model, _WEAK):
                     rounding += sum(compute_nats(_compute_logits(tuned, batch), q_N_V))
         tokens = sum(sum(sequence.trained) for sequence in chosen)
         return max(0.0, (total - rounding) / tokens)

@@ -328,7 +328,7 @@ class Engine:
             backbone = route.backbone
             rows = self._settings.max_batch_size or _DEFAULT_ROWS
             tokens = self._settings.max_batch_tokens or hardware.count_cache_tokens(
-                backbone.device, backbone.slot_bytes
+                backbone.device, backbone.slot_bytes, backbone.weight_bytes
             )
             self._decoders[route] = make_decoder(
                 route.decoder, backbone, rows, tokens, self._mark_abandoned

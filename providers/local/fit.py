@@ -4,50 +4,49 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
 from providers.errors import InvalidSettings, OutOfMemory, TrainingFailed
+from providers.local.anchor import build_anchor
 from providers.local.attention import may_use_sdpa
 from providers.local.checkpoint import FitState
 from providers.local.conversation import TrainingSequence
 from providers.local.drift import measure_drift
 from providers.local.hardware import has_native_bf16, is_out_of_memory, release_memory
-from providers.local.loss import (
-    SummedLoss,
-    collate_batch,
-    cut_step,
+from providers.local.items import TrainingItem
+from providers.local.loss import SummedLoss, cut_step, unwrap_model
+from providers.local.objectives import build_objective
+from providers.local.pieces import Failure, Steps
+from providers.local.schedule import (
+    compute_learning_rate,
+    count_epoch_steps,
     list_step_members,
-    unwrap_model,
 )
-from providers.local.schedule import compute_learning_rate, count_epoch_steps
+from providers.local.shared_adapter import SharedAdapter, TooLargeToShare
+from providers.local.soundness import SAMPLE, require_finite, require_sound
 from providers.types import FinetuneSpec, TrainingCheckpoint, TrainingStep
 
-# Padded tokens of a micro-batch at first: what fits a CPU's caches, or keeps a GPU's cores busy.
-_TOKEN_BUDGET = {"cpu": 1024, "cuda": 32768}
-# A fit has diverged if the loss of this many examples ends halfway between where it began and
-# guessing among all tokens, and has risen by at least so many nats per token.
-_SAMPLE = 8
-_LEAST_RISE = 1.0
-_DIVERGENCE_REMEDY = (
-    "lower the learning rate (finetune.learning_rate), or look for broken weights in the model it "
-    "starts from"
-)
+# Padded tokens of a micro-batch at first: what keeps the cores busy. A CPU's are busy with few
+# tokens, and what a pass keeps of each is the most of what training holds.
+_TOKEN_BUDGET = {"cpu": 512, "cuda": 32768}
 
 
 class Fit:
     """One fit between two optimizer steps: weights, optimizer, and the steps done so far.
 
     `steps` is how many optimizer steps the whole fit has, `points` are those that are done, and
-    `trained_tokens` counts the tokens they went through.
+    `trained_tokens` counts the tokens they went through. `base` is the untrained model of a full
+    fine-tune; `held_out` items are only measured.
 
     ```python
-    fit = Fit(model, spec, sequences, torch.device("cpu"), bf16=None)
+    fit = Fit(model, spec, items, torch.device("cpu"), bf16=None)
+    fit.prepare()
     while len(fit.points) < fit.steps:
-        print(fit.step().loss)
+        print(complete(fit.take_step()).loss)
     fit.close()
     ```
     """
@@ -56,17 +55,20 @@ class Fit:
         self,
         model: nn.Module,
         spec: FinetuneSpec,
-        sequences: list[TrainingSequence],
+        items: Sequence[TrainingItem],
         device: torch.device,
         bf16: bool | None,
+        base: nn.Module | None = None,
+        held_out: Sequence[TrainingItem] = (),
     ) -> None:
         self.points: list[TrainingStep] = []
         self.measured: list[TrainingCheckpoint] = []
         self.trained_tokens = 0
         self._spec = spec
-        self._sequences = sequences
         self._device = device
         self._causal = unwrap_model(model)
+        # One that shares its base with others: what belongs to the base is not its to change.
+        self._shared = model if isinstance(model, SharedAdapter) else None
         self._token_budget = _TOKEN_BUDGET.get(device.type, _TOKEN_BUDGET["cpu"])
         self._recompute = False
         self._trainable = {
@@ -90,17 +92,26 @@ class Fit:
             self._causal.set_attn_implementation("sdpa")
         self._model = model
         self._bf16 = has_native_bf16(device) if bf16 is None else bf16
-        self._loss = SummedLoss(model, device, bf16=self._bf16)
+        loss = SummedLoss(model, device, bf16=self._bf16)
+        anchor = build_anchor(model, hyperparameters, loss, self._trainable, base, bf16=self._bf16)
+        self._objective = build_objective(hyperparameters, loss, device, anchor)
+        self._items = list(items)
+        self._held_out = list(held_out)
         self._noise = _add_noise(self._causal, hyperparameters.neftune_alpha)
         if hyperparameters.gradient_checkpointing is True and not self._recompute_activations():
             raise InvalidSettings(
                 "finetune.gradient_checkpointing = true: this model cannot compute activations "
                 'again; set it to "auto"'
             )
-        self._epoch_steps = count_epoch_steps(len(sequences), hyperparameters.batch_size)
+        self._epoch_steps = count_epoch_steps(len(items), hyperparameters.batch_size)
         self.steps = hyperparameters.epochs * self._epoch_steps
 
-    def step(self) -> TrainingStep:
+    def prepare(self) -> None:
+        """Compute what the objective needs of the untrained model; before the first step."""
+        self._items = self._prepare_items(self._items)
+        self._held_out = self._prepare_items(self._held_out)
+
+    def take_step(self) -> Steps[TrainingStep]:
         """Do the next optimizer step.
 
         If memory runs out, the step is cut into smaller pieces; its result stays the same. Raises
@@ -109,23 +120,18 @@ class Fit:
         hyperparameters = self._spec.hyperparameters
         number = len(self.points) + 1
         members = self._list_members(number)
-        while (loss := self._try_gradient(members, number)) is None:
-            self._reduce_memory(members)
+        loss = yield from self._find_gradient(members, number)
         # A max_grad_norm of 0 means no clipping; the norm is needed all the same.
         norm = nn.utils.clip_grad_norm_(
             self._trainable.values(), hyperparameters.max_grad_norm or math.inf
         ).item()
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise TrainingFailed(
-                f"{self._spec.name!r} diverged at step {number}: its loss is {loss:.3g} nats per "
-                f"token and its gradient norm {norm:.3g}; {_DIVERGENCE_REMEDY}"
-            )
+        require_finite(self._spec.name, number, loss, norm)
         rate = compute_learning_rate(hyperparameters, number, self.steps)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.step()
-        self.points.append(TrainingStep(number, loss, rate))
-        self.trained_tokens += sum(len(sequence.token_ids) for sequence in members)
+        self.points.append(TrainingStep(number, loss, rate, *self._objective.rewards))
+        self.trained_tokens += self._objective.count_tokens(members)
         return self.points[-1]
 
     def measure_drift(
@@ -139,32 +145,36 @@ class Fit:
         """Whether the last step was the last one of an epoch."""
         return len(self.points) % self._epoch_steps == 0
 
-    def measure(self, sequences: Sequence[TrainingSequence]) -> None:
-        """Add the loss on these sequences, which are not trained on, to `measured`."""
-        loss = self._loss.measure(sequences, self._token_budget)
+    def measure(self) -> None:
+        """Add the loss of the held-out items, if there are any, to `measured`."""
+        if not self._held_out:
+            return
+        loss = self._objective.measure(self._held_out, self._token_budget)
         # The weights of the last step are the job's model; earlier ones are not kept.
         model = self._spec.name if len(self.points) == self.steps else None
         self.measured.append(TrainingCheckpoint(len(self.points), model, loss))
 
-    def require_sound(self) -> None:
+    def require_sound(self) -> Steps[None]:
         """Raise `TrainingFailed` if the fit has diverged.
 
         A step's loss is that before its update, so the effect of the last update shows only here: a
-        few examples of the last step must not be much less likely than the first step's were.
+        few examples of the last step must not be much less likely than the first step's were, and
+        wanted answers not much less likely than they were before the training.
         """
-        last, first = len(self.points), self.points[0].loss
-        members = self._list_members(last)[:_SAMPLE]
-        while (loss := self._try_gradient(members, last)) is None:
-            self._reduce_memory(members)
+        first, last = yield from self._compare_likelihoods()
+        vocabulary = int(self._causal.config.get_text_config().vocab_size)
+        require_sound(self._spec.name, first, last, vocabulary)
+
+    def _compare_likelihoods(self) -> Steps[tuple[float, float]]:
+        """The loss in nats per token at first, and that of a few examples now."""
+        if self._spec.hyperparameters.objective != "sft":
+            # The last step may have no answer that is wanted.
+            wanted = [item for item in self._items if item.wanted] or self._items
+            return self._objective.compare_likelihoods(wanted[:SAMPLE], self._token_budget)
+        last = len(self.points)
+        loss = yield from self._find_gradient(self._list_members(last)[:SAMPLE], last)
         self._optimizer.zero_grad()
-        # The loss, in nats, of a model that gives every token the same probability.
-        guessing = math.log(max(2, int(self._causal.config.get_text_config().vocab_size)))
-        most = max(first + _LEAST_RISE, (first + guessing) / 2)
-        if not loss <= most:
-            raise TrainingFailed(
-                f"{self._spec.name!r} diverged: its loss was {first:.3g} nats per token before the "
-                f"first step and is {loss:.3g} after the last; {_DIVERGENCE_REMEDY}"
-            )
+        return self.points[0].loss, loss
 
     def checkpoint(self) -> FitState:
         """The state now. Its tensors are those of the fit: write it before the next step."""
@@ -202,38 +212,72 @@ class Fit:
         if self._recompute:
             self._causal.activation_checkpointing_disable()
 
-    def _list_members(self, number: int) -> list[TrainingSequence]:
+    def _prepare_items(self, items: Sequence[TrainingItem]) -> list[TrainingItem]:
+        while True:
+            try:
+                return self._objective.prepare(items, self._token_budget)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            self._reduce_memory(items)
+
+    def _list_members(self, number: int) -> list[TrainingItem]:
         """The examples of step `number`, from 1."""
         batch_size, seed = self._spec.hyperparameters.batch_size, self._spec.seed
         # The permutation follows from seed and step alone, so that a resume needs no state of it.
-        chosen = list_step_members(len(self._sequences), batch_size, seed, number - 1)
-        return [self._sequences[index] for index in chosen]
+        chosen = list_step_members(len(self._items), batch_size, seed, number - 1)
+        return [self._items[index] for index in chosen]
 
-    def _try_gradient(self, members: list[TrainingSequence], number: int) -> float | None:
-        """Compute the step's gradient in place; returns its loss, None if memory ran out."""
-        targets = sum(sum(sequence.trained) for sequence in members)
-        lengths = [len(sequence.token_ids) - 1 for sequence in members]
+    def _find_gradient(self, members: Sequence[TrainingItem], number: int) -> Steps[float]:
+        """Compute the step's gradient in place, in pieces that fit; returns its loss."""
+        while isinstance(found := (yield from self._try_gradient(members, number)), Failure):
+            # If it ran out for other fits' pieces beside this one's, those will be apart.
+            if found is Failure.MEMORY:
+                self._reduce_memory(members)
+        return found
+
+    def _try_gradient(self, members: Sequence[TrainingItem], number: int) -> Steps[float | Failure]:
+        """Compute the step's gradient in place; returns its loss, or why there is none."""
+        lengths = self._objective.list_lengths(members)
         # Before every try: one that ran out of memory has left parts of a gradient.
         self._optimizer.zero_grad()
         total = torch.zeros((), device=self._device)
         try:
-            with _seed_dropout(self._spec.seed, number, self._device):
+            with self._seed_dropout(number):
+                self._objective.begin_step(members, self._token_budget)
                 for group in cut_step(lengths, self._token_budget):
-                    batch = collate_batch([members[index] for index in group], self._device)
-                    total += self._loss.backward(batch, targets)
-            return total.item()
+                    chosen = [members[index] for index in group]
+                    if (piece := self._objective.make_piece(chosen)) is None:
+                        total += self._objective.backward(chosen)
+                        continue
+                    if isinstance(found := (yield piece), Failure):
+                        return found
+                    total += found
+            # The gradient is divided by the number of tokens or examples, so that over an epoch
+            # every example pulls by its weight, whichever others share its step. The loss that is
+            # reported is the weighted mean, which can be compared from step to step.
+            return total.item() / self._objective.mean_weight
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise TrainingFailed(f"step {number} of {self._spec.name!r}: {error}") from error
-        return None
+        return Failure.MEMORY
 
-    def _reduce_memory(self, members: list[TrainingSequence]) -> None:
+    def _seed_dropout(self, step: int) -> AbstractContextManager[None]:
+        """Draw this step's dropout by its number, so that a resume draws the same."""
+        seed = (self._spec.seed * 1_000_003 + step) % (1 << 63)
+        if self._shared is not None:
+            return self._shared.seed_dropout(seed)
+        return _seed_generators(seed, self._device)
+
+    def _reduce_memory(self, members: Sequence[TrainingItem]) -> None:
         """Make the next try need less memory: half the tokens at a time, then recomputation."""
         self._optimizer.zero_grad()
         release_memory()
-        longest = max(len(sequence.token_ids) - 1 for sequence in members)
+        longest = max(self._objective.list_lengths(members))
         if self._token_budget > longest:
             self._token_budget //= 2
+        elif self._shared is not None:
+            raise TooLargeToShare(f"an example of {longest} tokens needs recomputation")
         elif self._recompute or not self._may_recompute() or not self._recompute_activations():
             raise OutOfMemory(
                 f"{self._spec.name!r}: a single example of {longest} tokens does not fit into the "
@@ -273,8 +317,8 @@ def _add_noise(causal: Any, alpha: float | None) -> Any:
 
 
 @contextmanager
-def _seed_dropout(seed: int, step: int, device: torch.device) -> Iterator[None]:
-    """Torch's global generators seeded for this step, so that a resume draws the same dropout."""
+def _seed_generators(seed: int, device: torch.device) -> Iterator[None]:
+    """Torch's global generators with this seed, and afterwards as they were."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed((seed * 1_000_003 + step) % (1 << 63))
+        torch.manual_seed(seed)
         yield

@@ -10,6 +10,7 @@ import psutil  # type: ignore[import-untyped, unused-ignore]
 import torch
 
 from providers.errors import InvalidSettings
+from providers.local.memory import bound_cpu_cache
 from providers.local.placement import runs_on_cpu
 from providers.local.settings import LocalSettings
 
@@ -65,13 +66,19 @@ def has_native_bf16(device: torch.device) -> bool:
     return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
 
 
-def count_cache_tokens(device: torch.device, slot_bytes: int) -> int:
-    """How many key-value slots of `slot_bytes` bytes `device` may hold by default."""
+def count_cache_tokens(device: torch.device, slot_bytes: int, weight_bytes: int) -> int:
+    """How many key-value slots of `slot_bytes` bytes `device` may hold by default.
+
+    `weight_bytes` are those of the model, by which the cache is bounded on a CPU.
+    """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
     else:
         free = psutil.virtual_memory().available
-    return max(1, int(free * _CACHE_SHARE.get(device.type, 0.25)) // slot_bytes)
+    room = int(free * _CACHE_SHARE.get(device.type, 0.25))
+    if device.type == "cpu":
+        room = min(room, bound_cpu_cache(weight_bytes))
+    return max(1, room // slot_bytes)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -30,7 +30,10 @@ _log = logging.getLogger(__name__)
 _CHECK_VERSION = 1
 _LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "society")
 # How much is computed at a time, and by how many threads, does not change what is right.
-_NO_EFFECT = {"max_batch_size", "max_batch_tokens", "full_models", "threads", "template_date"}
+_NO_EFFECT = {
+    *("max_batch_size", "max_batch_tokens", "full_models"),
+    *("threads", "training_workers", "joint_training", "template_date"),
+}
 _VERDICT = TypeAdapter(Verdict)
 
 # Device and number type, then the signature of adapters ("" for the base), then the verdict.

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from providers.errors import InvalidSettings, ModelNotFound, OutOfMemory, ProviderError, Unsupported
-from providers.local.architecture import TRUST_REMEDY, choose_auto_class
+from providers.local.architecture import TRUST_REMEDY, choose_auto_class, find_writer
 from providers.local.attention import choose_attention
 from providers.local.file_checks import try_template
 from providers.local.hardware import is_out_of_memory
@@ -59,16 +59,19 @@ def load_model(
     from transformers import AutoConfig
 
     options = _list_load_options(source, settings)
-    config: Any = AutoConfig.from_pretrained(source.name, **options)
+    whole: Any = AutoConfig.from_pretrained(source.name, **options)
+    config = find_writer(whole)
     auto_class = choose_auto_class(config, source.name, settings.trust_remote_code)
     # `from_pretrained` of a GGUF file makes its own quantization config.
-    stored = None if source.gguf_file else read_format(config.to_dict())
+    stored = None if source.gguf_file else read_format(whole.to_dict())
     check_quantization(stored, source.gguf_file is not None, source.name, settings)
     quantization = make_quantization_config(
         stored, source.gguf_file is not None, settings.quantization, dtype
     )
     if quantization is not None:
         options["quantization_config"] = quantization
+    if config is not whole:
+        options["config"] = config
     packed = settings.quantization is not None or (
         stored is not None and not getattr(quantization, "dequantize", False)
     )

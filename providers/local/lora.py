@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from providers.errors import InvalidSettings, Unsupported
 from providers.hyperparameters import LORA_CHOICES, Hyperparameters
@@ -14,6 +15,9 @@ from providers.local.lora_targets import (
     shorten_names,
 )
 from providers.local.peft_adapters import remove_peft_layers
+
+if TYPE_CHECKING:
+    import torch
 
 _ADAPTER_CONFIG = "adapter_config.json"
 
@@ -81,15 +85,30 @@ def write_adapter(tuned: Any, folder: Path, base: str) -> None:
 
     `base` is the name of the base model, for those who read the folder.
     """
+    (adapter,) = tuned.active_adapters
+    write_tensors(read_tensors(tuned, adapter), tuned.peft_config[adapter], folder, base)
+
+
+def read_tensors(tuned: Any, adapter: str) -> dict[str, torch.Tensor]:
+    """An adapter's tensors by the names that files have for them, as they are and will be."""
     from peft import get_peft_model_state_dict
+
+    # A tied or resized embedding would be saved whole beside the adapter, and is unchanged.
+    tensors: dict[str, torch.Tensor] = get_peft_model_state_dict(
+        tuned, adapter_name=adapter, save_embedding_layers=False
+    )
+    return tensors
+
+
+def write_tensors(
+    tensors: Mapping[str, torch.Tensor], lora_config: Any, folder: Path, base: str
+) -> None:
+    """Write an adapter of PEFT's configuration `lora_config`, as `write_adapter` does."""
     from safetensors.torch import save_file
 
-    (adapter,) = tuned.active_adapters
-    # A tied or resized embedding would be saved whole beside the adapter, and is unchanged.
-    tensors = get_peft_model_state_dict(tuned, adapter_name=adapter, save_embedding_layers=False)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    config = copy(tuned.peft_config[adapter])
+    config = copy(lora_config)
     config.base_model_name_or_path = base
     config.inference_mode = True
     # The start is over: whoever loads the folder must not draw, or even read, anything by it.

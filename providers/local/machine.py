@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import os
 import platform
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 from providers.local.placement import runs_on_cpu
@@ -15,8 +19,12 @@ from providers.local.settings import LocalSettings
 _DRIVERS = tuple(map(Path, ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/nvmap")))
 _CARDS = Path("/proc/driver/nvidia/gpus")
 _CPU_INFO = Path("/proc/cpuinfo")
+# The limits of a container, where Linux has version 2 of its control groups.
+_CONTAINER = Path("/sys/fs/cgroup")
 _SMI = ("nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits")
 _SMI_TIMEOUT_S = 10
+# Rows and columns of a matrix whose product takes a core some milliseconds.
+_TRIED = 768
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -36,9 +44,9 @@ def guess_dtype_bytes(settings: LocalSettings) -> int:
     """The size of a weight that is loaded as the settings say; see `hardware.choose_dtype`."""
     if settings.dtype != "auto":
         return _DTYPE_BYTES[settings.dtype]
-    if not _uses_cpu(settings) and not _is_apple_silicon():
+    if not uses_cpu(settings) and not _is_apple_silicon():
         return 2
-    if _uses_cpu(settings) and _CPU_INFO.is_file():
+    if uses_cpu(settings) and _CPU_INFO.is_file():
         flags = _CPU_INFO.read_text("utf-8", "replace")
         return 2 if "avx512_bf16" in flags or "amx_bf16" in flags else 4
     return 4
@@ -51,16 +59,29 @@ def find_free_memory(settings: LocalSettings) -> tuple[int, str] | None:
     find_free_memory(LocalSettings(device="cpu"))  # (16_800_000_000, "memory")
     ```
     """
-    if _uses_cpu(settings) or _is_apple_silicon():
-        return _find_free_ram(), "memory"
-    cards = _list_free_cards()
+    if uses_cpu(settings) or _is_apple_silicon():
+        return find_free_ram(), "memory"
+    cards = list_free_cards()
     if settings.device_map is not None and cards:
         # What the cards cannot hold waits in the machine's memory.
-        return sum(cards) + _find_free_ram(), "memory of all devices"
+        return sum(cards) + find_free_ram(), "memory of all devices"
     index = int(settings.device.partition(":")[2] or 0)
     if index < len(cards):
         return cards[index], f"memory of graphics card {index}"
     return None
+
+
+def measure_multiplications() -> float:
+    """How many numbers this CPU multiplies and adds in a second, tried for some milliseconds."""
+    import numpy as np
+
+    matrix = np.ones((_TRIED, _TRIED), np.float32)
+    took = []
+    for _ in range(6):
+        began = time.perf_counter()
+        matrix @ matrix
+        took.append(time.perf_counter() - began)
+    return _TRIED**3 / min(took)
 
 
 def find_free_swap() -> int:
@@ -70,20 +91,51 @@ def find_free_swap() -> int:
     return int(psutil.swap_memory().free)
 
 
-def _uses_cpu(settings: LocalSettings) -> bool:
+def uses_cpu(settings: LocalSettings) -> bool:
+    """Whether the model will compute on the CPU, as far as drivers and settings tell."""
     plan = settings.device_map
     if isinstance(plan, dict):
         return runs_on_cpu(plan)
     return settings.device == "cpu" or (settings.device == "auto" and not _has_accelerator())
 
 
-def _find_free_ram() -> int:
+def count_cores() -> int:
+    """How many cores this process may use: those it is bound to, or its container's share."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:
+        cores = os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = (_CONTAINER / "cpu.max").read_text().split()
+        cores = min(cores, max(1, int(quota) // int(period)))
+    return cores
+
+
+def list_cards() -> tuple[str, ...]:
+    """The graphics cards of NVIDIA that this process sees, as CUDA_VISIBLE_DEVICES names them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return tuple(map(str, range(len(list_free_cards()))))
+    names = [name.strip() for name in visible.split(",")]
+    # CUDA ignores what follows a name that it does not know.
+    return tuple(itertools.takewhile(lambda name: name not in ("", "-1"), names))
+
+
+def find_free_ram() -> int:
+    """Bytes of memory that this process may still take: the machine's, or its container's."""
     import psutil
 
-    return int(psutil.virtual_memory().available)
+    free = int(psutil.virtual_memory().available)
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        most = int((_CONTAINER / "memory.max").read_text())
+        used = int((_CONTAINER / "memory.current").read_text())
+        rows = (line.split() for line in (_CONTAINER / "memory.stat").read_text().splitlines())
+        # Files that were read long ago give way.
+        free = min(free, most - used + int(dict(rows)["inactive_file"]))
+    return max(0, free)
 
 
-def _list_free_cards() -> list[int]:
+def list_free_cards() -> list[int]:
     """Free bytes of each NVIDIA card; [] if there is none."""
     if shutil.which(_SMI[0]) is None:
         return []

@@ -13,7 +13,8 @@ from typing import Any
 from providers.artifact import verify
 from providers.errors import OutOfMemory
 from providers.local.backbone import TUNED_DTYPE, Backbone
-from providers.local.hardware import is_out_of_memory, release_memory
+from providers.local.hardware import choose_device, is_out_of_memory, release_memory
+from providers.local.joint_plan import find_joint_faults
 from providers.local.kept_checks import KeptChecks
 from providers.local.loading import require_weights_in_place
 from providers.local.lora import add_trainable_adapter, is_adapter
@@ -22,7 +23,7 @@ from providers.local.plans import Verdict
 from providers.local.self_check import check_adapters, check_base
 from providers.local.settings import LocalSettings
 from providers.local.source import ModelSource, is_built_in
-from providers.local.trial_adapters import attach_like, write_trial_adapter
+from providers.local.trial_adapters import attach_like, try_training_pass, write_trial_adapter
 from providers.types import Hyperparameters, ModelRef
 
 _log = logging.getLogger(__name__)
@@ -33,10 +34,18 @@ class LocalModels:
 
     An artifact is a folder, relative to `workdir` unless it is absolute. Adapters are kept beside
     the base. Of the full fine-tunes, the `settings.full_models` most recently used stay in memory,
-    with weights of four bytes, whatever type the base's have.
+    with weights of four bytes, whatever type the base's have. `self_check`: find out how models
+    answer right; training needs no answers.
     """
 
-    def __init__(self, source: ModelSource, settings: LocalSettings, workdir: Path) -> None:
+    def __init__(
+        self,
+        source: ModelSource,
+        settings: LocalSettings,
+        workdir: Path,
+        *,
+        self_check: bool = True,
+    ) -> None:
         self._source = source
         self._settings = settings
         self._workdir = workdir
@@ -44,9 +53,10 @@ class LocalModels:
         self._full: OrderedDict[str, Backbone] = OrderedDict()
         self._hashes: dict[str, str] = {}
         # The built-in model's answers are compared by the tests of this package.
-        self._is_checked = not is_built_in(source)
+        self._is_checked = self_check and not is_built_in(source)
         self._kept = KeptChecks(source, settings)
         self._verdicts: dict[str | None, Verdict] = {}
+        self._tried: set[tuple[object, ...]] = set()
 
     @property
     def base(self) -> Backbone:
@@ -62,6 +72,11 @@ class LocalModels:
     def verdicts(self) -> dict[str | None, Verdict]:
         """What the self-checks found: None is the base, the others are kinds of adapters."""
         return dict(self._verdicts)
+
+    def may_share(self, how: Hyperparameters) -> bool:
+        """Whether jobs with these settings are trained in passes that several of them share."""
+        kind = choose_device(self._settings).type
+        return not find_joint_faults(self._settings, how, on_cpu=kind == "cpu")
 
     def expect(self, models: Iterable[ModelRef]) -> None:
         """From now on, accept these models' artifacts only with the hash they are given with."""
@@ -112,24 +127,41 @@ class LocalModels:
         return backbone
 
     def check_tuning(self, hyperparameters: Hyperparameters) -> None:
-        """Try adapters as training with `hyperparameters` will make them.
+        """Try adapters as training with `hyperparameters` will make them, each kind once.
 
         Raises `Unsupported` if the model cannot be trained or could not answer with them, and
         `InvalidSettings` for layers that it lacks.
         """
         require_weights_in_place(self.base.model, self._source)
-        if hyperparameters.method != "lora":
+        if hyperparameters.method != "lora" or hyperparameters.lora in self._tried:
             return
 
         def attach(model: Any) -> Any:
             return add_trainable_adapter(model, None, hyperparameters)
 
         base = self.base
+
+        def attach_and_train(model: Any) -> Any:
+            tuned = attach(model)
+            try_training_pass(tuned, base.device, bf16=base.trains_in_bf16)
+            return tuned
+
         base.adapters.detach()
         with tempfile.TemporaryDirectory() as place:
-            folder = write_trial_adapter(base.model, attach, Path(place) / "trial", seed=0)
+            folder = write_trial_adapter(
+                base.model, attach_and_train, Path(place) / "trial", seed=0
+            )
             if self._is_checked:
                 self._check_adapters(read_signature(folder), attach)
+        self._tried.add(hyperparameters.lora)
+
+    def write_trial(self, hyperparameters: Hyperparameters, folder: Path) -> None:
+        """Write an untrained adapter as training with `hyperparameters` will make it."""
+        base = self.base
+        base.adapters.detach()
+        write_trial_adapter(
+            base.model, lambda model: add_trainable_adapter(model, None, hyperparameters), folder, 0
+        )
 
     def _check_base(self, backbone: Backbone) -> None:
         verdict = self._kept.find(backbone.place)

@@ -80,7 +80,8 @@ def find_rope_limit(config: Any) -> int | None:
 def read_context(config: Any) -> int | None:
     """The most tokens that a model of this config can read; None if the config says nothing."""
     names = ("max_position_embeddings", "max_seq_len", "n_positions", "context_length")
-    stated = next((value for name in names if (value := _read(config, name))), None)
+    # XLNet states -1: it has no longest prompt.
+    stated = next((value for name in names if (value := _read(config, name) or 0) > 0), None)
     if stated is None:
         return None
     rope = _read(config, "rope_parameters") or {}

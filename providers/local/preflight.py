@@ -10,9 +10,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from providers.base import FileFacts
 from providers.errors import ProviderError
 from providers.local.deep_check import describe_kept_checks, try_model
-from providers.local.machine import find_free_memory, guess_dtype_bytes, has_device
+from providers.local.joint_plan import plan_joint
+from providers.local.lane_plan import LanePlan, plan_lanes
+from providers.local.machine import (
+    find_free_memory,
+    find_free_ram,
+    guess_dtype_bytes,
+    has_device,
+    list_cards,
+    measure_multiplications,
+    uses_cpu,
+)
 from providers.local.memory import ModelSize, find_remedies, make_plan, measure_model, write_size
 from providers.local.quantization import find_training_faults, read_format
 from providers.local.schedule import describe_small_reach
@@ -28,15 +39,17 @@ from providers.local.source import (
     find_folder,
     locate_model,
     read_config,
+    read_context,
     read_special_tokens,
     read_template,
 )
-from providers.local.template_checks import check_template
+from providers.local.template_checks import check_template, knows_thoughts
 from providers.types import Finding, Hyperparameters, Need, PreflightReport
 
 _THERE = "the model's files are there"
 _DOWNLOADED = "the model has been downloaded"
 _HUB_TIMEOUT_S = 5.0
+_LEAST_NUMBERS = 50_000_000
 
 
 def preflight_files(
@@ -62,6 +75,7 @@ def preflight_files(
         Finding("ok", _THERE if source.local else _DOWNLOADED, check="model"),
         *_check_device(options),
         *_check_memory(size, options, need, hyperparameters),
+        *_describe_lanes(size, options, need, hyperparameters),
         *_describe_date(folder, options),
         *_check_template(source, folder, options, need),
         *refused,
@@ -73,7 +87,18 @@ def preflight_files(
     else:
         findings += describe_kept_checks(source, options)
     taken = size.count_artifact_bytes(hyperparameters) if need.finetune else 0
-    return PreflightReport(tuple(findings), CAPABILITIES, taken)
+    return PreflightReport(tuple(findings), CAPABILITIES, taken, _measure_token(size, options))
+
+
+def read_file_facts(target: str, settings: Mapping[str, object]) -> FileFacts:
+    """What the files say of context and thoughts; nothing for a model that is not on this disk."""
+    options = LocalSettings.read(settings)
+    source = locate_model(target, options)
+    folder = find_folder(source)
+    if folder is None:
+        return FileFacts()
+    template = read_template(source, folder) or ""
+    return FileFacts(read_context(source, folder), knows_thoughts(template))
 
 
 def _find_on_hub(source: ModelSource) -> Finding:
@@ -141,10 +166,19 @@ def _check_memory(
     size: ModelSize, options: LocalSettings, need: Need, hyperparameters: Hyperparameters
 ) -> list[Finding]:
     """What the run will hold in memory, and what would fit if that does not."""
-    trained = hyperparameters if need.finetune else None
-    plan = make_plan(options, guess_dtype_bytes(options), trained, need.adapters)
+    trained = hyperparameters if need.finetune and not need.trains_elsewhere else None
+    # A critic's example has at least its own answer and one that it has read.
+    longest = 2 * max((each.max_tokens for each in need.samplings), default=0)
+    plan = make_plan(
+        options,
+        guess_dtype_bytes(options),
+        trained,
+        need.adapters,
+        longest,
+        on_cpu=uses_cpu(options),
+    )
     estimate = size.estimate(plan)
-    text = f"about {write_size(estimate.total)} of memory are needed ({estimate})"
+    text = f"about {write_size(estimate.total)} of memory are needed: {estimate}"
     found = find_free_memory(options)
     if found is None:
         return [Finding("ok", text, check="memory")]
@@ -153,6 +187,56 @@ def _check_memory(
     if estimate.total <= free:
         return [Finding("ok", text, check="memory")]
     return [Finding("warning", text, find_remedies(size, plan, free), "memory")]
+
+
+def _measure_token(size: ModelSize, options: LocalSettings) -> float | None:
+    """Seconds for a token of a prompt on the CPU; None for graphics cards and for small models.
+
+    Of a small model the time goes into calls, not into products.
+    """
+    if not uses_cpu(options) or size.numbers < _LEAST_NUMBERS:
+        return None
+    return size.numbers / measure_multiplications()
+
+
+def _describe_lanes(
+    size: ModelSize, options: LocalSettings, need: Need, hyperparameters: Hyperparameters
+) -> list[Finding]:
+    """How many jobs are trained at a time, in passes that they share and in workers."""
+    if not need.finetune or need.trains_elsewhere or not has_device(options.device):
+        return []
+    on_cpu = uses_cpu(options)
+    cards = () if on_cpu else list_cards()
+    plan = plan_lanes(options, "cpu" if on_cpu else "cuda", cards)
+    found = find_free_memory(options)
+    free = None if found is None else found[0]
+    joint = plan_joint(options, hyperparameters, size, free, on_cpu=on_cpu)
+    return [
+        Finding("ok", str(joint), check="joint_training"),
+        *_check_workers(plan, size, options, hyperparameters, on_cpu=on_cpu),
+    ]
+
+
+def _check_workers(
+    plan: LanePlan,
+    size: ModelSize,
+    options: LocalSettings,
+    hyperparameters: Hyperparameters,
+    *,
+    on_cpu: bool,
+) -> list[Finding]:
+    """How many processes train, and whether the memory is there for each."""
+    if plan.lanes == 1:
+        return [Finding("ok", str(plan), check="workers")]
+    needed = size.estimate_worker(make_plan(options, guess_dtype_bytes(options), hyperparameters))
+    text = f"{plan}; each one after the first takes about {write_size(needed)}"
+    if plan.is_automatic:
+        return [Finding("ok", f"{text}, if that is free and time is saved", check="workers")]
+    free = find_free_ram()
+    if not on_cpu or (plan.lanes - 1) * needed <= free:
+        return [Finding("ok", text, check="workers")]
+    text = f"{text}, and {write_size(free)} of memory are free"
+    return [Finding("warning", text, "lower [provider] training_workers", "workers")]
 
 
 def _check_template(

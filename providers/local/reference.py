@@ -71,6 +71,7 @@ class ReferenceDecoder:
     def step(self) -> list[DecodingRow]:
         backbone, rows = self._backbone, self._rows
         inputs = _pad_prompts(backbone, [row.prompt for row in rows])
+        chooser = _TokenChooser(rows, backbone.ends)
         forget_lengths(backbone.model)
         applied = backbone.adapters.apply([row.adapter for row in rows], len(rows))
         with applied, _use_plain_settings(backbone.model), silence_transformers():
@@ -81,8 +82,14 @@ class ReferenceDecoder:
                     max_new_tokens=max(row.sampling.max_tokens for row in rows),
                     pad_token_id=0,
                 ),
-                logits_processor=[_TokenChooser(rows, backbone.ends)],
+                logits_processor=[chooser],
                 stopping_criteria=[_RowsEnded(rows, self._is_interrupted)],
+            )
+        # Else no row would ever end.
+        if not chooser.used:
+            raise RuntimeError(
+                f"the generate() of {type(backbone.model).__name__} takes no logits processors, "
+                "which choose the tokens"
             )
         ended = [row for row in rows if row.finish is not None]
         self._rows = [row for row in rows if row.finish is None]
@@ -137,8 +144,10 @@ class _TokenChooser(LogitsProcessor):
     def __init__(self, rows: Sequence[DecodingRow], ends: frozenset[int]) -> None:
         self._rows = rows
         self._ends = ends
+        self.used = False
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self.used = True
         settings = [row.sampling for row in self._rows]
         sampling = BatchSampling.of(settings, scores.device)
         points = [row.point if row.finish is None else 0.0 for row in self._rows]

@@ -1,4 +1,4 @@
-"""How many optimizer steps a fit has, at which rates, and whether they can move a model at all.
+"""The optimizer steps of a fit: how many, of which examples, at which rates, with what effect.
 
 Imports no torch, so that a configuration can be judged before anything is loaded.
 """
@@ -6,6 +6,7 @@ Imports no torch, so that a configuration can be judged before anything is loade
 from __future__ import annotations
 
 import math
+import random
 
 from providers.hyperparameters import Hyperparameters
 
@@ -35,6 +36,19 @@ def compute_learning_rate(hyperparameters: Hyperparameters, step: int, steps: in
 def count_epoch_steps(examples: int, batch_size: int) -> int:
     """How many optimizer steps an epoch has; the last may be smaller than the others."""
     return math.ceil(examples / batch_size)
+
+
+def list_step_members(examples: int, batch_size: int, seed: int, step: int) -> list[int]:
+    """Indices of the examples of optimizer step `step` (from 0); each epoch is a new permutation.
+
+    ```python
+    list_step_members(examples=5, batch_size=2, seed=0, step=2)  # the last step has one example
+    ```
+    """
+    epoch, place = divmod(step, count_epoch_steps(examples, batch_size))
+    order = list(range(examples))
+    random.Random(f"order {seed} {epoch}").shuffle(order)
+    return order[place * batch_size : (place + 1) * batch_size]
 
 
 def describe_small_reach(hyperparameters: Hyperparameters, examples: int) -> str | None:

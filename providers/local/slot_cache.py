@@ -8,6 +8,8 @@ allocates.
 
 from __future__ import annotations
 
+import math
+import mmap
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +34,23 @@ class DecodePlan:
 
     slot_B: torch.Tensor
     extent: int
+
+
+def reserve_zeros(count: int, like: torch.Tensor) -> torch.Tensor:
+    """`count` zeros of the type of `like` and on its device; on a CPU they take memory when used.
+
+    A cache has a line for every row that may come and a slot for every token that may be drawn,
+    and most runs use a part of them. Memory from malloc would be written to at once, and freed
+    pieces of it stay with the process; pages of a mapping of its own do neither.
+    """
+    if like.device.type != "cpu" or not count:
+        return like.new_zeros(count)
+    # Shared pages, the default, would count as the machine's shared memory.
+    private = (
+        {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    )
+    pages = mmap.mmap(-1, count * like.itemsize, **private)
+    return torch.frombuffer(pages, dtype=like.dtype)
 
 
 class PrefillDone(Exception):
@@ -88,8 +107,13 @@ class _CacheLayer(CacheLayerMixin):  # type: ignore[no-untyped-call, unused-igno
         rows, slots = self._cache.rows, self._cache.slots
         states = (key_states, value_states)
         shapes = [(rows, state.shape[1], slots, state.shape[3]) for state in states]
-        self.buffers = [state.new_zeros(shape) for state, shape in zip(states, shapes, strict=True)]
-        self.storage = [buffer.view(-1) for buffer in self.buffers]
+        self.storage = [
+            reserve_zeros(math.prod(shape), state)
+            for state, shape in zip(states, shapes, strict=True)
+        ]
+        self.buffers = [
+            storage.view(shape) for storage, shape in zip(self.storage, shapes, strict=True)
+        ]
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -128,7 +152,7 @@ class _CacheLayer(CacheLayerMixin):  # type: ignore[no-untyped-call, unused-igno
                 # Let go of the old buffer before the new one is made: both may not fit together.
                 self.storage[index] = self.buffers[index] = lines.new_zeros(0)
                 del buffer
-                self.storage[index] = lines.new_zeros(needed)
+                self.storage[index] = reserve_zeros(needed, lines)
             self.buffers[index] = self.storage[index][:needed].view(rows, heads, slots, size)
             self.buffers[index][:kept, :, :extent] = lines
 

@@ -6,13 +6,14 @@ import json
 import os
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from providers import extras
 from providers.embedded import MODEL_DIR
 from providers.errors import InvalidSettings, ModelNotFound
-from providers.local.architecture import refuse_foreign_code, refuse_other_tasks
+from providers.local.architecture import find_text_part, refuse_foreign_code, refuse_other_tasks
 from providers.local.file_checks import check_gguf_header, try_template
 from providers.local.quantization import check_quantization, read_format
 from providers.local.settings import LocalSettings
@@ -92,7 +93,7 @@ def read_config(source: ModelSource) -> dict[str, Any]:
     folder = find_folder(source)
     if source.gguf_file is not None or folder is None:
         return {}
-    return _read_object(folder / "config.json")
+    return read_object(folder / "config.json")
 
 
 def check_config(config: dict[str, Any], name: str, settings: LocalSettings) -> None:
@@ -132,7 +133,7 @@ def _check_folder(folder: Path, settings: LocalSettings) -> None:
             f"{str(folder)!r} has no tokenizer ({', '.join(tokenizers[:3])}, …); "
             f"save the model's tokenizer into the folder"
         )
-    config = _read_object(folder / "config.json")
+    config = read_object(folder / "config.json")
     check_config(config, str(folder), settings)
     _check_size(folder, config)
     if not (templates := _read_templates(folder)):
@@ -151,8 +152,7 @@ def _check_size(folder: Path, config: dict[str, Any]) -> None:
 
     transformers would allocate what the config asks for before it reads the weights.
     """
-    nested = config.get("text_config")
-    shape = nested if isinstance(nested, dict) else config
+    shape = find_text_part(config)
     layers, width, words = (
         value if isinstance(value := shape.get(name), int) else 0
         for name in ("num_hidden_layers", "hidden_size", "vocab_size")
@@ -174,10 +174,35 @@ def read_template(source: ModelSource, folder: Path) -> str | None:
     """The chat template of the files in `folder`, if it can be read."""
     if source.gguf_file is None:
         return next(iter(_read_templates(folder)), None)
+    return _read_gguf_file(folder / source.gguf_file)[0]
+
+
+def read_context(source: ModelSource, folder: Path) -> int | None:
+    """How many tokens prompt and answer may have together, if the files in `folder` say so."""
+    if source.gguf_file is not None:
+        return _read_gguf_file(folder / source.gguf_file)[1]
+    text = find_text_part(read_config(source))
+    found = (text.get(name) for name in ("max_position_embeddings", "n_positions", "n_ctx"))
+    return next((value for value in found if isinstance(value, int) and value > 0), None)
+
+
+def _read_gguf_file(path: Path) -> tuple[str | None, int | None]:
+    return _read_gguf(path, path.stat().st_mtime_ns)
+
+
+# Once for each state of a file: its list of tokens takes seconds to parse.
+@lru_cache(maxsize=8)
+def _read_gguf(path: Path, changed_ns: int) -> tuple[str | None, int | None]:
+    """Chat template and context length in the header of a GGUF file."""
     from gguf import GGUFReader
 
-    field = GGUFReader(folder / source.gguf_file).fields.get("tokenizer.chat_template")
-    return None if field is None else str(field.contents())
+    fields = GGUFReader(path).fields
+    template = fields.get("tokenizer.chat_template")
+    context = next((f for name, f in fields.items() if name.endswith(".context_length")), None)
+    return (
+        None if template is None else str(template.contents()),
+        None if context is None else int(context.contents()),
+    )
 
 
 def read_special_tokens(folder: Path) -> dict[str, str]:
@@ -185,7 +210,7 @@ def read_special_tokens(folder: Path) -> dict[str, str]:
     found = dict.fromkeys(("bos_token", "eos_token", "unk_token", "pad_token"), "")
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if (file := folder / name).is_file():
-            given = _read_object(file)
+            given = read_object(file)
             for key in found:
                 token = given.get(key)
                 token = token.get("content") if isinstance(token, dict) else token
@@ -200,14 +225,15 @@ def _read_templates(folder: Path) -> list[str]:
         found.append(file.read_text(encoding="utf-8", errors="replace"))
     for name in ("chat_template.json", "tokenizer_config.json"):
         if (file := folder / name).is_file():
-            given = _read_object(file).get("chat_template")
+            given = read_object(file).get("chat_template")
             several = given if isinstance(given, list) else [given]
             several.sort(key=lambda each: isinstance(each, dict) and each.get("name") != "default")
             found += [each.get("template") if isinstance(each, dict) else each for each in several]
     return [template for template in found if isinstance(template, str) and template]
 
 
-def _read_object(file: Path) -> dict[str, Any]:
+def read_object(file: Path) -> dict[str, Any]:
+    """The JSON object in a model's file; raises `ModelNotFound` if there is none."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

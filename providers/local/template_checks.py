@@ -57,6 +57,11 @@ class TemplateText:
         )
 
 
+def knows_thoughts(text: str) -> bool:
+    """Whether a chat template is that of a model which writes thoughts before its answers."""
+    return "enable_thinking" in text or any(marker in text for marker in _THINKING)
+
+
 def check_template(
     text: str, tokens: Mapping[str, str], arguments: Mapping[str, Any], need: Need
 ) -> list[Finding]:

@@ -1,8 +1,9 @@
 """Fine-tuning in process: one model, one dataset, one artifact.
 
 Each optimizer step takes `batch_size` examples of a seeded permutation and minimizes the mean
-cross-entropy over all their trained tokens, into however many pieces memory cuts the step. The same
-spec gives the same weights, resumed or not, bit for bit on one CPU.
+cross-entropy over all their trained tokens, or their loss as preferences, each multiplied by its
+example's weight, into however many pieces memory cuts the step. The same spec gives the same
+weights, resumed or not, bit for bit on one CPU.
 """
 
 from __future__ import annotations
@@ -10,9 +11,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +22,20 @@ from torch import nn
 from providers.artifact import Trained, load_trained, publish, set_aside
 from providers.errors import (
     InvalidSettings,
-    InvalidTrainingData,
     StorageFailed,
     TrainingFailed,
     Unsupported,
 )
 from providers.local.checkpoint import load_checkpoint, remove_leftovers, save_checkpoint
-from providers.local.conversation import TrainingSequence, encode_example
 from providers.local.fit import Fit
 from providers.local.hardware import is_out_of_memory
-from providers.local.lora import write_adapter
+from providers.local.lora import write_adapter, write_tensors
+from providers.local.pieces import Steps, complete
 from providers.local.plans import read_context
 from providers.local.settings import find_unsupported
-from providers.types import Example, FinetuneSpec, TrainingStep
+from providers.local.shared_adapter import SharedAdapter
+from providers.local.training_data import TrainingData, encode_data
+from providers.types import FinetuneSpec, TrainingStep
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ def finetune(
     `on_point` gets each step and the progress (0 to 1); after a resume it first gets the earlier
     steps. Dropout draws from torch's global generator, which no other thread may use meanwhile.
     `bf16` says whether products are computed in bfloat16; None means if `device` does so natively.
-    A full fine-tune is compared with `base` at the end. `on_note` gets what the user should know.
+    A full fine-tune is compared with or anchored to `base`. `on_note` gets what users should know.
 
     An artifact at `out` that has the spec's digest is returned without training; anything else
     there is set aside at the end. Every `checkpoint_seconds`, and when `stop` is set, a checkpoint
@@ -87,44 +88,68 @@ def finetune(
         )
     ```
     """
+    return complete(
+        train_in_steps(
+            model,
+            tokenizer,
+            spec,
+            out,
+            device=device,
+            on_point=on_point,
+            stop=stop,
+            checkpoint_seconds=checkpoint_seconds,
+            bf16=bf16,
+            base=base,
+            on_note=on_note,
+        )
+    )
+
+
+def train_in_steps(
+    model: nn.Module,
+    tokenizer: Any,
+    spec: FinetuneSpec,
+    out: Path,
+    *,
+    device: torch.device | str,
+    on_point: Callable[[TrainingStep, float], None],
+    stop: threading.Event,
+    checkpoint_seconds: float = 300.0,
+    bf16: bool | None = None,
+    base: nn.Module | None = None,
+    on_note: Callable[[str], None] = _log.info,
+) -> Steps[Trained]:
+    """What `finetune` does, as steps whose gradients may be computed with those of other fits."""
     if done := load_trained(out, spec.digest):
         return done
     _check_hyperparameters(spec)
     with _translate_write_errors(spec, out):
         out.parent.mkdir(parents=True, exist_ok=True)
     # Encode everything first: an unfit example must not end a fit after hours.
-    data = _encode_all(model, tokenizer, spec, on_note)
+    data = encode_data(tokenizer, _find_context(model), spec, on_note)
     was_training = model.training
     model.train()
-    fit = Fit(model, spec, data.sequences, torch.device(device), bf16)
+    fit = Fit(model, spec, data.items, torch.device(device), bf16, base, data.held_out)
     try:
         with _discard_failed_fit(out):
-            _run_fit(fit, spec, out, data.held_out, on_point, stop, checkpoint_seconds)
-            fit.require_sound()
+            yield from _run_fit(fit, spec, out, on_point, stop, checkpoint_seconds)
+            yield from fit.require_sound()
             return _publish(model, tokenizer, spec, _describe_fit(fit, data, base, out))
     finally:
         fit.close()
         model.train(was_training)
 
 
-@dataclass(frozen=True)
-class _TrainingData:
-    """What is trained on, what is only measured, and how many examples were too long."""
-
-    sequences: list[TrainingSequence]
-    held_out: list[TrainingSequence]
-    left_out: int
-
-
-def _describe_fit(fit: Fit, data: _TrainingData, base: nn.Module | None, out: Path) -> Trained:
+def _describe_fit(fit: Fit, data: TrainingData, base: nn.Module | None, out: Path) -> Trained:
     """What is to be said of the finished fit, still without the hash of its artifact `out`."""
+    answers = [item.answer for item in data.held_out or data.items]
     return Trained(
         artifact=out,
         sha256="",
         points=tuple(fit.points),
         trained_tokens=fit.trained_tokens,
         measured=tuple(fit.measured),
-        base_kl=fit.measure_drift(base, data.held_out or data.sequences),
+        base_kl=fit.measure_drift(base, answers),
         left_out=data.left_out,
     )
 
@@ -167,11 +192,11 @@ def _run_fit(
     fit: Fit,
     spec: FinetuneSpec,
     out: Path,
-    held_out: list[TrainingSequence],
     on_point: Callable[[TrainingStep, float], None],
     stop: threading.Event,
     checkpoint_seconds: float,
-) -> None:
+) -> Steps[None]:
+    fit.prepare()
     if checkpoint := load_checkpoint(out, spec.digest):
         fit.resume(checkpoint)
     for point in fit.points:
@@ -184,10 +209,10 @@ def _run_fit(
                 f"{spec.name!r} was stopped after step {len(fit.points)} of {fit.steps}; "
                 "submit it again to continue from there"
             )
-        point = fit.step()
+        point = yield from fit.take_step()
         on_point(point, point.step / fit.steps)
-        if held_out and fit.ends_epoch:
-            fit.measure(held_out)
+        if fit.ends_epoch:
+            fit.measure()
         if time.monotonic() - saved >= checkpoint_seconds:
             _save_state(fit, spec, out)
             saved = time.monotonic()
@@ -214,66 +239,20 @@ def _translate_write_errors(spec: FinetuneSpec, out: Path) -> Iterator[None]:
         ) from error
 
 
+def _find_context(model: nn.Module) -> int | None:
+    config: Any = model.config
+    return read_context(config.get_text_config())
+
+
 def _check_hyperparameters(spec: FinetuneSpec) -> None:
     if problems := find_unsupported(spec.hyperparameters):
         foreign = spec.hyperparameters.learning_rate_multiplier is not None
         raise (Unsupported if foreign else InvalidSettings)("; ".join(problems))
 
 
-def _encode_all(
-    model: nn.Module, tokenizer: Any, spec: FinetuneSpec, on_note: Callable[[str], None]
-) -> _TrainingData:
-    """All examples as token sequences; `InvalidTrainingData` if none is left to train on."""
-    if not spec.examples:
-        raise InvalidTrainingData(f"{spec.name!r} has no training examples")
-    sequences = _encode_examples(model, tokenizer, spec, spec.examples)
-    if not sequences:
-        raise InvalidTrainingData(
-            f"{spec.name!r} has nothing to train on: all {len(spec.examples)} "
-            f"{_describe_left_out(spec)}; raise it"
-        )
-    held_out = _encode_examples(model, tokenizer, spec, spec.validation)
-    if left_out := len(spec.examples) - len(sequences):
-        on_note(f"{left_out} of {len(spec.examples)} {_describe_left_out(spec)}")
-    return _TrainingData(sequences, held_out, left_out)
-
-
-def _encode_examples(
-    model: nn.Module, tokenizer: Any, spec: FinetuneSpec, examples: Sequence[Example]
-) -> list[TrainingSequence]:
-    """Examples as token sequences, without those that `max_example_tokens` leaves out.
-
-    Raises `InvalidTrainingData` for the first unfit one.
-    """
-    config: Any = model.config
-    context = read_context(config.get_text_config())
-    most = spec.hyperparameters.max_example_tokens
-    sequences = []
-    for number, example in enumerate(examples):
-        try:
-            sequence = encode_example(tokenizer, example)
-        except InvalidTrainingData as error:
-            raise InvalidTrainingData(f"example {number} of {spec.name!r}: {error}") from error
-        if most is not None and len(sequence.token_ids) > most:
-            continue
-        # The last token is only a target, so the model does not read it.
-        if context and len(sequence.token_ids) - 1 > context:
-            raise InvalidTrainingData(
-                f"example {number} of {spec.name!r} has {len(sequence.token_ids)} tokens, more "
-                f"than the model's context of {context}; leave it out with "
-                f"finetune.max_example_tokens = {context}, or shorten the debate"
-            )
-        sequences.append(sequence)
-    return sequences
-
-
-def _describe_left_out(spec: FinetuneSpec) -> str:
-    most = spec.hyperparameters.max_example_tokens
-    return f"examples are longer than finetune.max_example_tokens = {most} and are left out"
-
-
 def _write_weights(model: Any, tokenizer: Any, spec: FinetuneSpec, folder: Path) -> None:
     """Write a plain PEFT adapter folder, or a plain model folder with its tokenizer."""
+    base = spec.start.address.removeprefix("local:")
     if spec.hyperparameters.method == "full":
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -281,4 +260,7 @@ def _write_weights(model: Any, tokenizer: Any, spec: FinetuneSpec, folder: Path)
     # lora_B starts at zero and has a gradient from the first step on.
     if not any(w.any() for name, w in model.named_parameters() if "lora_B" in name):
         raise TrainingFailed(f"{spec.name!r} trained nothing: every lora_B is still zero")
-    write_adapter(model, folder, spec.start.address.removeprefix("local:"))
+    if isinstance(model, SharedAdapter):
+        write_tensors(model.tensors, model.lora_config, folder, base)
+    else:
+        write_adapter(model, folder, base)

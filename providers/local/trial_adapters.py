@@ -10,9 +10,12 @@ from typing import Any
 import torch
 
 from providers.errors import ProviderError, Unsupported
+from providers.local.conversation import TrainingSequence
+from providers.local.hardware import is_out_of_memory
 from providers.local.loading import silence_transformers
 from providers.local.lora import write_adapter
 from providers.local.lora_targets import keep_names
+from providers.local.loss import SummedLoss, collate_batch
 from providers.local.peft_adapters import remove_peft_layers
 
 # Beside a model's own weights, which deviate by about as much, this is a tenth of a layer's output.
@@ -51,6 +54,28 @@ def write_trial_adapter(
         remove_peft_layers(model)
         model.requires_grad_(False).eval()
     return folder
+
+
+def try_training_pass(tuned: Any, device: torch.device, *, bf16: bool) -> None:
+    """Compute the gradient of a few tokens of `tuned`, a PEFT model in eval mode.
+
+    Raises `Unsupported` if the model cannot be trained: some answer, and fail in training only.
+    """
+    tokens = list(range(2, 10))
+    sequence = TrainingSequence(tokens, [False] + [True] * (len(tokens) - 1))
+    tuned.train()
+    try:
+        loss = SummedLoss(tuned, device, bf16=bf16)
+        loss.backward(collate_batch([sequence], device), divisor=len(tokens) - 1)
+    except Exception as error:
+        # A fit cuts its batches smaller, and says what does not fit into memory.
+        if not is_out_of_memory(error):
+            raise Unsupported(
+                f"this model cannot be trained: {error}; use another model"
+            ) from error
+    finally:
+        tuned.zero_grad(set_to_none=True)
+        tuned.eval()
 
 
 def attach_like(folder: Path) -> Callable[[Any], Any]:

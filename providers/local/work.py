@@ -11,12 +11,12 @@ from functools import partial
 from typing import Any, TypeVar
 
 from providers.errors import ContextOverflow, OutOfMemory, ProviderError, RunError
+from providers.local.answers import read_answer
 from providers.local.backbone import Backbone
 from providers.local.conversation import decode_answer, encode_prompt
 from providers.local.plans import DecoderKind
 from providers.local.rows import DecodingRow
 from providers.local.scoring import DivergenceQuery, Passage
-from providers.local.thoughts import LONGEST_OPENING, find_closing
 from providers.types import Completion, Divergence, Request, Score
 
 T = TypeVar("T")
@@ -59,20 +59,11 @@ class CompletionWork:
         row, reason = self.row, self.row.finish or "error"
         # The text has neither the token nor the string that ends the answer; the token count has.
         ended = reason == "stop" and row.answer[-1] in self.backbone.ends
-        text = decode_answer(self.backbone.tokenizer, row.answer[:-1] if ended else row.answer)
-        for stop in row.sampling.stop:
-            text = text.partition(stop)[0]
+        tokens = row.answer[:-1] if ended else row.answer
+        text, thought = read_answer(self.backbone.tokenizer, row.prompt, tokens, row.sampling.stop)
         latency_ms = (time.perf_counter() - self.asked_at) * 1e3
-        done = Completion(text, reason, len(row.prompt), len(row.answer), latency_ms)
-        if text and (closing := self._find_closing()) is not None and closing not in text:
-            # Nothing in the text shows that it is a thought: its opening stands in the prompt.
-            done = replace(done, text="", thought=text)
-        set_result(self.future, done)
-
-    def _find_closing(self) -> str | None:
-        """What closes the thought that the prompt opens."""
-        end = self.row.prompt[-LONGEST_OPENING:]
-        return find_closing(self.backbone.tokenizer.decode(end, skip_special_tokens=False))
+        counts = len(row.prompt), len(row.answer)
+        set_result(self.future, Completion(text, reason, *counts, latency_ms, thought=thought))
 
     def make_memory_error(self, error: BaseException) -> OutOfMemory:
         """The error for this request if memory ran out with `error` for it alone."""

@@ -1,92 +1,45 @@
-"""Batches: many requests sent as one file, answered within a day at half the price.
+"""OpenAI's batches: what `providers.batches` asks of a vendor.
 
-https://platform.openai.com/docs/guides/batch. A batch is never created twice: the intent is
-recorded first, the batch carries a digest of its input, and the account is searched for that digest
-before a batch is created.
+https://platform.openai.com/docs/guides/batch. A batch is answered within a day at half the price.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, Omit
+from openai.pagination import AsyncCursorPage
 from openai.types import Batch
 
-from providers.base import BatchRecords
-from providers.errors import (
-    Overloaded,
-    ProviderError,
-    RequestFailed,
-    RetryableError,
-    RunError,
-)
-from providers.gathering import gather_or_cancel
-from providers.openai.batch_account import AccountBatches, has_ended
+from providers.batch_account import MARK, BatchIndex, RemoteBatch
+from providers.batch_lines import BatchLine, LineAnswer
+from providers.calling import Caller, find_status
+from providers.errors import BadRequest, ProviderError, RateLimited
 from providers.openai.batch_format import (
+    ENDPOINT,
     MAX_BYTES,
     MAX_REQUESTS,
     BatchChat,
-    BatchLine,
-    BatchPart,
-    LineAnswer,
     build_line,
     read_answers,
-    split_lines,
 )
-from providers.openai.calling import Caller
-from providers.openai.settings import LISTING_LAG_S
+from providers.openai.calling import list_items, require_id
+from providers.openai.files import Files
+from providers.training_file import LocalFile
 from providers.types import Completion, Request
 
-BatchOutcome = Completion | ProviderError
-
-_SILENCE = "the batch's files say nothing about it"
-_FEW = 3
-"""So few failing requests are no outage, even if there were no others."""
-
-
-@dataclass(frozen=True, slots=True)
-class BatchPacing:
-    """Seconds between two polls (at first and at most), how many batches to try for requests that
-    stay unanswered, the size limits of one batch, and how long a list may not show a new batch."""
-
-    first_s: float = 1.0
-    longest_s: float = 60.0
-    rounds: int = 3
-    max_requests: int = MAX_REQUESTS
-    max_bytes: int = MAX_BYTES
-    lag_s: float = LISTING_LAG_S
+DIGEST_KEY = "digest"
+_ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
+_NAME = "society-batch-"
+_PAGE = 100
 
 
-@dataclass
-class _Work:
-    """The requests of one call, and what is known about them.
+class OpenAIBatches:
+    """Implements `providers.batch_account.BatchVendor` for one account.
 
-    `used` has the ids of the batches whose answers were read. `reasons` has, for the last failure
-    of each request, its text and whether the server answered the request itself.
-    """
-
-    lines: dict[str, BatchLine]
-    answers: dict[str, BatchOutcome] = field(default_factory=dict)
-    used: set[str] = field(default_factory=set)
-    reasons: dict[str, tuple[str, bool]] = field(default_factory=dict)
-    stop: RunError | None = None
-
-    @property
-    def open(self) -> list[BatchLine]:
-        return [line for custom_id, line in self.lines.items() if custom_id not in self.answers]
-
-
-class Batches:
-    """The batches of one account.
-
-    Example::
-
-        batches = Batches(client, caller, BatchChat(connection, chat), records)
-        outcomes = await batches.complete_batch(requests)
+    Example: `Batches(OpenAIBatches(client, caller, BatchChat(connection, chat)), caller, records)`.
     """
 
     def __init__(
@@ -94,141 +47,117 @@ class Batches:
         client: AsyncOpenAI,
         caller: Caller,
         chat: BatchChat,
-        records: BatchRecords,
-        pacing: BatchPacing | None = None,
+        *,
+        max_requests: int = MAX_REQUESTS,
+        max_bytes: int = MAX_BYTES,
     ) -> None:
+        # A retry inside the package could create a second batch, unseen.
+        if client.max_retries:
+            raise ValueError("the client retries by itself; make it with max_retries=0")
+        self.max_requests = max_requests
+        self.max_bytes = max_bytes
+        self._client = client
         self._caller = caller
         self._chat = chat
-        self._records = records
-        self._pacing = pacing or BatchPacing()
-        self._account = AccountBatches(
-            client, caller, self._pacing.first_s, self._pacing.longest_s, self._pacing.lag_s
+        self._files = Files(client, caller)
+
+    async def build_line(self, request: Request) -> BatchLine:
+        return build_line(request, self._chat.build_body(request))
+
+    async def upload(self, file: LocalFile, digest: str) -> str:
+        return await self._files.ensure_uploaded(file, f"{_NAME}{digest[:MARK]}.jsonl", "batch")
+
+    async def create(self, source: str, digest: str, model: str) -> RemoteBatch:
+        batch = await self._client.batches.create(
+            input_file_id=source,
+            endpoint=ENDPOINT,
+            completion_window="24h",
+            metadata={DIGEST_KEY: digest},
         )
+        require_id(batch)
+        return self._describe(batch)
 
-    async def complete_batch(self, requests: Sequence[Request]) -> dict[str, BatchOutcome]:
-        """An outcome for every request, by `Request.key`.
+    async def retrieve(self, batch_id: str) -> RemoteBatch:
+        async def retrieve() -> Batch:
+            batch = await self._client.batches.retrieve(batch_id)
+            require_id(batch)
+            return batch
 
-        A request that can never succeed has its error as outcome. Requests that expired or met a
-        passing error go into another batch; one that fails in every batch while most are answered
-        gets a `RequestFailed` with the last reason. Answers of batches that an earlier, interrupted
-        call created are used first. Cancelling the call leaves the batches running.
+        return self._describe(await self._caller.call_with_retry(retrieve))
 
-        Raises `AmbiguousSubmission` if it is unknown whether a batch exists (the next call looks
-        for it), `BadRequest` or `RateLimited` for a batch that was refused as a whole, and
-        `RunError`s.
-        """
-        lines = [build_line(request, self._chat.build_body(request)) for request in requests]
-        if len({request.key for request in requests}) != len(requests):
-            raise ValueError("two requests of a batch have the same key; each needs its own")
-        work = _Work({line.custom_id: line for line in lines})
-        await self._adopt(work)
-        rounds = 0
-        while work.open and rounds < self._pacing.rounds:
-            parts = split_lines(work.open, self._pacing.max_requests, self._pacing.max_bytes)
-            # Only rounds that create a batch count: reading old batches is free.
-            rounds += any(await gather_or_cancel([self._answer(part, work) for part in parts]))
-            if work.stop is not None:
-                raise work.stop
-        self._give_up(work)
-        return {line.request.key: work.answers[line.custom_id] for line in lines}
+    async def list_batches(self) -> BatchIndex:
+        """Also on servers that drop metadata: there the name of the input file has the digest."""
 
-    def _give_up(self, work: _Work) -> None:
-        """Set an error for every request that is still unanswered."""
-        lost = work.open
-        # If most requests fail, the server is at fault: the run stops and can be resumed. Few that
-        # fail among many answers are lost for good.
-        outage = len(lost) > max(_FEW, len(work.lines) // 2)
-        for line in lost:
-            reason, answered = work.reasons.get(line.custom_id, (_SILENCE, False))
-            text = (
-                f"request {line.request.key} was not answered in {self._pacing.rounds} batches; "
-                f"the last time: {reason}"
-            )
-            alone = answered and not outage
-            work.answers[line.custom_id] = RequestFailed(text) if alone else Overloaded(text)
+        async def fetch_page(after: str | Omit) -> AsyncCursorPage[Batch]:
+            return await self._client.batches.list(limit=_PAGE, after=after)
 
-    async def cancel(self) -> int:
-        """Cancel every recorded batch that has not ended; returns how many."""
-        cancelled, index = 0, await self._account.list_batches()
-        for record in await self._records.all():
-            batch = await self._account.find(record, index)
-            if batch is not None and not has_ended(batch):
-                await self._account.cancel(batch)
-                cancelled += 1
-        return cancelled
+        index = BatchIndex()
+        unmarked: list[Batch] = []
+        async for batch in list_items(self._caller.call_with_retry, "batches", fetch_page):
+            digest = (batch.metadata or {}).get(DIGEST_KEY)
+            if digest:
+                index.add(digest, self._describe(batch))
+            elif not batch.metadata:
+                unmarked.append(batch)
+        # The list of files is read only if it is needed: it may be long.
+        if unmarked:
+            names = await self._files.list_names("batch")
+            for batch in unmarked:
+                name = names.get(batch.input_file_id, "")
+                if name.startswith(_NAME):
+                    index.add(name.removeprefix(_NAME), self._describe(batch))
+        return index
 
-    async def _adopt(self, work: _Work) -> None:
-        """Use the answers of recorded batches, waiting for those that are under way."""
-        records = [
-            record
-            for record in await self._records.all()
-            if not work.lines.keys().isdisjoint(record.custom_ids)
-        ]
-        if not records:
-            return
-        index = await self._account.list_batches()
-        found = [await self._account.find(record, index) for record in records]
-        await gather_or_cancel([self._collect(batch, work) for batch in found if batch is not None])
+    async def cancel(self, batch_id: str) -> None:
+        try:
+            await self._caller.call_with_retry(lambda: self._client.batches.cancel(batch_id))
+        except ProviderError as error:
+            # 400: it has ended already; 404: the server has forgotten it.
+            if find_status(error) not in (400, 404):
+                raise
 
-    async def _answer(self, part: BatchPart, work: _Work) -> bool:
-        """Have a part answered by an existing batch, or (True) by a new one."""
-        index = await self._account.list_batches()
-        for attempt in itertools.count(1):
-            digest = part.digest(attempt)
-            batch = index.get(digest)
-            # The answers of this batch were read, and left these requests open: a new attempt.
-            if batch is not None and batch.id in work.used:
-                continue
-            if batch is not None:
-                await self._collect(batch, work)
-                return False
-            await self._collect(await self._account.create(part, digest, self._records), work)
-            return True
-        raise AssertionError
-
-    async def _collect(self, batch: Batch, work: _Work) -> None:
-        """Wait for a batch and read its answers."""
-        work.used.add(batch.id)
-        was_over = has_ended(batch)
-        batch = await self._account.wait_until_ended(batch)
-        # A batch that had failed before this call was refused then; its requests go into a new one.
-        if batch.status == "failed" and not was_over:
-            raise self._account.explain_refusal(batch)
-        # An expired batch has both: what was answered, and what was not.
-        for file_id in (batch.output_file_id, batch.error_file_id):
-            if file_id:
-                await self._read_file(file_id, work, fresh=not was_over)
-
-    async def _read_file(self, file_id: str, work: _Work, *, fresh: bool) -> None:
+    async def read_answers(
+        self, output: str, is_wanted: Callable[[str], bool]
+    ) -> AsyncIterator[LineAnswer]:
         with TemporaryDirectory(prefix="society-") as folder:
             path = Path(folder) / "answers.jsonl"
-            await self._account.download(file_id, path)
-            for answer in read_answers(path, lambda custom_id: custom_id in work.lines):
-                self._take_answer(answer, work, fresh=fresh)
+            await self._download(output, path)
+            for answer in read_answers(path, is_wanted):
+                yield answer
 
-    def _take_answer(self, answer: LineAnswer, work: _Work, *, fresh: bool) -> None:
-        line = work.lines[answer.custom_id]
-        # Batches overlap after an interruption: the first good answer stays.
-        if isinstance(work.answers.get(line.custom_id), Completion):
-            return
-        if answer.passing:
-            work.reasons[line.custom_id] = self._explain_failure(answer), bool(answer.status)
-            return
-        try:
-            if answer.status != 200:
-                raise self._chat.classify_refusal(answer.status, answer.body)
-            work.answers[line.custom_id] = self._chat.parse_completion(answer.body, line.request)
-        except RunError as error:
-            # An old batch has the reason for an earlier stop, which the user may have removed.
-            work.stop = error if fresh else work.stop
-        except RetryableError as error:
-            work.reasons[line.custom_id] = str(error), True
-        except ProviderError as error:
-            work.answers[line.custom_id] = error
+    def parse_completion(self, body: object, request: Request) -> Completion:
+        return self._chat.parse_completion(body, request)
 
-    def _explain_failure(self, answer: LineAnswer) -> str:
-        """Why a request was not answered, in the server's words."""
-        if answer.status:
-            return str(self._chat.classify_refusal(answer.status, answer.body))
-        reason = self._caller.scrub(answer.reason)
-        return f"not answered in time ({reason})" if reason else "not answered in time"
+    def classify_refusal(self, status: int, body: object) -> ProviderError:
+        return self._chat.classify_refusal(status, body)
+
+    async def _download(self, file_id: str, path: Path) -> None:
+        """Write the content of a file to `path`."""
+
+        async def download() -> None:
+            # Streamed to disk, since an output file may have hundreds of megabytes.
+            content = self._client.files.with_streaming_response.content(file_id)
+            async with content as response:
+                await response.stream_to_file(path)
+
+        await self._caller.call_with_retry(download)
+
+    def _describe(self, batch: Batch) -> RemoteBatch:
+        files = (batch.output_file_id, batch.error_file_id)
+        return RemoteBatch(
+            batch.id,
+            batch.status in _ENDED,
+            self._explain_refusal(batch) if batch.status == "failed" else None,
+            tuple(file_id for file_id in files if file_id),
+        )
+
+    def _explain_refusal(self, batch: Batch) -> ProviderError:
+        errors = (batch.errors.data if batch.errors else None) or []
+        reasons = "; ".join(
+            f"{error.message or error.code}" + (f" (line {error.line})" if error.line else "")
+            for error in errors[:3]
+        )
+        text = self._caller.scrub(f"batch {batch.id} was refused: {reasons or 'no reason given'}")
+        if any("limit" in str(error.code) for error in errors):
+            return RateLimited(f"{text}; wait until earlier batches have ended, then run again")
+        return BadRequest(text)

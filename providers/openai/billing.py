@@ -16,15 +16,11 @@ from typing import Any
 
 import aiohttp
 
-from providers.usage import FREE, Usage
+from providers.usage import FREE, Usage, bill_refusal
 
 _PROMPT_TOKENS = ("prompt_tokens", "input_tokens", "prompt_token_count")
 _COMPLETION_TOKENS = ("completion_tokens", "output_tokens", "generated_tokens")
 _MOST_TOKENS = 2**31 - 1
-# 408: the server stopped waiting; 424: a step behind it failed; 499: the connection was closed. In
-# all three the model may have run.
-_AFTER_WORK = {408, 424, 499}
-_BEFORE_WORK = {501, 503, 505, 529}
 _NEVER_SENT = (
     ConnectionRefusedError,
     socket.gaierror,
@@ -89,11 +85,7 @@ def _find_count(usage: Mapping[str, Any], names: Sequence[str]) -> int | None:
 
 def bill_status(status: int, body: object) -> Usage | None:
     """What a request with an error status is billed; None if that is unknown."""
-    usage = parse_usage(body)
-    if usage is not None:
-        return usage
-    refused = 300 <= status < 500 and status not in _AFTER_WORK
-    return FREE if refused or status in _BEFORE_WORK else None
+    return parse_usage(body) or bill_refusal(status)
 
 
 def bill_failure(error: BaseException) -> Usage | None:

@@ -1,6 +1,6 @@
 """Chat completions: one request through limits and retries to one checked answer.
 
-    OpenAIProvider.complete → Chat.ask → Limiter.call → Chat._attempt → HTTP
+    OpenAIProvider.complete → Chat.ask → Limiter.call → Chat._attempt → ChatSender.post → HTTP
 
 `Chat.ask` repeats a call with other parameters if the server refuses one; the limiter repeats it
 after passing failures; `Chat._attempt` is one HTTP request.
@@ -17,7 +17,7 @@ from functools import partial
 from typing import Generic, TypeVar
 
 import httpx2
-from openai import APIStatusError, RequestOptions
+from openai import APIStatusError
 
 from providers.errors import (
     AuthenticationFailed,
@@ -64,8 +64,6 @@ _LONGEST_WAIT_S = 30.0
 _LOOK_EVERY_S = 0.05
 _CHARACTERS_PER_TOKEN = 4
 _TOKENS_PER_MESSAGE = 8
-# Without this the package draws a random key for every call. It sends neither.
-_OPTIONS: RequestOptions = {"idempotency_key": "none"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +121,7 @@ class Chat:
         self._settings = settings
         self._limiter = limiter
         self.extra_body: Mapping[str, object] = settings.extra_body
-        self._url = f"{connection.address.url}/chat/completions"
+        self._sender = connection.make_sender(f"{connection.address.url}/chat/completions")
         self._parameters: dict[str, Parameters] = {}
         self._answered = False
         self._refused = 0
@@ -213,14 +211,7 @@ class Chat:
         began = time.perf_counter()
         try:
             async with asyncio.timeout(self._settings.timeout_s):
-                # Not `chat.completions.create`: checking the messages against its types and the
-                # answer against its models takes as much CPU time as all the rest of the call.
-                response = await self._connection.client.post(
-                    self._url,
-                    cast_to=httpx2.Response,
-                    body=call.build_body(values),
-                    options=_OPTIONS,
-                )
+                response = await self._sender.post(call.build_body(values))
             latency_ms = (time.perf_counter() - began) * 1000.0
             self._observe_quotas(response.headers)
             result, usage = call.parse(response.content, response.charset_encoding, latency_ms)

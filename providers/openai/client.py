@@ -11,13 +11,11 @@ import httpx2
 from openai import VERSION, AsyncOpenAI, DefaultAioHttpClient, Omit
 
 from providers.errors import AuthenticationFailed
-from providers.openai.settings import (
-    ENV_PREFIX,
-    ModelAddress,
-    OpenAISettings,
-    Secrets,
-    read_variable,
-)
+from providers.openai.deployments import name_deployment
+from providers.openai.sending import ChatSender
+from providers.openai.settings import ENV_PREFIX, ModelAddress, OpenAISettings
+from providers.secrets import Secrets, read_variable
+from providers.types import ModelRef
 
 _CONNECT_S = 30.0
 _KEEP_ALIVE_S = 30.0
@@ -61,6 +59,7 @@ class Connection:
 
     def __init__(self, address: ModelAddress, settings: OpenAISettings) -> None:
         self.address = address
+        self._deploys = address.is_azure or settings.deployment is not None
         key = _read_key(address, settings)
         headers = _resolve_headers(settings.headers)
         if address.is_openai:
@@ -69,24 +68,33 @@ class Connection:
         # Azure reads the key from this header; a user's own header of that name takes precedence.
         if address.is_azure and key:
             headers.setdefault("api-key", key)
-        self.client = _make_client(address, settings, key, headers)
+        self._http = _make_http_client(settings)
+        self.client = _make_client(address, settings, key, headers, self._http)
         # A value that the experiment file spells out is no secret; the others come from the
         # environment and may be one.
         hidden = {n: value for n, value in headers.items() if settings.headers.get(n) != value}
         self.secrets = Secrets({"key": key, **hidden})
+
+    def name_model(self, model: ModelRef) -> str:
+        """What requests call a model: the base, a tuned model's id, or at Azure its deployment."""
+        if model.artifact is None:
+            return self.address.model
+        return name_deployment(model.artifact) if self._deploys else model.artifact
 
     @property
     def auth_headers(self) -> dict[str, str]:
         """What a client of another kind must send to be accepted; contains secrets."""
         return {**self.client.auth_headers, **self.client.extra_headers}
 
+    def make_sender(self, url: str) -> ChatSender:
+        """What posts to `url` over this connection."""
+        return ChatSender(self.client, self._http, url)
+
     async def close(self) -> None:
         await self.client.close()
 
 
-def _make_client(
-    address: ModelAddress, settings: OpenAISettings, key: str, headers: Mapping[str, str]
-) -> _Client:
+def _make_http_client(settings: OpenAISettings) -> httpx2.AsyncClient:
     timeout = httpx2.Timeout(settings.timeout_s, connect=min(_CONNECT_S, settings.timeout_s))
     # Connections to spare for the few calls about files and jobs, which bypass the limiter.
     limits = httpx2.Limits(
@@ -94,17 +102,27 @@ def _make_client(
         max_keepalive_connections=settings.limits.max_concurrent,
         keepalive_expiry=_KEEP_ALIVE_S,
     )
+    # A redirect would send key and conversation to a server that the user did not name.
+    return DefaultAioHttpClient(timeout=timeout, limits=limits, follow_redirects=False)
+
+
+def _make_client(
+    address: ModelAddress,
+    settings: OpenAISettings,
+    key: str,
+    headers: Mapping[str, str],
+    http: httpx2.AsyncClient,
+) -> _Client:
     client = _Client(
         api_key=key or _NO_KEY,
         admin_api_key="",
         organization=settings.organization,
         project=settings.project,
         base_url=address.url,
-        timeout=timeout,
+        timeout=http.timeout,
         # The limiter and `Caller` retry. A retry here would repeat requests that create jobs.
         max_retries=0,
-        # A redirect would send key and conversation to a server that the user did not name.
-        http_client=DefaultAioHttpClient(timeout=timeout, limits=limits, follow_redirects=False),
+        http_client=http,
     )
     client.extra_headers = headers
     if not address.is_openai:

@@ -12,13 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import re
 import socket
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Literal
 
 import aiohttp
@@ -43,9 +40,9 @@ from providers.errors import (
     Unsupported,
 )
 from providers.limits import Quota
-from providers.openai.settings import Secrets
+from providers.limits.waits import parse_duration, parse_number, parse_retry_after
+from providers.secrets import Secrets
 
-_LONGEST_MESSAGE = 400
 # Codes for an account that cannot pay. OpenAI sends them with status 429, like a rate limit that
 # passes; but no waiting brings credit.
 _QUOTA = {
@@ -82,8 +79,6 @@ _STATUS_WORDS = (
     (re.compile(r"not.?found"), 404),
     (re.compile(r"invalid.?(request|argument|parameter|prompt)|bad.?request|context.?length"), 400),
 )
-_DURATION = re.compile(r"(?P<amount>\d+(?:\.\d+)?)(?P<unit>ms|us|µs|d|h|m|s)")
-_SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6}
 _BUDGETS: tuple[Literal["requests", "tokens"], ...] = ("requests", "tokens")
 
 
@@ -123,7 +118,7 @@ def translate_error(error: BaseException, secrets: Secrets, model: str) -> Provi
         return _classify_transport_error(error, secrets)
     if isinstance(error, openai.OpenAIError):
         text = f"the server's answer is not usable: {error}"
-        return RetryableError(_scrub_and_cut(secrets, text))
+        return RetryableError(secrets.quote(text))
     return None
 
 
@@ -153,8 +148,8 @@ def parse_refusal(
         code=str(fields.get("code") or inner_code or "").lower(),
         type=str(fields.get("type") or "").lower(),
         param=param if isinstance(param, str) else None,
-        message=_scrub_and_cut(secrets, _strip_html(message)),
-        retry_after_s=parse_retry_after(headers),
+        message=secrets.quote(_strip_html(message)),
+        retry_after_s=find_wait(headers),
     )
 
 
@@ -289,7 +284,7 @@ def _make_not_found_error(refusal: Refusal, model: str, where: str) -> ProviderE
 def _classify_transport_error(error: BaseException, secrets: Secrets) -> ProviderError:
     # The transport (https://github.com/karpetrosyan/httpx-aiohttp) reports a connection that was
     # reset as a timeout; only the cause tells the two apart.
-    reason = _scrub_and_cut(secrets, str(error) or type(error).__name__)
+    reason = secrets.quote(str(error) or type(error).__name__)
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return Unreachable(f"the server did not accept the connection in time ({reason})")
     if isinstance(error, (asyncio.TimeoutError, aiohttp.ServerTimeoutError)):
@@ -326,31 +321,18 @@ def _strip_html(message: str) -> str:
     return " ".join(message.split())
 
 
-def _scrub_and_cut(secrets: Secrets, text: str) -> str:
-    # Scrub before cutting: half a key would not be recognized.
-    clean = secrets.scrub(text)
-    return clean if len(clean) <= _LONGEST_MESSAGE else clean[:_LONGEST_MESSAGE] + "…"
-
-
-def parse_retry_after(headers: Mapping[str, str]) -> float | None:
+def find_wait(headers: Mapping[str, str]) -> float | None:
     """Seconds the server asks to wait before the next try; None if it does not say.
 
     Without a `retry-after` header this is the longest reset time of the exhausted budgets.
     """
-    milliseconds = _parse_number(headers.get("retry-after-ms"))
-    if milliseconds is not None:
-        return milliseconds / 1000.0
-    # A number of seconds or an HTTP date.
-    written = headers.get("retry-after")
-    seconds = _parse_number(written)
-    if seconds is None and written is not None:
-        seconds = _parse_date(written)
-    if seconds is not None:
-        return seconds
+    asked = parse_retry_after(headers)
+    if asked is not None:
+        return asked
     resets = [
         parse_duration(headers.get(f"x-ratelimit-reset-{kind}"))
         for kind in _BUDGETS
-        if _parse_number(headers.get(f"x-ratelimit-remaining-{kind}")) == 0
+        if parse_number(headers.get(f"x-ratelimit-remaining-{kind}")) == 0
     ]
     return max((reset for reset in resets if reset is not None), default=None)
 
@@ -359,45 +341,11 @@ def parse_quotas(headers: Mapping[str, str]) -> dict[Literal["requests", "tokens
     """The budgets that the headers describe completely: limit, remainder and reset time."""
     found: dict[Literal["requests", "tokens"], Quota] = {}
     for kind in _BUDGETS:
-        remaining = _parse_number(headers.get(f"x-ratelimit-remaining-{kind}"))
+        remaining = parse_number(headers.get(f"x-ratelimit-remaining-{kind}"))
         if remaining is None:
             continue
-        limit = _parse_number(headers.get(f"x-ratelimit-limit-{kind}"))
+        limit = parse_number(headers.get(f"x-ratelimit-limit-{kind}"))
         reset = parse_duration(headers.get(f"x-ratelimit-reset-{kind}"))
         if limit is not None and reset is not None:
             found[kind] = Quota(limit, remaining, reset)
     return found
-
-
-def parse_duration(text: str | None) -> float | None:
-    """Seconds of "12s", "6m0s", "1ms", "1h2m3.5s" or a bare number; None for anything else."""
-    if text is None:
-        return None
-    bare = _parse_number(text)
-    if bare is not None:
-        return bare
-    text, at, total = text.strip(), 0, 0.0
-    for part in _DURATION.finditer(text):
-        if part.start() != at:
-            return None
-        total += float(part["amount"]) * _SECONDS[part["unit"]]
-        at = part.end()
-    return total if text and at == len(text) else None
-
-
-def _parse_number(text: str | None) -> float | None:
-    if text is None:
-        return None
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) and number >= 0 else None
-
-
-def _parse_date(date: str) -> float | None:
-    """Seconds until an HTTP date; 0 if it has passed."""
-    try:
-        return max(0.0, parsedate_to_datetime(date).timestamp() - time.time())
-    except (ValueError, TypeError, IndexError):
-        return None

@@ -52,10 +52,22 @@ def locate_price(target: str) -> PricedModel:
     return PricedModel(name, address.host, tuned=tune is not None)
 
 
+def price_deployment(target: str, settings: Settings) -> float | None:
+    """By the sku of `[provider.deployment]`; unknown at Azure if the user deploys. No other server
+    wants a fee."""
+    address = parse_address(target)
+    chosen = OpenAISettings.parse(settings, address).deployment
+    if chosen is not None:
+        return chosen.usd_per_hour
+    return None if address.is_azure else 0.0
+
+
 FACTORY = ProviderFactory(
     check,
     connect,
     output_settings=output_settings,
     gives_scores=gives_scores,
     locate_price=locate_price,
+    price_deployment=price_deployment,
+    settings=OpenAISettings,
 )

@@ -2,12 +2,13 @@
 
 A training file has one conversation per line: ``{"messages": [{"role": …, "content": …}, …]}``.
 Every assistant message has a ``weight``: 1 if it is trained on, 0 if it is context only. The format
-is `FineTuneChatRequestInput` of https://github.com/openai/openai-openapi.
+is `FineTuneChatRequestInput` of https://github.com/openai/openai-openapi. A line of preferences is
+``{"input": {"messages": […]}, "preferred_output": […], "non_preferred_output": […]}``, as
+https://platform.openai.com/docs/guides/direct-preference-optimization says.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +18,14 @@ from openai import AsyncOpenAI, Omit
 from openai.pagination import AsyncCursorPage
 from openai.types import FileObject
 
+from providers.calling import ATTEMPTS, Caller, UnreadableAnswer, compute_pause, find_status
 from providers.errors import InvalidTrainingData, ProviderError, RetryableError, TimedOut
-from providers.openai.calling import (
-    ATTEMPTS,
-    Caller,
-    UnreadableAnswer,
-    compute_pause,
-    find_status,
-    list_items,
-    require_id,
+from providers.openai.calling import list_items, require_id
+from providers.training_file import (
+    LocalFile,
+    require_no_judgement,
+    require_trained_answers,
+    write_lines,
 )
 from providers.types import Example
 
@@ -39,58 +39,39 @@ _CLOSED = frozenset({400, 403, 404, 405, 410, 501})
 _REFUSED = frozenset({"error", "failed", "deleted", "deleting"})
 
 
-@dataclass(frozen=True, slots=True)
-class LocalFile:
-    """A file ready to be uploaded: its path, its size in bytes, its number of lines."""
-
-    path: Path
-    bytes: int
-    lines: int
-
-
 def write_training_file(
     examples: Iterable[Example], path: Path, max_bytes: int = MAX_BYTES
 ) -> LocalFile:
-    """Write `examples` to `path`, one at a time; the same examples give the same bytes. Blocks.
+    """Write `examples` to `path` in OpenAI's format; see `providers.training_file.write_lines`.
 
-    Raises `InvalidTrainingData` for an example the format cannot express, and for a file of more
-    than `max_bytes`.
-
-        write_training_file(spec.examples, Path("train.jsonl"))
+    write_training_file(spec.examples, Path("train.jsonl"))
     """
-    size, count = 0, 0
-    with path.open("wb") as file:
-        for count, example in enumerate(examples, start=1):
-            size += file.write(_format_example(example, count))
-            if size > max_bytes:
-                raise InvalidTrainingData(
-                    f"the training file would have more than {max_bytes:,} bytes, the most the "
-                    "server takes; set datasets.max_examples, or train on fewer questions"
-                )
-    return LocalFile(path, size, count)
+    return write_lines(examples, path, _format_example, max_bytes)
 
 
-def _format_example(example: Example, number: int) -> bytes:
-    trained = set(example.loss_on)
+def _format_example(example: Example, number: int) -> dict[str, object]:
+    require_no_judgement(example, number)
+    if example.rejected is not None:
+        return _format_pair(example, example.rejected)
+    require_trained_answers(example, number)
     messages: list[dict[str, str | int]] = []
     for index, message in enumerate(example.messages):
         turn: dict[str, str | int] = {"role": message.role, "content": message.content}
         if message.role == "assistant":
             # Explicit for every answer: without a weight the vendor trains on it.
-            turn["weight"] = int(index in trained)
-            trained.discard(index)
+            turn["weight"] = int(index in example.loss_on)
         messages.append(turn)
-    if trained or not example.loss_on:
-        raise InvalidTrainingData(
-            f"training example {number} puts the loss on messages {sorted(example.loss_on)}, which "
-            "are not assistant messages of it"
-        )
-    try:
-        return (json.dumps({"messages": messages}, ensure_ascii=False) + "\n").encode()
-    except UnicodeEncodeError as error:
-        raise InvalidTrainingData(
-            f"training example {number} holds text that is not valid Unicode: {error.reason}"
-        ) from error
+    return {"messages": messages}
+
+
+def _format_pair(example: Example, rejected: str) -> dict[str, object]:
+    *before, chosen = example.messages
+    messages = [{"role": message.role, "content": message.content} for message in before]
+    return {
+        "input": {"messages": messages},
+        "preferred_output": [{"role": "assistant", "content": chosen.content}],
+        "non_preferred_output": [{"role": "assistant", "content": rejected}],
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from openai.types.fine_tuning import (
+    DpoHyperparametersParam,
     FineTuningJob,
     FineTuningJobEvent,
     SupervisedHyperparametersParam,
 )
+from openai.types.fine_tuning.job_create_params import Method
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 
 from providers.errors import InvalidSettings
@@ -27,6 +29,7 @@ from providers.types import (
     JobState,
     JobStatus,
     ModelRef,
+    Objective,
     TrainingCheckpoint,
     TrainingStep,
 )
@@ -39,7 +42,9 @@ MAX_BATCH = 256
 MOST_STEPS = 2**31 - 1
 
 _MAX_PAIRS, _MAX_KEY, _MAX_VALUE = 16, 64, 512
-_SENT = frozenset({"method", "epochs", "batch_size", "learning_rate_multiplier"})
+OBJECTIVES: frozenset[Objective] = frozenset({"sft", "dpo"})
+MAX_BETA = 2.0
+_SENT = frozenset({"method", "epochs", "batch_size", "learning_rate_multiplier", "objective"})
 _DEFAULTS = Hyperparameters()
 # OpenAI's statuses, and the words of other servers with the same API.
 _STATUS: dict[str, JobStatus] = {
@@ -91,7 +96,7 @@ class JobRequest:
     model: str
     suffix: str
     seed: int
-    hyperparameters: SupervisedHyperparametersParam
+    method: Method
     metadata: Mapping[str, str]
     file_name: str
     validation_name: str
@@ -109,12 +114,6 @@ def build_job_request(spec: FinetuneSpec, base: str) -> JobRequest:
     refused = find_unsupported(spec.hyperparameters)
     if refused:
         raise InvalidSettings("; ".join(refused))
-    chosen = spec.hyperparameters
-    hyperparameters = SupervisedHyperparametersParam(
-        n_epochs=chosen.epochs, batch_size=chosen.batch_size
-    )
-    if chosen.learning_rate_multiplier is not None:
-        hyperparameters["learning_rate_multiplier"] = chosen.learning_rate_multiplier
     # A file's name is all that some servers keep of a job, so it has the digest too.
     stem, mark = re.sub(r"[^A-Za-z0-9_.-]", "-", spec.name), spec.digest[:16]
     content, measured = _hash_content(spec, "training"), _hash_content(spec, "validation")
@@ -122,13 +121,29 @@ def build_job_request(spec: FinetuneSpec, base: str) -> JobRequest:
         model=spec.start.artifact or base,
         suffix=build_suffix(spec),
         seed=spec.seed % 2**31,
-        hyperparameters=hyperparameters,
+        method=_build_method(spec.hyperparameters),
         metadata=_build_metadata(spec),
         file_name=f"{stem}{content}{mark}.jsonl",
         validation_name=f"{stem}{measured}{mark}-validation.jsonl",
         content=content,
         validation_content=measured,
     )
+
+
+def _build_method(chosen: Hyperparameters) -> Method:
+    if chosen.objective == "dpo":
+        preferred = DpoHyperparametersParam(
+            n_epochs=chosen.epochs, batch_size=chosen.batch_size, beta=chosen.beta
+        )
+        if chosen.learning_rate_multiplier is not None:
+            preferred["learning_rate_multiplier"] = chosen.learning_rate_multiplier
+        return {"type": "dpo", "dpo": {"hyperparameters": preferred}}
+    supervised = SupervisedHyperparametersParam(
+        n_epochs=chosen.epochs, batch_size=chosen.batch_size
+    )
+    if chosen.learning_rate_multiplier is not None:
+        supervised["learning_rate_multiplier"] = chosen.learning_rate_multiplier
+    return {"type": "supervised", "supervised": {"hyperparameters": supervised}}
 
 
 def _hash_content(spec: FinetuneSpec, kind: str) -> str:
@@ -152,19 +167,30 @@ def build_suffix(spec: FinetuneSpec) -> str:
 def find_unsupported(hyperparameters: Hyperparameters) -> tuple[str, ...]:
     """The hyperparameters that a vendor cannot honor, each with its remedy.
 
-    A vendor accepts epochs, batch size and a multiplier of its own learning rate. Any other
-    hyperparameter must have its default, which stands for "the vendor's choice".
+    A vendor accepts epochs, batch size and a multiplier of its own learning rate, and with DPO its
+    beta. Any other hyperparameter must have its default, which stands for "the vendor's choice".
     """
+    sent = _SENT | ({"beta"} if hyperparameters.objective == "dpo" else frozenset())
     problems = [
         f"finetune.{name} = {value!r} cannot be passed on: the vendor chooses it; remove the "
         f"setting{', use finetune.learning_rate_multiplier' if name == 'learning_rate' else ''}"
         for name, value in _list_values(hyperparameters).items()
-        if name not in _SENT and value != getattr(_DEFAULTS, name)
+        if name not in sent and value != getattr(_DEFAULTS, name)
     ]
     if hyperparameters.method != "lora":
         problems.append(
             f"finetune.method = {hyperparameters.method!r} cannot be asked for: the vendor chooses "
             "how it tunes; remove the setting"
+        )
+    if hyperparameters.objective not in OBJECTIVES:
+        problems.append(
+            f"finetune.objective = {hyperparameters.objective!r} cannot be asked for: the vendor "
+            'has "sft" and "dpo"; set one of them, or train on this machine'
+        )
+    if hyperparameters.objective == "dpo" and not 0 < hyperparameters.beta <= MAX_BETA:
+        problems.append(
+            f"finetune.beta = {hyperparameters.beta}; the vendor takes more than 0 and at most "
+            f"{MAX_BETA:g}"
         )
     if hyperparameters.epochs > MAX_EPOCHS:
         problems.append(f"{hyperparameters.epochs} epochs; the most is {MAX_EPOCHS}")

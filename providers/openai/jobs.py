@@ -20,6 +20,14 @@ from openai.pagination import AsyncCursorPage
 from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 
+from providers.calling import (
+    LISTING_LAG_S,
+    Caller,
+    UnreadableAnswer,
+    compute_pause,
+    create_once,
+    find_status,
+)
 from providers.errors import (
     BadRequest,
     InvalidTrainingData,
@@ -29,16 +37,7 @@ from providers.errors import (
     TrainingFailed,
     Unsupported,
 )
-from providers.openai.calling import (
-    Caller,
-    UnreadableAnswer,
-    compute_pause,
-    create_once,
-    find_status,
-    list_items,
-    list_pages,
-    require_id,
-)
+from providers.openai.calling import list_items, list_pages, require_id
 from providers.openai.files import FilePolling, Files, write_training_file
 from providers.openai.job_format import (
     DIGEST_KEY,
@@ -49,7 +48,6 @@ from providers.openai.job_format import (
     map_status,
     parse_number,
 )
-from providers.openai.settings import LISTING_LAG_S
 from providers.types import Example, FinetuneSpec, JobHandle, JobState
 
 T = TypeVar("T")
@@ -194,6 +192,15 @@ class FinetuningJobs:
             if map_status(job.status) in ("queued", "running"):
                 raise
 
+    async def delete_model(self, model: str) -> None:
+        """Delete a tuned model; nothing happens if the server does not know it."""
+        try:
+            await self._caller.call_with_retry(lambda: self._client.models.delete(model))
+        except ProviderError as error:
+            # An earlier attempt whose answer was lost may have deleted it.
+            if find_status(error) != 404:
+                raise
+
     async def _upload(self, examples: Sequence[Example], name: str, content: str | None) -> str:
         with TemporaryDirectory(prefix="society-") as folder:
             path = Path(folder) / name
@@ -203,18 +210,17 @@ class FinetuningJobs:
     async def _create(
         self, request: JobRequest, training: str, validation: str | None
     ) -> FineTuningJob:
-        return await self._client.fine_tuning.jobs.create(
+        job = await self._client.fine_tuning.jobs.create(
             model=request.model,
             training_file=training,
             validation_file=omit if validation is None else validation,
             suffix=request.suffix,
             seed=request.seed,
             metadata=dict(request.metadata),
-            method={
-                "type": "supervised",
-                "supervised": {"hyperparameters": request.hyperparameters},
-            },
+            method=request.method,
         )
+        require_id(job)
+        return job
 
     def _list_jobs(self) -> AsyncIterator[FineTuningJob]:
         async def fetch_page(after: str | Omit) -> AsyncCursorPage[FineTuningJob]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -32,7 +33,7 @@ from providers.errors import (
 )
 from providers.limits.retry import RetryPolicy, Sleep, retry
 from providers.openai.errors import Refusal, classify_refusal, parse_refusal
-from providers.openai.settings import Secrets
+from providers.secrets import Secrets
 from providers.types import Finding, LoadedAdapter
 
 Dialect = Literal["vllm", "sglang"]
@@ -122,6 +123,11 @@ class LoraServer:
         """What a request names as its model. Call `list_loaded` first: it finds out the dialect."""
         return f"{self._model}:{name}" if self._dialect == "sglang" else name
 
+    @property
+    def scores_texts(self) -> bool:
+        """See `AdapterServer.scores_texts`."""
+        return self._dialect == "vllm"
+
     async def preflight(self) -> Sequence[Finding]:
         """Whether the base model is there and runtime loading is enabled; changes nothing."""
         try:
@@ -137,9 +143,30 @@ class LoraServer:
         if response.status_code == 404:
             text = f"{self._url} does not load adapters while it runs"
             return [Finding("error", text, self._remedy)]
+        if (found := await self._probe_loading()) is not None:
+            return [found]
         return [
             Finding("ok", f"{self._url} loads adapters while it runs ({len(loaded)} loaded now)")
         ]
+
+    async def _probe_loading(self) -> Finding | None:
+        """What is wrong if a server refuses any adapter, as one does that was started without LoRA.
+
+        A folder that does not exist shows it: then a server with LoRA says that it is missing.
+        """
+        name = f"society-probe-{secrets.token_hex(4)}"
+        body = {"lora_name": name, "lora_path": f"/no-such-folder/{name}"}
+        try:
+            refused = await self._post("load_lora_adapter", body)
+        except RetryableError as error:
+            text = f"whether {self._url} takes adapters cannot be tried now: {error}"
+            return Finding("warning", text, "ask again when it is well")
+        except ProviderError as error:
+            return Finding("error", f"adapters at {self._url}: {error}", self._remedy)
+        if refused is not None and "not enabled" in refused.lower():
+            text = f"{self._url} was started without adapters: {refused}"
+            return Finding("error", text, self._remedy)
+        return None
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -233,7 +260,8 @@ class LoraServer:
             )
         return (
             "start it as: VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve "
-            f"{self._model} --enable-lora --max-loras N --max-cpu-loras 2N --max-lora-rank R, "
+            f"{self._model} --enable-lora --max-loras N --max-cpu-loras 2N --max-lora-rank R "
+            f"--generation-config vllm, "
             f"{_PLACEHOLDERS}"
         )
 

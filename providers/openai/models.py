@@ -23,8 +23,9 @@ from openai import AsyncOpenAI, Omit
 from openai.pagination import AsyncCursorPage
 from openai.types.fine_tuning import FineTuningJob
 
+from providers.calling import Caller, UnreadableAnswer
 from providers.errors import ModelNotFound, ProviderError
-from providers.openai.calling import Caller, UnreadableAnswer, list_pages
+from providers.openai.calling import list_pages
 from providers.types import Finding, Need
 
 Facts = Mapping[str, object]
@@ -128,7 +129,7 @@ def find_shutdowns(model: str, facts: Mapping[str, object], need: Need) -> Itera
         if what == "fine-tuning" and not need.finetune:
             continue
         day = f"{ends:%Y-%m-%d}"
-        if ends <= datetime.now(UTC):
+        if ends <= _to_utc(need.now):
             yield Finding("error", f"{what} of {model} ended on {day}", _OTHER_MODEL)
         elif ends <= _to_utc(need.ends_at):
             text = f"{what} of {model} ends on {day}, before the run may be over"

@@ -42,12 +42,15 @@ _EXCLUSIVE = re.compile(
 _UNSUPPORTED_CODES = {"unsupported_parameter", "unsupported_value", "unknown_parameter"}
 Parameter = Literal["max_completion_tokens", "max_tokens", "temperature", "top_p", "seed"]
 _OWN: tuple[Parameter, ...] = get_args(Parameter)
-# Further settings are sent only where they are set, so that an earlier version's requests, by which
-# batches are recognised, stay what they were. OpenAI has these of them, for models that sample
-# freely (https://platform.openai.com/docs/api-reference/chat/create, read 2026-11-29); vLLM, SGLang
-# and others take all of them.
+# Further settings are sent only where the user has set them, so that an earlier version's requests,
+# by which batches are recognised, stay what they were. OpenAI has these of them, for models that
+# sample freely (https://platform.openai.com/docs/api-reference/chat/create, read 2026-11-29); vLLM,
+# SGLang and others take all of them.
 _OPENAI_EXTRAS = frozenset({"frequency_penalty", "presence_penalty", "stop"})
 _SERVER_EXTRAS = _OPENAI_EXTRAS | {"top_k", "min_p", "repetition_penalty"}
+# SGLang and older vLLM refuse a top_k of 0, and newer vLLM takes -1 too
+# (https://github.com/vllm-project/vllm/issues/17553, read 2026-11-29).
+_ALL_TOKENS = -1
 _OPENAI_STOPS = 4
 _PAIR: tuple[Parameter, ...] = ("temperature", "top_p")
 
@@ -92,8 +95,12 @@ class Parameters:
             values["seed"] = derive_seed(sampling.seed, key)
         if faults := self.find_refused_extras(sampling, model):
             raise InvalidSettings("; ".join(faults))
-        for name, extra in sampling.list_extras().items():
+        # Settings that a model does not take are off anyway.
+        stated = {n: getattr(sampling, n) for n in sampling.stated_off if n in self.extras}
+        for name, extra in {**sampling.list_extras(), **stated}.items():
             values[name] = list(extra) if isinstance(extra, tuple) else extra
+        if values.get("top_k") == 0:
+            values["top_k"] = _ALL_TOKENS
         return values
 
     def find_refused_extras(self, sampling: Sampling, model: str) -> list[str]:

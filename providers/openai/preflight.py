@@ -4,19 +4,18 @@ Everything here only lists and describes. Servers of this kind agree on chat, bu
 of models, or a key that may chat and not list. What cannot be checked gives a warning, not an
 error.
 
-The closing dates of fine-tuning are from https://platform.openai.com/docs/deprecations, read on
-2026-11-22, and concern OpenAI's own service only.
+Ends that a vendor has announced are also in `closings.toml`, for what a server does not tell.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from datetime import UTC, date, datetime
 
 from openai import AsyncOpenAI
 from openai.types.fine_tuning import FineTuningJob
 
+from providers.calling import Caller, UnreadableAnswer, find_status, is_unreachable
 from providers.errors import (
     AuthenticationFailed,
     BadRequest,
@@ -26,7 +25,8 @@ from providers.errors import (
     RetryableError,
     TimedOut,
 )
-from providers.openai.calling import Caller, UnreadableAnswer, find_status, is_unreachable
+from providers.openai import closings
+from providers.openai.calling import make_caller
 from providers.openai.client import Connection
 from providers.openai.job_format import map_status
 from providers.openai.models import Facts, ModelList, describe_model, find_shutdowns, list_models
@@ -37,10 +37,6 @@ from providers.types import Finding, Need
 
 _LISTED_AT_MOST = 10
 _OF_THE_LIST = {"server", "model", "ending"}
-CLOSED_TO_NEWCOMERS = date(2026, 5, 7)
-CLOSED_TO_INACTIVE = date(2026, 7, 2)
-CLOSED_TO_ALL = date(2027, 1, 6)
-_OTHER_VENDOR = 'take another vendor with this API (model = "openai+URL:MODEL"), or a local model'
 _MISSING = frozenset({404, 405, 410, 501})
 # OpenAI answers 401 with "Missing scopes: api.model.read" to a restricted key; others 403.
 _SCOPE = re.compile(r"\bscopes?\b|permission|not permitted|restricted", re.IGNORECASE)
@@ -68,13 +64,16 @@ async def preflight_model(
         return [Finding("error", str(error), "nothing else could be checked", "server")]
     client = connection.client
     policy, timeout_s = settings.to_retry_policy(), settings.timeout_s
-    caller = Caller(connection.secrets, address.model, policy, timeout_s=timeout_s)
+    caller = make_caller(connection.secrets, address.model, policy, timeout_s=timeout_s)
     findings: list[Finding] = []
     reached = True
     # The list of models answers all three, so it is read unless the user skips all three.
     if not need.skip >= _OF_THE_LIST:
         reached, found = await _ModelCheck(client, caller, address, need).check()
         findings += found
+        # What the server announces itself is newer than our table.
+        if all(finding.check != "ending" for finding in found):
+            findings += closings.check_base(address, need)
     if not reached and "server" not in need.skip:
         return findings
     findings += _check_encryption(address, settings)
@@ -83,7 +82,7 @@ async def preflight_model(
         findings += label_findings("batches", await _check_batches(client, caller))
     if need.finetune and "fine-tuning" not in need.skip:
         findings += label_findings(
-            "fine-tuning", await _check_finetuning(client, address, settings, caller)
+            "fine-tuning", await _check_finetuning(client, address, settings, caller, need)
         )
     return findings
 
@@ -100,10 +99,14 @@ async def _check_batches(client: AsyncOpenAI, caller: Caller) -> list[Finding]:
 
 
 async def _check_finetuning(
-    client: AsyncOpenAI, address: ModelAddress, settings: OpenAISettings, caller: Caller
+    client: AsyncOpenAI,
+    address: ModelAddress,
+    settings: OpenAISettings,
+    caller: Caller,
+    need: Need,
 ) -> list[Finding]:
     if settings.finetune:
-        return await preflight_finetuning(client, address.model, caller)
+        return await preflight_finetuning(client, address, caller, need)
     text = "fine-tuning is switched off for this server (finetune = false in [provider])"
     return [Finding("error", text, "set iterations = 0, or choose a provider that fine-tunes")]
 
@@ -224,10 +227,16 @@ def _check_sampling(
 
 
 async def preflight_finetuning(
-    client: AsyncOpenAI, model: str, caller: Caller, *, now: datetime | None = None
+    client: AsyncOpenAI, address: ModelAddress, caller: Caller, need: Need
 ) -> list[Finding]:
-    """Every finding about fine-tuning `model` with this account; lists only, creates nothing."""
-    today = (now or datetime.now(UTC)).date()
+    """Every finding about fine-tuning the model at `address` with this account.
+
+    Lists only, creates nothing. If the vendor takes no more jobs on the day `need.now`, the account
+    is not asked for its jobs.
+    """
+    dated = list(closings.check_jobs(address, need))
+    if any(finding.level == "error" and not finding.check for finding in dated):
+        return dated
 
     async def list_latest() -> list[FineTuningJob]:
         page = await client.fine_tuning.jobs.list(limit=20)
@@ -242,10 +251,7 @@ async def preflight_finetuning(
     except ProviderError as error:
         return [_explain_refused_list(error)]
     findings = [Finding("ok", f"the fine-tuning endpoint answers ({len(jobs)} recent jobs)")]
-    # The dates are OpenAI's own; others with the same API keep their fine-tuning.
-    host = client.base_url.host
-    if host == "openai.com" or host.endswith(".openai.com"):
-        findings += _check_closing_dates(model, jobs, today)
+    findings += [*dated, *_check_account(address, jobs, need)]
     running = sum(map_status(job.status) in ("queued", "running") for job in jobs)
     if running:
         findings.append(
@@ -266,38 +272,31 @@ def _explain_refused_list(error: ProviderError) -> Finding:
         return Finding("error", text, "let the key read and write fine-tuning jobs")
     if isinstance(error, (AuthenticationFailed, QuotaExhausted)):
         return Finding("error", f"the fine-tuning endpoint refuses: {error}")
-    return Finding("error", f"the server has no fine-tuning endpoint: {error}", _OTHER_VENDOR)
+    remedy = f"train elsewhere: {closings.list_alternatives()}"
+    return Finding("error", f"the server has no fine-tuning endpoint: {error}", remedy)
 
 
-def _check_closing_dates(model: str, jobs: list[FineTuningJob], today: date) -> list[Finding]:
-    if today >= CLOSED_TO_ALL:
-        return [
-            Finding(
-                "error",
-                f"OpenAI has accepted no fine-tuning jobs since {CLOSED_TO_ALL}",
-                _OTHER_VENDOR,
-            )
-        ]
-    findings = [
-        Finding(
-            "warning", f"OpenAI accepts no fine-tuning jobs from {CLOSED_TO_ALL} on", _OTHER_VENDOR
-        )
-    ]
-    if not jobs and today >= CLOSED_TO_NEWCOMERS:
+def _check_account(
+    address: ModelAddress, jobs: list[FineTuningJob], need: Need
+) -> Iterator[Finding]:
+    """Whether the vendor's rules shut out this account, as far as its own jobs show."""
+    vendor, today = closings.find_vendor(address), need.now.date()
+    if vendor is None:
+        return
+    remedy = f"train elsewhere: {closings.list_alternatives()}"
+    if vendor.newcomers_end and today >= vendor.newcomers_end and not jobs:
         text = (
-            f"this organization has no fine-tuning job for {model} or any other model; OpenAI "
-            f"refuses those that had none before {CLOSED_TO_NEWCOMERS}"
+            f"this organization has no fine-tuning job for {address.model} or any other model; "
+            f"{vendor.name} refuses those that had none before {vendor.newcomers_end}"
         )
-        findings.append(Finding("error", text, _OTHER_VENDOR))
-    elif today >= CLOSED_TO_INACTIVE:
+        yield Finding("error", text, remedy)
+    elif vendor.inactive_end and today >= vendor.inactive_end:
         text = (
-            f"since {CLOSED_TO_INACTIVE} OpenAI refuses organizations that have not used a "
+            f"since {vendor.inactive_end} {vendor.name} refuses organizations that have not used a "
             "fine-tuned model for 60 days; whether this one has cannot be checked"
         )
-        findings.append(
-            Finding("warning", text, "send a request to one of your fine-tuned models, then start")
-        )
-    return findings
+        remedy = "send a request to one of your fine-tuned models, then start"
+        yield Finding("warning", text, remedy)
 
 
 def is_harmless(error: ProviderError) -> bool:

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from providers.base import AdapterServer, BatchClient, BatchRecords, Provider
-from providers.errors import Unsupported
+from providers.base import AdapterServer, BatchClient, BatchRecords, Deployment, Provider
+from providers.calling import Caller
+from providers.errors import ModelNotFound, ProviderError, Unsupported
 from providers.limits import get_limiter
 from providers.openai import logprobs
-from providers.openai.calling import Caller
+from providers.openai.calling import make_caller
 from providers.openai.chat import Chat
 from providers.openai.client import Connection
-from providers.openai.job_format import find_unsupported
+from providers.openai.deployments import (
+    DEPLOY_REMEDY,
+    UNDEPLOYED,
+    Deployments,
+    explain_undeployed,
+)
+from providers.openai.job_format import OBJECTIVES, find_unsupported
 from providers.openai.jobs import FinetuningJobs
 from providers.openai.models import ModelReadiness
 from providers.openai.parameters import guess_parameters
 from providers.openai.preflight import preflight_model
-from providers.openai.settings import ModelAddress, OpenAISettings
+from providers.openai.settings import DeploymentSettings, ModelAddress, OpenAISettings
+from providers.preflight import label_findings
 from providers.types import (
     Capabilities,
     Completion,
@@ -34,9 +42,7 @@ from providers.types import (
 )
 
 _MIN_EXAMPLES = 10
-_PREFLIGHT_ATTEMPTS = 4
-_PREFLIGHT_S = 15.0
-_PREFLIGHT_CALL_S = 10.0
+_PREFLIGHT = {"max_attempts": 4, "give_up_after_s": 15.0, "timeout_s": 10.0}
 
 
 class OpenAIProvider(Provider):
@@ -65,6 +71,8 @@ class OpenAIProvider(Provider):
         self._chat: Chat | None = None
         self._jobs: FinetuningJobs | None = None
         self._readiness: ModelReadiness | None = None
+        self._deployments: Deployments | None = None
+        self._tuned: list[str] = []
 
     @property
     def base(self) -> ModelRef:
@@ -85,11 +93,17 @@ class OpenAIProvider(Provider):
             # Whether the server has them shows at the first call.
             batches=True,
             adapter_server=True,
+            objectives=OBJECTIVES,
+            deployments=self._settings.deployment is not None,
+            delete_model=self._settings.finetune,
         )
 
     async def complete(self, request: Request) -> Completion:
         chat = self._get_chat()
-        return await chat.ask(chat.make_call(request, self._name(request.model)))
+        try:
+            return await chat.ask(chat.make_call(request, self._name(request.model)))
+        except ModelNotFound as error:
+            raise self._explain_missing(request.model, error) from error
 
     async def score(self, model: ModelRef, messages: Sequence[Message], text: str) -> Score:
         if self._settings.score is None:
@@ -117,26 +131,48 @@ class OpenAIProvider(Provider):
     async def load_adapters(self, models: Sequence[ModelRef]) -> None:
         """Wait until the server has made its tuned models ready; see `models.ModelReadiness`.
 
-        A connection with a deadline does not wait: the server's own refusal says what is missing.
+        With `[provider.deployment]` deploy them, see `deployments.Deployments`. A connection with a
+        deadline does neither: the server's own refusal says what is missing.
         """
+        self._tuned = [model.artifact for model in models if model.artifact is not None]
+        if not self._tuned or not self._waits_for_models:
+            return
+        if self._settings.deployment is not None:
+            await self._get_deployments(self._settings.deployment).ensure(self._tuned)
+        else:
+            await self._get_readiness().wait(self._tuned)
+
+    async def delete_model(self, model: ModelRef) -> None:
+        """Delete a tuned model of the account. A base model is never named to the server."""
+        if model.artifact is None:
+            raise self._make_unsupported("is the base model; only tuned models are deleted")
+        await self._get_jobs().delete_model(model.artifact)
+
+    async def list_deployments(self, models: Sequence[ModelRef]) -> Sequence[Deployment]:
+        if self._settings.deployment is None:
+            return ()
         tuned = [model.artifact for model in models if model.artifact is not None]
-        if tuned and self._waits_for_models:
-            await self._get_readiness().wait(tuned)
+        return await self._get_deployments(self._settings.deployment).list_standing(tuned)
+
+    async def delete_deployment(self, deployment: Deployment) -> None:
+        if self._settings.deployment is None:
+            raise self._make_unsupported("deploys nothing; set [provider.deployment]")
+        await self._get_deployments(self._settings.deployment).delete(deployment.artifact)
 
     async def preflight(self, need: Need) -> Sequence[Finding]:
         """See `Provider.preflight`: asks for lists and descriptions only."""
         # The user is waiting at the terminal, so an unreachable server is reported soon.
-        brief = {
-            "max_attempts": min(_PREFLIGHT_ATTEMPTS, self._settings.max_attempts),
-            "give_up_after_s": min(_PREFLIGHT_S, self._settings.give_up_after_s),
-            "timeout_s": min(_PREFLIGHT_CALL_S, self._settings.timeout_s),
-        }
-        settings = self._settings.model_copy(update=brief)
-        return await preflight_model(self._connect, self._address, settings, need)
+        settings = self._settings.shorten(**_PREFLIGHT)
+        findings = await preflight_model(self._connect, self._address, settings, need)
+        if need.finetune and self._settings.deployment is not None:
+            found = await self._get_deployments(self._settings.deployment).preflight()
+            findings += label_findings("fine-tuning", found)
+        elif need.finetune and self._address.is_azure:
+            findings.append(Finding("warning", UNDEPLOYED, DEPLOY_REMEDY, "fine-tuning"))
+        return findings
 
     def with_deadline(self, give_up_after_s: float) -> OpenAIProvider:
-        brief = min(give_up_after_s, self._settings.give_up_after_s)
-        settings = self._settings.model_copy(update={"give_up_after_s": brief})
+        settings = self._settings.shorten(give_up_after_s=give_up_after_s)
         return OpenAIProvider(self._address, settings, self._base.address, waits_for_models=False)
 
     def validate_hyperparameters(self, hyperparameters: Hyperparameters) -> Sequence[str]:
@@ -159,23 +195,23 @@ class OpenAIProvider(Provider):
         )
 
     def batches(self, records: BatchRecords) -> BatchClient:
-        from providers.openai.batch import Batches, BatchPacing
+        from providers.batch_account import BatchPacing
+        from providers.batches import Batches
+        from providers.openai.batch import OpenAIBatches
         from providers.openai.batch_format import BatchChat
 
         chat, connection = self._get_chat(), self._connect()
-        return Batches(
-            connection.client,
-            self._make_caller(connection),
-            BatchChat(connection, chat),
-            records,
-            BatchPacing(lag_s=self._settings.listing_lag_s),
-        )
+        caller = self._make_caller(connection)
+        vendor = OpenAIBatches(connection.client, caller, BatchChat(connection, chat))
+        return Batches(vendor, caller, records, BatchPacing(lag_s=self._settings.listing_lag_s))
 
     async def close(self) -> None:
-        """Close the connection. Jobs at the server continue."""
-        connection = self._connection
+        """Close the connection. Jobs at the server continue, and deployments stay."""
+        connection, deployments = self._connection, self._deployments
         # Forgotten first: a later call opens a new connection even if closing this one fails.
-        self._connection = self._chat = self._jobs = self._readiness = None
+        self._connection = self._chat = self._jobs = self._readiness = self._deployments = None
+        if deployments is not None:
+            await deployments.close()
         if connection is not None:
             await connection.close()
 
@@ -214,8 +250,47 @@ class OpenAIProvider(Provider):
             )
         return self._readiness
 
+    def _get_deployments(self, settings: DeploymentSettings) -> Deployments:
+        if self._deployments is None:
+            self._deployments = Deployments(settings, self._account, self._knows_model)
+        return self._deployments
+
+    @property
+    def _account(self) -> str:
+        """The name of the Azure resource, which its host begins with."""
+        chosen = self._settings.deployment
+        return (chosen and chosen.account) or self._address.host.partition(".")[0]
+
+    async def _knows_model(self, name: str) -> bool:
+        """Whether the server answers for `name` with anything but that there is no such model."""
+        connection = self._connect()
+        # Without messages the server refuses the request after it has found the model, and bills
+        # nothing.
+        create = connection.client.chat.completions.create
+        try:
+            await self._make_caller(connection).call_once(lambda: create(model=name, messages=[]))
+        except ModelNotFound:
+            return False
+        except ProviderError:
+            return True
+        return True
+
+    def _explain_missing(self, model: ModelRef, error: ModelNotFound) -> ModelNotFound:
+        """The server's "no such model", with what to deploy if that is the reason."""
+        if model.artifact is None or not (self._address.is_azure or self._settings.deployment):
+            return error
+        chosen = self._settings.deployment
+        if chosen is not None and self._waits_for_models:
+            return ModelNotFound(
+                f"{error}; its deployment is gone (Azure removes those of DeveloperTier after 24 "
+                "hours, and idle ones after 15 days): start again, and it is deployed anew"
+            )
+        artifacts = self._tuned or [model.artifact]
+        return ModelNotFound(f"{error}. {explain_undeployed(artifacts, self._account, chosen)}")
+
     def _make_caller(self, connection: Connection) -> Caller:
-        return Caller(connection.secrets, self._address.model, self._settings.to_retry_policy())
+        policy = self._settings.to_retry_policy()
+        return make_caller(connection.secrets, self._address.model, policy)
 
     def _name(self, model: ModelRef) -> str:
-        return model.artifact or self._address.model
+        return self._connect().name_model(model)

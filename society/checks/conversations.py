@@ -28,7 +28,9 @@ def list_conversations(experiment: Experiment, address: str) -> tuple[tuple[Mess
 
 def trains_all_answers(experiment: Experiment) -> bool:
     """Whether a critic is trained on all answers of its conversations."""
-    section = experiment.config.datasets
-    return section.critic_loss == "all" and any(
-        "critic" in arm.tuned and arm.iterations for arm in experiment.arms
+    return any(
+        "critic" in arm.tuned
+        and arm.iterations
+        and experiment.config.for_arm(arm.name).datasets.critic_loss == "all"
+        for arm in experiment.arms
     )

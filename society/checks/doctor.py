@@ -18,24 +18,33 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TextIO
 
-from rich.text import Text
-
 from finetune.examples import is_held_out
+from providers import registry
 from providers.errors import ProviderError
 from providers.gathering import gather_or_cancel
-from providers.preflight import CHECKS, SCORES_REMEDY, preflight_answer_server, preflight_model
-from providers.types import Finding, Level, Need, PreflightReport
+from providers.preflight import (
+    CHECKS,
+    SCORES_REMEDY,
+    preflight_answer_servers,
+    preflight_cluster,
+    preflight_model,
+)
+from providers.serving.preflight import preflight_managed
+from providers.types import Finding, Need, PreflightReport
 from society.checks import overlap
 from society.checks.conversations import list_conversations, trains_all_answers
+from society.checks.duration import describe_time
+from society.checks.findings import format_finding, show_findings
+from society.checks.sampling import describe_model_defaults
+from society.checks.trackers import check_telemetry, check_trackers
 from society.config.load import ConfigError, load_config
 from society.config.schema import Config
-from society.method.agents import ROLES
 from society.method.arms import is_tuned
+from society.method.connections import plan_cluster, plan_serving
 from society.method.debating import list_samplings
 from society.method.experiment import Experiment, assemble, load_experiment
-from society.method.finetuning import count_tuned_models, find_validation_fault
-from society.runs.folder import RunFolder, keep_stored_quorum
-from society.terminal.output import Screen, escape_invisible
+from society.method.finetuning import count_tuned_models, find_lacking, list_recipes
+from society.runs.folder import RunFolder, keep_stored_rules
 from store.errors import StoreError
 from store.ledger import Store
 
@@ -44,9 +53,6 @@ _HOURS_PER_TUNING = 4.0
 _BYTES_PER_TOKEN = 4
 _TRAINING_COPIES = 4
 """Copies of the weights that a training job keeps: weights, two moments, and the new weights."""
-# Colors on a terminal; the level is printed as a word as well.
-_STYLES: dict[Level, str] = {"ok": "green", "warning": "yellow", "error": "bold red"}
-_WIDTH = len("warning  ")
 
 
 class PreflightFailed(ConfigError):
@@ -139,6 +145,9 @@ def preflight_config(
             *_check_diversity(config, address, report),
         )
     ]
+    findings += [*check_trackers(config), *check_telemetry(config)]
+    findings += describe_model_defaults(experiment)
+    findings += describe_time(experiment, past.tuned, [found for _, found in reports])
     findings += _check_disk(experiment, folder, past, [found for _, found in reports], runs)
     kept = [found for found in findings if found.check not in skip]
     if skip:
@@ -151,6 +160,7 @@ def require_ready(
 ) -> None:
     """Print warnings; raise `PreflightFailed` for errors. A finished run is not checked."""
     if not read_past_work(experiment.config, folder).finished:
+        show_findings(describe_model_defaults(experiment), stream)
         require_no_errors(preflight_config(experiment, folder, skip=skip), stream)
 
 
@@ -161,29 +171,13 @@ def require_no_errors(findings: Sequence[Finding], stream: TextIO) -> None:
     if not errors:
         return
     lines = "\n".join(
-        f"  {_format_finding(found)}" + (f"\n    → {found.remedy}" if found.remedy else "")
+        f"  {format_finding(found)}" + (f"\n    → {found.remedy}" if found.remedy else "")
         for found in errors
     )
     checks = sorted({found.check for found in errors if found.check})
     if checks:
         lines += "\nif a check is wrong, skip it: " + " ".join(f"--skip {c}" for c in checks)
     raise PreflightFailed(f"nothing was started, {len(errors)} problem(s):\n{lines}")
-
-
-def show_findings(findings: Sequence[Finding], stream: TextIO) -> None:
-    """Print findings with their remedies, in color on a terminal."""
-    console = Screen(stream, soft_wrap=True)
-    indent = " " * _WIDTH
-    for found in findings:
-        text = escape_invisible(_format_finding(found)).replace("\n", f"\n{indent}")
-        console.print(Text(f"{found.level:<{_WIDTH}}", _STYLES[found.level]) + Text(text))
-        if found.remedy:
-            console.print(Text(f"{indent}→ {escape_invisible(found.remedy)}", "dim"))
-
-
-def _format_finding(found: Finding) -> str:
-    """The text of a finding; warnings and errors name their check."""
-    return found.text if found.level == "ok" or not found.check else f"{found.text} [{found.check}]"
 
 
 def read_past_work(config: Config, folder: RunFolder) -> PastWork:
@@ -196,7 +190,7 @@ def read_past_work(config: Config, folder: RunFolder) -> PastWork:
     except StoreError:
         # Opening the run for writing will report the error.
         return PastWork()
-    config = keep_stored_quorum(config, run)
+    config = keep_stored_rules(config, run)
     each = count_tuned_models(config)
     over = [job.iteration for job in jobs if job.status in ("succeeded", "skipped")]
     tuned = sum(over.count(k) >= each for k in range(1, config.iterations + 1))
@@ -221,9 +215,8 @@ def check_questions(
         yield Finding("error", str(error))
         return
     if allowed:
-        yield Finding(
-            "warning", f"{len(allowed)} pairs of similar questions are allowed to overlap"
-        )
+        text = f"{len(allowed)} pairs of similar questions are allowed to overlap"
+        yield Finding("warning", text)
     else:
         yield Finding("ok", "no evaluation question is trained on")
 
@@ -232,32 +225,44 @@ async def _preflight_addresses(
     experiment: Experiment, folder: RunFolder, past: PastWork, skip: frozenset[str], deep: bool
 ) -> list[tuple[str, PreflightReport]]:
     config = experiment.config
+    cluster = plan_cluster(config)
 
     async def one(address: str) -> tuple[str, PreflightReport]:
         settings = config.settings_of(address)
         need = _describe_need(experiment, past, is_tuned(config, address), skip)
         shown = list_conversations(experiment, address)
-        need = replace(need, deep=deep, conversations=shown)
-        # A server answers for `model` in its place, and has its own report.
+        elsewhere = cluster is not None and registry.trains_on_clusters(address)
+        need = replace(need, deep=deep, conversations=shown, trains_elsewhere=elsewhere)
+        # Servers answer for `model` in its place, and have their own reports.
         if config.serving is None or address != config.model:
             need = replace(need, samplings=list_samplings(config, address))
-        recipes = [config.finetune.hyperparameters(role) for role in ROLES]
+        recipes = list_recipes(config)
         return address, await preflight_model(address, settings, folder.models, need, recipes)
 
-    async def server() -> list[tuple[str, PreflightReport]]:
+    async def servers() -> list[tuple[str, PreflightReport]]:
         if config.serving is None:
             return []
-        answers = config.serving.answer_server()
         need = _describe_need(experiment, past, is_tuned(config, config.model), skip)
         need = replace(need, samplings=list_samplings(config, config.model))
-        found = await preflight_answer_server(answers, folder.models, need)
-        return [(answers.address, found)]
+        if (managed := plan_serving(config)) is not None:
+            trainer = config.settings_of(config.model)
+            return [await preflight_managed(managed, config.model, trainer, need)]
+        return await preflight_answer_servers(config.serving.list_servers(), folder.models, need)
 
+    async def nodes(address: str) -> tuple[str, PreflightReport]:
+        settings, recipes = config.settings_of(address), list_recipes(config)
+        assert cluster is not None
+        return address, await preflight_cluster(address, settings, cluster, folder.models, recipes)
+
+    distributed = cluster is not None and config.iterations > past.tuned
+    trained = [each for each in config.addresses if distributed and is_tuned(config, each)]
     # All addresses at the same time: a server that does not answer costs one time-out, not several.
-    models, servers = await asyncio.gather(
-        gather_or_cancel([one(address) for address in config.addresses]), server()
+    models, training, answering = await asyncio.gather(
+        gather_or_cancel([one(address) for address in config.addresses]),
+        gather_or_cancel([nodes(address) for address in trained]),
+        servers(),
     )
-    return [*models, *servers]
+    return [*models, *training, *answering]
 
 
 def _describe_need(
@@ -292,8 +297,8 @@ def _check_training(
                 "fine-tuning",
             )
         return
-    if fault := find_validation_fault(config, capabilities):
-        yield Finding("error", fault, check="recipe")
+    if lacking := find_lacking(config, capabilities):
+        yield Finding("error", "; ".join(lacking), check="recipe")
         return
     minimum, questions = capabilities.min_examples, config.train.questions
     most = _count_most_examples(experiment, past)
@@ -342,8 +347,10 @@ def _count_most_examples(experiment: Experiment, past: PastWork) -> int:
 def _count_trained_questions(experiment: Experiment, past: PastWork) -> int:
     """How many training questions of the next iteration are not held out for validation."""
     share = experiment.config.finetune.validation_share
-    asked = experiment.questions.training_questions(past.tuned + 1)
-    return sum(not is_held_out(question.question_id, share) for question in asked)
+    return max(
+        sum(not is_held_out(question.question_id, share) for question in asked)
+        for _, asked in experiment.questions.foresee(past.tuned + 1)
+    )
 
 
 def _list_bounds(config: Config) -> str:
@@ -408,8 +415,9 @@ def _check_disk(
         runs * largest * (count_tuned_models(config) * left + (_TRAINING_COPIES if left else 0))
     )
     each = 2 * config.society.rounds * config.sampling.longest * _BYTES_PER_TOKEN
+    stored = folder.database.stat().st_size if folder.database.is_file() else 0
     # What is on disk already needs no room any more.
-    database = runs * max(0, _count_calls(experiment) * each - _measure_file(folder.database))
+    database = runs * max(0, _count_calls(experiment) * each - stored)
     free = shutil.disk_usage(_find_existing_folder(folder.path)).free
     text = (
         f"disk: {_format_bytes(free)} free for at most {_format_bytes(database)} of transcripts "
@@ -426,10 +434,6 @@ def _check_disk(
         yield Finding("warning", text, remedy, "disk")
     else:
         yield Finding("ok", text, check="disk")
-
-
-def _measure_file(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
 
 
 def _find_existing_folder(path: Path) -> Path:

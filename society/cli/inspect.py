@@ -9,31 +9,41 @@ from typing import Annotated
 
 import typer
 
-from society.cli.app import RUNS, Name, Runs, app
+from society.cli.app import RUNS, AsJson, Name, Runs, app
 
 
 @app.command()
-def status(name: Name, runs: Runs = RUNS) -> None:
+def status(name: Name, as_json: AsJson = False, runs: Runs = RUNS) -> None:
     """Show how far a run or a sweep is, running or not."""
     from society.cli.errors import report_errors
 
     with report_errors():
         from society.runs import folder as folders
+        from society.runs import sweep_record
+        from society.runs.state import read_state
         from society.runs.status import show_status
         from society.sweeps import definition, results
+        from society.terminal.table import write_json
 
         # A sweep has no database of its own, so look for its record first.
         sweep = folders.locate_run(runs, name)
-        if (found := definition.read_record(sweep)) is not None:
-            results.show_status(sweep, found, sys.stdout)
-            return
-        show_status(folders.find_run(runs, name), sys.stdout)
+        if (found := sweep_record.read_record(sweep)) is not None:
+            if as_json:
+                states = [read_state(member) for member in definition.find_runs(runs, name)]
+                write_json({"sweep": name, "runs": states}, sys.stdout)
+            else:
+                results.show_status(sweep, found, sys.stdout)
+        elif as_json:
+            write_json(read_state(folders.find_run(runs, name)), sys.stdout)
+        else:
+            show_status(folders.find_run(runs, name), sys.stdout)
 
 
 @app.command(name="show-prompt")
 def show_prompt(
     name: Name,
     turn: Annotated[int, typer.Argument(help="Its turn_id in the table turns.")],
+    as_json: AsJson = False,
     runs: Runs = RUNS,
 ) -> None:
     """Write the text that a model of this machine read for a stored turn, byte for byte."""
@@ -43,10 +53,15 @@ def show_prompt(
         from society.runs import folder as folders
         from society.runs.prompts import render_stored_prompt
         from society.terminal.output import say
+        from society.terminal.table import write_json
         from store.ledger import Store
 
         with Store.open(folders.find_run(runs, name).database, read_only=True) as store:
-            say(render_stored_prompt(store, turn))
+            prompt = render_stored_prompt(store, turn)
+        if as_json:
+            write_json({"turn": turn, "prompt": prompt}, sys.stdout)
+        else:
+            say(prompt)
 
 
 @app.command()
@@ -69,6 +84,7 @@ def report(
     paper: Annotated[
         bool, typer.Option("--paper/--no-paper", help="Quote the paper's numbers beside them.")
     ] = True,
+    as_json: AsJson = False,
     runs: Runs = RUNS,
 ) -> None:
     """Write the report of one or more runs: one page that needs no network."""
@@ -80,8 +96,10 @@ def report(
         from evals import report as reports
         from society.config.load import ConfigError
         from society.runs import folder as folders
+        from society.runs.state import describe_run
         from society.sweeps import definition
         from society.terminal.output import say
+        from society.terminal.table import write_json
         from store.ledger import Store
 
         found = [folder for name in names for folder in definition.find_runs(runs, name)]
@@ -96,32 +114,56 @@ def report(
                 for folder in found
             ]
             reports.write_report(stores, target, quote=paper)
-        say(str(target))
+            states = [
+                describe_run(folder, store) for folder, store in zip(found, stores, strict=True)
+            ]
+        if as_json:
+            write_json({"report": str(target), "runs": states}, sys.stdout)
+        else:
+            say(str(target))
 
 
 @app.command()
 def ask(
     name: Name,
     question: Annotated[str, typer.Argument(help='Such as "3+4*5+6-7*8".', show_default=False)],
+    iteration: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Its society after this iteration, 0: untuned; default: the chosen one, else the "
+            "last.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
     runs: Runs = RUNS,
 ) -> None:
-    """Let a run's newest society debate your question, turn by turn."""
+    """Let a run's society debate your question, turn by turn."""
     from society.cli.errors import report_errors
 
     with report_errors() as context:
+        from dataclasses import asdict
+
         from society.runs import folder as folders
         from society.runs.ask import open_store, show_debate
+        from society.runs.opened import OpenRun
+        from society.terminal.table import write_json
 
         folder = folders.find_run(runs, name)
+        if as_json:
+            with OpenRun(folder) as opened:
+                context.folder = folder.path
+                write_json(asdict(opened.ask(question, iteration)), sys.stdout)
+            return
         # Opened for writing only if the answer costs something, which the run must record.
         with open_store(folder) as store:
             context.folder = folder.path
-            show_debate(folder, store, question, sys.stdout)
+            show_debate(folder, store, question, sys.stdout, iteration)
 
 
 # Typer repeats an option of an enumeration, not of a Literal.
 class MeasureOption(StrEnum):
-    """As `store.records.DiversityMeasure`."""
+    """As `store.measures.DiversityMeasure`."""
 
     EMBEDDING = "embedding"
     NLL = "nll"
@@ -157,6 +199,7 @@ def measure_diversity(
     again: Annotated[
         bool, typer.Option("--again", help="Measure again what is already measured.")
     ] = False,
+    as_json: AsJson = False,
     runs: Runs = RUNS,
 ) -> None:
     """Measure how different the agents of a run are, after every iteration."""
@@ -186,4 +229,4 @@ def measure_diversity(
         with Store.open(folder.database, create=False) as store:
             work = diversity.measure_run(folder, store, choice, on_society)
             rows = signals.run_stoppable(work, tell)
-        diversity.show_measurements(rows, sys.stdout)
+        diversity.show_measurements(rows, sys.stdout, as_json=as_json)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ import typer
 
 from society.cli.app import (
     RUNS,
+    AsJson,
     ExperimentFile,
     Grid,
     Listed,
@@ -36,6 +38,26 @@ Jobs = Annotated[
     typer.Option("--jobs", min=1, help="Runs at a time; default: cores + 1 for embedded:, else 1."),
 ]
 
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print warnings and where the report is, no more.")
+]
+Retrain = Annotated[
+    bool,
+    typer.Option("--retrain", help="First retrain the models whose files are missing or changed."),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class _Output:
+    """What `run` prints: quiet leaves out progress and tables, JSON takes the tables' place."""
+
+    quiet: bool = False
+    as_json: bool = False
+
+    def ignore(self, text: str) -> None:
+        """Take a line that is not printed."""
+
+
 # -P keeps the user's folder out of the import path: one called evals or store must not hide ours.
 _MEMBER = (sys.executable, "-P", "-m", "society.cli.sweep_member")
 
@@ -55,13 +77,10 @@ def run(
     live: Annotated[
         bool, typer.Option("--live/--no-live", help="Let other processes read the running run.")
     ] = True,
-    retrain: Annotated[
-        bool,
-        typer.Option(
-            "--retrain", help="First retrain the models whose files are missing or changed."
-        ),
-    ] = False,
+    retrain: Retrain = False,
     skip: Skip = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
     runs: Runs = RUNS,
 ) -> None:
     """Run an experiment, or resume it where it stopped; several seeds make several runs."""
@@ -78,6 +97,7 @@ def run(
         source = SweepSource(config, settings or ())
         if source.several():
             _refuse_retrain(config, retrain)
+            _refuse_single_output(config, quiet=quiet, as_json=as_json)
             run_sweep(context, source, name, None, allow_overlap, live, skip or (), runs)
             return
         experiment = load_experiment(config, settings or ())
@@ -89,13 +109,15 @@ def run(
         context.resumable = True
         outlive_readers()
         context.folder = folder.path
-        _start_run(folder, experiment, allowed, live=live, retrain=retrain)
+        shown = _Output(quiet=quiet, as_json=as_json)
+        _start_run(folder, experiment, allowed, shown, live=live, retrain=retrain)
 
 
 def _start_run(
     folder: RunFolder,
     experiment: Experiment,
     allowed: Sequence[Overlap],
+    shown: _Output,
     *,
     live: bool,
     retrain: bool,
@@ -114,8 +136,8 @@ def _start_run(
         for change in (c for c in store.setting_changes() if c.changed_at >= begun):
             tell(provenance.format_setting_change(change))
         store.write(*allowed)
-        with allow_readers(folder, store, tell, live=live):
-            _run_experiment(folder, experiment, store, retrain=retrain)
+        with allow_readers(folder, store, shown.ignore if shown.quiet else tell, live=live):
+            _run_experiment(folder, experiment, store, shown, retrain=retrain)
     finally:
         store.close()
 
@@ -130,9 +152,19 @@ def _refuse_retrain(config: str, retrain: bool) -> None:
         )
 
 
+def _refuse_single_output(config: str, *, quiet: bool, as_json: bool) -> None:
+    from society.config.load import ConfigError
+
+    if quiet or as_json:
+        raise ConfigError(
+            f"{config} makes several runs, and {'--quiet' if quiet else '--json'} works on one; "
+            "`society status NAME --json` tells of all of them"
+        )
+
+
 @app.command()
 def cancel(name: Name, runs: Runs = RUNS) -> None:
-    """Cancel the fine-tuning jobs that a stopped run or sweep has left at its providers."""
+    """Cancel the jobs and delete the deployments that a run or sweep has left at its providers."""
     from society.cli.errors import report_errors
 
     with report_errors():
@@ -147,21 +179,27 @@ def cancel(name: Name, runs: Runs = RUNS) -> None:
 
 
 def _run_experiment(
-    folder: RunFolder, experiment: Experiment, store: Store, *, retrain: bool = False
+    folder: RunFolder,
+    experiment: Experiment,
+    store: Store,
+    shown: _Output,
+    *,
+    retrain: bool = False,
 ) -> None:
     from evals import report as reports
-    from society.costs.budget import read_spending
+    from society.costs.work import plan_work
     from society.method.progress import Note
-    from society.runs import runner, summary
+    from society.runs import runner
     from society.runs.retrain import retrain as train_again
     from society.runs.status import ProgressFile, combine_observers
     from society.terminal import progress_display, signals
-    from society.terminal.output import say
 
-    iterations = experiment.config.iterations
-    progress = ProgressFile(folder.progress, iterations)
+    iterations, plan = experiment.config.iterations, plan_work(experiment)
+    progress = ProgressFile(folder.progress, iterations, plan)
     try:
-        with progress_display.show_progress(sys.stderr, iterations) as observer:
+        with progress_display.show_progress(
+            sys.stderr, iterations, plan, quiet=shown.quiet
+        ) as observer:
             listeners = combine_observers(observer, progress)
 
             def tell(text: str) -> None:
@@ -175,12 +213,35 @@ def _run_experiment(
     # A progress file that stays behind would make `status` show a process that has ended.
     finally:
         progress.remove()
+    if not (shown.quiet or shown.as_json):
+        _show_results(store)
+    # The report comes last: if it fails, all results are stored and printed already.
+    reports.write_report([store], folder.report)
+    _show_end(folder, store, shown)
+
+
+def _show_results(store: Store) -> None:
+    from society.costs.budget import read_spending
+    from society.runs import summary
+    from society.terminal.output import say
+
     summary.show_summary(store, sys.stdout)
     if spending := str(read_spending(store)):
         say(spending.replace("so far", "in all"))
-    # The report comes last: if it fails, all results are stored and printed already.
-    reports.write_report([store], folder.report)
+
+
+def _show_end(folder: RunFolder, store: Store, shown: _Output) -> None:
+    from society.runs.state import describe_run
+    from society.runs.status import name_command
+    from society.terminal.output import say
+    from society.terminal.table import write_json
+
+    if shown.as_json:
+        write_json(describe_run(folder, store), sys.stdout)
+        return
     say(f"report: {folder.report}")
+    if not shown.quiet:
+        say(f"look at it: {name_command('view', folder)}")
 
 
 @app.command()

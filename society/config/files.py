@@ -7,6 +7,7 @@ name, text and SHA-256, so that it does not need the file any more.
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -15,10 +16,19 @@ from society.config.values import Section
 from society.prompts.templates import PLACES, PromptName, check_prompt
 
 
+def write_path_schema(schema: dict[str, Any]) -> None:
+    """Replace a file's JSON Schema by that of its path, which is what a user writes."""
+    schema.clear()
+    schema |= {"type": "string", "format": "path"}
+
+
 class SelectionFile(BaseModel):
     """A .sql file: its name, text and SHA-256."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    # A user gives the path alone.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, json_schema_extra=write_path_schema
+    )
     file: str
     text: str
     sha256: str
@@ -41,7 +51,9 @@ class SelectionFile(BaseModel):
 class PromptFile(BaseModel):
     """A file with a prompt's text: its name, text and SHA-256."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, json_schema_extra=write_path_schema
+    )
     file: str
     text: str
     sha256: str
@@ -65,9 +77,13 @@ class PromptsSection(Section):
     """Files with the user's own prompts in place of the packaged ones; see `society.prompts`."""
 
     task: PromptFile | None = None
+    """Round 1, with the places {question} and {answer_form}."""
     quoted: PromptFile | None = None
+    """Later rounds with `society.others = "quoted"`: {solutions} and {answer_form}."""
     summarized: PromptFile | None = None
+    """Later rounds with `society.others = "summarized"`: {summary} and {answer_form}."""
     summarize: PromptFile | None = None
+    """What the summarizer is asked: {solutions}."""
 
     @model_validator(mode="after")
     def _have_their_places(self) -> PromptsSection:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Sequence
 from importlib.resources import files
@@ -21,6 +22,8 @@ from pydantic import ValidationError
 from evals.tasks.sources.formats import read_text
 from providers.validation import format_errors
 from society.config.files import hash_text
+from society.config.paths import anchor_paths
+from society.config.reference import suggest_key
 from society.config.schema import Config
 from society.prompts.templates import PLACES
 
@@ -47,7 +50,11 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> Config:
 
 
 def read_table(source: str, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
-    """The parsed file with its overrides, unchecked, and its name for messages."""
+    """The parsed file with its overrides, unchecked, and its name for messages.
+
+    Paths in the file are relative to it, and are made relative to the working directory; those of
+    overrides are taken as they are.
+    """
     text, origin = _read_source(source)
     try:
         table = tomllib.loads(text)
@@ -55,6 +62,8 @@ def read_table(source: str, overrides: Sequence[str] = ()) -> tuple[dict[str, An
         raise ConfigError(f"{origin} is not valid TOML: {error}") from error
     except RecursionError as error:
         raise ConfigError(f"{origin} is not valid TOML: it is too deeply nested") from error
+    if source not in list_packaged():
+        table = anchor_paths(table, Path(source).parent)
     for override in overrides:
         _apply_override(table, override)
     return table, origin
@@ -74,10 +83,24 @@ def build_config(table: dict[str, Any], origin: str, overrides: Sequence[str] = 
     try:
         config = Config.model_validate(one)
     except ValidationError as error:
-        raise ConfigError(list_problems(origin, problems + format_errors(error))) from error
+        problems += [_add_suggestion(line) for line in format_errors(error)]
+        raise ConfigError(list_problems(origin, problems)) from error
     if problems:
         raise ConfigError(list_problems(origin, problems))
     return config
+
+
+_UNKNOWN = ": unknown key; "
+# Arms are names or tables; pydantic tells which of the two it read, and the number of the arm.
+_PLACE = re.compile(r"\.\d+(\.(table|name))?")
+
+
+def _add_suggestion(problem: str) -> str:
+    """A problem, with the key that was probably meant if it is an unknown key."""
+    key, unknown, remedy = problem.partition(_UNKNOWN)
+    if unknown and (meant := suggest_key(_PLACE.sub("", key))):
+        return f"{key}{_UNKNOWN}did you mean {meant}? Else {remedy}"
+    return problem
 
 
 def list_packaged() -> tuple[str, ...]:
@@ -189,7 +212,17 @@ def _read_files(table: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         section = table.get(name)
         if isinstance(section, dict):
             read[name] = _read_files_of(name, section, keys, problems)
+    if isinstance(table.get("arms"), list):
+        read["arms"] = [_read_files_of_arm(entry, problems) for entry in table["arms"]]
     return read, problems
+
+
+def _read_files_of_arm(entry: Any, problems: list[str]) -> Any:
+    own = entry.get("datasets") if isinstance(entry, dict) else None
+    if not isinstance(own, dict):
+        return entry
+    name = f"arms: {entry.get('name')!r}: datasets"
+    return {**entry, "datasets": _read_files_of(name, own, _FILES["datasets"], problems)}
 
 
 def _read_files_of(

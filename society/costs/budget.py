@@ -20,6 +20,7 @@ from society.method.arms import is_tuned
 from society.method.connections import Connections
 from store.errors import StoreError
 from store.ledger import Store
+from store.records import AgentRole
 from store.spending import Price
 
 _SPENT = "SELECT coalesce(sum(usd), 0) FROM spend"
@@ -29,23 +30,31 @@ _PAID_JOBS = "SELECT job_id FROM jobs WHERE trained_tokens IS NOT NULL"
 # The most tokens that one epoch of a dataset is billed for. The vendor has counted most texts
 # already, as prompts and answers; training may count them a little differently, hence 1.25. A text
 # without a count has at most one token per byte, and the JSON around its messages is longer than
-# what a chat template adds.
+# what a chat template adds. A pair is two answers to the prompt of one of them.
 _ONCE = """
-SELECT dataset_id, sum(
-    if(prompt_tokens > 0,
-        ceil(1.25 * (prompt_tokens + completion_tokens)) + $few,
-        strlen(messages) + strlen(response) + $many)
-)::BIGINT AS tokens
-FROM dataset_examples
-JOIN turns USING (turn_id)
-WHERE dataset_id IN (SELECT unnest($datasets::VARCHAR[]))
+WITH trained AS (
+    SELECT dataset_id, position, unnest(if(
+        rejected_turn_id IS NULL, [turn_id], [turn_id, rejected_turn_id])) AS turn_id
+    FROM dataset_examples
+    WHERE dataset_id IN (SELECT unnest($datasets::VARCHAR[]))
+)
+
+SELECT dataset_id, sum(tokens)::BIGINT AS tokens
+FROM (
+    SELECT dataset_id, if(min(prompt_tokens) > 0,
+        ceil(1.25 * (count(*) * max(prompt_tokens) + sum(completion_tokens))) + count(*) * $few,
+        count(*) * max(strlen(messages)) + sum(strlen(response)) + count(*) * $many) AS tokens
+    FROM trained
+    JOIN turns USING (turn_id)
+    GROUP BY dataset_id, position
+)
 GROUP BY dataset_id
 """
 
 # Jobs that may exist and whose trained tokens are unknown. A job that failed or was cancelled
 # before its first step has trained on nothing, so it costs nothing.
 _OPEN_JOBS = """
-SELECT job_id, role, dataset_id
+SELECT job_id, arm, role, dataset_id
 FROM jobs
 WHERE trained_tokens IS NULL
     AND (
@@ -154,13 +163,17 @@ def open_budget(store: Store, config: Config, prices: Prices) -> Budget:
     [(spent,)] = store.rows(_SPENT)
     paid = [name for (name,) in store.rows(_PAID_JOBS)]
     unknown = store.rows(_OPEN_JOBS)
-    once = _count_tokens(store, [dataset for _, _, dataset in unknown])
+    once = _count_tokens(store, [dataset for *_, dataset in unknown])
     rate = _find_dearest_training(prices, config.addresses) / 1e6
     jobs = {
-        name: once.get(dataset, 0) * config.finetune.hyperparameters(role).epochs * rate
-        for name, role, dataset in unknown
+        name: once.get(dataset, 0) * _count_epochs(config, arm, role) * rate
+        for name, arm, role, dataset in unknown
     }
     return Budget(config.budget_usd, float(spent), jobs, paid)
+
+
+def _count_epochs(config: Config, arm: str, role: AgentRole) -> int:
+    return config.for_arm(arm).finetune.hyperparameters(role).epochs
 
 
 def _count_tokens(store: Store, datasets: Sequence[str]) -> dict[str, int]:

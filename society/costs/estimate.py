@@ -8,30 +8,28 @@ likelihoods that diversity measures need.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from evals.tasks.base import Task, TaskQuestion
-from finetune.mixture import compute_mixture
-from providers import registry
+from finetune.datasets import SHARED_AGENT
 from providers.pricing import Prices, TokenPrice
-from society.config.schema import Config
 from society.costs import lengths
+from society.costs.deployments import DeploymentFee, list_fees
+from society.costs.examples import count_examples
 from society.costs.lengths import MESSAGE, NOTHING, PROMPT, Range
+from society.costs.scored_texts import REQUESTS_PER_TEXT, count_scored_texts
+from society.costs.storage import StorageFee, list_storage_fees
 from society.method.arms import Arm, is_tuned
 from society.method.experiment import Experiment
-from society.method.finetuning import list_tuned_models
+from society.method.finetuning import SHAPES, list_tuned_models
 from store.records import AgentRole
 
 Role = Literal["generator", "critic", "summarizer"]
 
-LEARNABLE_LOW, LEARNABLE = 0.2, 0.7
-CORRECTED = 0.1
-CRITIC_SHARE_LOW = 0.05
 _LATER_ROUNDS = "later rounds"
-_NEVER_BATCHED = ("debate", "finetune", "diversity")
+_NEVER_BATCHED = ("labels", "debate", "finetune", "diversity")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +55,13 @@ class CostLine:
 
 @dataclass(frozen=True, slots=True)
 class CostEstimate:
-    """All lines, and the prices they were computed with (those that are known)."""
+    """All lines, and the prices they were computed with (those that are known). The hourly fees of
+    `deployments` and `storage` are not part of the lines, since hours and sizes are not known."""
 
     lines: tuple[CostLine, ...]
     prices: tuple[TokenPrice, ...]
+    deployments: tuple[DeploymentFee, ...] = ()
+    storage: tuple[StorageFee, ...] = ()
 
     @property
     def usd(self) -> Range | None:
@@ -85,11 +86,35 @@ def estimate_cost(
 
         estimate_cost(load_experiment("paper-openai"), answer_tokens=300).usd
     """
-    config = experiment.config
     estimator = _Estimator(experiment, answer_tokens, summary_tokens)
+    return replace(
+        _sum_lines(estimator, (line for _, line in estimator.lines())),
+        deployments=list_fees(experiment.config, experiment.arms),
+        storage=list_storage_fees(experiment.config, experiment.arms),
+    )
+
+
+def estimate_distillation(
+    experiment: Experiment, teacher: Arm, student: Arm, asked: Sequence[TaskQuestion]
+) -> CostEstimate:
+    """Estimate what it costs that `teacher` debates `asked`, and `student` learns from that and is
+    evaluated."""
+    estimator = _Estimator(experiment, None, None)
+    # The first society is untuned, and so are its debates.
+    tuned = student.iterations > 1
+    lines = [
+        *estimator.debates("debate", experiment.questions.task, asked, teacher, tuned),
+        *estimator.jobs(experiment.questions.task, asked, student, student.iterations),
+        *estimator.evaluation(student.iterations, [student]),
+    ]
+    return _sum_lines(estimator, lines)
+
+
+def _sum_lines(estimator: _Estimator, counted: Iterable[CostLine]) -> CostEstimate:
+    """The lines by stage and model: iterations, agents and decodings are summed."""
+    config = estimator.config
     merged: dict[tuple[str | None, str, str, str, bool], CostLine] = {}
-    # Iterations, agents and decodings are summed: the table has a row per stage and model.
-    for line in estimator.lines():
+    for line in counted:
         key = line.arm, line.stage, line.role, line.model, line.tuned
         merged[key] = _add_lines(merged[key], line) if key in merged else line
     found = (
@@ -103,6 +128,12 @@ def estimate_cost(
         tuple(estimator.add_cost(line) for line in lines),
         tuple(price for price in found if price is not None),
     )
+
+
+def list_lines_by_iteration(experiment: Experiment) -> Iterator[tuple[int, CostLine]]:
+    """The lines of every iteration in the order of the loop, without prices; 0 is the untuned
+    society's evaluation."""
+    return _Estimator(experiment, None, None).lines()
 
 
 class _Estimator:
@@ -123,34 +154,56 @@ class _Estimator:
         )
         self.summary = lengths.estimate_answer(section.summary_max_tokens, summary_tokens)
 
-    def lines(self) -> Iterator[CostLine]:
-        """Every line, iteration by iteration. Calls that untuned arms share count once."""
+    def lines(self) -> Iterator[tuple[int, CostLine]]:
+        """Every line with its iteration. Calls that untuned arms share count once."""
         # Iteration 0 evaluates the untuned society, whose answers all arms share.
-        yield from self._evaluation(0, _merge_untuned(self.arms))
+        for line in self.evaluation(0, _merge_untuned(self.arms)):
+            yield 0, line
         for iteration in range(1, self.config.iterations + 1):
-            asked, task = (
-                self.questions.training_questions(iteration),
-                self.questions.task_of(iteration),
-            )
-            trained = [arm for arm in self.arms if arm.trained_in(iteration)]
-            training = [replace(arm, agents=arm.train_agents) for arm in trained]
-            # In the first iteration every arm still debates with the untuned models.
-            for arm in _merge_untuned(training) if iteration == 1 else training:
-                yield from self._debates("debate", task, asked, arm, iteration > 1)
-            for arm in trained:
-                yield from self._jobs(task, asked, arm)
-            yield from self._evaluation(iteration, trained)
+            for line in self._iterate(iteration):
+                yield iteration, line
 
-    def _evaluation(self, iteration: int, arms: Sequence[Arm]) -> Iterator[CostLine]:
+    def _iterate(self, iteration: int) -> Iterator[CostLine]:
+        # Where votes decide what comes, the longest questions that may come bound the cost.
+        task, asked = max(
+            self.questions.foresee(iteration),
+            key=lambda each: sum(len(question.text) for question in each[1]),
+        )
+        trained = [arm for arm in self.arms if arm.trained_in(iteration)]
+        training = [replace(arm, agents=arm.train_agents) for arm in trained]
+        yield from self._label_votes(task, asked, trained, iteration)
+        # In the first iteration every arm still debates with the untuned models.
+        for arm in _merge_untuned(training) if iteration == 1 else training:
+            yield from self.debates("debate", task, asked, arm, iteration > 1)
+        for arm in trained:
+            yield from self.jobs(task, asked, arm, iteration)
+        yield from self.evaluation(iteration, trained)
+
+    def _label_votes(
+        self, task: Task, asked: Sequence[TaskQuestion], arms: Sequence[Arm], iteration: int
+    ) -> Iterator[CostLine]:
+        """The first answers that only vote on labels; untuned ones are shared by all arms."""
+        for arm in _list_label_voters(arms, iteration):
+            voting = replace(arm, agents=arm.train_agents, rounds=1)
+            times, tuned = len(arm.samples), _is_label_tuned(arm, iteration)
+            for line in self.debates("labels", task, asked, voting, tuned):
+                yield replace(
+                    line,
+                    calls=line.calls * times,
+                    prompt=line.prompt * times,
+                    completion=line.completion * times,
+                )
+
+    def evaluation(self, iteration: int, arms: Sequence[Arm]) -> Iterator[CostLine]:
         for each in self.questions.evaluation_sets:
             asked = each.questions()
             for arm in arms:
                 for decoding in arm.decodings(self.config.evaluation.decodings):
-                    yield from self._debates(each.stage, each.task, asked, arm, iteration > 0)
+                    yield from self.debates(each.stage, each.task, asked, arm, iteration > 0)
                     if not each.is_extra:
                         yield from self._diversity(each.task, asked, arm, decoding, iteration > 0)
 
-    def _debates(
+    def debates(
         self, stage: str, task: Task, asked: Sequence[TaskQuestion], arm: Arm, tuned: bool
     ) -> Iterator[CostLine]:
         name = arm.name if tuned and len(self.arms) > 1 else None
@@ -160,7 +213,7 @@ class _Estimator:
             for place, context in enumerate(self._contexts(task, arm), start=1):
                 if place == 1 and arm.name == _LATER_ROUNDS:
                     continue
-                yield CostLine(
+                line = CostLine(
                     stage=stage,
                     role="generator" if place == 1 else "critic",
                     model=self.config.base_address(number),
@@ -170,13 +223,14 @@ class _Estimator:
                     completion=answer * len(asked),
                     arm=name,
                 )
+                yield line if place == 1 else _allow_early_end(line, arm)
         # The summarizer is never tuned, and writes one summary per agent and later round.
         if arm.others == "summarized" and arm.rounds > 1:
             calls = len(asked) * arm.agents * (arm.rounds - 1)
             shown = lengths.estimate_text(
                 self.wording.build_summary_request([""] * (arm.agents - 1))
             )
-            yield CostLine(
+            line = CostLine(
                 stage=stage,
                 role="summarizer",
                 model=self.config.model,
@@ -186,6 +240,7 @@ class _Estimator:
                 completion=self.summary * calls,
                 arm=name,
             )
+            yield _allow_early_end(line, arm)
 
     def _diversity(
         self, task: Task, asked: Sequence[TaskQuestion], arm: Arm, decoding: str, tuned: bool
@@ -213,7 +268,7 @@ class _Estimator:
                 requests = lengths.exactly(REQUESTS_PER_TEXT * looked_at * texts)
                 if self._is_free(model, tuned_model):
                     continue
-                yield CostLine(
+                line = CostLine(
                     stage="diversity",
                     role=role,
                     model=model,
@@ -223,6 +278,7 @@ class _Estimator:
                     completion=requests,
                     arm=arm.name if tuned and len(self.arms) > 1 else None,
                 )
+                yield line if role == "generator" else _allow_early_end(line, arm)
 
     def _is_free(self, model: str, tuned: bool) -> bool:
         price = self.prices.at(model, tuned=tuned)
@@ -265,21 +321,22 @@ class _Estimator:
     def _others(self, arm: Arm) -> Range:
         return lengths.estimate_reread(self.answer) * (arm.agents - 1)
 
-    def _jobs(self, task: Task, asked: Sequence[TaskQuestion], arm: Arm) -> Iterator[CostLine]:
+    def jobs(
+        self, task: Task, asked: Sequence[TaskQuestion], arm: Arm, iteration: int
+    ) -> Iterator[CostLine]:
         contexts = self._contexts(task, arm)
-        # A shared model is trained on the answers of all agents.
-        speakers = arm.train_agents if arm.data == "pooled" else 1
-        count: dict[AgentRole, Range] = {
-            "generator": self._count_generator_examples(len(asked)),
-            "critic": self._count_critic_examples(len(asked), arm),
-        }
         for agent, role in list_tuned_models(arm):
+            # A model of all agents is trained on the answers of all.
+            pooled = agent == SHARED_AGENT and arm.data != "matched"
+            speakers = arm.train_agents if pooled else 1
+            count = count_examples(self.config, arm, agent, role, len(asked), iteration)
             openings = self._measure_openings(task, asked, agent or None)
             context = contexts[0 if role == "generator" else -1]
             rest = context + MESSAGE + lengths.estimate_reread(self.answer)
-            section = self.config.finetune
+            section = self.config.for_arm(arm.name).finetune
             epochs = section.generator_epochs if role == "generator" else section.critic_epochs
-            examples = _sum_examples(openings, rest, count[role])
+            answers = 2 if SHAPES[section.objective] == "pairs" else 1
+            examples = _sum_examples(openings, rest, count) * answers
             yield CostLine(
                 stage="finetune",
                 role=role,
@@ -289,19 +346,6 @@ class _Estimator:
                 trained=examples * (epochs * speakers),
                 arm=arm.name if len(self.arms) > 1 else None,
             )
-
-    def _count_generator_examples(self, questions: int) -> Range:
-        most = min(questions, self.config.datasets.max_examples or questions)
-        low, expected = LEARNABLE_LOW * questions, LEARNABLE * questions
-        return Range(min(low, most), min(expected, most), most)
-
-    def _count_critic_examples(self, questions: int, arm: Arm) -> Range:
-        section = self.config.datasets
-        most = min(questions, section.max_examples or questions)
-        corrected, kept = round(CORRECTED * questions), round(LEARNABLE * questions)
-        mixture = compute_mixture(corrected, kept, arm.w, section.max_examples)
-        expected = mixture.corrected + mixture.kept
-        return Range(min(CRITIC_SHARE_LOW * questions, expected), expected, most)
 
     def add_cost(self, line: CostLine) -> CostLine:
         """The line with its cost in USD.
@@ -326,6 +370,16 @@ class _Estimator:
         )
 
 
+def _allow_early_end(line: CostLine, arm: Arm) -> CostLine:
+    """`line`, of rounds that are not held once all agents agree; how often they do is unknown."""
+    if not arm.ends_early("train" if line.stage == "debate" else "eval"):
+        return line
+    calls, prompt, completion = (
+        replace(each, low=0.0) for each in (line.calls, line.prompt, line.completion)
+    )
+    return replace(line, calls=calls, prompt=prompt, completion=completion)
+
+
 def _merge_untuned(arms: Sequence[Arm]) -> list[Arm]:
     """The calls of untuned arms together: the largest first round, and each kind of debate once.
 
@@ -340,21 +394,37 @@ def _merge_untuned(arms: Sequence[Arm]) -> list[Arm]:
     if sampled.agents > largest.agents:
         firsts.append(replace(sampled, agents=sampled.agents - largest.agents, rounds=1))
     debates: dict[tuple[int, str], Arm] = {}
-    for arm in sorted(arms, key=lambda arm: arm.rounds):
+    # The last one counts: that with most rounds, and with all of them held.
+    for arm in sorted(arms, key=lambda arm: (arm.rounds, not arm.early_end)):
         if arm.rounds > 1:
             debates[arm.agents, arm.others] = replace(arm, name=_LATER_ROUNDS)
     return [*firsts, *debates.values()]
 
 
+def _list_label_voters(arms: Sequence[Arm], iteration: int) -> list[Arm]:
+    """The arms that ask for votes on labels; of those whose untuned models vote, the largest."""
+    asking = [arm for arm in arms if arm.samples]
+    untuned = [arm for arm in asking if not _is_label_tuned(arm, iteration)]
+    untuned.sort(key=lambda arm: len(arm.samples) * arm.train_agents)
+    return [*untuned[-1:], *(arm for arm in asking if arm not in untuned)]
+
+
+def _is_label_tuned(arm: Arm, iteration: int) -> bool:
+    """Whether the society that labels in this iteration has been tuned already."""
+    return iteration - 1 > (arm.lag or 0)
+
+
 def _sum_examples(openings: Sequence[Range], rest: Range, count: Range) -> Range:
     """Tokens of `count` examples; the bound takes those of the longest questions."""
     mean = lengths.sum_ranges(openings) * (1 / len(openings))
-    # Which questions become examples is unknown, so the bound takes the longest.
+    # Which questions become examples, and which of them are repeated, is unknown, so the bound
+    # takes the longest.
     longest = sorted((opening.high for opening in openings), reverse=True)
+    repeats = max(0, int(count.high) - len(longest))
     return Range(
         count.low * (mean.low + rest.low),
         count.expected * (mean.expected + rest.expected),
-        sum(longest[: int(count.high)]) + count.high * rest.high,
+        sum(longest[: int(count.high)]) + repeats * longest[0] + count.high * rest.high,
     )
 
 
@@ -374,55 +444,3 @@ def _add_lines(a: CostLine, b: CostLine) -> CostLine:
         completion=a.completion + b.completion,
         trained=a.trained + b.trained,
     )
-
-
-# A likelihood asks for the prompt with the text and without it, to find where the text begins.
-REQUESTS_PER_TEXT = 2
-
-_ModelKey = tuple[str, int]
-"""The address of a base, and which of the models tuned from it: an agent's, or 0, the base."""
-
-
-def count_scored_texts(
-    config: Config, arm: Arm, role: AgentRole, decoding: str, *, tuned: bool
-) -> Counter[tuple[str, bool]]:
-    """How many texts of one question each address scores, with its base and with tuned models.
-
-    As `evals.diversity` asks: each text once of each model that some measure needs. Models without
-    likelihoods are left out, and so are local ones, which measure in another way, for free.
-    """
-    if decoding not in config.diversity.decodings:
-        return Counter()
-    models = [_find_model(config, arm, role, agent, tuned) for agent in range(1, arm.agents + 1)]
-    count: Counter[tuple[str, bool]] = Counter()
-    for place, own in enumerate(models):
-        others = models[:place] + models[place + 1 :]
-        for address, number in set(_list_needed(config, own, others, decoding)):
-            if registry.gives_scores(address, config.settings_of(address)):
-                count[address, number > 0] += 1
-    return count
-
-
-def _find_model(config: Config, arm: Arm, role: AgentRole, agent: int, tuned: bool) -> _ModelKey:
-    address = config.base_address(agent)
-    if not tuned or role not in arm.tuned:
-        return address, 0
-    return address, 1 if arm.shares_models else agent
-
-
-def _list_needed(
-    config: Config, own: _ModelKey, others: list[_ModelKey], decoding: str
-) -> Iterator[_ModelKey]:
-    measures = config.diversity.measures
-    if "nll" in measures:
-        yield from others
-    # Divergences are estimated from samples; a greedy answer is none.
-    if decoding == "greedy":
-        return
-    base = own[0], 0
-    compared = [*others] if "kl" in measures else []
-    compared += [base] if "kl_base" in measures else []
-    for other in compared:
-        if other != own and other[0] == own[0]:
-            yield own
-            yield other

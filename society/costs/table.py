@@ -10,14 +10,8 @@ from providers.pricing import TokenPrice
 from society.config.schema import Config
 from society.costs import lengths
 from society.costs.budget import round_usd
-from society.costs.estimate import (
-    CORRECTED,
-    CRITIC_SHARE_LOW,
-    LEARNABLE,
-    LEARNABLE_LOW,
-    CostEstimate,
-    CostLine,
-)
+from society.costs.estimate import CostEstimate, CostLine
+from society.costs.examples import CORRECTED, CRITIC_SHARE_LOW, LEARNABLE, LEARNABLE_LOW
 from society.costs.lengths import Range
 from society.terminal.output import Screen
 from society.terminal.table import Format, write_rows
@@ -50,6 +44,8 @@ def show_estimate(estimate: CostEstimate, config: Config, form: Format, stream: 
         console = Screen(stream, soft_wrap=True)
         for text in (
             *_format_outcome(estimate, config),
+            *map(str, estimate.deployments),
+            *map(str, estimate.storage),
             *format_prices(estimate),
             *list_assumptions(config),
         ):
@@ -147,7 +143,8 @@ def list_assumptions(config: Config) -> list[str]:
         "unless --answer-tokens or --summary-tokens is given.",
         f"  {LEARNABLE:.0%} of the questions become examples of a generator (low: "
         f"{LEARNABLE_LOW:.0%}; high: all); {CORRECTED:.0%} are corrected in the debate, which "
-        f"with datasets.w decides a critic's examples (low: {CRITIC_SHARE_LOW:.0%}; high: all).",
+        "with datasets.critics and datasets.w decides a critic's examples (low: "
+        f"{CRITIC_SHARE_LOW:.0%}; high: all, with the repeats that stand for weights).",
         "  Jobs are billed by all tokens of their examples times epochs.",
         "  Failed attempts are not billed; no prompt is read from the vendor's cache.",
         *(

@@ -13,7 +13,7 @@ from store import dataset_export, export
 from store.errors import InvalidQuery
 from store.export import Format, Part
 from store.ledger import Store
-from store.records import Dataset, Split
+from store.records import Dataset, StageSplit
 from store.selection import OF_VOTES, Selection
 
 Kind = Literal["questions", "turns", "verdicts", "votes", "debates", "datasets", "models"]
@@ -30,6 +30,7 @@ SUFFIXES: dict[Output, str] = {
 # File systems allow 255 bytes; longer names are cut and get a hash.
 _LONGEST_NAME = 160
 _OF_ALL_AGENTS = ("votes", "debates")
+_OF_LABELS = ("turns", "votes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +74,21 @@ def plan_files(
             found += _plan_datasets(store, output, selection, notes)
         # The Hub wants one file per split; models belong to no split.
         elif output == "hf" and kind != "models":
-            splits: tuple[Split, ...] = ("train", "eval")
             found += [
                 _plan_part(kind, "parquet", replace(selection, split=split), split)
-                for split in splits
+                for split in _list_splits(store, kind)
                 if selection.split in (None, split)
             ]
         else:
             format: Format = "parquet" if output == "hf" else output  # type: ignore[assignment]
             found.append(_plan_part(kind, format, selection))
     return found, notes
+
+
+def _list_splits(store: Store, kind: Kind) -> tuple[StageSplit, ...]:
+    """The splits that get a file each; votes on labels are left out where there are none."""
+    asked = kind in _OF_LABELS and store.rows("SELECT 1 FROM turns WHERE split = 'label' LIMIT 1")
+    return ("train", "eval", "label") if asked else ("train", "eval")
 
 
 def _choose_kinds(selection: Selection, notes: list[str]) -> tuple[Kind, ...]:
@@ -93,7 +99,7 @@ def _choose_kinds(selection: Selection, notes: list[str]) -> tuple[Kind, ...]:
 
 
 def _plan_part(
-    part: Part, format: Format, selection: Selection, split: Split | None = None
+    part: Part, format: Format, selection: Selection, split: StageSplit | None = None
 ) -> PlannedFile:
     # Refuse a selection by agent here, before any file is written.
     if part in _OF_ALL_AGENTS:

@@ -11,9 +11,9 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from finetune.datasets import derive_datasets
 from society.config.load import ConfigError
 from society.config.schema import Config
 from society.importing import debates, experiment, formats
@@ -22,12 +22,12 @@ from society.importing.experiment import ImportSource
 from society.importing.questions import ImportedQuestions
 from society.importing.rows import NAMELESS, build_rows
 from society.method.arms import build_arms
-from society.method.finetuning import build_dataset_rules, list_tuned_models
+from society.method.finetuning import build_arm_datasets
 from society.method.voting import default_quorum
 from society.runs import folder as folders
 from society.runs.folder import RunFolder
 from store.ledger import Store
-from store.records import Model, Split, utc_now
+from store.records import Model, Split, StageKey, utc_now
 from store.tables import Record
 
 __all__ = ["ImportSource", "Imported", "TranscriptError", "import_file"]
@@ -70,7 +70,9 @@ def import_file(
     problems: list[str] = []
     prefix = "" if source.answers is None else f"{judge.task.name}:"
     questions = ImportedQuestions(judge.task, judge.read_gold, judge.known, problems, prefix)
-    found = debates.gather_debates(spoken, questions.collect(spoken), problems)
+    ids = questions.collect(spoken)
+    found = debates.gather_debates(spoken, ids, problems, partial(_ends_early, config))
+    found = debates.leave_out_open_ends(found, judge.task)
     if found.left_out and not skip_incomplete:
         problems += [f"{each}; complete it, or use --skip-incomplete" for each in found.left_out]
     elif not found.complete:
@@ -83,6 +85,10 @@ def import_file(
         raise TranscriptError(str(path), problems)
     _write(folder, _Content(config, source, questions, found))
     return Imported(folder, config, found.left_out, found.numbers)
+
+
+def _ends_early(config: Config, stage: StageKey) -> bool:
+    return config.for_arm(stage.arm).society.ends_early(stage.question_split)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +108,10 @@ class _Content:
         for debate in found.complete:
             if debate.question_id not in seen:
                 seen.add(debate.question_id)
-                yield self.questions.record(debate.question_id, position[debate.stage.split])
-                position[debate.stage.split] += 1
+                yield self.questions.record(
+                    debate.question_id, position[debate.stage.question_split]
+                )
+                position[debate.stage.question_split] += 1
             yield from build_rows(
                 debate,
                 self.questions.find_question(debate.question_id),
@@ -157,9 +165,7 @@ def _build_datasets(store: Store, content: _Content) -> None:
     arms = {arm.name: arm for arm in known}
     for iteration, arm in sorted(trained):
         rules = arms.get(arm) or replace(known[0], name=arm)
-        derive_datasets(
-            store, iteration, arm, list_tuned_models(rules), build_dataset_rules(config, rules)
-        )
+        build_arm_datasets(store, config, rules, iteration)
 
 
 def _write_questions(folder: RunFolder, content: _Content) -> None:
@@ -173,7 +179,7 @@ def _write_questions(folder: RunFolder, content: _Content) -> None:
             "gold": question.gold,
         }
         line = json.dumps(row, ensure_ascii=False)
-        asked[debate.stage.split][question.question_id] = line
+        asked[debate.stage.question_split][question.question_id] = line
     for split, lines in asked.items():
         if lines:
             text = "".join(f"{line}\n" for line in lines.values())

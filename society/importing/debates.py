@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from evals.answers.thoughts import set_thought_apart
+from evals.tasks.base import Task
 from providers.types import FinishReason
 from society.config.load import ConfigError
+from society.method.voting import count_votes, extract_answer, is_unanimous
 from store.records import StageKey, TurnKind
 
 _MOST_CAUSES = 20
@@ -80,6 +83,14 @@ class ImportedTurn:
     error: str | None = None
     meta: str | None = None
 
+    def read_answer(self, task: Task) -> str | None:
+        """The answer that the file gives, else the one that the response states."""
+        # Answers that were cut or refused have no label in society's own runs either.
+        if self.kind != "answer" or self.finish_reason != "stop":
+            return None
+        _, response = set_thought_apart(self.response)
+        return self.answer or extract_answer(task, response, self.finish_reason)
+
     @property
     def place(self) -> tuple[int, int, TurnKind]:
         """Its place in the debate."""
@@ -142,7 +153,8 @@ class ImportedDebate:
 
 @dataclass(frozen=True, slots=True)
 class ImportedDebates:
-    """The complete debates, each with `rounds` rounds; `left_out` says what the others lack.
+    """The complete debates, each with `rounds` rounds, or fewer if it ended early; `left_out` says
+    what the others lack.
 
     `numbers` are the agents' numbers in the file; in the debates they are 1, 2, … in that order.
     """
@@ -164,12 +176,16 @@ class ImportedDebates:
 
 
 def gather_debates(
-    spoken: Sequence[ImportedTurn], ids: Sequence[str], problems: list[str]
+    spoken: Sequence[ImportedTurn],
+    ids: Sequence[str],
+    problems: list[str],
+    ends_early: Callable[[StageKey], bool] = lambda stage: False,
 ) -> ImportedDebates:
     """Group responses (with their question ids) into debates.
 
     All debates must have the size of most complete debates; the others are incomplete. Numbers of
-    agents may have gaps. A duplicate response goes to `problems`.
+    agents may have gaps. A duplicate response goes to `problems`. In a stage where debates may end
+    early, they may have fewer rounds; `leave_out_open_ends` says which of these are complete.
     """
     grouped: dict[tuple[StageKey, str], dict[TurnPlace, ImportedTurn]] = {}
     for each, question_id in zip(spoken, ids, strict=True):
@@ -182,13 +198,44 @@ def gather_debates(
             )
     debates = [ImportedDebate(stage, name, places) for (stage, name), places in grouped.items()]
     usual = _find_usual_size(debates)
+    if any(ends_early(debate.stage) for debate in debates):
+        # Most debates may have ended before the last round.
+        whole = (debate.size[1] for debate in debates if _is_whole(debate, usual[0]))
+        usual = usual[0], max(whole, default=usual[1])
     complete, left_out = [], []
     for debate in debates:
-        if (lack := _describe_lack(debate, usual)) is None:
+        ended = ends_early(debate.stage) and _is_whole(debate, usual[0])
+        if ended or (lack := _describe_lack(debate, usual)) is None:
             complete.append(_renumber_agents(debate, usual[0]))
         else:
             left_out.append(f"{debate.title}: {lack}")
     return ImportedDebates(tuple(complete), *usual, tuple(left_out))
+
+
+def leave_out_open_ends(debates: ImportedDebates, task: Task) -> ImportedDebates:
+    """Count debates with fewer rounds than the others as incomplete, unless all agents agree."""
+    complete, left_out = [], list(debates.left_out)
+    for debate in debates.complete:
+        held = debate.size[1]
+        if held == debates.rounds or _ends_in_agreement(debate, task):
+            complete.append(debate)
+        else:
+            left_out.append(
+                f"{debate.title}: it ends with round {held} of {debates.rounds} although not all "
+                "agents agree"
+            )
+    return replace(debates, complete=tuple(complete), left_out=tuple(left_out))
+
+
+def _ends_in_agreement(debate: ImportedDebate, task: Task) -> bool:
+    agents, held = debate.size
+    answers = [debate.turns[agent, held, "answer"].read_answer(task) for agent in agents]
+    return is_unanimous(count_votes(answers, task.equivalent), len(agents))
+
+
+def _is_whole(debate: ImportedDebate, agents: tuple[int, ...]) -> bool:
+    """Whether a debate has all answers of `agents` up to its own last round."""
+    return debate.size[0] == agents and debate.find_missing(debate.size) is None
 
 
 def find_unexplained(debates: ImportedDebates) -> Iterator[str]:
@@ -234,7 +281,10 @@ def _describe_lack(debate: ImportedDebate, usual: Size) -> str | None:
     if (missing := debate.find_missing(usual)) is not None:
         (agent, number), lacking = missing
         more = f" and {lacking - 1:,} more answers" if lacking > 1 else ""
-        return f"agent {agent} has no answer in round {number}{more}"
+        lack = f"agent {agent} has no answer in round {number}{more}"
+        if _is_whole(debate, usual[0]):
+            lack += " (if debates end once all agents agree: --set society.early_end=true)"
+        return lack
     # No answer is missing, so the debate has more than the others: agents or rounds.
     agents, rounds = debate.size
     if strangers := sorted(set(agents) - set(usual[0])):

@@ -123,7 +123,7 @@ def _derive_settings(debates: ImportedDebates) -> dict[str, Any]:
     stages = {debate.stage for debate in debates.complete}
     asked: dict[Split, dict[int, set[str]]] = {"train": {}, "eval": {}}
     for debate in debates.complete:
-        split, iteration = debate.stage.split, debate.stage.iteration
+        split, iteration = debate.stage.question_split, debate.stage.iteration
         asked[split].setdefault(iteration, set()).add(debate.question_id)
     others = "summarized" if debates.has_summaries else "quoted"
     found: dict[str, Any] = {

@@ -84,7 +84,7 @@ class ImportedQuestions:
         question_id = self._choose_id(turn, text)
         found = self.found.get(question_id)
         if found is None:
-            found = _FoundQuestion(turn.where, text, turn.stage.split)
+            found = _FoundQuestion(turn.where, text, turn.stage.question_split)
             self.found[question_id] = found
             self._check_split(turn, text)
         elif found.text != text:
@@ -113,7 +113,7 @@ class ImportedQuestions:
 
     def _check_split(self, turn: ImportedTurn, text: str) -> None:
         # The same text under two ids would still leak from training into evaluation.
-        split, where = self._splits.setdefault(text, (turn.stage.split, turn.where))
+        split, where = self._splits.setdefault(text, (turn.stage.question_split, turn.where))
         known = self.known.get(text)
         if split != turn.stage.split:
             self._two_splits(turn, where)

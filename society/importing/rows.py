@@ -13,7 +13,6 @@ from society.method.voting import (
     build_tie_key,
     count_round,
     explain_empty,
-    extract_answer,
     judge_debate,
 )
 from society.prompts import Wording
@@ -37,14 +36,16 @@ def build_rows(
     quorum: int,
     seed: int,
 ) -> list[Record]:
-    """The turns, verdicts and votes of a complete debate of `size` (agents, rounds).
+    """The turns, verdicts and votes of a complete debate of `size` (agents, rounds), which may have
+    ended early.
 
     A turn without messages gets the prompt that society would have sent: the task's prompt in round
     1, later the agent's own conversation and the others' responses, or their summary.
     """
     turns: list[Turn] = []
     agents, rounds = size
-    for number in range(1, rounds + 1):
+    held = debate.size[1]
+    for number in range(1, held + 1):
         earlier = [t for t in turns if t.round == number - 1 and t.kind == "answer"]
         for agent in range(1, agents + 1):
             others = [turn for turn in earlier if turn.agent != agent]
@@ -67,10 +68,17 @@ def build_rows(
             turns.append(_build_turn(debate, given, sent, task))
     # Ties are drawn as in a run, so that importing twice gives the same votes.
     drawn = build_tie_key(seed, question.question_id)
-    numbers = range(1, rounds + 1)
+    numbers = range(1, held + 1)
     tallies = [count_round(task, debate.stage, turns, number, drawn) for number in numbers]
     decided = judge_debate(
-        task, debate.stage, question, turns, tallies, drop_ties=drop_ties, quorum=quorum
+        task,
+        debate.stage,
+        question,
+        turns,
+        tallies,
+        rounds=rounds,
+        drop_ties=drop_ties,
+        quorum=quorum,
     )
     return [*turns, *decided]
 
@@ -78,10 +86,6 @@ def build_rows(
 def _build_turn(debate: ImportedDebate, given: ImportedTurn, sent: str, task: Task) -> Turn:
     stage = debate.stage
     thought, response = set_thought_apart(given.response)
-    answer = None
-    # Answers that were cut or refused have no label in society's own runs either.
-    if given.kind == "answer" and given.finish_reason == "stop":
-        answer = given.answer or extract_answer(task, response, given.finish_reason)
     return Turn(
         iteration=stage.iteration,
         arm=stage.arm,
@@ -95,7 +99,7 @@ def _build_turn(debate: ImportedDebate, given: ImportedTurn, sent: str, task: Ta
         messages=given.messages or sent,
         response=response,
         thought=thought,
-        answer=answer,
+        answer=given.read_answer(task),
         finish_reason=given.finish_reason,
         prompt_tokens=given.prompt_tokens,
         completion_tokens=given.completion_tokens,

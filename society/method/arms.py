@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import ceil
 
-from evals.arm_kinds import ARM_KINDS, Data, MatchedTo, OtherResponses
+from evals.arm_kinds import ARM_KINDS, ArmKind, Data, MatchedTo, OtherResponses
 from evals.stored_run import choose_main_arm
-from society.config.schema import ArmSection, Config, SocietySection
+from society.config.arm import ArmSection, OwnValues
+from society.config.debates import SocietySection
+from society.config.schema import Config
 from society.method.agents import ROLES
 from store import records
 from store.ledger import Store
-from store.records import AgentRole, Decoding, Labels
+from store.records import AgentRole, Decoding, Labels, Split
 
 # Means over the debates of the untuned society: tokens of a whole debate, and of one first answer.
 _TOKENS = """
@@ -36,11 +38,16 @@ class Arm:
     """One arm of an experiment: every setting that distinguishes it from the others.
 
     `agents` answer in evaluation, `train_agents` in training debates. `labels` says what a training
-    answer must agree with: the vote of the last round, of round 1, or gold (STaR only); None where
-    nothing is trained. `tuned` are the roles that are trained; the others stay the base. `data`:
-    each agent's model learns from its "own" turns; or all agents share one model that learns from
-    the turns of all ("pooled"), or from as many of those as one agent would have ("matched").
-    `matched_to` says what the number of agents of a compute-matched vote is derived from.
+    answer must agree with, see `store.records.Labels`; None where nothing is trained.
+    `label_samples` first answers of each agent vote on that. `tuned` are the roles that are
+    trained; the others stay the base. `data`: each agent's model learns from its "own" turns; or
+    all agents share one model that learns from the turns of all ("pooled"), or from as many of
+    those as one agent would have ("matched").
+    `matched_to` says what the number of agents of a compute-matched vote is derived from. `own` are
+    the keys of the experiment's sections that the arm has values of its own for. `early_end` says
+    in which debates no round follows one in which all agents agree, `skip_rounds` whether labels
+    may come from round 1 in place of the last. `distills`: beside the agents' models, one learns
+    from the first answers of all agents, and every training of the next iteration starts from it.
     """
 
     name: str
@@ -54,8 +61,13 @@ class Arm:
     labels: Labels | None
     tuned: tuple[AgentRole, ...]
     data: Data | None
-    w: float
+    w: float | None
     matched_to: MatchedTo | None = None
+    own: Mapping[str, OwnValues] = field(default_factory=dict, hash=False)
+    early_end: bool | Split = False
+    label_samples: int = 1
+    skip_rounds: bool = False
+    distills: bool = False
 
     @property
     def trained(self) -> bool:
@@ -67,6 +79,23 @@ class Arm:
         """Whether all agents use one generator and one critic."""
         return self.data in ("pooled", "matched")
 
+    @property
+    def lag(self) -> int | None:
+        """How many iterations before the debating society the labelling one is, if it is an earlier
+        one."""
+        name, _, iterations = (self.labels or "").partition(":")
+        return int(iterations) if name == "lagged" else None
+
+    @property
+    def asks_others(self) -> bool:
+        """Whether another society than the debating one labels."""
+        return self.labels == "average" or self.lag is not None
+
+    @property
+    def samples(self) -> range:
+        """The numbers of the first answers that are asked of each agent to vote on labels only."""
+        return range(1, self.label_samples + 1 if self.asks_others else self.label_samples)
+
     def trained_in(self, iteration: int) -> bool:
         """Whether the arm has an iteration `iteration` (from 1)."""
         return iteration <= self.iterations
@@ -76,10 +105,26 @@ class Arm:
         samples of one model, whose greedy answers are all the same."""
         return [d for d in asked if d == "sampled"] if self.matched_to else asked
 
+    def ends_early(self, split: Split) -> bool:
+        """Whether its debates of this split end once all agents agree."""
+        return self.rounds > 1 and self.early_end in (True, split)
+
+    @property
+    def may_skip_rounds(self) -> bool:
+        """Whether its labels may come from round 1 in an iteration, though they are those of the
+        last round."""
+        from_debates = self.labels == "final" and self.label_samples == 1
+        return self.skip_rounds and self.trained and from_debates and self.rounds > 1
+
     def calls(self, agents: int | None = None) -> int:
-        """Answers and summaries of one debate of `agents`, by default as in evaluation."""
-        summaries = self.rounds - 1 if self.others == "summarized" else 0
-        return (self.agents if agents is None else agents) * (self.rounds + summaries)
+        """Answers and summaries of one debate of `agents`, by default as in evaluation; the most,
+        if debates may end early."""
+        agents = self.agents if agents is None else agents
+        return agents + (self.rounds - 1) * self.calls_of_later_round(agents)
+
+    def calls_of_later_round(self, agents: int) -> int:
+        """Answers and summaries of `agents` in one of the rounds after the first."""
+        return agents * (2 if self.others == "summarized" else 1)
 
     def record(self) -> records.StoredArm:
         """The arm as it is stored."""
@@ -97,6 +142,16 @@ class Arm:
             "matched_to": self.matched_to,
             "samples": self.agents if self.matched_to else None,
         }
+        if self.own:
+            settings["own"] = dict(self.own)
+        if self.early_end and self.rounds > 1:
+            settings["early_end"] = self.early_end
+        if self.label_samples > 1:
+            settings["label_samples"] = self.label_samples
+        if self.may_skip_rounds:
+            settings["skip_rounds"] = True
+        if self.distills:
+            settings["distills"] = True
         return records.StoredArm(
             self.name, self.position, self.kind, self.labels, json.dumps(settings)
         )
@@ -124,7 +179,9 @@ def build_arms(config: Config) -> tuple[Arm, ...]:
         if not isinstance(entry, str) and name in ARM_KINDS and name != kind:
             raise ValueError(f"arms: {name!r} is the name of another kind; choose another name")
         arm = _build_kind(name, kind, position, config)
-        made[name] = arm if isinstance(entry, str) else _build_variant(arm, entry)
+        if not isinstance(entry, str):
+            arm = _build_variant(arm, entry)
+        made[name] = _take_label_samples(arm, entry, config)
     # Some checks need the other arms, so all are built before any is checked.
     for arm in made.values():
         _check_arm(arm, made, config.society)
@@ -159,17 +216,57 @@ def _build_kind(name: str, kind: str, position: int, config: Config) -> Arm:
         rounds=rounds,
         others=known.others or society.others,
         iterations=config.iterations if known.trained else 0,
-        labels=known.labels,
+        labels=_choose_labels(known, config),
         tuned=tuned,
         data=known.data,
-        w=config.datasets.w,
+        w=config.for_arm(name).datasets.w,
         matched_to=known.matched_to,
+        early_end=config.for_arm(name).society.early_end,
+        skip_rounds=config.for_arm(name).society.skip_rounds,
+        distills=known.distills,
     )
 
 
+def _choose_labels(known: ArmKind, config: Config) -> Labels | None:
+    asked = config.consensus.labels
+    if asked == "gold":
+        raise ValueError(
+            "consensus.labels = 'gold' is for the arm star alone, which needs no setting; all "
+            "others learn without gold answers"
+        )
+    # The other kinds are what their labels make them.
+    own = known.labels != "final" or known.rounds == 1
+    return known.labels if asked is None or own else asked
+
+
+def _take_label_samples(arm: Arm, entry: str | ArmSection, config: Config) -> Arm:
+    """The arm with the number of first answers that vote on its labels."""
+    section = config.for_arm(arm.name).consensus
+    samples = section.label_samples
+    if samples == 1 or arm.labels in (None, "gold"):
+        return arm
+    if arm.labels != "final":
+        return replace(arm, label_samples=samples)
+    given = None if isinstance(entry, str) else entry.labels
+    if "final" in (given, section.labels) and arm.rounds > 1:
+        raise ValueError(
+            f"arms: {arm.name!r} takes its labels from the last round (labels = 'final'), and "
+            f"consensus.label_samples = {samples} first answers of each agent cannot vote there; "
+            "set consensus.labels = 'round1', or label_samples = 1"
+        )
+    return replace(arm, labels="round1", label_samples=samples)
+
+
 def _build_variant(arm: Arm, entry: ArmSection) -> Arm:
-    changes = entry.model_dump(exclude={"name", "like"}, exclude_none=True)
+    if entry.w is not None and "w" in (entry.datasets or {}):
+        raise ValueError(f"arms: {arm.name!r} has w twice; remove datasets.w or w")
+    own = {"name", "like", "society", "consensus", "datasets", "finetune"}
+    changes = entry.model_dump(exclude=own, exclude_none=True)
     tune = changes.pop("tune", None)
+    if labels := (entry.consensus or {}).get("labels"):
+        if "labels" in changes:
+            raise ValueError(f"arms: {arm.name!r} has labels twice; remove one of them")
+        changes["labels"] = labels
     if arm.matched_to and "agents" in changes:
         raise ValueError(f"arms: {arm.name!r}: agents follow from what the arm is matched to")
     if arm.data is None and (tune or changes.keys() & {"w", "labels", "data"}):
@@ -182,7 +279,7 @@ def _build_variant(arm: Arm, entry: ArmSection) -> Arm:
     if arm.labels == "gold" and "labels" in changes:
         raise ValueError(f"arms: {arm.name!r}: star learns from gold answers; like = another kind")
     # Only keys of the entry that were given are changes, so they replace the kind's own values.
-    varied = replace(arm, **changes)
+    varied = replace(arm, own=entry.settings, **changes)
     if "agents" in changes and arm.train_agents == arm.agents:
         varied = replace(varied, train_agents=varied.agents)
     if arm.data is not None:
@@ -201,13 +298,18 @@ def _check_arm(arm: Arm, made: Mapping[str, Arm], society: SocietySection) -> No
             f"arms: {arm.name!r} has {arm.agents} models of their own to train and "
             f'{arm.train_agents} agent(s) in training; set data = "pooled"'
         )
+    if arm.distills and arm.data != "own":
+        raise ValueError(
+            f"arms: {arm.name!r} distills the models of its agents, and data = {arm.data!r} gives "
+            'them one model already; leave data out, or set like = "single-agent"'
+        )
     if arm.matched_to == "tokens" and find_reference(made.values(), society) is None:
         raise ValueError(
             f"arms: {arm.name!r} is matched to the tokens of the untuned society's debate, which "
             "no arm of this experiment holds; add 'debate' or 'multiagent'"
         )
     mixed = society.models is not None and len(set(society.models)) > 1
-    if mixed and (arm.shares_models or arm.matched_to):
+    if mixed and (arm.shares_models or arm.matched_to or arm.distills):
         raise ValueError(
             f"arms: {arm.name!r} has one model for all agents, and society.models names several; "
             "leave the arm out"

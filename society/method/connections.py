@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from providers import registry
 from providers.base import Provider
 from providers.batched import BatchedProvider
+from providers.cluster.settings import ClusterSettings
 from providers.errors import Unsupported
+from providers.serving.provider import ManagedServing, connect_managed
+from providers.serving.settings import AdapterNeed
 from providers.split import connect_split
 from providers.types import BatchRecord, ModelRef
 from society.config.schema import Config, base_address
 from society.method.agents import Society
+from society.method.arms import build_arms
 from store.ledger import Store
 from store.spending import Batch
 
@@ -126,6 +130,11 @@ class Connections(Mapping[str, Provider]):
         """The untuned model of agent `agent` (from 1); 0 is a model that all agents share."""
         return self[base_address(self._agents, agent)].base
 
+    def listen(self, tell: Callable[[str], None]) -> None:
+        """Let `tell` have what happens behind the calls, such as a server that is started."""
+        for provider in self._providers.values():
+            provider.listen(tell)
+
     async def load_adapters(self, models: Sequence[ModelRef]) -> None:
         """Make exactly these tuned models answerable, each at its own provider."""
         await asyncio.gather(
@@ -146,8 +155,33 @@ class Connections(Mapping[str, Provider]):
 
 
 def _connect(config: Config, address: str, workdir: Path) -> Provider:
-    settings = config.settings_of(address)
-    # Only `model` has a server of its own: agents with another base answer where they train.
+    settings, cluster = config.settings_of(address), plan_cluster(config)
+    # Only `model` has servers of its own: agents with another base answer where they train.
     if config.serving is None or address != config.model:
-        return registry.connect(address, settings, workdir)
-    return connect_split(address, settings, config.serving.answer_server(), workdir)
+        return registry.connect(address, settings, workdir, cluster)
+    # A run that trains nothing has no adapters to try, and need not load the model for it.
+    canary = config.serving.canary and config.iterations > 0
+    if (managed := plan_serving(config)) is not None:
+        served = replace(managed, canary=canary)
+        return connect_managed(address, settings, served, workdir, cluster)
+    servers = config.serving.list_servers()
+    return connect_split(address, settings, servers, workdir, canary=canary, cluster=cluster)
+
+
+def plan_cluster(config: Config) -> ClusterSettings | None:
+    """The cluster that trains; None if this machine does, or nothing is trained."""
+    if config.cluster is None or config.iterations == 0:
+        return None
+    return config.cluster.settings()
+
+
+def plan_serving(config: Config) -> ManagedServing | None:
+    """What the run's own server has to hold; None without one."""
+    engine = None if config.serving is None else config.serving.engine_settings()
+    if config.serving is None or engine is None:
+        return None
+    arms = [arm for arm in build_arms(config) if arm.iterations]
+    # The arms debate one after another, each with the adapters of its own society.
+    count = max((len(a.tuned) * (1 if a.shares_models else a.agents) for a in arms), default=0)
+    ranks = [each.finetune.hyperparameters("generator").lora_rank for each in config.by_arm]
+    return ManagedServing(engine, AdapterNeed(count, max(ranks)), config.serving.settings)

@@ -3,9 +3,9 @@
 Round 1: each agent's generator answers the task prompt. Every later round: the agent's critic
 continues the agent's own conversation with one more user turn, which shows the other agents'
 responses of the round before, quoted or as a summary that the untuned base writes for this agent
-(Algorithm 1 of arXiv 2501.05707). No question waits for another, and every response is stored as
-it arrives; the votes and verdicts of a debate are stored together, last, so a debate that has
-votes is complete.
+(Algorithm 1 of arXiv 2501.05707). With `early_end` no round follows one in which all agents agree.
+No question waits for another, and every response is stored as it arrives; the votes and verdicts of
+a debate are stored together, last, so a debate that has votes is complete.
 """
 
 from __future__ import annotations
@@ -32,12 +32,16 @@ from providers.types import Message, ModelRef, Request, Sampling
 from society.method.agents import Agent, Society
 from society.method.purpose import describe_turn, spend_for
 from society.method.reuse import SharedAnswers, take_over
+from society.method.spans import describe_completion, open_call_span, open_span
 from society.method.voting import (
+    LabelVote,
     Tally,
     build_tie_key,
     count_round,
+    count_votes,
     explain_empty,
     extract_answer,
+    is_unanimous,
     judge_debate,
 )
 from society.prompts import Wording
@@ -48,6 +52,8 @@ from store.tables import Record
 # How long calls in flight may still take when the run stops. Without a bound a call that is
 # retried again and again would keep the run from stopping.
 _LONGEST_WAIT_S = 60.0
+MOST_IN_FLIGHT = 1024
+"""How many questions are debated at once, unless there are many servers."""
 
 
 class Recorder(Protocol):
@@ -58,12 +64,26 @@ class Recorder(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class LabelVoters:
+    """Who votes on the labels of training debates: the answers given here, by question, and with
+    `first_round` those of the debate's own first round before them. `quorum` as in `DebateRules`.
+    """
+
+    answers: Mapping[str, Sequence[str | None]]
+    first_round: bool
+    quorum: int
+
+
+@dataclass(frozen=True, slots=True)
 class DebateRules:
     """How one debate is held.
 
     `summary_sampling` is for the summarizer only. Agents take the entries of `agent_sampling` in
     turn; without any, all have `sampling`. `label` says what training answers are compared with,
-    `quorum` how many voters a training label needs; `seed` decides ties in evaluation.
+    `quorum` how many voters a training label needs; `seed` decides ties in evaluation. `early_end`
+    ends a debate after the round in which all agents agree. `label_voters` label training debates
+    in place of their own votes. `noise` names what answers and ties are drawn from, in place of the
+    question's id, so that a question that is asked again under another id can be answered alike.
     """
 
     rounds: int
@@ -74,9 +94,12 @@ class DebateRules:
     quorum: int = 1
     seed: int = 0
     label: Labels = "final"
-    questions_in_flight: int = 1024
+    questions_in_flight: int = MOST_IN_FLIGHT
     wording: Wording = field(default_factory=Wording)
     agent_sampling: tuple[Sampling, ...] = ()
+    early_end: bool = False
+    label_voters: LabelVoters | None = None
+    noise: str | None = None
 
     def sampling_of(self, agent: int) -> Sampling:
         """How the answers of agent `agent` (from 1) are drawn."""
@@ -90,7 +113,8 @@ class Debate:
 
     `shared` holds answers that other arms got to the same requests; these are not requested again.
     `again` are turns that failed in an earlier start and are requested once more; if that is
-    interrupted, they are stored as failed again. Once `stop` returns an error no new request is
+    interrupted, they are stored as failed again. `on_early_end` is told how many rounds a debate
+    has left out. Once `stop` returns an error no new request is
     sent; the error is raised after the answers in flight have been stored.
 
         stage = StageKey(1, "train", "multiagent")
@@ -112,6 +136,7 @@ class Debate:
         again: Mapping[int, Turn] | None = None,
         shared: SharedAnswers | None = None,
         on_turn: Callable[[Turn], None] = lambda turn: None,
+        on_early_end: Callable[[int], None] = lambda rounds: None,
         stop: Callable[[], RunError | None] = lambda: None,
     ) -> None:
         self._society = society
@@ -125,24 +150,36 @@ class Debate:
         self._shared = shared or SharedAnswers()
         self._in_flight: defaultdict[str, dict[bytes, asyncio.Future[Turn]]] = defaultdict(dict)
         self._on_turn = on_turn
+        self._on_early_end = on_early_end
         self._stop = stop
 
-    async def run(self, questions: Sequence[TaskQuestion]) -> AsyncIterator[TaskQuestion]:
+    async def run(
+        self, questions: Sequence[TaskQuestion], samples: Sequence[int] = ()
+    ) -> AsyncIterator[TaskQuestion]:
         """Debate all questions, yielding each as it is complete.
 
-        Raises the first error that is fatal for the run, after the calls in flight were cancelled.
+        With `samples`, no debate is held: every agent gives these numbers of first answers. Raises
+        the first error that is fatal for the run, after the calls in flight were cancelled.
         """
         # One task per question and no round that all questions share: a question whose answers are
         # in goes to its next round, while others still wait for theirs.
         waiting = iter(questions)
-        running: dict[asyncio.Task[list[Tally]], TaskQuestion] = {}
+        running: dict[asyncio.Task[None], TaskQuestion] = {}
+
+        async def hold(question: TaskQuestion) -> None:
+            with open_span("question", self._describe_stage(question)):
+                if samples:
+                    await self._take_first_answers(question, samples)
+                else:
+                    await self.debate_question(question)
+
         try:
             while True:
                 while len(running) < self._rules.questions_in_flight:
                     question = next(waiting, None)
                     if question is None:
                         break
-                    running[asyncio.create_task(self.debate_question(question))] = question
+                    running[asyncio.create_task(hold(question))] = question
                 if not running:
                     return
                 done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
@@ -160,22 +197,28 @@ class Debate:
             await asyncio.gather(*running, return_exceptions=True)
 
     async def debate_question(self, question: TaskQuestion) -> list[Tally]:
-        """Hold one debate, round by round; returns the vote of every round."""
+        """Hold one debate, round by round; returns the vote of every round that was held."""
         turns: list[Turn] = []
         tallies: list[Tally] = []
-        tie_key = build_tie_key(self._rules.seed, question.question_id)
+        tie_key = build_tie_key(self._rules.seed, self._rules.noise or question.question_id)
         for round_number in range(1, self._rules.rounds + 1):
             earlier = [t for t in turns if t.round == round_number - 1 and t.kind == "answer"]
-            turns += await _gather_turns(
-                self._answer(question, agent, round_number, earlier)
-                for agent in self._society.agents
-            )
+            with open_span("round", {"society.round": round_number}):
+                turns += await _gather_turns(
+                    self._answer(question, agent, round_number, earlier)
+                    for agent in self._society.agents
+                )
             # Comparing answers may take a worker process a second; other debates go on meanwhile.
             tallies.append(
                 await asyncio.to_thread(
                     count_round, self._task, self._stage, turns, round_number, tie_key
                 )
             )
+            if self._rules.early_end and is_unanimous(tallies[-1], len(self._society.agents)):
+                break
+        label_vote = None
+        if (voters := self._rules.label_voters) is not None:
+            label_vote = await asyncio.to_thread(self._count_label_vote, voters, question, turns)
         rows = await asyncio.to_thread(
             judge_debate,
             self._task,
@@ -183,17 +226,53 @@ class Debate:
             question,
             turns,
             tallies,
+            rounds=self._rules.rounds,
             drop_ties=self._rules.drop_ties,
             quorum=self._rules.quorum,
             label=self._rules.label,
+            label_vote=label_vote,
         )
         # Last and all together: a debate that has votes is complete, whenever the process ends.
         self._in_flight.pop(question.question_id, None)
         await self._recorder.append(*rows)
+        if left_out := self._rules.rounds - len(tallies):
+            self._on_early_end(left_out)
         return tallies
 
+    def _describe_stage(self, question: TaskQuestion) -> dict[str, str | int]:
+        stage = self._stage
+        return {
+            "society.question": question.question_id,
+            "society.iteration": stage.iteration,
+            "society.split": stage.split,
+            "society.arm": stage.arm,
+            "society.decoding": stage.decoding,
+        }
+
+    def _count_label_vote(
+        self, voters: LabelVoters, question: TaskQuestion, turns: Sequence[Turn]
+    ) -> LabelVote:
+        own = [
+            t.answer for t in turns if t.round == 1 and t.kind == "answer" and voters.first_round
+        ]
+        answers = [*own, *voters.answers.get(question.question_id, ())]
+        return LabelVote(count_votes(answers, self._task.equivalent), voters.quorum)
+
+    async def _take_first_answers(self, question: TaskQuestion, samples: Sequence[int]) -> None:
+        await _gather_turns(
+            self._answer(question, agent, 1, (), sample)
+            for sample in samples
+            for agent in self._society.agents
+        )
+        self._in_flight.pop(question.question_id, None)
+
     async def _answer(
-        self, question: TaskQuestion, agent: Agent, round_number: int, earlier: Sequence[Turn]
+        self,
+        question: TaskQuestion,
+        agent: Agent,
+        round_number: int,
+        earlier: Sequence[Turn],
+        sample: int = 0,
     ) -> Turn:
         """The answer of one agent in round `round_number`; `earlier` are all answers of the round
         before, in the order of the agents."""
@@ -201,7 +280,7 @@ class Debate:
         if round_number == 1:
             opening = wording.open_conversation(self._task, question.text, agent.number)
             return await self._take_turn(
-                *self._prepare(question, agent, round_number, "answer", agent.generator, opening)
+                *self._prepare(question, agent, 1, "answer", agent.generator, opening, sample)
             )
         others = [turn for turn in earlier if turn.agent != agent.number]
         summary = None
@@ -225,6 +304,7 @@ class Debate:
         kind: TurnKind,
         model: ModelRef,
         messages: tuple[Message, ...],
+        sample: int = 0,
     ) -> tuple[Turn, Request]:
         """The turn before its response, and the request that gets the response."""
         stage = self._stage
@@ -245,11 +325,12 @@ class Debate:
             prompt_tokens=0,
             completion_tokens=0,
             latency_ms=0.0,
+            sample=sample,
         )
         rules = self._rules
         sampling = rules.sampling_of(agent.number) if kind == "answer" else rules.summary_sampling
         again = turn.turn_id in self._again
-        return turn, Request(model, messages, sampling, _build_noise_key(turn), again)
+        return turn, Request(model, messages, sampling, _build_noise_key(turn, rules.noise), again)
 
     async def _take_turn(self, draft: Turn, request: Request) -> Turn:
         """The stored turn of this key; else the draft with its response, which is stored now."""
@@ -286,8 +367,9 @@ class Debate:
 
     async def _ask(self, draft: Turn, request: Request) -> Turn:
         try:
-            with spend_for(describe_turn(draft)):
+            with spend_for(describe_turn(draft)), open_call_span(draft) as span:
                 completion = await self._providers[request.model.address].complete(request)
+                describe_completion(span, completion)
         except RequestError as error:
             # An answer the provider can never give is part of the record: it casts no vote.
             return _record_failure(draft, error, again=request.again)
@@ -319,11 +401,12 @@ class Debate:
             raise error
 
 
-def _build_noise_key(turn: Turn) -> str:
+def _build_noise_key(turn: Turn, noise: str | None) -> str:
     # The arm is left out, so arms that ask the same thing get the same answer; evaluation
     # leaves out the iteration, so societies are compared under common random numbers.
-    which = f"train{turn.iteration}" if turn.split == "train" else "eval"
-    return f"{which}/{turn.question_id}/a{turn.agent}/r{turn.round}/{turn.kind}"
+    which = "eval" if turn.split == "eval" else f"{turn.split}{turn.iteration}"
+    key = f"{which}/{noise or turn.question_id}/a{turn.agent}/r{turn.round}/{turn.kind}"
+    return f"{key}/s{turn.sample}" if turn.sample else key
 
 
 def _record_failure(turn: Turn, error: RequestError | RetryableError, *, again: bool) -> Turn:

@@ -4,49 +4,35 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from textwrap import shorten
 
-from evals import degradation
 from evals.judge.pool import get_shared_judge
-from evals.tasks.base import Split, Task, TaskQuestion
+from evals.tasks.base import Task, TaskQuestion
 from providers.base import Provider
 from providers.errors import InvalidSettings
 from providers.types import Sampling
 from society.config.schema import Config
 from society.method.agents import Society
 from society.method.arms import Arm
-from society.method.debate import Debate, DebateRules
+from society.method.debate import MOST_IN_FLIGHT, Debate, DebateRules, LabelVoters
 from society.method.experiment import RunContext
 from society.method.failed_requests import withdraw_failed
-from society.method.progress import StageName
+from society.method.progress import ProgressReporter, StageName
 from society.method.reuse import SharedAnswers
 from society.method.unread import ReadingMonitor, require_read
 from society.method.voting import default_quorum
-from store.records import Decoding, Question, StageKey, Turn
+from store.label_rounds import find_label_round
+from store.records import IN_STAGE, Decoding, Question, Split, StageKey, Turn
 
+_EARLY_ENDS = f"""
+SELECT count(DISTINCT question_id), count(DISTINCT question_id) FILTER (carried_from IS NOT NULL),
+    count(carried_from)
+FROM votes WHERE {IN_STAGE} AND question_id IN (SELECT unnest($questions))
+"""
 
-async def debate_training_questions(
-    run: RunContext, arm: Arm, society: Society, iteration: int
-) -> None:
-    """Debate the unlabelled questions of an iteration, whose votes become its labels."""
-    questions = run.experiment.questions
-    asked = questions.training_questions(iteration)
-    store_questions(
-        run,
-        asked,
-        questions.task.name,
-        "train",
-        first_position=questions.start(iteration),
-        iteration=questions.first_iteration(iteration),
-    )
-    stage = StageKey(iteration, "train", arm.name, "sampled")
-    society = society.first(arm.train_agents)
-    await debate_questions(run, arm, society, questions.task_of(iteration), asked, stage, "debate")
-    run.progress.note_all(
-        run.prefix(arm.name) + concern.text
-        for concern in degradation.find_label_concerns(run.store, arm.name, iteration)
-    )
+# Enough calls at once for a server with several agents; see docs/scale.md.
+_QUESTIONS_PER_SERVER = 128
 
 
 async def debate_questions(
@@ -57,57 +43,113 @@ async def debate_questions(
     questions: Sequence[TaskQuestion],
     stage: StageKey,
     name: StageName,
+    voters: LabelVoters | None = None,
 ) -> None:
     """Debate the questions of a stage that have no vote yet, until all have one."""
-    store, progress, stop_after = run.store, run.progress, run.config.stop_if_unread
     # First of all, since a withdrawn turn must count neither as stored nor as known.
-    failed = withdraw_failed(store, stage)
+    failed = withdraw_failed(run.store, stage)
     # The votes of a debate are stored last, all at once: a question with a vote of the last round
     # is complete, and one without is debated from the turns that it has.
-    voted = {vote.question_id for vote in store.votes(stage) if vote.round == arm.rounds}
+    voted = {vote.question_id for vote in run.store.votes(stage) if vote.round == arm.rounds}
     remaining = [q for q in questions if q.question_id not in voted]
-    pending = {q.question_id for q in remaining}
+    rules = replace(_build_stage_rules(run, arm, stage, len(remaining)), label_voters=voters)
+    plan = StagePlan(stage, name, task, len(questions), remaining, arm.calls(len(society.agents)))
+    await hold_stage(run, arm, society, plan, rules, failed)
+    if remaining and rules.early_end:
+        run.progress.note(_describe_early_ends(run, arm, stage, questions, len(society.agents)))
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """What is asked in a stage: those of its `questions` that remain, `turns_each` turns each.
+
+    With `samples`, first answers of these numbers are asked and no debate is held.
+    """
+
+    key: StageKey
+    name: StageName
+    task: Task
+    questions: int
+    remaining: Sequence[TaskQuestion]
+    turns_each: int
+    samples: Sequence[int] = ()
+
+
+async def hold_stage(
+    run: RunContext,
+    arm: Arm,
+    society: Society,
+    plan: StagePlan,
+    rules: DebateRules,
+    failed: Mapping[int, Turn],
+) -> None:
+    """Ask what remains of a stage; `failed` turns are asked again."""
+    store, progress, stop_after = run.store, run.progress, run.config.stop_if_unread
+    stage = plan.key
+    pending = {q.question_id for q in plan.remaining}
     known = [turn for turn in store.turns(stage) if turn.question_id in pending]
-    turns_each = arm.calls(len(society.agents))
-    done, tokens = (len(questions) - len(remaining)) * turns_each + len(known), 0
-    name = run.name_stage(arm.name, name)
-    monitor = ReadingMonitor(name, task, stop_after, failed)
+    name = run.name_stage(arm.name, plan.name)
+    monitor = ReadingMonitor(name, plan.task, stop_after, failed)
+    count = _TurnCount(progress, (plan.questions - len(pending)) * plan.turns_each + len(known))
 
     def report_turn(turn: Turn) -> None:
-        nonlocal done, tokens
-        done += 1
-        # A reused answer took no tokens of its own.
-        tokens += turn.completion_tokens if turn.shared_turn_id is None else 0
-        progress.advance(done, tokens)
+        count.add_turn(turn)
         progress.note(monitor.add(turn))
 
-    with progress.stage(stage.iteration, name, "turns", len(questions) * turns_each, done):
-        if remaining:
+    def report_early_end(rounds: int) -> None:
+        # Turns that are not needed count as done, or the stage would never come to its end.
+        count.add(rounds * arm.calls_of_later_round(len(society.agents)))
+
+    total = plan.questions * plan.turns_each
+    with progress.stage(stage.iteration, name, "turns", total, count.done):
+        if plan.remaining:
             await run.connections.load_adapters(society.tuned_models)
         if failed:
             progress.note(f"{len(failed)} requests that failed are asked again")
         debate = Debate(
             society,
-            task,
-            run.connections if stage.split == "train" else run.connections.evaluating,
+            plan.task,
+            run.connections.evaluating if stage.split == "eval" else run.connections,
             store,
             stage,
-            _build_stage_rules(run, arm, stage, len(remaining)),
+            rules,
             known=known,
             again=failed,
             shared=find_shared(run, society, stage, pending),
             on_turn=report_turn,
+            on_early_end=report_early_end,
             stop=monitor.stop,
         )
-        async for _ in debate.run(remaining):
+        async for _ in debate.run(plan.remaining, plan.samples):
             _note_given_up(run)
     progress.note(monitor.summary())
     if stop_after:
-        require_read(store, stage, name, task)
+        require_read(store, stage, name, plan.task)
 
 
-def build_debate_rules(config: Config, arm: Arm, decoding: Decoding) -> DebateRules:
+class _TurnCount:
+    """How many turns of a stage are done, and the tokens of those that were answered now."""
+
+    def __init__(self, progress: ProgressReporter, done: int) -> None:
+        self.done = done
+        self._progress = progress
+        self._tokens = 0
+
+    def add_turn(self, turn: Turn) -> None:
+        # A reused answer took no tokens of its own.
+        self._tokens += turn.completion_tokens if turn.shared_turn_id is None else 0
+        self.add(1)
+
+    def add(self, turns: int) -> None:
+        self.done += turns
+        self._progress.advance(self.done, self._tokens)
+
+
+def build_debate_rules(
+    config: Config, arm: Arm, decoding: Decoding, split: Split = "eval"
+) -> DebateRules:
     """How an arm of this experiment debates when it samples, or answers greedily."""
+    config = config.for_arm(arm.name)
     section = config.sampling
     sampling = section.build_sampling(decoding, config.seed)
     return DebateRules(
@@ -116,12 +158,19 @@ def build_debate_rules(config: Config, arm: Arm, decoding: Decoding) -> DebateRu
         sampling=sampling,
         summary_sampling=replace(sampling, max_tokens=section.summary_max_tokens),
         drop_ties=config.consensus.ties == "drop",
-        quorum=config.consensus.quorum or default_quorum(arm.train_agents),
+        quorum=min(config.consensus.quorum or default_quorum(arm.train_agents), arm.train_agents),
         seed=config.seed,
         label=arm.labels or "final",
         wording=config.wording,
         agent_sampling=tuple(own.build_sampling(decoding, config.seed) for own in section.by_agent),
+        early_end=arm.ends_early(split),
+        questions_in_flight=_count_in_flight(config),
     )
+
+
+def _count_in_flight(config: Config) -> int:
+    servers = () if config.serving is None else config.serving.list_servers()
+    return max(MOST_IN_FLIGHT, _QUESTIONS_PER_SERVER * len(servers))
 
 
 def list_samplings(config: Config, address: str) -> tuple[Sampling, ...]:
@@ -199,11 +248,29 @@ def store_questions(
 
 
 def _build_stage_rules(run: RunContext, arm: Arm, stage: StageKey, questions: int) -> DebateRules:
-    rules = build_debate_rules(run.config, arm, stage.decoding)
+    rules = build_debate_rules(run.config, arm, stage.decoding, stage.question_split)
+    # Debates whose failed requests were asked again get labels as the others of their stage.
+    if stage.split == "train" and find_label_round(run.store, stage.iteration, arm.name) == 1:
+        rules = replace(rules, label="round1")
     if stage.split == "eval" and run.connections.batch_addresses:
         # A batch takes what is requested at one time, so all questions are in flight together.
         return replace(rules, questions_in_flight=questions)
     return rules
+
+
+def _describe_early_ends(
+    run: RunContext, arm: Arm, stage: StageKey, questions: Sequence[TaskQuestion], agents: int
+) -> str | None:
+    """How many debates of a stage ended early, and what that saved; None if none did."""
+    asked = [question.question_id for question in questions]
+    [(debates, ended, rounds)] = run.store.rows(_EARLY_ENDS, {**stage.params, "questions": asked})
+    if not ended:
+        return None
+    calls = rounds * arm.calls_of_later_round(agents)
+    return (
+        f"{run.prefix(arm.name)}{ended} of {debates} debates ended early, all agents agreed: "
+        f"{calls:,} of {debates * arm.calls(agents):,} calls were left out"
+    )
 
 
 def _note_given_up(run: RunContext) -> None:

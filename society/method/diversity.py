@@ -8,7 +8,8 @@ from society.config.schema import Config
 from society.method.connections import Connections
 from society.method.purpose import Purpose, spend_for
 from store.ledger import Store
-from store.records import Diversity, StageKey
+from store.measures import Diversity
+from store.records import StageKey
 
 
 def build_options(config: Config) -> DiversityOptions:

@@ -29,7 +29,7 @@ WHERE question_id IN (SELECT question_id FROM stage WHERE failure IN ('passing',
 # computed from the untuned evaluation of another arm, and fixed once the matched arm has answered.
 _BUILT_ON = """
 SELECT
-    $split = 'train'
+    $split <> 'eval'
         AND EXISTS (FROM datasets WHERE iteration = $iteration AND arm = $arm)
     OR $split = 'eval' AND EXISTS (
         FROM diversity

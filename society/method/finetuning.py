@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from finetune.dataset_rows import Shape
 from finetune.datasets import SHARED_AGENT, DatasetRules, derive_datasets
 from finetune.jobs import TuningProgress, tune_models
-from finetune.plans import KEPT_SUFFIX, TuningPlan, derive_training_seed
+from finetune.plans import KEPT_SUFFIX, TunedModels, TuningPlan, derive_training_seed
 from providers import registry
-from providers.base import Provider
+from providers.base import CANNOT_AVERAGE, Provider
 from providers.errors import InvalidSettings
+from providers.hyperparameters import Hyperparameters, Objective
 from providers.types import Capabilities, ModelRef
 from society.config.schema import Config
 from society.method.agents import ROLES, Society
@@ -38,25 +40,53 @@ JOIN models AS m ON m.job_id = coalesce(j.shared_job_id, j.job_id)
 WHERE j.iteration = ? AND j.arm = ? AND j.status = 'succeeded'
 """
 
+_DISTILLS = "SELECT 1 FROM arms WHERE arm = ? AND (settings ->> '$.distills')::BOOLEAN"
+
+SHAPES: Mapping[Objective, Shape] = {
+    "sft": "answers",
+    "dpo": "pairs",
+    "ipo": "pairs",
+    "kto": "feedback",
+}
+"""What each objective learns from."""
+
+DISTILLED_MODEL: tuple[int, AgentRole] = (SHARED_AGENT, "generator")
+"""Whose model is distilled, in an arm that does so in every iteration."""
+
 Datasets = Mapping[str, Mapping[tuple[int, AgentRole], Dataset]]
 """By the arm's name, then by agent and role."""
 
 
 def build_datasets(run: RunContext, arms: Sequence[Arm], iteration: int) -> Datasets:
     """One dataset for every model that the arms train, from the debates of this iteration."""
-    roles = {arm.name: list_tuned_models(arm) for arm in arms}
+    count = sum(len(list_tuned_models(arm)) for arm in arms)
     built: dict[str, dict[tuple[int, AgentRole], Dataset]] = {}
-    with run.progress.stage(iteration, "datasets", "datasets", sum(map(len, roles.values()))):
+    with run.progress.stage(iteration, "datasets", "datasets", count):
         for arm in arms:
-            rules = build_dataset_rules(run.config, arm)
-            built[arm.name] = derive_datasets(
-                run.store, iteration, arm.name, roles[arm.name], rules
-            )
+            built[arm.name] = build_arm_datasets(run.store, run.config, arm, iteration)
             run.progress.advance(sum(map(len, built.values())))
     for dataset in (d for datasets in built.values() for d in datasets.values()):
         if dataset.note is not None:
             run.progress.note(f"dataset {dataset.dataset_id}: {dataset.note}")
     return built
+
+
+def build_arm_datasets(
+    store: Store, config: Config, arm: Arm, iteration: int
+) -> dict[tuple[int, AgentRole], Dataset]:
+    """The datasets of one arm. Those of providers that take no weights have repeated rows."""
+    owners = list_tuned_models(arm)
+    # Pooled rows, and those of single agents, are derived apart from each other.
+    sorts = {
+        agent: (registry.info(config.base_address(agent)).weights, agent == SHARED_AGENT)
+        for agent, _ in owners
+    }
+    built: dict[tuple[int, AgentRole], Dataset] = {}
+    for weights, pooled in dict.fromkeys(sorts.values()):
+        rules = replace(build_dataset_rules(config, arm), repeat=not weights)
+        chosen = [owner for owner in owners if sorts[owner[0]] == (weights, pooled)]
+        built |= derive_datasets(store, iteration, arm.name, chosen, rules)
+    return {owner: built[owner] for owner in owners}
 
 
 async def finetune_agents(
@@ -68,10 +98,8 @@ async def finetune_agents(
     `finetune.on_failure = "keep"`. A note says so.
     """
     config, progress = run.config, run.progress
-    # A resumed run plans its finished and running jobs again. They keep the settings they have, so
-    # that their digests stay the same and `tune_models` finds them instead of submitting twice.
     plans = [
-        keep_job_settings(_plan_model(run, societies[arm], dataset), run.store, config.seed)
+        _plan_model(run, societies[arm], dataset)
         for arm, built in datasets.items()
         for dataset in built.values()
     ]
@@ -96,45 +124,95 @@ async def finetune_agents(
         progress.advance(sum(finished.values()), detail=f"{model}{said}")
 
     with progress.stage(iteration, "finetune", "models", len(plans)):
-        tuned = await tune_models(
-            providers=run.connections,
-            store=run.store,
-            plans=plans,
-            on_progress=report_job,
-            on_failure=config.finetune.on_failure,
-        )
+        after = dict(societies)
+        # What starts from a model of this iteration is trained once that is there.
+        for waits in (False, True):
+            tuned = await tune_models(
+                providers=run.connections,
+                store=run.store,
+                plans=[
+                    _plan_model(run, after[plan.arm], plan.dataset) if waits else plan
+                    for plan in plans
+                    if _starts_from_generator(config, plan) == waits
+                ],
+                on_progress=report_job,
+                on_failure=config.finetune.on_failure,
+            )
+            after |= _replace_models(run, after, tuned)
+    return {arm: after[arm] for arm in datasets}
+
+
+def _replace_models(
+    run: RunContext, societies: Mapping[str, Society], tuned: Mapping[str, TunedModels]
+) -> dict[str, Society]:
+    """The societies with their tuned models; a note says who keeps the old one."""
     after: dict[str, Society] = {}
-    for arm in datasets:
-        for kept in tuned[arm].kept:
+    for arm, models in tuned.items():
+        for kept in models.kept:
             model = run.name_model(arm, kept.agent, kept.role)
-            progress.note(f"{model} keeps its old model: {kept.reason}")
-        old = {(kept.agent, kept.role) for kept in tuned[arm].kept}
-        new = {owner: model for owner, model in tuned[arm].items() if owner not in old}
+            run.progress.note(f"{model} keeps its old model: {kept.reason}")
+        old = {(kept.agent, kept.role) for kept in models.kept}
+        if any(each.name == arm and each.distills for each in run.experiment.arms):
+            # What was distilled is where the next training starts; it debates in nobody's place.
+            old.add(DISTILLED_MODEL)
+        new = {owner: model for owner, model in models.items() if owner not in old}
         after[arm] = societies[arm].with_models(new)
     return after
 
 
-def load_society(store: Store, society: Society, iteration: int, arm: str) -> Society:
-    """The society that the untuned `society` has become after `iteration` iterations."""
+def _starts_from_generator(config: Config, plan: TuningPlan) -> bool:
+    section = config.for_arm(plan.arm).finetune
+    return plan.role == "critic" and section.critic_init == "generator"
+
+
+def read_tuned_models(
+    store: Store, iteration: int, arm: str
+) -> dict[tuple[int, AgentRole], ModelRef]:
+    """The newest tuned model of every (agent, role) of an arm after `iteration` iterations.
+
+    A role that no job has tuned so far is missing; agent 0 stands for a model that all share.
+    """
+    found: dict[tuple[int, AgentRole], ModelRef] = {}
     for k in range(1, iteration + 1):
         tuned = store.rows(_TUNED, [k, arm])
-        society = society.with_models(
-            {(agent, role): ModelRef(*model) for agent, role, *model in tuned}
-        )
-    return society
+        found |= {(agent, role): ModelRef(*model) for agent, role, *model in tuned}
+    return found
+
+
+def load_society(store: Store, society: Society, iteration: int, arm: str) -> Society:
+    """The society that the untuned `society` has become after `iteration` iterations."""
+    tuned = read_tuned_models(store, iteration, arm)
+    if store.rows(_DISTILLS, [arm]):
+        # No agent answers with it, not even one that could not be trained.
+        tuned.pop(DISTILLED_MODEL, None)
+    return society.with_models(tuned)
 
 
 def _plan_model(run: RunContext, society: Society, dataset: Dataset) -> TuningPlan:
+    """The job of a dataset. One that exists already keeps its settings, so that its digest stays
+    the same and `tune_models` finds it instead of submitting it twice."""
+    section = run.config.for_arm(dataset.arm).finetune
     start = society.model(dataset.agent, dataset.role)
-    if run.config.finetune.init == "fresh":
-        start = run.connections.base_of(dataset.agent)
-    return build_plan(run.config, run.name, dataset, start)
+    base = run.connections.base_of(dataset.agent)
+    distills = any(arm.name == dataset.arm and arm.distills for arm in run.experiment.arms)
+    if distills:
+        before = read_tuned_models(run.store, dataset.iteration - 1, dataset.arm)
+        base = before.get(DISTILLED_MODEL, base)
+    critic_init = section.critic_init if dataset.role == "critic" else "own"
+    if critic_init == "generator":
+        start = society.model(dataset.agent, "generator")
+    elif critic_init == "base" or section.init == "fresh" or distills:
+        start = base
+    plan = build_plan(run.config, run.name, dataset, start)
+    return keep_job_settings(plan, run.store, run.config.seed)
 
 
 def list_tuned_models(arm: Arm) -> list[tuple[int, AgentRole]]:
-    """The (agent, role) pairs that are fine-tuned; agent 0 is a model that all agents share."""
+    """The (agent, role) pairs that are fine-tuned; agent 0 is a model that all agents share, or the
+    one that is distilled of them."""
     agents = [SHARED_AGENT] if arm.shares_models else range(1, arm.agents + 1)
-    return [(agent, role) for role in arm.tuned for agent in agents]
+    distilled = [DISTILLED_MODEL] if arm.distills else []
+    return [*((agent, role) for role in arm.tuned for agent in agents), *distilled]
 
 
 def count_tuned_models(config: Config) -> int:
@@ -144,19 +222,30 @@ def count_tuned_models(config: Config) -> int:
 
 def build_dataset_rules(config: Config, arm: Arm) -> DatasetRules:
     """Which of the trainable rows the datasets take."""
-    section = config.datasets
+    own = config.for_arm(arm.name)
+    section = own.datasets
     return DatasetRules(
+        shape=SHAPES[own.finetune.objective],
+        critics=section.critics,
         w=arm.w,
         critic_loss=section.critic_loss,
         max_examples=section.max_examples,
         seed=config.seed,
         matched=arm.data == "matched",
         selections=section.selections,
+        # Gold is no vote, and a single answer can be compared with no other.
+        margin=None if arm.labels == "gold" else section.margin,
+        margin_weights=section.margin_weights and arm.labels != "gold",
+        replay=section.replayed,
+        replay_share=section.replay_share,
+        novelty=section.novelty if arm.train_agents > 1 else None,
+        first_answers=section.critic_first_answers,
     )
 
 
 def build_plan(config: Config, run: str, dataset: Dataset, start: ModelRef) -> TuningPlan:
-    """The job that teaches `dataset` to the model `start`, by the config's settings."""
+    """The job that teaches `dataset` to the model `start`, by the settings of the dataset's arm."""
+    config = config.for_arm(dataset.arm)
     return TuningPlan(
         run=run,
         iteration=dataset.iteration,
@@ -232,7 +321,7 @@ async def prepare_tuning(config: Config, providers: Mapping[str, Provider], stor
     over = sum(job.status in ("succeeded", "skipped") for job in store.jobs())
     if over >= config.iterations * count_tuned_models(config):
         return
-    recipes = dict.fromkeys(config.finetune.hyperparameters(role) for role in ROLES)
+    recipes = list_recipes(config)
     for address, provider in providers.items():
         if is_tuned(config, address):
             for recipe in recipes:
@@ -244,16 +333,65 @@ def find_faults(config: Config, provider: Provider) -> list[str]:
     if not provider.capabilities.finetune:
         return ["it cannot fine-tune; set iterations = 0, or choose another model"]
     faults: list[str] = []
-    for role in ROLES:
-        faults += provider.validate_hyperparameters(config.finetune.hyperparameters(role))
-    if fault := find_validation_fault(config, provider.capabilities):
-        faults.append(fault)
+    for recipe in list_recipes(config):
+        faults += provider.validate_hyperparameters(recipe)
+    faults += find_lacking(config, provider.capabilities)
+    for recipe in list_averaged(config):
+        faults += provider.validate_averaging(recipe)
     return list(dict.fromkeys(faults))
 
 
-def find_validation_fault(config: Config, capabilities: Capabilities) -> str | None:
-    """Why the provider cannot use the validation share; None if it can."""
-    share = config.finetune.validation_share
+def list_averaged(config: Config) -> list[Hyperparameters]:
+    """The settings that models are trained with which are averaged later."""
+    averaging = [arm for arm in build_arms(config) if arm.labels == "average" and arm.trained]
+    return [config.for_arm(a.name).finetune.hyperparameters("generator") for a in averaging]
+
+
+def list_recipes(config: Config) -> list[Hyperparameters]:
+    """The different settings that models are trained with, in any arm and role."""
+    sections = [each.finetune for each in config.by_arm]
+    return list(dict.fromkeys(s.hyperparameters(role) for s in sections for role in ROLES))
+
+
+def find_lacking(config: Config, capabilities: Capabilities) -> list[str]:
+    """What training needs beside training itself and the provider lacks, each with its remedy."""
+    faults = []
+    if fault := _find_validation_fault(config, capabilities):
+        faults.append(fault)
+    faults += [
+        f"finetune.objective = {objective!r}: it cannot learn from preferences so; set one of: "
+        f"{', '.join(sorted(capabilities.objectives))}"
+        for objective in dict.fromkeys(each.objective for each in list_recipes(config))
+        if objective not in capabilities.objectives
+    ]
+    looping = [arm.name for arm in build_arms(config) if arm.distills and arm.iterations > 1]
+    if looping and not capabilities.tuned_starts:
+        faults.append(
+            f"the arm {looping[0]!r} trains from a distilled model, and its jobs start from the "
+            "base only; remove the arm, or set iterations = 1"
+        )
+    if list_averaged(config) and not capabilities.averages:
+        faults.append(CANNOT_AVERAGE)
+    if not capabilities.context_answers and _trains_last_answers(config):
+        faults.append(
+            'datasets.critic_loss = "final": its jobs train on all answers of a conversation; set '
+            'datasets.critic_loss = "all"'
+        )
+    return faults
+
+
+def _trains_last_answers(config: Config) -> bool:
+    """Whether a critic is trained on the last answer of its conversations only."""
+    return any(
+        "critic" in arm.tuned
+        and bool(arm.iterations)
+        and config.for_arm(arm.name).datasets.critic_loss != "all"
+        for arm in build_arms(config)
+    )
+
+
+def _find_validation_fault(config: Config, capabilities: Capabilities) -> str | None:
+    share = max(each.finetune.validation_share for each in config.by_arm)
     if not share or capabilities.validation:
         return None
     return (

@@ -7,6 +7,7 @@
         build a dataset for each generator and each critic from its own turns    (lines 16-25)
         fine-tune each of them on its own dataset                                (lines 26-27)
         evaluate the new society, which replaces the old one
+        with `stop = "labels"`: choose among the societies so far, and stop if they get worse
 
 All arms of the experiment, baselines and ablations too, go through the same stages side by side.
 Every stage first looks up what the store already has and does only the rest. So starting a run
@@ -20,11 +21,13 @@ from datetime import UTC, datetime
 
 from society.method.agents import Society
 from society.method.arms import order_by_reference
-from society.method.debating import debate_training_questions
 from society.method.diversity import DiversityProbe
 from society.method.evaluation import evaluate_society, match_compute
 from society.method.experiment import RunContext
 from society.method.finetuning import build_datasets, finetune_agents
+from society.method.label_voters import debate_training_questions
+from society.method.mastery import enter_stage
+from society.method.stopping import choose_society
 from store.records import Model
 
 
@@ -45,17 +48,27 @@ async def run_iterations(run: RunContext) -> None:
         arm = match_compute(run, arm)
         societies[arm.name] = run.connections.start_society(arm.agents)
         await evaluate_society(run, arm, societies[arm.name], 0, probe)
+        run.progress.finish_part(0, arm.name, "evaluation")
 
+    stopped: set[str] = set()
     for iteration in range(1, run.config.iterations + 1):
-        trained = [arm for arm in arms if arm.trained_in(iteration)]
+        trained = [arm for arm in arms if arm.trained_in(iteration) and arm.name not in stopped]
+        if not trained:
+            break
+        enter_stage(run, iteration)
         for arm in trained:
             await debate_training_questions(run, arm, societies[arm.name], iteration)
+            run.progress.finish_part(iteration, arm.name, "labels")
         # The models of all arms are tuned together: equal jobs of two arms run once, and a
         # provider that trains several models at a time is kept busy.
         datasets = build_datasets(run, trained, iteration)
         societies |= await finetune_agents(run, societies, datasets, iteration)
         for arm in trained:
+            run.progress.finish_part(iteration, arm.name, "training")
             await evaluate_society(run, arm, societies[arm.name], iteration, probe)
+            run.progress.finish_part(iteration, arm.name, "evaluation")
+            if choose_society(run, arm, iteration):
+                stopped.add(arm.name)
 
     store_end(run)
 

@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 StageName = str
-"""debate, datasets, finetune, "diversity DECODING" or "evaluate DECODING"; on the questions of
-another task "zero-shot LABEL DECODING", on those of a curriculum's stage "curriculum LABEL
+"""labels, debate, datasets, finetune, "diversity DECODING" or "evaluate DECODING"; on the questions
+of another task "zero-shot LABEL DECODING", on those of a curriculum's stage "curriculum LABEL
 DECODING". In a run of several arms the arm's name stands before it."""
 
 
@@ -47,7 +48,41 @@ class Note:
     text: str
 
 
-Event = StageStarted | StageAdvanced | StageFinished | Note
+IterationPart = Literal["labels", "training", "evaluation"]
+
+
+@dataclass(frozen=True, slots=True)
+class PartFinished:
+    """The labels, the models or the evaluation of one arm in one iteration are stored for good.
+
+    A resumed run reports again what an earlier start had finished.
+    """
+
+    iteration: int
+    arm: str
+    part: IterationPart
+
+
+WorkKind = Literal["debate", "finetune", "evaluate"]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedWork:
+    """What one iteration will do of one kind, guessed before the run.
+
+    `units` are turns, or models to train. `work` compares pieces of one pace with each other: it is
+    in tokens of a prompt. `is_local` says that a free model of this machine does it, so that the
+    work of answers and of training can be compared too.
+    """
+
+    iteration: int
+    kind: WorkKind
+    units: float
+    work: float
+    is_local: bool
+
+
+Event = StageStarted | StageAdvanced | StageFinished | PartFinished | Note
 Observer = Callable[[Event], None]
 
 
@@ -84,6 +119,10 @@ class ProgressReporter:
         parts = (detail, self._describe_spending())
         detail = " · ".join(part for part in parts if part)
         self._observer(StageAdvanced(done, tokens, detail))
+
+    def finish_part(self, iteration: int, arm: str, part: IterationPart) -> None:
+        """Report that a part of an iteration is stored for good."""
+        self._observer(PartFinished(iteration, arm, part))
 
     def note(self, text: str | None) -> None:
         """Tell the user something; None is nothing."""

@@ -55,7 +55,7 @@ def describe_turn(turn: Turn) -> Purpose:
     """The purpose of a call whose answer is to be `turn`."""
     first = "generator" if turn.round == 1 else "critic"
     return Purpose(
-        stage="debate" if turn.split == "train" else "evaluate",
+        stage="evaluate" if turn.split == "eval" else "debate",
         iteration=turn.iteration,
         arm=turn.arm,
         split=turn.split,

@@ -4,7 +4,8 @@ A curriculum changes the training questions with the iteration, usually from eas
 beyond the paper and is off unless `task.curriculum` is set. After Lee et al. 2025 (arXiv
 2502.01612): models that learn from their own answers get further when each iteration's questions
 are only a little harder than those they already answer correctly. Stage k is for iteration k, and
-the last stage stays; its options replace the task's own. Every stage has an evaluation set of its
+the last stage stays; its options replace the task's own. With `task.mastery` the society's votes
+say when the next stage comes (`society.method.mastery`). Every stage has an evaluation set of its
 own, `TASK@K`, which all societies answer: the untuned one too, and also sets of stages that no
 iteration reaches.
 
@@ -103,7 +104,11 @@ class EvaluationSet:
 
 
 class Questions:
-    """The questions of one experiment, the same at every call."""
+    """The questions of one experiment, the same at every call.
+
+    With `task.mastery` only `enter_stage` says which stage an iteration after the first trains on;
+    until then its training questions raise KeyError, and `foresee` lists those it may get.
+    """
 
     def __init__(self, config: Config) -> None:
         """Raises ValueError for an unknown task and for what is wrong with a task's options."""
@@ -126,6 +131,12 @@ class Questions:
             *self._zero_shot(),
         )
         self._drawn: dict[int, list[TaskQuestion]] = {}
+        self._entered = {1: 1}
+
+    def enter_stage(self, iteration: int, entry: int) -> CurriculumStage:
+        """Let `iteration` train on the curriculum's entry number `entry` (from 1)."""
+        self._entered[iteration] = entry
+        return self.curriculum[entry - 1]
 
     def task_of(self, iteration: int) -> Task:
         """The task that iteration `iteration` (from 1) trains on."""
@@ -139,6 +150,15 @@ class Questions:
         if stage is None:
             return self.task.questions("train", start, count)
         return self._of_stage(stage, start + count)[start : start + count]
+
+    def foresee(self, iteration: int) -> list[tuple[Task, Sequence[TaskQuestion]]]:
+        """What an iteration may train on: one task with questions, or one for each stage that the
+        iteration may have come to."""
+        if self._follows_iterations:
+            return [(self.task_of(iteration), self.training_questions(iteration))]
+        reachable = dict.fromkeys(self.curriculum[:iteration])
+        count = self.config.train.questions
+        return [(stage.task, self._of_stage(stage, count)[:count]) for stage in reachable]
 
     def start(self, iteration: int) -> int:
         """The position of an iteration's first question in its task, or in its stage."""
@@ -154,17 +174,31 @@ class Questions:
         if self.config.train.fresh:
             return iteration
         stage = self._stage(iteration)
-        return None if stage is None else stage.number
+        if stage is None:
+            return None
+        return next(k for k in range(1, iteration + 1) if self._stage(k) == stage)
 
     def all_training_questions(self) -> Sequence[TaskQuestion]:
-        """The training questions of all iterations, each once."""
+        """The training questions of all iterations, each once; with `task.mastery`, all that any
+        iteration may train on."""
         if not self.curriculum:
             return (
                 self.task.questions("train", 0, self._training_count)
                 if self._training_count
                 else []
             )
-        found = (self.training_questions(k) for k in range(1, self.config.iterations + 1))
+        iterations, section = self.config.iterations, self.config.train
+        if self._follows_iterations:
+            found = [self.training_questions(k) for k in range(1, iterations + 1)]
+        else:
+            found = [
+                # The stage may be entered in the iteration of its number and then stay.
+                self._of_stage(
+                    stage,
+                    section.questions * (iterations + 1 - stage.number if section.fresh else 1),
+                )
+                for stage in dict.fromkeys(self.curriculum[:iterations])
+            ]
         return list({q.question_id: q for questions in found for q in questions}.values())
 
     def check_available(self) -> None:
@@ -182,9 +216,16 @@ class Questions:
         passes = self.config.iterations if self.config.train.fresh else 1
         return passes * self.config.train.questions if self.config.iterations else 0
 
+    @property
+    def _follows_iterations(self) -> bool:
+        return self.config.task.mastery is None
+
     def _stage(self, iteration: int) -> CurriculumStage | None:
         stages = self.curriculum
-        return stages[min(iteration, len(stages)) - 1] if stages else None
+        if not stages:
+            return None
+        reached = min(iteration, len(stages))
+        return stages[(reached if self._follows_iterations else self._entered[iteration]) - 1]
 
     def _of_stage(self, stage: CurriculumStage, count: int) -> list[TaskQuestion]:
         # Drawing compares every question with all evaluation sets; each iteration only adds to

@@ -1,9 +1,9 @@
 """Requests that several arms of a run have in common are sent once.
 
-Two requests are the same if model, conversation, sampling and sample (question, agent, round, kind:
-what the noise is drawn from) are the same. Within one stage the sampling is the same for all arms,
-so the rest makes the key. A model that always gives the same greedy answer gives all samples of
-one conversation the same answer, so for it the sample is no part of the key.
+Two requests are the same if model, conversation, sampling and draw (question, agent, round, kind,
+sample: what the noise is drawn from) are the same. Within one stage the sampling is the same for
+all arms, so the rest makes the key. A model that always gives the same greedy answer answers one
+conversation alike in every draw, so for it the draw is no part of the key.
 """
 
 from __future__ import annotations
@@ -31,14 +31,15 @@ def build_request_key(
     agent: int,
     round_number: int,
     kind: TurnKind,
+    sample: int = 0,
     *,
     repeats: bool,
 ) -> bytes:
     """The 16-byte key of a request within a stage; equal keys get equal answers."""
-    sample = (kind,) if repeats else (kind, question_id, agent, round_number)
+    drawn = (kind,) if repeats else (kind, question_id, agent, round_number, sample)
     # JSON keeps the parts apart whatever they contain; lone surrogates in a model's text must not
     # keep a key from being made.
-    text = f"{json.dumps([model_id, *sample])}\n{messages}"
+    text = f"{json.dumps([model_id, *drawn])}\n{messages}"
     return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
 
 
@@ -62,6 +63,7 @@ class SharedAnswers:
             turn.agent,
             turn.round,
             turn.kind,
+            turn.sample,
             repeats=self.repeats(turn.model_id),
         )
 

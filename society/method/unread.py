@@ -99,17 +99,12 @@ _WHAT_NOW = (
 )
 
 _READ = f"SELECT count(answer), count(*) FROM turns WHERE {IN_STAGE} AND kind = 'answer'"
-# The last vote of every training debate: how many have a label, no readable answer, or a tie.
+# The vote that labels, of every training debate: how many have a label, no readable answer, a tie.
 _LABELS = """
-WITH finals AS (
-    SELECT question_id, arg_max(struct_pack(answer, voters, tie), round) AS final
-    FROM votes
-    WHERE iteration = ? AND split = 'train' AND arm = ?
-    GROUP BY question_id
-)
-SELECT count(*), count(final.answer), count(*) FILTER (final.voters = 0),
-    count(*) FILTER (final.answer IS NULL AND final.tie)
-FROM finals
+SELECT count(*), count(answer), count(*) FILTER (voters = 0),
+    count(*) FILTER (answer IS NULL AND tie)
+FROM label_votes
+WHERE iteration = ? AND arm = ?
 """
 
 

@@ -14,7 +14,8 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from evals.tasks.base import Task, TaskQuestion
 from store.records import Labels, StageKey, Turn, Verdict, Vote
@@ -36,6 +37,14 @@ class Tally:
     votes: int
     voters: int
     tie: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LabelVote:
+    """A vote of its own that labels a training debate, and how many voters its label needs."""
+
+    tally: Tally
+    quorum: int
 
 
 def count_votes(
@@ -99,6 +108,11 @@ def count_round(
     return count_votes(answers, task.equivalent, tie_key if stage.split == "eval" else None)
 
 
+def is_unanimous(tally: Tally, agents: int) -> bool:
+    """Whether all of `agents` have a readable answer, and the same one."""
+    return tally.votes == tally.voters == agents
+
+
 def judge_debate(
     task: Task,
     stage: StageKey,
@@ -106,30 +120,32 @@ def judge_debate(
     turns: Sequence[Turn],
     tallies: Sequence[Tally],
     *,
+    rounds: int,
     drop_ties: bool,
     quorum: int = 1,
     label: Labels = "final",
+    label_vote: LabelVote | None = None,
 ) -> list[Record]:
     """A verdict per answer turn, then a vote per round; `tallies` are those of rounds 1, 2, ….
 
+    Where fewer than `rounds` were held, the others get the last vote, marked as carried.
     `drop_ties` leaves a tied vote of a training debate without a label, `quorum` one in which
     fewer agents have a readable answer. `label` says what the answers of a training debate are
     compared with: the vote of the last round or of the first, or the gold answer (STaR, the only
-    arm that may learn from it).
+    arm that may learn from it). `label_vote` labels in place of the debate's own votes.
     """
     training = stage.split == "train"
     if not training:
         label = "final"
-    labels = [
-        None if training and ((drop_ties and each.tie) or each.voters < quorum) else each.answer
-        for each in tallies
-    ]
-    votes: list[Record] = [
-        Vote(
-            iteration=stage.iteration,
-            arm=stage.arm,
-            split=stage.split,
-            decoding=stage.decoding,
+
+    def build_vote(each: Tally, least: int, at: StageKey, round_number: int) -> Vote:
+        dropped = training and ((drop_ties and each.tie) or each.voters < least)
+        answer = None if dropped else each.answer
+        return Vote(
+            iteration=at.iteration,
+            arm=at.arm,
+            split=at.split,
+            decoding=at.decoding,
             question_id=question.question_id,
             round=round_number,
             answer=answer,
@@ -137,23 +153,37 @@ def judge_debate(
             voters=each.voters,
             tie=each.tie,
             correct=_is_correct(task, answer, question.gold),
-            quorum=quorum if training else None,
+            quorum=least if training else None,
         )
-        for round_number, (each, answer) in enumerate(zip(tallies, labels, strict=True), start=1)
-    ]
-    # A label that was dropped agrees with nothing and disagrees with nothing: agrees is NULL.
+
+    votes = [build_vote(each, quorum, stage, at) for at, each in enumerate(tallies, start=1)]
+    held = len(votes)
     place = 0 if label == "round1" else -1
-    verdicts: list[Record] = []
+    deciding, vote = votes[place], tallies[place]
+    votes += [
+        replace(votes[-1], round=round_number, carried_from=held)
+        for round_number in range(held + 1, rounds + 1)
+    ]
+    if label_vote is not None:
+        vote = label_vote.tally
+        deciding = build_vote(vote, label_vote.quorum, replace(stage, split="label"), 1)
+        votes.append(deciding)
+    counted = None if deciding.answer is None else vote
+    return [*_judge_answers(task, question, turns, "gold" if label == "gold" else counted), *votes]
+
+
+def _judge_answers(
+    task: Task, question: TaskQuestion, turns: Sequence[Turn], label: Tally | Literal["gold"] | None
+) -> list[Verdict]:
+    """A verdict per answer turn; `label` is the vote that answers are compared with, or gold."""
+    verdicts = []
     for turn in (t for t in turns if t.kind == "answer"):
-        correct = _is_correct(task, turn.answer, question.gold)
-        if label == "gold":
-            agreeing = correct
-        elif labels[place] is None:
-            agreeing = None
-        else:
-            agreeing = agrees(turn.answer, tallies[place], task.equivalent)
+        agreeing = correct = _is_correct(task, turn.answer, question.gold)
+        if label != "gold":
+            # A label that was dropped agrees with nothing and disagrees with nothing: NULL.
+            agreeing = None if label is None else agrees(turn.answer, label, task.equivalent)
         verdicts.append(Verdict(turn_id=turn.turn_id, agrees=agreeing, correct=correct))
-    return [*verdicts, *votes]
+    return verdicts
 
 
 def extract_answer(task: Task, text: str, finish_reason: str) -> str | None:

@@ -36,7 +36,8 @@ class Wording:
 
     `own` are the user's texts in place of the packaged ones (`society.prompts.templates`).
     `system_prompts` open the agents' conversations; agents beyond them take them in turn again.
-    The summarizer has none.
+    The summarizer has none. `earlier` is a conversation that the question continues, if it does; a
+    system message at its start follows the agent's own.
 
     >>> Wording().build_summary_turn("Both say 7.", "State it.").splitlines()[0]
     "A summary of the other agents' solutions:"
@@ -45,6 +46,7 @@ class Wording:
     thoughts: ShownThoughts = "hidden"
     system_prompts: tuple[str, ...] = ()
     own: Mapping[PromptName, str] = field(default_factory=lambda: MappingProxyType({}))
+    earlier: tuple[Message, ...] = ()
 
     def open_conversation(self, task: Task, question: str, agent: int) -> tuple[Message, ...]:
         """What the generator of agent `agent` (from 1) is sent in round 1."""
@@ -54,9 +56,13 @@ class Wording:
         else:
             values = {"question": question, "answer_form": task.answer_form}
             asked = fill_prompt("task", text, values)
-        directed = self.find_system_prompt(agent)
-        system = () if directed is None else (Message("system", directed),)
-        return (*system, Message("user", asked))
+        earlier, directed = self.earlier, self.find_system_prompt(agent)
+        if directed is not None:
+            # One system message at most: many chat templates refuse a second one.
+            if earlier and earlier[0].role == "system":
+                directed, earlier = f"{directed}\n\n{earlier[0].content}", earlier[1:]
+            earlier = (Message("system", directed), *earlier)
+        return (*earlier, Message("user", asked))
 
     def find_system_prompt(self, agent: int) -> str | None:
         """The system prompt of agent `agent` (from 1)."""

@@ -1,4 +1,4 @@
-"""One debate of a run's newest society about the user's own question."""
+"""One debate of a run's society about the user's own question."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TextIO
 from rich.rule import Rule
 from rich.text import Text
 
-from evals import stored_run, tasks
+from evals import choices, stored_run, tasks
 from evals.tasks.base import TaskQuestion
 from society.config.load import ConfigError
 from society.config.schema import Config
@@ -28,10 +28,8 @@ from store.ledger import Store
 from store.records import StageKey, Turn
 from store.tables import Record
 
-_NEWEST = "select coalesce(max(iteration), 0) from votes where split = 'eval' and arm = ?"
-
-# The user waits at a terminal, so a server that is down is reported soon. All models of the newest
-# society have answered before, so a model that is missing now will not appear later.
+# The user waits at a terminal, so a server that is down is reported soon. All models of the society
+# have answered before, so a model that is missing now will not appear later.
 _GIVE_UP_AFTER_S = 30.0
 
 
@@ -61,21 +59,26 @@ def open_store(folder: RunFolder) -> Store:
     )
 
 
-def show_debate(folder: RunFolder, store: Store, text: str, stream: TextIO) -> None:
-    """Let the newest society of a run's main arm debate `text`; print each turn, then the vote.
+def show_debate(
+    folder: RunFolder, store: Store, text: str, stream: TextIO, iteration: int | None = None
+) -> None:
+    """Let a society of a run's main arm debate `text`; print each turn, then the vote.
 
-    Raises `ConfigError` for an empty question, `NothingStored` for a database without a run, and
-    the provider's errors.
+    It is that of `iteration`, by default the arm's own (`choices.find_society`). Raises
+    `ConfigError` for an empty question or an iteration without a society, `NothingStored` for a
+    database without a run, and the provider's errors.
     """
     if not text.strip():
         raise ConfigError(f"the question {text!r} is empty; ask something")
     config = Config.from_json(stored_run.load_run(store).config)
+    iteration = find_iteration(store, config, iteration)
     console = Screen(stream)
-    newest = find_newest_iteration(store, config)
-    who = f"the society of iteration {newest}" if newest else "the untuned society"
+    who = choices.name_society(iteration)
     title = f"{who} of run {one_line(folder.name)} debates: {escape_invisible(text)}"
     console.print(Text(title, style="bold"))
-    tally = asyncio.run(debate_question(folder, config, store, text, partial(_print, console)))
+    tally = asyncio.run(
+        debate_question(folder, config, store, text, iteration, partial(_print, console))
+    )
     console.print(Rule(style="dim"))
     if tally.answer is None:
         console.print("no agent stated a final answer")
@@ -106,20 +109,24 @@ async def debate_question(
     config: Config,
     store: Store,
     text: str,
+    iteration: int,
     show: Callable[[Turn], None],
 ) -> Tally:
-    """Let the newest society debate `text`, passing each turn to `show`; return the last vote.
+    """Let the society of `iteration` debate `text`, passing each turn to `show`; return the last
+    vote.
 
     The turns are not stored. Their cost is, if `store` can be written to. Raises the provider's
     errors.
     """
-    newest = find_newest_iteration(store, config)
+    if config.serving is not None and config.serving.engine is not None:
+        # One debate is over in this process before a server is up, and a running run has its own.
+        config = config.model_copy(update={"serving": None})
     connections = Connections.open(config, folder.models).with_deadline(_GIVE_UP_AFTER_S)
     if not store.read_only:
         connections = budget.budget_connections(connections, config, store, in_passing=True)
     try:
         arm = main_arm(config)
-        society = load_society(store, connections.start_society(arm.agents), newest, arm.name)
+        society = load_society(store, connections.start_society(arm.agents), iteration, arm.name)
         # Load all adapters first, so that no answer waits for one.
         await connections.load_adapters(society.tuned_models)
         debate = Debate(
@@ -127,7 +134,7 @@ async def debate_question(
             tasks.load_task(config.task.name, config.task.options),
             connections,
             _Unstored(),
-            StageKey(newest, "eval", arm.name, "sampled"),
+            StageKey(iteration, "eval", arm.name, "sampled"),
             build_debate_rules(config, arm, "sampled"),
             on_turn=show,
         )
@@ -137,10 +144,21 @@ async def debate_question(
     return tallies[-1]
 
 
-def find_newest_iteration(store: Store, config: Config) -> int:
-    """The last iteration of the main arm whose society has been evaluated; 0: untuned."""
-    [(newest,)] = store.rows(_NEWEST, [main_arm(config).name])
-    return int(newest)
+def find_iteration(store: Store, config: Config, asked: int | None = None) -> int:
+    """The iteration whose society of the main arm answers; `asked` names another than its own.
+
+    Raises `ConfigError` if no society of that iteration has been evaluated.
+    """
+    arm = main_arm(config).name
+    if asked is None:
+        return choices.find_society(store, arm)
+    there = choices.list_evaluated(store, arm)
+    if asked not in there:
+        known = ", ".join(map(str, there)) or "none yet"
+        raise ConfigError(
+            f"--iteration {asked}: no such society of {arm} has been evaluated (there: {known})"
+        )
+    return asked
 
 
 class _Unstored:

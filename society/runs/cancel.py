@@ -1,7 +1,7 @@
-"""Cancelling the remote fine-tuning jobs and batches of a stopped run.
+"""Cancelling the remote fine-tuning jobs and batches of a stopped run, and its deployments.
 
 Stopping a run leaves its remote jobs running on purpose: resuming the run adopts them. Cancel them
-when the run is no longer wanted.
+when the run is no longer wanted. A deleted deployment is made again when its model is asked.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from society.method.agents import Society
 from society.method.arms import build_arms
 from society.method.connections import StoredBatches
 from society.method.finetuning import build_plan, load_society
+from society.runs import deployments
 from society.runs.folder import RunFolder
 from store.errors import StoreError
 from store.ledger import Store
@@ -98,7 +99,7 @@ async def cancel(
     *,
     hint: Tell | None = None,
 ) -> int:
-    """Cancel every remote job of the run, record it, and tell what became of each.
+    """Cancel every remote job of the run, delete its deployments, and tell what became of each.
 
     Returns how many could not be cancelled. A job that has succeeded meanwhile stays as it is.
     `hint` gets messages about waiting; by default that is `tell`. Raises `NothingStored` for a
@@ -108,6 +109,8 @@ async def cancel(
     jobs = list_open_jobs(store)
     # One connection per provider serves all of its jobs and batches.
     by_address: dict[str, list[Job]] = {a: [] for a in config.addresses if store.batches(a)}
+    for address in deployments.list_addresses(config, store):
+        by_address.setdefault(address, [])
     if not jobs and not by_address:
         tell("no fine-tuning job of this run is under way")
         return 0
@@ -130,6 +133,8 @@ async def cancel(
                 continue
             providers.append(provider)
             work |= _start_tasks(provider, folder, config, store, found, limits)
+        if not work and not failures and not jobs:
+            tell("no fine-tuning job of this run is under way")
         return failures + await _await_tasks(work, tell, hint or tell, limits)
     finally:
         for provider in providers:
@@ -199,7 +204,8 @@ def _start_tasks(
     jobs: Sequence[Job],
     limits: CancelLimits,
 ) -> dict[asyncio.Task[str], str]:
-    """A task for each job and one for all batches, with the name that messages give it."""
+    """A task for each job, one for all batches and one for all deployments, with the names that
+    messages give them."""
     address = provider.base.address
     canceller = _Canceller(provider, store, config, folder.name, limits)
     work: list[tuple[str, Awaitable[str]]] = [
@@ -207,6 +213,8 @@ def _start_tasks(
     ]
     if provider.capabilities.batches and store.batches(address):
         work.append((address, canceller.cancel_batches()))
+    if provider.capabilities.deployments:
+        work.append((address, deployments.delete_deployments(provider, store)))
     return {asyncio.ensure_future(_wrap_errors(doing)): what for what, doing in work}
 
 
@@ -355,12 +363,13 @@ def _find_start(store: Store, config: Config, job: Job) -> ModelRef:
         for model in store.models()
         if model.artifact is None
     }
-    agents = next(arm.agents for arm in build_arms(config) if arm.name == job.arm)
+    # The experiment does not list distilled models, which start as agent 1 does.
+    agents = next((arm.agents for arm in build_arms(config) if arm.name == job.arm), 1)
     untuned = Society.from_bases(
         [bases[config.base_address(number)] for number in range(1, agents + 1)],
         bases[config.model],
     )
-    if config.finetune.init == "fresh":
+    if config.for_arm(job.arm).finetune.init == "fresh":
         return untuned.model(job.agent, job.role)
     before = load_society(store, untuned, job.iteration - 1, job.arm)
     return before.model(job.agent, job.role)

@@ -13,9 +13,10 @@ from society.costs import budget
 from society.method.connections import Connections
 from society.method.diversity import DiversityProbe
 from society.runs.folder import RunFolder
-from society.terminal.table import write_rows
+from society.terminal.table import write_json, write_rows
 from store.ledger import Store
-from store.records import Diversity, StageKey
+from store.measures import Diversity
+from store.records import StageKey
 
 _DEBATED = """
     select v.iteration, v.arm, q.task, v.decoding
@@ -87,8 +88,12 @@ async def measure_run(
     return rows
 
 
-def show_measurements(rows: Sequence[Diversity], stream: TextIO) -> None:
-    """Print what was measured, one line per row."""
+def show_measurements(rows: Sequence[Diversity], stream: TextIO, *, as_json: bool = False) -> None:
+    """Print what was measured, one line per row, or one JSON object."""
+    if as_json:
+        found = [{name: getattr(row, name) for name in _COLUMNS} for row in rows]
+        write_json({"measured": found}, stream)
+        return
     if not rows:
         stream.write("nothing was left to be measured\n")
         return

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import tomli_w
 
+from finetune.mixture import DEFAULT_W
 from society.config.load import ConfigError
 from society.config.schema import Config
 from society.runs import provenance
@@ -26,6 +27,7 @@ from society.terminal import output
 from store.errors import StoreLocked, StoreOutdated
 from store.ledger import Store
 from store.records import Run
+from store.run_starts import RunStart
 
 # Names become file names and parts of shell commands in messages, hence plain ones only.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -124,18 +126,19 @@ def start_run(
     if run.sweep.is_file():
         raise ConfigError(f"{run.name!r} is a sweep; give this run another name with --name")
     run.path.mkdir(parents=True, exist_ok=True)
-    beginning = provenance.describe_start()
+    beginning = provenance.describe_start(config)
     # From here on the file is locked, so no second process can start the same run.
     store = Store.open(run.database)
     try:
         stored = store.run()
-        config = keep_stored_quorum(config, stored)
+        config = keep_stored_rules(config, stored)
         if stored is not None:
             before = Config.from_json(stored.config)
             provenance.check_setting_changes(run.name, run.config, store, before, config)
             store.write(*provenance.list_setting_changes(before, config))
             if store.log_is_missing:
                 _tell_of_lost_log(run, tell)
+            _check_server(run.name, config, store.last_start(), beginning, tell)
             changed = provenance.list_version_changes(store.last_start() or stored, beginning)
             if changed:
                 _tell_of_changes(run.name, changed, tell)
@@ -165,20 +168,48 @@ def check_start(run: RunFolder, config: Config) -> None:
                 raise StoreLocked(f"run {run.name!r} is running in another process")
             stored = store.run()
             if stored is not None:
-                before, config = Config.from_json(stored.config), keep_stored_quorum(config, stored)
+                before, config = Config.from_json(stored.config), keep_stored_rules(config, stored)
                 provenance.check_setting_changes(run.name, run.config, store, before, config)
     except StoreOutdated:
         # The settings are compared when `start_run` has migrated the database.
         return
 
 
-def keep_stored_quorum(config: Config, stored: Run | None) -> Config:
-    """`config` with the run's own quorum, unless it names one: a run has one rule throughout."""
-    if stored is None or "quorum" in config.consensus.model_fields_set:
+def keep_stored_rules(config: Config, stored: Run | None) -> Config:
+    """`config` with the run's own quorum and its rule for critics, unless it names others: a run
+    has one rule throughout."""
+    if stored is None:
         return config
-    quorum = Config.from_json(stored.config).consensus.quorum
-    consensus = config.consensus.model_copy(update={"quorum": quorum})
-    return config.model_copy(update={"consensus": consensus})
+    before, consensus, datasets = Config.from_json(stored.config), config.consensus, config.datasets
+    if "quorum" not in consensus.model_fields_set:
+        consensus = consensus.model_copy(update={"quorum": before.consensus.quorum})
+    if "critics" not in datasets.model_fields_set:
+        kept: dict[str, object] = {"critics": before.datasets.critics}
+        # Before there was a choice, 0.5 was the share of files that name none.
+        if before.datasets.critics == "sample" and datasets.w is None:
+            kept["w"] = before.datasets.w if before.datasets.w == DEFAULT_W else None
+        datasets = datasets.model_copy(update=kept)
+    return config.model_copy(update={"consensus": consensus, "datasets": datasets})
+
+
+def _check_server(
+    name: str,
+    config: Config,
+    before: RunStart | None,
+    now: RunStart,
+    tell: Callable[[str], None],
+) -> None:
+    """Raise `ConfigError` if the run would be answered by another server than before."""
+    other = None if before is None else provenance.describe_other_server(before, now)
+    if other is None or config.serving is None:
+        return
+    said = f"run {name!r} was answered by another server until now: {other}"
+    if not config.serving.allow_other_server:
+        raise ConfigError(
+            f"{said}. Its iterations could not be compared: give it the earlier server again, or "
+            "allow this one by --set serving.allow_other_server=true"
+        )
+    tell(f"{said}; serving.allow_other_server allows it")
 
 
 def _build_row(run: RunFolder, config: Config, stored: Run | None, versions: str) -> Run:

@@ -15,7 +15,7 @@ from providers.local.template_checks import TemplateText
 from providers.types import Message
 from society.config.load import ConfigError, diff_lines
 from store.ledger import Store
-from store.records import ChatTemplate
+from store.run_starts import ChatTemplate
 
 _TURN = """
 SELECT messages::VARCHAR, coalesce(m.provider, t.model_id)

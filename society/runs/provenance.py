@@ -17,15 +17,23 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from evals.choices import find_choice, has_ended
 from providers import registry
+from providers.errors import ProviderError
 from providers.hyperparameters import LORA_CHOICES
+from providers.serving.provider import plan_server
+from society.config.arm import ArmSection
 from society.config.load import ConfigError, compare_configs, describe_differences
+from society.config.sampling import SamplingSection
 from society.config.schema import Config
-from society.method.arms import build_arms
+from society.method.arms import Arm, build_arms
+from society.method.connections import plan_serving
 from society.method.finetuning import is_evaluated, is_final, list_tuned_models
 from store.ledger import Store
-from store.records import Job, Run, RunStart, SettingChange, utc_now
+from store.records import Job, Run, utc_now
+from store.run_starts import RunStart, SettingChange
 
+_SERVER = "server"
 _PACKAGES = (
     "multiagent-finetuning",
     "torch",
@@ -33,13 +41,37 @@ _PACKAGES = (
     "peft",
     "duckdb",
     "openai",
+    "boto3",
+    "google-genai",
+    "tinker",
     "math-verify",
 )
 
 
-def describe_start() -> RunStart:
-    """The row of `run_starts` for this process: its software and its machine."""
-    return RunStart(utc_now(), os.getpid(), read_versions(), json.dumps(_describe_machine()))
+def describe_start(config: Config) -> RunStart:
+    """The row of `run_starts` for this process: its software, its machine, and the server that it
+    starts to answer. Raises `ConfigError` if there can be no such server."""
+    machine = _describe_machine()
+    if (managed := plan_serving(config)) is not None:
+        try:
+            plan = plan_server(managed, config.model, config.settings_of(config.model))
+        except ProviderError as error:
+            raise ConfigError(str(error)) from error
+        machine[_SERVER] = plan.describe()
+    return RunStart(utc_now(), os.getpid(), read_versions(), json.dumps(machine))
+
+
+def describe_other_server(before: RunStart, now: RunStart) -> str | None:
+    """How the server that the run starts differs from that of an earlier start; None if it does
+    not, or one of them had none."""
+    old, new = (json.loads(start.machine).get(_SERVER) for start in (before, now))
+    if old is None or new is None or old == new:
+        return None
+    return "; ".join(
+        f"{name} {old.get(name)!r}, now {value!r}"
+        for name, value in new.items()
+        if old.get(name) != value
+    )
 
 
 @cache
@@ -78,7 +110,10 @@ def _describe_machine() -> dict[str, object]:
 
 
 # Settings that may change, apart from [finetune], [serving] and the provider's settings.
-_FREE = ("iterations", "arms", "budget_usd", "prices", "diversity", "stop_if_unread")
+_FREE = (
+    *("iterations", "arms", "budget_usd", "prices", "diversity", "stop", "stop_if_unread"),
+    *("cluster", "tracking", "tracking_project", "telemetry"),
+)
 _SHAPE = ("method", "lora_rank", "lora_alpha", *LORA_CHOICES)
 """The settings of an existing adapter that further training cannot change."""
 _OVER = ("succeeded", "skipped")
@@ -93,16 +128,18 @@ def check_setting_changes(name: str, path: Path, store: Store, before: Config, n
     faults = describe_differences(
         _keep_free_settings(before, now).to_json(), _keep_free_settings(now, now).to_json()
     )
+    if now.sampling.defaults == "model" and any(each.startswith("sampling.") for each in faults):
+        faults.append(
+            "(what [sampling] leaves to the model is what its generation_config.json says now; set "
+            "the stored values in [sampling] if that file has changed)"
+        )
     # Fewer iterations would leave stored models that the config does not explain.
     if now.iterations < before.iterations:
         faults.append(
             f"iterations: stored {before.iterations}, now {now.iterations} (may only grow)"
         )
     if now.arms[: len(before.arms)] != before.arms:
-        faults.append(
-            f"arms: stored {_name_arms(before)}, now {_name_arms(now)} "
-            "(arms may only be added, at the end)"
-        )
+        faults.append(_describe_arms(before, now))
     # Without batches the open ones would never be collected, and be paid for all the same.
     if before.evaluation.batch and not now.evaluation.batch and _has_batches(store, before):
         faults.append(
@@ -136,8 +173,27 @@ def _to_json(value: object) -> str | None:
     return None if value is None else json.dumps(value, ensure_ascii=False)
 
 
-def _name_arms(config: Config) -> str:
-    return ", ".join(arm.name for arm in build_arms(config))
+def _describe_arms(before: Config, now: Config) -> str:
+    """How the arms differ, of which the stored ones must stay."""
+    old, new = _name_arms(before), _name_arms(now)
+    if new[: len(old)] != old:
+        return (
+            f"arms: stored {', '.join(old)}, now {', '.join(new)} (arms may only be added, at the "
+            "end)"
+        )
+    pairs = zip(before.arms, now.arms, strict=False)
+    changed = [(one, other) for one, other in pairs if one != other]
+    return "\n  ".join(
+        f"arms: stored {_format_arm(one)}, now {_format_arm(other)}" for one, other in changed
+    )
+
+
+def _format_arm(entry: str | ArmSection) -> str:
+    return repr(entry if isinstance(entry, str) else entry.model_dump(exclude_none=True))
+
+
+def _name_arms(config: Config) -> list[str]:
+    return [arm.name for arm in build_arms(config)]
 
 
 def _keep_free_settings(config: Config, now: Config) -> Config:
@@ -151,8 +207,20 @@ def _keep_free_settings(config: Config, now: Config) -> Config:
         address: dict(registry.output_settings(address, config.settings_of(address)))
         for address in config.addresses
     }
+    free["sampling"] = _write_sampling(config, now)
     free["evaluation"] = config.evaluation.model_copy(update={"batch": now.evaluation.batch})
     return config.model_copy(update=free)
+
+
+def _write_sampling(config: Config, now: Config) -> SamplingSection:
+    """[sampling] of `config`, as `now` writes it if that means the same."""
+    # Where values came from does not matter, once they are known.
+    sampling = config.sampling.model_copy(update={"defaults": now.sampling.defaults})
+    # Models in this process have no values of their own for what nobody has set.
+    alike = sampling == now.sampling and now.serving is None
+    if alike and all(registry.info(address).in_process for address in now.addresses):
+        return now.sampling
+    return sampling
 
 
 def _has_batches(store: Store, config: Config) -> bool:
@@ -194,7 +262,7 @@ def _too_late(store: Store, jobs: list[Job], now: Config) -> str | None:
     owners = {
         (arm.name, agent, role)
         for arm in build_arms(now)
-        if arm.trained_in(last)
+        if arm.trained_in(last) and not _ended_before(store, arm, last)
         for agent, role in list_tuned_models(arm)
     }
     if open_jobs := owners - {owner for owner, state in states.items() if state == "over"}:
@@ -205,6 +273,12 @@ def _too_late(store: Store, jobs: list[Job], now: Config) -> str | None:
     if now.iterations > last:
         return None
     return f"the training is over: {len(owners)} jobs of iteration {last} were made with it"
+
+
+def _ended_before(store: Store, arm: Arm, iteration: int) -> bool:
+    """Whether an arm stopped by its signs before this iteration, and so has no jobs in it."""
+    choice = find_choice(store, arm.name)
+    return choice is not None and choice.iteration < iteration and has_ended(choice, arm.iterations)
 
 
 def _read_owner_states(

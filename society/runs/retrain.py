@@ -18,6 +18,7 @@ from providers.errors import ModelDamaged, ModelNotFound, TrainingFailed
 from providers.types import FinetuneSpec, JobState
 from society.config.load import ConfigError
 from society.config.schema import Config
+from society.method.averaging import rebuild_average
 from society.method.connections import Connections
 from society.method.progress import Note, Observer, StageAdvanced, StageFinished, StageStarted
 from society.runs.cancel import UnknownJob, rebuild_spec
@@ -33,11 +34,15 @@ def find_damaged(store: Store, models: Path) -> list[Model]:
 
     Parents come before their children.
     """
-    trained = [m for m in store.models() if m.artifact is not None and m.sha256 is not None]
+    # What a server keeps is named by an address, not by a folder.
+    trained = [
+        m for m in store.models() if m.artifact and "://" not in m.artifact and m.sha256 is not None
+    ]
     return sorted(
         (model for model in trained if not _is_whole(models / str(model.artifact), model)),
-        # A child starts from its parent's files, so parents come first.
-        key=lambda model: (model.iteration or 0, model.model_id),
+        # A child starts from its parent's files, so parents come first; an average is made of the
+        # models of its own iteration too.
+        key=lambda model: (model.iteration or 0, model.job_id is None, model.model_id),
     )
 
 
@@ -79,7 +84,8 @@ def _describe_all(
 ) -> None:
     """Raise `ConfigError` before any training if one of them cannot be described."""
     for model in damaged:
-        _describe(folder, config, store, model)
+        if rebuild_average(store, model.model_id) is None:
+            _describe(folder, config, store, model)
 
 
 def _describe(folder: RunFolder, config: Config, store: Store, model: Model) -> FinetuneSpec:
@@ -98,20 +104,27 @@ def _describe(folder: RunFolder, config: Config, store: Store, model: Model) -> 
 async def _retrain_model(
     folder: RunFolder, config: Config, store: Store, connections: Connections, model: Model
 ) -> str:
-    """Retrain one model; returns a message for the user."""
-    spec = _describe(folder, config, store, model)
+    """Retrain one model, or average it anew; returns a message for the user."""
+    average = rebuild_average(store, model.model_id)
+    spec = None if average else _describe(folder, config, store, model)
     # The damaged files are kept: they may be all that is left of an edited model.
     path = folder.models / str(model.artifact)
     aside = f", its old folder is {set_aside(path).name}" if path.exists() else ""
-    state = await _await_job(connections[spec.start.address], spec)
-    if state.artifact_sha256 is None:
-        reason = state.error or state.raw_status
-        raise TrainingFailed(f"model {model.model_id} could not be retrained: {reason}")
+    if average is not None:
+        made = await connections[model.provider].average_models(average)
+        sha256, done = made.model.sha256, "averaged again"
+    else:
+        assert spec is not None
+        state = await _await_job(connections[spec.start.address], spec)
+        if state.artifact_sha256 is None:
+            reason = state.error or state.raw_status
+            raise TrainingFailed(f"model {model.model_id} could not be retrained: {reason}")
+        sha256, done = state.artifact_sha256, "retrained"
     # The new hash must be stored, or the next start would call the retrained model damaged.
-    store.write(replace(model, sha256=state.artifact_sha256))
-    same = state.artifact_sha256 == model.sha256
+    store.write(replace(model, sha256=sha256))
+    same = sha256 == model.sha256
     bits = "the same bits as before" if same else "other bits than before; stored answers stay"
-    return f"model {model.model_id} is retrained, with {bits}{aside}"
+    return f"model {model.model_id} is {done}, with {bits}{aside}"
 
 
 async def _await_job(provider: Provider, spec: FinetuneSpec) -> JobState:

@@ -9,22 +9,31 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from pydantic import AwareDatetime, BaseModel
 
 from evals import stored_run
 from society.config.load import ConfigError
 from society.config.schema import Config
-from society.method.progress import Event, Note, StageAdvanced, StageStarted
+from society.method.progress import (
+    Event,
+    Note,
+    PartFinished,
+    PlannedWork,
+    StageAdvanced,
+    StageStarted,
+)
 from society.runs import summary
 from society.runs.folder import RunFolder
+from society.terminal.duration import format_duration
 from society.terminal.output import one_line, write_line
-from society.terminal.progress_display import Pace, format_duration, name_stage
+from society.terminal.progress_display import Pace, describe_moment
+from society.terminal.run_clock import RunClock
 from society.terminal.table import write_rows
 from store.errors import LiveUnavailable, StoreLocked
 from store.ledger import Store
@@ -45,15 +54,19 @@ def allow_readers(
         stack.enter_context(snapshots.answer_snapshot_requests(store))
         if live:
             try:
-                address = stack.enter_context(sql_server.serve_readers(store))
+                stack.enter_context(sql_server.serve_readers(store))
             except (LiveUnavailable, OSError) as error:
                 tell(f"while it runs, it can be read in snapshots only: {error}")
             else:
-                runs = folder.path.parent
-                where = "" if runs == Path("runs") else f" --runs {shlex.quote(str(runs))}"
-                tell(f"read it while it runs: society sql {folder.name}{where}")
-                tell(f"or with other tools, as CSV: {sql_server.format_curl_command(address)}")
+                tell(f"look at it while it runs: {name_command('view', folder)}")
         yield
+
+
+def name_command(command: str, folder: RunFolder) -> str:
+    """A command about a run, as its user types it: society status first --runs elsewhere."""
+    runs = folder.path.parent
+    where = "" if runs == Path("runs") else f" --runs {shlex.quote(str(runs))}"
+    return f"society {command} {folder.name}{where}"
 
 
 _STAGES = """
@@ -62,11 +75,12 @@ _STAGES = """
     )
     select iteration, case
                when split = 'train' then 'debate'
+               when split = 'label' then 'labels'
                when asked.task is null then 'evaluate ' || decoding
                when task like '%@%' then 'curriculum ' || task || ' ' || decoding
                else 'zero-shot ' || task || ' ' || decoding
            end, arm, debates,
-           case when split = 'train' then $train else coalesce(asked.questions, $eval) end,
+           case when split <> 'eval' then $train else coalesce(asked.questions, $eval) end,
            turns, completion_tokens
     from progress left join asked using (task)
     union all
@@ -77,7 +91,7 @@ _STAGES = """
 """
 # The file is small; whatever else lies in its place must not be read whole.
 _MOST_BYTES = 65536
-_COLUMNS = ("iteration", "stage", "arm", "done", "of", "answers", "completion tokens")
+STAGE_COLUMNS = ("iteration", "stage", "arm", "done", "of", "answers", "completion tokens")
 
 
 class ProgressRecord(BaseModel):
@@ -96,8 +110,15 @@ class ProgressRecord(BaseModel):
 class ProgressFile:
     """An observer that writes progress to `path`, at most every `every_s` seconds."""
 
-    def __init__(self, path: Path, iterations: int, every_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        iterations: int,
+        plan: Sequence[PlannedWork] = (),
+        every_s: float = 1.0,
+    ) -> None:
         self._path = path
+        self._clock = RunClock(plan)
         self._iterations = iterations
         self._every_s = every_s
         self._pace: Pace | None = None
@@ -105,7 +126,8 @@ class ProgressFile:
 
     def __call__(self, event: Event) -> None:
         now = time.monotonic()
-        if isinstance(event, Note):
+        self._clock(event)
+        if isinstance(event, Note | PartFinished):
             return
         if isinstance(event, StageStarted):
             self._pace = Pace.start(event, now)
@@ -116,7 +138,7 @@ class ProgressFile:
         # The start and end of a stage are written at once, whatever the interval.
         if self._pace is not None:
             self._written = now
-            self._write(f"{name_stage(self._pace.stage, self._iterations)}: {self._pace.numbers}")
+            self._write(describe_moment(self._pace, self._iterations, self._clock))
 
     def remove(self) -> None:
         """Remove the file, since the process ends."""
@@ -151,21 +173,31 @@ def read_progress(folder: RunFolder) -> ProgressRecord | None:
         return None
 
 
-def show_status(folder: RunFolder, stream: TextIO) -> None:
-    """Print how far the run is.
+def open_unless_held(folder: RunFolder, record: ProgressRecord | None) -> Store | ProgressRecord:
+    """The run's database to read; the record while the process that left it holds the file alone.
 
-    Raises `ConfigError` if another process holds the run and has left no progress file.
+    `record` is what `read_progress` found. Raises `ConfigError` if there is neither.
     """
-    record = read_progress(folder)
     try:
-        store = Store.open(folder.database, read_only=True)
+        return Store.open(folder.database, read_only=True)
     # A run without --live holds the file alone; its progress file still tells where it is.
     except StoreLocked:
         if record is None:
             raise ConfigError(
                 f"run {folder.name!r} is in use by another process that left no progress.json"
             ) from None
-        _show_progress(folder, record, stream)
+        return record
+
+
+def show_status(folder: RunFolder, stream: TextIO) -> None:
+    """Print how far the run is.
+
+    Raises `ConfigError` if another process holds the run and has left no progress file.
+    """
+    record = read_progress(folder)
+    store = open_unless_held(folder, record)
+    if isinstance(store, ProgressRecord):
+        _show_progress(folder, store, stream)
         return
     try:
         if not store.running:
@@ -199,11 +231,19 @@ def _show_end(folder: RunFolder, store: Store, stream: TextIO) -> None:
 
 
 def _show_stored(store: Store, stream: TextIO) -> None:
+    if stages := list_stages(store):
+        write_rows(STAGE_COLUMNS, stages, "table", stream)
+        summary.show_summary(store, stream)
+    else:
+        write_line(stream, "no stage has begun yet: models are opened and checked first")
+
+
+def list_stages(store: Store) -> list[tuple[Any, ...]]:
+    """One row for every stage that has begun, by `STAGE_COLUMNS`, in the order of the loop."""
     config = Config.from_json(stored_run.load_run(store).config)
     asked = {"train": config.train.questions, "eval": config.evaluation.questions}
     stages = store.rows(_STAGES, asked)
-    order = ("debate", "finetune", "evaluate", "curriculum", "zero-shot")
+    order = ("labels", "debate", "finetune", "evaluate", "curriculum", "zero-shot")
     # The order in which the loop goes through the stages of an iteration.
     stages.sort(key=lambda row: (row[0], order.index(row[1].split()[0])))
-    write_rows(_COLUMNS, stages, "table", stream)
-    summary.show_summary(store, stream)
+    return stages

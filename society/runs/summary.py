@@ -7,6 +7,7 @@ from typing import TextIO
 
 from rich.table import Table
 
+from evals import choices
 from evals.agreement import Agreement, read_agreements
 from evals.comparison import compare_all, find_last_iteration
 from evals.intervals import PairedDifference, Rate
@@ -24,7 +25,7 @@ from evals.metrics import (
 )
 from evals.stored_run import find_main_arm, list_evaluated_arms
 from evals.tuning import RoleTuning, summarize_tuning
-from society.terminal.output import Screen, one_line
+from society.terminal.output import Screen, escape_invisible, one_line
 from society.terminal.table import make_table
 from store.ledger import Store
 from store.records import Decoding
@@ -53,6 +54,7 @@ def show_summary(store: Store, stream: TextIO) -> None:
     arm = find_main_arm(store)
     console = Screen(stream)
     others = [other for other in list_evaluated_arms(store) if other != arm]
+    _say(console, describe_choices(store, [arm, *others]))
     whose = f" of {one_line(arm)}" if others else ""
     _show_evaluation(console, store, arm, None, f"{whose} on held-out questions")
     if others:
@@ -93,6 +95,15 @@ def _say(console: Screen, lines: Iterable[str]) -> None:
         console.print(line, soft_wrap=True)
 
 
+def describe_choices(store: Store, arms: Sequence[str]) -> list[str]:
+    """What the signs have decided about each arm; nothing in a run that does not ask them."""
+    found = [(arm, choice) for arm in arms if (choice := choices.find_choice(store, arm))]
+    return [
+        f"{one_line(arm)}: {escape_invisible(choices.describe_choice(choice))}"
+        for arm, choice in found
+    ]
+
+
 def describe_gold(voting: Sequence[Agreement]) -> list[str]:
     """Why there is no accuracy, or for which questions; nothing if all questions have gold."""
     # A stage that is under way has fewer questions; the fullest one shows what is known.
@@ -111,8 +122,10 @@ def describe_gold(voting: Sequence[Agreement]) -> list[str]:
 
 
 def tabulate_arms(store: Store, arms: Sequence[str]) -> Table:
-    """One line per arm: its last society."""
-    drawn = make_table("Every arm's last society, % with 95 % interval")
+    """One line per arm: its society."""
+    chosen = any(choices.find_choice(store, arm) for arm in arms)
+    which = "chosen, else last," if chosen else "last"
+    drawn = make_table(f"Every arm's {which} society, % with 95 % interval")
     for heading in ("arm", "iteration"):
         drawn.add_column(heading, no_wrap=True)
     headings = ("single agent\ngreedy", "single agent\nsampled", "vote\nsampled")
@@ -120,7 +133,7 @@ def tabulate_arms(store: Store, arms: Sequence[str]) -> Table:
         drawn.add_column(heading, justify="right", no_wrap=True)
     for arm in arms:
         voting = read_agreements(store, arm)
-        last = voting[-1].stage.iteration if voting else 0
+        last = choices.find_society(store, arm)
         rates = {
             row.decoding: row
             for row in read_society_accuracies(store, arm)

@@ -48,10 +48,14 @@ def show_cost(
         a for found in estimates.values() for a in found.addresses_without_price
     )
     text = _format_outcome(rows[-1], list(unpriced)) + format_budget(sweep) + "."
+    # Each run has deployments and saved models of its own.
+    fees = dict.fromkeys(
+        str(fee) for found in estimates.values() for fee in (*found.deployments, *found.storage)
+    )
     seen = list(
         dict.fromkeys(line for found in estimates.values() for line in format_prices(found))
     )
-    for line in (text, *seen, *list_assumptions(points[0].config)):
+    for line in (text, *fees, *seen, *list_assumptions(points[0].config)):
         console.print(line)
 
 

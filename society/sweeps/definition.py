@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict, ValidationError
+from typing import Any
 
 from society.config import load as experiments
 from society.config.load import ConfigError
@@ -21,6 +19,7 @@ from society.config.schema import Config
 from society.method.experiment import Experiment, resolve
 from society.runs import folder as folders
 from society.runs.folder import RunFolder
+from society.runs.sweep_record import MemberRecord, SweepRecord, read_record
 from society.sweeps import axes
 from society.sweeps.axes import Axes, SweepPoint, SweepSource
 
@@ -56,7 +55,12 @@ class Sweep:
 
     def representatives(self) -> list[Member]:
         """One member of every point."""
-        return list({member.point.name: member for member in reversed(self.members)}.values())[::-1]
+        return choose_representatives(self.members)
+
+
+def choose_representatives(members: Sequence[Member]) -> list[Member]:
+    """One of the members of every point: its seeds need the same models and the same disk."""
+    return list({member.point.name: member for member in reversed(members)}.values())[::-1]
 
 
 def load_sweep(source: SweepSource, runs: Path, name: str) -> Sweep:
@@ -121,35 +125,6 @@ def _check_distinct(members: tuple[Member, ...]) -> None:
             )
 
 
-class MemberRecord(BaseModel):
-    """One run: the name of its folder, the name of its point, and its seed.
-
-    The point's name is "" if only the seed varies. `settings` has what the point sets, by dotted
-    key.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    run: str
-    point: str
-    seed: int
-    settings: Mapping[str, Any]
-
-
-class SweepRecord(BaseModel):
-    """The content of `sweep.json`. `experiment` is the file or packaged name of the first start."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    version: Literal[1] = 1
-    experiment: str
-    members: Sequence[MemberRecord]
-
-    def folders(self, runs: Path) -> list[RunFolder]:
-        """The folder of every run, whether it has started or not."""
-        return [folders.locate_run(runs, member.run) for member in self.members]
-
-
 def record_sweep(sweep: Sweep, experiment: str) -> SweepRecord:
     """The record of a sweep."""
     return SweepRecord(
@@ -164,19 +139,6 @@ def record_sweep(sweep: Sweep, experiment: str) -> SweepRecord:
             for member in sweep.members
         ],
     )
-
-
-def read_record(folder: RunFolder) -> SweepRecord | None:
-    """The record in a folder, None if the folder is not a sweep's. Raises `ConfigError`."""
-    if not folder.sweep.is_file():
-        return None
-    try:
-        return SweepRecord.model_validate_json(folder.sweep.read_text(encoding="utf-8"))
-    except (OSError, ValidationError) as error:
-        raise ConfigError(
-            f"{folder.sweep} cannot be read: {error}\nremove it and start the sweep again, which "
-            "finds its runs by their names"
-        ) from error
 
 
 def list_members(folder: RunFolder) -> list[RunFolder]:

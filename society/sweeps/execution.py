@@ -13,6 +13,7 @@ from rich.text import Text
 
 from evals import report as reports
 from society.runs import folder as folders
+from society.runs import sweep_record
 from society.runs.folder import RunFolder
 from society.runs.status import read_progress
 from society.sweeps import cost, definition, preflight, results
@@ -37,7 +38,7 @@ def prepare_sweep(
     """
     # Merge before checking: a name with a changed meaning is an error like any other.
     known = definition.merge_records(
-        definition.read_record(sweep.folder), definition.record_sweep(sweep, source)
+        sweep_record.read_record(sweep.folder), definition.record_sweep(sweep, source)
     )
     left = preflight.find_unfinished(sweep, allow_overlap=allow_overlap, stream=stream, skip=skip)
     for member in left:
@@ -93,7 +94,7 @@ async def _cancel_members(task: asyncio.Task[None]) -> None:
 
 def report_sweep(sweep: Sweep, stream: TextIO) -> None:
     """Print the results of all runs of the sweep, also of earlier starts, and write one report."""
-    known = definition.read_record(sweep.folder)
+    known = sweep_record.read_record(sweep.folder)
     if known is None:
         return
     runs = sweep.folder.path.parent

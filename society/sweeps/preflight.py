@@ -11,12 +11,14 @@ from typing import TextIO
 
 from providers.types import Finding
 from society.checks import doctor, overlap
+from society.checks.findings import show_findings
+from society.checks.sampling import describe_model_defaults
 from society.config.load import ConfigError
 from society.config.schema import Config
 from society.runs import folder as folders
 from society.sweeps.axes import SweepSource
 from society.sweeps.cost import format_budget
-from society.sweeps.definition import Member, Sweep, load_sweep
+from society.sweeps.definition import Member, Sweep, choose_representatives, load_sweep
 
 _ASKED = ("task", "train", "evaluation", "zero_shot", "leakage", "iterations")
 """The keys that decide which questions a run asks, and how similar two of them may be."""
@@ -40,6 +42,8 @@ def find_unfinished(
     # Finished members are kept as they are, so nothing about them can fail.
     left = [m for m in sweep.members if not doctor.read_past_work(m.config, m.folder).finished]
     _check_leakage(left, allow=allow_overlap)
+    taken = [(m, describe_model_defaults(m.experiment)) for m in choose_representatives(left)]
+    show_findings(_merge_findings(taken), stream)
     doctor.require_no_errors(_preflight_members(left, skip), stream)
     return left
 
@@ -98,12 +102,10 @@ def _questions_key(config: Config) -> str:
 
 def _preflight_members(members: Sequence[Member], skip: frozenset[str]) -> list[Finding]:
     """Check models and machine once per point; a finding that all points share appears once."""
-    # Seeds need the same models and the same disk, so one member stands for its point.
-    points = {member.point.name: member for member in reversed(members)}
     left = len(members)
     found = [
         (m, doctor.preflight_config(m.experiment, m.folder, left, skip=skip))
-        for m in reversed(points.values())
+        for m in choose_representatives(members)
     ]
     return _merge_findings(found)
 

@@ -15,6 +15,7 @@ from typing import Literal, TextIO
 from rich.table import Table
 
 from evals.agreement import read_agreements
+from evals.choices import find_choice
 from evals.metrics import (
     MEASURES,
     Measure,
@@ -26,7 +27,7 @@ from evals.stored_run import list_evaluated_arms
 from society.runs import folder as folders
 from society.runs.folder import RunFolder
 from society.runs.status import read_progress
-from society.sweeps.definition import SweepRecord
+from society.runs.sweep_record import SweepRecord
 from society.terminal.output import Screen, one_line, write_line
 from society.terminal.table import make_table, write_rows
 from store.errors import StoreError, StoreLocked, StoreMissing
@@ -56,9 +57,11 @@ _HEADINGS: dict[Share, str] = {"single": "single agent", "majority": "round-1 ma
 
 @dataclass(frozen=True, slots=True)
 class SweepResult:
-    """One point, arm and decoding: the untuned society, or the last that all seeds have.
+    """One point, arm and decoding: the untuned society, or the last that all seeds have, or the
+    one that each seed has chosen by its signs.
 
-    `seeds` is the number of runs. `task` is None for the run's own evaluation questions.
+    `seeds` is the number of runs. `task` is None for the run's own evaluation questions. `chosen`
+    has the iterations that the seeds chose, and is empty in other rows.
     """
 
     task: str | None
@@ -68,11 +71,28 @@ class SweepResult:
     iteration: int
     seeds: int
     shares: dict[Share, Spread]
+    chosen: tuple[int, ...] = ()
+
+    @property
+    def society(self) -> str:
+        """Which society it is, in a cell."""
+        if self.chosen:
+            low, high = min(self.chosen), max(self.chosen)
+            return f"chosen {low}" if low == high else f"chosen {low}–{high}"
+        return "untuned" if self.iteration == 0 else str(self.iteration)
+
+
+@dataclass(frozen=True, slots=True)
+class _SeedShares:
+    """The shares of one run by iteration, and the iteration that it has chosen, if it has."""
+
+    by_iteration: dict[int, dict[Share, float]]
+    chosen: int | None
 
 
 def read_results(record: SweepRecord, runs: Path) -> list[SweepResult]:
     """Every result that is stored so far, without runs that cannot be read now."""
-    found: defaultdict[tuple[str | None, str, str, Decoding], list[dict[int, dict[Share, float]]]]
+    found: defaultdict[tuple[str | None, str, str, Decoding], list[_SeedShares]]
     found = defaultdict(list)
     for member in record.members:
         # Members may be running, locked or missing: the rest still has results.
@@ -113,8 +133,9 @@ def show_results(record: SweepRecord, runs: Path, stream: TextIO) -> None:
 
 def _read_run(
     store: Store,
-) -> Iterator[tuple[tuple[str | None, str, Decoding], dict[int, dict[Share, float]]]]:
+) -> Iterator[tuple[tuple[str | None, str, Decoding], _SeedShares]]:
     for arm in list_evaluated_arms(store):
+        choice = find_choice(store, arm)
         for task in (None, *list_extra_tasks(store)):
             by_decoding: defaultdict[Decoding, dict[int, dict[Share, float]]] = defaultdict(dict)
             for voting in read_agreements(store, arm, task):
@@ -130,20 +151,31 @@ def _read_run(
                 for measure in MEASURES:
                     by_decoding[row.decoding][row.iteration][measure] = row.rate(measure).value
             for decoding, found in by_decoding.items():
-                yield (task, arm, decoding), found
+                yield (task, arm, decoding), _SeedShares(found, choice.chosen if choice else None)
 
 
 def _merge_seeds(
-    key: tuple[str | None, str, str, Decoding], runs: Sequence[dict[int, dict[Share, float]]]
+    key: tuple[str | None, str, str, Decoding], runs: Sequence[_SeedShares]
 ) -> Iterator[SweepResult]:
     task, point, arm, decoding = key
     # Seeds are compared at the last iteration that all of them have reached.
-    for iteration in sorted({0, min(max(run) for run in runs)}):
-        those = [run[iteration] for run in runs if iteration in run]
+    for iteration in sorted({0, min(max(run.by_iteration) for run in runs)}):
+        those = [run.by_iteration[iteration] for run in runs if iteration in run.by_iteration]
         if those:
-            names = {share for each in those for share in each}
-            shares = {s: Spread.of([each[s] for each in those if s in each]) for s in names}
-            yield SweepResult(task, point, arm, decoding, iteration, len(those), shares)
+            yield SweepResult(
+                task, point, arm, decoding, iteration, len(those), _spread_shares(those)
+            )
+    # Each seed by the society it has chosen itself: that is the one it would be used with.
+    picked = [(k, run.by_iteration[k]) for run in runs if (k := run.chosen) in run.by_iteration]
+    chosen = tuple(k for k, _ in picked if k is not None)
+    if chosen:
+        shares = _spread_shares([each for _, each in picked])
+        yield SweepResult(task, point, arm, decoding, max(chosen), len(chosen), shares, chosen)
+
+
+def _spread_shares(those: Sequence[dict[Share, float]]) -> dict[Share, Spread]:
+    names = {share for each in those for share in each}
+    return {s: Spread.of([each[s] for each in those if s in each]) for s in names}
 
 
 def _draw_table(rows: Sequence[SweepResult], shown: Sequence[Share], title: str) -> Table:
@@ -161,7 +193,7 @@ def _draw_table(rows: Sequence[SweepResult], shown: Sequence[Share], title: str)
         kept = ["" if all(same[: n + 1]) else name for n, name in enumerate(names)]
         drawn.add_row(
             *map(one_line, kept),
-            "untuned" if row.iteration == 0 else str(row.iteration),
+            row.society,
             str(row.seeds),
             *(_format_spread(row.shares.get(share)) for share in shown),
         )

@@ -1,49 +1,78 @@
-"""Progress of a running run: a bar that updates on a terminal, plain lines in a pipe or file."""
+"""Progress of a running run: bars that update on a terminal, plain lines in a pipe or file.
+
+Both tell how long the stage will take, and the whole run.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TextIO
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from society.method.progress import (
     Event,
     Note,
     Observer,
+    PlannedWork,
     StageAdvanced,
     StageFinished,
     StageStarted,
 )
+from society.terminal.duration import format_duration
 from society.terminal.output import Screen, escape_invisible, one_line, write_line
+from society.terminal.run_clock import RunClock
 
+# A terminal narrower than this has a shorter bar, and the numbers take several lines.
+_WIDE = 110
 Clock = Callable[[], float]
 
 
 @contextmanager
-def show_progress(stream: TextIO, iterations: int) -> Iterator[Observer]:
+def show_progress(
+    stream: TextIO, iterations: int, plan: Sequence[PlannedWork] = (), *, quiet: bool = False
+) -> Iterator[Observer]:
     """The observer that suits `stream`; `iterations` is the total of the run.
 
-    with show_progress(sys.stderr, config.iterations) as observer:
+    With a `plan` it tells how long the whole run will take. If `quiet`, only notes are printed.
+
+    with show_progress(sys.stderr, config.iterations, plan_work(experiment)) as observer:
         asyncio.run(loop.run(folder, config, store, observer))
     """
     console = Screen(stream)
-    if not console.is_terminal:
-        yield PlainLines(stream, iterations)
+    if quiet:
+        yield Notes(stream)
         return
-    # Transient: finished stages are printed as lines, and the bar leaves nothing behind.
+    clock = RunClock(plan)
+    if not console.is_terminal:
+        yield PlainLines(stream, iterations, clock=clock)
+        return
+    wide = console.width >= _WIDE
+    # Transient: finished stages are printed as lines, and the bars leave nothing behind.
     with Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        TextColumn("{task.fields[numbers]}", markup=False),
+        TextColumn("{task.description}", markup=False, table_column=Column(overflow="fold")),
+        BarColumn(bar_width=24 if wide else 8),
+        TextColumn("{task.fields[numbers]}", markup=False, table_column=Column(overflow="fold")),
         console=console,
         transient=True,
     ) as progress:
-        yield ProgressDisplay(progress, iterations)
+        yield ProgressDisplay(progress, iterations, clock)
+
+
+class Notes:
+    """Prints what the user should know, and no progress."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Note):
+            write_line(self._stream, one_line(event.text))
 
 
 @dataclass(slots=True)
@@ -88,17 +117,24 @@ class PlainLines:
     """One line when a stage starts and ends, and at most one every `every_s` seconds between."""
 
     def __init__(
-        self, stream: TextIO, iterations: int, every_s: float = 10.0, clock: Clock = time.monotonic
+        self,
+        stream: TextIO,
+        iterations: int,
+        every_s: float = 10.0,
+        now: Clock = time.monotonic,
+        clock: RunClock | None = None,
     ) -> None:
         self._stream = stream
         self._iterations = iterations
         self._every_s = every_s
-        self._clock = clock
+        self._now = now
+        self._clock = clock or RunClock(())
         self._pace: Pace | None = None
         self._last_line = 0.0
 
     def __call__(self, event: Event) -> None:
-        now = self._clock()
+        now = self._now()
+        self._clock(event)
         if isinstance(event, Note):
             self._write(event.text)
         elif isinstance(event, StageStarted):
@@ -110,10 +146,8 @@ class PlainLines:
             self._pace.advance(event, now)
             if now - self._last_line >= self._every_s:
                 self._last_line = now
-                self._write(
-                    f"{name_stage(self._pace.stage, self._iterations)}: {self._pace.numbers}"
-                )
-        else:
+                self._write(describe_moment(self._pace, self._iterations, self._clock))
+        elif isinstance(event, StageFinished):
             self._write(format_ending(self._pace.stage, event, self._iterations))
             self._pace = None
 
@@ -122,21 +156,30 @@ class PlainLines:
 
 
 class ProgressDisplay:
-    """A bar for the running stage; a finished stage becomes a line above it."""
+    """Bars for the running stage and the whole run; a finished stage becomes a line above them."""
 
-    def __init__(self, progress: Progress, iterations: int, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self,
+        progress: Progress,
+        iterations: int,
+        clock: RunClock | None = None,
+        now: Clock = time.monotonic,
+    ) -> None:
         self._progress = progress
         self._iterations = iterations
-        self._clock = clock
+        self._clock = clock or RunClock(())
+        self._now = now
+        self._whole: TaskID | None = None
         self._pace: Pace | None = None
         self._bar: TaskID | None = None
 
     def __call__(self, event: Event) -> None:
+        self._clock(event)
         if isinstance(event, Note):
             self._print(event.text, "yellow")
         elif isinstance(event, StageStarted):
             self._clear()
-            self._pace = Pace.start(event, self._clock())
+            self._pace = Pace.start(event, self._now())
             self._bar = self._progress.add_task(
                 name_stage(event, self._iterations),
                 total=event.total,
@@ -146,13 +189,26 @@ class ProgressDisplay:
         elif self._pace is None or self._bar is None:
             return
         elif isinstance(event, StageAdvanced):
-            self._pace.advance(event, self._clock())
+            self._pace.advance(event, self._now())
             self._progress.update(
                 self._bar, completed=event.done, numbers=escape_invisible(self._pace.numbers)
             )
-        else:
+            self._show_whole()
+        elif isinstance(event, StageFinished):
             self._print(format_ending(self._pace.stage, event, self._iterations), "green")
             self._clear()
+
+    def _show_whole(self) -> None:
+        """A second bar, once something is known of the whole run; those of stages come below it."""
+        left = self._clock.estimate()
+        if left is None:
+            return
+        if self._whole is not None:
+            self._progress.update(self._whole, completed=round(100 * left.share), numbers=str(left))
+            return
+        self._whole = self._progress.add_task(
+            "whole run", total=100, completed=round(100 * left.share), numbers=str(left)
+        )
 
     def _print(self, line: str, style: str) -> None:
         self._progress.console.print(Text(escape_invisible(line), style=style))
@@ -169,6 +225,13 @@ def name_stage(stage: StageStarted, iterations: int) -> str:
     return f"{where} · {stage.stage}"
 
 
+def describe_moment(pace: Pace, iterations: int, clock: RunClock) -> str:
+    """One line: the stage, how far it is, and how long the whole run will take."""
+    left = clock.estimate()
+    whole = "" if left is None else f" · whole run: {left.share:.0%}, {left}"
+    return f"{name_stage(pace.stage, iterations)}: {pace.numbers}{whole}"
+
+
 def format_beginning(stage: StageStarted) -> str:
     """How much there is to do, and how much an earlier start has done."""
     already = f", {stage.done} of them done before" if stage.done else ""
@@ -178,13 +241,3 @@ def format_beginning(stage: StageStarted) -> str:
 def format_ending(stage: StageStarted, event: StageFinished, iterations: int) -> str:
     took = format_duration(event.seconds)
     return f"{name_stage(stage, iterations)}: {stage.total} {stage.unit} in {took}"
-
-
-def format_duration(seconds: float) -> str:
-    """A duration in two units at most: 42 s, 3 min 05 s, 2 h 10 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

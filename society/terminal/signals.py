@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -93,6 +93,7 @@ class _Signals:
             if self._times > 2:
                 # Everything stored is committed, as after kill -9.
                 os._exit(_EXIT)
+        _keep_interrupt_unreported()
         raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
     def _is_echo(self, number: int) -> bool:
@@ -241,6 +242,21 @@ async def _await_arrivals(task: asyncio.Task[Any], tell: Tell) -> None:
             f"giving up {calls.in_flight} call(s) that did not end in {WAIT_S:.0f} s; they may be "
             "billed, and resuming repeats them"
         )
+
+
+def _keep_interrupt_unreported() -> None:
+    """Let the running event loop, if any, not report the interrupt that is about to be raised.
+
+    It is raised wherever the loop happens to be. A task that it hits keeps it as its exception,
+    and asyncio reports each exception of a task that nobody awaits.
+    """
+    with suppress(RuntimeError):
+        asyncio.get_running_loop().set_exception_handler(_report_unless_interrupted)
+
+
+def _report_unless_interrupted(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    if not isinstance(context.get("exception"), KeyboardInterrupt):
+        loop.default_exception_handler(context)
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, act: Callable[[], object]) -> None:

@@ -65,9 +65,17 @@ def _write_csv(columns: Sequence[str], rows: Sequence[Sequence[object]], stream:
 
 def _write_json(columns: Sequence[str], rows: Sequence[Sequence[object]], stream: TextIO) -> None:
     names = _make_distinct(columns)
-    objects = [dict(zip(names, map(_to_json_value, row), strict=True)) for row in rows]
+    write_json([dict(zip(names, row, strict=True)) for row in rows], stream)
+
+
+def write_json(value: object, stream: TextIO) -> None:
+    """Write one value as JSON, as `write_rows` does: null for NaN, hidden characters escaped."""
     text = json.dumps(
-        objects, ensure_ascii=not is_unicode(stream), indent=1, default=str, allow_nan=False
+        _to_json_value(value),
+        ensure_ascii=not is_unicode(stream),
+        indent=1,
+        default=str,
+        allow_nan=False,
     )
     # An escape is the same JSON value, and a terminal does not obey it.
     stream.write(HIDDEN.sub(lambda found: json.dumps(found[0])[1:-1], text) + "\n")

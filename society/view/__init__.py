@@ -4,4 +4,6 @@ A page is one function from a `Reader` to a frozen dataclass, asked off the even
 template. What models have said is text on every page, never markup: templates escape it,
 `escape_invisible` names the characters that would hide or reorder text, and the pages' policy
 allows no script but our own file.
+
+`society.view.endpoint` is the other server of this room: a run's society behind OpenAI's API.
 """

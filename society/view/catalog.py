@@ -7,26 +7,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
 
+from evals.choices import find_society
 from evals.intervals import Rate, wilson
 from evals.stored_run import choose_main_arm, read_arms
 from society.config.load import ConfigError
 from society.runs import folder as folders
 from society.runs.folder import RunFolder
-from society.runs.status import read_progress
-from society.terminal.progress_display import format_duration
+from society.runs.listing import RunState, explain_error, read_notice_line
 from society.view.debate import NotFound
 from society.view.debate_list import DEBATES
-from store.errors import StoreError, StoreLocked, StoreNewer, StoreOutdated
+from store.errors import StoreLocked
 from store.reader import Reader
-
-RunState = Literal["running", "finished", "stopped", "empty", "unreadable"]
 
 
 @dataclass(frozen=True, slots=True)
 class LastAccuracy:
-    """The newest evaluated society: accuracy of its last vote."""
+    """The main arm's society, chosen or newest: accuracy of its last vote."""
 
     arm: str
     iteration: int
@@ -102,7 +99,8 @@ def read_entry(reader: Reader, folder: RunFolder) -> RunEntry:
     settings = json.loads(config)
     arms = read_arms(reader)
     main = choose_main_arm(arms).name
-    last = _read_last_accuracy(reader, main)
+    iteration = find_society(reader, main)
+    last = _read_last_accuracy(reader, main, iteration)
     # Running goes first: a run that is started again may still hold its earlier end.
     state: RunState = (
         "running" if reader.running else "stopped" if finished_at is None else "finished"
@@ -117,7 +115,7 @@ def read_entry(reader: Reader, folder: RunFolder) -> RunEntry:
         settings.get("iterations"),
         tuple(arm.name for arm in arms),
         last,
-        None if last else _read_last_agreement(reader, main),
+        None if last else _read_last_agreement(reader, main, iteration),
         read_notice_line(folder) if state == "running" else None,
     )
 
@@ -130,59 +128,34 @@ def build_unreadable_entry(folder: RunFolder, error: Exception) -> RunEntry:
     return RunEntry(folder.name, "unreadable", note=explain_error(folder, error))
 
 
-def explain_error(folder: RunFolder, error: Exception) -> str:
-    """Why a run cannot be read, with the remedy."""
-    if isinstance(error, StoreOutdated):
-        where = "" if folder.path.parent == Path("runs") else f" --runs {folder.path.parent}"
-        return (
-            "written by an earlier version of this software; "
-            f"`society status {folder.name}{where}` brings it up to date"
-        )
-    if isinstance(error, StoreNewer):
-        return "written by a newer version of this software; upgrade to read it"
-    if isinstance(error, StoreError):
-        return str(error)
-    return f"{type(error).__name__}: {error}"
-
-
-def read_notice_line(folder: RunFolder) -> str | None:
-    """What the process that has the run says of its progress; None if it says nothing."""
-    said = read_progress(folder)
-    if said is None:
-        return None
-    age = said.age_s
-    return said.line if age < 10 else f"{said.line} ({format_duration(age)} ago)"
-
-
-def _read_last_agreement(reader: Reader, arm: str) -> LastAgreement | None:
+def _read_last_agreement(reader: Reader, arm: str, iteration: int) -> LastAgreement | None:
     found = reader.rows(
         """
         SELECT iteration, decoding, mean_share
         FROM consensus SEMI JOIN (SELECT task FROM questions WHERE NOT is_extra) USING (task)
-        WHERE arm = $arm AND split = 'eval'
-        ORDER BY iteration DESC, decoding = 'greedy', round DESC LIMIT 1
+        WHERE arm = $arm AND split = 'eval' AND iteration = $iteration
+        ORDER BY decoding = 'greedy', round DESC LIMIT 1
         """,
-        {"arm": arm},
+        {"arm": arm, "iteration": iteration},
     )
     return LastAgreement(arm, *found[0]) if found else None
 
 
 # `DEBATES` reads `votes`: the CTE of that name narrows it to one arm and iteration before any join.
 # False sorts first, so sampled debates go before greedy ones.
-def _read_last_accuracy(reader: Reader, arm: str) -> LastAccuracy | None:
+def _read_last_accuracy(reader: Reader, arm: str, iteration: int) -> LastAccuracy | None:
     found = reader.rows(
         f"""
         WITH votes AS (
             SELECT v.* FROM main.votes AS v
-            WHERE arm = $arm AND split = 'eval' AND iteration = (
-                SELECT max(iteration) FROM main.votes WHERE arm = $arm AND split = 'eval')
+            WHERE arm = $arm AND split = 'eval' AND iteration = $iteration
         )
         SELECT iteration, decoding, avg(correct::INTEGER), count(correct)
         FROM {DEBATES} SEMI JOIN (FROM questions WHERE NOT is_extra) USING (question_id)
         GROUP BY iteration, decoding HAVING count(correct) > 0
         ORDER BY (decoding = 'greedy') LIMIT 1
         """,
-        {"arm": arm},
+        {"arm": arm, "iteration": iteration},
     )
     if not found:
         return None

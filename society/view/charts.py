@@ -1,235 +1,66 @@
-"""Line charts as SVG text, and which curves the page of a run draws.
-
-Color and dash of a line come from the style sheet by its class; the classes `line-1` … `line-6`
-differ in dash and marker too, so that a chart can be read without color.
-"""
+"""Which curves the charts of a run show, and which charts there are."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, floor, log10
-
-from markupsafe import Markup
+from math import ceil
 
 from evals.intervals import Rate
-from evals.invisible import one_line
-from society.view.lineage import LossPoint
+from society.view.drawing import LINES, Curve, Scale, find_scale
+from society.view.lineage import ModelEntry
 from society.view.overview import Overview, StageAccuracy
 from store.records import StageKey
-
-# As many lines as the style sheet has classes for.
-LINES = 6
-# The plane leaves room for the ticks' texts at the left, and for two lines of text below.
-_WIDTH, _HEIGHT = 600, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 588, 14, 218
-# Circle, square, triangle, diamond, cross, triangle upside down: told apart without color.
-_MARKERS = (
-    "M{x},{y}m-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0",
-    "M{x},{y}m-3.6,-3.6h7.2v7.2h-7.2z",
-    "M{x},{y}m0,-5l4.8,8.4h-9.6z",
-    "M{x},{y}m0,-5l5,5l-5,5l-5,-5z",
-    "M{x},{y}m-4.4,-1.3h3.1v-3.1h2.6v3.1h3.1v2.6h-3.1v3.1h-2.6v-3.1h-3.1z",
-    "M{x},{y}m0,5l4.8,-8.4h-9.6z",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """One line: accuracies by iteration."""
-
-    label: str
-    points: tuple[tuple[int, Rate], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Plane:
-    x: Callable[[float], float]
-    y: Callable[[float], float]
-
-
-def draw_accuracy(curves: Sequence[Curve]) -> Markup:
-    """Accuracy in % over iterations, a whisker for every 95 % interval. Up to `LINES` curves."""
-    drawn = [curve for curve in curves if curve.points][:LINES]
-    if not drawn:
-        return Markup("")
-    rates = [rate for curve in drawn for _, rate in curve.points]
-    # The axis does not start at zero, but at a multiple of 10 % below the lowest interval.
-    low = floor(10 * min(rate.low for rate in rates)) / 10
-    # At least 10 % high, or equal rates would leave an axis with a single tick.
-    high = max(ceil(10 * max(rate.high for rate in rates)) / 10, low + 0.1)
-    iterations = sorted({iteration for curve in drawn for iteration, _ in curve.points})
-    # Room at both ends for the curves that are shifted aside.
-    plane = _make_plane(iterations[0] - 0.35, iterations[-1] + 0.35, low, high)
-    # More than six lines across would crowd the chart.
-    every = 0.1 if high - low <= 0.55 else 0.2
-    ticks = [low + every * number for number in range(round((high - low) / every) + 1)]
-    parts = [
-        _draw_y_axis(plane, ticks, lambda share: f"{100 * share:.0f} %"),
-        _draw_x_axis(plane, iterations, lambda i: "untuned" if i == 0 else str(i), "iteration"),
-    ]
-    for number, curve in enumerate(drawn, start=1):
-        # Curves are shifted by a few pixels each, so that whiskers at the same iteration stay
-        # apart.
-        parts.append(_draw_curve(plane, number, curve, 5.0 * (number - (len(drawn) + 1) / 2)))
-    said = "; ".join(
-        f"{curve.label}: " + ", ".join(f"{i} {100 * rate.value:.1f} %" for i, rate in curve.points)
-        for curve in drawn
-    )
-    return _wrap_svg("Accuracy by iteration. " + said, parts)
-
-
-def draw_loss(points: Sequence[LossPoint]) -> Markup:
-    """Loss in nats per token over optimizer steps; the axis starts at zero."""
-    if len(points) < 2:
-        return Markup("")
-    first, last = points[0], points[-1]
-    ticks = _choose_ticks(max(point.loss for point in points) or 1.0)
-    # The last tick may lie below the highest loss, which would be drawn outside the plane.
-    top = max(ticks[-1], *(point.loss for point in points))
-    plane = _make_plane(first.step, last.step, 0.0, top)
-    steps = sorted({first.step, (first.step + last.step) // 2, last.step})
-    path = " ".join(f"{plane.x(p.step):.1f},{plane.y(p.loss):.1f}" for p in points)
-    return _wrap_svg(
-        f"Training loss in nats per token: {first.loss:.3f} at step {first.step}, "
-        f"{last.loss:.3f} at step {last.step}",
-        [
-            _draw_y_axis(plane, ticks, lambda loss: f"{loss:g}"),
-            _draw_x_axis(plane, steps, lambda step: f"{step:,}", "optimizer step"),
-            Markup('<g class="line-1"><polyline class="line" points="{}"/></g>').format(path),
-        ],
-    )
-
-
-def draw_sparkline(values: Sequence[float], label: str) -> Markup:
-    """A small line over equal steps, from its lowest to its highest value."""
-    if len(values) < 2:
-        return Markup("")
-    low, span = min(values), (max(values) - min(values)) or 1.0
-    path = " ".join(
-        f"{2 + 96 * i / (len(values) - 1):.1f},{20 - 18 * (value - low) / span:.1f}"
-        for i, value in enumerate(values)
-    )
-    return Markup(
-        '<svg class="spark" viewBox="0 0 100 22" role="img" aria-label="{}">'
-        '<polyline points="{}"/></svg>'
-    ).format(one_line(label), path)
-
-
-def draw_marker(number: int) -> Markup:
-    """The line's sign in a legend."""
-    return Markup(
-        '<svg class="sign" viewBox="0 0 28 12" aria-hidden="true"><g class="line-{}">'
-        '<line class="line" x1="0" x2="28" y1="6" y2="6"/><path class="marker" d="{}"/></g></svg>'
-    ).format(number, _MARKERS[number - 1].format(x=14, y=6))
-
-
-def draw_bar(share: float) -> Markup:
-    """How much of something is done, 0..1."""
-    return Markup(
-        '<svg class="bar" viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true">'
-        '<rect class="all" width="100" height="6"/><rect class="done" width="{:.1f}" height="6"/>'
-        "</svg>"
-    ).format(100 * min(1.0, max(0.0, share)))
-
-
-def _draw_curve(plane: _Plane, number: int, curve: Curve, shift: float) -> Markup:
-    places = [(plane.x(i) + shift, rate) for i, rate in sorted(curve.points)]
-    parts = [
-        Markup('<polyline class="line" points="{}"/>').format(
-            " ".join(f"{x:.1f},{plane.y(rate.value):.1f}" for x, rate in places)
-        )
-    ]
-    for x, rate in places:
-        parts.append(
-            Markup(
-                '<line class="whisker" x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>'
-                '<path class="marker" d="{path}"/>'
-            ).format(
-                x=x,
-                low=plane.y(rate.low),
-                high=plane.y(rate.high),
-                path=_MARKERS[number - 1].format(x=f"{x:.1f}", y=f"{plane.y(rate.value):.1f}"),
-            )
-        )
-    return Markup('<g class="line-{}">{}</g>').format(number, Markup("").join(parts))
-
-
-def _make_plane(left: float, right: float, low: float, high: float) -> _Plane:
-    return _Plane(
-        lambda x: _LEFT + (_RIGHT - _LEFT) * (x - left) / ((right - left) or 1.0),
-        lambda y: _BOTTOM - (_BOTTOM - _TOP) * (y - low) / ((high - low) or 1.0),
-    )
-
-
-def _draw_y_axis(plane: _Plane, ticks: Sequence[float], name: Callable[[float], str]) -> Markup:
-    return Markup("").join(
-        Markup(
-            '<line class="grid" x1="{}" x2="{}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            '<text class="tick end" x="{}" y="{:.1f}">{}</text>'
-        ).format(_LEFT, _RIGHT, _LEFT - 6, plane.y(tick) + 4, name(tick), y=plane.y(tick))
-        for tick in ticks
-    )
-
-
-def _draw_x_axis(
-    plane: _Plane, ticks: Sequence[int], name: Callable[[int], str], what: str
-) -> Markup:
-    named = Markup("").join(
-        Markup('<text class="tick {}" x="{:.1f}" y="{}">{}</text>').format(
-            # A centered text at the right edge would be cut off.
-            "end" if plane.x(tick) > _RIGHT - 30 else "middle",
-            plane.x(tick),
-            _BOTTOM + 16,
-            name(tick),
-        )
-        for tick in ticks
-    )
-    return named + Markup('<text class="tick middle" x="{}" y="{}">{}</text>').format(
-        (_LEFT + _RIGHT) / 2, _HEIGHT - 4, what
-    )
-
-
-def _wrap_svg(label: str, parts: Sequence[Markup]) -> Markup:
-    return Markup(
-        '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>'
-    ).format(_WIDTH, _HEIGHT, one_line(label), Markup("").join(parts))
-
-
-def _choose_ticks(high: float) -> list[float]:
-    """Round numbers from zero to `high`, three to six of them."""
-    power = 10.0 ** floor(log10(high))
-    # The smallest of 0.2, 0.5, 1, 2 times the power of ten that leaves at most five intervals.
-    step = next(power * s for s in (0.2, 0.5, 1.0, 2.0) if high / (power * s) <= 5.5)
-    return [round(step * i, 10) for i in range(int(high / step) + 1)]
-
 
 Singles = Mapping[tuple[StageKey, str | None], Rate]
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """One chart with its curves, in the order of the legend."""
+    """One chart with its curves, in the order of the legend. All charts of a run have one scale."""
 
     title: str
     curves: tuple[Curve, ...]
+    scale: Scale
 
 
 def build_charts(found: Overview, singles: Singles | None) -> list[Chart]:
-    """One chart per task: the measures of the only arm, or the consensus of the arms."""
+    """Charts of each task: the measures of the only arm, or the consensus of the arms.
+
+    With more arms than a chart has lines there are several, each with the main arm.
+    """
     tasks = list(dict.fromkeys(row.task for row in found.accuracies))
     several = len({row.stage.arm for row in found.accuracies}) > 1
-    made = []
+    made: list[tuple[str, list[Curve]]] = []
     for task in tasks:
         rows = [row for row in found.accuracies if row.task == task]
         curves = (
-            _list_arm_curves(rows, found.main_arm)
+            _list_arm_curves(rows, [arm.name for arm in found.arms], found.main_arm)
             if several
             else _list_measure_curves(rows, singles or {})
         )
-        made.append(Chart(f"{task or 'questions'}", tuple(curves)))
-    return [chart for chart in made if chart.curves]
+        made += [(task or "questions", group) for group in _group_curves(curves)]
+    if not made:
+        return []
+    scale = find_scale([curve for _, curves in made for curve in curves])
+    return [Chart(title, tuple(curves), scale) for title, curves in made]
+
+
+def find_loss_scale(models: Iterable[ModelEntry]) -> Scale:
+    """The scale that the loss curves of all these models share."""
+    losses = [loss for model in models for loss in model.losses]
+    return (min(losses), max(losses)) if losses else (0.0, 1.0)
+
+
+def _group_curves(curves: Sequence[Curve]) -> list[list[Curve]]:
+    """The curves in groups of at most `LINES`, of about equal size, each with the first curve."""
+    if len(curves) <= LINES:
+        return [list(curves)] if curves else []
+    first, others = curves[0], curves[1:]
+    groups = ceil(len(others) / (LINES - 1))
+    size = ceil(len(others) / groups)
+    return [[first, *others[at : at + size]] for at in range(0, len(others), size)]
 
 
 def _list_measure_curves(rows: Iterable[StageAccuracy], singles: Singles) -> list[Curve]:
@@ -253,8 +84,10 @@ def _list_measure_curves(rows: Iterable[StageAccuracy], singles: Singles) -> lis
     return [curve for curve in curves if curve.points]
 
 
-def _list_arm_curves(rows: Iterable[StageAccuracy], main_arm: str) -> list[Curve]:
-    """The consensus of every arm: the main arm, then those with the longest history."""
+def _list_arm_curves(
+    rows: Iterable[StageAccuracy], arms: Sequence[str], main_arm: str
+) -> list[Curve]:
+    """The consensus of every arm: the main arm, then the others in the run's order."""
     by_arm: dict[str, list[StageAccuracy]] = defaultdict(list)
     for row in rows:
         by_arm[row.stage.arm].append(row)
@@ -263,8 +96,9 @@ def _list_arm_curves(rows: Iterable[StageAccuracy], main_arm: str) -> list[Curve
         decodings = {row.stage.decoding for row in own}
         decoding = "sampled" if "sampled" in decodings else "greedy"
         curves.append(_build_curve(arm, own, decoding, lambda row: row.consensus))
-    curves.sort(key=lambda curve: (curve.label != main_arm, -len(curve.points)))
-    return [curve for curve in curves if curve.points][:LINES]
+    places = {arm: place for place, arm in enumerate(arms)}
+    curves.sort(key=lambda curve: (curve.label != main_arm, places.get(curve.label, len(arms))))
+    return [curve for curve in curves if curve.points]
 
 
 def _build_curve(

@@ -54,7 +54,7 @@ def read_debate_page(reader: Reader, stage: StageKey, question_id: str) -> Debat
         debate,
         _read_uses(reader, [turn.turn_id for turn in debate.turns]),
         _compare_rounds(debate),
-        tuple(other for other in _list_stages(reader, question_id) if other != stage),
+        tuple(other for other in list_stages(reader, question_id) if other != stage),
     )
 
 
@@ -69,7 +69,9 @@ def read_turn_text(reader: Reader, turn_id: int) -> str:
 def find_debate_of_turn(reader: Reader, turn_id: int) -> tuple[StageKey, str]:
     """The stage and the question that a turn belongs to; raises `NotFound`."""
     found = reader.rows(
-        "SELECT iteration, split, arm, decoding, question_id FROM turns WHERE turn_id = $1",
+        # The page of a training debate shows the vote on its label, not the answers behind it.
+        "SELECT iteration, if(split = 'label', 'train', split), arm, decoding, question_id "
+        "FROM turns WHERE turn_id = $1",
         [turn_id],
     )
     if not found:
@@ -84,9 +86,11 @@ def parse_question(question: str | None) -> str:
     return question
 
 
-def _list_stages(reader: Reader, question_id: str) -> list[StageKey]:
+def list_stages(reader: Reader, question_id: str) -> list[StageKey]:
+    """The stages that have debated a question."""
     found = reader.rows(
         "SELECT DISTINCT iteration, split, arm, decoding FROM votes WHERE question_id = $1 "
+        "AND split <> 'label' "
         "ORDER BY arm, decoding DESC, iteration",
         [question_id],
     )

@@ -82,11 +82,12 @@ class DebateKey:
 @dataclass(frozen=True, slots=True)
 class AgentOutcome:
     """One agent's way through a debate: first and last answer, and what they were worth. An answer
-    that is None could not be read; `cut` says that the last one ended at the token limit."""
+    that is None could not be read; `first_cut` and `cut` say that it ended at the token limit."""
 
     agent: int
     first_answer: str | None
     answer: str | None
+    first_cut: bool
     cut: bool
     first_agrees: bool | None
     first_correct: bool | None
@@ -341,7 +342,7 @@ def _read_agents(
     turns = reader.rows(
         """
         SELECT iteration, split, arm, decoding, question_id, agent,
-            arg_min(struct_pack(turn_id, answer), round),
+            arg_min(struct_pack(turn_id, answer, finish_reason), round),
             arg_max(struct_pack(turn_id, answer, finish_reason), round)
         FROM turns WHERE kind = 'answer' AND question_id IN (SELECT unnest($ids))
         GROUP BY ALL ORDER BY agent
@@ -355,6 +356,7 @@ def _read_agents(
                 agent,
                 first["answer"],
                 last["answer"],
+                first["finish_reason"] == "length",
                 last["finish_reason"] == "length",
                 *worth.get(first["turn_id"], (None, None)),
                 *worth.get(last["turn_id"], (None, None)),

@@ -12,6 +12,7 @@ from store.records import Decoding, Split, StageKey
 FLIPS = {
     "wrong_to_right": "vote turned right",
     "right_to_wrong": "vote turned wrong",
+    "lost": "vote lost its answer",
     "changed": "vote changed its answer",
 }
 VOTES = {
@@ -26,7 +27,8 @@ DECODINGS: tuple[Decoding, ...] = ("sampled", "greedy")
 _LONGEST_TEXT = 300
 _VOTE_CONDITIONS = {
     "right": "correct",
-    "wrong": "NOT correct",
+    # A debate without a label has nothing that could be wrong.
+    "wrong": "NOT correct AND answer IS NOT NULL",
     "tied": "tie",
     "divided": "votes < voters",
     "none": "answer IS NULL",
@@ -36,12 +38,19 @@ _VOTE_CONDITIONS = {
 _REWRITTEN = (
     "first_answer IS DISTINCT FROM answer AND NOT coalesce(first_correct AND correct, false)"
 )
+# `flip` calls a vote that no longer has an answer wrong.
+_FLIP_CONDITIONS = {
+    "wrong_to_right": "flip = 'wrong_to_right'",
+    "right_to_wrong": "flip = 'right_to_wrong' AND answer IS NOT NULL",
+    "lost": "first_answer IS NOT NULL AND answer IS NULL",
+    "changed": _REWRITTEN,
+}
 # The last round only: `rounds` is the number of the debate's last round.
 _DISSENT = """
     (iteration, split, arm, decoding, question_id, rounds) IN (
         SELECT (iteration, split, arm, decoding, question_id, round)
         FROM turns SEMI JOIN (SELECT turn_id FROM verdicts WHERE NOT agrees) USING (turn_id)
-        WHERE kind = 'answer' AND agent = $dissent)
+        WHERE kind = 'answer' AND agent = $dissent AND answer IS NOT NULL)
 """
 
 C = TypeVar("C", bound=str)
@@ -172,11 +181,8 @@ def build_condition(wanted: Filter) -> tuple[str, dict[str, object]]:
         if value is not None:
             parts.append(f"{name} = ${name}")
             values[name] = value
-    if wanted.flip == "changed":
-        parts.append(_REWRITTEN)
-    elif wanted.flip is not None:
-        parts.append("flip = $flip")
-        values["flip"] = wanted.flip
+    if wanted.flip is not None:
+        parts.append(_FLIP_CONDITIONS[wanted.flip])
     if wanted.vote is not None:
         parts.append(_VOTE_CONDITIONS[wanted.vote])
     if wanted.dissent is not None:

@@ -10,8 +10,15 @@ from urllib.parse import parse_qsl
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import (
+    FileResponse,
+    HTMLResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+)
 
+from society.runs import listing
 from society.runs.folder import RunFolder
 from society.view import catalog, debate, debate_list, lineage, overview, pages, search
 from society.view.catalog import Library, RunEntry
@@ -19,14 +26,24 @@ from society.view.charts import build_charts
 from society.view.debate import NotFound
 from society.view.debate_list import DebateKey
 from society.view.filters import BadAddress, Filter, parse_stage, parse_whole
+from society.view.headline import find_headline
+from society.view.model_files import find_model_files
 from society.view.overview import FilterChoices
 from society.view.pages import build_address
 from society.view.query_cache import QueryCache, TookTooLong
+from society.view.run_files import find_export, find_report, list_files
+from society.view.sweep_groups import group_runs
 from store.errors import StoreError, StoreLocked
 from store.reader import Reader
 
 # Seconds to wait for full-scan parts before a page is rendered without them.
 _PATIENCE_S = 1.2
+_SANDBOX = {"Content-Security-Policy": "sandbox"}
+_REPORT_HEADERS = {
+    "Content-Security-Policy": "sandbox allow-downloads allow-popups; default-src 'none'; "
+    "style-src 'unsafe-inline'; img-src data:; font-src data:; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'"
+}
 
 
 class Site:
@@ -57,9 +74,13 @@ class Site:
         return "-".join(self.cache.version(folder.database) for folder in self.library.folders())
 
     async def runs(self, request: Request) -> Response:
-        entries = await self._entries()
+        sweeps, entries = group_runs(self.library.runs, await self._entries())
         return _render_page(
-            "runs.html.jinja", entries=entries, folder=self.library.runs, state=self._all_versions()
+            "runs.html.jinja",
+            entries=entries,
+            sweeps=sweeps,
+            folder=self.library.runs,
+            state=self._all_versions(),
         )
 
     async def state(self, request: Request) -> Response:
@@ -91,12 +112,14 @@ class Site:
             "run.html.jinja",
             run=folder.name,
             found=found,
-            notice=catalog.read_notice_line(folder) if found.live else None,
+            notice=listing.read_notice_line(folder) if found.live else None,
             singles=singles,
             readings=readings,
             spent=spent,
             models=[model for model in models if model.losses],
             figures=build_charts(found, singles),
+            headline=find_headline(found),
+            files=list_files(folder),
             several_tasks=len({row.task for row in found.progress}) > 1,
             state=state,
         )
@@ -163,7 +186,7 @@ class Site:
     async def debate(self, request: Request) -> Response:
         folder, query = self._folder(request), request.query_params
         where, question = parse_stage(query), debate.parse_question(query.get("question"))
-        within = _parse_list(query)
+        within, raw = _parse_list(query), query.get("raw") == "1"
         found = await self.cache.query(
             folder.database, partial(debate.read_debate_page, stage=where, question_id=question)
         )
@@ -176,6 +199,14 @@ class Site:
                 f"/runs/{folder.name}/step", at=found.key.encode(), **{"in": within.query()}
             ),
             ended=query.get("end"),
+            raw=raw,
+            raw_address=build_address(
+                f"/runs/{folder.name}/debate",
+                **found.key.stage.params,
+                question=found.key.question_id,
+                **{"in": query.get("in")},
+                raw=None if raw else 1,
+            ),
         )
 
     async def step(self, request: Request) -> Response:
@@ -206,7 +237,7 @@ class Site:
             folder.database, partial(debate.read_turn_text, turn_id=turn_id)
         )
         # A model's raw response: whatever it holds, the browser must execute nothing of it.
-        return PlainTextResponse(text, headers={"Content-Security-Policy": "sandbox"})
+        return PlainTextResponse(text, headers=_SANDBOX)
 
     async def datasets(self, request: Request) -> Response:
         folder = self._folder(request)
@@ -238,7 +269,25 @@ class Site:
     async def model(self, request: Request) -> Response:
         folder, name = self._folder(request), request.query_params.get("id", "")
         found = await self.cache.query(folder.database, partial(lineage.read_model, model_id=name))
-        return _render_page("model.html.jinja", run=folder.name, model=found)
+        files = find_model_files(folder, found.artifact)
+        return _render_page("model.html.jinja", run=folder.name, model=found, files=files)
+
+    async def report(self, request: Request) -> Response:
+        path = find_report(self._folder(request))
+        # A page that `society report` has written, with a style of its own and without script: in
+        # its sandbox it reaches nothing, whatever was put in its place.
+        return FileResponse(path, media_type="text/html", headers=_REPORT_HEADERS)
+
+    async def exports(self, request: Request) -> Response:
+        folder = self._folder(request)
+        return _render_page("exports.html.jinja", run=folder.name, files=list_files(folder))
+
+    async def exported(self, request: Request) -> Response:
+        path = find_export(self._folder(request), request.path_params["path"])
+        # Saved, never shown: an export holds what models have written.
+        return FileResponse(
+            path, media_type="application/octet-stream", filename=path.name, headers=_SANDBOX
+        )
 
     async def unreadable(self, request: Request, error: Exception) -> Response:
         run = request.path_params.get("run", "")
@@ -248,8 +297,8 @@ class Site:
             "problem.html.jinja",
             503,
             title=title,
-            said=catalog.explain_error(folder, error),
-            note=catalog.read_notice_line(folder) if isinstance(error, StoreLocked) else None,
+            said=listing.explain_error(folder, error),
+            note=listing.read_notice_line(folder) if isinstance(error, StoreLocked) else None,
         )
 
     async def _choices(self, folder: RunFolder) -> FilterChoices:

@@ -14,6 +14,7 @@ from store.reader import Reader
 ROWS = 50
 # More points than pixels of a curve would only make the page heavier.
 _POINTS = 400
+_PARTS = "SELECT parent_id, weight FROM averages WHERE model_id = $1 ORDER BY weight, parent_id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class DatasetEntry:
     corrected: int | None
     kept: int | None
     w: float | None
+    critics: str | None
     loss_on: str
     max_examples: int | None
     sha256: str
@@ -111,7 +113,10 @@ class ModelUse:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """One model in full. `steps` counts all optimizer steps, `points` may be a sample of them."""
+    """One model in full. `steps` counts all optimizer steps, `points` may be a sample of them.
+
+    `parts` are the models that an averaged model is made of, with their weights.
+    """
 
     model_id: str
     provider: str
@@ -129,6 +134,7 @@ class ModelFacts:
     points: tuple[LossPoint, ...]
     children: tuple[ModelEntry, ...]
     spoke: tuple[ModelUse, ...]
+    parts: tuple[tuple[str, float], ...] = ()
 
 
 # A dataset has several jobs where one failed and was tried again: the newest counts.
@@ -137,8 +143,8 @@ def list_datasets(reader: Reader, dataset_id: str | None = None) -> list[Dataset
     found = reader.rows(
         """
         SELECT d.dataset_id, d.iteration, d.arm, d.agent, d.role, d.examples, d.corrected, d.kept,
-            d.w, d.loss_on, d.max_examples, d.sha256, coalesce(j.error, d.note), d.created_at,
-            j.job_id, j.status, m.model_id
+            d.w, d.critics, d.loss_on, d.max_examples, d.sha256, coalesce(j.error, d.note),
+            d.created_at, j.job_id, j.status, m.model_id
         FROM datasets AS d
         LEFT JOIN (
             SELECT dataset_id, arg_max(job_id, created_at) AS job_id FROM jobs GROUP BY dataset_id
@@ -228,6 +234,7 @@ def read_model(reader: Reader, model_id: str) -> ModelFacts:
         points,
         tuple(list_models(reader, model_id)),
         tuple(_list_uses(reader, model_id)),
+        tuple(reader.rows(_PARTS, [model_id])),
     )
     return ModelFacts(*fields)
 

@@ -10,10 +10,11 @@ from datetime import datetime
 from typing import Any
 
 from evals.agreement import DECIDED, VOTE_SHARES
+from evals.choices import find_choice
 from evals.intervals import Rate
 from evals.stored_run import ArmSettings, choose_main_arm, find_main_arm, read_arms
 from store.reader import Reader
-from store.records import StageKey
+from store.records import Choice, StageKey
 from store.schema import read_view_sql
 
 # The views of this software, not those in the file: an older file has older ones.
@@ -154,6 +155,7 @@ class Overview:
     labels: tuple[StageLabels, ...]
     trainings: tuple[JobCounts, ...]
     diversity: tuple[DiversityValue, ...]
+    choices: tuple[Choice, ...]
     live: bool
 
     @property
@@ -171,7 +173,7 @@ class AgentInStage:
 
     `known` counts its debates with gold, `labelled` those with a label that no lot has decided;
     `to_right` and `to_wrong` are None in debates of one round. `unread` counts the debates in which
-    its last answer cannot be read.
+    its last answer cannot be read: it is not wrong then, has not turned wrong and does not dissent.
     """
 
     stage: StageKey
@@ -181,6 +183,7 @@ class AgentInStage:
     known: int
     first_right: int
     last_right: int
+    last_wrong: int
     to_right: int | None
     to_wrong: int | None
     labelled: int
@@ -206,15 +209,17 @@ def read_overview(reader: Reader) -> Overview | None:
     facts = _read_facts(reader)
     if facts is None:
         return None
+    arms = tuple(read_arms(reader))
     return Overview(
         facts,
-        tuple(read_arms(reader)),
+        arms,
         tuple(_read_progress(reader)),
         tuple(_read_accuracies(reader)),
         tuple(StageVoting(StageKey(*row[:4]), *row[4:]) for row in reader.rows(_VOTINGS)),
         tuple(StageLabels(*row) for row in reader.rows(_LABELS)),
         tuple(JobCounts(*row) for row in reader.rows(_TRAININGS)),
         tuple(DiversityValue(*row) for row in reader.rows(_DIVERSITY)),
+        tuple(choice for arm in arms if (choice := find_choice(reader, arm.name))),
         reader.running,
     )
 
@@ -258,9 +263,12 @@ def read_agents(reader: Reader, arm: str | None, split: str, decoding: str) -> l
         {_LABEL_TIES}
         SELECT {_OF_STAGE}, task, agent, count(*), count(correct),
             count_if(first_correct), count_if(correct),
+            count_if(NOT correct AND answer IS NOT NULL),
             if(max(rounds) < 2, NULL, count_if(correct AND NOT first_correct)),
-            if(max(rounds) < 2, NULL, count_if(first_correct AND NOT correct)),
-            count(agrees) FILTER (NOT tied), count_if(NOT agrees AND NOT tied),
+            if(max(rounds) < 2, NULL,
+                count_if(first_correct AND NOT correct AND answer IS NOT NULL)),
+            count(agrees) FILTER (NOT tied),
+            count_if(NOT agrees AND NOT tied AND answer IS NOT NULL),
             count_if(answer IS NULL)
         FROM {_CONVERSATIONS} WHERE {condition}
         GROUP BY ALL ORDER BY arm, task, iteration, agent

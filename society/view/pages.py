@@ -11,20 +11,26 @@ from functools import cache
 from typing import Any
 from urllib.parse import urlencode
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
+from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context
+from jinja2.runtime import Context
+from markupsafe import Markup
 
+from evals.choices import describe_choice
 from evals.intervals import Rate
-from evals.invisible import HIDDEN, escape_invisible, name_hidden
-from society.terminal.progress_display import format_duration
-from society.view import charts
+from evals.invisible import escape_invisible
+from society.terminal.duration import format_duration
+from society.view import drawing
+from society.view.beside import encode_stage
+from society.view.charts import find_loss_scale
 from society.view.debate_list import DebateKey
 from society.view.filters import FLIPS, VOTES, Filter, title_stage
+from society.view.formulas import Typesetter
+from society.view.hidden_marks import mark_invisible
 
 
 def render_template(template: str, **values: object) -> str:
     """A page as text."""
-    return _environment().get_template(template).render(values)
+    return _environment().get_template(template).render(values, typesetter=Typesetter())
 
 
 def build_address(path: str, /, **query: object) -> str:
@@ -51,14 +57,16 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals |= {
-        "accuracy_curves": charts.draw_accuracy,
+        "accuracy_curves": drawing.draw_accuracy,
         "address": build_address,
-        "bar": charts.draw_bar,
+        "bar": drawing.draw_bar,
         "debate_query": build_debate_query,
+        "encode_stage": encode_stage,
         "flips": FLIPS,
-        "loss_curve": charts.draw_loss,
-        "marker": charts.draw_marker,
-        "sparkline": charts.draw_sparkline,
+        "loss_curve": drawing.draw_loss,
+        "marker": drawing.draw_marker,
+        "sparkline": drawing.draw_sparkline,
+        "loss_scale": find_loss_scale,
         "votes": VOTES,
         "zip": zip,
     }
@@ -71,10 +79,15 @@ def _environment() -> Environment:
         "moment": lambda time: f"{time:%Y-%m-%d %H:%M}",
         "percent": lambda share: "–" if share is None else f"{100 * share:.1f} %",
         "rate": _format_rate,
+        "choice": describe_choice,
         "share": _format_share,
         "stage_title": title_stage,
         "society": lambda number: "untuned" if number == 0 else f"iteration {number}",
+        "size": _format_size,
         "took": _format_period,
+        "typeset": _typeset_text,
+        "typeset_answer": _typeset_answer,
+        "typeset_line": _typeset_line,
         "usd": lambda usd: "–" if usd is None else f"{usd:,.2f}",
         "mark_invisible": mark_invisible,
     }
@@ -97,6 +110,10 @@ def _format_latency(milliseconds: float) -> str:
     return f"{milliseconds:.0f} ms" if milliseconds < 1000 else format_duration(milliseconds / 1000)
 
 
+def _format_size(size: int) -> str:
+    return f"{size:,} bytes" if size < 10_000 else f"{size / 1e6:,.2f} MB"
+
+
 def _format_period(started: datetime, ended: datetime) -> str:
     return format_duration((ended - started).total_seconds())
 
@@ -115,16 +132,6 @@ FOLD_AT = 2_400
 SHOWN_AT_MOST = 60_000
 
 
-def mark_invisible(text: str) -> Markup:
-    """`text` as markup, escaped, every hidden character replaced by a mark that names it."""
-    parts: list[Markup] = []
-    end = 0
-    for found in HIDDEN.finditer(text):
-        parts += [escape(text[end : found.start()]), _mark_hidden(found[0])]
-        end = found.end()
-    return Markup("").join([*parts, escape(text[end:])])
-
-
 def format_inline(text: object, at_most: int = 400) -> Markup:
     """A short text within a line, cut at `at_most` characters, its direction kept to itself."""
     # Cut before the split: a response may be megabytes of white space.
@@ -132,6 +139,35 @@ def format_inline(text: object, at_most: int = 400) -> Markup:
     if len(line) > at_most:
         line = line[:at_most].rstrip() + "…"
     return Markup('<bdi class="said">{}</bdi>').format(mark_invisible(line))
+
+
+@pass_context
+def _typeset_text(context: Context, text: str) -> Markup:
+    return _find_typesetter(context).typeset_text(text)
+
+
+@pass_context
+def _typeset_line(context: Context, text: object, at_most: int = 400) -> Markup:
+    """Like `format_inline`, with formulas."""
+    line = _find_typesetter(context).typeset_line(str(text), at_most)
+    return Markup('<bdi class="said">{}</bdi>').format(line)
+
+
+@pass_context
+def _typeset_answer(context: Context, text: str, at_most: int = 60) -> Markup:
+    """An answer with its formulas; a long one is cut, and shown as it is written."""
+    # LaTeX is longer than what it shows.
+    if len(text) > 3 * at_most:
+        return format_inline(text, at_most)
+    return Markup('<bdi class="said">{}</bdi>').format(
+        _find_typesetter(context).typeset_answer(" ".join(text.split()))
+    )
+
+
+def _find_typesetter(context: Context) -> Typesetter:
+    found = context["typesetter"]
+    assert isinstance(found, Typesetter)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +186,3 @@ def fold_text(text: str) -> Fold:
         return Fold(text, "", 0)
     at = text.rfind("\n", FOLD_AT * 3 // 4, FOLD_AT) + 1 or FOLD_AT
     return Fold(text[:at], text[at:SHOWN_AT_MOST], max(0, len(text) - SHOWN_AT_MOST))
-
-
-def _mark_hidden(hidden: str) -> Markup:
-    shown, name = name_hidden(hidden)
-    return Markup('<span class="hidden-character" title="U+{:04X} {}">{}</span>').format(
-        ord(hidden[0]), name, shown
-    )

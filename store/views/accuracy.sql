@@ -2,7 +2,8 @@
 -- Grain: one row per iteration, arm, split, task, decoding, measure, agent and round, where gold is
 --   known.
 -- measure: 'single' (an agent's own answers; agent NULL = all agents together), 'majority'
---   (round-1 vote), 'consensus' (vote of the last round). No answer and no consensus are wrong.
+--   (round-1 vote), 'consensus' (vote of the last round). No answer and no consensus are wrong. In
+--   rounds that an early end has left out, the last answers and votes before count.
 -- Columns: correct, total (answers, or votes), questions (distinct ones), accuracy (share 0..1),
 --   standard_error (share), ci_low and ci_high (Wilson, share). Error and interval are clustered by
 --   question, because agents' answers to one question are not independent: their n is the effective
@@ -11,10 +12,10 @@
 WITH marks AS NOT MATERIALIZED (
     SELECT iteration, arm, split, task, decoding, 'single' AS measure, agent, round, question_id,
         v.correct
-    FROM turns
+    FROM standing_answers
     JOIN verdicts AS v USING (turn_id)
     LEFT JOIN (SELECT question_id, task FROM questions) USING (question_id)
-    WHERE kind = 'answer' AND v.correct IS NOT NULL
+    WHERE v.correct IS NOT NULL
 ),
 
 -- One answer per question: the plain variance of a share holds, so n is the number of questions.
@@ -44,12 +45,12 @@ all_agents AS (
 vote_marks AS NOT MATERIALIZED (
     SELECT 'majority' AS measure, iteration, arm, split, decoding, question_id, round, correct
     FROM votes
-    WHERE round = 1 AND correct IS NOT NULL
+    WHERE round = 1 AND correct IS NOT NULL AND split <> 'label'
     UNION ALL
     SELECT 'consensus' AS measure, iteration, arm, split, decoding, question_id,
         max(round) AS round, arg_max(correct, round) AS correct
     FROM votes
-    WHERE correct IS NOT NULL
+    WHERE correct IS NOT NULL AND split <> 'label'
     GROUP BY ALL
 ),
 

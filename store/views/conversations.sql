@@ -2,15 +2,15 @@
 -- Grain: one row per iteration, arm, split, task, decoding, question and agent; complete debates
 --   only.
 -- Columns: rounds (the last round M), first_turn_id, first_answer, first_agrees and first_correct
---   (round 1), turn_id, answer, agrees and correct (round M). `agrees` compares with the debate's
+--   (round 1), turn_id, answer, agrees and correct (round M; of the last answer, where the debate
+--   ended early). `agrees` compares with the debate's
 --   label ŷ, `correct` with gold; both are NULL where there is none. tied: the vote that ŷ comes from
 --   was tied.
 WITH spoken AS NOT MATERIALIZED (
     SELECT iteration, arm, split, decoding, question_id, agent, round, turn_id, answer, agrees,
         correct
-    FROM turns
+    FROM standing_answers
     JOIN verdicts USING (turn_id)
-    WHERE kind = 'answer'
 ),
 
 ends AS (

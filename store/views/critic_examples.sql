@@ -1,6 +1,7 @@
 -- critic_examples: what a critic may learn.
--- Grain: one row per conversation that ends at ŷ: the agent's answer in the debate's last round M,
---   M >= 2, with y_{M,n} ≡ ŷ. A conversation is left out where one of the agent's own answers has no
+-- Grain: one row per conversation that ends at ŷ: the agent's answer in the last round M that the
+--   debate held, M >= 2, with y_{M,n} ≡ ŷ. So a debate that ended after round 1, because all agents
+--   agreed, has none. A conversation is left out where one of the agent's own answers has no
 --   text: a placeholder stands for it in the prompt, so there was nothing to correct.
 -- Columns: iteration, arm, agent (from 1), question_id, change ('corrected': y_{1,n} ≢ ŷ, C−;
 --   'kept': y_{1,n} ≡ ŷ, C+), turn_id (the final turn), first_turn_id (its round-1 answer),

@@ -15,6 +15,7 @@ WITH ends AS (
         arg_min(struct_pack(answer, correct), round) AS opening,
         arg_max(struct_pack(answer, votes, voters, tie, correct), round) AS final
     FROM votes
+    WHERE split <> 'label'
     GROUP BY ALL
 )
 

@@ -1,6 +1,7 @@
 -- dissent: how often an agent's answer is not the society's, and whether it should have been.
 -- Grain: one row per iteration, arm, split, task, decoding, round and agent; agent NULL = all agents
---   together. Only answers to questions with a label ŷ.
+--   together. Only answers to questions with a label ŷ. In rounds that an early end has left out,
+--   agents stand by their last answer.
 -- Columns: answers, dissenting (answers that do not agree with ŷ, also unparsed ones), dissent_rate
 --   (share 0..1; NULL without any answer), right_dissents (dissenting answers equal to gold),
 --   right_rate (share of the dissenting answers with known gold that equal it; NULL without any):
@@ -9,11 +10,11 @@
 WITH marked AS NOT MATERIALIZED (
     SELECT iteration, arm, split, task, decoding, round, agent, v.agrees, v.correct,
         coalesce(tied, false) AS tied
-    FROM turns
+    FROM standing_answers
     JOIN verdicts AS v USING (turn_id)
     LEFT JOIN (FROM label_ties WHERE tied) USING (iteration, arm, split, decoding, question_id)
     LEFT JOIN (SELECT question_id, task FROM questions) USING (question_id)
-    WHERE kind = 'answer' AND v.agrees IS NOT NULL
+    WHERE v.agrees IS NOT NULL
 )
 
 SELECT

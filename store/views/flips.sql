@@ -1,6 +1,7 @@
 -- flips: what debating does to an agent's own answer, from round 1 to the debate's last round.
 -- Grain: one row per iteration, arm, split, task, decoding and agent, where gold is known; agent
---   NULL = all agents together. Debates of one round do not count.
+--   NULL = all agents together. Debates of one round do not count; in
+--   one that ended early, agents stand by their last answer.
 -- Columns: conversations, wrong_to_right, right_to_wrong, stayed_right, stayed_wrong (counts);
 --   wrong_to_right_rate (share 0..1 of the conversations that began wrong), right_to_wrong_rate
 --   (share 0..1 of those that began right); NULL where none began so.
@@ -8,9 +9,9 @@
 WITH conversations AS (
     SELECT iteration, arm, split, decoding, agent, question_id,
         arg_min(v.correct, round) AS first, arg_max(v.correct, round) AS final
-    FROM turns
+    FROM standing_answers
     JOIN verdicts AS v USING (turn_id)
-    WHERE kind = 'answer' AND v.correct IS NOT NULL
+    WHERE v.correct IS NOT NULL
     GROUP BY ALL
     HAVING max(round) >= 2
 ),

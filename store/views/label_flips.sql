@@ -1,15 +1,16 @@
 -- label_flips: whether debating brings an agent's own answer to the debate's label ŷ; needs no gold.
 -- Grain: one row per iteration, arm, split, task, decoding and agent, where there is a label; agent
---   NULL = all agents together. Debates of one round do not count.
+--   NULL = all agents together. Debates of one round do not count; in
+--   one that ended early, agents stand by their last answer.
 -- Columns, from round 1 to the debate's last round: conversations, to_label (first answer ≢ ŷ, last
 --   ≡ ŷ), from_label (the other way), with_label (both ≡ ŷ), without_label (neither) (counts);
 --   to_label_rate and from_label_rate (shares 0..1 of the conversations).
 WITH conversations AS (
     SELECT iteration, arm, split, decoding, agent, question_id,
         arg_min(v.agrees, round) AS first, arg_max(v.agrees, round) AS final
-    FROM turns
+    FROM standing_answers
     JOIN verdicts AS v USING (turn_id)
-    WHERE kind = 'answer' AND v.agrees IS NOT NULL
+    WHERE v.agrees IS NOT NULL
     GROUP BY ALL
     HAVING max(round) >= 2
 ),

@@ -1,41 +1,33 @@
 -- label_health: whether the labels a society makes for itself are getting worse or running dry.
 -- Grain: one row per iteration and arm that makes labels of its own, over the sampled debates on
---   training questions, in the round that the labels come from.
+--   training questions, in the round that the labels come from; in round 1 where a vote of its own
+--   labels.
 -- Columns: questions, coverage, tie_rate, known, label_accuracy (as in pseudo_labels); agreement (mean share
 --   0..1 of parsed answers that equal the plurality answer), unanimous (share of the questions with
 --   a parsed answer where all parsed answers agree), unparsed and truncated (shares of all answers),
 --   top_share (share of the labels that are worded as the most common one, over all questions),
 --   entropy_bits (Shannon entropy of the labels' wordings), and what changed against the iteration
 --   before (…_change, same unit; NULL in an arm's first iteration).
-WITH votes_of_arms AS (
-    SELECT iteration, arm, question_id, round, answer, votes, voters,
-        coalesce(labels, 'final') AS labels,
-        max(round) OVER (PARTITION BY iteration, arm, question_id) AS last_round
-    FROM votes
-    LEFT JOIN (SELECT arm, labels FROM arms) USING (arm)
-    WHERE split = 'train' AND decoding = 'sampled'
-),
-
-label_votes AS (
-    SELECT iteration, arm, question_id, round, answer, votes, voters
-    FROM votes_of_arms
-    WHERE labels <> 'gold' AND round = if(labels = 'round1', 1, last_round)
+WITH own_votes AS (
+    SELECT iteration, arm, question_id, round, answer, votes, voters, share
+    FROM label_votes
+    WHERE source <> 'gold'
 ),
 
 agreed AS (
     SELECT
         iteration,
         arm,
-        avg(votes / voters) FILTER (WHERE voters > 0) AS agreement,
+        avg(share) AS agreement,
         avg((votes = voters)::DOUBLE) FILTER (WHERE voters > 0) AS unanimous,
         entropy(answer) FILTER (WHERE answer IS NOT NULL) AS entropy_bits
-    FROM label_votes
+    FROM own_votes
     GROUP BY ALL
 ),
 
 wordings AS (
     SELECT iteration, arm, answer, count(*) AS labels
-    FROM label_votes
+    FROM own_votes
     WHERE answer IS NOT NULL
     GROUP BY ALL
 ),
@@ -50,9 +42,9 @@ readings AS (
         arm,
         avg((t.answer IS NULL)::DOUBLE) AS unparsed,
         avg((finish_reason = 'length')::DOUBLE) AS truncated
-    FROM turns AS t
-    SEMI JOIN label_votes USING (iteration, arm, question_id, round)
-    WHERE split = 'train' AND decoding = 'sampled' AND kind = 'answer'
+    FROM standing_answers AS t
+    SEMI JOIN own_votes USING (iteration, arm, question_id, round)
+    WHERE split = 'train' AND decoding = 'sampled'
     GROUP BY ALL
 ),
 

@@ -16,7 +16,7 @@ decided AS (
     SELECT iteration, arm, split, decoding, question_id,
         arg_min(correct, round) AS majority, arg_max(correct, round) AS consensus
     FROM votes
-    WHERE correct IS NOT NULL
+    WHERE correct IS NOT NULL AND split <> 'label'
     GROUP BY ALL
 )
 

@@ -1,6 +1,6 @@
 -- spend: what the run has paid, from stored turns, jobs and charges and the run's own prices.
 -- Grain: one row per iteration, arm, split, task, decoding, stage, agent, role and model_id.
--- stage: 'debate' (training questions), 'evaluate' (held-out ones), 'finetune' (jobs), 'diversity'
+-- stage: 'debate' (training questions, with further answers that vote on labels), 'evaluate' (held-out ones), 'finetune' (jobs), 'diversity'
 --   (likelihoods), 'ask' (`society ask`).
 -- role: 'generator' (round 1), 'critic' (later rounds), 'summarizer'; of a job, whose model it tunes.
 -- Columns: calls (answers asked for, or jobs the provider has taken), failed (attempts that brought
@@ -32,7 +32,7 @@ spoken AS (
         split,
         task,
         decoding,
-        if(split = 'train', 'debate', 'evaluate') AS stage,
+        if(split = 'eval', 'evaluate', 'debate') AS stage,
         agent,
         CASE WHEN kind = 'summary' THEN 'summarizer' WHEN round = 1 THEN 'generator' ELSE 'critic' END
             AS role,

@@ -38,6 +38,22 @@ def test_splits_are_disjoint_also_as_rearrangements(low: int, width: int, seed: 
     assert len(set(classes)) == len(classes)
 
 
+def test_addends_have_a_range_of_their_own() -> None:
+    task = Arithmetic(ArithmeticOptions(high=2, addends=9))
+    asked = [*task.questions("train", 0, task.size("train"))]
+    asked += task.questions("eval", 0, task.size("eval"))
+    # 45 pairs of addends, and three pairs of factors twice.
+    assert len({rearranged(q.question_id) for q in asked}) == len(asked) == 45 * 3 * 3
+    found = [operands(q.question_id) for q in asked]
+    assert {n for a, _, _, d, _, _ in found for n in (a, d)} == set(range(1, 10))
+    assert {n for _, b, c, _, e, f in found for n in (b, c, e, f)} == {1, 2}
+    # As wide as the factors, they are the questions of a task that does not name them.
+    same = Arithmetic(ArithmeticOptions(addends=10))
+    assert same.questions("eval", 0, 50) == TASK.questions("eval", 0, 50)
+    with pytest.raises(ValueError, match=r"over 1\.\.2, a and d to 9, 203 are asked"):
+        task.questions("eval", 0, 203)
+
+
 def test_the_split_does_not_depend_on_the_seed() -> None:
     one, other = (Arithmetic(ArithmeticOptions(high=3, seed=seed)) for seed in (0, 1))
     asked = [{q.question_id for q in t.questions("eval", 0, t.size("eval"))} for t in (one, other)]
@@ -166,9 +182,10 @@ def test_styles_are_those_of_the_built_in_model() -> None:
     ("options", "message"),
     [
         ({"low": 5, "high": 2}, "high = 2 is below low = 5"),
+        ({"low": 5, "addends": 2}, "addends = 2 is below low = 5"),
         ({"low": -1}, "task.low: .*got -1"),
         ({"low": "one"}, "task.low: .*got 'one'"),
-        ({"hihg": 9}, "task.hihg: unknown option .* low, high, seed"),
+        ({"hihg": 9}, "task.hihg: unknown option .* low, high, addends, seed"),
     ],
 )
 def test_wrong_options_are_named(options: dict[str, object], message: str) -> None:

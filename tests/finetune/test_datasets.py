@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from finetune.datasets import SHARED_AGENT, DatasetRules, derive_dataset, derive_datasets
 from finetune.errors import DatasetChanged, DatasetDamaged
 from finetune.examples import StoredExamples
-from finetune.mixture import compute_mixture
+from finetune.mixture import mix_conversations
 from providers.types import Message
 from store.content import content_sha256, turn_id_of
 from store.ledger import Store
@@ -38,7 +38,9 @@ def expected_questions(debates, agent, role, rules):
     ended_right = [q for q, agrees in marks.items() if len(agrees) > 1 and agrees[-1]]
     corrected = [q for q in ended_right if not marks[q][0]]
     kept = [q for q in ended_right if marks[q][0]]
-    mixture = compute_mixture(len(corrected), len(kept), rules.w, rules.max_examples)
+    mixture = mix_conversations(
+        len(corrected), len(kept), rules.critics, rules.w, rules.max_examples
+    )
     return drawn(corrected, mixture.corrected, rules.seed) | drawn(kept, mixture.kept, rules.seed)
 
 
@@ -67,7 +69,8 @@ def test_datasets_agree_with_a_plain_derivation(shared_store, debate_rows, data)
         st.dictionaries(st.text("abcé", min_size=1), st.tuples(marks, marks, marks), min_size=1)
     )
     rules = DatasetRules(
-        w=data.draw(st.sampled_from([0.0, 0.3, 0.5, 1.0])),
+        critics=data.draw(st.sampled_from(["all", "sample"])),
+        w=data.draw(st.sampled_from([None, 0.0, 0.3, 0.5, 1.0])),
         seed=data.draw(st.integers(0, 3)),
         max_examples=data.draw(st.none() | st.integers(1, 4)),
     )
@@ -137,8 +140,8 @@ def test_the_order_of_arrival_changes_nothing(store, tmp_path, debate_rows):
 def test_the_seed_decides_the_sample(store, debate_rows):
     store.write(*debate_rows(many(60)))
     store.write(*debate_rows(many(60), arm="twin"))
-    one = derive_dataset(store, 1, "multiagent", 1, "critic", DatasetRules(seed=1))
-    two = derive_dataset(store, 1, "twin", 1, "critic", DatasetRules(seed=2))
+    one = derive_dataset(store, 1, "multiagent", 1, "critic", DatasetRules("sample", seed=1))
+    two = derive_dataset(store, 1, "twin", 1, "critic", DatasetRules("sample", seed=2))
     assert one.examples == two.examples
     assert stored_rows(store, one) != stored_rows(store, two)
 
@@ -155,7 +158,7 @@ def test_a_dataset_is_immutable(store, debate_rows):
 
 def test_one_side_only_is_noted(store, debate_rows):
     store.write(*debate_rows({f"q{n}": [STAYED, CORRECTED, WRONG] for n in range(4)}))
-    built = derive_datasets(store, 1, "multiagent", OWNERS, DatasetRules())
+    built = derive_datasets(store, 1, "multiagent", OWNERS, DatasetRules(w=0.5))
     facts = {
         owner: (dataset.corrected, dataset.kept, dataset.note is not None)
         for owner, dataset in built.items()
@@ -168,6 +171,48 @@ def test_one_side_only_is_noted(store, debate_rows):
         (2, "critic"): (4, 0, True),
         (3, "critic"): (0, 0, True),
     }
+
+
+def read_weights(store, dataset):
+    return store.rows(
+        "SELECT question_id, weight FROM dataset_examples WHERE dataset_id = ? ORDER BY position",
+        [dataset.dataset_id],
+    )
+
+
+def test_weights_of_the_two_sides_reach_the_share(store, debate_rows):
+    store.write(*debate_rows(many(50)))
+    weighted = derive_dataset(store, 1, "multiagent", 1, "critic", DatasetRules(w=0.5))
+    assert (weighted.corrected, weighted.kept) == (10, 20)
+    assert (weighted.critics, weighted.w) == ("all", 0.5)
+    weights = read_weights(store, weighted)
+    assert sorted({weight for _, weight in weights}) == [0.75, 1.5]
+    assert sum(weight for _, weight in weights) == 30
+    assert [example.weight for example in StoredExamples(store, weighted)] == [
+        weight for _, weight in weights
+    ]
+    store.write(*debate_rows(many(50), arm="twin"))
+    plain = derive_dataset(store, 1, "twin", 1, "critic", DatasetRules())
+    assert plain.examples == weighted.examples
+    assert plain.sha256 != weighted.sha256
+    assert {weight for _, weight in read_weights(store, plain)} == {1}
+
+
+def test_rows_are_repeated_for_a_provider_without_weights(store, debate_rows):
+    store.write(*debate_rows(many(50)))
+    rules = DatasetRules(w=0.5, repeat=True)
+    repeated = derive_dataset(store, 1, "multiagent", 1, "critic", rules)
+    assert (repeated.examples, repeated.corrected, repeated.kept) == (40, 20, 20)
+    assert "30 conversations come as 40 rows, 0.500 of them corrected (w = 0.5)" in repeated.note
+    rows = read_weights(store, repeated)
+    assert {weight for _, weight in rows} == {1}
+    # All conversations come once before any comes twice.
+    assert len({question_id for question_id, _ in rows[:30]}) == 30
+    assert len(StoredExamples(store, repeated)) == len(list(StoredExamples(store, repeated))) == 40
+    assert derive_dataset(store, 1, "multiagent", 1, "critic", rules) == repeated
+    store.write(*debate_rows(many(50), arm="twin"))
+    whole = derive_dataset(store, 1, "twin", 1, "critic", DatasetRules(repeat=True))
+    assert (whole.examples, whole.note) == (30, None)
 
 
 def test_no_debates_no_rows(store):

@@ -36,7 +36,7 @@ OWNERS = [(agent, role) for role in ("generator", "critic") for agent in (1, 2)]
 def plans(store, debate_rows):
     marks = [(True, True), (False, True), (True, True)]
     store.write(*debate_rows({f"q{n}": [marks[n % 3], marks[(n + 1) % 3]] for n in range(9)}))
-    datasets = derive_datasets(store, 1, "multiagent", OWNERS, DatasetRules())
+    datasets = derive_datasets(store, 1, "multiagent", OWNERS, DatasetRules("sample"))
     return [
         TuningPlan("demo", 1, "multiagent", *owner, BASE, datasets[owner], Hyperparameters())
         for owner in OWNERS
@@ -374,6 +374,26 @@ def test_a_provider_that_cannot_tune_says_so(store, plans):
     )
     with pytest.raises(Unsupported, match="vendor:base"):
         run(store, plans, provider)
+
+
+def test_weights_go_to_no_provider_that_ignores_them(store, debate_rows):
+    debates = {"q1": [(True, True)], "q2": [(False, True)], "q3": [(True, True)]}
+    for arm, repeat in (("weighted", False), ("repeated", True)):
+        store.write(*debate_rows(debates, arm))
+        rules = DatasetRules(w=0.5, repeat=repeat)
+        dataset = derive_datasets(store, 1, arm, [(1, "critic")], rules)[1, "critic"]
+        plan = TuningPlan("demo", 1, arm, 1, "critic", BASE, dataset, Hyperparameters())
+        tuning = tune_models(
+            providers={BASE.address: Connection(Vendor())},
+            store=store,
+            plans=[plan],
+            polling=FAST,
+        )
+        if repeat:
+            assert asyncio.run(tuning)[arm].kept == ()
+            continue
+        with pytest.raises(Unsupported, match="vendor:base takes no weights, and dataset weighted"):
+            asyncio.run(tuning)
 
 
 def test_told_to_keep_the_old_model_a_failure_is_final_and_the_others_go_on(store, plans):

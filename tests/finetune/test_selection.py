@@ -95,7 +95,7 @@ def test_gold_is_not_there_and_everything_else_is(store):
         *("turn_id", "iteration", "arm", "split", "decoding", "question_id", "agent", "round"),
         *("kind", "model_id", "messages", "response", "answer", "finish_reason", "prompt_tokens"),
         *("completion_tokens", "latency_ms", "error", "created_at", "sha256", "shared_turn_id"),
-        *("failure", "tokens_estimated", "thought"),
+        *("failure", "tokens_estimated", "thought", "sample"),
         *("task", "question", "gold", "position", "meta", "is_extra", "zero_shot"),
     }
 

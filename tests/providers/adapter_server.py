@@ -4,21 +4,27 @@
         … server.url … server.loads … server.faults …
 
 It notes in `faults` whatever must not happen: a name that is loaded twice, and an adapter that is
-loaded or unloaded while requests are being answered.
+loaded or unloaded while requests are being answered. `kill` ends it as if its process had died. The
+same server comes back by entering it again, with no adapters and at its earlier port. While
+`frozen` it accepts connections and does not answer.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import socket
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, Literal
 
+from providers.canary import CANARIES
+from providers.split import TRIAL
 from tests.quiet_server import QuietServer
 
 SUM = re.compile(r"\d+\+\d+\*\d+\+\d+-\d+\*\d+")
@@ -43,16 +49,21 @@ class AdapterServer:
     trouble: dict[str, list[int | str]] = field(default_factory=dict)
     stuck: set[str] = field(default_factory=set)
     loads: list[tuple[str, str]] = field(default_factory=list)
+    trials: list[str] = field(default_factory=list)
     unloads: list[str] = field(default_factory=list)
     chats: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     loaded: dict[str, str] = field(default_factory=dict)
     answering: Counter[str] = field(default_factory=Counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    port: int = 0
+    open: set[socket.socket] = field(default_factory=set)
+    lives: int = 0
+    frozen: bool = False
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._http.server_address[1]}/v1"
+        return f"http://127.0.0.1:{self.port}/v1"
 
     @property
     def address(self) -> str:
@@ -61,14 +72,26 @@ class AdapterServer:
 
     def __enter__(self) -> AdapterServer:
         handler = type("Handler", (_Handler,), {"state": self})
-        self._http = QuietServer(("127.0.0.1", 0), handler)
+        self._http = QuietServer(("127.0.0.1", self.port), handler)
         self._http.daemon_threads = True
+        self.port = self._http.server_address[1]
         threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._http.shutdown()
         self._http.server_close()
+
+    def kill(self) -> None:
+        """Break all connections, and forget all adapters."""
+        self.__exit__()
+        with self.lock:
+            for connection in self.open:
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+            self.lives += 1
+            self.loaded.clear()
+            self.answering.clear()
 
     def models(self) -> dict[str, Any]:
         base = {"id": self.base, "root": self.base, "object": "model", "owned_by": self.dialect}
@@ -83,7 +106,7 @@ class AdapterServer:
         with self.lock:
             if name in self.loaded:
                 return f"The lora adapter '{name}' has already been loaded."
-            if any(name == earlier for earlier, _ in self.loads):
+            if name in self.trials or any(name == earlier for earlier, _ in self.loads):
                 self.faults.append(f"{name} is used again")
             if self.answering.total():
                 self.faults.append(f"{name} is loaded under traffic")
@@ -93,7 +116,10 @@ class AdapterServer:
             folder = Path(path.replace(theirs, ours, 1) if theirs else path)
             if not (folder / "adapter_model.safetensors").is_file():
                 return f"No adapter found for {path}"
-            self.loads.append((name, path))
+            if folder.name.startswith(TRIAL):
+                self.trials.append(name)
+            else:
+                self.loads.append((name, path))
         time.sleep(self.load_s)
         with self.lock:
             self.loaded[name] = path
@@ -107,7 +133,8 @@ class AdapterServer:
                 self.faults.append(f"{name} is unloaded under traffic")
             if name in self.stuck:
                 return f"Failed to remove lora adapter '{name}' from the engine."
-            self.unloads.append(name)
+            if name not in self.trials:
+                self.unloads.append(name)
             del self.loaded[name]
         return None
 
@@ -119,11 +146,15 @@ class AdapterServer:
         with self.lock:
             if name != self.base and name not in self.loaded:
                 return None
-            self.chats.append(body["model"])
+            # What is asked to try an adapter is no part of a run.
+            if not _is_canary(body["messages"]):
+                self.chats.append(body["model"])
             self.answering[name] += 1
+            life = self.lives
         time.sleep(self.answer_s)
         with self.lock:
-            self.answering[name] -= 1
+            if life == self.lives:
+                self.answering[name] -= 1
         message = {"role": "assistant", "content": _said(body["messages"], name)}
         return {
             "id": "chatcmpl-1",
@@ -135,10 +166,14 @@ class AdapterServer:
         }
 
 
+def _is_canary(messages: list[dict[str, str]]) -> bool:
+    return messages[0]["content"] in {prompt for prompt, _ in CANARIES}
+
+
 def _said(messages: list[dict[str, str]], name: str) -> str:
     """Right, but for every third sum at the first try."""
     asked = SUM.search(messages[0]["content"])
-    if asked is None:
+    if asked is None or _is_canary(messages):
         return f"hello from {name}"
     right = eval(asked.group())
     first = not any(message["role"] == "assistant" for message in messages)
@@ -149,7 +184,18 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     state: AdapterServer
 
+    def setup(self) -> None:
+        super().setup()
+        with self.state.lock:
+            self.state.open.add(self.connection)
+
+    def finish(self) -> None:
+        with self.state.lock:
+            self.state.open.discard(self.connection)
+        super().finish()
+
     def do_GET(self) -> None:
+        self._thaw()
         if not self._authorised():
             return
         path = self._path()
@@ -161,6 +207,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404, {"detail": "Not Found"})
 
     def do_POST(self) -> None:
+        self._thaw()
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         if not self._authorised():
             return
@@ -195,6 +242,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(500, refused)
         else:
             self._refuse(404 if "found" in refused else 400, refused)
+
+    def _thaw(self) -> None:
+        while self.state.frozen:
+            time.sleep(0.01)
 
     def _path(self) -> str | None:
         """What is asked for, None for an administration that is not where it is looked for."""

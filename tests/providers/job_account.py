@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.providers.azure_account import Management
+
 BASE = "gpt-4o-mini"
 Json = dict[str, Any]
 NO_ENDS = {"first_id": "", "last_id": ""}
@@ -42,8 +44,10 @@ class Account:
     contents: dict[str, bytes] = field(default_factory=dict)
     jobs: dict[str, Json] = field(default_factory=dict)
     batches: dict[str, Json] = field(default_factory=dict)
+    deleted: list[str] = field(default_factory=list)
     told: Json = field(default_factory=lambda: dict(AS_USUAL))
     log: list[Json] = field(default_factory=list)
+    azure: Management = field(default_factory=Management)
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -91,7 +95,11 @@ class Account:
             raise Refused(400, "no such file", "invalid_file", "training_file")
         self.model(body["model"])
         job_id = f"ftjob-{next(self.numbers):06d}"
-        supervised = body["method"]["supervised"]["hyperparameters"]
+        method = body["method"]
+        lines = self.contents[body["training_file"]].splitlines()
+        pairs = [b'"non_preferred_output"' in line for line in lines]
+        if (all if method["type"] == "dpo" else any)(pairs) != (method["type"] == "dpo"):
+            raise Refused(400, "invalid training_file", "invalid_file_format", "training_file")
         self.jobs[job_id] = {
             "id": job_id,
             "object": "fine_tuning.job",
@@ -100,7 +108,7 @@ class Account:
             "started": time.time(),
             "training_file": body["training_file"],
             "validation_file": body.get("validation_file"),
-            "hyperparameters": supervised,
+            "hyperparameters": method[method["type"]]["hyperparameters"],
             "method": body["method"],
             "seed": body.get("seed", 0),
             "metadata": None if self.told.get("drop_metadata") else body.get("metadata"),
@@ -115,12 +123,20 @@ class Account:
     def model(self, name: str) -> Json:
         """A model that can be asked."""
         tuned = {self.job(job_id)["fine_tuned_model"] for job_id in self.jobs}
-        if name != self.told["base"] and name not in tuned:
+        if name != self.told["base"] and (name not in tuned or name in self.deleted):
             raise Refused(404, f"The model `{name}` does not exist", "model_not_found", "model")
         if name in tuned and self.told.get("loading", 0) > 0:
             self.told["loading"] -= 1
             raise Refused(404, f"The model `{name}` does not exist", "model_not_found", "model")
         return {"id": name, "object": "model", "created": 1, "owned_by": "test"}
+
+    def delete_model(self, name: str) -> Json:
+        """Delete a tuned model; the base cannot be deleted."""
+        self.model(name)
+        if name == self.told["base"]:
+            raise Refused(403, "You have insufficient permissions", "forbidden", "model")
+        self.deleted.append(name)
+        return {"id": name, "object": "model", "deleted": True}
 
     def ended_at(self) -> int:
         return int(time.time() - self.told.get("ended_ago_s", 0))
@@ -210,7 +226,11 @@ class Account:
         ]
 
     def chat(self, body: Json) -> Json:
-        self.model(body["model"])
+        self.model(
+            self.azure.find(self, body["model"]) if self.told.get("azure") else body["model"]
+        )
+        if not body["messages"]:
+            raise Refused(400, "messages is too short", "array_below_min_length", "messages")
         text = answer(body)
         prompt = sum(len(m["content"].split()) for m in body["messages"])
         usage = {"prompt_tokens": prompt, "completion_tokens": len(text.split())}

@@ -9,11 +9,12 @@ from dataclasses import replace
 
 from openai import AsyncOpenAI, DefaultAioHttpClient
 
+from providers.calling import Caller
 from providers.limits.retry import RetryPolicy
-from providers.openai.calling import Caller
+from providers.openai.calling import make_caller
 from providers.openai.files import FilePolling, Files
 from providers.openai.jobs import FinetuningJobs
-from providers.openai.settings import Secrets
+from providers.secrets import Secrets
 from providers.types import (
     Example,
     FinetuneSpec,
@@ -60,7 +61,7 @@ async def client(server: Server, timeout_s: float = 10.0) -> AsyncIterator[Async
 
 def caller(attempts: int = 5) -> Caller:
     """A caller that waits for nobody."""
-    return Caller(Secrets({"key": KEY}), BASE, RetryPolicy(attempts=attempts), sleep=briefly)
+    return make_caller(Secrets({"key": KEY}), BASE, RetryPolicy(attempts=attempts), sleep=briefly)
 
 
 @asynccontextmanager

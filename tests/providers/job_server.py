@@ -26,6 +26,8 @@ What it can be told:
     by_the_book            what the published schema says, where real servers differ from it
     batch_errors           a list of errors that refuse a batch as a whole
     line_errors            {part of a line: [statuses or "expired"]}, one per attempt
+
+What it can be told as Azure's resource manager is in `azure_account`.
 """
 
 from __future__ import annotations
@@ -117,6 +119,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._serve("POST")
 
+    def do_PUT(self) -> None:
+        self._serve("PUT")
+
     def do_DELETE(self) -> None:
         self._serve("DELETE")
 
@@ -204,8 +209,10 @@ class Handler(BaseHTTPRequestHandler):
             return {
                 "files": account.files,
                 "jobs": jobs,
+                "deleted": account.deleted,
                 "batches": account.batches,
                 "contents": contents,
+                "deployments": account.azure.deployments,
             }
 
     def _answer(self, method: str, path: str, query: Json, body: Any) -> Json | bytes:
@@ -213,10 +220,14 @@ class Handler(BaseHTTPRequestHandler):
         most = int(account.told["page"])
         parts = path.strip("/").split("/")
         match method, parts:
+            case _, ["subscriptions", *below]:
+                return account.azure.answer(account, method, below, account.log[-1])
             case "GET", ["models"]:
                 return {"object": "list", "data": [account.model(account.told["base"])]}
             case "GET", ["models", *name]:
                 return account.model("/".join(name))
+            case "DELETE", ["models", *name]:
+                return account.delete_model("/".join(name))
             case "POST", ["chat", "completions"]:
                 account.now("chatted")
                 return account.chat(body)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from providers import registry
+from providers.answer_server import AnswerServer, check_answer_servers
 from providers.errors import (
     AuthenticationFailed,
     InvalidSettings,
@@ -16,8 +17,10 @@ from providers.errors import (
     Unsupported,
 )
 from providers.openai.lora_server import LoraServer
+from providers.replica import Replica
+from providers.replicas import Replicas
 from providers.scripted import ScriptedProvider
-from providers.split import AnswerServer, SplitProvider, check_answer_server, connect_split
+from providers.split import SplitProvider, connect_split
 from providers.types import Hyperparameters, Message, ModelRef, Request, Sampling
 from tests.providers.adapter_server import AdapterServer
 
@@ -51,7 +54,8 @@ def pair(server: AdapterServer, workdir, **options) -> SplitProvider:
     serving = AnswerServer(server.address, **options)
     asked = registry.connect(server.address, {}, workdir)
     trainer = ScriptedProvider(lambda request: "from here", address="scripted:base")
-    return SplitProvider(trainer, asked, administration(server), serving, workdir)
+    replica = Replica(serving, asked, administration(server), workdir)
+    return SplitProvider(trainer, Replicas([replica], patience_s=60.0), workdir)
 
 
 def tuned(artifact: str) -> ModelRef:
@@ -301,7 +305,7 @@ def test_the_server_must_be_one_that_takes_adapters(tmp_path):
     script.write_text("")
     serving = AnswerServer(f"scripted:{script}")
     with pytest.raises(InvalidSettings, match="no server that adapters can be loaded into"):
-        connect_split("embedded:", {}, serving, tmp_path)
+        connect_split("embedded:", {}, [serving], tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -315,10 +319,10 @@ def test_the_server_must_be_one_that_takes_adapters(tmp_path):
 def test_what_a_server_does_not_load_is_refused(changes, reason):
     serving = AnswerServer("openai+http://127.0.0.1:8000/v1:m")
     with pytest.raises(InvalidSettings, match=reason):
-        check_answer_server(serving, Hyperparameters(**changes), {})
+        check_answer_servers([serving], Hyperparameters(**changes), {})
 
 
 def test_a_relative_folder_cannot_be_mapped():
     serving = AnswerServer("openai+http://127.0.0.1:8000/v1:m", path_map={"runs": "/mnt"})
     with pytest.raises(InvalidSettings, match="relative folder 'runs'"):
-        check_answer_server(serving, Hyperparameters(), {})
+        check_answer_servers([serving], Hyperparameters(), {})

@@ -104,10 +104,10 @@ def test_it_has_at_most_60_lines():
 def test_it_runs_an_experiment(tmp_path):
     with serving() as server:
         (tmp_path / "small.toml").write_text(EXPERIMENT.format(url=server.url))
-        society.run(society.load("small.toml"), "small")
-    with society.open_run("small") as store:
-        turns = store.rows("SELECT response, prompt_tokens, completion_tokens FROM turns")
-        spent = store.rows("SELECT sum(usd) FROM spend")
+        society.run(society.load_config("small.toml"), "small")
+    with society.open_run("small") as run:
+        turns = run.store.rows("SELECT response, prompt_tokens, completion_tokens FROM turns")
+        spent = run.store.rows("SELECT sum(usd) FROM spend")
     assert turns == [("It is \\boxed{7}", 30, 5)] * 12
     assert spent == [(0.0,)]
     assert len(server.asked) == 13

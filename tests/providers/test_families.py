@@ -2,27 +2,34 @@
 
 import pytest
 
-from benchmarks.families import Family, format_table, list_families
+from benchmarks.families import Family, list_families
 from benchmarks.family_configs import FAMILIES
+from benchmarks.family_table import format_table
 
-# A family, where it ends, and the decoder and the way of its adapters.
+# A family, where it ends, the decoder and the way of its adapters, and those on its experts.
 WAYS = [
-    ("phi3 (longrope)", "fast", "slot", "bank"),
-    ("gpt_neo", "fast", "padded", "bank"),
-    ("mamba", "reference", "batch", "bank"),
-    ("blt", "unbuilt", "", ""),
+    ("phi3 (longrope)", "fast", "slot", "bank", ""),
+    ("gpt_neo", "fast", "padded", "bank", ""),
+    ("mamba", "reference", "batch", "bank", ""),
+    ("mllama", "fast", "padded", "bank", ""),
+    ("molmo2", "fast", "padded", "bank", ""),
+    ("mixtral", "fast", "slot", "bank", "works"),
+    ("blip", "refused", "", "", ""),
+    ("janus", "refused", "", "", ""),
+    ("pi0", "unbuilt", "", "", ""),
 ]
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("name", "outcome", "decoder", "adapters"), WAYS)
+@pytest.mark.parametrize(("name", "outcome", "decoder", "adapters", "experts"), WAYS)
 def test_a_family_answers_as_transformers_does(
-    name, outcome, decoder, adapters, tmp_path, monkeypatch
+    name, outcome, decoder, adapters, experts, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     result = Family(name, tmp_path).run()
     assert result.faults == []
-    assert (result.outcome, result.decoder, result.adapters) == (outcome, decoder, adapters)
+    assert (result.outcome, result.experts) == (outcome, experts)
+    assert (result.decoder, result.adapters) == (decoder, adapters)
 
 
 def test_every_class_of_transformers_that_answers_is_listed():

@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from providers.errors import InvalidSettings, ModelNotFound
+from providers.errors import InvalidSettings, ModelNotFound, Unsupported
 from providers.local.attention import choose_attention, may_use_sdpa
 from providers.local.backbone import Backbone
 from providers.local.conversation import decode_answer
@@ -16,6 +16,7 @@ from providers.local.factory import check, connect, output_settings
 from providers.local.loading import load_tokenizer, translate_errors
 from providers.local.settings import LocalSettings
 from providers.local.source import locate_model
+from providers.types import Hyperparameters
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SHAPE = {
@@ -43,10 +44,15 @@ def save(folder, config, tokens):
     folder.mkdir(exist_ok=True)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(tokens / name, folder / name)
-    kinds = transformers.MODEL_FOR_CAUSAL_LM_MAPPING
-    auto = "AutoModelForCausalLM" if type(config) in kinds else "AutoModelForImageTextToText"
+    autos = ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
+    kinds = [getattr(transformers, name) for name in autos]
+    known = [
+        kind._model_mapping[type(config)] for kind in kinds if type(config) in kind._model_mapping
+    ]
+    # A class of a part has that part's config.
+    kind = next((kind for kind in known if kind.config_class is type(config)), known[0])
     torch.manual_seed(3)
-    getattr(transformers, auto).from_config(config).save_pretrained(folder)
+    kind._from_config(config).save_pretrained(folder)
     return folder
 
 
@@ -178,9 +184,36 @@ def make_llama4():
     return transformers.Llama4Config(text_config=text, vision_config=vision)
 
 
+def make_emu3():
+    tokens = {"<image>": 257, "<|extra_200|>": 258, "<|visual token 000000|>": 259}
+    drawn = {"base_channels": 32, "channel_multiplier": [1, 1], "codebook_size": 8}
+    drawn |= {"num_res_blocks": 1, "hidden_size": 32}
+    return transformers.Emu3Config(
+        text_config={**SHAPE, "bos_token_id": 1}, vq_config=drawn, vocabulary_map=tokens
+    )
+
+
+def make_qwen_omni():
+    """A model that listens, sees and speaks, stored without the part that speaks."""
+    seen = {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2}
+    heard = {"d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2}
+    thinker = {
+        "text_config": {**SHAPE, "rope_parameters": _MROPE},
+        "vision_config": {**seen, "out_hidden_size": 32, "fullatt_block_indexes": [0]},
+        "audio_config": {**heard, "encoder_ffn_dim": 32, "output_dim": 32},
+        "vision_start_token_id": 257,
+        "image_token_id": 258,
+        "video_token_id": 259,
+        "audio_token_id": 260,
+    }
+    return transformers.Qwen2_5OmniConfig(thinker_config=thinker, enable_audio_output=False)
+
+
 @pytest.mark.parametrize(
     ("make", "class_name"),
     [
+        (make_emu3, "Emu3ForConditionalGeneration"),
+        (make_qwen_omni, "Qwen2_5OmniThinkerForConditionalGeneration"),
         (make_qwen_vl, "Qwen2_5_VLForConditionalGeneration"),
         (make_qwen3_vl, "Qwen3VLForConditionalGeneration"),
         (make_mistral3, "Mistral3ForConditionalGeneration"),
@@ -306,6 +339,31 @@ def test_code_of_a_model_runs_only_where_the_user_allows_it(homemade, llama):
     assert type(backbone.model).__name__ == "HomemadeForCausalLM"
     text = "What is 3+4?"
     assert generate(backbone, text, 8) == generate(open_backbone(llama), text, 8)
+
+
+_NEVER_TRAINED = """
+from transformers import LlamaModel
+
+class NeverTrained(LlamaModel):
+    def forward(self, *inputs, **options):
+        if self.training:
+            raise ValueError("marks are required when training")
+        return super().forward(*inputs, **options)
+"""
+
+
+async def test_a_model_that_fails_in_training_is_refused_before_the_debates(homemade, tmp_path):
+    file = homemade / "modeling_homemade.py"
+    own = "\n    def __init__(self, config):\n        super().__init__(config)\n"
+    own += "        self.model = NeverTrained(config)\n"
+    file.write_text(_NEVER_TRAINED + _CODE + own)
+    settings = {"device": "cpu", "dtype": "float32", "trust_remote_code": True}
+    provider = connect(str(homemade), settings, tmp_path)
+    try:
+        with pytest.raises(Unsupported, match="cannot be trained: marks are required"):
+            await provider.prepare_tuning(Hyperparameters())
+    finally:
+        await provider.close()
 
 
 def test_code_that_transformers_has_itself_is_not_needed(copy):

@@ -1,9 +1,13 @@
 """A GGUF file as the base: checked by its metadata, then answering and training like any other."""
 
 import asyncio
+import json
+from pathlib import Path
 
 import pytest
 
+from providers import registry
+from providers.base import FileFacts
 from providers.errors import InvalidSettings
 from providers.local.backbone import Backbone
 from providers.local.factory import check, connect
@@ -104,6 +108,15 @@ async def test_a_gguf_file_answers_like_the_folder_and_trains(llama, tmp_path, a
     await provider.close()
     # No progress bar over the run's own display.
     assert "quantizing" not in capfd.readouterr().err
+
+
+def test_the_header_says_what_an_experiment_has_to_fit(llama, tmp_path):
+    write_gguf(tmp_path / "facts.gguf", llama)
+    config = json.loads((Path(llama) / "config.json").read_text())
+    from_file = registry.read_facts(f"local:{tmp_path / 'facts.gguf'}", {})
+    assert from_file == registry.read_facts(f"local:{llama}", {})
+    assert from_file.context_tokens == config["max_position_embeddings"]
+    assert registry.read_facts("openai:m", {}) == FileFacts()
 
 
 def test_a_gguf_file_without_chat_template(llama, tmp_path):

@@ -170,6 +170,7 @@ async def test_a_cancelled_request_leaves_and_the_others_stay(provider, ask):
 
 
 async def test_close_cancels_what_waits_and_ends_the_thread(llama, adapters, ask):
+    before = set(threading.enumerate())
     provider = connect(str(llama), {"threads": 1}, adapters)
     waiting = [
         asyncio.create_task(provider.complete(ask("q", key=f"{i}", max_tokens=480)))
@@ -180,7 +181,8 @@ async def test_close_cancels_what_waits_and_ends_the_thread(llama, adapters, ask
     done = await asyncio.gather(*waiting, return_exceptions=True)
     assert all(isinstance(result, RunError) or result.text for result in done)
     assert any(isinstance(result, RunError) for result in done)
-    assert not any(thread.name == "local-model" for thread in threading.enumerate())
+    left = set(threading.enumerate()) - before
+    assert not any(thread.name == "local-model" for thread in left)
     with pytest.raises(RunError, match="closed"):
         await provider.complete(ask("q"))
 

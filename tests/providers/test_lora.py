@@ -7,7 +7,7 @@ import torch
 
 from finetune.plans import derive_training_seed
 from providers.local.backbone import Backbone
-from providers.local.loss import list_step_members
+from providers.local.schedule import list_step_members
 from providers.local.settings import LocalSettings
 from providers.local.source import locate_model
 from providers.types import Hyperparameters

@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 
+import numpy
 import pytest
 
 from providers.errors import ModelNotFound, OutOfMemory
@@ -74,6 +75,39 @@ def test_a_plan_adds_training_tuned_models_and_a_batch(tmp_path):
     answers = size.estimate(replace(plan, hyperparameters=None, adapters=0))
     assert (answers.training, answers.tuned) == (0, 0)
     assert answers.total == answers.weights + answers.batch
+
+
+def test_answering_and_training_are_told_apart_on_a_cpu(tmp_path):
+    size = measure(tmp_path, CONFIG | {"intermediate_size": INNER})
+    plan = make_plan(LocalSettings(), 4, Hyperparameters(lora_rank=8), longest=700, on_cpu=True)
+    estimate = size.estimate(plan)
+    kept = 2 * (16 * WIDTH + 6 * INNER)
+    assert estimate.activations == 4 * 700 * kept
+    assert estimate.fitting - estimate.answering == (
+        estimate.training + estimate.activations - estimate.batch
+    )
+    again = replace(plan, hyperparameters=Hyperparameters(gradient_checkpointing=True))
+    assert size.estimate(again).activations < estimate.activations
+    # More rows at a time bring nothing on a CPU, so that a cache is bounded by the weights.
+    most = size.estimate(replace(plan, batch_tokens=1 << 30))
+    assert most.batch == 750_000_000
+
+
+def test_a_gguf_file_tells_by_its_shapes_what_a_token_takes(tmp_path):
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(tmp_path / "small.gguf", "llama")
+    # Rows and columns, which the file names the other way round.
+    shapes = {"attn_q": (64, 64), "attn_k": (32, 64), "attn_v": (32, 64), "ffn_up": (96, 64)}
+    for layer in range(2):
+        for name, shape in shapes.items():
+            writer.add_tensor(f"blk.{layer}.{name}.weight", numpy.zeros(shape, numpy.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    size = measure_model(tmp_path, "small.gguf", {})
+    assert size.slot_numbers == 2 * (32 + 32)
+    assert size.kept_numbers == 2 * (16 * 64 + 6 * 96)
 
 
 def test_experts_stay_as_they_are_when_the_rest_is_quantized(tmp_path):
@@ -177,7 +211,11 @@ def test_the_check_before_a_run_says_what_is_needed(llama, huge):
 
     fits = find_memory(llama)
     assert fits.level == "ok"
-    assert fits.text.startswith("about 4 MB of memory are needed (weights 0 MB, tuned models 0 MB")
+    # Keys and values of 16,384 tokens, 4 MB, and what Python and torch take.
+    assert fits.text.startswith(
+        "about 704 MB of memory are needed: 704 MB to answer (program 700 MB, weights 0 MB, "
+    )
+    assert "MB to train (program 700 MB" in fits.text
     found = find_memory(huge)
     # Two layers of 4 * 10^12 numbers.
     assert found.level == "warning"

@@ -117,7 +117,10 @@ def test_openai_itself_takes_the_usual_variable():
         ({"headers": {"X-Other": "hunter2\r\nEvil: 1"}}, "cannot be sent"),
         ({"headers": {"X Other": "hunter2"}}, "letters, digits and dashes"),
         ({"timeout_s": 0}, "timeout_s"),
-        ({"timeouts": 3}, "has no key 'timeouts'; there are: api_key_env"),
+        (
+            {"timeouts": 3},
+            "has no key 'timeouts'; did you mean 'timeout_s'? there are: api_key_env",
+        ),
         ({"limits": {"rpm": 3}}, "has no key 'limits.rpm'; there are: requests_per_minute"),
         ({"limits": {"max_concurrent": 0}}, "limits.max_concurrent"),
         ({"score": "sglang"}, "score"),

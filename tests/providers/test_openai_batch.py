@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import pytest
 
+from providers.batch_account import BatchPacing
+from providers.batch_lines import split_lines
+from providers.batches import Batches
 from providers.errors import (
     AmbiguousSubmission,
     BadRequest,
@@ -18,13 +21,14 @@ from providers.errors import (
     RequestFailed,
 )
 from providers.limits import Limiter, Limits
-from providers.openai.batch import Batches, BatchPacing
-from providers.openai.batch_format import BatchChat, build_line, split_lines
-from providers.openai.calling import Caller
+from providers.openai.batch import OpenAIBatches
+from providers.openai.batch_format import MAX_REQUESTS, BatchChat, build_line
+from providers.openai.calling import make_caller
 from providers.openai.chat import Chat
 from providers.openai.client import Connection
 from providers.openai.settings import OpenAISettings, parse_address
-from providers.types import BatchRecord, Completion, Message, ModelRef, Request, Sampling
+from providers.types import Completion, Message, ModelRef, Request, Sampling
+from tests.providers.batch_records import Records
 from tests.providers.job_account import BASE
 from tests.providers.job_client import ADDRESS, briefly
 from tests.providers.job_server import Server, serving
@@ -43,38 +47,19 @@ def server(process: Server) -> Server:
     return process
 
 
-@dataclass
-class Records:
-    """Batch records that outlive the process, as a run's database does."""
-
-    kept: dict[str, BatchRecord] = field(default_factory=dict)
-    created: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def all(self) -> Sequence[BatchRecord]:
-        return list(self.kept.values())
-
-    async def save(self, record: BatchRecord) -> None:
-        self.kept[record.digest] = record
-        if record.batch_id is not None:
-            self.created.set()
-
-
 @asynccontextmanager
 async def batches(
-    server: Server, records: Records | None = None, **pacing: int
+    server: Server, records: Records | None = None, max_requests: int = MAX_REQUESTS
 ) -> AsyncIterator[Batches]:
     """The batches of the server's account, as a process that has just started sees them."""
     settings = OpenAISettings()
     connection = Connection(parse_address(f"+{server.url}:{BASE}"), settings)
     chat = Chat(connection, settings, Limiter(Limits()))
-    caller = Caller(connection.secrets, BASE, settings.to_retry_policy(), sleep=briefly)
-    yield Batches(
-        connection.client,
-        caller,
-        BatchChat(connection, chat),
-        records or Records(),
-        BatchPacing(**pacing),
+    caller = make_caller(connection.secrets, BASE, settings.to_retry_policy(), sleep=briefly)
+    vendor = OpenAIBatches(
+        connection.client, caller, BatchChat(connection, chat), max_requests=max_requests
     )
+    yield Batches(vendor, caller, records or Records(), BatchPacing())
     await connection.close()
 
 
@@ -129,11 +114,11 @@ def test_a_batch_is_bounded_in_bytes_and_of_one_model():
     lines = [build_line(request, {"model": BASE, "x": "y" * 100}) for request in requests(10)]
     other = build_line(requests(1)[0], {"model": "ft:x"})
     size = len(lines[0].text)
-    parts = split_lines([lines[0], other, *lines[1:]], max_bytes=3 * size + 5)
+    parts = split_lines([lines[0], other, *lines[1:]], max_requests=100, max_bytes=3 * size + 5)
     assert [len(part.lines) for part in parts] == [3, 3, 3, 1, 1]
     assert [line for part in parts[:4] for line in part.lines] == lines
     with pytest.raises(BadRequest, match="question-0"):
-        split_lines(lines, max_bytes=size - 1)
+        split_lines(lines, max_requests=100, max_bytes=size - 1)
 
 
 async def test_what_expired_or_met_a_passing_error_goes_into_a_further_batch(server):

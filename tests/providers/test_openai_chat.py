@@ -190,6 +190,24 @@ async def test_further_settings_are_sent_as_they_are_to_servers_that_may_have_th
     }
 
 
+async def test_a_server_is_told_what_is_switched_off():
+    off = Sampling(stated_off=("top_k", "min_p", "repetition_penalty"))
+    async with ChatServer(lambda asked: says("4")) as server:
+        provider = connect(server)
+        await asks(provider, sampling=off)
+        await asks(provider, sampling=Sampling(), key="plain")
+        await provider.close()
+    told, plain = (asked.body for asked in server.asked)
+    assert {name: told[name] for name in off.stated_off} == {
+        "top_k": -1,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+    }
+    assert not set(off.stated_off) & plain.keys()
+    known = guess_parameters(ModelAddress(OPENAI_URL, "gpt-4.1"), "gpt-4.1", OpenAISettings())
+    assert not set(off.stated_off) & known.build_values(off, "k", "gpt-4.1").keys()
+
+
 def test_openai_is_asked_for_nothing_that_it_does_not_have():
     known = guess_parameters(ModelAddress(OPENAI_URL, "gpt-4.1"), "gpt-4.1", OpenAISettings())
     refused = known.find_refused_extras(ALL, "gpt-4.1")

@@ -20,10 +20,12 @@ from pathlib import Path
 
 import pytest
 
+from providers.batch_account import BatchAccount, BatchPacing
+from providers.batch_lines import BatchPart
 from providers.errors import BadRequest
 from providers.limits import Limiter, Limits
-from providers.openai.batch_account import AccountBatches
-from providers.openai.batch_format import BatchChat, build_line, split_lines
+from providers.openai.batch import OpenAIBatches
+from providers.openai.batch_format import BatchChat
 from providers.openai.chat import Chat
 from providers.openai.client import Connection
 from providers.openai.files import FilePolling
@@ -171,13 +173,15 @@ async def test_batches_are_accepted(prism, connection):
     shape = BatchChat(connection, Chat(connection, OpenAISettings(), Limiter(Limits())))
     model, sampling = ModelRef(ADDRESS, ADDRESS), Sampling(max_tokens=16)
     asked = [Request(model, (Message("user", f"{n}+1?"),), sampling, f"q{n}") for n in range(3)]
-    [part] = split_lines([build_line(request, shape.build_body(request)) for request in asked])
-    account = AccountBatches(connection.client, caller(2), 0.1, 0.1, lag_s=0.1)
-    batch = await account.create(part, part.digest(1), Forgetful())
-    index = await account.list_batches()
-    assert index.get(part.digest(1)).id == batch.id
-    assert (await account.wait_until_ended(batch)).status == "completed"
-    await account.cancel(await account.create(part, part.digest(2), Forgetful()))
+    mine = OpenAIBatches(connection.client, caller(2), shape)
+    part = BatchPart(tuple([await mine.build_line(request) for request in asked]))
+    account = BatchAccount(mine, caller(2), Forgetful(), BatchPacing(0.1, 0.1, lag_s=0.1))
+    batch = await account.create(part, part.digest(1))
+    index = await mine.list_batches()
+    assert index.get(part.digest(1)).batch_id == batch.batch_id
+    ended = await account.wait_until_ended(batch)
+    assert (ended.ended, ended.refusal) == (True, None)
+    await mine.cancel((await account.create(part, part.digest(2))).batch_id)
     await connection.close()
     assert prism.violations() == []
 

@@ -1,8 +1,6 @@
 """What servers say when they refuse, as errors of ours."""
 
 import asyncio
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
@@ -24,7 +22,7 @@ from providers.errors import (
     Unsupported,
     UnusableAnswer,
 )
-from providers.openai.errors import parse_duration, parse_quotas, parse_retry_after
+from providers.openai.errors import find_wait, parse_quotas
 from providers.types import Message, Request, Sampling
 from tests.providers.chat_server import ChatServer, Reply, fails, says
 
@@ -155,40 +153,6 @@ async def test_requests_that_are_refused_one_and_all_stop_the_run_instead_of_goi
     assert kinds == [BadRequest] * 19 + [InvalidSettings]
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("12s", 12.0),
-        ("6m0s", 360.0),
-        ("1ms", 0.001),
-        ("1h2m3.5s", 3723.5),
-        ("1d", 86400.0),
-        ("250µs", 0.00025),
-        ("7", 7.0),
-        ("0.5", 0.5),
-        ("", None),
-        ("soon", None),
-        ("5s soon", None),
-        ("-1", None),
-        ("nan", None),
-    ],
-)
-def test_durations_are_read_as_servers_write_them(text, seconds):
-    assert parse_duration(text) == (None if seconds is None else pytest.approx(seconds))
-
-
-def test_the_hint_is_the_most_exact_one_that_is_there():
-    assert parse_retry_after({}) is None
-    assert parse_retry_after({"retry-after": "3"}) == 3.0
-    assert parse_retry_after({"retry-after": "3", "retry-after-ms": "250"}) == 0.25
-    later = datetime.now(UTC) + timedelta(seconds=100)
-    dated = parse_retry_after({"retry-after": format_datetime(later, usegmt=True)})
-    assert dated is not None
-    assert 90 < dated <= 100
-    assert parse_retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0.0
-    assert parse_retry_after({"retry-after": "tomorrow"}) is None
-
-
 def test_without_a_hint_the_reset_of_the_used_up_budget_counts():
     headers = {
         "x-ratelimit-remaining-requests": "0",
@@ -196,8 +160,8 @@ def test_without_a_hint_the_reset_of_the_used_up_budget_counts():
         "x-ratelimit-remaining-tokens": "500",
         "x-ratelimit-reset-tokens": "1h0m0s",
     }
-    assert parse_retry_after(headers) == 360.0
-    assert parse_retry_after({**headers, "retry-after": "2"}) == 2.0
+    assert find_wait(headers) == 360.0
+    assert find_wait({**headers, "retry-after": "2"}) == 2.0
 
 
 def test_budgets_are_read_only_where_they_are_told_in_full():

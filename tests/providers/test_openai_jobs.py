@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import pairwise
 
 import pytest
 
+from providers.calling import create_once
 from providers.errors import (
     AmbiguousSubmission,
     AuthenticationFailed,
@@ -20,10 +24,10 @@ from providers.errors import (
     TrainingFailed,
     Unsupported,
 )
-from providers.openai.calling import create_once
 from providers.openai.job_format import find_unsupported
 from providers.openai.preflight import preflight_finetuning
-from providers.types import Hyperparameters, JobHandle, ModelRef, TrainingStep
+from providers.openai.settings import ModelAddress
+from providers.types import Hyperparameters, JobHandle, ModelRef, Need, TrainingStep
 from tests.providers.job_account import BASE
 from tests.providers.job_client import ADDRESS, KEY, SPEC, caller, client, followed, jobs, spec
 from tests.providers.job_server import Server, serving
@@ -90,9 +94,49 @@ async def test_settings_of_the_vendor_are_passed_on(server):
     }
 
 
+async def test_pairs_are_trained_by_a_job_of_another_method(server):
+    pairs = [replace(example, rejected="≈ 7") for example in SPEC.examples]
+    chosen = Hyperparameters(objective="dpo", beta=0.4, learning_rate_multiplier=0.5)
+    async with jobs(server) as mine:
+        handle = await mine.submit(
+            spec(
+                hyperparameters=chosen,
+                examples=pairs,
+                validation=pairs[:2],
+                validation_sha256="v" * 64,
+            )
+        )
+        done = (await followed(mine, handle))[-1]
+    [body] = [entry["body"] for entry in creations(server)]
+    assert body["method"] == {
+        "type": "dpo",
+        "dpo": {
+            "hyperparameters": {
+                "n_epochs": 2,
+                "batch_size": 16,
+                "beta": 0.4,
+                "learning_rate_multiplier": 0.5,
+            }
+        },
+    }
+    assert done.status == "succeeded"
+    [line, *_] = server.state()["contents"][body["training_file"]].splitlines()
+    assert json.loads(line) == {
+        "input": {"messages": [{"role": "user", "content": "Wie viel ist 0²?"}]},
+        "preferred_output": [{"role": "assistant", "content": "0"}],
+        "non_preferred_output": [{"role": "assistant", "content": "≈ 7"}],
+    }
+
+
 @pytest.mark.parametrize(
     ("chosen", "named"),
     [
+        (Hyperparameters(objective="kto"), "objective = 'kto' cannot be asked for"),
+        (Hyperparameters(objective="ipo"), "objective = 'ipo' cannot be asked for"),
+        (Hyperparameters(objective="dpo", beta=2.5), "beta = 2.5; .* at most 2"),
+        (Hyperparameters(objective="dpo", sft_weight=1.0), "sft_weight = 1.0 cannot be passed on"),
+        (Hyperparameters(beta=0.5), "beta = 0.5 cannot be passed on"),
+        (Hyperparameters(anchor=0.5), "anchor = 0.5 cannot be passed on"),
         (Hyperparameters(learning_rate=2e-3), "learning_rate = 0.002.*learning_rate_multiplier"),
         (Hyperparameters(lora_rank=8), "lora_rank = 8"),
         (Hyperparameters(warmup=0.0), "warmup = 0.0"),
@@ -318,7 +362,8 @@ async def test_a_client_that_retries_by_itself_is_refused(server):
 
 async def test_beforehand_nothing_is_created_and_everything_is_said(server):
     async with client(server) as opened:
-        findings = await preflight_finetuning(opened, BASE, caller())
+        address, need = ModelAddress(server.url, BASE), Need(True, datetime.now(UTC))
+        findings = await preflight_finetuning(opened, address, caller(), need)
     assert [finding.level for finding in findings] == ["ok"]
     [problem] = find_unsupported(Hyperparameters(lora_rank=4))
     assert "lora_rank = 4" in problem

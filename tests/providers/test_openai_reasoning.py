@@ -7,11 +7,14 @@ from pathlib import Path
 import pytest
 
 from providers import registry
+from providers.answer_server import AnswerServer, check_answer_servers
 from providers.base import AdapterServer
 from providers.errors import InvalidSettings
 from providers.openai.answers import parse_answer
+from providers.replica import Replica
+from providers.replicas import Replicas
 from providers.scripted import ScriptedProvider
-from providers.split import AnswerServer, SplitProvider, check_answer_server
+from providers.split import SplitProvider
 from providers.types import Completion, Hyperparameters, Message, Request, Sampling
 from tests.providers.chat_server import ChatServer, says
 
@@ -100,8 +103,8 @@ async def test_a_thought_comes_back_beside_the_answer_and_an_empty_answer_says_w
 def test_a_server_must_send_the_prompts_that_are_trained(name):
     answers = AnswerServer("openai+http://127.0.0.1:9/v1:m", {name: ASKED[name]})
     with pytest.raises(InvalidSettings, match=rf"serving\.settings\.{name}"):
-        check_answer_server(answers, Hyperparameters(), {})
-    check_answer_server(answers, Hyperparameters(), {name: ASKED[name]})
+        check_answer_servers([answers], Hyperparameters(), {})
+    check_answer_servers([answers], Hyperparameters(), {name: ASKED[name]})
 
 
 async def test_a_server_that_takes_thoughts_out_of_answers_cannot_answer_for_trained_models(
@@ -112,9 +115,11 @@ async def test_a_server_that_takes_thoughts_out_of_answers_cannot_answer_for_tra
 
     server, trainer = ScriptedProvider(thinks), ScriptedProvider(lambda request: "4")
     answers = AnswerServer("openai+http://127.0.0.1:9/v1:m")
-    split = SplitProvider(trainer, server, _NoAdapters(), answers, tmp_path)
+    replica = Replica(answers, server, _NoAdapters(), tmp_path)
+    split = SplitProvider(trainer, Replicas([replica], patience_s=1.0), tmp_path)
     with pytest.raises(InvalidSettings, match="without a reasoning parser"):
         await split.complete(Request(trainer.base, QUESTION, Sampling(), "q"))
+    await split.close()
 
 
 class _NoAdapters(AdapterServer):

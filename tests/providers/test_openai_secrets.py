@@ -13,7 +13,7 @@ import pytest
 
 from providers import registry
 from providers.errors import ProviderError
-from providers.openai.settings import HIDDEN, Secrets
+from providers.secrets import HIDDEN, Secrets
 from providers.types import Message, Need, Request, Sampling
 from society.cli import main as society
 from tests.providers.chat_server import ChatServer, Reply, fails, says

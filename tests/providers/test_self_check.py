@@ -1,6 +1,7 @@
 """A model's answers are checked against transformers' own, and what fails falls back."""
 
 import json
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -186,3 +187,13 @@ def test_padding_that_moves_predictions_is_found_before_it_changes_a_token(tmp_p
         load(save_model(tmp_path / "m", "mistral")), [(5, 6), (5, 6, 7, 8)]
     )
     assert sliding_fault is None
+
+
+def test_adapters_that_are_made_alike_are_tried_once(llama, tmp_path, monkeypatch):
+    models, recipe = open_models(llama), Hyperparameters(lora_rank=4)
+    models.check_tuning(recipe)
+    # From here on no trial can be written.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    models.check_tuning(replace(recipe, epochs=5, learning_rate=1e-3))
+    with pytest.raises(FileNotFoundError):
+        models.check_tuning(replace(recipe, use_rslora=True))

@@ -124,7 +124,7 @@ def test_a_base_stops_at_the_end_of_turns_before_it_is_tuned(qwen_base):
 async def test_a_tuned_base_stops_where_it_was_taught_to(qwen_base, tmp_path):
     question = (Message("user", "Hi"),)
     example = Example((*question, Message("assistant", "42")), (1,))
-    settings = Hyperparameters(epochs=100, batch_size=4, learning_rate=3e-2, lora_rank=32)
+    settings = Hyperparameters(epochs=100, batch_size=4, learning_rate=3e-3, lora_rank=32)
     provider = connect(str(qwen_base), {"threads": 1, "device": "cpu"}, tmp_path)
     spec = FinetuneSpec("tuned", provider.base, [example] * 4, "0" * 64, settings)
     handle = await provider.submit(spec)
@@ -143,7 +143,7 @@ async def test_a_tuned_base_stops_where_it_was_taught_to(qwen_base, tmp_path):
 
 
 def test_the_context_is_the_length_that_the_rope_is_stretched_to():
-    from transformers import LlamaConfig, MambaConfig
+    from transformers import LlamaConfig, MambaConfig, XLNetConfig
 
     def read(length, **rope):
         return read_context(
@@ -157,6 +157,7 @@ def test_the_context_is_the_length_that_the_rope_is_stretched_to():
     assert read(32768, **yarn, original_max_position_embeddings=32768) == 131072
     assert read(131072, **yarn, original_max_position_embeddings=32768) == 131072
     assert read_context(MambaConfig()) is None
+    assert read_context(XLNetConfig()) is None
 
 
 def test_a_model_and_a_tokenizer_without_a_limit_leave_a_number_that_counts(tmp_path):

@@ -1,5 +1,6 @@
 """The trainer computes the loss it says, however the step is cut, and nothing else."""
 
+import itertools
 import json
 import threading
 from dataclasses import replace
@@ -16,7 +17,8 @@ from providers.errors import (
 )
 from providers.local import hardware
 from providers.local.conversation import encode_example
-from providers.local.loss import SummedLoss, collate_batch, cut_step, list_step_members
+from providers.local.loss import SummedLoss, collate_batch, cut_step
+from providers.local.schedule import list_step_members
 from providers.local.train import load_trained
 from providers.types import Example, Message
 from tests.providers.training_fixtures import (
@@ -42,14 +44,17 @@ def gradients(model):
 
 
 def direct_loss(model, sequences):
-    """Mean cross-entropy over the trained tokens, one sequence at a time, from full logits."""
+    """Mean cross-entropy over the trained tokens, one sequence at a time, from full logits.
+
+    Each token's is multiplied by its sequence's weight.
+    """
     losses = []
     for sequence in sequences:
         ids_1_T = torch.tensor([sequence.token_ids])
         logits_T_V = model(ids_1_T).logits[0].float()
         logprobs_T_V = logits_T_V.log_softmax(-1)
         losses += [
-            -logprobs_T_V[place - 1, token]
+            -logprobs_T_V[place - 1, token] * sequence.weight
             for place, token in enumerate(sequence.token_ids)
             if sequence.trained[place]
         ]
@@ -62,10 +67,15 @@ def adapter_weights(trained):
     return load_file(trained.artifact / "adapter_model.safetensors")
 
 
+@pytest.mark.parametrize("weights", [(1.0,), (0.25, 1.0, 4.5)])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("budget", [1, 120, 10_000])
-def test_gradient_is_that_of_the_mean_over_learnt_tokens(kind, budget):
-    sequences = [encode_example(make_tokenizer(), example) for example in EXAMPLES]
+def test_gradient_is_that_of_the_weighted_mean_over_learnt_tokens(kind, budget, weights):
+    tokenizer = make_tokenizer()
+    sequences = [
+        encode_example(tokenizer, replace(example, weight=weight))
+        for example, weight in zip(EXAMPLES, itertools.cycle(weights), strict=False)
+    ]
     model = make_model(kind).requires_grad_(False)
     model = with_adapter(model)
     with torch.no_grad():
@@ -121,6 +131,30 @@ def test_every_epoch_is_another_permutation():
     assert sorted(flat[0]) == sorted(flat[1]) == list(range(10))
     assert flat[0] != flat[1]
     assert list_step_members(10, 4, 8, 0) != list_step_members(10, 4, 7, 0)
+
+
+def test_the_reported_loss_is_the_weighted_mean(tmp_path):
+    """A step of heavy examples must not look as if the fit had diverged."""
+    heavy = [replace(example, weight=200.0) for example in EXAMPLES[:4]]
+    sequences = [encode_example(make_tokenizer(), example) for example in EXAMPLES[:4]]
+    with torch.no_grad():
+        plain = direct_loss(with_adapter(make_model()), sequences).item()
+    trained = fit(
+        with_adapter(make_model()), make_spec(heavy, epochs=1), tmp_path / "a", bf16=False
+    )
+    assert [point.loss for point in trained.points] == pytest.approx([plain], rel=1e-5)
+    mixed = [replace(EXAMPLES[0], weight=3.0), EXAMPLES[1]]
+    first, second = (
+        [encode_example(make_tokenizer(), replace(example, weight=1.0))] for example in mixed
+    )
+    counts = [3 * sum(first[0].trained), sum(second[0].trained)]
+    with torch.no_grad():
+        losses = [direct_loss(with_adapter(make_model()), one).item() for one in (first, second)]
+    mean = sum(n * loss for n, loss in zip(counts, losses, strict=True)) / sum(counts)
+    trained = fit(
+        with_adapter(make_model()), make_spec(mixed, epochs=1), tmp_path / "b", bf16=False
+    )
+    assert trained.points[0].loss == pytest.approx(mean, rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)

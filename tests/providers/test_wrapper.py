@@ -5,15 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from providers.base import Provider, ProviderWrapper
+from providers.answer_server import AnswerServer
+from providers.base import Provider
 from providers.batched import BatchedProvider
 from providers.budget import Budget
 from providers.budgeted import BudgetedProvider
 from providers.errors import Unsupported
 from providers.pricing import Prices
+from providers.replica import Replica
+from providers.replicas import Replicas
 from providers.scripted import ScriptedProvider
-from providers.split import AnswerServer, SplitProvider
+from providers.split import SplitProvider
 from providers.types import Capabilities, Completion, Message, ModelRef, Request, Sampling
+from providers.wrapper import ProviderWrapper
 
 PUBLIC = sorted(name for name in vars(Provider) if not name.startswith("_"))
 BASE = ModelRef("echo", "echo:")
@@ -89,7 +93,8 @@ def wrappers(inner):
     answers = AnswerServer("echo:")
     yield BudgetedProvider(inner, Prices(), Budget())
     yield BatchedProvider(inner, batches=None)
-    yield SplitProvider(inner, Server(), adapters=None, answers=answers, workdir=Path())
+    replicas = Replicas([Replica(answers, Server(), None, Path())], patience_s=1.0)
+    yield SplitProvider(inner, replicas, workdir=Path())
 
 
 class Server(Echo):
@@ -128,9 +133,11 @@ async def test_an_operation_that_is_not_announced_is_refused_with_the_remedy():
         provider.poll(None),
         provider.cancel(None),
         provider.load_adapters([model]),
+        provider.delete_deployment(None),
     ):
         with pytest.raises(Unsupported, match=r"^echo: .*; "):
             await refused
+    assert await provider.list_deployments([model]) == ()
     for call in (lambda: provider.batches(None), provider.adapter_server):
         with pytest.raises(Unsupported, match=r"^echo: .*; "):
             call()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +23,6 @@ from tests.api_kill_and_resume import CONFIG
 from tests.providers.job_account import BASE
 from tests.providers.job_server import Server, serving
 
-SCRIPT = Path(__file__).parents[1] / "api_kill_and_resume.py"
 EVALUATED = "iteration = 1 AND split = 'eval'"
 KEY = "sk-test-0123456789abcdef"
 
@@ -183,17 +180,3 @@ def test_resuming_waits_for_no_model_that_was_tuned_long_ago(server, experiment,
         experiment("iterations=1", "evaluation.questions=2")
     assert "the server no longer has ft:" in caplog.text
     assert "waiting for" not in caplog.text
-
-
-@pytest.mark.long
-@pytest.mark.timeout(900)
-def test_kills_leave_no_job_and_no_file_twice_and_the_same_tables(tmp_path):
-    done = subprocess.run(
-        [sys.executable, SCRIPT, "--kills=3", "--stages=calls", f"--folder={tmp_path}"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "3 kills in" in done.stdout
-    assert "differences: none" in done.stdout

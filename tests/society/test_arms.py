@@ -7,11 +7,14 @@ import json
 import pytest
 
 from evals.arm_kinds import ARM_KINDS
+from providers.types import Capabilities, ModelRef
 from society.config import load as experiments
 from society.config import schema
 from society.config.load import ConfigError
+from society.method.agents import Society
 from society.method.arms import build_arms, count_samples
 from society.method.experiment import load_experiment, resolve
+from society.method.finetuning import find_lacking, load_society
 from society.runs import folder as folders
 from society.runs import runner
 from store.ledger import Store
@@ -112,6 +115,7 @@ def test_an_arm_says_what_it_is(everything):
         "no-critic": (3, 2, "final", "own", "own", 1),
         "round1-labels": (3, 2, "round1", "own", "own", 2),
         "no-summary": (3, 2, "final", "own", "own", 2),
+        "loop": (3, 2, "final", "own", "own", 2),
         "star": (3, 1, "gold", "pooled", "shared", 1),
         "majority-ft": (3, 1, "final", "pooled", "shared", 1),
         "base": (1, 1, None, None, "own", 0),
@@ -123,14 +127,77 @@ def test_an_arm_says_what_it_is(everything):
     }
 
 
+def test_a_loop_trains_from_what_was_distilled_in_the_iteration_before(everything):
+    found = rows(
+        everything,
+        "SELECT iteration, agent, role, settings ->> '$.start.model_id', "
+        "status = 'succeeded' AND shared_job_id IS NULL "
+        "FROM jobs WHERE arm = 'loop' ORDER BY iteration, role DESC, agent",
+    )
+    owners = [(0, "generator"), *((a, r) for r in ("generator", "critic") for a in (1, 2, 3))]
+    assert [(agent, role) for _, agent, role, *_ in found] == owners * 2
+    first, second = found[:7], found[7:]
+    [(base,)] = rows(everything, "SELECT DISTINCT provider FROM models")
+    assert {start for *_, start, _ in first} == {base}
+    # Untuned, the agents' data are those of multiagent, and the pooled ones those of single-agent.
+    assert not any(own for *_, own in first)
+    [(distilled,)] = rows(
+        everything,
+        "SELECT model_id FROM jobs JOIN models ON models.job_id = shared_job_id "
+        "WHERE jobs.arm = 'loop' AND jobs.iteration = 1 AND jobs.agent = 0",
+    )
+    assert {start for *_, start, _ in second} == {distilled}
+    [(examples, most)] = rows(
+        everything,
+        "SELECT max(examples) FILTER (WHERE agent = 0), "
+        "sum(examples) FILTER (WHERE agent > 0 AND role = 'generator') "
+        "FROM datasets WHERE arm = 'loop' AND iteration = 2",
+    )
+    assert examples == most
+
+
+def test_a_loop_debates_with_the_models_of_its_agents(everything):
+    answered = rows(
+        everything,
+        "SELECT agent, count(DISTINCT model_id), "
+        "bool_and(model_id LIKE '%-a' || agent || '-%' OR model_id LIKE 'scripted:%') "
+        "FROM turns WHERE arm = 'loop' AND iteration = 2 AND split = 'eval' AND kind = 'answer' "
+        "GROUP BY agent ORDER BY agent",
+    )
+    assert answered == [(agent, 2, True) for agent in (1, 2, 3)]
+    with Store.open(everything.database, read_only=True) as store:
+        base = ModelRef("base", "base")
+        society = load_society(store, Society.from_bases([base] * 3, base), 2, "loop")
+    # Agent 3 has nothing to learn from as a generator, and keeps the base.
+    assert [agent.generator == base for agent in society.agents] == [False, False, True]
+    assert not any("-a0-" in model.model_id for model in society.models)
+
+
+def test_a_loop_is_refused_where_it_cannot_be(experiment):
+    config = load(experiment, "arms=['multiagent', 'loop']")
+    [fault] = find_lacking(config, Capabilities(finetune=True, tuned_starts=False))
+    assert "the arm 'loop' trains from a distilled model" in fault
+    assert find_lacking(load(experiment), Capabilities(finetune=True, tuned_starts=False)) == []
+    with pytest.raises(ConfigError, match="gives them one model already"):
+        load(experiment, "arms=[{name='x', like='loop', data='pooled'}]")
+
+
 def test_every_arm_answers_every_evaluation_question_once(everything):
     found = rows(
         everything,
         "SELECT arm, count(*) FILTER (WHERE round = 1), max(iteration) FROM votes "
         "WHERE split = 'eval' GROUP BY arm ORDER BY arm",
     )
-    trained = {"multiagent", "star", "majority-ft", "no-critic", "no-summary", "round1-labels"}
-    trained |= {"single-agent", "single-agent-matched"}
+    trained = {
+        "multiagent",
+        "star",
+        "majority-ft",
+        "no-critic",
+        "no-summary",
+        "round1-labels",
+        "loop",
+    }
+    trained |= {"single-agent", "single-agent-matched", "loop"}
     assert found == [(k, *((9, 2) if k in trained else (3, 0))) for k in sorted(ARM_KINDS)]
 
 
@@ -172,7 +239,7 @@ def test_the_first_training_debate_is_held_once(everything):
         "WHERE split = 'train' AND iteration = 1 AND arm NOT IN ('multiagent', 'no-summary') "
         "GROUP BY arm",
     )
-    assert len(shared) == 6
+    assert len(shared) == 7
     assert all(every for _, every in shared)
 
 
@@ -293,13 +360,30 @@ def test_a_finished_run_takes_more_arms_and_repeats_nothing(tmp_path):
     [
         ('["star", "stars"]', "'stars' is no arm; there are multiagent, "),
         ('["star", "star"]', "'star' is there twice"),
-        ("[]", "at least 1 item"),
+        ("[]", "leaves nothing to run"),
         ('["base", "compute-matched-tokens"]', "add 'debate' or 'multiagent'"),
         ('[{name = "x", like = "multiagent", labels = "gold"}]', "is for the arm star alone"),
         ('[{name = "x", like = "debate", w = 0.3}]', "which is not trained"),
         ('[{name = "x", like = "debate", agents = 1}]', "a debate takes two; set rounds = 1"),
         ('[{name = "star", like = "majority-ft"}]', "is the name of another kind"),
         ('[{name = "x", like = "star", data = "own"}]', 'set data = "pooled"'),
+        (
+            '[{name = "x", like = "multiagent", finetune = {rate = 1, batch_size = 0}}]',
+            "'x': finetune.batch_size: .*finetune.rate: unknown",
+        ),
+        (
+            '[{name = "x", like = "multiagent", society = {agents = 4}}]',
+            "society.agents cannot be an arm's own .*write agents = … beside like",
+        ),
+        ('[{name = "x", like = "multiagent", w = 0, datasets = {w = 1}}]', "has w twice"),
+        (
+            '[{name = "x", like = "multiagent", consensus = {quorum = 4}}]',
+            "quorum = 4 leaves the arm 'x'",
+        ),
+        (
+            '[{name = "x", like = "multiagent", datasets = {critic = "none.sql"}}]',
+            "'x': datasets.critic: cannot read 'none.sql'",
+        ),
     ],
 )
 def test_what_an_arm_cannot_be_is_refused_before_anything_starts(experiment, arms, message):
@@ -326,6 +410,43 @@ def test_a_variant_differs_in_what_it_says_and_in_nothing_else(experiment):
     assert (more.rounds, more.tuned, more.labels) == (whole.rounds, whole.tuned, whole.labels)
     assert (generators.tuned, generators.rounds) == (("generator",), 3)
     assert build_arms(schema.Config.from_json(config.to_json())) == build_arms(config)
+
+
+def test_an_arm_has_sections_of_its_own(experiment, tmp_path):
+    (tmp_path / "own.sql").write_text("SELECT * FROM critic_examples WHERE question_id < 'x'")
+    slow = (
+        '{name = "slow", like = "multiagent", consensus = {ties = "first"}, '
+        f'datasets = {{w = 0.25, critic = "{tmp_path / "own.sql"}"}}, '
+        'finetune = {learning_rate = 1e-5, init = "fresh"}}'
+    )
+    config = load(experiment, f'arms=["multiagent", {slow}]', "finetune.learning_rate=1e-3")
+    whole, own = config.by_arm
+    assert whole == config == config.for_arm("no such arm")
+    assert (own.finetune.learning_rate, own.finetune.init) == (1e-5, "fresh")
+    assert own.finetune.batch_size == config.finetune.batch_size
+    assert (own.consensus.ties, own.datasets.w) == ("first", 0.25)
+    assert own.datasets.critic.file == "own.sql"
+    arm = build_arms(config)[1]
+    assert arm.w == 0.25
+    assert json.loads(arm.record().settings)["own"]["finetune"]["init"] == "fresh"
+    assert schema.Config.from_json(config.to_json()).by_arm == config.by_arm
+
+
+def test_an_arm_trains_and_votes_by_its_own_settings(tmp_path):
+    _write_experiment(tmp_path, ["multiagent"])
+    few = '{name = "few", like = "multiagent", datasets = {max_examples = 1}'
+    arms = f'arms=["multiagent", {few}, finetune = {{generator_epochs = 7}}}}]'
+    folder = start(tmp_path, tmp_path / "arms.toml", arms)
+    found = rows(
+        folder,
+        "SELECT arm, max(d.examples), min(settings ->> '$.hyperparameters.epochs')"
+        "FROM jobs JOIN datasets d USING (dataset_id, arm, role)"
+        "WHERE role = 'generator' GROUP BY arm ORDER BY arm",
+    )
+    assert found == [("few", 1, "7"), ("multiagent", 4, "2")]
+    changed = arms.replace("generator_epochs = 7", "generator_epochs = 8")
+    with pytest.raises(ConfigError, match=r"arms: stored .*epochs': 7.* now .*epochs': 8"):
+        folders.start_run(folder, load(tmp_path / "arms.toml", changed))
 
 
 def test_the_stored_experiment_file_starts_the_same_run(tmp_path):

@@ -10,6 +10,8 @@ from society.config import load
 from society.config.load import ConfigError
 from society.config.schema import Config
 from society.method.experiment import load_experiment, resolve
+from society.runs.folder import keep_stored_rules
+from store.records import Run
 
 SMALL = """
 model = "scripted:{script}"
@@ -57,6 +59,12 @@ def refused(source: str, *overrides: str) -> str:
         ),
         ("society.others=shouted", "society.others: .*got 'shouted'"),
         ("datasets.w=1.5", "datasets.w: .*less than or equal to 1, got 1.5"),
+        ("datasets.margin=[0.8,0.6]", "margin = \\[0.8, 0.6\\] is empty"),
+        ("datasets.margin=[0.8]", "datasets.margin"),
+        ("datasets.replay=-1", "datasets.replay"),
+        ("datasets.replay_share=0.5", "replay = 0 learns from none"),
+        ("datasets.novelty=0", "datasets.novelty: .*greater than 0, got 0"),
+        ("finetune.critic_init=fresh", "finetune.critic_init"),
         ("datasets.w=-0.1", "datasets.w: .*greater than or equal to 0, got -0.1"),
         ("datasets.w=nan", "datasets.w: .*got nan"),
         ("iterations=-1", "iterations: .*got -1"),
@@ -135,7 +143,7 @@ def test_differences_name_key_and_both_values(small: str) -> None:
     one = load.load_config(small).to_json()
     other = load.load_config(small, ("datasets.w=0.25", "task.high=12")).to_json()
     assert load.describe_differences(one, other) == [
-        "datasets.w: stored 0.5, now 0.25",
+        "datasets.w: stored None, now 0.25",
         "task.high: stored '(absent)', now 12",
     ]
 
@@ -159,7 +167,7 @@ _FIRST_KEYS = {
     "": "arms budget_usd consensus datasets diversity evaluation finetune iterations leakage model "
     "prices provider providers sampling seed serving society stop_if_unread task train zero_shot",
     "consensus": "quorum ties",
-    "datasets": "critic critic_loss generation max_examples w",
+    "datasets": "critic critics critic_loss generation max_examples w",
     "diversity": "decodings device encoder measures questions",
     "evaluation": "batch decodings questions",
     "finetune": "batch_size critic_epochs generator_epochs init learning_rate "
@@ -208,3 +216,23 @@ def test_a_job_with_the_defaults_of_younger_settings_keeps_its_digest() -> None:
     assert other.digest != spec.digest
     stored = Hyperparameters(target_modules=("q_proj", "v_proj"), use_rslora=True)
     assert Hyperparameters.from_facts(json.loads(json.dumps(stored.facts))) == stored
+
+
+def test_a_run_keeps_the_rules_it_began_with() -> None:
+    """Its stored text names none of them if it was stored before there was a choice."""
+    task = {"name": "arithmetic"}
+    given = Config.model_validate({"model": "embedded:", "task": task})
+    text = json.loads(given.to_json())
+    del text["consensus"]["quorum"], text["datasets"]["critics"]
+    text["datasets"]["w"] = 0.5
+    stored = Run("demo", json.dumps(text), "", 0, "{}")
+    before = Config.from_json(stored.config)
+    assert before.consensus.quorum == 1
+    assert (before.datasets.critics, before.datasets.w) == ("sample", 0.5)
+    assert keep_stored_rules(given, stored) == before
+    other = Config.model_validate(
+        {"model": "embedded:", "task": task, "datasets": {"critics": "all", "w": 0.3}}
+    )
+    assert keep_stored_rules(other, stored).datasets == other.datasets
+    new = Run("demo", given.to_json(), "", 0, "{}")
+    assert keep_stored_rules(given, new) == given

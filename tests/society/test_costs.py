@@ -354,7 +354,28 @@ def test_more_of_anything_costs_more(paid):
     ):
         assert high(more) > base, more
     assert high("datasets.max_examples=10") < base
+    assert high("datasets.novelty=0.2") < base
+    assert high("datasets.margin_weights=true") > base
+    assert high("datasets.critic_first_answers=true") > base
+    assert high("iterations=3", "datasets.replay=1") > high("iterations=3")
     assert high("evaluation.decodings=['sampled']") < base
+
+
+def test_repeated_rows_are_counted(paid):
+    def trained(file, *more):
+        lines = estimate_cost(load_experiment(file, more)).lines
+        [line] = [line for line in lines if (line.stage, line.role) == ("finetune", "critic")]
+        return line.trained
+
+    def grows(file, *more):
+        """How many times the tokens a share of 0.5 takes, expected and at most."""
+        plain, shared = trained(file, *more), trained(file, "datasets.w=0.5", *more)
+        return shared.expected / plain.expected, shared.high / plain.high
+
+    expected, high = grows(paid("gpt-4o-mini"), "train.questions=100")
+    # 10 corrected conversations come 7 times, to balance 70 kept ones.
+    assert expected == pytest.approx(140 / 80)
+    assert high == pytest.approx(2.5, rel=0.05)
 
 
 SERVED = """
@@ -426,7 +447,7 @@ def test_the_documentations_examples_work(paid, tmp_path):
     [query] = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
     with Store.open(tmp_path / "run.duckdb") as store:
         assert store.rows(query) == []
-    assert len(tables) == 3
+    assert len(tables) == 4
 
 
 NARROW = """

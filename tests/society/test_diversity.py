@@ -23,7 +23,7 @@ from store.ledger import Store
 SMALL = (
     "iterations=1", "society.agents=2", "train.questions=5", "evaluation.questions=4",
     "sampling.max_tokens=48", "sampling.summary_max_tokens=32", "finetune.learning_rate=2e-2",
-    'arms=["multiagent","base"]',
+    'arms=["multiagent","base"]', "society.early_end=false",
 )  # fmt: skip
 
 
@@ -91,6 +91,20 @@ def test_a_run_is_measured_afterwards(trained):
     assert "nothing was left to be measured" in again.output
     anew = CliRunner().invoke(app, [*call, *kl, "--again"])
     assert f"{found[-1][2]:.6g}" in anew.output
+
+
+def test_critics_that_were_never_asked_are_measured_once(tmp_path):
+    """Debates that all end after round 1 leave the critics without answers to compare."""
+    folder = folders.locate_run(tmp_path, "agreed")
+    early = ("society.early_end=eval", 'arms=["debate"]', "evaluation.questions=2")
+    carry_out(folder, experiments.load_config("demo", (*SMALL, *early)))
+    with Store.open(folder.database) as store:
+        store.transact(lambda c: c.execute("UPDATE votes SET carried_from = 1 WHERE round = 2"))
+    call = ["diversity", "agreed", "--runs", str(tmp_path), "--measure", "kl"]
+    first = CliRunner().invoke(app, call)
+    assert first.exit_code == 0, first.output
+    assert "no agent has said anything in that round" in " ".join(first.output.split())
+    assert "nothing was left to be measured" in CliRunner().invoke(app, call).output
 
 
 @pytest.mark.parametrize(

@@ -214,6 +214,39 @@ def test_a_server_that_is_to_take_adapters(runtime, base, problem):
         assert problem in said
 
 
+def test_each_of_several_servers_is_checked_and_one_that_is_away_is_a_warning():
+    with AdapterServer("org/base") as first, AdapterServer("org/base") as second:
+        addresses = [first.address, second.address]
+        status, said = society("doctor", "demo", "--set", f"serving.addresses={addresses}")
+        assert status == 0, said
+        for address in addresses:
+            assert f"{address}: adapters will be read from" in said
+        second.runtime = False
+        status, said = society("doctor", "demo", "--set", f"serving.addresses={addresses}")
+        assert status == 2
+        assert f"{second.address}: {second.url} does not load adapters" in said
+        second.kill()
+        status, said = society("doctor", "demo", "--set", f"serving.addresses={addresses}")
+        assert status == 0, said
+        assert f"warning  {second.address}: " in said
+        assert "the other servers answer, and it gets its calls once it is there" in said
+        first.kill()
+    status, said = society("doctor", "demo", "--set", f"serving.addresses={addresses}")
+    assert (status, said.count("error ")) == (2, 2)
+
+
+def test_serving_names_one_server_or_several():
+    both = ['serving.address="openai+http://a/v1:m"', 'serving.addresses=["openai+http://a/v1:m"]']
+    for overrides, reason in (
+        (both, "more than one of them is set"),
+        (["serving.path_map={}"], "none of them is set"),
+    ):
+        options = [part for override in overrides for part in ("--set", override)]
+        status, said = society("doctor", "demo", *options)
+        assert status == 2
+        assert reason in said
+
+
 def test_an_unreachable_server_is_one_error():
     with AdapterServer(BASE) as server:
         options = remote(server.url)
@@ -238,7 +271,9 @@ def test_a_model_larger_than_the_memory_is_a_warning(tmp_path):
     status, said = society("doctor", "demo", *options)
     assert status == 0
     assert "warning  local:" in said
-    assert "(weights 8000." in said
+    assert "weights 8000." in said
+    assert "of answering and" in said
+    assert "on this CPU, within a factor of three" in said
     assert "take a smaller model" in said
 
 

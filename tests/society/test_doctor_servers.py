@@ -176,8 +176,8 @@ def test_passing_failures_are_asked_again(failures):
     [
         ((503, "busy"), "warning", "cannot be checked now"),
         ((403, {"error": SCOPE}), "error", "let the key read and write fine-tuning jobs"),
-        ((404, {"detail": "Not Found"}), "error", "take another vendor"),
-        ((200, "<html>welcome</html>"), "error", "take another vendor"),
+        ((404, {"detail": "Not Found"}), "error", "train elsewhere"),
+        ((200, "<html>welcome</html>"), "error", "train elsewhere"),
     ],
 )
 def test_jobs_that_cannot_be_listed(refusal, level, words):
@@ -186,7 +186,7 @@ def test_jobs_that_cannot_be_listed(refusal, level, words):
     assert status == (2 if level == "error" else 0), said
     assert levels(said, "fine-tuning") == [level]
     assert words in said
-    assert ("another vendor" in said) == ("another vendor" in words)
+    assert ("train elsewhere" in said) == ("train elsewhere" in words)
 
 
 def test_a_server_that_never_answers_is_given_up_soon():

@@ -11,7 +11,6 @@ from evals.tasks.arithmetic import create
 from providers.local.settings import LocalSettings
 from society.cli import app
 from society.config import load as experiments
-from society.config.schema import FinetuneSection
 from society.method.experiment import load_experiment
 from society.runs import folder as folders
 from society.sweeps import axes
@@ -46,6 +45,14 @@ def written(tmp_path):
 def toml(word: str) -> str:
     [block] = [text for language, text in BLOCKS if language == "toml" and word in text]
     return block
+
+
+def test_several_servers_may_answer(written):
+    experiment = load_experiment(str(written(toml("[serving]") + "[task]\nname='arithmetic'\n")))
+    servers = experiment.config.serving.list_servers()
+    addresses = [f"openai+http://gpu{n}:8000/v1:Qwen/Qwen3-8B" for n in (1, 2)]
+    assert [server.address for server in servers] == addresses
+    assert servers[0].map_path(Path("/home/me/runs/r/models/a")) == "/mnt/runs/r/models/a"
 
 
 def test_a_file_may_name_seeds(written):
@@ -112,13 +119,6 @@ def test_every_packaged_experiment_is_described():
     section = DOC.split("## Packaged experiments")[1].split("\n## ")[0]
     described = re.findall(r"^\| `([\w-]+)` \|.*\|.*\|$", section, re.MULTILINE)
     assert sorted(described) == list(experiments.list_packaged())
-
-
-def test_every_fine_tuning_setting_is_described():
-    section = DOC.split("## Fine-tuning settings")[1].split("\n## ")[0]
-    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", section, re.MULTILINE)
-    described = [key for row in rows for key in re.findall(r"`(\w+)`", row)]
-    assert sorted(described) == sorted(FinetuneSection.model_fields)
 
 
 def test_every_option_is_described():

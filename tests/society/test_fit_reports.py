@@ -83,10 +83,12 @@ def test_a_fit_that_moves_nothing_is_said_before_and_after_it(experiment):
 
 
 def test_layers_that_the_model_lacks_are_refused_before_anything_is_asked(experiment):
+    before = set(threading.enumerate())
     with pytest.raises(InvalidSettings, match="no linear layer 'qproj'"):
         run(experiment, 'finetune.target_modules=["qproj"]')
     database = folders.locate_run(experiment.parent / "runs", "run").database
     with Store.open(database, read_only=True) as store:
         assert store.rows("SELECT count(*) FROM turns") == [(0,)]
     # The model that was tried is given back too.
-    assert not [thread for thread in threading.enumerate() if thread.name == "local-model"]
+    left = set(threading.enumerate()) - before
+    assert not [thread for thread in left if thread.name == "local-model"]

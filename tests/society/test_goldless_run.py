@@ -129,7 +129,8 @@ def test_cut_answers_are_told_and_make_no_label(experiment):
     assert _rows("SELECT count(*) FROM dataset_examples") == [(0,)]
     assert line(society("status", "own"), "1 6") == "1 6 0.0 0.0 100.0 66.7 66.7"
     page = Path("runs/own/report.html").read_text()
-    assert "66.7 % of the sampled answers" in page
+    assert '<strong class="worse">66.7 %</strong> of all answers: they cast no vote' in page
+    assert "raise sampling.max_tokens" in page
     assert "100.0 % of the training questions have too few voters" in page
 
 

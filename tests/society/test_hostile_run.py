@@ -229,7 +229,7 @@ def test_every_page_of_the_viewer_is_text(runs):
                 assert headers["x-content-type-options"] == "nosniff"
                 continue
             page = Page(text)
-            assert not {"img", "iframe", "object", "b"} & page.tags
+            assert not {"img", "iframe", "object", "b"} & page.tags, path
             assert not [name for name in page.attributes if name.startswith("on")]
             assert all(re.match(r"/(?!/)|#", link) for link in page.links), page.links
             # The value of a choice is what the form sends back, and is not shown.

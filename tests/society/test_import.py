@@ -121,9 +121,9 @@ def test_a_file_of_the_released_codes_shape_becomes_votes_verdicts_and_datasets(
     assert rows(
         folder, "SELECT agent, role, examples, corrected, kept FROM datasets ORDER BY ALL"
     ) == [
-        (1, "critic", 2, 1, 1),
+        (1, "critic", 3, 1, 2),
         (1, "generator", 2, None, None),
-        (2, "critic", 2, 1, 1),
+        (2, "critic", 3, 1, 2),
         (2, "generator", 2, None, None),
     ]
 

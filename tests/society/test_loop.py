@@ -164,7 +164,7 @@ def test_more_iterations_go_on_from_the_stored_ones(tmp_path, experiment):
 
 def test_another_config_is_refused_and_what_differs_is_named(tmp_path, experiment):
     start(tmp_path, experiment)
-    with pytest.raises(ConfigError, match=r"datasets\.w: stored 0\.5, now 0\.3"):
+    with pytest.raises(ConfigError, match=r"datasets\.w: stored None, now 0\.3"):
         start(tmp_path, experiment, "datasets.w=0.3")
     with pytest.raises(ConfigError, match=r"iterations: stored 2, now 1 \(may only grow\)"):
         start(tmp_path, experiment, "iterations=1")
@@ -194,3 +194,22 @@ def test_an_agent_without_examples_keeps_its_model_and_the_run_says_so(tmp_path,
 def test_a_run_name_is_a_plain_name(tmp_path, name):
     with pytest.raises(ConfigError, match="run name"):
         folders.locate_run(tmp_path, name)
+
+
+@pytest.mark.parametrize("init", ["own", "base", "generator"])
+def test_where_critics_start_from(tmp_path, experiment, init):
+    folder, _ = start(tmp_path, experiment, f"finetune.critic_init={init}", "iterations=1")
+    start(tmp_path, experiment, f"finetune.critic_init={init}")
+    parents = rows(
+        folder,
+        "SELECT m.agent, m.iteration, p.role, p.agent, p.iteration FROM models m "
+        "JOIN models p ON p.model_id = m.parent_id WHERE m.role = 'critic' ORDER BY ALL",
+    )
+    of = {
+        "own": lambda agent, k: ("critic", agent, k - 1) if k > 1 else (None, None, None),
+        "base": lambda agent, k: (None, None, None),
+        "generator": lambda agent, k: ("generator", agent, k),
+    }[init]
+    assert parents == [(agent, k, *of(agent, k)) for agent in (1, 2, 3) for k in (1, 2)]
+    jobs = rows(folder, "SELECT count(*), count(DISTINCT job_id) FROM jobs")
+    assert jobs == [(12, 12)]

@@ -109,7 +109,7 @@ def files(tmp_path_factory) -> dict[str, bytes]:
                     "type": subject.replace("_", " ").title().replace("And", "&"),
                     "solution": rf"It is $\boxed{{{start + 2 * n}}}$.",
                 }
-                for n in range(150)
+                for n in range(600)
             ]
             found[f"{math.REPO}/{subject}/{split}-00000-of-00001.parquet"] = table(rows)
         rows = [
@@ -155,7 +155,11 @@ def test_they_are_the_papers_experiment(name):
     table, _ = experiments.read_table(name)
     assert table["task"] == {"name": "math", "levels": [1, 2, 3]}
     assert table["zero_shot"] == [{"name": "gsm8k"}]
-    assert table["society"] == {"agents": 3, "rounds": 2, "others": "summarized"}
+    society = {"agents": 3, "rounds": 2, "others": "summarized"}
+    # Ours, each with the paper's value beside it in the file.
+    ours = {"early_end": "eval"} if name in LOCAL else {}
+    assert table["society"] == society | ours
+    assert table["train"].get("fresh", False) == bool(ours)
     assert table["train"]["questions"] == table["evaluation"]["questions"] == 500
     sampling = {key: table["sampling"][key] for key in ("temperature", "top_p", "max_tokens")}
     assert sampling == {"temperature": 1.0, "top_p": 0.9, "max_tokens": 2048}

@@ -8,12 +8,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from society.method.progress import Note, StageAdvanced, StageFinished, StageStarted
-from society.terminal.progress_display import (
-    PlainLines,
-    ProgressDisplay,
-    format_duration,
-    show_progress,
-)
+from society.terminal.duration import format_duration
+from society.terminal.progress_display import PlainLines, ProgressDisplay, show_progress
 
 DEBATE = StageStarted(iteration=2, stage="debate", unit="questions", total=40, done=10)
 
@@ -21,7 +17,7 @@ DEBATE = StageStarted(iteration=2, stage="debate", unit="questions", total=40, d
 def lines_of(events, seconds) -> list[str]:
     out = io.StringIO()
     ticks = itertools.chain(seconds, itertools.repeat(seconds[-1]))
-    observe = PlainLines(out, iterations=3, every_s=10, clock=lambda: next(ticks))
+    observe = PlainLines(out, iterations=3, every_s=10, now=lambda: next(ticks))
     for event in events:
         observe(event)
     return out.getvalue().splitlines()

@@ -21,7 +21,8 @@ from society.config.schema import Config
 from society.runs import folder as folders
 from society.runs import provenance, status
 from store.ledger import Store
-from store.records import RunStart, utc_now
+from store.records import utc_now
+from store.run_starts import RunStart
 
 FIXTURES = Path(__file__).parents[1] / "store" / "fixtures"
 HALF = sorted(path.name.removesuffix(".duckdb.gz") for path in FIXTURES.glob("*-half.duckdb.gz"))
@@ -44,7 +45,8 @@ CONFIG = Config.from_json('{"model": "embedded:", "task": {"name": "arithmetic"}
 WRITE = """
 import sys
 from store.ledger import Store
-from store.records import Question, RunStart, utc_now
+from store.records import Question, utc_now
+from store.run_starts import RunStart
 store = Store.open(sys.argv[1])
 store.record_start(RunStart(utc_now(), 1, "{}", "{}"))
 store.write(*(Question(str(number), "sums", "train", "1 + 1") for number in range(200)))

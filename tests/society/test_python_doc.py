@@ -1,5 +1,6 @@
 """docs/python.md runs as it stands, and importing this software does nothing but that."""
 
+import json
 import re
 import subprocess
 import sys
@@ -19,6 +20,11 @@ BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 def ran(experiment, tmp_path):
     """A folder with the experiment that the examples run."""
     experiment.rename(tmp_path / "my-experiment.toml")
+    with (tmp_path / "script.jsonl").open("a", encoding="utf-8") as script:
+        for agent in (1, 2, 3):
+            for key in ("r1/answer", "r2/summary", "r2/answer"):
+                line = {"key": f"eval/asked/a{agent}/{key}", "text": "\\boxed{-30}"}
+                script.write(json.dumps(line) + "\n")
     return tmp_path
 
 
@@ -32,8 +38,10 @@ assert flipped and all(agent == 3 for _, agent, *_ in flipped)
 assert len(examples) == dataset.examples > 0
 assert len(turns) == 36
 assert compared == [("demo", 1.0)]
+assert found.votes == 3 and len(found.turns) == 9 and found.iteration == 2
+assert [decoding for decoding, _ in best.fetchall()] == ["greedy", "sampled"]
 """
-    code = "\n".join(BLOCKS).replace("store.close()", "asked_rows = result.rows\nstore.close()")
+    code = "\n".join(BLOCKS).replace("run.close()", "asked_rows = result.rows\nrun.close()")
     done = subprocess.run(
         [sys.executable, "-c", code + checks], cwd=ran, capture_output=True, text=True
     )
@@ -65,17 +73,18 @@ assert threading.enumerate() == threads
 
 async def test_a_run_in_a_notebook_whose_loop_is_running(experiment, tmp_path):
     events = []
-    config = society.load(experiment, ["iterations=1"])
+    config = society.load_config(experiment, ["iterations=1"])
     folder = society.run(config, "note", tmp_path / "runs", observer=events.append)
     assert folder.report.is_file()
     assert sum(isinstance(event, StageFinished) for event in events) == 7
-    with society.open_run("note", tmp_path / "runs") as store:
-        assert store.run().finished_at is not None
+    with society.open_run("note", tmp_path / "runs") as run:
+        assert run.finished
+        assert run.query("SELECT count(*) FROM turns").rows[0][0] > 0
     with pytest.raises(ConfigError, match="no run 'none'"):
         society.open_run("none", tmp_path / "runs")
 
 
 def test_the_package_names_what_it_offers():
-    assert {"load", "run", "open_run"} <= set(dir(society))
+    assert {"load_config", "run", "open_run"} <= set(dir(society))
     with pytest.raises(AttributeError, match="no attribute 'start'"):
         _ = society.start

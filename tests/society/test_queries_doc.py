@@ -13,18 +13,8 @@ import pytest
 from finetune.datasets import DatasetRules, derive_datasets
 from store.content import messages_json
 from store.ledger import Store
-from store.records import (
-    Diversity,
-    Job,
-    Model,
-    Question,
-    Run,
-    StoredArm,
-    TrainingPoint,
-    Turn,
-    Verdict,
-    Vote,
-)
+from store.measures import Diversity
+from store.records import Job, Model, Question, Run, StoredArm, TrainingPoint, Turn, Verdict, Vote
 from store.spending import Price
 from tests.store.conftest import query
 
@@ -243,8 +233,8 @@ EXPECTED = {
         for role in ("critic", "generator")
     ],
     "Where does a model come from?": [
-        (0, "m-a1-critic-it2", 2, "multiagent-a1-critic-it2", 4, "artifact"),
-        (1, "m-a1-critic-it1", 1, "multiagent-a1-critic-it1", 4, "artifact"),
+        (0, "m-a1-critic-it2", 2, "multiagent-a1-critic-it2", 6, "artifact"),
+        (1, "m-a1-critic-it1", 1, "multiagent-a1-critic-it1", 6, "artifact"),
         (2, "base", None, None, None, None),
     ],
     "Do the agents answer with the same words?": [(0, 7, 3.0, 1.43), (2, 7, 3.0, 1.43)],

@@ -69,20 +69,37 @@ def test_a_command_on_the_demo(workplace, command):
     assert society(command, workplace)
 
 
-def test_your_own_model(workplace):
+def test_your_own_questions_and_model(workplace):
     from providers.embedded import MODEL_DIR
 
-    [command] = [c for c in commands() if "my-experiment" in c]
-    text = (ROOT / "README.md").read_text()
-    [line] = re.findall(r'^model = "local:.*$', text, re.MULTILINE)
-    demo = (ROOT / "society/config/demo.toml").read_text()
-    own = demo.replace('model = "embedded:"', f'model = "local:{MODEL_DIR}"')
-    assert line.startswith('model = "local:')
-    assert own != demo
-    (workplace / "my-experiment.toml").write_text(own)
-    society(command, workplace, *(f"--set={pair}" for pair in SMALL), "--set=iterations=0")
+    rows = [f'{{"q": "{n}+4*5+6-7*8", "reply": {n + 4 * 5 + 6 - 7 * 8}}}\n' for n in range(40)]
+    (workplace / "questions.jsonl").write_text("".join(rows))
+    own = [c for c in commands() if "my-experiment" in c]
+    assert [c.split()[1] for c in own] == ["init", "cost", "run"]
+    for command in own:
+        small = [f"--set={pair}" for pair in SMALL] if " run " in command else []
+        small += ["--set=iterations=0", "--set=stop=never", "--set=sampling.max_tokens=32"] * bool(
+            small
+        )
+        hub_name = re.sub(r"--model \S+", f"--model {MODEL_DIR}", command)
+        assert society(hub_name, workplace, *small)
     assert (workplace / "runs/my-experiment/run.duckdb").exists()
     shutil.rmtree(workplace / "runs/my-experiment")
+
+
+def test_a_model_behind_an_api(workplace, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    rows = [f'{{"q": "{n}+4", "reply": {n + 4}}}\n' for n in range(40)]
+    (workplace / "questions.jsonl").write_text("".join(rows))
+    [command] = [c for c in commands() if "api-experiment" in c]
+    told = society(command, workplace)
+    assert "the environment variable OPENAI_API_KEY is not set" in told
+    assert "budget_usd = 25" in (workplace / "api-experiment.toml").read_text()
+
+
+def test_a_key_is_explained(workplace):
+    [command] = [c for c in commands() if " config " in c]
+    assert "Rank of the adapters" in society(command, workplace)
 
 
 def test_your_own_task(workplace):
@@ -103,12 +120,13 @@ def test_the_papers_comparison(workplace):
     [command] = [c for c in commands() if "paper-embedded" in c]
     few = ("iterations=0", "evaluation.questions=2", "zero_shot=[]", "diversity.measures=[]")
     told = society(command, workplace, *(f"--set={pair}" for pair in (*few, "seeds=[0, 1]")))
-    assert "compute-matched-tokens" in told
+    assert "compute-matched-calls" in told
     assert (workplace / "runs/paper-embedded/report.html").exists()
 
 
 def test_no_command_is_left_untested():
-    tested = [c for c in commands() if " demo" in c or "my-experiment" in c or "paper-" in c]
+    names = (" demo", "my-experiment", "api-experiment", "paper-", " config ")
+    tested = [c for c in commands() if any(name in c for name in names)]
     assert commands() == tested
 
 

@@ -96,6 +96,8 @@ def test_what_decides_nothing_may_change_and_is_kept(start, override, key, befor
     [
         ("provider.temperature=false", r"temperature: stored .*absent.*, now False"),
         ("sampling.temperature=0.5", r"sampling\.temperature: stored 1\.0, now 0\.5"),
+        # A server may have a value of its own for what it is not told.
+        ("sampling.top_k=0", r"sampling\.top_k: stored .*absent.*, now 0"),
         ("society.agents=4", r"society\.agents: stored 3, now 4"),
         ("seed=3", "seed: stored 0, now 3"),
     ],
@@ -104,6 +106,11 @@ def test_what_decides_the_answers_may_not(start, override, named):
     with pytest.raises(ConfigError, match=named) as refusal:
         start(override)
     assert "start a new run with --name" in str(refusal.value)
+
+
+def test_a_local_model_needs_not_be_told_what_is_off(start):
+    [change] = start("sampling.top_k=0", text=LOCAL)
+    assert (change.key, change.before, change.now) == ("sampling.top_k", None, "0")
 
 
 def test_a_run_keeps_the_quorum_it_was_started_with(start):

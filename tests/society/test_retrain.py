@@ -200,3 +200,39 @@ def test_a_file_of_several_runs_is_refused(home):
     done = invoke("run", path, "--runs", home / "runs", "--retrain")
     assert done.exit_code == 2
     assert "--retrain works on one" in " ".join(done.output.split())
+
+
+@pytest.mark.long
+def test_an_averaged_model_is_made_again_after_its_parts(tmp_path):
+    changes = (
+        ("iterations = 1", "iterations = 3"),
+        ("[train]", '[consensus]\nlabels = "average"\n[train]'),
+    )
+    text = EXPERIMENT
+    for before, after in changes:
+        text = text.replace(before, after)
+    (tmp_path / "x.toml").write_text(text)
+    run = ("run", tmp_path / "x.toml", "--name", "r", "--runs", tmp_path / "runs", "--no-live")
+    done = invoke(*run)
+    assert done.exit_code == 0, done.output
+    with Store.open(tmp_path / "runs/r/run.duckdb", read_only=True) as store:
+        found = store.rows(
+            "SELECT m.model_id, m.sha256, truncation, list(a.parent_id ORDER BY weight) "
+            "FROM models AS m JOIN averages AS a USING (model_id) GROUP BY ALL ORDER BY ALL"
+        )
+        said = store.rows(
+            "SELECT DISTINCT model_id FROM turns WHERE split = 'label' AND iteration = 3"
+        )
+    assert [len(parts) for *_, parts in found] == [2, 2]
+    assert all(0 < truncation < 1 for _, _, truncation, _ in found)
+    assert {model for (model,) in said} == {model for model, *_ in found}
+    models = tmp_path / "runs/r/models"
+    flip(models / found[0][0])
+    truncate(models / found[0][3][-1])
+    shutil.rmtree(models / found[1][0])
+    done = invoke(*run, "--retrain")
+    assert done.exit_code == 0, done.output
+    assert f"model {found[0][0]} is averaged again, with the same bits as before" in done.output
+    assert f"model {found[1][0]} is averaged again, with the same bits as before" in done.output
+    for model, sha256, *_ in found:
+        verify(models / model, sha256)

@@ -32,6 +32,14 @@ def test_a_config_without_the_new_keys_has_the_text_that_runs_have_stored():
     assert Config.from_json(changed.to_json()) == changed
 
 
+@pytest.mark.parametrize(("servers", "questions"), [(0, 1024), (1, 1024), (16, 2048)])
+def test_many_servers_are_asked_more_questions_at_once(servers, questions):
+    addresses = [f"openai+http://host{n}/v1:m" for n in range(servers)]
+    config = make_config(**({"serving": {"addresses": addresses}} if servers else {}))
+    rules = build_debate_rules(config, build_arms(config)[0], "sampled")
+    assert rules.questions_in_flight == questions
+
+
 def test_every_setting_reaches_the_requests():
     extras = {
         "top_k": 20,
@@ -52,6 +60,17 @@ def test_every_setting_reaches_the_requests():
     assert (greedy.temperature, greedy.repetition_penalty) == (0.0, 1.1)
     assert rules.summary_sampling.top_k == 20
     assert len(list_samplings(config, "embedded:")) == 2
+
+
+def test_a_setting_that_is_switched_off_is_told_apart_from_one_that_is_not_set():
+    config = make_config(sampling={"top_k": 0, "agents": [{"min_p": 0.0}, {"top_k": 5}, {}]})
+    assert json.loads(config.to_json())["sampling"]["top_k"] == 0
+    for known in (config, Config.from_json(config.to_json())):
+        rules = build_debate_rules(known, build_arms(known)[0], "sampled")
+        assert rules.sampling.stated_off == rules.agent_sampling[2].stated_off == ("top_k",)
+        assert rules.agent_sampling[0].stated_off == ("top_k", "min_p")
+        assert rules.agent_sampling[1].stated_off == ()
+    assert config.sampling.build_sampling("sampled", 0).list_extras() == {}
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,46 @@ def test_a_second_signal_does_not_wait(server):
     assert "society: stopped\n" in ended(process)
 
 
+INTERRUPTED_TASK = """
+import asyncio, os, signal
+from society.terminal import signals
+
+async def interrupt():
+    os.kill(os.getpid(), signal.{sent})
+    await asyncio.sleep(3600)
+
+async def fail():
+    raise ValueError("told")
+
+async def work():
+    # Nobody awaits these two, and the signal arrives inside the second one.
+    tasks = [asyncio.ensure_future(act()) for act in (fail, interrupt)]
+    await asyncio.sleep(3600)
+
+async def end(task):
+    signals.acknowledge_signal()
+    interrupted = asyncio.ensure_future(interrupt())
+    await asyncio.sleep(3600)
+
+with signals.handle_signals():
+    try:
+        {run}
+    except KeyboardInterrupt:
+        print("stopped", flush=True)
+"""
+
+
+@pytest.mark.parametrize("sent", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("run", ["asyncio.run(work())", "signals.run_until_stopped(work(), end)"])
+def test_a_signal_inside_a_task_is_not_reported_and_other_failures_are(sent, run):
+    command = [sys.executable, "-c", INTERRUPTED_TASK.format(sent=sent, run=run)]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert process.stdout == "stopped\n"
+    assert "ValueError: told" in process.stderr
+    assert "KeyboardInterrupt" not in process.stderr
+    assert "Terminated" not in process.stderr
+
+
 def test_a_run_in_the_background_hears_what_is_sent_to_it_and_not_what_nohup_keeps_away(server):
     write_experiment(server)
     server.tell(slow={f"POST {CHAT}": 0.5})

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from society.config.load import ConfigError
+from society.runs import sweep_record
 from society.sweeps import axes, definition
 from society.sweeps.axes import SweepOptions, SweepSource
 
@@ -277,7 +278,7 @@ def test_the_record_keeps_what_an_earlier_start_has_asked_for(load, tmp_path):
     first, second = load(seeds="0,1"), load(seeds="1,2")
     definition.write_record(first.folder, definition.record_sweep(first, "small"))
     known = definition.merge_records(
-        definition.read_record(first.folder), definition.record_sweep(second, "small")
+        sweep_record.read_record(first.folder), definition.record_sweep(second, "small")
     )
     assert [member.seed for member in known.members] == [0, 1, 2]
     assert known.folders(tmp_path)[2].path == tmp_path / "small.seed-2"
@@ -295,7 +296,7 @@ def test_a_record_that_cannot_be_read_is_named(load):
     folder.path.mkdir(parents=True)
     folder.sweep.write_text("{}")
     with pytest.raises(ConfigError, match="remove it and start the sweep again"):
-        definition.read_record(folder)
+        sweep_record.read_record(folder)
 
 
 def test_what_is_no_sweep_is_none(experiment, tmp_path):

@@ -6,13 +6,13 @@ import json
 import os
 import shutil
 import stat
-import subprocess
 import sys
 from pathlib import Path
 
 import duckdb
 import pytest
 
+from society import cli
 from society.config.load import ConfigError
 from society.runs.folder import locate_run
 from society.terminal.user_state import open_private
@@ -27,14 +27,19 @@ from transformers import LlamaConfig as Config, LlamaForCausalLM as Model
 """
 
 
-def society(*arguments, cwd):
-    return subprocess.run(
-        [sys.executable, "-c", "from society import cli; cli.main()", *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-    )
+@pytest.fixture
+def society(tmp_path, monkeypatch, capfd):
+    """Call the command in this process; gives status and everything that it prints."""
+
+    def call(*arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["society", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = capfd.readouterr()
+        return int(end.value.code or 0), out + err
+
+    return call
 
 
 @pytest.mark.parametrize(
@@ -46,7 +51,7 @@ def society(*arguments, cwd):
         ("export", "theirs"),
     ],
 )
-def test_f1_a_strangers_run_reads_no_file_by_any_command(tmp_path, command):
+def test_f1_a_strangers_run_reads_no_file_by_any_command(society, tmp_path, command):
     secret = tmp_path / "secret.txt"
     secret.write_text("my secret", encoding="utf-8")
     database = tmp_path / "runs" / "theirs" / "run.duckdb"
@@ -57,15 +62,15 @@ def test_f1_a_strangers_run_reads_no_file_by_any_command(tmp_path, command):
         connection.execute(
             f"CREATE OR REPLACE VIEW accuracy AS SELECT content FROM read_text('{secret}')"
         )
-    done = society(*command, cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert "the view accuracy" in done.stderr
-    assert "read_text" in done.stderr
-    assert "my secret" not in done.stdout + done.stderr
+    status, printed = society(*command)
+    assert status == 2, printed
+    assert "the view accuracy" in printed
+    assert "read_text" in printed
+    assert "my secret" not in printed
     assert not (tmp_path / "runs" / "theirs" / "export").exists()
 
 
-def test_f4_a_models_folder_executes_nothing(tmp_path):
+def test_f4_a_models_folder_executes_nothing(society, tmp_path):
     model = tmp_path / "model"
     shutil.copytree(BASE, model)
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
@@ -78,8 +83,8 @@ def test_f4_a_models_folder_executes_nothing(tmp_path):
         "[evaluation]\nquestions = 1\n",
         encoding="utf-8",
     )
-    done = society("run", "x.toml", cwd=tmp_path)
-    assert done.returncode != 0
+    status, _ = society("run", "x.toml")
+    assert status != 0
     assert not list(tmp_path.rglob("executed"))
 
 

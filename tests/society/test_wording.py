@@ -22,6 +22,7 @@ from society.method.arms import build_arms
 from society.method.debate import Debate
 from society.method.debating import build_debate_rules
 from society.method.experiment import load_experiment
+from society.prompts import Wording
 from store.ledger import Store
 from store.records import StageKey, Turn
 
@@ -45,7 +46,9 @@ def prompts(tmp_path):
 
 
 async def hold(config: Config, store, decoding="sampled"):
-    """The requests of one debate by this config, by the end of their key."""
+    """The requests of one whole debate by this config, by the end of their key."""
+    whole = config.society.model_copy(update={"early_end": False})
+    config = config.model_copy(update={"society": whole})
     provider = ScriptedProvider(lambda request: "It is \\boxed{7}")
     base = ModelRef("scripted:", "scripted:")
     [arm] = build_arms(config)
@@ -216,3 +219,12 @@ def test_a_whole_run_goes_on_with_its_own_words_and_refuses_others(experiment, t
     refused = start(*prompts)
     assert refused.exit_code == 2
     assert "society.personas: stored" in refused.output
+
+
+def test_an_earlier_conversation_follows_the_agents_own_system_prompt():
+    earlier = (Message("system", "Be brief."), Message("user", "1+1"), Message("assistant", "2"))
+    wording = Wording(system_prompts=("You are strict.",), earlier=earlier)
+    opened = wording.open_conversation(create({}), "3+4", 1)
+    assert [message.role for message in opened] == ["system", "user", "assistant", "user"]
+    assert opened[0].content == "You are strict.\n\nBe brief."
+    assert Wording(earlier=earlier).open_conversation(create({}), "3+4", 1)[:3] == earlier

@@ -105,7 +105,7 @@ def test_stages_status_summary_and_report_name_the_task(tmp_path, transfer):
     assert "Zero-shot: harder" in table.getvalue()
     page = folder.report.read_text(encoding="utf-8")
     assert page.startswith("<!doctype html>")
-    assert "<h2>Zero-shot: harder</h2>" in page
+    assert "<h3>Zero-shot: harder</h3>" in page
     assert "zero-shot harder, greedy" in page
 
 

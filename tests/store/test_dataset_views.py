@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -54,6 +55,65 @@ def expected_critic(debates):
         )
         if len(debate.answers) >= 2 and debate.label is not None and final == debate.label
     }
+
+
+def expected_pairs(debates):
+    """Per agent and question the rounds of the better and the worse answer."""
+    found = {}
+    for number, debate in enumerate(debates):
+        last = len(debate.answers)
+        for agent, (first, final) in enumerate(
+            zip(debate.answers[0], debate.answers[-1], strict=True), start=1
+        ):
+            if last < 2 or debate.label is None or first is None or final is None:
+                continue
+            if (first == debate.label) != (final == debate.label):
+                rounds = (1, last) if first == debate.label else (last, 1)
+                found[agent, f"q{number}"] = rounds
+    return found
+
+
+def expected_feedback(debates, *, critics):
+    return {
+        (agent, f"q{number}", answer == debate.label)
+        for number, debate in enumerate(debates)
+        if debate.label is not None and not (critics and len(debate.answers) < 2)
+        for agent, answer in enumerate(debate.answers[-1 if critics else 0], start=1)
+        if answer is not None
+    }
+
+
+def check_preferences(store, debates, arm):
+    last = {f"q{number}": len(debate.answers) for number, debate in enumerate(debates)}
+    for view, asked in (("generation", lambda question: 1), ("critic", last.get)):
+        pairs = store.rows(
+            "SELECT p.agent, p.question_id, b.round, w.round, p.messages, p.chosen, p.rejected, "
+            "p.sha256, b.agent = p.agent AND w.agent = p.agent AND b.question_id = p.question_id "
+            f"AND w.question_id = p.question_id FROM {view}_pairs AS p "
+            "JOIN turns AS b ON b.turn_id = chosen_turn_id "
+            "JOIN turns AS w ON w.turn_id = rejected_turn_id WHERE p.arm = ? AND p.iteration = 1",
+            [arm],
+        )
+        assert {row[:2]: row[2:4] for row in pairs} == expected_pairs(debates)
+        assert len(pairs) == len(expected_pairs(debates))
+        for agent, question, better, worse, messages, chosen, rejected, sha256, own in pairs:
+            assert own
+            sent = f"{arm} {asked(question)} {agent}"
+            assert messages == messages_json([{"role": "user", "content": sent}])
+            assert chosen == f"{arm} {question} {better} {agent}"
+            assert rejected == f"{arm} {question} {worse} {agent}"
+            told = f"{messages}\n{chosen}\n{rejected}"
+            assert sha256 == hashlib.sha256(told.encode()).hexdigest()
+        feedback = store.rows(
+            "SELECT f.agent, f.question_id, f.wanted, t.round, f.messages = t.messages "
+            "AND f.response = t.response AND f.sha256 = t.sha256 "
+            f"FROM {view}_feedback AS f JOIN turns AS t USING (turn_id) WHERE f.arm = ?",
+            [arm],
+        )
+        expected = expected_feedback(debates, critics=view == "critic")
+        assert {row[:3] for row in feedback} == expected
+        assert len(feedback) == len(expected)
+        assert all(row[3] == asked(row[1]) and row[4] for row in feedback)
 
 
 def rows_of(debates, arm, make_turn, **scope):
@@ -155,6 +215,7 @@ def test_views_agree_with_the_method(shared_store, make_turn, debates):
     arm = f"arm{next(arms)}"
     shared_store.write(*rows_of(debates, arm, make_turn))
     check(shared_store, debates, arm)
+    check_preferences(shared_store, debates, arm)
 
 
 GIVEN = [
@@ -188,6 +249,8 @@ def test_given_debates(store, make_turn):
         (3, "q5", "kept"),
     ]
     check(store, GIVEN, "multiagent")
+    check_preferences(store, GIVEN, "multiagent")
+    assert store.rows("SELECT count(*) FROM critic_pairs") == [(4,)]
 
 
 def test_three_rounds_compare_the_first_with_the_last(store, make_turn):

@@ -77,13 +77,13 @@ CONVERSATION = [
 def dataset(store, make_turn):
     """Makes a critic's dataset "d" of three rows, the last turn first."""
 
-    def make(learn="final"):
+    def make(learn="final", weights=(1.0, 1.0, 1.0)):
         messages = messages_json(CONVERSATION)
         turns = [
             make_turn(f"q{n}", round=2, messages=messages, response=f"final {n}") for n in range(3)
         ]
         examples = [
-            DatasetExample("d", turn.turn_id, turn.question_id, 2 - n)
+            DatasetExample("d", turn.turn_id, turn.question_id, 2 - n, weights[n])
             for n, turn in enumerate(turns)
         ]
         store.write(*turns, Dataset("d", 1, "multiagent", 1, "critic", 3, "ff", learn, 0))
@@ -112,6 +112,56 @@ def test_a_dataset_as_chat_fine_tuning_lines(store, dataset, tmp_path, learn, we
     ]
 
 
+@pytest.mark.parametrize("shape", ["chat", "sharegpt"])
+def test_a_line_says_what_its_conversation_weighs(store, dataset, tmp_path, shape):
+    dataset(weights=(0.25, 1.0, 5.5))
+    export_dataset(store, "d", tmp_path / "d.jsonl", shape)
+    weights = [line.get("weight") for line in lines_of(tmp_path / "d.jsonl")]
+    assert weights == [5.5, None, 0.25]
+
+
+def test_preferences_as_lines_that_trainers_read(store, make_turn, tmp_path):
+    asked, later = CONVERSATION[:2], CONVERSATION
+    first = make_turn("q", round=1, messages=messages_json(asked), response="first")
+    last = make_turn("q", round=2, messages=messages_json(later), response="last")
+    store.write(first, last)
+    pair = {"rejected_turn_id": first.turn_id}
+    for role, name in (("generator", "g"), ("critic", "c")):
+        store.write(Dataset(name, 1, "multiagent", 1, role, 1, "ff", "final", 0))
+        store.write(DatasetExample(name, last.turn_id, "q", 0, **pair))
+    store.write(Dataset("k", 1, "multiagent", 1, "critic", 1, "ff", "final", 0))
+    store.write(DatasetExample("k", last.turn_id, "q", 0, wanted=False))
+    target = tmp_path / "d.jsonl"
+    read = {}
+    for name in "gck":
+        for shape in ("chat", "sharegpt"):
+            export_dataset(store, name, target, shape)
+            [read[name, shape]] = lines_of(target)
+    answers = {
+        "chosen": [{"role": "assistant", "content": "last"}],
+        "rejected": [{"role": "assistant", "content": "first"}],
+    }
+    assert read["g", "chat"] == {"prompt": asked, **answers}
+    assert read["c", "chat"] == {"prompt": later, **answers}
+    assert read["k", "chat"] == {"prompt": later, "completion": answers["chosen"], "label": False}
+    spoken = [{"from": "system", "value": "s"}, {"from": "human", "value": TEXT}]
+    assert read["g", "sharegpt"] == {
+        "conversations": spoken,
+        "chosen": {"from": "gpt", "value": "last"},
+        "rejected": {"from": "gpt", "value": "first"},
+    }
+    assert read["k", "sharegpt"]["kto_tag"] is False
+    assert read["k", "sharegpt"]["conversations"][-1] == {"from": "gpt", "value": "last"}
+    export_examples(store, "c", target, "jsonl")
+    [row] = lines_of(target)
+    assert [message["content"] for message in row["messages"]][-2:] == ["others", "last"]
+    assert (row["rejected_turn_id"], row["rejected"], row["wanted"]) == (
+        first.turn_id,
+        "first",
+        None,
+    )
+
+
 def test_a_dataset_as_sharegpt_lines(store, dataset, tmp_path):
     dataset()
     assert export_dataset(store, "d", tmp_path / "d.jsonl", "sharegpt") == 3
@@ -137,7 +187,8 @@ def test_a_datasets_rows_say_what_is_learnt_and_where_it_comes_from(
     found = read[format](str(target))
     assert found.columns == [
         *("dataset_id", "iteration", "arm", "agent", "role"),
-        *("position", "turn_id", "question_id", "messages"),
+        *("position", "turn_id", "question_id", "weight"),
+        *("rejected_turn_id", "rejected", "wanted", "messages"),
     ]
     rows = found.fetchall()
     assert [row[5:8] for row in rows] == [

@@ -7,6 +7,7 @@ import duckdb
 import pytest
 
 from store import schema
+from store.blank_file import place_blank
 from store.errors import StoreBroken, StoreLocked, StoreMissing, StoreNewer, StoreOutdated
 from store.ledger import Store
 
@@ -95,6 +96,33 @@ def test_migrations_are_recorded_and_applied_once(path):
         recorded = store.rows("SELECT version, name FROM schema_migrations ORDER BY version")
     assert recorded == [(version, name) for version, name, _ in schema.read_migrations()]
     assert sorted({version for version, _ in recorded}) == [version for version, _ in recorded]
+
+
+def test_every_new_file_of_a_process_is_as_new_as_the_first(path):
+    """The second one is a copy of the first as it was before any row; both have all migrations."""
+    columns = "SELECT table_name, column_name, data_type FROM duckdb_columns() WHERE NOT internal "
+    columns += "ORDER BY ALL"
+    with Store.open(path) as store:
+        store.transact(lambda c: c.execute("DELETE FROM schema_migrations WHERE version > 5"))
+    second = path.with_name("second.duckdb")
+    with Store.open(second) as store:
+        found = store.rows(columns)
+        versions = {version for (version,) in store.rows("SELECT version FROM schema_migrations")}
+        assert versions == {version for version, *_ in schema.read_migrations()}
+    with duckdb.connect() as connection:
+        for _, _, sql in schema.read_migrations():
+            connection.execute(sql)
+        made = {name for (name,) in connection.execute("SHOW TABLES").fetchall()}
+        whole = connection.execute(columns).fetchall()
+    assert [row for row in found if row[0] in made] == whole
+    assert sorted(item.name for item in path.parent.iterdir()) == [path.name, second.name]
+
+
+def test_a_file_that_came_meanwhile_is_not_replaced(path):
+    Store.open(path.with_name("first.duckdb")).close()
+    path.write_bytes(b"somebody else's")
+    assert not place_blank(path)
+    assert path.read_bytes() == b"somebody else's"
 
 
 def test_views_follow_the_code(path):

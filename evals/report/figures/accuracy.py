@@ -3,34 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from math import ceil, floor
 
 from evals.report.accuracies import Accuracy, Quantity
 from evals.report.comparisons import ArmVerdict, ArmVerdicts
 from evals.report.facts import ExperimentFacts, Facts
-from evals.report.figures.figure import ArmLine, DataPoint, Figure, Panel
+from evals.report.figures.figure import ArmLine, DataPoint, Figure, Panel, align_panels
 from evals.stored_run import ArmSettings
 from store.records import Decoding
 
-ACCURACY_BANDS = (
-    "Whiskers and bands: 95 % intervals over questions, each question with its mean over the "
-    "seeds; thin marks: single seeds."
-)
+
+def order_arms(experiment: ExperimentFacts) -> list[ArmSettings]:
+    """The arms as a figure draws them: the main one, then the others."""
+    # A stable sort: the main arm comes first, and the rest keep their order.
+    return sorted(experiment.arms, key=lambda arm: arm.name != experiment.main.name)
 
 
-def group_arms(experiment: ExperimentFacts) -> list[tuple[str, list[ArmSettings]]]:
-    """The arms in one panel each: the society with its baselines, then with its ablations and
-    variants. Everything together where that is little."""
-    main = experiment.main
-    others = [arm for arm in experiment.arms if arm.name != main.name]
-    own = [main] if main in experiment.arms else []
-    apart = [arm for arm in others if arm.is_ablation or arm.name != arm.kind]
-    beside = [arm for arm in others if arm not in apart]
-    # Few lines are read better in one panel than in two.
-    if not apart or not beside or len(others) <= 3:
-        return [("", own + others)]
-    return [("", own + beside), ("ablations", own + apart)]
+def describe_marks(panels: Sequence[Panel]) -> str:
+    """What whiskers, bands and thin marks are, as far as the panels have them."""
+    lines = [line for panel in panels for line in panel.lines]
+    levels = [line for panel in panels for line in panel.levels]
+    points = [point for line in (*lines, *levels) for point in line.points]
+    said = []
+    if any(point.low is not None for point in points):
+        # Told by what is drawn: only a panel of few lines has whiskers and bands of all.
+        crowded = any(panel.crowded for panel in panels)
+        words = "Whiskers" if lines else "Bands"
+        words = "Whiskers and bands" if lines and levels and not crowded else words
+        only = f" of {panels[0].main}; the table has those of the others" if crowded else ""
+        said.append(f"{words}: 95 % intervals over questions{only}.")
+    if any(point.seeds for point in points):
+        said.append("Thin marks: single seeds; a question counts once, with its mean over them.")
+    if levels:
+        said.append("Level lines: arms that train nothing.")
+    return " ".join(said)
 
 
 def title_panel(facts: Facts, experiment: ExperimentFacts, *parts: str) -> str:
@@ -70,28 +75,66 @@ def to_point(accuracy: Accuracy) -> DataPoint:
     return DataPoint(accuracy.key.stage.iteration, rate.value, rate.low, rate.high, seeds)
 
 
-def align_panels(panels: Sequence[Panel]) -> list[Panel]:
-    """The same panels with one range of y for all, so that they can be compared side by side."""
-    values = [
-        value
-        for panel in panels
-        for line in (*panel.lines, *panel.levels)
-        for point in line.points
-        for value in (point.y, point.low, point.high, *point.seeds)
-        if value is not None
-    ]
-    if not values:
-        return list(panels)
-    # Limits at multiples of 5 %, so that ticks fall on round numbers.
-    low, high = floor(20 * min(values)) / 20, ceil(20 * max(values)) / 20
-    return [replace(panel, limits=(low, max(high, low + 0.05))) for panel in panels]
-
-
 MEASURE_NAMES = {
-    "single": "single agent",
-    "majority": "round-1 majority",
-    "consensus": "consensus",
+    "single": "one agent alone",
+    "majority": "vote of round 1",
+    "consensus": "vote of the last round",
 }
+
+
+def build_overview(facts: Facts) -> dict[str, Panel]:
+    """By experiment: the vote by iteration, of all arms and of the untuned start.
+
+    Accuracy, or where no gold is known the agents' agreement in the last round.
+    """
+    panels = {}
+    for experiment in facts.experiments:
+        main, decoding = experiment.main.name, experiment.decoding
+        known = experiment.accuracies.find_last(main, decoding, "consensus") is not None
+        lines, levels = collect_lines(
+            experiment,
+            order_arms(experiment),
+            decoding,
+            "consensus" if known else "agreement-last",
+        )
+        title = (
+            "Right votes on held-out questions, %"
+            if known
+            else "Last answers that are the plurality’s, %"
+        )
+        if lines or levels:
+            panels[experiment.label] = Panel(
+                title_panel(facts, experiment, title), "overview", "iteration", "", lines, levels,
+                main=main,
+            )  # fmt: skip
+    return dict(zip(panels, align_panels(list(panels.values())), strict=True))
+
+
+def describe_course(panel: Panel) -> str:
+    """The main arm's course in words, for those who do not see the chart."""
+    for line in panel.lines:
+        if line.arm == panel.main:
+            return f"{line.arm}: " + ", ".join(
+                f"{'untuned' if point.x == 0 else f'iteration {point.x:.0f}'} {100 * point.y:.1f}"
+                for point in line.points
+            )
+    return "all arms"
+
+
+def caption_overview(panel: Panel) -> str:
+    """What band and thin marks are, as far as the panel has them."""
+    own = [
+        p for line in (*panel.lines, *panel.levels) if line.arm == panel.main for p in line.points
+    ]
+    said = []
+    if any(point.low is not None for point in own):
+        of = f" of {panel.main}" if len(panel.arms) > 1 else ""
+        said.append(f"Band: 95 % interval{of} over questions.")
+    if any(point.seeds for point in own):
+        said.append(
+            "Thin marks: its single seeds." if len(panel.arms) > 1 else "Thin marks: seeds."
+        )
+    return " ".join([*said, "The axis does not start at zero."])
 
 
 def build_differences(facts: Facts) -> Figure:
@@ -103,16 +146,21 @@ def build_differences(facts: Facts) -> Figure:
             "difference, points",
             "",
             tuple(_build_row(verdict) for verdict in each.verdicts),
+            main=experiment.main.name,
         )
         for experiment in facts.experiments
         for each in _list_own(experiment)
     ]
     caption = (
         "The society's accuracy after its last iteration minus the other's after its own last, on "
-        "the same held-out questions. Lines: 95 % intervals over questions; thin marks below: "
-        "single seeds."
+        "the same held-out questions. Right of zero the society is better. Lines: 95 % intervals "
+        "over questions."
     )
-    return Figure("differences", "The society against the others", caption, tuple(panels))
+    if facts.several_seeds:
+        caption += " Thin marks below: single seeds."
+    return Figure(
+        "differences", "The society against the others", caption, tuple(align_panels(panels))
+    )
 
 
 def _list_own(experiment: ExperimentFacts) -> list[ArmVerdicts]:
@@ -130,17 +178,26 @@ def _build_row(verdict: ArmVerdict) -> ArmLine:
     return ArmLine(verdict.other, (point,), label=label)
 
 
-def build_accuracy_by_iteration(facts: Facts) -> Figure:
-    """The paper's Figure 1: accuracy by iteration, the society against the others."""
-    panels = []
+def build_accuracy_by_iteration(facts: Facts, *, votes: bool = True) -> Figure:
+    """The paper's Figure 1: accuracy by iteration, the society against the others.
+
+    Without `votes` the vote's panels are left out, which a page shows in its overview.
+    """
     shown = dict.fromkeys(which for each in facts.experiments for which in _list_quantities(each))
-    for quantity, decoding in shown:
-        panels += _build_side_by_side(facts, quantity, decoding, None)
+    panels = [
+        panel
+        for quantity, decoding in shown
+        if votes or quantity != "consensus"
+        for panel in _build_side_by_side(facts, quantity, decoding, None)
+    ]
     caption = (
-        "Accuracy on held-out questions by iteration. Arms that train nothing are level lines. "
-        f"{ACCURACY_BANDS} The axis does not start at zero."
+        f"Accuracy on held-out questions by iteration. {describe_marks(panels)} The axis does not "
+        "start at zero."
     )
-    return Figure("figure-1-accuracy", "Accuracy by iteration", caption, tuple(panels))
+    # One scale for all: a single agent is seen to be worse or better than the vote.
+    return Figure(
+        "figure-1-accuracy", "Accuracy by iteration", caption, tuple(align_panels(panels))
+    )
 
 
 def _list_quantities(experiment: ExperimentFacts) -> list[tuple[Quantity, Decoding]]:
@@ -163,21 +220,25 @@ def build_zero_shot(facts: Facts) -> Figure:
         ]
         for decoding in dict.fromkeys(decodings):
             panels += _build_side_by_side(facts, "consensus", decoding, task)
-    caption = "Accuracy of the vote on tasks that no arm is trained on. " + ACCURACY_BANDS
-    return Figure("figure-5-zero-shot", "Zero-shot accuracy", caption, tuple(panels))
+    caption = f"Accuracy of the vote on tasks that no arm is trained on. {describe_marks(panels)}"
+    return Figure("figure-5-zero-shot", "Zero-shot accuracy", caption, tuple(align_panels(panels)))
 
 
 def _build_side_by_side(
     facts: Facts, quantity: Quantity, decoding: Decoding, task: str | None
 ) -> list[Panel]:
-    """One quantity in all experiments: panels that show the same arms have the same axis."""
-    found: dict[str, list[Panel]] = {}
+    """One quantity in all experiments, one panel each."""
+    found = []
     for experiment in facts.experiments:
-        for name, arms in group_arms(experiment):
-            lines, levels = collect_lines(experiment, arms, decoding, quantity, task)
-            parts = (task or "", f"{MEASURE_NAMES[quantity]}, {decoding}", name)
-            if lines or levels:
-                shown = title_panel(facts, experiment, *parts)
-                panel = Panel(shown, "iterations", "iteration", "accuracy, %", lines, levels)
-                found.setdefault(name, []).append(panel)
-    return [panel for panels in found.values() for panel in align_panels(panels)]
+        lines, levels = collect_lines(experiment, order_arms(experiment), decoding, quantity, task)
+        if lines or levels:
+            shown = title_panel(
+                facts, experiment, task or "", f"{MEASURE_NAMES[quantity]}, {decoding}"
+            )
+            found.append(
+                Panel(
+                    shown, "iterations", "iteration", "accuracy, %", lines, levels,
+                    main=experiment.main.name,
+                )
+            )  # fmt: skip
+    return found

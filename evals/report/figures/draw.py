@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from evals.arm_kinds import Look
 from evals.invisible import one_line
+from evals.report.figures.draw_overview import draw_overview
 from evals.report.figures.figure import (
     GRID,
     INK,
-    PAPER,
     SOFT,
     ArmLine,
     DataPoint,
     Figure,
     Panel,
     light_color,
+    style_line,
 )
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 Looks = Mapping[str, Look]
 _TITLE = 38
 _PANEL_INCHES = (4.3, 2.9)
+# A page draws many of these, and to lay one out by its texts takes half the time of drawing it.
+_PLAIN = ("iterations", "against", "progress")
+_MARGINS = (0.7, 0.52, 0.08, 0.3)
+"""Inches at the left, bottom, right and top: room for tick labels of six figures and both names."""
 _STYLE: dict[str, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": GRID,
@@ -71,12 +76,12 @@ _METADATA: dict[str, dict[str, Any]] = {
 }
 
 
-def draw_panel(panel: Panel, looks: Looks) -> str:
+def draw_panel(panel: Panel, looks: Looks, inches: tuple[float, float] = _PANEL_INCHES) -> str:
     """One panel without a legend, as SVG."""
-    width, height = _PANEL_INCHES
+    width, height = inches
     with _use_style():
-        drawing = _new_drawing(width, _height(panel, height))
-        _draw_axes(drawing.add_subplot(), panel, looks)
+        drawing = _new_drawing(width, _height(panel, height), layout=_choose_layout(panel))
+        _draw_axes(_add_axes(drawing, panel), panel, looks)
         return _save(drawing, "svg").decode()
 
 
@@ -119,9 +124,29 @@ def _new_drawing(width: float, height: float, layout: str | None = "constrained"
     return Drawing(figsize=(width, height), layout=layout)  # type: ignore[arg-type]
 
 
+def _choose_layout(panel: Panel) -> str | None:
+    return None if panel.kind in _PLAIN else "constrained"
+
+
+def _add_axes(drawing: Drawing, panel: Panel) -> Axes:
+    if panel.kind not in _PLAIN:
+        return drawing.add_subplot()
+    width, height = drawing.get_size_inches()
+    left, bottom, right, top = _MARGINS
+    return drawing.add_axes(
+        (left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + top) / height)
+    )
+
+
 def _save(drawing: Drawing, kind: str, **options: Any) -> bytes:
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
     file = io.BytesIO()
-    drawing.savefig(file, format=kind, metadata=_METADATA[kind], **options)
+    if kind == "svg":
+        # The same bytes as by `savefig`, which draws everything once more to lay it out.
+        FigureCanvasSVG(drawing).print_svg(file, metadata=_METADATA[kind])  # type: ignore[no-untyped-call]
+    else:
+        drawing.savefig(file, format=kind, metadata=_METADATA[kind], **options)
     return file.getvalue()
 
 
@@ -129,7 +154,7 @@ def _draw_figure(figure: Figure, looks: Looks) -> Drawing:
     columns = min(2, len(figure.panels))
     rows = ceil(len(figure.panels) / columns)
     height = max(_height(panel, 2.7) for panel in figure.panels)
-    legend_rows = 0 if figure.panels[0].kind == "differences" else ceil(len(figure.arms) / 3)
+    legend_rows = ceil(len(figure.arms) / 3) if figure.needs_legend else 0
     drawing = _new_drawing(3.7 * columns, height * rows + 0.2 * legend_rows)
     for place, panel in enumerate(figure.panels, start=1):
         _draw_axes(drawing.add_subplot(rows, columns, place), panel, looks)
@@ -152,6 +177,7 @@ def _height(panel: Panel, usual: float) -> float:
 def _draw_axes(axes: Axes, panel: Panel, looks: Looks) -> None:
     kinds: dict[str, Callable[[Axes, Panel, Looks], None]] = {
         "iterations": draw_iterations,
+        "overview": draw_overview,
         "against": draw_paths,
         "progress": draw_curves,
         "differences": draw_differences,
@@ -162,8 +188,8 @@ def _draw_axes(axes: Axes, panel: Panel, looks: Looks) -> None:
     axes.set_xlabel(one_line(panel.x_label))
     axes.set_ylabel(one_line(panel.y_label))
     kinds[panel.kind](axes, panel, looks)
-    if panel.limits is not None and panel.kind != "differences":
-        axes.set_ylim(*panel.limits)
+    if panel.limits is not None:
+        (axes.set_xlim if panel.kind == "differences" else axes.set_ylim)(*panel.limits)
     if panel.percent:
         _write_percent(axes, panel)
     axes.tick_params(length=0)
@@ -186,11 +212,15 @@ def draw_iterations(axes: Axes, panel: Panel, looks: Looks) -> None:
     # Room for the lines that are shifted aside, and for the ends of level lines.
     left, right = places[0] - 0.4, places[-1] + 0.4
     for level in panel.levels:
-        _draw_level(axes, level, looks[level.arm], left, right)
+        interval = panel.shows_interval(level.arm)
+        _draw_level(axes, level, looks[level.arm], left, right, interval=interval)
     # All lines together never spread over more than 0.6 of an iteration.
     step = min(0.07, 0.6 / max(1, len(panel.lines)))
-    for number, line in enumerate(panel.lines):
-        _draw_line(axes, line, looks[line.arm], (number - (len(panel.lines) - 1) / 2) * step)
+    # The main arm is drawn last, so that no other line covers it.
+    for number, line in reversed(list(enumerate(panel.lines))):
+        shift = (number - (len(panel.lines) - 1) / 2) * step
+        interval = panel.shows_interval(line.arm)
+        _draw_line(axes, line, looks[line.arm], shift, interval=interval)
     axes.set_xlim(left, right)
     axes.set_xticks(places, ["untuned" if x == 0 else f"{x:.0f}" for x in places])
     axes.grid(visible=False, axis="x")
@@ -242,35 +272,25 @@ def draw_differences(axes: Axes, panel: Panel, looks: Looks) -> None:
     axes.tick_params(axis="y", labelcolor=INK)
 
 
-def style_line(look: Look) -> dict[str, Any]:
-    """A look as arguments of matplotlib."""
-    return {
-        "color": light_color(look),
-        "linewidth": look.width,
-        "linestyle": (0, look.dash) if look.dash else "solid",
-        "marker": look.marker,
-        "markersize": 7 if look.marker == "*" else 5,
-        "markerfacecolor": light_color(look) if look.filled else PAPER,
-        "markeredgecolor": light_color(look),
-        "markeredgewidth": 1.1,
-    }
-
-
-def _draw_level(axes: Axes, level: ArmLine, look: Look, left: float, right: float) -> None:
+def _draw_level(
+    axes: Axes, level: ArmLine, look: Look, left: float, right: float, *, interval: bool
+) -> None:
     (point,) = level.points
     axes.plot(
         [left, right], [point.y, point.y], markevery=[1], clip_on=False,
         **style_line(look) | {"linewidth": 1.1},
     )  # fmt: skip
+    if not interval:
+        return
     if point.low is not None and point.high is not None:
         axes.axhspan(point.low, point.high, color=light_color(look), alpha=0.08, linewidth=0)
     _draw_seeds(axes, right - 0.08, point.seeds, look)
 
 
-def _draw_line(axes: Axes, line: ArmLine, look: Look, shift: float) -> None:
+def _draw_line(axes: Axes, line: ArmLine, look: Look, shift: float, *, interval: bool) -> None:
     at = [point.x + shift for point in line.points]
     axes.plot(at, [point.y for point in line.points], **style_line(look))
-    for x, point in zip(at, line.points, strict=True):
+    for x, point in zip(at, line.points, strict=True) if interval else ():
         if point.low is not None and point.high is not None:
             axes.plot(
                 [x, x], [point.low, point.high], color=light_color(look), linewidth=1.0, alpha=0.6

@@ -7,16 +7,21 @@ has a partner for dark pages.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import ceil, floor
+from typing import Any, Literal
 
-from evals.arm_kinds import ARM_KINDS, DASH_DOT, DASHED, DOTTED, LONG, SOLID, Look
+from evals.arm_kinds import DASH_DOT, DASHED, DOTTED, LONG, SOLID, STORED_KINDS, Look
 from evals.stored_run import ArmSettings
 
-Kind = Literal["iterations", "against", "progress", "differences"]
-"""`iterations`: lines over iterations and levels of arms that do not change. `against`: one
-quantity against another. `progress`: curves. `differences`: one row per arm, zero marked."""
+Kind = Literal["iterations", "overview", "against", "progress", "differences"]
+"""`iterations`: lines over iterations and levels of arms that do not change; `overview`: the same
+with every line named at its end. `against`: one quantity against another. `progress`: curves.
+`differences`: one row per arm, zero marked."""
+
+FEW = 4
+"""Up to so many lines have their intervals in one panel; of more, only the main arm has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +48,8 @@ class ArmLine:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One pair of axes. `percent`: values are shares, shown in %. `limits` of y, None: from the
-    data."""
+    """One pair of axes. `percent`: values are shares, shown in %. `limits` of y (in `differences`
+    of x), None: from the data. `main` names the line that stands out where there are many."""
 
     title: str
     kind: Kind
@@ -54,6 +59,17 @@ class Panel:
     levels: tuple[ArmLine, ...] = ()
     percent: bool = True
     limits: tuple[float, float] | None = None
+    main: str = ""
+
+    @property
+    def crowded(self) -> bool:
+        return len(self.lines) + len(self.levels) > FEW
+
+    def shows_interval(self, arm: str) -> bool:
+        """Whether an arm's interval and single seeds are drawn."""
+        # Rows of differences never lie upon each other.
+        everyone = self.kind == "differences" or (self.kind != "overview" and not self.crowded)
+        return everyone or arm == self.main
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -72,6 +88,38 @@ class Figure:
     @property
     def arms(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(arm for panel in self.panels for arm in panel.arms))
+
+    @property
+    def needs_legend(self) -> bool:
+        """Not if every line is named where it is drawn, and not for a single arm."""
+        return self.panels[0].kind not in ("differences", "overview") and len(self.arms) > 1
+
+
+def align_panels(panels: Sequence[Panel]) -> list[Panel]:
+    """The same panels with one range of y (in `differences` of x) for all, so that they can be
+    compared side by side."""
+    values = [value for panel in panels for value in _list_values(panel)]
+    if not values:
+        return list(panels)
+    if panels[0].percent:
+        # Differences are read against zero, which is always in the panel.
+        values += [0.0] if panels[0].kind == "differences" else []
+        # Limits at multiples of 5 %, so that ticks fall on round numbers.
+        low, high = floor(20 * min(values)) / 20, ceil(20 * max(values)) / 20
+        return [replace(panel, limits=(low, max(high, low + 0.05))) for panel in panels]
+    # Nats and distances have no round limits of their own; a little room keeps marks whole.
+    room = 0.06 * (max(values) - min(values)) or 0.05
+    return [replace(panel, limits=(min(values) - room, max(values) + room)) for panel in panels]
+
+
+def _list_values(panel: Panel) -> Iterator[float]:
+    for line in (*panel.lines, *panel.levels):
+        for point in line.points:
+            # What is not drawn must not stretch the scale.
+            around = (point.low, point.high, *point.seeds)
+            yield point.x if panel.kind == "differences" else point.y
+            if panel.shows_interval(line.arm):
+                yield from (value for value in around if value is not None)
 
 
 PALETTE = {
@@ -112,10 +160,25 @@ def assign_looks(arms: Sequence[ArmSettings]) -> dict[str, Look]:
     # Repeated as often as needed: with very many variants looks come again, but none is missing.
     spare = iter(_SPARE * (1 + len(arms) // len(_SPARE)))
     return {
-        arm.name: ARM_KINDS[arm.name].look if arm.name in ARM_KINDS else next(spare) for arm in arms
+        arm.name: STORED_KINDS[arm.name].look if arm.name in STORED_KINDS else next(spare)
+        for arm in arms
     }
 
 
 def light_color(look: Look) -> str:
     """The color of a look on a light page."""
     return PALETTE[look.color][0]
+
+
+def style_line(look: Look) -> dict[str, Any]:
+    """A look as arguments of matplotlib."""
+    return {
+        "color": light_color(look),
+        "linewidth": look.width,
+        "linestyle": (0, look.dash) if look.dash else "solid",
+        "marker": look.marker,
+        "markersize": 7 if look.marker == "*" else 5,
+        "markerfacecolor": light_color(look) if look.filled else PAPER,
+        "markeredgecolor": light_color(look),
+        "markeredgewidth": 1.1,
+    }

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from evals.report.diversities import ArmDiversity, Scale, list_scales
 from evals.report.facts import ExperimentFacts, Facts
-from evals.report.figures.accuracy import title_panel
-from evals.report.figures.figure import ArmLine, DataPoint, Figure, Panel
+from evals.report.figures.accuracy import describe_marks, title_panel
+from evals.report.figures.figure import ArmLine, DataPoint, Figure, Panel, align_panels
 from evals.report.training import ArmLabels, Flips, average_loss_curves
 from evals.stored_run import ArmSettings
 from store.records import StageKey
@@ -39,14 +39,23 @@ def build_diversity_by_iteration(facts: Facts) -> Figure:
                 Panel(
                     title_panel(facts, experiment, _name_scale(scale)), "iterations", "iteration",
                     _name_unit(scale), tuple(lines), tuple(levels), scale.measure == "agreement",
+                    main=experiment.main.name,
                 )
             )  # fmt: skip
-    caption = (
-        "Diversity of the agents' answers to held-out questions; only arms with as many agents as "
-        "the society. Whiskers and bands: 95 % intervals over questions; thin marks: single seeds. "
-        "Where agents agree more, they are less diverse."
-    )
-    return Figure("figure-3-diversity", "Diversity by iteration", caption, tuple(panels))
+    caption = "Diversity of the agents' answers to held-out questions."
+    if any(len(_list_alike(each)) < len(each.arms) for each in facts.experiments):
+        caption += " Only arms with as many agents as the society."
+    caption += f" {describe_marks(panels)}"
+    if any(panel.percent for panel in panels):
+        caption += " Where agents agree more, they are less diverse."
+    # What is measured in one unit has one scale.
+    units = dict.fromkeys(panel.y_label for panel in panels)
+    aligned = [
+        panel
+        for unit in units
+        for panel in align_panels([each for each in panels if each.y_label == unit])
+    ]
+    return Figure("figure-3-diversity", "Diversity by iteration", caption, tuple(aligned))
 
 
 def build_accuracy_against_diversity(facts: Facts) -> Figure:
@@ -68,10 +77,15 @@ def build_accuracy_against_diversity(facts: Facts) -> Figure:
                 )  # fmt: skip
     caption = (
         "Accuracy of the vote against diversity, on held-out questions: every arm's way from the "
-        "untuned society to its last iteration, which is the large mark. Faint: single seeds."
+        "untuned society to its last iteration, which is the large mark."
     )
+    if facts.several_seeds:
+        caption += " Faint: single seeds."
     return Figure(
-        "figure-4-accuracy-diversity", "Accuracy against diversity", caption, tuple(panels)
+        "figure-4-accuracy-diversity",
+        "Accuracy against diversity",
+        caption,
+        tuple(align_panels(panels)),
     )
 
 
@@ -143,17 +157,22 @@ def build_labels(facts: Facts) -> Figure:
             "tied votes": _label_lines(experiment, "ties"),
         }
         panels += [
-            Panel(title_panel(facts, experiment, name), "iterations", "iteration", "%", found)
+            Panel(
+                title_panel(facts, experiment, name),
+                "iterations",
+                "iteration",
+                "%",
+                found,
+                main=experiment.main.name,
+            )
             for name, found in lines.items()
             # A panel of single points shows no course; the table has the values.
             if any(len(line.points) > 1 for line in found)
         ]
-    caption = (
-        "The labels of each iteration's training questions; gold answers are used here only, to "
-        "see how good the labels were. Whiskers: 95 % intervals (Wilson); thin marks: single "
-        "seeds."
+    caption = f"The labels of each iteration's training questions. {describe_marks(panels)}"
+    return Figure(
+        "pseudo-labels", "Pseudo-labels by iteration", caption, tuple(align_panels(panels))
     )
-    return Figure("pseudo-labels", "Pseudo-labels by iteration", caption, tuple(panels))
 
 
 def _label_lines(experiment: ExperimentFacts, what: str) -> tuple[ArmLine, ...]:
@@ -198,10 +217,11 @@ def build_flips(facts: Facts) -> Figure:
                     Panel(
                         title_panel(facts, experiment, name), "iterations", "iteration",
                         "of all answers, %", tuple(lines), tuple(levels),
+                        main=experiment.main.name,
                     )
                 )  # fmt: skip
     caption = "Each agent's first against its last answer to held-out questions."
-    return Figure("flips", "What debate changes", caption, tuple(panels))
+    return Figure("flips", "What debate changes", caption, tuple(align_panels(panels)))
 
 
 def _turned_share(each: Flips, name: str) -> float:
@@ -226,11 +246,12 @@ def build_losses(facts: Facts) -> Figure:
                         "loss, nats per trained token", tuple(lines), percent=False,
                     )
                 )  # fmt: skip
+    seeds = " and the seeds" if facts.several_seeds else ""
     caption = (
-        "Mean training loss over an arm's models and the seeds, each job from its first optimizer "
-        "step to its last, however many it has."
+        f"Mean training loss over an arm's models{seeds}, each job from its first optimizer step "
+        "to its last, however many it has."
     )
-    return Figure("losses", "Training loss", caption, tuple(panels))
+    return Figure("losses", "Training loss", caption, tuple(align_panels(panels)))
 
 
 def _build_curve(experiment: ExperimentFacts, arm: str, role: str) -> tuple[DataPoint, ...]:

@@ -154,7 +154,7 @@ _COSTS = TableSpec(
     "Calls, tokens, time and money",
     (_ARM, _STAGE, *_AMOUNTS),
     _list_by_stage,
-    "All iterations and seeds together. What was taken over from another arm cost nothing and does "
+    "All iterations and runs together. What was taken over from another arm cost nothing and does "
     "not count. Time runs from the first to the last response of a stage, pauses of an interrupted "
     "run included; for fine-tuning from submission to adoption. Arms that run at the same time "
     f"each count their own. {NOTHING}: unknown, or the price is unknown.",

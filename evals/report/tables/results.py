@@ -40,11 +40,15 @@ MEASURES: dict[Measure, str] = {
     "consensus": "vote",
     "majority": "round-1 vote",
 }
+OUTCOME_NOTE = "Better or worse is said where p is below 0.05 and the interval leaves out zero."
 OUTCOMES = {"better": "better", "worse": "worse", "unclear": "no difference shown"}
-_READINGS_NOTE = (
+TIED_NOTE = (
     "Tied: share of last votes without a single winner; the tied answer that comes first in a hash "
-    "of seed, question and answer counts as the vote's. Unread: share of all answers in which none "
-    "could be read, which count as wrong and cast no vote; cut: at the token limit."
+    "of seed, question and answer counts as the vote's."
+)
+UNREAD_NOTE = (
+    "Unread: share of all answers in which none could be read, which count as wrong and cast no "
+    "vote; cut: at the token limit."
 )
 
 
@@ -77,7 +81,8 @@ OUTCOME = Format(_write_outcome, text=True)
 OTHER = Format(_write_other, text=True)
 
 
-def _list_differences(verdict: ArmVerdict) -> str:
+def list_differences(verdict: ArmVerdict) -> str:
+    """The single seeds' differences in points; a dash for a single seed."""
     runs = verdict.comparison.runs
     shown = ", ".join(show_points(run.change.difference) for run in runs)
     return shown if len(runs) > 1 else NOTHING
@@ -110,16 +115,20 @@ def _summary(facts: Facts) -> TableSpec[_Against]:
     columns += [_summary_column(*which) for which in dict.fromkeys(measured)]
     columns += [
         Column("p (vote)", "p", lambda row: row.verdict.p_value, P_VALUE),
-        Column("vote by seed", "by_seed", lambda row: _list_differences(row.verdict)),
+        Column("vote by seed", "by_seed", lambda row: list_differences(row.verdict)),
     ]
     note = (
         "The society after its last iteration minus the other after its own last, on the same "
-        "questions, in percentage points with 95 % intervals over questions. p: exact McNemar on "
-        "the votes, with several seeds the test of the questions' mean differences; Holm's "
-        "correction over the arms. Better or worse is said where p is below 0.05 and the interval "
-        "leaves out zero."
+        "questions, in percentage points with 95 % intervals over questions. p: "
+        f"{name_test(facts)} with Holm's correction over the arms. {OUTCOME_NOTE}"
     )
     return TableSpec("summary", "The society against the others", columns, _list_against, note)
+
+
+def name_test(facts: Facts) -> str:
+    """The test of the votes; see `evals.comparison.Comparison`."""
+    several = any(len(each.group.runs) > 1 for each in facts.experiments)
+    return "test of the questions' mean differences" if several else "exact McNemar test"
 
 
 def _summary_column(measure: Measure, decoding: Decoding) -> Column[_Against]:
@@ -179,8 +188,21 @@ _COMPARISON_COLUMNS: Sequence[Column[_Compared]] = (
     Column("difference, points", "difference", lambda row: row.verdict.change, DIFFERENCE),
     Column("gained", "gained", lambda row: row.verdict.comparison.pooled.gained, NUMBER),
     Column("lost", "lost", lambda row: row.verdict.comparison.pooled.lost, NUMBER),
-    Column("p", "p", lambda row: row.verdict.p_value, P_VALUE),
-    Column("by seed, points", "by_seed", lambda row: _list_differences(row.verdict)),
+    Column(
+        "p",
+        "p",
+        lambda row: row.verdict.p_value,
+        P_VALUE,
+        "p: exact McNemar, or the test of the questions' mean differences where a question's value "
+        "is a mean; Holm's correction over the arms of a measure.",
+    ),
+    Column(
+        "by seed, points",
+        "by_seed",
+        lambda row: list_differences(row.verdict),
+        note="A question counts once, with its mean over the seeds; gained and lost count every "
+        "seed's questions.",
+    ),
     Column("so it is", "outcome", lambda row: row.verdict, OUTCOME),
 )
 _COMPARISONS = TableSpec(
@@ -188,11 +210,8 @@ _COMPARISONS = TableSpec(
     "Every comparison",
     _COMPARISON_COLUMNS,
     _list_compared,
-    "The society minus the other on the same questions. With several seeds a question counts once, "
-    "with its mean over the seeds; gained and lost count every seed's questions. p: exact McNemar, "
-    "or the test of the questions' mean differences where a question can be right in part or there "
-    "are several seeds; Holm's correction over the arms of a measure. Intervals: 95 %, Newcombe's, "
-    "or the normal one over questions where a question can be right in part.",
+    "The society minus the other on the same questions. Intervals: 95 %, Newcombe's, or the normal "
+    "one over questions where a question can be right in part.",
 )
 
 
@@ -318,9 +337,18 @@ _ACCURACY_COLUMNS: Sequence[Column[_SocietyRow]] = (
     Column("round-1 majority", "majority", lambda row: row.rates["majority"], PERCENT_INTERVAL),
     Column("consensus", "consensus", lambda row: row.rates["consensus"], PERCENT_INTERVAL),
     Column("consensus by seed", "consensus_by_seed", lambda row: list_seeds(row.vote.seeds)),
-    Column("agreement", "agreement", lambda row: row.rates["agreement-last"], PERCENT_INTERVAL),
-    Column("tied", "tied", lambda row: row.voting and row.voting.ties, PERCENT),
-    Column("unread", "unparsed", lambda row: row.voting and row.voting.unparsed, PERCENT),
+    Column(
+        "agreement",
+        "agreement",
+        lambda row: row.rates["agreement-last"],
+        PERCENT_INTERVAL,
+        "Agreement: mean share of the agents' last readable answers that equal the plurality "
+        "answer.",
+    ),
+    Column("tied", "tied", lambda row: row.voting and row.voting.ties, PERCENT, TIED_NOTE),
+    Column(
+        "unread", "unparsed", lambda row: row.voting and row.voting.unparsed, PERCENT, UNREAD_NOTE
+    ),
     Column("cut", "truncated", lambda row: row.voting and row.voting.truncated, PERCENT),
     Column("questions", "questions", lambda row: row.vote.rate.total, NUMBER),
 )
@@ -329,9 +357,7 @@ _ACCURACY_COLUMNS: Sequence[Column[_SocietyRow]] = (
 def _accuracy(task: str | None, name: str, title: str) -> TableSpec[_SocietyRow]:
     note = (
         "Accuracy in % with its 95 % interval over questions (Wilson; where a question can be "
-        "right in part, with the effective number of independent answers). Agreement: mean share "
-        "of the agents' last readable answers that equal the plurality answer. "
-        f"{_READINGS_NOTE}"
+        "right in part, with the effective number of independent answers)."
     )
     return TableSpec(
         name, title, _ACCURACY_COLUMNS, lambda experiment: _list_societies(experiment, task), note
@@ -352,11 +378,24 @@ _VOTE_COLUMNS: Sequence[Column[Agreement]] = (
     Column("with gold", "known", lambda each: each.known, NUMBER),
     Column("agree, round 1", "agreement_first", lambda each: each.first, PERCENT),
     Column("agree, last round", "agreement_last", lambda each: each.last, PERCENT),
-    Column("turned to the vote", "to_label", lambda each: each.to_label, PERCENT),
+    Column(
+        "turned to the vote",
+        "to_label",
+        lambda each: each.to_label,
+        PERCENT,
+        "Turned: an agent's own answer came to that of the last vote between round 1 and the last "
+        "round, or left it.",
+    ),
     Column("turned away", "from_label", lambda each: each.from_label, PERCENT),
-    Column("no answer", "no_answer", lambda each: 1 - each.coverage, PERCENT),
-    Column("tied", "tied", lambda each: each.ties, PERCENT),
-    Column("unread", "unparsed", lambda each: each.unparsed, PERCENT),
+    Column(
+        "no answer",
+        "no_answer",
+        lambda each: 1 - each.coverage,
+        PERCENT,
+        "No answer: share of the questions on which no agent has a readable one.",
+    ),
+    Column("tied", "tied", lambda each: each.ties, PERCENT, TIED_NOTE),
+    Column("unread", "unparsed", lambda each: each.unparsed, PERCENT, UNREAD_NOTE),
     Column("cut", "truncated", lambda each: each.truncated, PERCENT),
 )
 _VOTES = TableSpec(
@@ -364,8 +403,6 @@ _VOTES = TableSpec(
     "How the agents vote",
     _VOTE_COLUMNS,
     _list_votings,
-    "In %, means over the seeds; none of it needs gold. Agree: mean share of the readable answers "
-    "that have the plurality answer. Turned: an agent's own answer came to that of the last vote "
-    "between round 1 and the last round, or left it. No answer: share of the questions on which no "
-    f"agent has a readable one. {_READINGS_NOTE}",
+    "In %; none of it needs gold. Agree: mean share of the readable answers that have the "
+    "plurality answer.",
 )

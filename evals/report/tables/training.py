@@ -28,6 +28,7 @@ from evals.report.table import (
     list_seeds,
 )
 from evals.report.training import ArmLabels, ArmStyles, Flips, Tuning
+from store.records import CurriculumStep
 
 
 def build_tables(facts: Facts) -> list[ReportTable]:
@@ -37,13 +38,25 @@ def build_tables(facts: Facts) -> list[ReportTable]:
         _DIVERSITY,
         _LABELS,
         _CONCERNS,
+        _STEPS,
         _FLIPS,
         _STYLE_CHANGES,
         _STYLES,
         _TUNING,
         _JOBS,
     )  # type: ignore[assignment]
-    return [spec.build(facts) for spec in specs]
+    return [_explain_measures(spec.build(facts), facts) for spec in specs]
+
+
+def _explain_measures(table: ReportTable, facts: Facts) -> ReportTable:
+    """The table of diversities with what its own measures are; any other as it is."""
+    if table.name != _DIVERSITY.name:
+        return table
+    place = [column.name for column in table.columns].index("measure")
+    measures = dict.fromkeys(row[place].shown for row in table.rows)
+    notes = dict.fromkeys(MEASURE_NOTES[each] for each in measures if each in MEASURE_NOTES)
+    seeds = "Values and interval ends are means of the seeds'." if facts.several_seeds else ""
+    return replace(table, note=" ".join([*notes, table.note, seeds]).strip())
 
 
 def _list_diversities(experiment: ExperimentFacts) -> list[ArmDiversity]:
@@ -78,15 +91,20 @@ _DIVERSITY_COLUMNS: Sequence[Column[ArmDiversity]] = (
     Column("questions", "questions", lambda each: each.questions, NUMBER),
     Column("", "note", lambda each: each.note or ""),
 )
+MEASURE_NOTES = {
+    "agreement": "Agreement: share of the agents with a readable answer that have the plurality "
+    "answer, so less is more diverse.",
+    "embedding": "embedding: mean pairwise 1 − cosine of the agents' responses.",
+    "nll": "nll, kl and kl_base: nats per token.",
+    "kl": "nll, kl and kl_base: nats per token.",
+    "kl_base": "nll, kl and kl_base: nats per token.",
+}
 _DIVERSITY = TableSpec(
     "diversity",
     "Diversity by iteration",
     _DIVERSITY_COLUMNS,
     _list_diversities,
-    "Agreement: share of the agents with a readable answer that have the plurality answer, so less "
-    "is more diverse. embedding: mean pairwise 1 − cosine of the agents' responses; nll, kl, "
-    "kl_base: nats per token. Generator: first answers, critic: last answers. 95 % intervals over "
-    "questions; with several seeds the mean of the seeds' values and interval ends.",
+    "95 % intervals over questions. Generator: first answers, critic: last answers.",
 )
 
 
@@ -94,11 +112,23 @@ _LABEL_COLUMNS: Sequence[Column[ArmLabels]] = (
     Column("arm", "arm", lambda each: each.arm, ARM),
     Column("iteration", "iteration", lambda each: each.iteration, NUMBER),
     Column("training questions", "questions", lambda each: each.questions, NUMBER),
-    Column("labels right", "label_accuracy", lambda each: each.accuracy, PERCENT_INTERVAL),
+    Column(
+        "labels right",
+        "label_accuracy",
+        lambda each: each.accuracy,
+        PERCENT_INTERVAL,
+        "Labels right: of the labels whose question has gold, with the 95 % Wilson interval.",
+    ),
     Column("by seed", "by_seed", lambda each: list_seeds(each.seeds)),
     Column("coverage", "coverage", lambda each: each.coverage, PERCENT),
-    Column("ties", "ties", lambda each: each.ties, PERCENT),
-    Column("too few voters", "below_quorum", lambda each: each.below_quorum, PERCENT),
+    Column("ties", "ties", lambda each: each.ties, PERCENT, "Ties: share of tied votes."),
+    Column(
+        "too few voters",
+        "below_quorum",
+        lambda each: each.below_quorum,
+        PERCENT,
+        "Too few voters: share with fewer readable answers than a label takes (consensus.quorum).",
+    ),
     Column("unread", "unparsed", lambda each: each.unparsed, PERCENT),
     Column("cut", "truncated", lambda each: each.truncated, PERCENT),
 )
@@ -107,10 +137,38 @@ _LABELS = TableSpec(
     "Pseudo-labels",
     _LABEL_COLUMNS,
     lambda experiment: experiment.labels,
-    "In %. Labels right: of the labels whose question has gold, with the 95 % Wilson interval. "
-    "Coverage: share of the training questions that got a label. Ties: share of tied votes. Too "
-    "few voters: share with fewer readable answers than a label takes (consensus.quorum). Unread: "
-    "answers of these votes in which none could be read; cut: at the token limit.",
+    "In %. Coverage: share of the training questions that got a label. Unread: answers of these "
+    "votes in which none could be read; cut: at the token limit.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _RunStep:
+    run: str
+    step: CurriculumStep
+
+
+def _list_steps(experiment: ExperimentFacts) -> Iterator[_RunStep]:
+    for run, step in experiment.steps:
+        yield _RunStep(run.name, step)
+
+
+_STEP_COLUMNS: Sequence[Column[_RunStep]] = (
+    Column("run", "run", lambda each: each.run),
+    Column("iteration", "iteration", lambda each: each.step.iteration, NUMBER),
+    Column("stage", "curriculum_stage", lambda each: each.step.curriculum_stage, NUMBER),
+    Column("trains on", "task", lambda each: each.step.task),
+    Column("agreement before", "agreement", lambda each: each.step.agreement, PERCENT),
+    Column("of the arm", "deciding_arm", lambda each: each.step.arm or NOTHING),
+)
+_STEPS = TableSpec(
+    "curriculum-steps",
+    "The curriculum by the society's own votes",
+    _STEP_COLUMNS,
+    _list_steps,
+    "Agreement before: mean share, in %, of the agents that gave the plurality answer of round 1, "
+    "on the training questions of the iteration before. If it is at least task.mastery, the next "
+    "stage comes, for all arms.",
 )
 
 
@@ -305,7 +363,13 @@ _TUNING_COLUMNS: Sequence[Column[_Trained]] = (
     ),
     Column("first loss", "first_loss", lambda row: _mean_at(row.losses, 0), decimals(3)),
     Column("last loss", "last_loss", lambda row: _mean_at(row.losses, -1), decimals(3)),
-    Column("KL to the base", "base_kl", lambda row: _mean_known(row.jobs), decimals(4)),
+    Column(
+        "KL to the base",
+        "base_kl",
+        lambda row: _mean_known(row.jobs),
+        decimals(4),
+        "KL: nats per trained token; below 0.001 a model answers as the base does.",
+    ),
     Column("not tuned", "not_tuned", lambda row: row.not_tuned),
 )
 _TUNING = TableSpec(
@@ -313,8 +377,7 @@ _TUNING = TableSpec(
     "Fine-tuning",
     _TUNING_COLUMNS,
     _list_trained,
-    "Means over the models of an arm and over the seeds. Loss and KL: nats per trained token. With "
-    "a KL below 0.001 a model answers as the base does.",
+    "Means over the models of an arm. Loss: nats per trained token.",
 )
 
 

@@ -30,6 +30,24 @@ const changes = () => {
   for (const one of all) one.open = open;
 };
 
+// Formulas are shown, and their sources with the class "raw".
+const raw = (on) => {
+  document.documentElement.classList.toggle("raw", on);
+  try {
+    sessionStorage.setItem("raw", on ? "1" : "");
+  } catch {
+    // A browser may forbid storage: the next page begins with formulas again.
+  }
+  for (const link of document.querySelectorAll("[data-raw]"))
+    link.textContent = on ? "Show formulas" : "Show the text as it was written";
+};
+const isRaw = () => document.documentElement.classList.contains("raw");
+try {
+  if (isRaw() || sessionStorage.getItem("raw")) raw(true);
+} catch {
+  // As above.
+}
+
 const keys = {
   j: () => move(1),
   k: () => move(-1),
@@ -37,6 +55,7 @@ const keys = {
   ArrowLeft: () => follow("prev"),
   u: () => follow("up"),
   d: changes,
+  m: () => raw(!isRaw()),
   "?": help,
   "/": () => {
     const search = document.querySelector('input[type="search"]');
@@ -64,7 +83,18 @@ document.addEventListener("click", (event) => {
     event.preventDefault();
     help();
   }
+  if (event.target.closest("[data-raw]")) {
+    event.preventDefault();
+    raw(!isRaw());
+  }
 });
+
+// On a wide screen there is room for more than the first lines.
+const open = (root) => {
+  if (!matchMedia("(min-width: 821px)").matches) return;
+  for (const one of root.querySelectorAll("details[data-wide]")) one.open = true;
+};
+open(document);
 
 // What a fragment names is often folded away.
 const unfold = () => {

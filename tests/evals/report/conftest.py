@@ -15,7 +15,7 @@ from evals import report
 from evals.tasks.arithmetic import Arithmetic
 from providers.embedded import corpus
 from society.method.voting import agrees, count_votes
-from store import records, tables
+from store import measures, records, tables
 from store.ledger import Store
 
 TASK = Arithmetic()
@@ -248,11 +248,11 @@ def _diversity(rng, recipe, iteration):
         for responses in ("all", "agreeing"):
             value = 0.24 - (0.04 if recipe.models == "shared" else 0.01) * iteration
             value = value * (0.8 if responses == "agreeing" else 1) + rng.uniform(-0.01, 0.01)
-            yield records.Diversity(
+            yield measures.Diversity(
                 iteration, recipe.kind, "eval", "arithmetic", "sampled", role, "embedding",
                 responses, "minilm", value, value - 0.015, value + 0.015, 20, 60, created_at=START,
             )  # fmt: skip
-        yield records.Diversity(
+        yield measures.Diversity(
             iteration, recipe.kind, "eval", "arithmetic", "sampled", role, "kl", "all", "",
             None, None, None, 0, 0, "the provider gives no log-probabilities", START,
         )  # fmt: skip

@@ -251,7 +251,7 @@ def test_without_matplotlib_the_page_has_its_tables_and_says_how_to_get_figures(
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "plain" / "report.html").read_text()
     assert "pip install &#39;multiagent-finetuning[report]&#39;" in page
-    assert "Arms and tasks" in page
+    assert "Against the alternatives" in page
     assert "<figure>" not in page
     assert not (tmp_path / "plain" / "figures").exists()
     assert (tmp_path / "plain" / "tables" / "table-1.csv").is_file()

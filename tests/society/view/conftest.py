@@ -60,7 +60,9 @@ DEBATES: dict[str, tuple[str | None, list[list[str | None]]]] = {
 
 
 def _same(one: str | None, other: str | None) -> bool:
-    return one is not None and other is not None and Fraction(one) == Fraction(other)
+    if one is None or other is None or "\\" in one + other:
+        return one is not None and one == other
+    return Fraction(one) == Fraction(other)
 
 
 def _vote(answers: list[str | None]) -> tuple[str | None, int, int, bool]:

@@ -31,6 +31,8 @@ class Watched:
         self.site = site
         self.context = browser.new_context(**context)
         self.page = self.context.new_page()
+        # A busy machine takes its time; a test that hangs is stopped by its own limit.
+        self.page.set_default_timeout(200_000)
         self.requests, self.troubles = [], []
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.on("pageerror", lambda error: self.troubles.append(str(error)))
@@ -74,7 +76,7 @@ def test_from_the_runs_to_a_debate_a_dataset_row_and_a_model(watched):
     ).click()
     page.get_by_role("heading", name="d1").wait_for()
     page.get_by_role("link", name="tuned-critic").click()
-    page.get_by_role("img", name="Training loss").wait_for()
+    page.get_by_role("group", name="Training loss").wait_for()
     page.get_by_role("link", name="d1").click()
     page.locator("#row-1 a").click()
     page.get_by_role("heading", name="2 + 2?").wait_for()
@@ -131,6 +133,39 @@ def test_keys_search_walk_and_leaf_through(watched):
     watched.check()
 
 
+def test_a_chart_shows_its_values_at_the_pointer_and_at_the_focus(watched):
+    watched.go("/runs/sums")
+    bands = watched.page.locator(".chart .band")
+    boxes = watched.page.locator(".chart .tip")
+    assert boxes.first.evaluate("one => getComputedStyle(one).visibility") == "hidden"
+    watched.page.locator(".reach").nth(1).hover()
+    boxes.nth(1).locator("text", has_text="iteration 1").wait_for()
+    watched.page.mouse.move(0, 0)
+    boxes.nth(1).wait_for(state="hidden")
+    bands.first.focus()
+    boxes.first.locator("text", has_text="untuned").wait_for()
+    assert "consensus: 93.2 %" in bands.first.get_attribute("aria-label")
+    watched.check()
+
+
+def test_one_key_shows_the_text_as_it_was_written(watched):
+    page = watched.page
+    watched.go("/runs/sums/debates?iteration=0&split=eval&flip=wrong_to_right")
+    page.locator(".debates a").first.click()
+    page.locator(".response math").first.wait_for()
+    assert page.locator(".response .source").first.is_hidden()
+    watched.press("m")
+    page.locator(".response", has_text="\\boxed{5}").first.wait_for()
+    page.locator(".response .source").first.wait_for()
+    assert page.locator(".response math").first.is_hidden()
+    # It stays so on the next page.
+    page.reload()
+    page.locator(".response .source").first.wait_for()
+    page.get_by_role("link", name="Show formulas").click()
+    page.locator(".response math").first.wait_for()
+    watched.check()
+
+
 def test_hostile_transcripts_are_harmless(watched):
     page = watched.page
     for path in ("/", "/runs/hostile", "/runs/hostile/models", "/runs/hostile/debates?text=script"):
@@ -170,7 +205,7 @@ def test_a_page_follows_its_run_by_itself(browser, tmp_path, serve, write_sums, 
     with serve(tmp_path) as site:
         watched = Watched(browser, site)
         watched.go("/runs/going")
-        row = watched.page.locator("#progress + .wide tr", has_text="iteration 1")
+        row = watched.page.locator("details:has(#progress) tr", has_text="iteration 1")
         row.filter(has_text="2 of 60").wait_for()
         with Store.open(path) as store:
             gold, rounds = "4", [["4", "4", "4"]]
@@ -198,6 +233,8 @@ def test_the_pages_work_without_script(browser, site):
     still.go("/runs/sums/debates?flip=right_to_wrong")
     still.page.locator(".debates a").first.click()
     still.page.get_by_role("heading", name="What is turned-wrong?").wait_for()
+    still.page.get_by_role("link", name="Show the text as it was written").click()
+    still.page.locator(".response .source").first.wait_for()
     still.page.get_by_role("link", name="Next →").click()
     still.page.get_by_text("This is the last debate of the list.").wait_for()
     assert still.troubles == []

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evals.invisible import escape_invisible, one_line
-from society.view.pages import FOLD_AT, SHOWN_AT_MOST, fold_text, format_inline, mark_invisible
+from society.view.hidden_marks import mark_invisible
+from society.view.pages import FOLD_AT, SHOWN_AT_MOST, fold_text, format_inline
 
 HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2066-\u2069\ufeff]")
 

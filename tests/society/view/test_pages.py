@@ -129,15 +129,15 @@ def test_a_model_knows_where_it_comes_from_and_what_came_of_it(site):
 
 
 def test_agents_are_told_apart(site):
-    _, text, _ = site.get("/runs/sums/agents")
-    assert "2 60 91.5 89.8 1.7 3.4 1.7 1.7" in words(text)
+    text = counted(site, "/runs/sums/agents")
+    assert "2 60 91.5 89.8 8.5 1.7 3.4 1.7 1.7" in words(text)
 
 
 def counted(site, path):
     """A page with all its parts; a busy machine may show it before some are computed."""
     for _ in range(200):
         page = site.get(path)[1]
-        if "computing" not in page:
+        if "computing" not in page and "Being counted" not in page:
             break
         time.sleep(0.1)
     return page
@@ -146,8 +146,10 @@ def counted(site, path):
 def test_what_could_not_be_read_is_told_from_what_is_wrong(site):
     _, text, _ = site.get("/runs/sums/debate?question=no-answer&iteration=0&split=eval"
                           "&arm=multiagent&decoding=sampled")  # fmt: skip
-    assert text.count('title="cut at the token limit"') == 6
+    assert text.count('title="cut at the token limit"') == 12
     assert not re.search(r"Agent \d+ (✗|wrong)", words(text))
+    # A debate without a label has nothing that could be wrong.
+    assert "Round 1 no label 0 of 0 → Round 2 no label 0 of 0" in words(text)
     _, listed, _ = site.get("/runs/sums/debates?vote=none")
     assert listed.count('title="cut at the token limit"') >= 3
     page = counted(site, "/runs/sums")
@@ -190,7 +192,7 @@ async def test_a_page_does_not_wait_for_what_takes_long(runs):
     desk.close()
     assert "Being counted …" in words(early)
     assert f'data-state="{state}"' not in early
-    assert "2 60 91.5 89.8 1.7 3.4 1.7 1.7" in words(late)
+    assert "2 60 91.5 89.8 8.5 1.7 3.4 1.7 1.7" in words(late)
 
 
 @pytest.mark.parametrize(
