@@ -52,11 +52,12 @@ class RowFilter:
 class QuestionOrder:
     """How questions are put in order, shared out and named.
 
-    `eval_share` counts for one file with both splits. `id_field` holds a row's id; None: a hash of
-    the text names it. Without `id_required` the field is used only where every row has it.
+    Without a `seed` they stay in the order of the file. `eval_share` counts for one file with both
+    splits. `id_field` holds a row's id; None: a hash of the text names it. Without `id_required`
+    the field is used only where every row has it.
     """
 
-    seed: int = 0
+    seed: int | None = 0
     eval_share: float = 0.5
     id_field: str | None = None
     id_required: bool = True
@@ -184,7 +185,9 @@ class DatasetTask:
         identities = {question_id: entry.identity for question_id, entry in named.items()}
         self._refuse_one_id_for_two(identities, split)
         self._identities[split] = identities
-        ordered = sorted(named, key=lambda key: _hash_text(f"{self._order.seed} {key}"))
+        ordered = list(named)
+        if (seed := self._order.seed) is not None:
+            ordered.sort(key=lambda key: _hash_text(f"{seed} {key}"))
         self._splits[split] = [
             TaskQuestion(key, named[key].text, named[key].gold, named[key].meta) for key in ordered
         ]

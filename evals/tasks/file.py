@@ -101,8 +101,11 @@ class FileOptions(DataOptions):
         return len(self.choices) if isinstance(self.choices, tuple) else 4
 
 
-def create(options: Mapping[str, object]) -> DatasetTask:
-    """The task with the user's options. Raises ValueError that names option, value and remedy."""
+def create(options: Mapping[str, object], *, keep_order: bool = False) -> DatasetTask:
+    """The task with the user's options; `keep_order` leaves the questions as the file has them.
+
+    Raises ValueError that names option, value and remedy.
+    """
     asked = validate_options(FileOptions, options, NAME)
     answers = load_kind(asked.answer, _select_kind_options(asked))
     return DatasetTask(
@@ -114,7 +117,7 @@ def create(options: Mapping[str, object]) -> DatasetTask:
         answer_form=asked.answer_form,
         gold_field=asked.gold,
         order=QuestionOrder(
-            asked.seed,
+            None if keep_order else asked.seed,
             asked.eval_share,
             id_field="id" if asked.id is None else asked.id or None,
             id_required=asked.id is not None,

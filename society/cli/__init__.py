@@ -14,6 +14,7 @@ from society.cli import run  # isort: skip
 from society.cli import distill  # isort: skip
 from society.cli import check  # isort: skip
 from society.cli import inspect  # isort: skip
+from society.cli import ask  # isort: skip
 from society.cli import manage  # isort: skip
 from society.cli import sql  # isort: skip
 from society.cli import view  # isort: skip
@@ -23,6 +24,7 @@ from society.cli.app import app
 
 __all__ = [
     "app",
+    "ask",
     "check",
     "data",
     "distill",

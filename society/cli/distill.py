@@ -80,9 +80,16 @@ def distill_run(
 
 def _show_cost(plan: Distillation, *, as_json: bool) -> None:
     from society.costs import table
-    from society.costs.estimate import estimate_distillation
+    from society.costs.estimate import estimate_questions
 
-    found = estimate_distillation(plan.experiment, plan.teacher, plan.student, plan.questions)
+    # The first society is untuned, and so are its debates.
+    found = estimate_questions(
+        plan.experiment,
+        plan.teacher,
+        plan.questions,
+        tuned=plan.iteration > 0,
+        student=plan.student,
+    )
     config = plan.experiment.config
     table.show_estimate(found, config, "json" if as_json else "table", sys.stdout)
 

@@ -123,44 +123,6 @@ def report(
             say(str(target))
 
 
-@app.command()
-def ask(
-    name: Name,
-    question: Annotated[str, typer.Argument(help='Such as "3+4*5+6-7*8".', show_default=False)],
-    iteration: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Its society after this iteration, 0: untuned; default: the chosen one, else the "
-            "last.",
-        ),
-    ] = None,
-    as_json: AsJson = False,
-    runs: Runs = RUNS,
-) -> None:
-    """Let a run's society debate your question, turn by turn."""
-    from society.cli.errors import report_errors
-
-    with report_errors() as context:
-        from dataclasses import asdict
-
-        from society.runs import folder as folders
-        from society.runs.ask import open_store, show_debate
-        from society.runs.opened import OpenRun
-        from society.terminal.table import write_json
-
-        folder = folders.find_run(runs, name)
-        if as_json:
-            with OpenRun(folder) as opened:
-                context.folder = folder.path
-                write_json(asdict(opened.ask(question, iteration)), sys.stdout)
-            return
-        # Opened for writing only if the answer costs something, which the run must record.
-        with open_store(folder) as store:
-            context.folder = folder.path
-            show_debate(folder, store, question, sys.stdout, iteration)
-
-
 # Typer repeats an option of an enumeration, not of a Literal.
 class MeasureOption(StrEnum):
     """As `store.measures.DiversityMeasure`."""

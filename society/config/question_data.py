@@ -74,6 +74,29 @@ def find_question_field(path: str) -> str:
     )
 
 
+def find_gold_field(
+    path: str, question: str, wanted: str | None = None, usual: object = None
+) -> str | None:
+    """The field of a data file with gold answers: `wanted`, else `usual` if it is there, else one
+    that is called like it; None without one.
+
+    `question` is the field that holds the questions. Raises ValueError for a file that cannot be
+    read, or that has no field `wanted`.
+    """
+    rows = choose_source(DataOptions(train_path=path)).rows("train")
+    there = dict.fromkeys(name for row in rows for name in row.fields)
+    if wanted is not None and wanted not in there:
+        raise ValueError(
+            f"{path} has no field {wanted!r} with gold answers (fields there: {', '.join(there)})"
+        )
+    if wanted is not None or usual in there:
+        return wanted or str(usual)
+    fields = _list_common_fields(rows)
+    choices = _find_choices(fields, rows)
+    taken = {choices} if isinstance(choices, str) else set(choices or ())
+    return _find_called_gold([name for name in fields if name not in taken | {question}], rows)
+
+
 def _inspect(path: str, rows: Sequence[DataRow], *, shared: bool) -> QuestionData:
     fields = _list_common_fields(rows)
     share: dict[str, object] = {"eval_share": _choose_share(len(rows))} if shared else {}
@@ -199,14 +222,21 @@ def _find_question(fields: Sequence[str], rows: Sequence[DataRow], taken: set[st
 
 
 def _find_gold(fields: Sequence[str], rows: Sequence[DataRow], taken: set[str]) -> str | None:
-    free = {name.lower(): name for name in fields if name not in taken}
-    for name in _GOLDS:
-        if name in free and any(_is_given(row.fields[free[name]]) for row in rows):
-            return free[name]
-    rest = [name for lower, name in free.items() if lower not in ("id", "index", "source")]
+    free = [name for name in fields if name not in taken]
+    if (called := _find_called_gold(free, rows)) is not None:
+        return called
+    rest = [name for name in free if name.lower() not in ("id", "index", "source")]
     # One field left over is the answer; among several nothing tells which.
     plain = [n for n in rest if not any(isinstance(r.fields[n], list | dict) for r in rows)]
     return plain[0] if len(plain) == 1 else None
+
+
+def _find_called_gold(free: Sequence[str], rows: Sequence[DataRow]) -> str | None:
+    by_name = {name.lower(): name for name in free}
+    for name in _GOLDS:
+        if name in by_name and any(_is_given(row.fields[by_name[name]]) for row in rows):
+            return by_name[name]
+    return None
 
 
 def _is_given(value: object) -> bool:

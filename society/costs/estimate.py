@@ -94,19 +94,21 @@ def estimate_cost(
     )
 
 
-def estimate_distillation(
-    experiment: Experiment, teacher: Arm, student: Arm, asked: Sequence[TaskQuestion]
+def estimate_questions(
+    experiment: Experiment,
+    arm: Arm,
+    asked: Sequence[TaskQuestion],
+    *,
+    tuned: bool,
+    student: Arm | None = None,
 ) -> CostEstimate:
-    """Estimate what it costs that `teacher` debates `asked`, and `student` learns from that and is
-    evaluated."""
-    estimator = _Estimator(experiment, None, None)
-    # The first society is untuned, and so are its debates.
-    tuned = student.iterations > 1
-    lines = [
-        *estimator.debates("debate", experiment.questions.task, asked, teacher, tuned),
-        *estimator.jobs(experiment.questions.task, asked, student, student.iterations),
-        *estimator.evaluation(student.iterations, [student]),
-    ]
+    """Estimate what it costs that `arm`, tuned or not, debates `asked`; and that `student` learns
+    from that and is evaluated."""
+    estimator, task = _Estimator(experiment, None, None), experiment.questions.task
+    lines = [*estimator.debates("debate" if student else "evaluate", task, asked, arm, tuned)]
+    if student is not None:
+        lines += estimator.jobs(task, asked, student, student.iterations)
+        lines += estimator.evaluation(student.iterations, [student])
     return _sum_lines(estimator, lines)
 
 

@@ -8,21 +8,20 @@ from pathlib import Path
 from typing import Any, get_args
 
 from evals import answers, tasks
-from evals.tasks.base import ReadsGold, Split, Task
+from evals.tasks.base import Split, Task
 from society.config import load as experiments
 from society.config.load import ConfigError
 from society.config.schema import Config
 from society.importing.debates import ImportedDebates
-from society.importing.questions import KnownQuestion, ReadGold
+from society.importing.questions import KnownQuestion
 from society.method.experiment import load_experiment
 from society.method.questions import Questions
 from society.runs.folder import RunFolder
+from society.runs.question_file import ReadGold, choose_gold_reader
 
 LABEL = "transcript"
 """The task's name, and prefix of question ids, if only a kind of answer is given."""
 
-# Longer texts are worked solutions, whose answer must be found.
-_LONGEST_BARE_GOLD = 200
 # Options of the task "file" and what they are called by the kinds of answers.
 _KIND_OPTIONS = {"choice_count": "choices", "case": "case", "tolerance": "tolerance"}
 
@@ -64,14 +63,14 @@ def load_reading_rules(source: ImportSource, folder: RunFolder) -> tuple[Reading
         loaded = load_experiment(source.experiment, source.settings)
         task = loaded.questions.task
         return ReadingRules(
-            task, _choose_gold_reader(task), _list_known(loaded.questions)
+            task, choose_gold_reader(task), _list_known(loaded.questions)
         ), loaded.config
     # The size is not known yet; `complete_config` adds it when the file has been read.
     config = experiments.build_config(_build_table(source, folder), "--set", source.settings)
     try:
         task = tasks.load_task(config.task.name, config.task.options)
         if source.answers is None:
-            return ReadingRules(task, _choose_gold_reader(task), {}), config
+            return ReadingRules(task, choose_gold_reader(task), {}), config
         kind = answers.load_kind(source.answers, _kind_options(config))
         return ReadingRules(task, kind.read_gold, {}), config
     except ValueError as error:
@@ -144,20 +143,3 @@ def _list_known(questions: Questions) -> dict[str, KnownQuestion]:
     known = {q.text.strip(): KnownQuestion(q, "train", n) for n, q in enumerate(training)}
     held_out = questions.evaluation_sets[0].questions()
     return known | {q.text.strip(): KnownQuestion(q, "eval", n) for n, q in enumerate(held_out)}
-
-
-def _choose_gold_reader(task: Task) -> ReadGold:
-    if isinstance(task, ReadsGold):
-        return task.read_gold
-
-    # Other tasks read responses only. Read the gold answer as one; if that fails, take it as it is.
-    def read(text: str) -> str:
-        # GSM8K puts the answer after ####.
-        text = text.rpartition("####")[2].strip()
-        if (answer := task.extract(text)) is not None:
-            return answer
-        if len(text) > _LONGEST_BARE_GOLD:
-            raise ValueError("no answer can be read from it; give the bare answer")
-        return text
-
-    return read

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from evals.tasks.base import Split, Task, TaskQuestion
 from evals.tasks.dataset import make_text_id
 from society.importing.debates import ImportedTurn
+from society.runs.question_file import ReadGold
 from store.records import Question
-
-ReadGold = Callable[[str], str]
 
 
 @dataclass(frozen=True, slots=True)

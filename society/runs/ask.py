@@ -144,6 +144,15 @@ async def debate_question(
     return tallies[-1]
 
 
+def require_free_server(folder: RunFolder, config: Config, store: Store) -> None:
+    """Raise `ConfigError` where a running run has the server that would have to answer."""
+    if config.serving is not None and config.serving.engine is not None and store.running:
+        raise ConfigError(
+            f"run {folder.name!r} is running and has a server of its own; ask its society when it "
+            "has ended"
+        )
+
+
 def find_iteration(store: Store, config: Config, asked: int | None = None) -> int:
     """The iteration whose society of the main arm answers; `asked` names another than its own.
 

@@ -18,12 +18,10 @@ from evals import choices, stored_run
 from evals.arm_kinds import DISTILLED
 from evals.overlap import QuestionOverlap, find_overlaps, normalize_question
 from evals.tasks.base import TaskQuestion
-from evals.tasks.file import create
 from providers.errors import InvalidSettings
 from providers.pricing import Prices
 from providers.validation import format_errors
 from society.config.load import ConfigError, list_problems, parse_value, set_key, split_key
-from society.config.question_data import find_question_field
 from society.config.schema import Config
 from society.costs import budget
 from society.method.arms import Arm, build_arms
@@ -35,6 +33,7 @@ from society.method.progress import Observer, ProgressReporter
 from society.method.questions import Questions
 from society.runs.deployments import describe_standing
 from society.runs.folder import RunFolder
+from society.runs.question_file import QuestionFile, read_texts
 from store.ledger import Store
 
 # What the run has stored was asked with all its other settings.
@@ -187,7 +186,8 @@ def _gather_questions(
         asked = list(own if choice.training is None else own[: choice.training])
         origin: dict[str, Any] = {"training": len(asked)}
         if choice.file is not None:
-            found = _read_file(questions, choice.file, choice)
+            file = QuestionFile(choice.file, choice.field)
+            found = read_texts(questions.config, file, choice.name)
             threshold = questions.config.leakage.threshold
             if overlaps := find_overlaps(found, held_out, threshold):
                 raise ConfigError(_describe_overlaps(choice.file, overlaps))
@@ -211,20 +211,6 @@ def _describe_overlaps(file: Path, found: Sequence[QuestionOverlap]) -> str:
         f"{file} has {len(held_out)} of the run's evaluation questions, or nearly the same ones, "
         f"such as {first!r}; remove them from the file: what is evaluated must not be trained on"
     )
-
-
-def _read_file(questions: Questions, path: Path, choice: DistillChoice) -> list[TaskQuestion]:
-    """The texts of a file as questions of the run's task; gold answers in it are not read."""
-    given = questions.config.task.options if questions.config.task.name == "file" else {}
-    kept = {k: v for k, v in given.items() if k not in ("path", "eval_path", "eval_share", "gold")}
-    # Of other tasks only texts are taken: the run's task words the prompt and reads the answers.
-    options: dict[str, object] = {"answer": "text", **kept}
-    if choice.field is not None or "question" not in kept:
-        options["question"] = choice.field or find_question_field(str(path))
-    # By their text: the file's own ids may be those of other questions of the run.
-    options |= {"train_path": str(path), "id": "", "label": choice.name}
-    task = create(options)
-    return list(task.questions("train", 0, task.size("train")))
 
 
 def _require_same(store: Store, plan: Distillation, kind: str) -> None:

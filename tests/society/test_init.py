@@ -207,8 +207,8 @@ def test_what_is_refused_writes_nothing(arguments, said):
 
 
 def test_a_bad_file_is_named():
-    with pytest.raises(ConfigError, match=r"own\.txt: unknown kind of file"):
-        inspect_data("own.txt")
+    with pytest.raises(ConfigError, match=r"own\.xml: unknown kind of file"):
+        inspect_data("own.xml")
 
 
 def test_it_asks_on_a_terminal_for_what_is_not_said():

@@ -1,4 +1,7 @@
-"""Reads the rows of a data file (.jsonl, .json with a list, .csv, .parquet) and text as UTF-8."""
+"""Reads the rows of a data file and text as UTF-8.
+
+A file is .jsonl, .json with a list, .csv, .parquet, or .txt with one question on each line.
+"""
 
 from __future__ import annotations
 
@@ -136,6 +139,12 @@ def _read_parquet(path: Path, name: str) -> Iterator[DataRow]:
         yield DataRow(name, "row", number, dict(zip(columns, record, strict=True)))
 
 
+def _read_lines(path: Path, name: str) -> Iterator[DataRow]:
+    for number, line in enumerate(read_text(path, name).split("\n"), start=1):
+        if text := line.strip():
+            yield DataRow(name, "line", number, {"question": text})
+
+
 def _refuse_constant(word: str) -> NoReturn:
     raise ValueError(f"{word} is not JSON")
 
@@ -151,9 +160,11 @@ _READERS: dict[str, Callable[[Path, str], Iterator[DataRow]]] = {
     ".json": _read_json_list,
     ".csv": _read_csv,
     ".parquet": _read_parquet,
+    ".txt": _read_lines,
 }
-SUFFIXES = tuple(_READERS)
-SUFFIXES_SHOWN = ", ".join(SUFFIXES)
+# A text file in a folder is as likely a note about the data.
+SUFFIXES = tuple(suffix for suffix in _READERS if suffix != ".txt")
+SUFFIXES_SHOWN = ", ".join(_READERS)
 
 
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)

@@ -12,7 +12,6 @@ from providers.budgeted import BudgetedProvider
 from providers.pricing import Prices
 from providers.types import Message, ModelRef, Request, Sampling
 from providers.usage import NoCharges
-from society.config.load import ConfigError
 from society.config.schema import Config
 from society.costs.budget import is_free, load_prices, open_budget
 from society.costs.charges import StoredCharges
@@ -21,7 +20,7 @@ from society.method.arms import Arm, is_tuned, main_arm
 from society.method.connections import Connections
 from society.method.debating import build_debate_rules
 from society.method.finetuning import load_society
-from society.runs.ask import find_iteration
+from society.runs.ask import find_iteration, require_free_server
 from society.runs.folder import RunFolder
 from society.view.endpoint.society import ServedRun
 from store.ledger import Store
@@ -56,11 +55,7 @@ async def load_stored_society(folder: RunFolder, iteration: int | None) -> Store
     with Store.open(folder.database, read_only=True) as store:
         stored = stored_run.load_run(store)
         config = Config.from_json(stored.config)
-        if config.serving is not None and config.serving.engine is not None and store.running:
-            raise ConfigError(
-                f"run {folder.name!r} is running and has a server of its own; serve it when it has "
-                "ended"
-            )
+        require_free_server(folder, config, store)
         found = find_iteration(store, config, iteration)
         arm = main_arm(config)
         # Models are names here; the connections that answer are opened later.

@@ -58,7 +58,8 @@ def test_a_unicode_line_separator_inside_a_string_ends_no_line(tmp_path):
         ("a.csv", b'q,a\n1,"2"x\n', r"line 2: broken CSV: "),
         ("a.parquet", b"", r"cannot be read as parquet: .*write or download it again"),
         ("a.parquet", b"PAR1" + b"\x00" * 100 + b"PAR1", r"cannot be read as parquet"),
-        ("a.txt", b"", r"unknown kind of file '.txt'; use .jsonl, .json, .csv, .parquet"),
+        ("a.xml", b"", r"unknown kind of file '.xml'; use .jsonl, .json, .csv, .parquet, .txt"),
+        ("a.txt", b"\n \n", r"has no rows"),
         ("plain", b"", r"unknown kind of file ''"),
     ],
 )
@@ -80,6 +81,15 @@ def test_csv_cells_may_span_lines_and_unnamed_columns_are_left_out(tmp_path):
     assert [(row.number, row.fields) for row in formats.read_rows(path)] == [
         (2, {"q": 'one\r\nmore, "quoted"', "a": "1"}),
         (5, {"q": "two", "a": "2"}),
+    ]
+
+
+def test_a_text_file_has_a_question_on_each_line(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xef\xbb\xbfone, two\r\n\n  three \n")
+    assert [(row.number, row.fields) for row in formats.read_rows(path)] == [
+        (1, {"question": "one, two"}),
+        (3, {"question": "three"}),
     ]
 
 
