@@ -2,9 +2,9 @@
 
 *Providers speak, society debates, store remembers, finetune teaches, evals judge.*
 
-From Python, `society.load_config` reads an experiment, `society.run` runs it, and
-`society.open_run` opens a run, to query it and to ask its society (docs/python.md). Each loads what
-it needs when it is first used, so that importing `society` is quick.
+From Python, `society.load_config` reads an experiment, `society.run` runs it, and `society.load`
+(in full: `society.open_run`) opens a run, to query it and to ask its society (docs/python.md). Each
+loads what it needs when it is first used, so that importing `society` is quick.
 
 The five packages are installed side by side under common names, so this one makes sure on import
 that its siblings are its own.

@@ -1,4 +1,4 @@
-"""What a notebook or a script needs: `society.load_config`, `society.run`, `society.open_run`.
+"""What a notebook or a script needs: `society.load_config`, `society.run`, `society.load`.
 
 These are the commands `run`, `ask` and `sql` as functions: the same checks before anything is
 spent, the same folders, and a run that was stopped is resumed by the same call.
@@ -43,10 +43,6 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
     return experiments.load_config(str(source), overrides)
 
 
-load = load_config
-"""The earlier name of `load_config`."""
-
-
 def run(
     config: Config,
     name: str,
@@ -84,16 +80,25 @@ def run(
     return call_apart(carry_out)
 
 
-def open_run(name: str, runs: str | Path = "runs") -> OpenRun:
-    """A run, open for reading; close it, or use it in a `with` block.
+def open_run(run: str | Path, runs: str | Path = "runs") -> OpenRun:
+    """A run, by its name in the folder `runs` or by its own folder, open for reading.
 
-    A run in progress can be read too. Raises `ConfigError` where there is no such run.
+    Close it, or use it in a `with` block. A run in progress can be read too. Raises `ConfigError`
+    where there is no such run.
 
         with open_run("first") as run:
             print(run.query("FROM accuracy").frame())
             print(run.ask("3+4*5+6-7*8").answer)
     """
-    return OpenRun(folders.find_run(Path(runs), name))
+    folder = Path(run)
+    if isinstance(run, Path) or folder.name != run:
+        # Resolved, since "." has no name.
+        return OpenRun(folders.find_run(folder.resolve().parent, folder.resolve().name))
+    return OpenRun(folders.find_run(Path(runs), run))
+
+
+load = open_run
+"""The short name of `open_run`."""
 
 
 @contextmanager

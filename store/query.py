@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -120,6 +120,24 @@ class Query:
             if not self._database.may_read_files:
                 require_relations(self._database, self._reading)
             return self._database.fetch(take, self._reading.sql, self._params)
+
+
+def make_frame(
+    columns: Mapping[str, Sequence[object]],
+) -> pandas.DataFrame | polars.DataFrame | pyarrow.Table:
+    """A frame of what is no query's answer, by the rule of `Query.frame`."""
+    if _has("pandas", "numpy"):
+        import pandas
+
+        return pandas.DataFrame(columns)
+    if _has("polars", "pyarrow"):
+        import polars
+
+        return polars.DataFrame(columns)
+    _require("pyarrow")
+    import pyarrow
+
+    return pyarrow.table(columns)
 
 
 def require_relations(database: QueryExecutor, reading: ParsedQuery) -> None:

@@ -76,7 +76,7 @@ def show_debate(
     who = choices.name_society(iteration)
     title = f"{who} of run {one_line(folder.name)} debates: {escape_invisible(text)}"
     console.print(Text(title, style="bold"))
-    tally = asyncio.run(
+    *_, tally = asyncio.run(
         debate_question(folder, config, store, text, iteration, partial(_print, console))
     )
     console.print(Rule(style="dim"))
@@ -111,9 +111,9 @@ async def debate_question(
     text: str,
     iteration: int,
     show: Callable[[Turn], None],
-) -> Tally:
-    """Let the society of `iteration` debate `text`, passing each turn to `show`; return the last
-    vote.
+) -> list[Tally]:
+    """Let the society of `iteration` debate `text`, passing each turn to `show`; return the vote of
+    every round.
 
     The turns are not stored. Their cost is, if `store` can be written to. Raises the provider's
     errors.
@@ -138,10 +138,9 @@ async def debate_question(
             build_debate_rules(config, arm, "sampled"),
             on_turn=show,
         )
-        tallies = await debate.debate_question(TaskQuestion("asked", text, gold=None))
+        return await debate.debate_question(TaskQuestion("asked", text, gold=None))
     finally:
         await connections.close()
-    return tallies[-1]
 
 
 def require_free_server(folder: RunFolder, config: Config, store: Store) -> None:

@@ -18,6 +18,7 @@ from society.runs.ask_file import ask_questions, open_answers, plan_questions
 from society.runs.folder import find_run, locate_run
 from society.runs.question_file import QuestionFile
 from store.ledger import Store
+from tests.society.view.conftest import served
 from tests.society.whole_run import rows, start
 
 CALL = CliRunner().invoke
@@ -111,6 +112,10 @@ def test_the_questions_of_a_file_become_a_run(home):
         shown = CALL(app, [command, *["mine"][: command != "list"], "--runs", str(home / "runs")])
         assert shown.exit_code == 0, shown.output
     assert (folder.path / "report.html").is_file()
+    with served(home / "runs") as site:
+        stage = "iteration=2&split=eval&arm=multiagent&decoding=sampled"
+        pages = ("", "/debates", "/models", f"/debate?question=asked:tied&{stage}")
+        assert [site.get(f"/runs/mine{page}")[0] for page in pages] == [200] * 4
     # The run that was asked is as it was.
     assert rows(find_run(home / "runs", "demo"), "SELECT count(*) FROM questions") == [(7,)]
 

@@ -38,7 +38,9 @@ assert flipped and all(agent == 3 for _, agent, *_ in flipped)
 assert len(examples) == dataset.examples > 0
 assert len(turns) == 36
 assert compared == [("demo", 1.0)]
-assert found.votes == 3 and len(found.turns) == 9 and found.iteration == 2
+assert (found.iteration, found.votes, len(found.turns)) == (0, 3, 9)
+assert [row.accuracy for row in votes] == [1.0] * 6
+assert len(table_of_accuracies) == 18
 assert [decoding for decoding, _ in best.fetchall()] == ["greedy", "sampled"]
 """
     code = "\n".join(BLOCKS).replace("run.close()", "asked_rows = result.rows\nrun.close()")
@@ -50,6 +52,8 @@ assert [decoding for decoding, _ in best.fetchall()] == ["greedy", "sampled"]
     assert (ran / "runs/demo/report.html").is_file()
     assert "iteration 2/2 · finetune" in done.stderr
     assert "after 2 iterations, greedy: 100.0%" in done.stdout
+    assert "the society of iteration 2 answers -30 (3 of 3 agents)" in done.stdout
+    assert "2 -30\n0 -30" in done.stdout
     assert "train 8 at rest" in done.stdout
 
 
@@ -85,6 +89,7 @@ async def test_a_run_in_a_notebook_whose_loop_is_running(experiment, tmp_path):
 
 
 def test_the_package_names_what_it_offers():
-    assert {"load_config", "run", "open_run"} <= set(dir(society))
+    assert {"load_config", "run", "open_run", "load"} <= set(dir(society))
+    assert society.load is society.open_run
     with pytest.raises(AttributeError, match="no attribute 'start'"):
         _ = society.start
