@@ -16,14 +16,21 @@ from pathlib import Path
 from types import ModuleType
 from typing import cast
 
+from pydantic import BaseModel
+
 from evals.tasks.base import Task
 
 ENTRY_POINT_GROUP = "society.tasks"
 
 _BUILT_IN = {
-    name: (f"evals.tasks.{name}", "create")
-    for name in ("arithmetic", "gsm8k", "math", "mmlu", "file")
+    "arithmetic": "ArithmeticOptions",
+    "gsm8k": "Gsm8kOptions",
+    "math": "MathOptions",
+    "mmlu": "MmluOptions",
+    "file": "FileOptions",
 }
+"""The model of each task's options, in the module of its name."""
+
 _METHODS = ("questions", "prompt", "extract", "equivalent", "style")
 _TEXTS = ("name", "answer_form")
 
@@ -37,8 +44,7 @@ def load_task(name: str, options: Mapping[str, object]) -> Task:
     object that is no task.
     """
     if name in _BUILT_IN:
-        module, attribute = _BUILT_IN[name]
-        return cast(TaskFactory, getattr(importlib.import_module(module), attribute))(options)
+        return cast(TaskFactory, _load_built_in(name).create)(options)
     if ":" in name:
         return _make_task(name, _load_from_module(name), options)
     for point in entry_points(group=ENTRY_POINT_GROUP):
@@ -54,6 +60,20 @@ def list_names() -> tuple[str, ...]:
     """Every task that can be used by a bare name here, the built-in ones first."""
     installed = (point.name for point in entry_points(group=ENTRY_POINT_GROUP))
     return tuple(dict.fromkeys((*_BUILT_IN, *installed)))
+
+
+def list_built_in() -> tuple[str, ...]:
+    """The tasks of this package."""
+    return tuple(_BUILT_IN)
+
+
+def read_options_model(name: str) -> type[BaseModel]:
+    """The model of a built-in task's options, which describes them."""
+    return cast(type[BaseModel], getattr(_load_built_in(name), _BUILT_IN[name]))
+
+
+def _load_built_in(name: str) -> ModuleType:
+    return importlib.import_module(f"evals.tasks.{name}")
 
 
 def _load_from_module(name: str) -> object:

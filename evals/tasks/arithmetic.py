@@ -77,12 +77,20 @@ _PLAIN = str.maketrans({"−": "-", "–": "-", "×": "*", "·": "*", "÷": "/"}
 
 
 class ArithmeticOptions(TaskOptions):
-    """Operands run from `low` to `high`, both included; a and d to `addends`, if that is set."""
+    """The options of the task arithmetic."""
 
     low: int = Field(default=1, ge=0)
+    """The smallest operand."""
+
     high: int = Field(default=10, le=10**6)
+    """The largest operand."""
+
     addends: int | None = Field(default=None, le=10**6)
+    """The largest of the first and the fourth operand, the two that are added; as `high` if
+    unset."""
+
     seed: int = Field(default=0, ge=0)
+    """Decides the order of the questions."""
 
     @model_validator(mode="after")
     def _in_order(self) -> ArithmeticOptions:

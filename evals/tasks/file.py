@@ -39,34 +39,54 @@ _BELONGS = {
 
 
 class FileOptions(DataOptions):
-    """The options of the task file.
-
-    `question` is a field or a template such as "{passage}\\n\\nQuestion: {q}". `gold` is the field
-    with the right answer, if there is one; a row in which it is empty has none, and a training file
-    may lack it. `id` is the field with a row's id: "id" by default where every row has it; ""
-    names questions by their text.
-    `choices` is a field with a list (in CSV: a JSON list) or one field or template per choice.
-    `first_choice` is the number of the first choice where gold is a number (0 or 1).
-    `tolerance` is by how much two numbers may differ and still be the same: with 1e-6 3244047.1
-    is 3244047.0999999996; of numbers below 1 it is the share. `prompt` is a template with
-    {question} and {answer_form}; `answer_form`, the sentence that says how to state the answer, is
-    the kind of answer's own by default. `label` begins every
-    question's id.
-    """
+    """The options of the task file."""
 
     answer: AnswerName
+    """What kind of answer the questions have ([answers.md](answers.md))."""
+
     question: str = Field(default="question", min_length=1)
+    """The field with the question, or a template of fields: `"{passage}\\n\\nQuestion: {q}"`.
+    `{{x}}` is a literal `{x}`."""
+
     gold: str | None = Field(default=None, min_length=1)
+    """The field with the right answer. A row in which it is empty has no gold, and the files of
+    `train_path` need not have the field."""
+
     id: str | None = None
+    """The field with the row's id; `id` if unset and every row has it. `""` names questions by
+    their text."""
+
     choices: str | Annotated[tuple[str, ...], Field(strict=False)] | None = None
+    """A field with a list (in CSV a JSON list), or a list of fields or templates, one per
+    choice."""
+
     first_choice: Literal[0, 1] | None = None
+    """The number of the first choice, if gold is the number of a choice; unset, gold is a letter or
+    the choice's text."""
+
     choice_count: int | None = Field(default=None, ge=2, le=len(LETTERS))
+    """For `choice`: the largest number of choices that a question has; 4 if unset and `choices` is
+    one field."""
+
     pattern: str | None = None
+    """For `regex`: the expression that finds the answer: its group `answer`, else its first group,
+    else the whole match."""
+
     case: Literal["ignore", "match"] | None = None
+    """For `text` and `regex`: whether upper and lower case differ (`match`); unset, they do not."""
+
     tolerance: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
+    """For `number`: by how much two equal numbers may differ, such as 1e-6 if gold answers have
+    rounding errors; for numbers below 1 it is a share of them. Unset, numbers compare exactly."""
+
     prompt: str = PROMPT
+    """A template with `{question}` and `{answer_form}`."""
+
     answer_form: str | None = Field(default=None, min_length=1)
+    """The sentence that says how to state the final answer; that of the kind of answer if unset."""
+
     label: str = Field(default=NAME, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """The prefix of the ids of questions."""
 
     @model_validator(mode="after")
     def _fit_together(self) -> FileOptions:

@@ -29,9 +29,10 @@ PROMPT = "{question}\n\nSolve the problem step by step. {answer_form}"
 
 
 class Gsm8kOptions(DataOptions):
-    """The options of the task gsm8k; `revision` is a commit of the dataset on the hub."""
+    """The options of the task gsm8k."""
 
     revision: str = Field(default=REVISION, pattern=COMMIT)
+    """The commit of the dataset on the hub."""
 
 
 def create(options: Mapping[str, object]) -> DatasetTask:

@@ -49,18 +49,22 @@ Level = Annotated[int, Field(ge=1, le=5)]
 
 
 class MathOptions(DataOptions):
-    """The options of the task math.
-
-    `subset` says what is evaluated on; training questions come from the full training set either
-    way. `levels` and `subjects` keep a part of both. `revision` and `math_500_revision` are
-    commits of the two datasets on the hub.
-    """
+    """The options of the task math."""
 
     subset: Literal["full", "math-500"] = "full"
+    """What is evaluated on; training questions come from the full training set either way."""
+
     levels: tuple[Level, ...] | None = Field(default=None, min_length=1, strict=False)
+    """Keep the questions of these levels, in training and evaluation; all if unset."""
+
     subjects: tuple[Subject, ...] | None = Field(default=None, min_length=1, strict=False)
+    """Keep the questions of these subjects, in training and evaluation; all if unset."""
+
     revision: str = Field(default=REVISION, pattern=COMMIT)
+    """The commit of the dataset on the hub."""
+
     math_500_revision: str = Field(default=REVISION_500, pattern=COMMIT)
+    """The commit of MATH-500 on the hub."""
 
 
 def create(options: Mapping[str, object]) -> DatasetTask:

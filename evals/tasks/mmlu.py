@@ -35,18 +35,21 @@ _TRAIN = {"validation+dev": ("validation", "dev"), "auxiliary_train": ("auxiliar
 
 
 class MmluOptions(DataOptions):
-    """The options of the task mmlu.
-
-    `subjects` are names such as "college_biology". `shuffle_choices` puts each question's choices
-    in an order that follows from `seed` (a choice such as "both A and B" then refers to the
-    letters before). `train_split` is what is trained on where the hub is the source; questions of
-    auxiliary_train have no subject. `revision` is a commit of the dataset on the hub.
-    """
+    """The options of the task mmlu."""
 
     subjects: tuple[str, ...] | None = Field(default=None, min_length=1, strict=False)
+    """Keep the questions of these subjects, such as `college_biology`; all if unset."""
+
     shuffle_choices: bool = False
+    """Shuffle the choices of each question, by `seed`; gold is adjusted. A choice that names
+    letters ("both A and B") becomes wrong."""
+
     train_split: Literal["validation+dev", "auxiliary_train"] = "validation+dev"
+    """What is trained on if the questions come from the hub. Those of `auxiliary_train` have no
+    subject."""
+
     revision: str = Field(default=REVISION, pattern=COMMIT)
+    """The commit of the dataset on the hub."""
 
 
 def create(options: Mapping[str, object]) -> DatasetTask:

@@ -14,22 +14,30 @@ from providers.validation import format_errors
 class TaskOptions(BaseModel):
     """What every task's options have in common: no unknown keys, no silent conversions."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+    )
 
 
 class DataOptions(TaskOptions):
-    """Where the questions of a dataset task come from, and in which order they are asked.
-
-    `path` is one file, whose questions are shared out between training and evaluation
-    (`eval_share`), or a folder with a file per split; `train_path` and `eval_path` name one file
-    each. The share a question falls into never depends on `seed`, which decides the order.
-    """
+    """Where the questions of a dataset task come from, and in which order they are asked."""
 
     path: str | None = Field(default=None, min_length=1)
+    """One file, which is split between training and evaluation, or a folder with `train*` and
+    `eval*` (else `test*`, else `validation*`) files."""
+
     train_path: str | None = Field(default=None, min_length=1)
+    """The file with the training questions, in place of `path`."""
+
     eval_path: str | None = Field(default=None, min_length=1)
+    """The file with the evaluation questions, in place of `path`."""
+
     eval_share: Annotated[float, Field(gt=0.0, lt=1.0, strict=False)] = 0.5
+    """The share of one `path` file that evaluation gets. Which questions these are does not depend
+    on `seed`."""
+
     seed: int = Field(default=0, ge=0)
+    """Decides the order of the questions."""
 
     @model_validator(mode="after")
     def _either_or(self) -> DataOptions:

@@ -75,8 +75,8 @@ class LocalSettings(BaseModel):
     programs need the memory."""
     attention: str = Field("auto", min_length=1)
     """`eager`, `sdpa`, `flex_attention`, `flash_attention_2` or any name that transformers knows.
-    `auto` is sdpa where the model has it, else eager, and eager for single tokens on the CPU, where
-    it is faster."""
+    `auto` is sdpa where the model has it, else eager (also for soft caps, which sdpa would drop),
+    and eager for single tokens on the CPU, where it is faster."""
     threads: int | None = Field(None, ge=1)
     """CPU threads of torch, which chooses by default. Lower it if several runs share a machine."""
     gguf_file: str | None = Field(None, pattern=r"\.gguf$")
@@ -99,7 +99,8 @@ class LocalSettings(BaseModel):
     """The date for chat templates that write today's. It does not follow the calendar, so that the
     same experiment sends the same prompts on every day."""
     trust_remote_code: bool = False
-    """Run the Python code that a model brings along. Read the code first."""
+    """Run the Python code that a model brings along. Read the code first, and name a commit as
+    `revision`, so that it stays what you have read."""
     quantization: Literal["nf4", "int8"] | None = None
     """Keep the weights of the linear layers in 4 bits (`nf4`) or 8 bits (`int8`), if they do not
     fit otherwise. It needs the extra `quantized`."""

@@ -17,15 +17,16 @@ class Key:
 
     `name` is dotted, with `[]` after the name of a list of tables and capitals for a name that the
     user chooses: "society.agents", "arms[].like", "prices.MODEL.input_usd". `default` is a value in
-    TOML, "required", or "" where there is none. `schemes` are those of the model addresses that a
-    key of `[provider]` is for; other keys have none.
+    TOML, "required", or "" where there is none. `owners` are the schemes of model addresses
+    ("local:") that a key of `[provider]` is for, and the tasks ("gsm8k") that have an option of
+    `[task]`; other keys have none.
     """
 
     name: str
     values: str
     default: str
     description: str
-    schemes: tuple[str, ...] = ()
+    owners: tuple[str, ...] = ()
 
     @property
     def section(self) -> str:

@@ -15,7 +15,7 @@ from itertools import groupby
 from typing import Any
 
 from society.config.keys import Key, walk_table
-from society.config.provider_keys import list_provider_keys, merge_schemes
+from society.config.owned_keys import list_provider_keys, list_task_keys, merge_owners
 from society.config.schema import Config
 
 _SEVERAL_RUNS = {
@@ -36,7 +36,7 @@ _SEVERAL_RUNS = {
 
 @cache
 def list_keys() -> tuple[Key, ...]:
-    """All keys but a provider's, those at the top of the file first, then section by section.
+    """All keys but a provider's and a task's own, those at the top of the file first.
 
     >>> next(key.default for key in list_keys() if key.name == "society.agents")
     '3'
@@ -57,14 +57,15 @@ def build_json_schema() -> dict[str, Any]:
 def list_described() -> tuple[Key, ...]:
     """All keys but those that repeat another table's keys, for one agent or arm.
 
-    Those of every installed provider come last; equal ones of several schemes are one key.
+    The options of tasks and the keys of every installed provider come last; equal ones of several
+    owners are one key.
     """
     described = (key for key in list_keys() if key.description)
-    return (*described, *merge_schemes(list_provider_keys()))
+    return (*described, *merge_owners(list_task_keys()), *merge_owners(list_provider_keys()))
 
 
 def find_keys(name: str) -> list[Key]:
-    """The key of this name, and all keys of the section of this name, or of a provider's scheme.
+    """The key of this name, and all keys of the section, the provider's scheme or the task.
 
     >>> [key.name for key in find_keys("leakage")]
     ['leakage.threshold']
@@ -73,8 +74,8 @@ def find_keys(name: str) -> list[Key]:
     """
     plain = _strip_marks(name.strip().strip("[]").removesuffix(":"))
     keys = list_described()
-    if of_scheme := [key for key in keys if plain in key.schemes]:
-        return of_scheme
+    if owned := [key for key in keys if plain in (o.removesuffix(":") for o in key.owners)]:
+        return owned
     return [key for key in keys if f"{_strip_marks(key.name)}.".startswith(f"{plain}.")]
 
 
@@ -124,8 +125,8 @@ def _explain_key(key: Key) -> str:
         break_long_words=False,
         break_on_hyphens=False,
     )
-    schemes = f"; {', '.join(f'{scheme}:' for scheme in key.schemes)}" if key.schemes else ""
-    return f"{key.name} = {value}   ({note}{values}{schemes})\n{text}"
+    owners = f"; {', '.join(key.owners)}" if key.owners else ""
+    return f"{key.name} = {value}   ({note}{values}{owners})\n{text}"
 
 
 _LINK = re.compile(r"\[([^]]+)\]\([^)]+\)")
@@ -148,11 +149,23 @@ def write_reference() -> str:
         if section.endswith("[]"):
             title = f"`[[{section.removesuffix('[]')}]]`"
         lines += ["", f"## {title}", "", *_write_table(keys, section)]
+        if section == "task":
+            lines += _write_task_tables()
     return "\n".join([*lines, *_write_provider_tables()]) + "\n"
 
 
+def _write_task_tables() -> Iterator[str]:
+    yield from (
+        "",
+        "### Options of the tasks",
+        "",
+        "In the table `[task]`; [tasks.md](tasks.md) tells what they are for. `society config "
+        "TASK` prints those of one task.",
+    )
+    yield from _write_owned_tables(list_task_keys(), "task", "####")
+
+
 def _write_provider_tables() -> Iterator[str]:
-    """A table for each scheme, without the rows that another one has already."""
     yield from (
         "",
         "## `[provider]`",
@@ -161,17 +174,24 @@ def _write_provider_tables() -> Iterator[str]:
         "`[serving]` have the same keys.",
         "`society config SCHEME` prints those of one scheme.",
     )
-    own: dict[str, list[Key]] = {each.schemes[0]: [] for each in list_provider_keys(built_in=True)}
-    shared: dict[str, dict[str, list[str]]] = {scheme: {} for scheme in own}
-    for key in merge_schemes(list_provider_keys(built_in=True)):
-        first, *others = key.schemes
+    yield from _write_owned_tables(list_provider_keys(built_in=True), "provider", "###")
+
+
+def _write_owned_tables(keys: tuple[Key, ...], section: str, level: str) -> Iterator[str]:
+    """A table for each owner, without the rows that another one has already."""
+    own: dict[str, list[Key]] = {key.owners[0]: [] for key in keys}
+    shared: dict[str, dict[str, list[str]]] = {owner: {} for owner in own}
+    for key in merge_owners(keys):
+        first, *others = key.owners
         own[first].append(key)
         for other in others:
-            shared[other].setdefault(first, []).append(key.name.removeprefix("provider."))
-    for scheme, keys in own.items():
-        yield from ("", f"### `[provider]` of `{scheme}:`", "", *_write_table(keys, "provider"))
-        for first, names in shared[scheme].items():
-            yield from ("", f"As for `{first}:`: {', '.join(f'`{name}`' for name in names)}.")
+            shared[other].setdefault(first, []).append(key.name.removeprefix(f"{section}."))
+    for owner, rows in own.items():
+        yield from ("", f"{level} `[{section}]` of `{owner}`")
+        if rows:
+            yield from ("", *_write_table(rows, section))
+        for first, names in shared[owner].items():
+            yield from ("", f"As for `{first}`: {', '.join(f'`{name}`' for name in names)}.")
 
 
 def _write_table(keys: Iterable[Key], section: str) -> Iterator[str]:

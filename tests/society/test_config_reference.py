@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from evals import tasks
 from providers import registry
 from providers.errors import InvalidSettings
 from society.cli import app
 from society.config import reference
 from society.config.cluster import ClusterSection
 from society.config.load import ConfigError, list_packaged, load_config, read_table
-from society.config.provider_keys import list_provider_keys
+from society.config.owned_keys import list_provider_keys, list_task_keys
 from society.config.schema import Config, ServingSection
 from society.method.experiment import load_experiment
 
@@ -176,7 +177,9 @@ def test_a_providers_keys_are_explained_with_their_schemes():
 def test_every_key_that_a_provider_takes_is_described():
     for scheme in registry.built_in_schemes():
         model = registry.read_settings_model(scheme)
-        names = {key.name for key in list_provider_keys(built_in=True) if scheme in key.schemes}
+        names = {
+            key.name for key in list_provider_keys(built_in=True) if f"{scheme}:" in key.owners
+        }
         assert {name.split(".")[1] for name in names} == set(model.model_fields if model else ())
         # Only a script has nothing that could be set.
         assert bool(names) == (scheme != "scripted")
@@ -189,12 +192,37 @@ def test_a_providers_defaults_are_those_that_a_run_gets():
         # The keys of a table that is not there by default have defaults of their own.
         if key.default in ("", "required") or names[0] == "deployment":
             continue
-        value = registry.read_settings_model(key.schemes[0])()
+        value = registry.read_settings_model(key.owners[0].removesuffix(":"))()
         for name in names:
             value = getattr(value, name)
         assert str(json.loads(key.default)) == str(value), key
         compared += 1
     assert compared > 40
+
+
+def test_every_option_of_every_task_is_described():
+    for name in tasks.list_built_in():
+        model = tasks.read_options_model(name)
+        keys = {key.name: key for key in list_task_keys() if name in key.owners}
+        assert set(keys) == {f"task.{field}" for field in model.model_fields}
+        for field, info in model.model_fields.items():
+            default = keys[f"task.{field}"].default
+            expected = {True: "required", False: info.default}[info.is_required()]
+            if expected in ("required", None):
+                assert default == (expected or "")
+            else:
+                assert json.loads(default) == expected
+
+
+def test_a_tasks_options_are_explained_with_the_tasks_that_have_them():
+    levels = invoke("config", "task.levels").stdout
+    assert levels.startswith("task.levels = …   (unset; list of whole number ≥ 1 ≤ 5; math)\n")
+    of_one = invoke("config", "gsm8k").stdout
+    assert "task.path = …   (unset; text; gsm8k, math, mmlu, file)" in of_one
+    assert "task.subjects" not in of_one
+    assert "task.name" in invoke("config", "task").stdout
+    assert "task.tolerance" in invoke("config", "task").stdout
+    assert "did you mean task.shuffle_choices?" in invoke("config", "task.shufle_choices").stderr
 
 
 def test_the_key_of_another_package_is_explained(tmp_path, monkeypatch):
