@@ -8,7 +8,6 @@ import duckdb
 import pytest
 
 from evals.tasks.arithmetic import create
-from providers.local.settings import LocalSettings
 from society.cli import app
 from society.config import load as experiments
 from society.method.experiment import load_experiment
@@ -19,12 +18,6 @@ from society.sweeps.definition import load_sweep
 
 DOC = (Path(__file__).parents[2] / "docs/experiments.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", DOC, re.DOTALL)
-
-
-def test_every_key_of_a_local_model_is_in_the_table():
-    [section] = re.findall(r"## How a local model is loaded\n(.*?)\n## ", DOC, re.DOTALL)
-    cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
-    assert set(re.findall(r"`(\w+)`", " ".join(cells))) == set(LocalSettings.model_fields)
 
 
 @pytest.fixture
