@@ -29,7 +29,8 @@ class Hyperparameters:
     fused experts of a mixture; `use_rslora` scales by alpha / sqrt(rank), `use_dora` also learns
     each output's magnitude; `init_lora_weights` as in PEFT. `neftune_alpha` is the size of the
     noise on embeddings in training. Examples longer than `max_example_tokens` are left out.
-    `gradient_checkpointing` "auto" recomputes activations once memory runs out.
+    `gradient_checkpointing` "auto" recomputes activations of long passes on a CPU, and once memory
+    runs out.
 
     Preferences: `beta` is that of the objective's paper, and `sft_weight` times the mean loss per
     token of the wanted answers is added. `anchor` times the mean KL(model ‖ tuned) per trained

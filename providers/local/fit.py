@@ -19,8 +19,10 @@ from providers.local.drift import measure_drift
 from providers.local.hardware import has_native_bf16, is_out_of_memory, release_memory
 from providers.local.items import TrainingItem
 from providers.local.loss import SummedLoss, cut_step, unwrap_model
+from providers.local.memory import KEPT_TOKENS
 from providers.local.objectives import build_objective
 from providers.local.pieces import Failure, Steps
+from providers.local.recomputation import Recomputation
 from providers.local.schedule import (
     compute_learning_rate,
     count_epoch_steps,
@@ -70,7 +72,8 @@ class Fit:
         # One that shares its base with others: what belongs to the base is not its to change.
         self._shared = model if isinstance(model, SharedAdapter) else None
         self._token_budget = _TOKEN_BUDGET.get(device.type, _TOKEN_BUDGET["cpu"])
-        self._recompute = False
+        self._recomputation = Recomputation(self._causal)
+        self._recompute = spec.hyperparameters.gradient_checkpointing is True
         self._trainable = {
             name: weight for name, weight in model.named_parameters() if weight.requires_grad
         }
@@ -98,7 +101,7 @@ class Fit:
         self._items = list(items)
         self._held_out = list(held_out)
         self._noise = _add_noise(self._causal, hyperparameters.neftune_alpha)
-        if hyperparameters.gradient_checkpointing is True and not self._recompute_activations():
+        if self._recompute and not self._recomputation.is_possible:
             raise InvalidSettings(
                 "finetune.gradient_checkpointing = true: this model cannot compute activations "
                 'again; set it to "auto"'
@@ -199,8 +202,7 @@ class Fit:
         self.measured = list(checkpoint.measured)
         self.trained_tokens = checkpoint.trained_tokens
         self._token_budget = checkpoint.token_budget
-        if checkpoint.recompute and not self._recompute:
-            self._recompute_activations()
+        self._recompute = checkpoint.recompute
 
     def close(self) -> None:
         """Leave the model computing as it did before the fit, without gradients kept."""
@@ -209,8 +211,7 @@ class Fit:
             self._noise.remove()
         if self._causal.config._attn_implementation != self._attention:
             self._causal.set_attn_implementation(self._attention)
-        if self._recompute:
-            self._causal.activation_checkpointing_disable()
+        self._recomputation.set_share(0)
 
     def _prepare_items(self, items: Sequence[TrainingItem]) -> list[TrainingItem]:
         while True:
@@ -247,6 +248,7 @@ class Fit:
                 self._objective.begin_step(members, self._token_budget)
                 for group in cut_step(lengths, self._token_budget):
                     chosen = [members[index] for index in group]
+                    self._choose_recomputation(len(group) * max(lengths[index] for index in group))
                     if (piece := self._objective.make_piece(chosen)) is None:
                         total += self._objective.backward(chosen)
                         continue
@@ -278,24 +280,26 @@ class Fit:
             self._token_budget //= 2
         elif self._shared is not None:
             raise TooLargeToShare(f"an example of {longest} tokens needs recomputation")
-        elif self._recompute or not self._may_recompute() or not self._recompute_activations():
+        elif self._recompute or not self._may_recompute():
             raise OutOfMemory(
                 f"{self._spec.name!r}: a single example of {longest} tokens does not fit into the "
                 f"memory of {self._device}; free memory that other processes hold there, leave "
                 "long examples out (finetune.max_example_tokens), or take a smaller model"
                 + ("" if self._may_recompute() else '; or set gradient_checkpointing = "auto"')
             )
+        else:
+            self._recompute = True
 
     def _may_recompute(self) -> bool:
-        return self._spec.hyperparameters.gradient_checkpointing is not False
+        wanted = self._spec.hyperparameters.gradient_checkpointing is not False
+        return wanted and self._recomputation.is_possible
 
-    def _recompute_activations(self) -> bool:
-        """Trade time for memory from now on; False if the model cannot."""
-        if not getattr(self._causal, "supports_gradient_checkpointing", False):
-            return False
-        self._causal.activation_checkpointing_enable({"use_reentrant": False})
-        self._recompute = True
-        return True
+    def _choose_recomputation(self, tokens: int) -> None:
+        """Let a long pass keep no more activations than one of `KEPT_TOKENS`."""
+        if self._shared is not None or not self._may_recompute():
+            return
+        kept = KEPT_TOKENS.get(self._device.type, KEPT_TOKENS["cpu"])
+        self._recomputation.set_share(1.0 if self._recompute else max(0.0, 1 - kept / tokens))
 
 
 def _add_noise(causal: Any, alpha: float | None) -> Any:

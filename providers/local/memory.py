@@ -42,6 +42,9 @@ _CPU_CACHE_BYTES = 750_000_000
 _KEPT_HIDDEN, _KEPT_INNER = 16, 6
 # Tokens of a training pass that memory can cut no further: an example is trained in one piece.
 PASS_TOKENS = {"cpu": 512, "cuda": 1024}
+# Tokens whose activations a training pass keeps for its way back; in longer ones a part of the
+# layers computes them again. On a graphics card only what does not fit is computed again.
+KEPT_TOKENS = {"cpu": 768, "cuda": 32768}
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,13 +189,22 @@ class ModelSize:
             tuned = plan.dtype_bytes * factors * plan.adapters
             training = self.estimate_training(how)
         if how is not None:
-            kept = self.slot_numbers if how.gradient_checkpointing is True else self.kept_numbers
-            activations = plan.pass_tokens * kept * plan.dtype_bytes
+            activations = self._estimate_activations(plan, how)
         batch = plan.batch_tokens * self.slot_numbers * plan.dtype_bytes
         weights = self.count_weight_bytes(plan.dtype_bytes, plan.quantization)
         if plan.program_bytes:
             batch = min(batch, bound_cpu_cache(weights))
         return MemoryEstimate(weights, tuned, training, batch, activations, plan.program_bytes)
+
+    def _estimate_activations(self, plan: MemoryPlan, how: Hyperparameters) -> int:
+        kept = plan.pass_tokens
+        if how.gradient_checkpointing is True:
+            kept = 0
+        # Only a plan for a CPU counts what the program takes.
+        elif how.gradient_checkpointing == "auto" and plan.program_bytes:
+            kept = min(kept, KEPT_TOKENS["cpu"])
+        again = plan.pass_tokens - kept
+        return (kept * self.kept_numbers + again * self.slot_numbers) * plan.dtype_bytes
 
 
 def measure_model(folder: Path, gguf_file: str | None, config: Mapping[str, Any]) -> ModelSize:

@@ -178,7 +178,7 @@ class FinetuneSection(Section):
     run says how many. Set it if memory runs out in training."""
     gradient_checkpointing: bool | Literal["auto"] = "auto"
     """Compute activations again in the backward pass, which saves memory and costs time. By default
-    once memory runs out."""
+    once memory runs out, and on a CPU as far as a pass holds more than 768 tokens."""
     neftune_alpha: Positive | None = None
     """Add noise of this size to embeddings in training
     ([NEFTune](https://arxiv.org/abs/2310.05914)); 5 is usual."""

@@ -88,6 +88,13 @@ def test_answering_and_training_are_told_apart_on_a_cpu(tmp_path):
     )
     again = replace(plan, hyperparameters=Hyperparameters(gradient_checkpointing=True))
     assert size.estimate(again).activations < estimate.activations
+    # What is beyond the tokens that are kept is computed again, unless that is ruled out.
+    longer = size.estimate(replace(plan, pass_tokens=2000)).activations
+    assert 4 * 768 * kept < longer < 4 * 1000 * kept
+    never = replace(
+        plan, pass_tokens=2000, hyperparameters=Hyperparameters(gradient_checkpointing=False)
+    )
+    assert size.estimate(never).activations == 4 * 2000 * kept
     # More rows at a time bring nothing on a CPU, so that a cache is bounded by the weights.
     most = size.estimate(replace(plan, batch_tokens=1 << 30))
     assert most.batch == 750_000_000

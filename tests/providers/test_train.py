@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from providers.errors import (
     InvalidSettings,
@@ -279,6 +280,28 @@ def test_activations_are_recomputed_when_single_examples_do_not_fit(tmp_path):
     assert not model.is_activation_checkpointing
     for name, tensor in adapter_weights(tight).items():
         torch.testing.assert_close(tensor, adapter_weights(free)[name], rtol=1e-3, atol=1e-4)
+
+
+def test_long_examples_keep_no_more_activations_than_shorter_ones(tmp_path):
+    """With the same weights, for a third more time at most; memory is bounded, not measured."""
+    long = Example((Message("user", "1+2=3 " * 400), Message("assistant", "4+5=9 " * 20)), (1,))
+    kept, hashes = [], set()
+    for choice in ("auto", False):
+        model = make_model(context=4096)
+        layers = [each for each in model.modules() if isinstance(each, GradientCheckpointingLayer)]
+
+        def note(module, arguments, layers=layers):
+            kept.append(sum(not each.gradient_checkpointing for each in layers))
+
+        model.base_model.register_forward_pre_hook(note)
+        spec = make_spec((*EXAMPLES, long), epochs=1, gradient_checkpointing=choice)
+        hashes.add(fit(with_adapter(model), spec, tmp_path / str(choice)).sha256)
+        assert not model.is_activation_checkpointing
+        few, all_of_them = min(kept), max(kept)
+        assert all_of_them == len(layers)
+        assert few == (len(layers) if choice is False else 0)
+        kept.clear()
+    assert len(hashes) == 1
 
 
 def test_an_example_that_never_fits_is_an_error(tmp_path):
