@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -26,6 +26,7 @@ class AnswerServer:
     address: str
     settings: Mapping[str, object] = field(default_factory=dict)
     path_map: Mapping[str, str] = field(default_factory=dict)
+    send: Callable[[Path], Awaitable[None]] | None = None
 
     def map_path(self, path: Path) -> str:
         """The server's path of an absolute path of this machine."""

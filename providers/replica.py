@@ -116,7 +116,7 @@ class Replica:
         async with self._gate.hold():
             if await self._list_own():
                 return
-            await self._adapters.load(name, self.server.map_path(self._workdir / folder))
+            await self._load_folder(folder, name)
             try:
                 model = ModelRef(name, self.provider.base.address, self._adapters.model_name(name))
                 asked = Request(model, (Message("user", prompt),), sampling, name)
@@ -133,6 +133,18 @@ class Replica:
             # Its limiter may have stopped all calls, and its connections may be dead.
             await self.provider.close()
             await self._exchange(digests)
+
+    async def move(self, server: AnswerServer, provider: Provider) -> None:
+        """From now on this is another server, without adapters yet.
+
+        The calls on their way end first.
+        """
+        async with self._gate.hold():
+            closing = (self._adapters.close(), self.provider.close())
+            self.server, self.provider = server, provider
+            self._adapters, self._names = provider.adapter_server(), {}
+        # Its connections may be dead already.
+        await asyncio.gather(*closing, return_exceptions=True)
 
     async def find_missing(self) -> list[str]:
         """The adapters that were loaded and that the server does not list any more."""
@@ -213,8 +225,14 @@ class Replica:
 
     async def _load(self, artifact: str, digest: str) -> str:
         name = f"{artifact}-{digest}-{secrets.token_hex(_TOKEN_BYTES)}"
-        await self._adapters.load(name, self.server.map_path(self._workdir / artifact))
+        await self._load_folder(artifact, name)
         return name
+
+    async def _load_folder(self, folder: str, name: str) -> None:
+        path = self._workdir / folder
+        if self.server.send is not None:
+            await self.server.send(path)
+        await self._adapters.load(name, self.server.map_path(path))
 
     async def _unload(self, name: str) -> None:
         try:

@@ -17,7 +17,10 @@ import time
 import zlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence, Set
 
+from providers.answer_server import AnswerServer
+from providers.base import Provider
 from providers.errors import (
+    ConnectionLost,
     ModelNotFound,
     ProviderError,
     RequestFailed,
@@ -141,6 +144,17 @@ class Replicas:
             min(self._patience_s, give_up_after_s),
             check_every_s=self._check_every_s,
         )
+
+    def lose(self, number: int, reason: str) -> None:
+        """Ask the others for the calls of replica `number`, whose server has ended."""
+        replica = self._replicas[number]
+        # First, so that a call which is ended now does not come back to it.
+        self._set_aside(replica, ConnectionLost(reason))
+        replica.abandon_calls()
+
+    async def move(self, number: int, server: AnswerServer, provider: Provider) -> None:
+        """Let another server take the place of one that was lost; it gets its adapters first."""
+        await self._replicas[number].move(server, provider)
 
     async def close(self) -> None:
         """Close all connections, even if one fails to close. The adapters stay loaded."""

@@ -64,15 +64,16 @@ def join_servers(
     trainer: Provider, servers: Sequence[AnswerServer], workdir: Path, canary: Canary | None = None
 ) -> SplitProvider:
     """The same with a trainer that is open already, and closed with the servers."""
-    alone = len(servers) == 1
-    replicas = [_connect_replica(server, workdir, canary, alone=alone) for server in servers]
+    replicas = []
+    for server in servers:
+        provider = _connect(server, workdir, alone=len(servers) == 1)
+        adapters = provider.adapter_server()
+        replicas.append(Replica(server, provider, adapters, workdir, canary))
     patience_s = min(_read_patience(server) for server in servers)
     return SplitProvider(trainer, Replicas(replicas, patience_s), workdir, canary)
 
 
-def _connect_replica(
-    server: AnswerServer, workdir: Path, canary: Canary | None, *, alone: bool
-) -> Replica:
+def _connect(server: AnswerServer, workdir: Path, *, alone: bool) -> Provider:
     provider = registry.connect(server.address, server.settings, workdir)
     if not provider.capabilities.adapter_server:
         raise InvalidSettings(
@@ -81,7 +82,7 @@ def _connect_replica(
         )
     if not alone:
         provider = provider.with_deadline(min(_SOON_S, _read_patience(server)))
-    return Replica(server, provider, provider.adapter_server(), workdir, canary)
+    return provider
 
 
 def _read_patience(server: AnswerServer) -> float:
@@ -179,6 +180,15 @@ class SplitProvider(ProviderWrapper):
         Raises what a server says against it, such as too high a rank.
         """
         await self._replicas.try_adapter(folder)
+
+    def lose_server(self, number: int, reason: str) -> None:
+        """Let the others answer in place of one of several servers, which has ended."""
+        self._replicas.lose(number, reason)
+
+    async def replace_server(self, number: int, server: AnswerServer) -> None:
+        """Let another server take the place of one that was lost; it gets its adapters first."""
+        provider = _connect(server, self._workdir, alone=False)
+        await self._replicas.move(number, server, provider)
 
     def with_deadline(self, give_up_after_s: float) -> SplitProvider:
         trainer = self._trainer.with_deadline(give_up_after_s)

@@ -1,22 +1,21 @@
 """What of a training would run where on a cluster, and what does not fit: `society doctor`.
 
-Every node is asked by a call of its own, which takes none of its CPUs. Imports no torch.
+Imports no torch.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from providers.cluster.asking import ANSWER_S, Reply, ask_nodes
 from providers.cluster.connection import Node, connect_ray, count, list_nodes
+from providers.cluster.files import mark_folder
 from providers.cluster.places import Demand, describe_shortage
 from providers.cluster.settings import ClusterSettings
 from providers.errors import ProviderError
-from providers.extras import PROJECT
 from providers.local.cluster_plan import (
     estimate_bytes,
     make_demand,
@@ -31,7 +30,6 @@ from providers.local.worker_actor import describe_node_fault
 from providers.types import Finding, Hyperparameters
 
 _CHECK = "cluster"
-_PROBE_S = 60.0
 _COMPUTING = ("torch", "transformers", "peft")
 """Packages of other versions may train other last bits."""
 
@@ -55,7 +53,7 @@ def preflight_nodes(
     nodes = list_nodes(ray)
     demand = make_demand(settings, nodes, size, how)
     # The folder's own token is made by the run: a check leaves nothing behind.
-    with _mark_folder(workdir) as mark:
+    with mark_folder(workdir) as mark:
         if cluster.send_files == "always":
             mark = None
         replies = _probe(ray, nodes, source, mark)
@@ -92,9 +90,7 @@ def _sum_up(
     return Finding("ok", text, check=_CHECK)
 
 
-def _judge(
-    node: Node, demand: Demand, needed: int | None, reply: Mapping[str, Any] | None
-) -> Finding:
+def _judge(node: Node, demand: Demand, needed: int | None, reply: Reply | None) -> Finding:
     """What one node can do; a warning if it should train and cannot."""
     places = demand.count_on(node)
     if not places:
@@ -102,7 +98,7 @@ def _judge(
         text = f"node {node} trains nothing: it has no room for {demand}"
         return Finding("ok", text, check=_CHECK)
     if reply is None:
-        text = f"node {node} did not answer within {_PROBE_S:.0f} s"
+        text = f"node {node} did not answer within {ANSWER_S:.0f} s"
         return Finding("warning", text, "look for it in `ray status`", _CHECK)
     if fault := reply["fault"]:
         return Finding("warning", f"node {node} cannot train: {fault}", check=_CHECK)
@@ -131,40 +127,16 @@ def _list_differences(there: Mapping[str, str | None]) -> str:
 
 def _probe(
     ray: Any, nodes: Sequence[Node], source: ModelSource, mark: Path | None
-) -> dict[str, Mapping[str, Any]]:
-    """What the nodes say of themselves, by their ids, of those that answer in time."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
+) -> dict[str, Reply]:
     request = {
-        "version": version(PROJECT),
         "source": {"name": source.name, "local": source.local},
         "built_in": is_built_in(source),
         "mark": None if mark is None else str(mark),
     }
-    calls = {
-        ray.remote(describe_this_node)
-        .options(
-            num_cpus=0,
-            max_retries=0,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False),
-        )
-        .remote(request): node.node_id
-        for node in nodes
-    }
-    # All at the same time: a node that hangs costs one time-out.
-    done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=_PROBE_S)
-    replies = {}
-    for call in done:
-        try:
-            replies[calls[call]] = ray.get(call)
-        except Exception as error:
-            first = next(iter(str(error).strip().splitlines()), "")
-            fault = f"{PROJECT} is not installed there, or the node is gone ({first})"
-            replies[calls[call]] = {"fault": fault}
-    return replies
+    return ask_nodes(ray, nodes, describe_this_node, request)
 
 
-def describe_this_node(request: Mapping[str, Any]) -> dict[str, Any]:
+def describe_this_node(request: Reply) -> dict[str, Any]:
     """Carried out on the node."""
     mark = request["mark"]
     sees = mark is not None and Path(mark).exists()
@@ -184,16 +156,3 @@ def _read_versions() -> dict[str, str | None]:
         except PackageNotFoundError:
             found[name] = None
     return found
-
-
-@contextmanager
-def _mark_folder(workdir: Path) -> Iterator[Path | None]:
-    """A file that a node sees if it sees the run's folder, for a moment; None if none can be."""
-    here = workdir.absolute()
-    while not here.is_dir():
-        here = here.parent
-    try:
-        with tempfile.NamedTemporaryFile(dir=here, prefix=".seen-by-") as file:
-            yield Path(file.name)
-    except PermissionError:
-        yield None

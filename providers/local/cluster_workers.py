@@ -18,6 +18,7 @@ from typing import Any
 
 from providers.artifact import MANIFEST, get_hidden_path, set_aside
 from providers.cluster.connection import connect_ray, list_nodes
+from providers.cluster.files import Files, keep_token, read_files, write_files
 from providers.cluster.places import Demand, Placement
 from providers.cluster.settings import ClusterSettings
 from providers.errors import InvalidSettings, ProviderError
@@ -30,7 +31,7 @@ from providers.local.memory import ModelSize, measure_model
 from providers.local.settings import LocalSettings
 from providers.local.source import ModelSource, find_folder, is_built_in, read_config
 from providers.local.training_worker import NoPlace, WorkerSetup
-from providers.local.worker_actor import Files, WorkerActor, keep_token, read_files, write_files
+from providers.local.worker_actor import WorkerActor
 
 _log = logging.getLogger(__name__)
 # How long one call of an actor waits for news, and how long it may take to come back.

@@ -5,7 +5,6 @@ Runs on the node, in a process that Ray starts there, with the packages of the n
 
 from __future__ import annotations
 
-import os
 import queue
 import shutil
 import socket
@@ -13,18 +12,14 @@ import tempfile
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from providers.artifact import get_hidden_path
+from providers.cluster.asking import find_difference
+from providers.cluster.files import Files, read_files, read_token, write_files
 from providers.embedded import MODEL_DIR
-from providers.extras import PACKAGES, PROJECT, find_missing, install_command
-
-_TOKEN = ".folder-token"
-Files = dict[str, bytes]
-"""The files of a folder by their names in it."""
+from providers.extras import PACKAGES, find_missing, install_command
 
 
 class WorkerActor:
@@ -121,66 +116,17 @@ class _Mailbox:
         return self.incoming.get()
 
 
-def read_token(folder: Path) -> str | None:
-    """What tells a folder from others of the same path on other machines; None without one."""
-    try:
-        return (folder / _TOKEN).read_text(encoding="utf-8")
-    except OSError:
-        return None
-
-
-def keep_token(folder: Path) -> str:
-    """The folder's token, made if there is none yet."""
-    if (found := read_token(folder)) is not None:
-        return found
-    # Never changed once it is there: nodes may have read it, and their file systems keep it.
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / _TOKEN).write_text(uuid4().hex, encoding="utf-8")
-    return keep_token(folder)
-
-
 def describe_node_fault(request: Mapping[str, Any]) -> str | None:
     """Why this node cannot train a model, as far as it shows at once; None if it may.
 
     `request` has the "source", whether it is the "built_in" model, and the run's "version".
     """
-    if (mine := version(PROJECT)) != request["version"]:
-        return f"it has {PROJECT} {mine}, and the run has {request['version']}; install the same"
+    source = request["source"]
+    in_folder = source["local"] and not request["built_in"]
+    if difference := find_difference(
+        request["version"], Path(source["name"]) if in_folder else None
+    ):
+        return difference
     if absent := find_missing(PACKAGES["local"]):
         return f"it lacks {', '.join(absent)}; {install_command('local')}"
-    source = request["source"]
-    if source["local"] and not request["built_in"] and not Path(source["name"]).exists():
-        return (
-            f"the model's folder {source['name']!r} is not there; put it at the same place on "
-            "every node, or on a disk that all nodes see"
-        )
     return None
-
-
-def read_files(path: Path) -> Files:
-    """The bytes of a file, as {"": …}, or of all files in a folder.
-
-    >>> read_files(Path("models/a"))  # doctest: +SKIP
-    {'adapter_config.json': b'…', 'adapter_model.safetensors': b'…', 'manifest.json': b'…'}
-    """
-    if path.is_file():
-        return {"": path.read_bytes()}
-    return {
-        each.relative_to(path).as_posix(): each.read_bytes()
-        for each in sorted(path.rglob("*"))
-        if each.is_file()
-    }
-
-
-def write_files(out: Path, files: Mapping[str, bytes]) -> None:
-    """Write what `read_files` gave; `out` appears complete or not at all, in place of another."""
-    partial = get_hidden_path(out, f"{os.getpid()}.arriving")
-    shutil.rmtree(partial, ignore_errors=True)
-    # A file has one entry without a name, a folder one for each of its files.
-    for name, content in files.items():
-        path = partial / name if name else partial
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    if out.is_dir():
-        shutil.rmtree(out)
-    partial.replace(out)

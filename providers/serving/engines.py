@@ -15,6 +15,8 @@ from providers.base import BaseWeights
 from providers.errors import InvalidSettings
 from providers.serving.settings import AdapterNeed, EngineSettings
 
+HERE = "127.0.0.1"
+"""Where a server on this machine listens: nobody else reaches it."""
 SHUTDOWN_S = 10
 """How long the engine lets requests in flight finish once it is asked to end."""
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -43,6 +45,10 @@ class ServerPlan:
         # SGLang takes what follows a colon for an adapter's name.
         return self.weights.name.rstrip("/").rpartition("/")[2].replace(":", "-") or "base"
 
+    def name_address(self, url: str) -> str:
+        """The base model at a server of this plan, as an experiment would name it."""
+        return f"openai+{url}/v1:{self.served_name}"
+
     @property
     def slots(self) -> int | None:
         """How many adapters may ever be loaded into one server; None for any number.
@@ -63,9 +69,9 @@ class ServerPlan:
             "arguments": " ".join(self._build_answer_arguments()),
         }
 
-    def build_arguments(self, port: int) -> list[str]:
+    def build_arguments(self, port: int, host: str = HERE) -> list[str]:
         """The whole command but for the key, which travels in the environment."""
-        reached = ["--host", "127.0.0.1", "--port", str(port)]
+        reached = ["--host", host, "--port", str(port)]
         if self.settings.engine == "vllm":
             model = [self.weights.name, *reached, "--disable-uvicorn-access-log"]
             # Without it a server that is asked to end waits for its requests for ever.

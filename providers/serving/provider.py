@@ -9,24 +9,32 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from providers import registry
-from providers.answer_server import AnswerServer
 from providers.base import Provider, Settings
 from providers.canary import Canary
+from providers.cluster.connection import connect_ray, list_nodes
 from providers.cluster.settings import ClusterSettings
 from providers.errors import AdapterNotApplied, ConnectionLost, InvalidSettings, RunError
 from providers.gate import Gate
 from providers.gathering import gather_or_cancel
+from providers.local.machine import list_free_cards
+from providers.serving.cluster_server import place_servers
 from providers.serving.engines import ServerPlan
-from providers.serving.environment import find_engine
-from providers.serving.server import ManagedServer, Tell
-from providers.serving.settings import AdapterNeed, EngineSettings, check_engine_settings
+from providers.serving.nodes import leaves_room
+from providers.serving.planning import (
+    OF_THE_PROMPT,
+    ManagedServing,
+    check_managed,
+    open_form,
+    plan_server,
+)
+from providers.serving.server import ManagedServer, RunServer, Tell
 from providers.split import TRIAL, SplitProvider, join_servers
 from providers.types import (
     AveragedModel,
@@ -49,67 +57,17 @@ from providers.wrapper import ProviderWrapper
 T = TypeVar("T")
 _HEALTHY_ANSWERS = 100
 """A server that has given so many answers came up well; the next death counts as the first."""
-_OF_THE_PROMPT = ("chat_template_kwargs", "reasoning_effort")
 
 
-@dataclass(frozen=True, slots=True)
-class ManagedServing:
-    """`[serving]` with an engine: the server, what connects to it, and what it has to hold.
-
-    `connection` are settings of the connection, beside those that the run decides itself. With
-    `canary` the adapters are tried after every load.
-    """
-
-    engine: EngineSettings
-    need: AdapterNeed
-    connection: Mapping[str, object] = field(default_factory=dict)
-    canary: bool = True
-
-
-def check_managed(managed: ManagedServing, address: str, trainer: Settings) -> None:
-    """Raise `InvalidSettings` for what shows without starting anything.
-
-    `address` and `trainer` are those of the provider that trains.
-    """
-    check_engine_settings(managed.engine)
-    registry.locate_weights(address, trainer)
-    for name in ("api_key_env", "headers", *_OF_THE_PROMPT):
-        if name in managed.connection:
-            raise InvalidSettings(
-                f"serving.settings.{name} is set by the run itself for a server that it starts; "
-                "remove it"
-            )
-    registry.check("openai+http://127.0.0.1:1/v1:base", managed.connection)
-
-
-def plan_server(managed: ManagedServing, address: str, trainer: Settings) -> ServerPlan:
-    """What the server will be started with. Looks into its environment, which takes a moment.
-
-    Raises `InvalidSettings`.
-    """
-    weights = registry.locate_weights(address, trainer)
-    found = find_engine(managed.engine)
-    if found is None:
-        return ServerPlan(managed.engine, weights, managed.need, on_cpu=False, version="")
-    return ServerPlan(managed.engine, weights, managed.need, found.on_cpu, found.version)
-
-
-def _make_servers(plan: ServerPlan, folder: Path) -> list[ManagedServer]:
-    """One server for each group of graphics cards; a single one without any."""
+def make_servers(plan: ServerPlan, workdir: Path) -> list[ManagedServer]:
+    """One server for each group of this machine's graphics cards; a single one without any. They
+    write beside `workdir`."""
+    folder = workdir.resolve().parent
     gpus, size = plan.settings.gpus, plan.settings.gpus_per_server
     groups = [gpus[start : start + size] for start in range(0, len(gpus) - size + 1, size)] or [()]
-    several = len(groups) > 1
     return [
-        ManagedServer(plan, folder, number, group, keeps_address=several)
-        for number, group in enumerate(groups, start=1)
+        ManagedServer(plan, folder, number, group) for number, group in enumerate(groups, start=1)
     ]
-
-
-def open_form(plan: ServerPlan, managed: ManagedServing) -> Provider:
-    """A connection to no server, which says what one to the real server can do."""
-    # It is opened at its first call, which never comes.
-    address = f"openai+http://127.0.0.1:1/v1:{plan.served_name}"
-    return registry.connect(address, managed.connection, Path())
 
 
 def connect_managed(
@@ -126,20 +84,29 @@ def connect_managed(
     """
     check_managed(managed, address, trainer)
     plan = plan_server(managed, address, trainer)
-    for name in _OF_THE_PROMPT:
+    for name in OF_THE_PROMPT:
         if value := trainer.get(name):
             managed = replace(managed, connection={**managed.connection, name: value})
-    shares = _shares_device(managed.engine, plan, trainer)
+    shares = _shares_device(managed, plan, trainer)
 
     def open_trainer() -> Provider:
         return registry.connect(address, trainer, workdir, cluster)
 
-    return ManagedProvider(open_trainer, plan, managed, workdir, shares_device=shares)
+    async def open_servers() -> Sequence[RunServer]:
+        if managed.cluster is None:
+            return make_servers(plan, workdir)
+        return await place_servers(managed.cluster, plan, workdir)
+
+    return ManagedProvider(open_trainer, open_servers, plan, managed, workdir, shares_device=shares)
 
 
-def _shares_device(engine: EngineSettings, plan: ServerPlan, trainer: Settings) -> bool:
+def _shares_device(managed: ManagedServing, plan: ServerPlan, trainer: Settings) -> bool:
+    engine = managed.engine
     if engine.while_training != "auto":
         return engine.while_training == "stop"
+    if managed.cluster is not None:
+        nodes = list_nodes(connect_ray(managed.cluster))
+        return not leaves_room(plan, nodes, trainer, has_cards=bool(list_free_cards()))
     device = str(trainer.get("device", "auto"))
     if device == "cpu":
         return plan.on_cpu
@@ -150,7 +117,7 @@ def _shares_device(engine: EngineSettings, plan: ServerPlan, trainer: Settings) 
 
 
 class ManagedProvider(ProviderWrapper):
-    """Trains with what `open_trainer` opens, answers with a server of its own.
+    """Trains with what `open_trainer` opens, answers with servers of its own, `open_servers`.
 
     Models are named as the trainer names them. `shares_device`: server and trainer cannot both hold
     the device. `listen` says where news go, such as the restart of a server that died. Errors of a
@@ -164,6 +131,7 @@ class ManagedProvider(ProviderWrapper):
     def __init__(
         self,
         open_trainer: Callable[[], Provider],
+        open_servers: Callable[[], Awaitable[Sequence[RunServer]]],
         plan: ServerPlan,
         managed: ManagedServing,
         workdir: Path,
@@ -171,11 +139,11 @@ class ManagedProvider(ProviderWrapper):
         shares_device: bool,
     ) -> None:
         super().__init__(open_trainer())
-        self._open_trainer = open_trainer
+        self._open_trainer, self._open_servers = open_trainer, open_servers
         self._plan, self._managed, self._workdir = plan, managed, workdir
         self._shares_device = shares_device
         self._trainer_holds = False
-        self._servers = _make_servers(plan, workdir.resolve().parent)
+        self._servers: Sequence[RunServer] = ()
         self._canary = Canary(lambda: self._provider) if managed.canary else None
         self._tell: Tell = lambda text: None
         # Requests pass the gate; what stops the server waits until none is on its way.
@@ -301,9 +269,9 @@ class ManagedProvider(ProviderWrapper):
         """Shut down a server that is dead, or whose slots do not last for what is wanted."""
         if self._death is not None and self._death.done():
             # Several are kept up by their own watch, which ends with what it could not mend.
-            reason = self._death.result()
+            reason, server = self._death.result(), self._servers[0]
             await self._shut_down()
-            self._count_death(self._servers[0], reason)
+            self._count_death(server, reason)
         slots, new = self._plan.slots, self._count_new()
         if slots is not None and self._answering is not None and self._slots_used + new > slots:
             await self._shut_down()
@@ -311,7 +279,7 @@ class ManagedProvider(ProviderWrapper):
     def _count_new(self) -> int:
         return len(set(self._wanted) - set(self._loaded or ()))
 
-    def _count_death(self, server: ManagedServer, reason: str) -> None:
+    def _count_death(self, server: RunServer, reason: str) -> None:
         self._deaths = 1 if self._answers >= _HEALTHY_ANSWERS else self._deaths + 1
         self._answers = 0
         most = self._managed.engine.restarts
@@ -371,32 +339,47 @@ class ManagedProvider(ProviderWrapper):
             await self._provider.close()
             self._provider = self._open_trainer()
             self._trainer_holds = False
-        logs = ", ".join(str(server.log) for server in self._servers)
-        self._tell(f"{self._managed.engine.engine} is started to answer; log: {logs}")
+        self._servers = await self._open_servers()
+        logs = ", ".join(dict.fromkeys(server.log for server in self._servers))
+        number = len(self._servers)
+        times = "" if number == 1 else f", {number} times"
+        self._tell(f"{self._managed.engine.engine} is started to answer{times}; log: {logs}")
         await gather_or_cancel([server.start() for server in self._servers])
-        servers = [
-            AnswerServer(server.address, {**self._managed.connection, **server.settings})
-            for server in self._servers
-        ]
-        self._answering = join_servers(
-            _Borrowed(self._provider), servers, self._workdir, self._canary
+        self._answering = answering = join_servers(
+            _Borrowed(self._provider),
+            [server.describe(self._managed.connection) for server in self._servers],
+            self._workdir,
+            self._canary,
         )
-        self._death = asyncio.create_task(self._watch())
+        self._death = asyncio.create_task(self._watch(answering))
 
-    async def _watch(self) -> str:
+    async def _watch(self, answering: SplitProvider) -> str:
         """Return how a single server died; let others take the calls of one of several, and raise
         what keeps it from being started again."""
         if len(self._servers) == 1:
             return await self._servers[0].wait_for_death()
-        await gather_or_cancel([self._keep_up(server) for server in self._servers])
+        await gather_or_cancel(
+            [self._keep_up(number, answering) for number in range(len(self._servers))]
+        )
         raise AssertionError("servers are kept up for ever")
 
-    async def _keep_up(self, server: ManagedServer) -> None:
+    async def _keep_up(self, number: int, answering: SplitProvider) -> None:
+        """Put a new server in the place of each that dies; the others answer meanwhile."""
+        server = self._servers[number]
         while True:
             reason = await server.wait_for_death()
-            self._count_death(server, reason)
-            await server.stop()
-            await server.start()
+            # At once: calls on their way would fail one by one, or hang at a machine that is gone.
+            answering.lose_server(number, reason)
+            while True:
+                self._count_death(server, reason)
+                await server.stop()
+                try:
+                    await server.start()
+                    break
+                # The others answer, and on a cluster the next place may be on a better node.
+                except InvalidSettings as error:
+                    reason = str(error)
+            await answering.replace_server(number, server.describe(self._managed.connection))
 
     async def _shut_down(self) -> None:
         answering, self._answering = self._answering, None
@@ -412,7 +395,8 @@ class ManagedProvider(ProviderWrapper):
                 with suppress(ConnectionLost):
                     await answering.close()
         finally:
-            await asyncio.gather(*(server.stop() for server in self._servers))
+            servers, self._servers = self._servers, ()
+            await asyncio.gather(*(server.stop() for server in servers))
 
 
 class _Borrowed(ProviderWrapper):

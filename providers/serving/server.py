@@ -9,10 +9,11 @@ import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from providers.answer_server import AnswerServer
 from providers.errors import InvalidSettings
-from providers.serving.engines import SHUTDOWN_S, ServerPlan
+from providers.serving.engines import HERE, SHUTDOWN_S, ServerPlan
 from providers.serving.environment import build_environment, check_version
 from providers.serving.failures import explain_failure, is_port_taken
 from providers.serving.process import ServerProcess, end_leftovers
@@ -27,13 +28,33 @@ _LAST_PORT = 65535
 Tell = Callable[[str], None]
 
 
-class ManagedServer:
-    """One server of a run, with `folder` for its log and its record. For one event loop.
+class RunServer(Protocol):
+    """A server of a run, on this machine or on another."""
 
-    Once it is up, `address` and `settings` are those of a server that a user started by hand:
-    `registry.connect(server.address, server.settings, workdir)`. A server that is started again has
-    another port, or at least another key, so that no call to an earlier one reaches it; one of
-    several that `keeps_address` comes back for the calls that the others have not taken.
+    @property
+    def log(self) -> str:
+        """Where it prints to."""
+
+    async def start(self) -> None:
+        """Start it and wait until it answers. Raises `InvalidSettings` if it does not come up."""
+
+    def describe(self, connection: Mapping[str, object]) -> AnswerServer:
+        """The server, now that it is up, as one that a user started by hand; `connection` are the
+        settings of its connection beside those that the run decides."""
+
+    async def wait_for_death(self) -> str:
+        """Return once it has ended by itself: how it ended, and what to do about it."""
+
+    async def stop(self) -> None:
+        """End it with all its processes; does nothing if it is down."""
+
+
+class ManagedServer:
+    """One server of a run on this machine, with `folder` for its log and its record. For one event
+    loop.
+
+    Each time that it is started it has another port, or at least another key, so that no call to an
+    earlier one reaches it. `host` is the address of this machine where it listens.
     """
 
     def __init__(
@@ -42,31 +63,32 @@ class ManagedServer:
         folder: Path,
         number: int = 1,
         gpus: tuple[int, ...] = (),
-        *,
-        keeps_address: bool = False,
+        host: str = HERE,
     ) -> None:
         name = "server" if number == 1 else f"server-{number}"
-        self.log = folder / f"{name}.log"
+        self.key = ""
+        self._log = folder / f"{name}.log"
         self._plan = plan
         self._record = folder / f"{name}.json"
         self._key_file = folder / f".{name}.yaml"
         self._number = number
-        self._gpus = gpus
+        self._gpus, self._host = gpus, host
         self._process: ServerProcess | None = None
         self._port = 0
-        self._key = ""
-        self._keeps_address = keeps_address
-        self._variable = f"SOCIETY_SERVER_KEY_{secrets.token_hex(4).upper()}"
+        self._variable = make_key_variable()
 
     @property
-    def address(self) -> str:
-        """The base model at this server, as an experiment would name it."""
-        return f"openai+{self._url}/v1:{self._plan.served_name}"
+    def log(self) -> str:
+        return str(self._log)
 
     @property
-    def settings(self) -> Mapping[str, object]:
-        """The settings of its connection: which variable of this process has the key."""
-        return {"api_key_env": self._variable}
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://{f'[{self._host}]' if ':' in self._host else self._host}:{self._port}"
+
+    def describe(self, connection: Mapping[str, object]) -> AnswerServer:
+        settings = {**connection, "api_key_env": self._variable}
+        return AnswerServer(self._plan.name_address(self.url), settings)
 
     @property
     def is_up(self) -> bool:
@@ -74,11 +96,7 @@ class ManagedServer:
         return self._process is not None and self._process.status is None
 
     async def start(self) -> None:
-        """Start it and wait until it answers.
-
-        Ends what an earlier start of this run has left. Raises `InvalidSettings` with the end of
-        its log if it does not come up.
-        """
+        """The same; ends what an earlier start of this run has left before."""
         await asyncio.to_thread(end_leftovers, self._record)
         for _ in range(_PORT_TRIES):
             if await self._try_start():
@@ -89,28 +107,23 @@ class ManagedServer:
         )
 
     async def wait_for_death(self) -> str:
-        """Return once its process has ended by itself: how it ended, and what to do about it."""
         assert self._process is not None
         status = await self._process.wait()
         return f"it ended with status {status}: {explain_failure(self._process.read_log(), status)}"
 
     async def stop(self) -> None:
-        """End it with all its processes; does nothing if it is down."""
         process, self._process = self._process, None
-        if not self._keeps_address:
-            os.environ.pop(self._variable, None)
+        os.environ.pop(self._variable, None)
         self._key_file.unlink(missing_ok=True)
         if process is not None:
             await process.stop(SHUTDOWN_S + 5.0)
 
     async def _try_start(self) -> bool:
         """False if another program took the port between the choice and the start."""
-        if not (self._keeps_address and self._key):
-            self._port = _choose_port(self._plan.settings.port, self._number)
-            self._key = secrets.token_urlsafe(_KEY_BYTES)
-        key = self._key
+        self._port = _choose_port(self._plan.settings.port, self._number, self._host)
+        self.key = key = secrets.token_urlsafe(_KEY_BYTES)
         os.environ[self._variable] = key
-        process = ServerProcess(*self._build_command(key), self.log, self._record)
+        process = ServerProcess(*self._build_command(key), self._log, self._record)
         process.start()
         self._process = process
         try:
@@ -137,7 +150,7 @@ class ManagedServer:
         environment = build_environment(self._plan.settings)
         if self._gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self._gpus))
-        command = self._plan.build_arguments(self._port)
+        command = self._plan.build_arguments(self._port, self._host)
         if self._plan.settings.engine == "vllm":
             environment["VLLM_API_KEY"] = key
         else:
@@ -160,10 +173,10 @@ class ManagedServer:
         import httpx2
 
         with suppress(httpx2.HTTPError):
-            health = await client.get(f"{self._url}/health")
+            health = await client.get(f"{self.url}/health")
             if health.is_success:
                 # Another program at this port would not know the name.
-                listed = await client.get(f"{self._url}/v1/models")
+                listed = await client.get(f"{self.url}/v1/models")
                 return listed.is_success and f'"{self._plan.served_name}"' in listed.text
         return False
 
@@ -174,7 +187,7 @@ class ManagedServer:
         import httpx2
 
         with suppress(httpx2.HTTPError, ValueError):
-            version = (await client.get(f"{self._url}/version")).json()["version"]
+            version = (await client.get(f"{self.url}/version")).json()["version"]
             check_version("vllm", str(version))
 
     def _explain(self, what: str, log: str, status: int | None) -> InvalidSettings:
@@ -183,31 +196,33 @@ class ManagedServer:
             f"the server {what}; {explain_failure(log, status)}. The end of {self.log}:\n{lines}"
         )
 
-    @property
-    def _url(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
-
 
 class _Ended(Exception):
     """The process ended before it answered."""
 
 
-def _choose_port(wanted: int | None, number: int) -> int:
+def make_key_variable() -> str:
+    """A name for the variable of this process that has a server's key."""
+    return f"SOCIETY_SERVER_KEY_{secrets.token_hex(4).upper()}"
+
+
+def _choose_port(wanted: int | None, number: int, host: str) -> int:
     """A free port: the wanted one for the first server, those after it for the others."""
     if wanted is None:
-        return check_port(0)
+        return check_port(0, host)
     if wanted + number - 1 > _LAST_PORT:
         raise InvalidSettings(f"serving.port = {wanted} leaves no port for server {number}")
-    return check_port(wanted + number - 1)
+    return check_port(wanted + number - 1, host)
 
 
-def check_port(port: int) -> int:
+def check_port(port: int, host: str = HERE) -> int:
     """`port`, or a free one for 0. Raises `InvalidSettings` if another program has it."""
-    with socket.socket() as free:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as free:
         # As the server binds it: one that ended a moment ago is no hindrance.
         free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            free.bind(("127.0.0.1", port))
+            free.bind((host, port))
         except OSError as error:
             raise InvalidSettings(
                 f"serving.port: {port} is taken ({error.strerror}); end the program that has it, "

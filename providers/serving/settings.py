@@ -13,6 +13,7 @@ from providers.errors import InvalidSettings
 
 EngineName = Literal["vllm", "sglang"]
 WhileTraining = Literal["auto", "stop", "keep"]
+ServerCount = int | Literal["auto"]
 
 # The run decides these itself, and another value would break what it relies on.
 _OWN_FLAGS = frozenset(
@@ -33,6 +34,7 @@ class EngineSettings:
 
     engine: what is started. python: the Python of the environment that has it. command: in place
         of `python`, the words before the engine's own arguments, such as those of a container.
+    servers: how many the nodes of a cluster have; "auto" for as many as they hold.
     gpus: the numbers of the graphics cards it may use; () for all that are visible.
     context_tokens: what prompt and answer may have together; None for all that the model can.
     port: None takes a free one.
@@ -47,6 +49,7 @@ class EngineSettings:
     engine: EngineName
     python: str | None = None
     command: tuple[str, ...] = ()
+    servers: ServerCount = "auto"
     gpus: tuple[int, ...] = ()
     gpus_per_server: int = 1
     context_tokens: int | None = None
@@ -75,15 +78,20 @@ class AdapterNeed:
     rank: int
 
 
-def check_engine_settings(settings: EngineSettings) -> None:
-    """Raise `InvalidSettings` for what shows without starting anything."""
+def check_engine_settings(settings: EngineSettings, *, on_nodes: bool = False) -> None:
+    """Raise `InvalidSettings` for what shows without starting anything.
+
+    `on_nodes`: the servers run on the nodes of a cluster, whose disks are not seen here.
+    """
     if (settings.python is None) == (not settings.command):
         raise InvalidSettings(
             f"serving.engine = {settings.engine!r} needs python or command, and not both: set "
             f'serving.python = "/path/to/environment/bin/python", where {settings.engine} is '
             "installed in an environment of its own"
         )
-    _check_program(settings)
+    _check_place(settings, on_nodes=on_nodes)
+    if not on_nodes:
+        check_program(settings)
     for argument in settings.arguments:
         name = argument.partition("=")[0]
         if name in _OWN_FLAGS:
@@ -104,7 +112,25 @@ def check_engine_settings(settings: EngineSettings) -> None:
         )
 
 
-def _check_program(settings: EngineSettings) -> None:
+def _check_place(settings: EngineSettings, *, on_nodes: bool) -> None:
+    if not on_nodes:
+        if settings.servers != "auto":
+            raise InvalidSettings(
+                f"serving.servers = {settings.servers} is for the nodes of [cluster]; without it, "
+                "name this machine's graphics cards in serving.gpus, and each has a server"
+            )
+        return
+    for name in ("gpus", "port"):
+        if value := getattr(settings, name):
+            shown = list(value) if name == "gpus" else value
+            raise InvalidSettings(
+                f"serving.{name} = {shown}: with [cluster] the servers run on its nodes, where Ray "
+                "chooses cards and each server a free port; remove it"
+            )
+
+
+def check_program(settings: EngineSettings) -> None:
+    """Raise `InvalidSettings` if what is started is not on this machine."""
     if settings.python is None:
         program = settings.command[0]
         if shutil.which(program) is None:

@@ -246,7 +246,7 @@ async def _preflight_addresses(
         need = replace(need, samplings=list_samplings(config, config.model))
         if (managed := plan_serving(config)) is not None:
             trainer = config.settings_of(config.model)
-            return [await preflight_managed(managed, config.model, trainer, need)]
+            return [await preflight_managed(managed, config.model, trainer, folder.models, need)]
         return await preflight_answer_servers(config.serving.list_servers(), folder.models, need)
 
     async def nodes(address: str) -> tuple[str, PreflightReport]:

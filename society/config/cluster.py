@@ -1,4 +1,4 @@
-"""Where models are trained, if not on this machine: `[cluster]`."""
+"""Where models are trained and answered, if not on this machine: `[cluster]`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from society.config.values import Positive, Section
 
 
 class ClusterSection(Section):
-    """Other machines that train, reached through Ray ([cluster.md](cluster.md))."""
+    """Other machines that train, and answer with `serving.engine`, reached through Ray
+    ([cluster.md](cluster.md))."""
 
     ray: str
     """`auto` for the Ray cluster that this machine belongs to, or `ray://HOST:10001` to reach its
     head node from outside."""
     place_timeout_s: Positive = 300.0
-    """How long to wait, while nothing is trained, until a node has room for a job."""
+    """How long to wait, while nothing is trained, until a node has room for a job or a
+    server."""
     send_files: SendFiles = "auto"
     """`auto` sends models through Ray to and from nodes that do not see the run's folder, `always`
     to and from all."""

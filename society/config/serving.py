@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -13,8 +13,8 @@ from society.config.values import Count, Positive, Section, Whole, Words
 Port = Annotated[int, Field(ge=1, le=65535)]
 # What a server that the user has started cannot have, since the run starts none.
 _OF_AN_ENGINE = (
-    *("python", "command", "gpus", "gpus_per_server", "context_tokens", "port", "arguments"),
-    *("environment", "start_timeout_s", "restarts", "while_training"),
+    *("python", "command", "servers", "gpus", "gpus_per_server", "context_tokens", "port"),
+    *("arguments", "environment", "start_timeout_s", "restarts", "while_training"),
 )
 
 
@@ -47,6 +47,9 @@ class ServingSection(Section):
     command: Annotated[tuple[Words, ...], Field(strict=False)] = ()
     """In place of `python`: the words before the engine's own arguments, such as those of a
     container."""
+    servers: Count | Literal["auto"] = "auto"
+    """How many servers run on the nodes of `[cluster]`: `auto` for as many as their free graphics
+    cards hold, or one for each node without cards ([cluster.md](cluster.md#servers))."""
     gpus: Annotated[tuple[Whole, ...], Field(strict=False)] = ()
     """The numbers of the graphics cards that servers may use; by default the first server has all
     that are visible."""
@@ -96,6 +99,14 @@ class ServingSection(Section):
         """The user's own servers in the terms of `providers`."""
         addresses = self.addresses or (self.address,)
         return tuple(AnswerServer(a, self.settings, self.path_map) for a in addresses)
+
+    def count_servers(self) -> int:
+        """How many servers answer, as far as the file says it."""
+        if self.engine is None:
+            return len(self.list_servers())
+        if self.servers != "auto":
+            return self.servers
+        return max(1, len(self.gpus) // self.gpus_per_server)
 
     def engine_settings(self) -> EngineSettings | None:
         """The run's own servers in the terms of `providers`; None if the user has started them."""

@@ -16,7 +16,8 @@ from providers.base import Provider
 from providers.batched import BatchedProvider
 from providers.cluster.settings import ClusterSettings
 from providers.errors import Unsupported
-from providers.serving.provider import ManagedServing, connect_managed
+from providers.serving.planning import ManagedServing
+from providers.serving.provider import connect_managed
 from providers.serving.settings import AdapterNeed
 from providers.split import connect_split
 from providers.types import BatchRecord, ModelRef
@@ -184,4 +185,6 @@ def plan_serving(config: Config) -> ManagedServing | None:
     # The arms debate one after another, each with the adapters of its own society.
     count = max((len(a.tuned) * (1 if a.shares_models else a.agents) for a in arms), default=0)
     ranks = [each.finetune.hyperparameters("generator").lora_rank for each in config.by_arm]
-    return ManagedServing(engine, AdapterNeed(count, max(ranks)), config.serving.settings)
+    cluster = None if config.cluster is None else config.cluster.settings()
+    need = AdapterNeed(count, max(ranks))
+    return ManagedServing(engine, need, config.serving.settings, cluster=cluster)

@@ -169,8 +169,8 @@ def build_debate_rules(
 
 
 def _count_in_flight(config: Config) -> int:
-    servers = () if config.serving is None else config.serving.list_servers()
-    return max(MOST_IN_FLIGHT, _QUESTIONS_PER_SERVER * len(servers))
+    servers = 0 if config.serving is None else config.serving.count_servers()
+    return max(MOST_IN_FLIGHT, _QUESTIONS_PER_SERVER * servers)
 
 
 def list_samplings(config: Config, address: str) -> tuple[Sampling, ...]:

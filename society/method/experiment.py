@@ -19,7 +19,7 @@ from providers.answer_server import check_answer_servers, check_served_recipe
 from providers.cluster.settings import check_cluster_settings
 from providers.errors import InvalidSettings, ProviderError
 from providers.pricing import Prices
-from providers.serving.provider import check_managed
+from providers.serving.planning import check_managed
 from society.config.load import ConfigError, list_problems, load_config
 from society.config.sampling import SamplingSection
 from society.config.schema import Config

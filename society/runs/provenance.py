@@ -21,7 +21,7 @@ from evals.choices import find_choice, has_ended
 from providers import registry
 from providers.errors import ProviderError
 from providers.hyperparameters import LORA_CHOICES
-from providers.serving.provider import plan_server
+from providers.serving.planning import plan_server
 from society.config.arm import ArmSection
 from society.config.load import ConfigError, compare_configs, describe_differences
 from society.config.sampling import SamplingSection

@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from providers.base import BaseWeights, Provider
+from providers.cluster.settings import ClusterSettings
 from providers.hyperparameters import Hyperparameters
+from providers.serving.cluster_server import place_servers
 from providers.serving.engines import ServerPlan
 from providers.serving.environment import find_engine
-from providers.serving.provider import ManagedProvider, ManagedServing
+from providers.serving.planning import ManagedServing
+from providers.serving.provider import ManagedProvider, make_servers
+from providers.serving.server import RunServer
 from providers.serving.settings import AdapterNeed, EngineSettings
 from providers.types import (
     Capabilities,
@@ -135,6 +139,7 @@ def open_managed(
     adapters: int = 2,
     *,
     shares_device: bool = True,
+    cluster: ClusterSettings | None = None,
     **changes: Any,
 ) -> ManagedProvider:
     """A trainer and a server of its own, which compute on one device if nothing else is said."""
@@ -142,8 +147,19 @@ def open_managed(
     managed = ManagedServing(engine, AdapterNeed(adapters, 4), {"give_up_after_s": 120.0})
     found = find_engine(engine)
     assert found is not None
-    weights = BaseWeights("/models/base", "float32")
+    weights = BaseWeights("org/base", "float32")
     plan = ServerPlan(engine, weights, managed.need, found.on_cpu, found.version)
+
+    async def open_servers() -> Sequence[RunServer]:
+        if cluster is not None:
+            return await place_servers(cluster, plan, workdir)
+        return make_servers(plan, workdir)
+
     return ManagedProvider(
-        lambda: FolderTrainer(workdir), plan, managed, workdir, shares_device=shares_device
+        lambda: FolderTrainer(workdir),
+        open_servers,
+        plan,
+        managed,
+        workdir,
+        shares_device=shares_device,
     )

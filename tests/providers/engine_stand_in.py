@@ -77,7 +77,7 @@ class Engine:
             time.sleep(600)
         child = subprocess.Popen([sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"])
         self.note("child", pid=child.pid)
-        server = ThreadingHTTPServer(("127.0.0.1", int(self.option("--port"))), Handler)
+        server = ThreadingHTTPServer((self.option("--host"), int(self.option("--port"))), Handler)
         server.daemon_threads = True
         Handler.engine = self
 
@@ -108,6 +108,7 @@ class Engine:
             if dying and self.answers == self.behavior.get("dies_after"):
                 print("RuntimeError: CUDA error: an illegal memory access", flush=True)
                 os._exit(1)
+        self.note("answer", pid=os.getpid())
         time.sleep(self.behavior.get("answer_s", 0.0))
         message = {"role": "assistant", "content": answer(weights, body["messages"])}
         said: dict[str, Any] = {

@@ -12,18 +12,13 @@ import pytest
 
 from providers import registry
 from providers.cluster.connection import Node, connect_ray
+from providers.cluster.files import keep_token, read_files, read_token, write_files
 from providers.cluster.places import Demand, describe_shortage
 from providers.cluster.settings import ClusterSettings, check_cluster_settings
 from providers.errors import InvalidSettings
 from providers.local.cluster_plan import plan_cluster_lanes, refuse_settings, uses_cards
 from providers.local.settings import LocalSettings
-from providers.local.worker_actor import (
-    describe_node_fault,
-    keep_token,
-    read_files,
-    read_token,
-    write_files,
-)
+from providers.local.worker_actor import describe_node_fault
 from society.config.load import ConfigError, load_config
 
 HEAD = Node("0", "head", cpus=0, gpus=0, memory_bytes=8 * 10**9)
