@@ -156,6 +156,13 @@ def draw_marker(number: int) -> Markup:
     ).format(number, _MARKERS[number - 1].format(x=14, y=6))
 
 
+def draw_sign(number: int, x: float, y: float) -> Markup:
+    """The marker of line `number` within another drawing, in the color of the class around it."""
+    return Markup('<path class="marker" d="{}"/>').format(
+        _MARKERS[number - 1].format(x=f"{x:.1f}", y=f"{y:.1f}")
+    )
+
+
 def draw_bar(share: float) -> Markup:
     """How much of something is done, 0..1."""
     return Markup(
@@ -175,13 +182,12 @@ def _draw_curve(plane: _Plane, number: int, curve: Curve, shift: float) -> Marku
     for x, rate in places:
         parts.append(
             Markup(
-                '<line class="whisker" x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>'
-                '<path class="marker" d="{path}"/>'
+                '<line class="whisker" x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>{}'
             ).format(
+                draw_sign(number, x, plane.y(rate.value)),
                 x=x,
                 low=plane.y(rate.low),
                 high=plane.y(rate.high),
-                path=_MARKERS[number - 1].format(x=f"{x:.1f}", y=f"{plane.y(rate.value):.1f}"),
             )
         )
     return Markup('<g class="line-{}">{}</g>').format(number, Markup("").join(parts))

@@ -21,6 +21,7 @@ from starlette.responses import (
 from society.runs import listing
 from society.runs.folder import RunFolder
 from society.view import catalog, debate, debate_list, lineage, overview, pages, search
+from society.view.answer_grid import build_answer_grid
 from society.view.catalog import Library, RunEntry
 from society.view.charts import build_charts
 from society.view.debate import NotFound
@@ -194,6 +195,7 @@ class Site:
             "debate.html.jinja",
             run=folder.name,
             page=found,
+            grid=build_answer_grid(found.debate),
             within=within,
             step=build_address(
                 f"/runs/{folder.name}/step", at=found.key.encode(), **{"in": within.query()}

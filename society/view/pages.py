@@ -20,6 +20,7 @@ from evals.intervals import Rate
 from evals.invisible import escape_invisible
 from society.terminal.duration import format_duration
 from society.view import drawing
+from society.view.answer_grid import draw_answer_grid
 from society.view.beside import encode_stage
 from society.view.charts import find_loss_scale
 from society.view.debate_list import DebateKey
@@ -59,6 +60,7 @@ def _environment() -> Environment:
     environment.globals |= {
         "accuracy_curves": drawing.draw_accuracy,
         "address": build_address,
+        "answer_grid": draw_answer_grid,
         "bar": drawing.draw_bar,
         "debate_query": build_debate_query,
         "encode_stage": encode_stage,

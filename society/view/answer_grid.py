@@ -1,0 +1,163 @@
+"""Who gives which answer in which round of one debate, and how far the answers differ.
+
+Answers are told apart without reading them again: those that the verdicts call equal to the label,
+or to the gold answer, are one answer however they are written; all others are as they are written.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from evals.debates import DebateRecord, DebateTurn
+from evals.invisible import one_line
+from society.view.drawing import LINES, draw_sign
+
+# Of the drawing, in pixels: the column of agents, a round's column, a row, the texts around them.
+_AGENT, _COLUMN, _ROW, _HEAD, _FOOT = 66, 150, 32, 24, 42
+_CHARACTER, _LONGEST_WIDTH = 8.2, 600
+Kind = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class GridCell:
+    """One agent's answer in one round.
+
+    `number` is that of its kind of answer, 1 for the most frequent one and at most `LINES`; 0 is
+    every rarer one, and None an answer that could not be read.
+    """
+
+    turn: DebateTurn
+    number: int | None
+
+    @property
+    def cut(self) -> bool:
+        """Whether it ended at the token limit."""
+        return self.turn.finish_reason == "length"
+
+
+@dataclass(frozen=True, slots=True)
+class RoundSpread:
+    """How far the answers of one round differ: `different` ones, `most` of `readable` alike."""
+
+    number: int
+    different: int
+    most: int
+    readable: int
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerGrid:
+    """All answers of a debate; `cells` by (agent, round)."""
+
+    agents: tuple[int, ...]
+    spreads: tuple[RoundSpread, ...]
+    cells: Mapping[tuple[int, int], GridCell]
+
+
+def build_answer_grid(debate: DebateRecord) -> AnswerGrid:
+    """The answers of a debate by agent and round."""
+    kinds = _sort_answers([turn for turn in debate.turns if turn.kind == "answer"])
+    common = [kind for kind, _ in Counter(kinds.values()).most_common(LINES)]
+    numbers = {kind: number for number, kind in enumerate(common, start=1)}
+    cells, spreads = {}, []
+    for held in debate.rounds:
+        for turn in held.answers:
+            kind = kinds.get(turn.turn_id)
+            number = None if kind is None else numbers.get(kind, 0)
+            cells[turn.agent, held.number] = GridCell(turn, number)
+        counts = Counter(kinds[turn.turn_id] for turn in held.answers if turn.turn_id in kinds)
+        most = max(counts.values(), default=0)
+        spreads.append(RoundSpread(held.number, len(counts), most, counts.total()))
+    return AnswerGrid(debate.agents, tuple(spreads), cells)
+
+
+def _sort_answers(turns: Sequence[DebateTurn]) -> dict[int, Kind]:
+    """What kind of answer every turn gives, by turn_id; without those that cannot be read."""
+    same = any(turn.agrees and turn.correct for turn in turns)
+    kinds: dict[int, Kind] = {}
+    for turn in turns:
+        if turn.answer is None:
+            continue
+        if turn.agrees:
+            kinds[turn.turn_id] = ("label", "")
+        elif turn.correct:
+            kinds[turn.turn_id] = ("label" if same else "gold", "")
+        else:
+            kinds[turn.turn_id] = ("written", " ".join(turn.answer.split()))
+    return kinds
+
+
+def draw_answer_grid(grid: AnswerGrid) -> Markup:
+    """Agents by rounds, with a color and a sign for every answer; each cell leads to its turn."""
+    rounds = max(1, len(grid.spreads))
+    column = min(_COLUMN, max(74, (_LONGEST_WIDTH - _AGENT) // rounds))
+    width = _AGENT + column * rounds
+    bottom = _HEAD + _ROW * len(grid.agents)
+    parts = [
+        Markup('<text x="0" y="{}">agent {}</text>').format(_HEAD + _ROW * row + 20, agent)
+        for row, agent in enumerate(grid.agents)
+    ]
+    for place, spread in enumerate(grid.spreads):
+        left = _AGENT + column * place
+        parts.append(Markup('<text x="{}" y="14">round {}</text>').format(left, spread.number))
+        parts += [
+            _draw_cell(cell, left, _HEAD + _ROW * row, column - 8)
+            for row, agent in enumerate(grid.agents)
+            if (cell := grid.cells.get((agent, spread.number)))
+        ]
+        parts.append(
+            Markup('<text x="{x}" y="{}">{}</text><text x="{x}" y="{}">{}</text>').format(
+                bottom + 16,
+                f"{spread.different} answer{'' if spread.different == 1 else 's'}",
+                bottom + 33,
+                f"{spread.most} of {spread.readable} agree",
+                x=left,
+            )
+        )
+    return Markup(
+        '<svg class="answers" width="{w}" height="{h}" viewBox="0 0 {w} {h}" role="group" '
+        'aria-label="Answers by agent and round">{}</svg>'
+    ).format(Markup("").join(parts), w=width, h=bottom + _FOOT)
+
+
+def _draw_cell(cell: GridCell, left: int, top: int, width: int) -> Markup:
+    turn = cell.turn
+    if turn.answer is None:
+        shown, said = ("cut", "cut at the token limit") if cell.cut else ("no answer", "no answer")
+    else:
+        said = one_line(turn.answer)[:400]
+        worth = {True: ", right", False: ", wrong", None: ""}[turn.correct]
+        shown, said = one_line(turn.answer), said + worth
+    room = int((width - 22 - (18 if turn.correct is not None else 0)) / _CHARACTER)
+    if len(shown) > room:
+        shown = shown[: room - 1].rstrip() + "…"
+    mark = Markup("")
+    if turn.answer is not None and turn.correct is not None:
+        mark = Markup('<text class="{}" x="{}" y="{}">{}</text>').format(
+            "right" if turn.correct else "wrong",
+            left + width - 16,
+            top + 20,
+            "✓" if turn.correct else "✗",
+        )
+    return Markup(
+        '<a class="cell {kind}" href="#turn-{turn}" aria-label="{label}"><title>{label}</title>'
+        '<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="5"/>{sign}'
+        '<text class="given" x="{text_x}" y="{text_y}">{shown}</text>{mark}</a>'
+    ).format(
+        kind=f"line-{cell.number}" if cell.number else "rare" if cell.number == 0 else "unread",
+        turn=turn.turn_id,
+        label=f"Agent {turn.agent}, round {turn.round}: {said}",
+        x=left,
+        y=top + 1,
+        width=width,
+        height=_ROW - 4,
+        sign=draw_sign(cell.number, left + 12, top + 15) if cell.number else "",
+        text_x=left + (22 if cell.number else 9),
+        text_y=top + 20,
+        shown=shown,
+        mark=mark,
+    )
