@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from evals.intervals import Rate
 from evals.invisible import one_line
+from society.terminal.duration import format_duration
 from society.view.lineage import LossPoint
 
 # As many lines as the style sheet has classes for.
@@ -37,8 +38,10 @@ _MARKERS = (
 
 # How high an axis of accuracies may be for a tick at every 10 %.
 _CROWDED = 0.55
-# Of the boxes of values: pixels for a character and a line, characters of a row, bands of a chart.
-_CHARACTER, _LINE, _LONGEST, _BANDS = 7.9, 19, 44, 24
+# Of the boxes of values: pixels for a character and a line, characters of a row.
+_CHARACTER, _LINE, _LONGEST = 7.9, 19, 44
+# The keyboard stops at every band; more stops than these would be too many.
+MOST_BANDS = 24
 
 Scale = tuple[float, float]
 
@@ -49,6 +52,14 @@ class Curve:
 
     label: str
     points: tuple[tuple[int, Rate], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """One line: a sum that grows, at the end of every span of time."""
+
+    name: str
+    values: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +128,7 @@ def draw_loss(points: Sequence[LossPoint]) -> Markup:
     plane = _make_plane(first.step, last.step, 0.0, top)
     steps = sorted({first.step, (first.step + last.step) // 2, last.step})
     path = " ".join(f"{plane.x(p.step):.1f},{plane.y(p.loss):.1f}" for p in points)
-    # The keyboard stops at every band; a stop for every step would be too many.
-    every = ceil(len(points) / _BANDS)
+    every = ceil(len(points) / MOST_BANDS)
     kept = [*points[:-1:every], last]
     places = [(plane.x(p.step), f"step {p.step:,}", [(1, f"loss {p.loss:.4f}")]) for p in kept]
     return _wrap_svg(
@@ -129,6 +139,55 @@ def draw_loss(points: Sequence[LossPoint]) -> Markup:
             _draw_x_axis(plane, steps, lambda step: f"{step:,}", "optimizer step"),
             Markup('<g class="line-1"><polyline class="line" points="{}"/></g>').format(path),
             _draw_bands(places),
+        ],
+    )
+
+
+def draw_totals(
+    what: str,
+    spans: Sequence[tuple[float, float]],
+    totals: Sequence[Total],
+    write: Callable[[float], str],
+) -> Markup:
+    """Sums over time, up to `LINES` of them; `spans` are the seconds between which they grow."""
+    values = [value for total in totals for value in total.values]
+    ticks = _choose_ticks(max(values))
+    end = spans[-1][1]
+    plane = _make_plane(0.0, end, 0.0, max(ticks[-1], *values))
+    moments = sorted({round(end * part / 3) for part in range(4)})
+    lines = []
+    for number, total in enumerate(totals, start=1):
+        # Between two spans nothing was taken, so the line is level there.
+        levels = zip(spans, (0.0, *total.values), total.values, strict=False)
+        places = [
+            place
+            for (since, until), before, after in levels
+            for place in ((since, before), (until, after))
+        ]
+        path = " ".join(f"{plane.x(at):.1f},{plane.y(value):.1f}" for at, value in places)
+        lines.append(
+            Markup('<g class="line-{}"><polyline class="line" points="{}"/></g>').format(
+                number, path
+            )
+        )
+    bands = [
+        (
+            plane.x(until),
+            f"after {format_duration(until)}",
+            [
+                (number, f"{total.name}: {write(total.values[place])}")
+                for number, total in enumerate(totals, start=1)
+            ],
+        )
+        for place, (_, until) in enumerate(spans)
+    ]
+    return _wrap_svg(
+        f"{what} by time: {write(totals[0].values[-1])} after {format_duration(end)}",
+        [
+            _draw_y_axis(plane, ticks, _shorten_number),
+            _draw_x_axis(plane, moments, format_duration, "since the first call"),
+            *lines,
+            _draw_bands(bands),
         ],
     )
 
@@ -291,6 +350,13 @@ def _wrap_svg(label: str, parts: Sequence[Markup]) -> Markup:
     return Markup(
         '<svg class="chart" viewBox="0 0 {} {}" role="group" aria-label="{}">{}</svg>'
     ).format(_WIDTH, _HEIGHT, one_line(label), Markup("").join(parts))
+
+
+def _shorten_number(number: float) -> str:
+    for size, sign in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if number >= size:
+            return f"{number / size:g}{sign}"
+    return f"{number:g}"
 
 
 def _choose_ticks(high: float) -> list[float]:

@@ -24,6 +24,7 @@ from society.view import catalog, debate, debate_list, lineage, overview, pages,
 from society.view.answer_grid import build_answer_grid
 from society.view.catalog import Library, RunEntry
 from society.view.charts import build_charts
+from society.view.cost_curve import read_cost_curve
 from society.view.debate import NotFound
 from society.view.debate_list import DebateKey
 from society.view.filters import BadAddress, Filter, parse_stage, parse_whole
@@ -101,12 +102,13 @@ class Site:
         if found is None:
             raise NotFound(f"{folder.name} holds no run yet")
         # These read all turns. They are shown once they are known; until then the page says so.
-        singles, readings, spent = await asyncio.gather(
+        singles, readings, spent, costs = await asyncio.gather(
             self.cache.get_until(
                 folder.database, "singles", overview.read_single_accuracies, until
             ),
             self.cache.get_until(folder.database, "readings", overview.read_readings, until),
             self.cache.get_until(folder.database, "spent", overview.read_spending, until),
+            self.cache.get_until(folder.database, "costs", read_cost_curve, until),
         )
         models = await self.cache.get(folder.database, "models", lineage.list_models)
         return _render_page(
@@ -117,6 +119,7 @@ class Site:
             singles=singles,
             readings=readings,
             spent=spent,
+            costs=costs if costs is not None and costs.drawable else None,
             models=[model for model in models if model.losses],
             figures=build_charts(found, singles),
             headline=find_headline(found),

@@ -23,6 +23,7 @@ from society.view import drawing
 from society.view.answer_grid import draw_answer_grid
 from society.view.beside import encode_stage
 from society.view.charts import find_loss_scale
+from society.view.cost_curve import draw_money, draw_tokens, list_token_lines, write_usd
 from society.view.debate_list import DebateKey
 from society.view.filters import FLIPS, VOTES, Filter, title_stage
 from society.view.formulas import Typesetter
@@ -67,8 +68,11 @@ def _environment() -> Environment:
         "flips": FLIPS,
         "loss_curve": drawing.draw_loss,
         "marker": drawing.draw_marker,
+        "money_curve": draw_money,
         "sparkline": drawing.draw_sparkline,
         "loss_scale": find_loss_scale,
+        "token_curves": draw_tokens,
+        "token_lines": list_token_lines,
         "votes": VOTES,
         "zip": zip,
     }
@@ -90,7 +94,7 @@ def _environment() -> Environment:
         "typeset": _typeset_text,
         "typeset_answer": _typeset_answer,
         "typeset_line": _typeset_line,
-        "usd": lambda usd: "–" if usd is None else f"{usd:,.2f}",
+        "usd": lambda usd: "–" if usd is None else write_usd(usd),
         "mark_invisible": mark_invisible,
     }
     return environment

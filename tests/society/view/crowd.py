@@ -9,6 +9,7 @@ from random import Random
 
 from store.ledger import Store
 from store.records import Dataset, Job, Model, Question, Run, StoredArm, TrainingPoint
+from store.spending import Price
 from tests.society.view.conftest import START, debate
 
 KINDS = ("multiagent", "single-finetune", "star", "majority", "no-critics", "no-summaries")
@@ -75,6 +76,7 @@ def write_crowd(
     questions: int = 12,
     gold: bool = True,
     cut: float = 0.02,
+    paid: bool = False,
     seed: int = 0,
 ) -> None:
     """A finished run whose societies get a little better by iteration."""
@@ -109,6 +111,18 @@ def write_crowd(
                 rows += _tuned(arm, iteration, agents, random)
     with Store.open(path) as store:
         store.write(*rows)  # type: ignore[arg-type]
+        if paid:
+            address = "local:smol/SmolLM2-135M-Instruct"
+            store.write(*(Price(address, tuned, 1.5, 6.0, "a list", training_usd=4.0)
+                          for tuned in (False, True)))  # fmt: skip
+            store.transact(lambda connection: connection.execute(_SPREAD_OVER_TIME))
+
+
+# The societies one after the other, with a long rest behind the first.
+_SPREAD_OVER_TIME = """
+    UPDATE turns SET created_at = created_at
+        + to_minutes(40 * iteration + if(iteration > 0, 150, 0)) + to_seconds(hash(turn_id) % 1500)
+"""
 
 
 def write_shapes(runs: Path) -> None:
@@ -118,6 +132,7 @@ def write_shapes(runs: Path) -> None:
         "eight-agents": {"agents": 8},
         "no-gold": {"gold": False},
         "mostly-cut": {"cut": 0.6},
+        "paid": {"paid": True, "questions": 40},
         **{f"arms.seed-{seed}": {"arms": 12, "seed": seed, "questions": 6} for seed in range(3)},
     }
     for name, shape in shapes.items():

@@ -25,7 +25,7 @@ PAGES = [
     "/nothing",
     *(
         f"/runs/{run}"
-        for run in ("one-arm", "eight-agents", "no-gold", "mostly-cut", "arms.seed-0")
+        for run in ("one-arm", "eight-agents", "no-gold", "mostly-cut", "paid", "arms.seed-0")
     ),
     *(
         f"/runs/{run}/{path}"
