@@ -89,6 +89,19 @@ document.addEventListener("click", (event) => {
   }
 });
 
+// The button copies the link in front of it. Browsers allow that at safe addresses only.
+if (navigator.clipboard)
+  for (const button of document.querySelectorAll("[data-copy]")) {
+    const said = button.textContent;
+    button.hidden = false;
+    button.setAttribute("aria-live", "polite");
+    button.addEventListener("click", async () => {
+      await navigator.clipboard.writeText(button.previousElementSibling.href);
+      button.textContent = button.dataset.copy;
+      setTimeout(() => { button.textContent = said; }, 2000);
+    });
+  }
+
 // On a wide screen there is room for more than the first lines.
 const open = (root) => {
   if (!matchMedia("(min-width: 821px)").matches) return;

@@ -15,6 +15,8 @@ CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium; install it")
 
+STAGE = "iteration=0&split=eval&arm=multiagent&decoding=sampled"
+
 
 @pytest.fixture(scope="module")
 def browser():
@@ -63,6 +65,18 @@ def watched(browser, site):
     page = Watched(browser, site, viewport={"width": 1200, "height": 800})
     yield page
     page.context.close()
+
+
+def test_the_link_to_a_debate_is_copied(watched):
+    page = watched.page
+    watched.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    watched.go(f"/runs/sums/debate?{STAGE}&question=tied&in=vote%3Dtied")
+    page.get_by_role("button", name="Copy link").click()
+    page.get_by_role("button", name="Link copied").wait_for()
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied == page.locator('[rel="bookmark"]').evaluate("one => one.href")
+    assert "in=" not in copied
+    watched.check()
 
 
 def test_from_the_runs_to_a_debate_a_dataset_row_and_a_model(watched):

@@ -101,6 +101,28 @@ def test_the_list_of_debates_leads_to_the_debate_and_on_to_the_next(site):
     assert "first debate of the list" in words(site.get(headers["location"])[1])
 
 
+def test_the_link_to_a_debate_is_the_same_from_every_list_and_after_a_resume(
+    tmp_path, serve, write_sums, make_debate
+):
+    def read_link(site, address):
+        status, text, _ = site.get(address)
+        assert (status, "What is tied?" in words(text)) == (200, True)
+        return html.unescape(re.search(r'rel="bookmark" href="([^"]*)"', text)[1])
+
+    (tmp_path / "sums").mkdir()
+    database = tmp_path / "sums" / "run.duckdb"
+    write_sums(database)
+    here = f"/runs/sums/debate?{STAGE}&question=tied"
+    with serve(tmp_path) as site:
+        link = read_link(site, here)
+        assert read_link(site, f"{here}&in=vote%3Dtied%26text%3Dtied&end=last&raw=1") == link
+    with Store.open(database) as store:
+        stage = (2, "eval", "multiagent", "sampled")
+        store.write(*make_debate(stage, "tied", "4", [["4", "4", "4"], ["4", "4", "4"]]))
+    with serve(tmp_path) as site:
+        assert read_link(site, link) == link
+
+
 def test_a_dataset_row_leads_back_to_its_turn_and_on_to_its_model(site):
     _, text, _ = site.get("/runs/sums/datasets")
     assert "/runs/sums/dataset?id=d1" in links(text)
