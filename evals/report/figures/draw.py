@@ -229,8 +229,9 @@ def draw_iterations(axes: Axes, panel: Panel, looks: Looks) -> None:
 def draw_paths(axes: Axes, panel: Panel, looks: Looks) -> None:
     """Every arm's path through the plane, iteration by iteration; single seeds are faint."""
     for line in (*panel.levels, *panel.lines):
-        full = style_line(looks[line.arm])
-        faint = full | {"linestyle": "none", "markersize": 3, "alpha": 0.45}
+        # A mark at 100 % stands on the upper edge, and is whole.
+        full = style_line(looks[line.arm]) | {"clip_on": False}
+        faint = full | {"linestyle": "none", "markersize": 3, "alpha": 0.45, "clip_on": True}
         small = full | {"linewidth": 1.2, "markersize": 3.5}
         axes.plot([p.x for p in line.faint], [p.y for p in line.faint], **faint)
         axes.plot([p.x for p in line.points], [p.y for p in line.points], **small)

@@ -106,7 +106,10 @@ def align_panels(panels: Sequence[Panel]) -> list[Panel]:
         values += [0.0] if panels[0].kind == "differences" else []
         # Limits at multiples of 5 %, so that ticks fall on round numbers.
         low, high = floor(20 * min(values)) / 20, ceil(20 * max(values)) / 20
-        return [replace(panel, limits=(low, max(high, low + 0.05))) for panel in panels]
+        if low == high:
+            # No share is above 100 %, so a single value there stands at the upper end.
+            low, high = (low, low + 0.05) if low < 1 else (low - 0.05, low)
+        return [replace(panel, limits=(low, high)) for panel in panels]
     # Nats and distances have no round limits of their own; a little room keeps marks whole.
     room = 0.06 * (max(values) - min(values)) or 0.05
     return [replace(panel, limits=(min(values) - room, max(values) + room)) for panel in panels]

@@ -5,6 +5,7 @@ import pytest
 from evals import metrics, stored_run
 from evals.report import facts, figures, seeds, sentences, tables
 from evals.report.accuracies import AccuracyKey
+from evals.report.figures.figure import ArmLine, DataPoint, Panel, align_panels
 from evals.report.seeds import SameRun
 from store import records
 from store.records import StageKey
@@ -293,6 +294,16 @@ def test_comparable_panels_share_their_axis(three_seeds, society_store) -> None:
     ].panels
     assert len(panels) >= 4
     assert len({panel.limits for panel in panels}) == 1
+
+
+@pytest.mark.parametrize(
+    ("share", "limits"), [(1.0, (0.95, 1.0)), (0.0, (0.0, 0.05)), (0.5, (0.5, 0.55))]
+)
+def test_the_axis_of_a_single_share_ends_at_100_percent(share, limits) -> None:
+    line = ArmLine("multiagent", (DataPoint(0.3, share), DataPoint(0.4, share)))
+    panel = Panel("sums", "against", "entropy", "accuracy of the vote, %", (line,))
+    [aligned] = align_panels([panel])
+    assert aligned.limits == pytest.approx(limits)
 
 
 def test_seeds_that_begin_with_the_same_digit_leave_the_experiments_name(society_store) -> None:
