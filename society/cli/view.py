@@ -25,8 +25,24 @@ def view(
     token: Annotated[
         bool, typer.Option("--token", help="Require a token on a loopback address too.")
     ] = False,
+    ask: Annotated[
+        bool | None,
+        typer.Option(
+            "--ask/--no-ask",
+            help="Let visitors ask the runs' societies; default: on a loopback address only.",
+            show_default=False,
+        ),
+    ] = None,
+    ask_budget: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            metavar="USD",
+            help="What questions to a run that costs money may cost; default: it is not asked.",
+        ),
+    ] = None,
 ) -> None:
-    """Show runs in a browser: progress, debates, datasets, models; also while they run."""
+    """Show runs in a browser, also while they run, and ask their societies there."""
     from society.cli.errors import report_errors
 
     with report_errors():
@@ -39,4 +55,4 @@ def view(
         from society.view.web import serve_pages
 
         library = Library(runs, names or ())
-        serve_pages(library, host, port, ask_token=token, say=say)
+        serve_pages(library, host, port, ask_token=token, say=say, asks=ask, budget_usd=ask_budget)

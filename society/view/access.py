@@ -2,8 +2,9 @@
 
 The ASGI middleware around the application guards it. Against other web sites: a Host header that
 is not this machine's is refused (DNS rebinding), nothing is shared across origins, and only GET is
-answered. Against other people: a token, if other machines can reach the server or the user asks
-for one. Against hostile text in transcripts: a policy that allows no script but the pages' own.
+answered; where questions can be asked, also a form that holds a secret of these pages. Against
+other people: a token, if other machines can reach the server or the user asks for one. Against
+hostile text in transcripts: a policy that allows no script but the pages' own.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
@@ -37,6 +38,8 @@ HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
 _METHODS = ("GET", "HEAD")
+# The only address that a form is sent to.
+_FORM_PATH = "/ask"
 
 
 def create_token() -> str:
@@ -92,12 +95,37 @@ class PageAccess:
         return ("localhost", own, socket.getfqdn().lower(), f"{own}.local", self.host.lower())
 
 
-class GuardedApp:
-    """The application behind `access`, with the headers on every answer."""
+@dataclass(frozen=True, slots=True)
+class FormGuard:
+    """Tells a form of these pages from one of another web site, whose cookies would be as good.
 
-    def __init__(self, app: ASGIApp, access: PageAccess) -> None:
+    `secret` is in the pages' own forms, which no other site can read. What browsers say of a form's
+    origin is looked at too, where they say it.
+    """
+
+    secret: str = field(default_factory=create_token, repr=False)
+
+    def admits(self, headers: Headers, given: str | None) -> bool:
+        """Whether a form was sent by a page of this server."""
+        if headers.get("sec-fetch-site", "same-origin") != "same-origin":
+            return False
+        # "null" is what pages that send no referrer, such as these, say of themselves.
+        origin = headers.get("origin", "null")
+        if origin != "null" and urlsplit(origin).netloc != headers.get("host"):
+            return False
+        return hmac.compare_digest((given or "").encode(), self.secret.encode())
+
+
+class GuardedApp:
+    """The application behind `access`, with the headers on every answer.
+
+    `takes_forms`: whether questions may be asked, by POST.
+    """
+
+    def __init__(self, app: ASGIApp, access: PageAccess, *, takes_forms: bool = False) -> None:
         self._app = app
         self._access = access
+        self._takes_forms = takes_forms
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -127,9 +155,11 @@ class GuardedApp:
                 "This server does not answer to that host name. Open the address it printed.\n",
                 421,
             )
-        if scope["method"] not in _METHODS:
+        form = self._takes_forms and scope["path"].endswith(_FORM_PATH)
+        allowed = (*_METHODS, "POST") if form else _METHODS
+        if scope["method"] not in allowed:
             return PlainTextResponse(
-                "Only GET is answered here.\n", 405, {"Allow": ", ".join(_METHODS)}
+                "Only GET is answered here.\n", 405, {"Allow": ", ".join(allowed)}
             )
         return None if self._access.token is None else self._without_token(scope, headers)
 

@@ -51,9 +51,10 @@ _REPORT_HEADERS = {
 class Site:
     """The handlers of all pages: each asks the cache, then renders one template."""
 
-    def __init__(self, library: Library, cache: QueryCache) -> None:
+    def __init__(self, library: Library, cache: QueryCache, *, asks: bool = False) -> None:
         self.library = library
         self.cache = cache
+        self._asks = asks
 
     def _folder(self, request: Request) -> RunFolder:
         return self.library.folder(request.path_params["run"])
@@ -124,6 +125,7 @@ class Site:
             figures=build_charts(found, singles),
             headline=find_headline(found),
             files=list_files(folder),
+            asks=self._asks,
             several_tasks=len({row.task for row in found.progress}) > 1,
             state=state,
         )

@@ -21,6 +21,7 @@ from evals.invisible import escape_invisible
 from society.terminal.duration import format_duration
 from society.view import drawing
 from society.view.answer_grid import draw_answer_grid
+from society.view.askable import title_form
 from society.view.beside import encode_stage
 from society.view.charts import find_loss_scale
 from society.view.cost_curve import draw_money, draw_tokens, list_token_lines, write_usd
@@ -79,6 +80,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "count": lambda number: "–" if number is None else f"{number:,}",
         "fold": fold_text,
+        "form_title": title_form,
         "inline": format_inline,
         "latency": _format_latency,
         "mark": _mark_value,

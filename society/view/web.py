@@ -13,25 +13,34 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from society.view.access import GuardedApp, PageAccess, create_token, is_loopback
+from society.view.asking import AskingDesk, AskLimits
 from society.view.catalog import Library
 from society.view.debate import NotFound
 from society.view.filters import BadAddress
 from society.view.handlers import Site, answer_problem
+from society.view.handlers_ask import AskPages
 from society.view.handlers_beside import BesidePages
 from society.view.listener import format_address, open_listener
 from society.view.query_cache import QueryCache, TookTooLong
 from store.errors import StoreError
 
 
-def create_app(library: Library, access: PageAccess, cache: QueryCache | None = None) -> ASGIApp:
-    """The application over the runs of `library`."""
-    site = Site(library, cache or QueryCache())
+def create_app(
+    library: Library,
+    access: PageAccess,
+    cache: QueryCache | None = None,
+    desk: AskingDesk | None = None,
+) -> ASGIApp:
+    """The application over the runs of `library`; without a `desk` nothing can be asked."""
+    site = Site(library, cache or QueryCache(), asks=desk is not None)
     besides = BesidePages(library, site.cache)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
         site.cache.close()
+        if desk is not None:
+            desk.close()
 
     routes = [
         Route("/", site.runs, methods=["GET"]),
@@ -55,6 +64,7 @@ def create_app(library: Library, access: PageAccess, cache: QueryCache | None = 
         Route("/runs/{run}/models", site.models, methods=["GET"]),
         Route("/runs/{run}/model", site.model, methods=["GET"]),
         Mount("/static", StaticFiles(directory=str(files("society.view") / "static"))),
+        *(AskPages(library, desk).routes if desk is not None else ()),
     ]
     app = Starlette(
         routes=routes,
@@ -68,16 +78,24 @@ def create_app(library: Library, access: PageAccess, cache: QueryCache | None = 
             Exception: answer_problem(500, "Internal error"),
         },
     )
-    return GuardedApp(app, access)
+    return GuardedApp(app, access, takes_forms=desk is not None)
 
 
 def serve_pages(
-    library: Library, host: str, port: int, *, ask_token: bool, say: Callable[[str], None]
+    library: Library,
+    host: str,
+    port: int,
+    *,
+    ask_token: bool,
+    say: Callable[[str], None],
+    asks: bool | None = None,
+    budget_usd: float | None = None,
 ) -> None:
     """Serve the pages until Ctrl-C; port 0 takes a free one.
 
-    A token is required if other machines can reach the server. Raises `ConfigError` if the server
-    cannot listen on `host` and `port`.
+    A token is required if other machines can reach the server. `asks`: whether visitors may ask the
+    runs' societies, None: only if they are on this machine; `budget_usd` is what they may spend
+    with each run. Raises `ConfigError` if the server cannot listen on `host` and `port`.
     """
     # Imported late: only serving needs it.
     import uvicorn
@@ -86,9 +104,11 @@ def serve_pages(
         bound = int(listener.getsockname()[1])
         token = create_token() if ask_token or not is_loopback(host) else None
         access = PageAccess(host, bound, token)
+        limits = AskLimits(budget_usd=budget_usd)
+        desk = AskingDesk(limits, say) if (is_loopback(host) if asks is None else asks) else None
         # No access log: addresses hold the token once, and terminals are shared.
         config = uvicorn.Config(
-            create_app(library, access),
+            create_app(library, access, desk=desk),
             log_level="warning",
             access_log=False,
             server_header=False,

@@ -133,7 +133,7 @@ const refresh = async () => {
   const items = [...main.querySelectorAll("[data-item]")];
   const focus = items.indexOf(document.activeElement);
   main.replaceChildren(...fresh.childNodes);
-  main.dataset.state = fresh.dataset.state;
+  Object.assign(main.dataset, fresh.dataset);
   [...main.querySelectorAll("details")].forEach((one, i) => { one.open = open[i] ?? one.open; });
   if (focus >= 0) [...main.querySelectorAll("[data-item]")][focus]?.focus({ preventScroll: true });
 };
@@ -144,6 +144,6 @@ const watch = async () => {
   } catch {
     // The server is gone, or busy: try again.
   }
-  setTimeout(watch, 3000);
+  setTimeout(watch, Number(document.getElementById("main").dataset.every) || 3000);
 };
 setTimeout(watch, 1500);

@@ -19,6 +19,7 @@ import pytest
 import uvicorn
 
 from society.view.access import PageAccess
+from society.view.asking import AskingDesk
 from society.view.catalog import Library
 from society.view.web import create_app
 from store.content import messages_json
@@ -201,6 +202,10 @@ class Site:
         request = urllib.request.Request(self.url + path, headers=headers)
         return _answer(request)
 
+    def send(self, request: urllib.request.Request) -> tuple[int, str, dict[str, str]]:
+        """The same of a request that is made already; a redirect is not followed."""
+        return _answer(request)
+
     def ask(self, method: str, path: str) -> tuple[int, str, dict[str, str]]:
         """The same by another method."""
         return _answer(urllib.request.Request(self.url + path, method=method))
@@ -220,12 +225,18 @@ def _answer(request: urllib.request.Request) -> tuple[int, str, dict[str, str]]:
 
 
 @contextmanager
-def served(runs: Path, *, host: str = "127.0.0.1", token: str | None = None) -> Iterator[Site]:
-    """The pages on `runs` while the block runs."""
+def served(
+    runs: Path,
+    *,
+    host: str = "127.0.0.1",
+    token: str | None = None,
+    desk: AskingDesk | None = None,
+) -> Iterator[Site]:
+    """The pages on `runs` while the block runs; with a `desk`, questions can be asked."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-        app = create_app(Library(runs), PageAccess(host, port, token))
+        app = create_app(Library(runs), PageAccess(host, port, token), desk=desk)
         server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()

@@ -5,8 +5,10 @@ import shutil
 
 import pytest
 
+from society.view.asking import AskingDesk
 from tests.society.view.conftest import served, write_hostile, write_sums
 from tests.society.view.crowd import write_shapes
+from tests.society.view.endpoint.conftest import make_run
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
@@ -40,6 +42,8 @@ PAGES = [
     "/runs/one-arm/exports",
     "/runs/sums/dataset?id=d1",
     "/runs/hostile/debates",
+    "/runs/first/ask",
+    "/runs/one-arm/ask",
 ]
 
 
@@ -50,7 +54,8 @@ def shown(tmp_path_factory):
     for name, write in (("sums", write_sums), ("hostile", write_hostile)):
         (runs / name).mkdir()
         write(runs / name / "run.duckdb")
-    with served(runs) as site:
+    make_run(runs, "first", model="embedded:")
+    with served(runs, desk=AskingDesk()) as site:
         yield site
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -55,6 +56,25 @@ def test_with_a_token_only_the_printed_address_opens(started):
     with opener.open(address, timeout=60) as answer:
         assert answer.url == bare
         assert "sums" in answer.read().decode()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "asks"),
+    [
+        ([], True),
+        (["--no-ask"], False),
+        (["--host", "0.0.0.0"], False),
+        (["--host", "0.0.0.0", "--ask"], True),
+    ],
+)
+def test_questions_are_off_where_other_machines_reach_the_pages(started, arguments, asks):
+    _, address = started("sums", *arguments)
+    port = urlsplit(address).port
+    opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+    query = urlsplit(address).query
+    opener.open(f"http://127.0.0.1:{port}/?{query}", timeout=60).close()
+    with opener.open(f"http://127.0.0.1:{port}/runs/sums", timeout=60) as answer:
+        assert ("/runs/sums/ask" in answer.read().decode()) is asks
 
 
 @pytest.mark.parametrize(
