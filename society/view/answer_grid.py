@@ -77,9 +77,11 @@ def build_answer_grid(debate: DebateRecord) -> AnswerGrid:
 
 def _sort_answers(turns: Sequence[DebateTurn]) -> dict[int, Kind]:
     """What kind of answer every turn gives, by turn_id; without those that cannot be read."""
+    # Where the label is right, the answers equal to it and the right ones are the same.
     same = any(turn.agrees and turn.correct for turn in turns)
     kinds: dict[int, Kind] = {}
     for turn in turns:
+        # It is no answer that others could share.
         if turn.answer is None:
             continue
         if turn.agrees:
@@ -94,6 +96,7 @@ def _sort_answers(turns: Sequence[DebateTurn]) -> dict[int, Kind]:
 def draw_answer_grid(grid: AnswerGrid) -> Markup:
     """Agents by rounds, with a color and a sign for every answer; each cell leads to its turn."""
     rounds = max(1, len(grid.spreads))
+    # More rounds get narrower columns, until an answer of a few digits would no longer fit.
     column = min(_COLUMN, max(74, (_LONGEST_WIDTH - _AGENT) // rounds))
     width = _AGENT + column * rounds
     bottom = _HEAD + _ROW * len(grid.agents)
@@ -132,6 +135,7 @@ def _draw_cell(cell: GridCell, left: int, top: int, width: int) -> Markup:
         said = one_line(turn.answer)[:400]
         worth = {True: ", right", False: ", wrong", None: ""}[turn.correct]
         shown, said = one_line(turn.answer), said + worth
+    # Between the sign at the left and the mark at the right.
     room = int((width - 22 - (18 if turn.correct is not None else 0)) / _CHARACTER)
     if len(shown) > room:
         shown = shown[: room - 1].rstrip() + "…"

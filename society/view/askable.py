@@ -48,6 +48,7 @@ def read_askable(folder: RunFolder, budget_usd: float | None) -> AskableRun:
         iteration = choices.find_society(store, arm.name)
         tuned = {model.model_id for model in read_tuned_models(store, iteration, arm.name).values()}
         models = [model for model in store.models() if model.model_id in tuned]
+    # A price that is unknown counts as one.
     paid = not is_free(config)
     missing = [
         str(folder.models / str(model.artifact))

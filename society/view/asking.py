@@ -143,6 +143,7 @@ class AskingDesk:
                 "ask again when its debates have ended",
             )
         asked = AskedQuestion(uuid4().hex, folder.name, text, form)
+        # Before the thread knows of it, so that the next call of this counts it.
         self._asked[asked.asked_id] = asked
         self._forget_oldest()
         asyncio.run_coroutine_threadsafe(self._answer(asked, folder), self._find_loop())
@@ -193,9 +194,11 @@ class AskingDesk:
         self._debating.add(task)
         try:
             society, stored = await self._open_society(folder)
+            # Shown at once: from here on the page waits for agents, no longer for models.
             asked.society = choices.name_society(society.run.iteration)
             form = list_forms(stored.arm)[asked.form]
             question = ChatQuestion(asked.form, asked.text)
+            # A large model may take longer to load than a question may be debated.
             async with asyncio.timeout(self.limits.deadline_s):
                 asked.debate = await society.hold_debate(
                     form, question, f"asked-{asked.asked_id}", 0, asked.turns.append
@@ -275,6 +278,7 @@ class AskingDesk:
     async def _stop(self) -> None:
         if self._resting is not None:
             self._resting.cancel()
+        # A debate that ends by itself meanwhile leaves the set.
         tasks = list(self._debating)
         for task in tasks:
             task.cancel()

@@ -37,6 +37,7 @@ class CostCurve:
     @property
     def drawable(self) -> bool:
         """Whether anything was paid, over some time."""
+        # Of a free run the table says it all, and a single moment makes no line.
         points = self.points
         return bool(points) and points[-1].usd > 0 and points[0].since < points[-1].until
 

@@ -64,6 +64,7 @@ class AskPages:
                     "this form is of another site, or of an earlier start of the viewer; send it "
                     "once more from here",
                 )
+            # Nothing was offered to be sent, but the form may be from before its models were lost.
             if askable.obstacle is not None:
                 raise AskRefused(409, askable.obstacle)
             if sent.form not in askable.forms:
