@@ -11,8 +11,9 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-long test-servers lint pytest bench docs clean
 
+# The pip that Python 3.11 brings takes minutes to choose among so many packages, a newer one seconds.
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv --upgrade-deps .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[api,bedrock,gemini,tinker,local,gguf,quantized,diversity,report,telemetry,tensorboard,view,ray,dev]'
 	touch $(READY)
