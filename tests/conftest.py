@@ -56,6 +56,8 @@ LONG = (
     "tests/providers/test_openai_contract.py",
     "tests/society/test_tinker_kills.py",
     "tests/providers/test_cluster_training.py",
+    "tests/providers/test_cluster_serving.py",
+    "tests/society/view/test_accessibility.py",
     *TOGETHER,
     "tests/evals/test_judge.py",
     "tests/society/test_stubborn_vendor.py",

@@ -132,8 +132,8 @@ class AskingDesk:
         if len(under_way) >= self.limits.in_flight:
             raise AskRefused(
                 429,
-                f"{len(under_way)} questions are being debated, which is the most at a time; ask "
-                "again when one of them has ended",
+                f"{len(under_way)} of at most {self.limits.in_flight} questions are being debated; "
+                "ask again when one of them has ended",
             )
         other = next((asked.run for asked in under_way if asked.run != folder.name), None)
         if other is not None:

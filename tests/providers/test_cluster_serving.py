@@ -1,11 +1,6 @@
 """Servers on the nodes of a Ray cluster: three of them on this machine, some are killed."""
 
 import importlib.util
-import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -31,6 +26,7 @@ from providers.serving.planning import check_managed
 from providers.serving.settings import AdapterNeed, EngineSettings, check_engine_settings
 from society.config.load import ConfigError, load_config
 from society.method.connections import plan_serving
+from tests.providers.cluster_network import run_apart
 from tests.providers.engine_environment import EngineEnvironment
 
 HEAD = Node("0", "head", cpus=4, gpus=0, memory_bytes=8 * 10**9)
@@ -147,24 +143,8 @@ def test_the_file_says_how_many_servers_there_are():
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
     """What `serving_program.py` has found, in a network of its own."""
-    pytest.importorskip("torch")
-    pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")
-    apart = ["unshare", "-n", "bash", "-c", 'ip link set lo up && exec "$@"', "_"]
-    if shutil.which("unshare") is None or subprocess.run([*apart, "true"], check=False).returncode:
-        pytest.skip("no network of its own can be made here (unshare -n), and Ray listens on all")
-    folder, place = tmp_path_factory.mktemp("cluster"), Path(__file__)
-    given = {"PYTHONPATH": str(place.parents[2]), "RAY_USAGE_STATS_ENABLED": "0"}
-    # On a busy machine Ray's own processes may take minutes to start.
-    given |= {"RAY_agent_register_timeout_ms": "600000", "RAY_raylet_start_wait_time_s": "600"}
-    done = subprocess.run(
-        [*apart, sys.executable, place.with_name("serving_program.py"), folder],
-        env=os.environ | given | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (folder / "result.json").is_file(), done.stdout + done.stderr
-    return json.loads((folder / "result.json").read_text())
+    program = Path(__file__).with_name("serving_program.py")
+    return run_apart(program, tmp_path_factory.mktemp("cluster"))[0]
 
 
 @pytest.mark.long

@@ -1,11 +1,6 @@
 """Training on the nodes of a Ray cluster: two of them on this machine, one is killed."""
 
 import importlib.util
-import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +15,7 @@ from providers.local.cluster_plan import plan_cluster_lanes, refuse_settings, us
 from providers.local.settings import LocalSettings
 from providers.local.worker_actor import describe_node_fault
 from society.config.load import ConfigError, load_config
+from tests.providers.cluster_network import run_apart
 
 HEAD = Node("0", "head", cpus=0, gpus=0, memory_bytes=8 * 10**9)
 CARDS = Node("1", "cards", cpus=16, gpus=4, memory_bytes=64 * 10**9)
@@ -107,24 +103,10 @@ def test_a_folder_is_known_by_its_token(tmp_path):
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
     """What `cluster_program.py` has found, in a network of its own."""
-    pytest.importorskip("torch")
-    pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")
-    apart = ["unshare", "-n", "bash", "-c", 'ip link set lo up && exec "$@"', "_"]
-    if shutil.which("unshare") is None or subprocess.run([*apart, "true"], check=False).returncode:
-        pytest.skip("no network of its own can be made here (unshare -n), and Ray listens on all")
-    folder, place = tmp_path_factory.mktemp("cluster"), Path(__file__).parent
-    path = os.pathsep.join(map(str, (place, place.parents[1])))
-    given = {"PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*apart, sys.executable, place / "cluster_program.py", folder],
-        env=os.environ | given,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (folder / "result.json").is_file(), done.stdout + done.stderr
-    assert "Raylet is terminated" not in done.stdout
-    return json.loads((folder / "result.json").read_text())
+    here = Path(__file__).parent
+    found, said = run_apart(here / "cluster_program.py", tmp_path_factory.mktemp("cluster"), here)
+    assert "Raylet is terminated" not in said
+    return found
 
 
 @pytest.mark.long

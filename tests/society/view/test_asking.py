@@ -155,7 +155,7 @@ def test_turns_are_shown_as_they_come_and_too_many_questions_are_sent_away(
         fields = {"question": "again & again", "form": "society", "secret": secret}
         status, text, _ = send(site, "remote", **fields)
         assert status == 429
-        assert "1 questions are being debated" in words(text)
+        assert "1 of at most 1 questions are being debated" in words(text)
         # What was typed is still there.
         assert "again &amp; again</textarea>" in text
         vendor.reply = reply
