@@ -20,7 +20,8 @@ class AnswerServer:
     """A server that answers for models which are trained on this machine: `[serving]`.
 
     `path_map` translates folders of this machine into the server's: {"/data/runs": "/mnt/runs"}; of
-    several that fit, the longest is taken. Without one the server sees the same paths.
+    several that fit, the longest is taken. Without one the server sees the same paths. `send`
+    brings an adapter's folder to a server that sees none of this machine's, before it is loaded.
     """
 
     address: str

@@ -179,6 +179,18 @@ class ChatServer:
         return Asked(len(self.asked), method, path, headers, body)
 
 
+class HeldScript:
+    """A script that says `text` once `may_answer` is set; `reply` changes what it says."""
+
+    def __init__(self, text: str) -> None:
+        self.may_answer = threading.Event()
+        self.reply: Callable[[Asked], Reply] = lambda asked: says(text)
+
+    async def __call__(self, asked: Asked) -> Reply:
+        await asyncio.to_thread(self.may_answer.wait)
+        return self.reply(asked)
+
+
 @contextmanager
 def serving(script: Script) -> Iterator[ChatServer]:
     """A `ChatServer` in a thread of its own for the length of the `with` block."""

@@ -1,10 +1,8 @@
 """Asking a run's society in the browser: over real HTTP, with the built-in model and a server."""
 
-import asyncio
 import html
 import re
 import shutil
-import threading
 import time
 import urllib.error
 import urllib.parse
@@ -16,7 +14,7 @@ from society.view.access import create_token
 from society.view.asking import AskingDesk, AskLimits
 from store.ledger import Store
 from store.records import Job, Model
-from tests.providers.chat_server import fails, says, serving
+from tests.providers.chat_server import HeldScript, fails, says, serving
 from tests.society.view.endpoint.conftest import SUM, make_run
 
 SEVEN = "It is \\boxed{7}."
@@ -27,21 +25,9 @@ def words(text):
     return " ".join(html.unescape(plain).split())
 
 
-class Vendor:
-    """Answers 7 as soon as it may; `reply` changes what it answers."""
-
-    def __init__(self):
-        self.may_answer = threading.Event()
-        self.reply = lambda asked: says(SEVEN)
-
-    async def __call__(self, asked):
-        await asyncio.to_thread(self.may_answer.wait)
-        return self.reply(asked)
-
-
 @pytest.fixture
 def vendor():
-    return Vendor()
+    return HeldScript(SEVEN)
 
 
 @pytest.fixture

@@ -1,13 +1,11 @@
 """Limits, keys and ends: a society whose model is a server of ours, slow or down at will."""
 
-import asyncio
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,27 +18,15 @@ from society.runs.folder import locate_run
 from society.view.endpoint.admission import QueueLimits
 from society.view.endpoint.chat import ChatLimits
 from store.ledger import Store
-from tests.providers.chat_server import fails, says, serving
+from tests.providers.chat_server import HeldScript, fails, says, serving
 from tests.providers.engine_environment import EngineEnvironment, is_alive
 
 SEVEN = "It is \\boxed{7}."
 
 
-class Model:
-    """Answers 7 once it may; `reply` changes what it answers."""
-
-    def __init__(self):
-        self.may_answer = threading.Event()
-        self.reply = lambda asked: says(SEVEN)
-
-    async def __call__(self, asked):
-        await asyncio.to_thread(self.may_answer.wait)
-        return self.reply(asked)
-
-
 @pytest.fixture
 def model():
-    return Model()
+    return HeldScript(SEVEN)
 
 
 @pytest.fixture
