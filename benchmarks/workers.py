@@ -1,11 +1,12 @@
 """Training side by side: jobs per hour of two workers against one after another.
 
 Jobs of the built-in model, six of them, LoRA rank 16 on all linear layers, by `providers.connect`
-as a run does it. Measured three times, in turn: one job at a time with one thread, one at a time
-with two threads, two at a time with one thread each. Jobs per hour are those while every lane has
-work; the start of a worker shows in the seconds from the first submission to the last end. The
-weights of all jobs with one thread must be the same, bit for bit. The goal is 1.7 times one worker
-with one thread; it needs two idle cores, and prints how idle they were before.
+as a run does it, none joined to another (benchmarks/joint.py measures that). Measured three times,
+in turn: one job at a time with one thread, one at a time with two threads, two at a time with one
+thread each. Jobs per hour are those while every lane has work; the start of a worker shows in the
+seconds from the first submission to the last end. The weights of all jobs with one thread must be
+the same, bit for bit. The goal is 1.7 times one worker with one thread; it needs two idle cores,
+and prints how idle they were before.
 
 $BENCH_JOBS (6), $BENCH_EXAMPLES (192) and $BENCH_ROUNDS (2, the best counts) say how much is done.
 """
@@ -73,7 +74,7 @@ def make_specs(provider: Provider) -> list[FinetuneSpec]:
 async def measure(workers: int, threads: int) -> Pace:
     """All jobs with so many workers of so many threads each."""
     with tempfile.TemporaryDirectory() as folder:
-        settings = {"training_workers": workers, "threads": threads}
+        settings = {"training_workers": workers, "threads": threads, "joint_training": "off"}
         provider = registry.connect("embedded:", settings, Path(folder))
         specs = make_specs(provider)
         started = time.perf_counter()
