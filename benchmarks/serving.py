@@ -162,7 +162,8 @@ def ask_bare(environment: Environment, folder: Path, model: str, debates: Debate
 
 async def send_all(url: str, rounds: list[list[Any]]) -> float:
     """Completion tokens per second, each round's requests all at once."""
-    limits = httpx.Limits(max_connections=None)
+    # The server closes a connection that was idle for five seconds, perhaps just as it is reused.
+    limits = httpx.Limits(max_connections=None, keepalive_expiry=2.0)
     async with httpx.AsyncClient(timeout=600.0, limits=limits) as client:
 
         async def ask(seed: int, messages: Any) -> int:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from providers.calling import LISTING_LAG_S
 from providers.errors import InvalidSettings
 from providers.limits import Limits, RetryPolicy
+from providers.limits.concurrency import START
 from providers.secrets import Secrets
 from providers.validation import suggest_name
 
@@ -38,6 +39,9 @@ class LimitSettings(SettingsSection):
     max_concurrent: Annotated[int, Field(ge=1, le=4096)] = 512
     """Requests in flight, up to which the limiter may go. Lower it for a server that answers few at
     a time."""
+    start_concurrent: Annotated[int, Field(ge=1, le=4096)] = START
+    """Requests in flight at first; they double while none is refused. A server of `[serving]`
+    gets 256 at once unless this says otherwise."""
 
 
 class ConnectionSettings(SettingsSection):
@@ -64,6 +68,7 @@ class ConnectionSettings(SettingsSection):
             requests_per_minute=self.limits.requests_per_minute,
             tokens_per_minute=self.limits.tokens_per_minute,
             max_concurrent=self.limits.max_concurrent,
+            start_concurrent=self.limits.start_concurrent,
             retry_policy=self.to_retry_policy(),
         )
 

@@ -39,6 +39,9 @@ TRIAL = ".trial"
 """The folder, among those of the models, with an adapter that servers try before any is trained."""
 _SOON_S = 5.0
 """How long one of several servers is asked again by itself, before its calls go to the others."""
+_AT_ONCE = 256
+"""Calls that a server gets at first: as many as vLLM and SGLang answer together, where nobody else
+asks. It queues what is too much and refuses none, so there is no rate to be found out."""
 
 
 def connect_split(
@@ -74,7 +77,7 @@ def join_servers(
 
 
 def _connect(server: AnswerServer, workdir: Path, *, alone: bool) -> Provider:
-    provider = registry.connect(server.address, server.settings, workdir)
+    provider = registry.connect(server.address, _fill_from_start(server.settings), workdir)
     if not provider.capabilities.adapter_server:
         raise InvalidSettings(
             f"[serving] names {server.address!r}, which is no server that adapters can be loaded "
@@ -83,6 +86,12 @@ def _connect(server: AnswerServer, workdir: Path, *, alone: bool) -> Provider:
     if not alone:
         provider = provider.with_deadline(min(_SOON_S, _read_patience(server)))
     return provider
+
+
+def _fill_from_start(settings: Mapping[str, object]) -> dict[str, object]:
+    limits = settings.get("limits")
+    written = limits if isinstance(limits, Mapping) else {}
+    return {**settings, "limits": {"start_concurrent": _AT_ONCE, **written}}
 
 
 def _read_patience(server: AnswerServer) -> float:

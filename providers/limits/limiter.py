@@ -47,6 +47,7 @@ class Limits:
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
     max_concurrent: int = 512
+    start_concurrent: int = START
     retry_policy: RetryPolicy = field(default_factory=RetryPolicy)
 
     @property
@@ -86,7 +87,8 @@ class Limiter:
         self._clock = clock
         self._draw = draw
         self.breaker = breaker or Breaker(sleep=sleep)
-        self.slots = Slots(AdaptiveLimit(limits.max_concurrent, start=START, clock=clock))
+        start = limits.start_concurrent
+        self.slots = Slots(AdaptiveLimit(limits.max_concurrent, start=start, clock=clock))
         self.breaker.on_trip(self.slots.close)
         # The bucket spreads a minute's requests over it, the window sees that no minute has more.
         self._windows = limits.make_windows(clock) if windows is None else windows

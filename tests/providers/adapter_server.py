@@ -55,6 +55,7 @@ class AdapterServer:
     faults: list[str] = field(default_factory=list)
     loaded: dict[str, str] = field(default_factory=dict)
     answering: Counter[str] = field(default_factory=Counter)
+    most_at_once: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
     port: int = 0
     open: set[socket.socket] = field(default_factory=set)
@@ -150,6 +151,7 @@ class AdapterServer:
             if not _is_canary(body["messages"]):
                 self.chats.append(body["model"])
             self.answering[name] += 1
+            self.most_at_once = max(self.most_at_once, self.answering.total())
             life = self.lives
         time.sleep(self.answer_s)
         with self.lock:

@@ -126,6 +126,16 @@ def test_it_never_falls_below_one_slot_nor_rises_above_what_is_allowed():
     assert run(main()) == 33
 
 
+@pytest.mark.parametrize(("most", "at_once"), [(512, 256), (100, 100)])
+def test_a_start_above_the_usual_one_is_taken_up_to_the_most(most, at_once):
+    async def main():
+        server, here = Server(), limiter(start_concurrent=256, max_concurrent=most)
+        await asyncio.gather(*(here.call(server) for _ in range(at_once)))
+        return server.most
+
+    assert run(main()) == at_once
+
+
 @pytest.mark.parametrize(
     "error", [Overloaded("busy"), ConnectionLost("gone"), TimedOut("slow"), RetryableError("odd")]
 )

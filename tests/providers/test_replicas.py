@@ -13,7 +13,7 @@ from providers.replica import Replica
 from providers.replicas import Replicas
 from providers.scripted import ScriptedProvider
 from providers.split import SplitProvider, connect_split
-from providers.types import Hyperparameters, Message, Request, Sampling
+from providers.types import Hyperparameters, Message, ModelRef, Request, Sampling
 from tests.providers.adapter_server import AdapterServer
 from tests.providers.test_adapters import administration, make_folder, request, tuned
 
@@ -79,6 +79,21 @@ async def test_calls_are_shared_evenly_and_every_server_has_every_adapter(folder
     for server in servers:
         assert [path for _, path in server.loads] == [str(folders / "a0"), str(folders / "a1")]
         assert server.faults == []
+
+
+@pytest.mark.parametrize(
+    ("limits", "asked", "most"), [({}, 60, 60), ({"start_concurrent": 5}, 8, 5)]
+)
+async def test_a_server_gets_all_calls_at_once_from_the_start(limits, asked, most, folders):
+    with AdapterServer(answer_s=1.0) as server:
+        there = AnswerServer(server.address, {"limits": limits})
+        provider = connect_split("embedded:", {}, [there], folders)
+        try:
+            base = ModelRef("embedded:", "embedded:")
+            await asyncio.gather(*(provider.complete(ask(base, f"{n}?")) for n in range(asked)))
+        finally:
+            await provider.close()
+    assert server.most_at_once == most
 
 
 async def test_calls_that_begin_alike_go_to_one_server_while_both_are_free(folders, servers):
