@@ -1,105 +1,19 @@
-"""Checks of a downloaded model's files before any library reads them.
-
-A GGUF file may claim 2^60 entries, which keeps a reader busy forever, and a chat template is a
-program that may never end. These checks find both within seconds.
-"""
+"""The trial of a chat template, which may never end, before any library renders it."""
 
 from __future__ import annotations
 
 import json
-import os
-import struct
 import subprocess
 import sys
-from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import BinaryIO
 
 from providers.errors import InvalidSettings
 
-# The value types of a GGUF header and their bytes, after
-# https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Strings and arrays have own lengths.
-_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-_STRING, _ARRAY = 8, 9
-_DEEPEST, _MOST_DIMENSIONS = 4, 8
 # A template gets so much processor time and memory for its trial. The wall clock only bounds a
 # trial that sleeps: a busy machine may take long to start the process.
 CPU_S = 4
 _WALL_S = 90
 _MEMORY_BYTES = 2 << 30
-
-
-def check_gguf_header(path: Path) -> None:
-    """Raise ValueError if the file claims more than it holds, OSError if it is unreadable."""
-    with path.open("rb") as file:
-        reader = _HeaderReader(file, os.fstat(file.fileno()).st_size)
-        if file.read(4) != b"GGUF":
-            raise ValueError("it does not begin with GGUF")
-        # A big-endian file has its version in the upper half.
-        version = reader.read_number("I")
-        if version & 0xFFFF == 0:
-            reader.order, version = ">", int.from_bytes(version.to_bytes(4, "little"), "big")
-        if version not in (2, 3):
-            raise ValueError(f"it has version {version} of the format; only 2 and 3 can be read")
-        tensors, entries = reader.read_number("Q"), reader.read_number("Q")
-        reader.expect(entries, 12, "entries")
-        for _ in range(entries):
-            reader.skip(reader.read_number("Q"), "a key")
-            reader.skip_value(reader.read_number("I"), 0)
-        reader.expect(tensors, 24, "tensors")
-        for _ in range(tensors):
-            reader.skip(reader.read_number("Q"), "a tensor's name")
-            dimensions = reader.read_number("I")
-            if dimensions > _MOST_DIMENSIONS:
-                raise ValueError(f"a tensor of {dimensions} dimensions")
-            reader.skip(8 * dimensions + 12, "a tensor's shape")
-
-
-@dataclass(slots=True)
-class _HeaderReader:
-    """Walks a header value by value; every count must fit into the rest of the file."""
-
-    file: BinaryIO
-    size: int
-    order: str = "<"
-
-    def read_number(self, kind: str) -> int:
-        """The next number, of a format letter of `struct`."""
-        content = self.file.read(struct.calcsize(f"<{kind}"))
-        try:
-            return int(struct.unpack(f"{self.order}{kind}", content)[0])
-        except struct.error:
-            raise ValueError("it ends within its header") from None
-
-    def expect(self, count: int, each: int, what: str) -> None:
-        """Raise ValueError if `count` things of at least `each` bytes do not fit into the rest."""
-        left = self.size - self.file.tell()
-        if count * each > left:
-            raise ValueError(f"it claims {count} {what}, and has {left} bytes left for them")
-
-    def skip(self, length: int, what: str) -> None:
-        self.expect(length, 1, f"bytes of {what}")
-        self.file.seek(length, os.SEEK_CUR)
-
-    def skip_value(self, kind: int, depth: int) -> None:
-        if kind in _SIZES:
-            self.skip(_SIZES[kind], "a value")
-        elif kind == _STRING:
-            self.skip(self.read_number("Q"), "a text")
-        elif kind != _ARRAY or depth == _DEEPEST:
-            raise ValueError(f"a value of the unknown kind {kind}, or arrays in arrays in arrays")
-        else:
-            self._skip_array(depth)
-
-    def _skip_array(self, depth: int) -> None:
-        kind, length = self.read_number("I"), self.read_number("Q")
-        if kind in _SIZES:
-            self.skip(_SIZES[kind] * length, "a list")
-            return
-        self.expect(length, 8, "list items")
-        for _ in range(length):
-            self.skip_value(kind, depth + 1)
 
 
 # Nested loops over large ranges pass Jinja's sandbox, hence the limits of the process. Other errors

@@ -15,6 +15,7 @@ from providers.errors import InvalidSettings, ModelNotFound, OutOfMemory, Provid
 from providers.local.architecture import TRUST_REMEDY, choose_auto_class, find_writer
 from providers.local.attention import choose_attention
 from providers.local.file_checks import try_template
+from providers.local.gguf_header import read_gguf_header
 from providers.local.hardware import is_out_of_memory
 from providers.local.quantization import (
     check_quantization,
@@ -70,7 +71,8 @@ def load_model(
     )
     if quantization is not None:
         options["quantization_config"] = quantization
-    if config is not whole:
+    # Given, it is not read a second time, which takes seconds for a GGUF file.
+    if config is not whole or source.gguf_file:
         options["config"] = config
     packed = settings.quantization is not None or (
         stored is not None and not getattr(quantization, "dequantize", False)
@@ -103,16 +105,13 @@ def read_gguf_ends(source: ModelSource) -> frozenset[int]:
     """The tokens that a GGUF file states to end a text, a turn or a message; empty for others."""
     if source.gguf_file is None:
         return frozenset()
-    from gguf import GGUFReader, Keys
     from transformers.utils.hub import cached_file
 
     # The model has been loaded, so a file of the hub is on this disk.
     path = cached_file(
         source.name, source.gguf_file, revision=source.revision, local_files_only=True
     )
-    fields = GGUFReader(str(path)).fields
-    keys = (Keys.Tokenizer.EOS_ID, Keys.Tokenizer.EOT_ID, Keys.Tokenizer.EOM_ID)
-    return frozenset(int(fields[key].contents()) for key in keys if key in fields)
+    return read_gguf_header(Path(str(path))).ends
 
 
 def find_input_device(model: Any) -> torch.device:

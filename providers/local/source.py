@@ -6,7 +6,6 @@ import json
 import os
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ from providers import extras
 from providers.embedded import MODEL_DIR
 from providers.errors import InvalidSettings, ModelNotFound
 from providers.local.architecture import find_text_part, refuse_foreign_code, refuse_other_tasks
-from providers.local.file_checks import check_gguf_header, try_template
+from providers.local.file_checks import try_template
+from providers.local.gguf_header import read_gguf_header
 from providers.local.quantization import check_quantization, read_format
 from providers.local.settings import LocalSettings
 
@@ -174,35 +174,16 @@ def read_template(source: ModelSource, folder: Path) -> str | None:
     """The chat template of the files in `folder`, if it can be read."""
     if source.gguf_file is None:
         return next(iter(_read_templates(folder)), None)
-    return _read_gguf_file(folder / source.gguf_file)[0]
+    return read_gguf_header(folder / source.gguf_file).template
 
 
 def read_context(source: ModelSource, folder: Path) -> int | None:
     """How many tokens prompt and answer may have together, if the files in `folder` say so."""
     if source.gguf_file is not None:
-        return _read_gguf_file(folder / source.gguf_file)[1]
+        return read_gguf_header(folder / source.gguf_file).context
     text = find_text_part(read_config(source))
     found = (text.get(name) for name in ("max_position_embeddings", "n_positions", "n_ctx"))
     return next((value for value in found if isinstance(value, int) and value > 0), None)
-
-
-def _read_gguf_file(path: Path) -> tuple[str | None, int | None]:
-    return _read_gguf(path, path.stat().st_mtime_ns)
-
-
-# Once for each state of a file: its list of tokens takes seconds to parse.
-@lru_cache(maxsize=8)
-def _read_gguf(path: Path, changed_ns: int) -> tuple[str | None, int | None]:
-    """Chat template and context length in the header of a GGUF file."""
-    from gguf import GGUFReader
-
-    fields = GGUFReader(path).fields
-    template = fields.get("tokenizer.chat_template")
-    context = next((f for name, f in fields.items() if name.endswith(".context_length")), None)
-    return (
-        None if template is None else str(template.contents()),
-        None if context is None else int(context.contents()),
-    )
 
 
 def read_special_tokens(folder: Path) -> dict[str, str]:
@@ -249,26 +230,21 @@ def read_object(file: Path) -> dict[str, Any]:
 
 
 def _check_gguf(path: Path) -> None:
-    try:
-        from gguf import GGUFReader
-    except ModuleNotFoundError:
+    if extras.find_missing(extras.PACKAGES["gguf"]):
         raise InvalidSettings(
             f"reading {str(path)!r} needs the package gguf, which is not installed; "
             f"install it with `{extras.install_command('gguf')}`"
-        ) from None
+        )
     try:
-        # Before the library reads it: the library believes every count in the file.
-        check_gguf_header(path)
-        fields = GGUFReader(path).fields
-    except (ValueError, OSError, IndexError, KeyError, OverflowError, MemoryError) as error:
+        header = read_gguf_header(path)
+    except (ValueError, OSError, OverflowError, MemoryError) as error:
         raise ModelNotFound(
             f"{str(path)!r} is not a readable GGUF file ({error}); fetch it again"
         ) from None
     # A GGUF file holds its template itself; there is no file beside it to fall back on.
-    template = fields.get("tokenizer.chat_template")
-    if template is None:
+    if header.template is None:
         raise InvalidSettings(
             f"{str(path)!r} carries no chat template (tokenizer.chat_template); "
             f"use an instruct model"
         )
-    try_template(str(template.contents()), repr(str(path)))
+    try_template(header.template, repr(str(path)))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from providers.errors import ModelNotFound
+from providers.local.gguf_header import read_gguf_header
 
 _LONGEST_HEADER = 100_000_000
 # Formats that are unpacked when they are loaded: how many numbers are in one element of these
@@ -135,7 +136,11 @@ def _read_safetensors(path: Path) -> Iterator[StoredTensor]:
 
 
 def _read_gguf(path: Path) -> Iterator[StoredTensor]:
-    from gguf import GGUFReader
-
-    for tensor in GGUFReader(path).tensors:
-        yield StoredTensor(tensor.name, tuple(map(int, tensor.shape)), int(tensor.n_bytes))
+    try:
+        header = read_gguf_header(path)
+    except ValueError as error:
+        raise ModelNotFound(
+            f"{str(path)!r} is not a readable GGUF file ({error}); fetch it again"
+        ) from None
+    for tensor in header.tensors:
+        yield StoredTensor(tensor.name, tensor.shape, tensor.stored_bytes)

@@ -7,9 +7,9 @@ import struct
 import pytest
 
 from providers.errors import InvalidSettings, ModelNotFound
-from providers.local import file_checks
 from providers.local.factory import check
 from providers.local.file_checks import try_template
+from providers.local.gguf_header import read_gguf_header
 
 
 @pytest.fixture
@@ -136,4 +136,5 @@ def test_a_header_of_either_byte_order_is_walked(tmp_path):
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        file_checks.check_gguf_header(path)
+        header = read_gguf_header(path)
+        assert header.template == "{{ messages }}"
