@@ -39,6 +39,7 @@ from providers.local.plans import (
 )
 from providers.local.settings import LocalSettings
 from providers.local.source import ModelSource
+from providers.opening import BeginStep
 from providers.types import Hyperparameters
 
 _UNLIMITED = 2**31 - 1
@@ -77,9 +78,9 @@ def open_tokenizer(
 class Backbone:
     """A causal language model with its tokenizer, loaded once and shared by all its adapters.
 
-    `dtype` is that of its weights, if not the one of the settings. Raises `ModelNotFound` if the
-    files are missing or unreadable, and `InvalidSettings` if a setting does not fit the model or
-    the machine.
+    `dtype` is that of its weights, if not the one of the settings; `begin` is told what is done.
+    Raises `ModelNotFound` if the files are missing or unreadable, and `InvalidSettings` if a
+    setting does not fit the model or the machine.
 
     ```python
     settings = LocalSettings(device="cpu")
@@ -89,13 +90,19 @@ class Backbone:
     """
 
     def __init__(
-        self, source: ModelSource, settings: LocalSettings, dtype: torch.dtype | None = None
+        self,
+        source: ModelSource,
+        settings: LocalSettings,
+        dtype: torch.dtype | None = None,
+        begin: BeginStep = lambda text: None,
     ) -> None:
         self.device = choose_device(settings)
         self.dtype = dtype or choose_dtype(settings, self.device)
         self.source = source
         self._settings = settings
+        begin("reading the tokenizer")
         self.tokenizer: Any = open_tokenizer(source, settings, self.dtype)
+        begin("unpacking the weights" if source.gguf_file else "reading the weights")
         with silence_transformers(), translate_errors(source, settings, self.dtype):
             self.model: Any = load_model(source, settings, self.device, self.dtype)
         # A GGUF model or a quantized one may come in another number type than the one asked for.

@@ -24,6 +24,7 @@ from providers.local.self_check import check_adapters, check_base
 from providers.local.settings import LocalSettings
 from providers.local.source import ModelSource, is_built_in
 from providers.local.trial_adapters import attach_like, try_training_pass, write_trial_adapter
+from providers.opening import BeginStep, tell_opening
 from providers.types import Hyperparameters, ModelRef
 
 _log = logging.getLogger(__name__)
@@ -62,9 +63,10 @@ class LocalModels:
     def base(self) -> Backbone:
         """The untuned model."""
         if self._base is None:
-            backbone = Backbone(self._source, self._settings)
-            if self._is_checked:
-                self._check_base(backbone)
+            with self._tell_opening(self._count_opening_steps()) as begin:
+                backbone = Backbone(self._source, self._settings, begin=begin)
+                if self._is_checked:
+                    self._check_base(backbone, begin)
             self._base = backbone
         return self._base
 
@@ -147,12 +149,14 @@ class LocalModels:
             return tuned
 
         base.adapters.detach()
-        with tempfile.TemporaryDirectory() as place:
+        steps = 2 if self._is_checked else 1
+        with self._tell_opening(steps) as begin, tempfile.TemporaryDirectory() as place:
+            begin("trying a training step of an adapter")
             folder = write_trial_adapter(
                 base.model, attach_and_train, Path(place) / "trial", seed=0
             )
             if self._is_checked:
-                self._check_adapters(read_signature(folder), attach)
+                self._check_adapters(read_signature(folder), attach, begin)
         self._tried.add(hyperparameters.lora)
 
     def write_trial(self, hyperparameters: Hyperparameters, folder: Path) -> None:
@@ -163,9 +167,10 @@ class LocalModels:
             base.model, lambda model: add_trainable_adapter(model, None, hyperparameters), folder, 0
         )
 
-    def _check_base(self, backbone: Backbone) -> None:
+    def _check_base(self, backbone: Backbone, begin: BeginStep) -> None:
         verdict = self._kept.find(backbone.place)
         if verdict is None:
+            begin("comparing its answers with those of transformers, once for this model")
             with _translate_memory_errors(self._source):
                 verdict = check_base(backbone)
             self._kept.keep(backbone.place, verdict)
@@ -175,22 +180,39 @@ class LocalModels:
     def _load_adapter(self, artifact: str, folder: Path) -> None:
         signature = read_signature(folder)
         if self._is_checked:
-            self._check_adapters(signature, attach_like(folder))
+            with self._tell_opening(1) as begin:
+                self._check_adapters(signature, attach_like(folder), begin)
         plan = self.base.plans.get(signature, self.base.plans[None])
         self.base.adapters.load(artifact, folder, by_peft=plan.adapters == "peft")
 
-    def _check_adapters(self, signature: str, attach: Callable[[Any], Any]) -> None:
+    def _check_adapters(
+        self, signature: str, attach: Callable[[Any], Any], begin: BeginStep
+    ) -> None:
         base = self.base
         if signature in base.plans:
             return
         require_weights_in_place(base.model, self._source)
         verdict = self._kept.find(base.place, signature)
         if verdict is None:
+            begin("comparing answers with adapters with those of PEFT, once for this model")
             with _translate_memory_errors(self._source):
                 _, verdict = check_adapters(base, attach)
             self._kept.keep(base.place, verdict, signature)
         base.plans[signature] = verdict.plan
         self._tell(signature, verdict)
+
+    @contextmanager
+    def _tell_opening(self, steps: int) -> Iterator[BeginStep]:
+        """The steps of opening this model; the one that ships with this package is quick."""
+        if is_built_in(self._source):
+            yield lambda text: None
+            return
+        with tell_opening(self._source.gguf_file or self._source.name, steps) as begin:
+            yield begin
+
+    def _count_opening_steps(self) -> int:
+        """Tokenizer, weights, and the self-check where none is kept."""
+        return 3 if self._is_checked and not self._kept.list_bases() else 2
 
     def _tell(self, signature: str | None, verdict: Verdict) -> None:
         self._verdicts[signature] = verdict

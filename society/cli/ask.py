@@ -99,6 +99,7 @@ def _ask_one(
 
     from society.runs.ask import open_store, show_debate
     from society.runs.opened import OpenRun
+    from society.terminal.opening_display import show_openings
     from society.terminal.table import write_json
 
     if as_json:
@@ -107,7 +108,7 @@ def _ask_one(
             write_json(asdict(opened.ask(question, iteration)), sys.stdout)
         return
     # Opened for writing only if the answer costs something, which the run must record.
-    with open_store(folder) as store:
+    with open_store(folder) as store, show_openings(sys.stderr):
         context.folder = folder.path
         show_debate(folder, store, question, sys.stdout, iteration)
 

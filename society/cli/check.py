@@ -66,6 +66,7 @@ def check_experiment(
         from society.runs import folder as folders
         from society.sweeps import preflight
         from society.sweeps.axes import SweepOptions, SweepSource
+        from society.terminal.opening_display import show_openings
 
         skipped = doctor.parse_skips(skip or ())
         chosen = Path(config).stem if name is None else name
@@ -78,14 +79,15 @@ def check_experiment(
                 )
             found = preflight.preflight_sweep(source, runs, chosen, allow_overlap, skipped)
         else:
-            found = doctor.preflight_file(
-                config,
-                settings or (),
-                folder,
-                allow_overlap=allow_overlap,
-                skip=skipped,
-                deep=deep,
-            )
+            with show_openings(sys.stderr, quiet=as_json):
+                found = doctor.preflight_file(
+                    config,
+                    settings or (),
+                    folder,
+                    allow_overlap=allow_overlap,
+                    skip=skipped,
+                    deep=deep,
+                )
         if not show_findings(found, sys.stdout, as_json=as_json):
             # The same status as `run` has for these errors.
             raise typer.Exit(2)

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 from rich.text import Text
 
+from providers.opening import OpeningStep, listen_to_openings
 from society.method.progress import (
     Event,
     Note,
@@ -25,6 +26,7 @@ from society.method.progress import (
     StageStarted,
 )
 from society.terminal.duration import format_duration
+from society.terminal.opening_display import describe_step
 from society.terminal.output import Screen, escape_invisible, one_line, write_line
 from society.terminal.run_clock import RunClock
 
@@ -50,7 +52,9 @@ def show_progress(
         return
     clock = RunClock(plan)
     if not console.is_terminal:
-        yield PlainLines(stream, iterations, clock=clock)
+        lines = PlainLines(stream, iterations, clock=clock)
+        with listen_to_openings(lines.show_opening):
+            yield lines
         return
     wide = console.width >= _WIDE
     # Transient: finished stages are printed as lines, and the bars leave nothing behind.
@@ -61,7 +65,9 @@ def show_progress(
         console=console,
         transient=True,
     ) as progress:
-        yield ProgressDisplay(progress, iterations, clock)
+        display = ProgressDisplay(progress, iterations, clock)
+        with listen_to_openings(display.show_opening):
+            yield display
 
 
 class Notes:
@@ -151,6 +157,11 @@ class PlainLines:
             self._write(format_ending(self._pace.stage, event, self._iterations))
             self._pace = None
 
+    def show_opening(self, step: OpeningStep | None) -> None:
+        """Tell which step of opening a model begins; from any thread."""
+        if step is not None:
+            self._write(describe_step(step))
+
     def _write(self, line: str) -> None:
         write_line(self._stream, one_line(line))
 
@@ -172,6 +183,7 @@ class ProgressDisplay:
         self._whole: TaskID | None = None
         self._pace: Pace | None = None
         self._bar: TaskID | None = None
+        self._opening: TaskID | None = None
 
     def __call__(self, event: Event) -> None:
         self._clock(event)
@@ -197,6 +209,15 @@ class ProgressDisplay:
         elif isinstance(event, StageFinished):
             self._print(format_ending(self._pace.stage, event, self._iterations), "green")
             self._clear()
+
+    def show_opening(self, step: OpeningStep | None) -> None:
+        """A bar of its own for opening a model, while that lasts; from any thread."""
+        if self._opening is not None:
+            self._progress.remove_task(self._opening)
+            self._opening = None
+        if step is not None:
+            # Steps take unequal times, so the bar only says that something goes on.
+            self._opening = self._progress.add_task(describe_step(step), total=None, numbers="")
 
     def _show_whole(self) -> None:
         """A second bar, once something is known of the whole run; those of stages come below it."""

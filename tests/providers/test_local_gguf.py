@@ -8,11 +8,14 @@ import pytest
 
 from providers import registry
 from providers.base import FileFacts
-from providers.errors import InvalidSettings
+from providers.errors import InvalidSettings, ModelNotFound
 from providers.local.backbone import Backbone
 from providers.local.factory import check, connect
+from providers.local.gguf_header import read_gguf_header
+from providers.local.models import LocalModels
 from providers.local.settings import LocalSettings
 from providers.local.source import locate_model
+from providers.opening import listen_to_openings
 from providers.types import Example, FinetuneSpec, Hyperparameters, Message
 
 gguf = pytest.importorskip("gguf")
@@ -131,3 +134,61 @@ def test_the_end_of_turns_of_a_gguf_file_ends_answers(llama, tmp_path):
     backbone = Backbone(locate_model(str(tmp_path / "turns.gguf"), settings), settings)
     names = backbone.tokenizer.convert_ids_to_tokens(sorted(backbone.ends))
     assert names == ["<|end|>", "<|user|>"]
+
+
+def test_our_header_says_what_the_package_reads(llama, tmp_path):
+    write_gguf(tmp_path / "one.gguf", llama, eot="<|user|>")
+    header, reader = read_gguf_header(tmp_path / "one.gguf"), gguf.GGUFReader(tmp_path / "one.gguf")
+    assert [(t.name, t.shape, t.stored_bytes) for t in header.tensors] == [
+        (t.name, tuple(t.shape), t.n_bytes) for t in reader.tensors
+    ]
+    read = {key: field.contents() for key, field in reader.fields.items()}
+    lists = {key for key, value in header.values.items() if value is None}
+    assert lists == {key for key, value in read.items() if isinstance(value, list)}
+    for key in header.values.keys() - lists:
+        assert header.values[key] == read[key]
+
+
+def test_a_changed_file_is_read_again_and_a_cut_one_refused(llama, tmp_path):
+    path = tmp_path / "changing.gguf"
+    write_gguf(path, llama)
+    check(str(path), {})
+    write_gguf(path, llama, template=False)
+    with pytest.raises(InvalidSettings, match="no chat template"):
+        check(str(path), {})
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ModelNotFound, match="ends at byte"):
+        check(str(path), {})
+
+
+def test_the_steps_of_opening_are_told(llama, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_gguf(tmp_path / "told.gguf", llama)
+    settings = LocalSettings(device="cpu")
+    source = locate_model(str(tmp_path / "told.gguf"), settings)
+
+    def list_steps() -> list[str | None]:
+        told = []
+        with listen_to_openings(lambda step: told.append(step and str(step))):
+            models = LocalModels(source, settings, tmp_path)
+            assert models.base
+            models.check_tuning(Hyperparameters())
+        return told
+
+    assert list_steps() == [
+        "told.gguf: reading the tokenizer (step 1 of 3)",
+        "told.gguf: unpacking the weights (step 2 of 3)",
+        "told.gguf: comparing its answers with those of transformers, once for this model "
+        "(step 3 of 3)",
+        None,
+        "told.gguf: trying a training step of an adapter (step 1 of 2)",
+        "told.gguf: comparing answers with adapters with those of PEFT, once for this model "
+        "(step 2 of 2)",
+        None,
+    ]
+    # What was found is kept.
+    assert list_steps()[:3] == [
+        "told.gguf: reading the tokenizer (step 1 of 2)",
+        "told.gguf: unpacking the weights (step 2 of 2)",
+        None,
+    ]

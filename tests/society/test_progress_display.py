@@ -7,8 +7,10 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
+from providers.opening import listen_to_openings, tell_opening
 from society.method.progress import Note, StageAdvanced, StageFinished, StageStarted
 from society.terminal.duration import format_duration
+from society.terminal.opening_display import show_openings
 from society.terminal.progress_display import PlainLines, ProgressDisplay, show_progress
 
 DEBATE = StageStarted(iteration=2, stage="debate", unit="questions", total=40, done=10)
@@ -85,3 +87,33 @@ def test_a_stream_that_is_no_terminal_gets_plain_lines() -> None:
 )
 def test_duration(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
+
+
+def test_the_steps_of_opening_a_model_are_lines_in_a_file() -> None:
+    out = io.StringIO()
+    with show_progress(out, 1), tell_opening("m\x1b[2J.gguf", 2) as begin:
+        begin("reading the tokenizer")
+        begin("unpacking the weights")
+    assert out.getvalue().splitlines() == [
+        "opening m[ESC[2J].gguf: reading the tokenizer (step 1 of 2)",
+        "opening m[ESC[2J].gguf: unpacking the weights (step 2 of 2)",
+    ]
+
+
+def test_who_wants_quiet_is_told_of_no_opening() -> None:
+    out = io.StringIO()
+    with show_progress(out, 1, quiet=True), show_openings(out), tell_opening("m", 1) as begin:
+        begin("reading the weights")
+    assert out.getvalue() == ""
+
+
+def test_on_a_terminal_a_step_is_shown_while_it_lasts() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=140)
+    with Progress(console=console, auto_refresh=False) as progress:
+        display = ProgressDisplay(progress, 1)
+        with listen_to_openings(display.show_opening), tell_opening("m", 2) as begin:
+            begin("reading the tokenizer")
+            begin("reading the weights")
+            [task] = progress.tasks
+            assert task.description == "opening m: reading the weights (step 2 of 2)"
+        assert progress.tasks == []
