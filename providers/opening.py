@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ OpeningListener = Callable[[OpeningStep | None], None]
 """Takes each step as it begins, and None once the last of them has ended."""
 BeginStep = Callable[[str], None]
 _listeners: list[OpeningListener] = []
+_telling = Lock()
 
 
 @contextmanager
@@ -65,6 +67,7 @@ def tell_opening(model: str, total: int) -> Iterator[BeginStep]:
 
 
 def _tell(step: OpeningStep | None) -> None:
-    # A copy: a display may end while another thread opens a model.
-    for listener in tuple(_listeners):
-        listener(step)
+    # One at a time: two models may be opened by two threads. A display may end meanwhile.
+    with _telling:
+        for listener in tuple(_listeners):
+            listener(step)

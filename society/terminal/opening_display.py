@@ -61,6 +61,9 @@ def _start_display(screen: Screen) -> Progress:
         TimeElapsedColumn(),
         console=screen,
         transient=True,
+        # Answers are printed by others meanwhile, as they are.
+        redirect_stdout=False,
+        redirect_stderr=False,
     )
     progress.start()
     return progress
