@@ -78,9 +78,9 @@ def open_tokenizer(
 class Backbone:
     """A causal language model with its tokenizer, loaded once and shared by all its adapters.
 
-    `dtype` is that of its weights, if not the one of the settings; `begin` is told what is done.
-    Raises `ModelNotFound` if the files are missing or unreadable, and `InvalidSettings` if a
-    setting does not fit the model or the machine.
+    `dtype` is that of its weights, if not the one of the settings; `begin` is told what is done,
+    and `tokenizer` is the model's if it was opened before. Raises `ModelNotFound` if the files are
+    missing or unreadable, and `InvalidSettings` if a setting does not fit the model or the machine.
 
     ```python
     settings = LocalSettings(device="cpu")
@@ -95,13 +95,16 @@ class Backbone:
         settings: LocalSettings,
         dtype: torch.dtype | None = None,
         begin: BeginStep = lambda text: None,
+        tokenizer: Any = None,
     ) -> None:
         self.device = choose_device(settings)
         self.dtype = dtype or choose_dtype(settings, self.device)
         self.source = source
         self._settings = settings
-        begin("reading the tokenizer")
-        self.tokenizer: Any = open_tokenizer(source, settings, self.dtype)
+        if tokenizer is None:
+            begin("reading the tokenizer")
+            tokenizer = open_tokenizer(source, settings, self.dtype)
+        self.tokenizer: Any = tokenizer
         begin("unpacking the weights" if source.gguf_file else "reading the weights")
         with silence_transformers(), translate_errors(source, settings, self.dtype):
             self.model: Any = load_model(source, settings, self.device, self.dtype)

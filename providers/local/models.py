@@ -12,7 +12,7 @@ from typing import Any
 
 from providers.artifact import verify
 from providers.errors import OutOfMemory
-from providers.local.backbone import TUNED_DTYPE, Backbone
+from providers.local.backbone import TUNED_DTYPE, Backbone, open_tokenizer
 from providers.local.hardware import choose_device, is_out_of_memory, release_memory
 from providers.local.joint_plan import find_joint_faults
 from providers.local.kept_checks import KeptChecks
@@ -51,6 +51,7 @@ class LocalModels:
         self._settings = settings
         self._workdir = workdir
         self._base: Backbone | None = None
+        self._tokenizer: Any = None
         self._full: OrderedDict[str, Backbone] = OrderedDict()
         self._hashes: dict[str, str] = {}
         # The built-in model's answers are compared by the tests of this package.
@@ -64,11 +65,23 @@ class LocalModels:
         """The untuned model."""
         if self._base is None:
             with self._tell_opening(self._count_opening_steps()) as begin:
-                backbone = Backbone(self._source, self._settings, begin=begin)
+                backbone = Backbone(
+                    self._source, self._settings, begin=begin, tokenizer=self._tokenizer
+                )
+                self._tokenizer = backbone.tokenizer
                 if self._is_checked:
                     self._check_base(backbone, begin)
             self._base = backbone
         return self._base
+
+    def open_tokenizer(self) -> Any:
+        """The model's tokenizer, without the model; read once. From any thread."""
+        # A second thread that reads it meanwhile gets an equal one.
+        if self._tokenizer is None:
+            with self._tell_opening(1) as begin:
+                begin("reading the tokenizer")
+                self._tokenizer = open_tokenizer(self._source, self._settings)
+        return self._tokenizer
 
     @property
     def verdicts(self) -> dict[str | None, Verdict]:
@@ -212,7 +225,8 @@ class LocalModels:
 
     def _count_opening_steps(self) -> int:
         """Tokenizer, weights, and the self-check where none is kept."""
-        return 3 if self._is_checked and not self._kept.list_bases() else 2
+        is_tried = self._is_checked and not self._kept.list_bases()
+        return 1 + (self._tokenizer is None) + is_tried
 
     def _tell(self, signature: str | None, verdict: Verdict) -> None:
         self._verdicts[signature] = verdict

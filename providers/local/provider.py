@@ -14,7 +14,6 @@ from providers.base import Provider
 from providers.cluster.settings import ClusterSettings
 from providers.errors import InvalidSettings, StorageFailed
 from providers.local.averaging import Part, find_averaging_faults, write_average
-from providers.local.backbone import open_tokenizer
 from providers.local.cluster_plan import plan_unconnected
 from providers.local.cluster_workers import ClusterWorkers
 from providers.local.conversation import describe_template
@@ -146,7 +145,7 @@ class LocalProvider(Provider):
         return await asyncio.to_thread(self._describe_template)
 
     def _describe_template(self) -> PromptTemplate:
-        return describe_template(open_tokenizer(self._source, self._settings))
+        return describe_template(self._models.open_tokenizer())
 
     def validate_sampling(self, sampling: Sampling) -> Sequence[str]:
         return find_unsupported_sampling(sampling)
