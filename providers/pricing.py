@@ -157,8 +157,9 @@ class Prices:
         used = {name for address in addresses for name in (address, _name_of(address))}
         return sorted(self._overrides.keys() - used)
 
-    def require(self, address: str, *, finetune: bool) -> None:
-        """Raise `InvalidSettings`, with the lines to write, if a needed price is unknown."""
+    def find_missing(self, address: str, *, finetune: bool) -> tuple[str, ...]:
+        """The keys of `[prices]` that a budget needs and nobody knows; none of a model that is
+        free."""
         base, tuned = self.at(address, tuned=False), self.at(address, tuned=True)
         # A run that tunes asks both models, so both prices have to be known before its first call.
         missing: list[str] = []
@@ -168,12 +169,21 @@ class Prices:
             missing += ["tuned_input_usd", "tuned_output_usd"]
         if finetune and (base is None or base.training_usd is None):
             missing.append("training_usd")
-        if missing:
+        return tuple(missing)
+
+    @staticmethod
+    def table_name(address: str) -> str:
+        """The table of an experiment file that holds the model's own prices, in brackets."""
+        return f'[prices."{_name_of(address)}"]'
+
+    def require(self, address: str, *, finetune: bool) -> None:
+        """Raise `InvalidSettings`, with the lines to write, if a needed price is unknown."""
+        if missing := self.find_missing(address, finetune=finetune):
             lines = "\n".join(f"    {name} = …" for name in missing)
             raise InvalidSettings(
                 f"budget_usd is set, but the price of {address!r} is unknown; write what the "
                 f"vendor charges in USD per million tokens (0 for a server of your own):\n"
-                f'    [prices."{_name_of(address)}"]\n{lines}'
+                f"    {self.table_name(address)}\n{lines}"
             )
 
 

@@ -33,8 +33,8 @@ class DataOptions(TaskOptions):
     """The file with the evaluation questions, in place of `path`."""
 
     eval_share: Annotated[float, Field(gt=0.0, lt=1.0, strict=False)] = 0.5
-    """The share of one `path` file that evaluation gets. Which questions these are does not depend
-    on `seed`."""
+    """About the share of one `path` file that evaluation gets. Each question's own words decide, so
+    that it stays where it is when the file grows; of 30 rows it may be a few more or fewer."""
 
     seed: int = Field(default=0, ge=0)
     """Decides the order of the questions."""

@@ -9,6 +9,13 @@ from society.costs.work import plan_work
 from society.method.experiment import Experiment
 from society.terminal.duration import format_duration
 
+_LONG_S = 6 * 3600.0
+"""More than an evening."""
+_SHORTER = (
+    "for a first look lower train.questions, evaluation.questions, iterations or "
+    "sampling.max_tokens; a GPU is many times faster"
+)
+
 
 def describe_time(
     experiment: Experiment, tuned: int, reports: Sequence[PreflightReport]
@@ -35,4 +42,8 @@ def describe_time(
     text = f"time: about {format_duration(answering * max(known))} of answering"
     if training:
         text += f" and {format_duration(training * max(known))} of training"
-    yield Finding("ok", f"{text} on this CPU, within a factor of three")
+    text += " on this CPU, within a factor of three"
+    if (answering + training) * max(known) < _LONG_S:
+        yield Finding("ok", text)
+    else:
+        yield Finding("warning", text, _SHORTER)

@@ -131,7 +131,8 @@ def price_experiment(
                 sweep = definition.load_sweep(source, RUNS, "sweep")
                 sweeps.show_cost(sweep, answer_tokens, summary_tokens, output, sys.stdout)
             else:
-                experiment = load_experiment(config, settings or ())
+                # Without prices the tokens are all the more of use.
+                experiment = load_experiment(config, settings or (), priced=False)
                 found = estimate_cost(experiment, answer_tokens, summary_tokens)
                 table.show_estimate(found, experiment.config, output, sys.stdout)
         table.show_assumed_tasks(assumed, sys.stderr)

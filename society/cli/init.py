@@ -79,6 +79,7 @@ def _write_and_check(file: Path, draft: Draft, runs: Path) -> None:
     from society.config.draft import place_draft, write_draft
     from society.config.load import ConfigError
     from society.runs.folder import locate_run
+    from society.terminal.opening_display import show_openings
     from society.terminal.output import say
 
     try:
@@ -88,8 +89,10 @@ def _write_and_check(file: Path, draft: Draft, runs: Path) -> None:
     say(f"wrote {file} for {draft.model}")
     for line in draft.notes:
         say(f"  {line}")
+    say("checking it …")
     # Only now is it known whether data, model and sizes go together.
-    findings = doctor.preflight_file(str(file), (), locate_run(runs, file.stem))
+    with show_openings(sys.stderr):
+        findings = doctor.preflight_file(str(file), (), locate_run(runs, file.stem))
     ready = show_findings(findings, sys.stdout)
     say("")
     if not ready:

@@ -10,6 +10,7 @@ from pathlib import Path
 from providers import registry
 from providers.base import FileFacts
 from providers.errors import InvalidSettings
+from providers.pricing import Prices
 from society.config.load import ConfigError
 from society.config.paths import name_address_from, name_from
 from society.config.question_data import QuestionData
@@ -103,6 +104,7 @@ def write_draft(draft: Draft) -> str:
             *_write_task(draft),
             *_write_society(draft),
             *_write_training(draft),
+            *_write_prices(draft),
             *_write_server(draft),
         ]
     )
@@ -172,6 +174,17 @@ def _write_training(draft: Draft) -> Iterator[str]:
         yield "lora_alpha = 32"
     yield "generator_epochs = 2"
     yield "critic_epochs = 2"
+
+
+def _write_prices(draft: Draft) -> Iterator[str]:
+    """Room for the prices that the budget needs, where only the user can know them."""
+    missing = Prices({}).find_missing(draft.model, finetune=True) if draft.costs else ()
+    if missing:
+        yield ""
+        yield "# What the vendor charges in USD per million tokens; 0 for a server of your own."
+        yield f"# {Prices.table_name(draft.model)}"
+        for name in missing:
+            yield f"# {name} = "
 
 
 def _write_server(draft: Draft) -> Iterator[str]:

@@ -97,6 +97,7 @@ def _format_outcome(estimate: CostEstimate, config: Config) -> list[str]:
             "The cost is unknown, since these models have no known price. Add to the experiment "
             f"file, in USD per million tokens, {tables} with input_usd, output_usd, "
             "tuned_input_usd, tuned_output_usd and training_usd (0 for a server of your own)."
+            + ("" if cap is None else f" Until then a run refuses budget_usd = {cap:g}.")
         ]
     lines = [
         f"Expected: {usd.expected:.2f} USD, between {usd.low:.2f} and at most {usd.high:.2f} USD."

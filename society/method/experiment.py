@@ -73,18 +73,21 @@ class RunContext:
         return "" if len(self.experiment.arms) == 1 else f"{arm}: "
 
 
-def load_experiment(source: str, overrides: Sequence[str] = ()) -> Experiment:
+def load_experiment(
+    source: str, overrides: Sequence[str] = (), *, priced: bool = True
+) -> Experiment:
     """Read an experiment file (see `load_config`) and resolve it.
 
     >>> load_experiment("demo").questions.task.name
     'arithmetic'
     """
-    return resolve(load_config(source, overrides), source)
+    return resolve(load_config(source, overrides), source, priced=priced)
 
 
-def resolve(config: Config, origin: str = "the experiment") -> Experiment:
+def resolve(config: Config, origin: str = "the experiment", *, priced: bool = True) -> Experiment:
     """The experiment of a config, checked in full; `origin` names the config in messages.
 
+    With `priced`, a budget asks for prices that are known; one who only reckons does without.
     Reads the questions, of which some may be downloaded, and contacts no model. Raises
     `ConfigError`.
     """
@@ -98,6 +101,8 @@ def resolve(config: Config, origin: str = "the experiment") -> Experiment:
             assemble(config.model_copy(update={"sampling": sampling})), model_defaults=taken
         )
         _check_experiment(experiment)
+        if priced:
+            _require_prices(experiment.config)
     except ValueError as error:
         raise ConfigError(list_problems(origin, [str(error)])) from error
     return experiment
@@ -337,14 +342,23 @@ def _check_stop(experiment: Experiment) -> None:
             )
 
 
-def _check_models(config: Config) -> None:
-    """Raise ValueError for a model, a price, an encoder or a server that cannot be used."""
+def _require_prices(config: Config) -> None:
+    """Raise ValueError where there is a budget and a price is unknown."""
+    if config.budget_usd is None:
+        return
     prices = Prices(config.prices)
     try:
         for address in config.addresses:
+            prices.require(address, finetune=is_tuned(config, address))
+    except ProviderError as error:
+        raise ValueError(str(error)) from error
+
+
+def _check_models(config: Config) -> None:
+    """Raise ValueError for a model, an encoder or a server that cannot be used."""
+    try:
+        for address in config.addresses:
             registry.check(address, config.settings_of(address))
-            if config.budget_usd is not None:
-                prices.require(address, finetune=is_tuned(config, address))
         # A server answers for `model` in its place, so its own calls cannot go out in batches.
         batching = [a for a in config.addresses if config.serving is None or a != config.model]
         if config.evaluation.batch and not any(registry.info(a).batches for a in batching):
@@ -360,7 +374,7 @@ def _check_models(config: Config) -> None:
         raise ValueError(f"diversity.encoder: {error}") from error
     except ProviderError as error:
         raise ValueError(str(error)) from error
-    if unused := prices.find_unused(config.addresses):
+    if unused := Prices(config.prices).find_unused(config.addresses):
         raise ValueError(
             f"prices.{unused[0]!r} is neither name nor address of a model of this experiment; the "
             f"models are {', '.join(config.addresses)}"

@@ -28,7 +28,8 @@ def choose_society(run: RunContext, arm: Arm, iteration: int) -> bool:
         choice = _decide(run, arm, iteration)
         run.store.write(choice)
     ends = choices.has_ended(choice, arm.iterations)
-    if ends or iteration == arm.iterations:
+    # The last society's is told with the final table.
+    if ends:
         run.progress.note(run.prefix(arm.name) + choices.describe_choice(choice))
     return ends
 

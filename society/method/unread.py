@@ -193,10 +193,12 @@ def require_examples(
     if any(p.dataset.examples >= n for p, n in zip(plans, least, strict=True)) or not plans:
         return
     iteration = plans[0].iteration
-    lines, starved = [], False
+    lines, starved, tied = [], False, False
     for arm in dict.fromkeys(plan.arm for plan in plans):
         [(questions, labels, unread, ties)] = store.rows(_LABELS, [iteration, arm])
         starved = starved or 2 * labels < questions
+        agents = len({plan.agent for plan in plans if plan.arm == arm})
+        tied = tied or (ties > labels // 2 and agents % 2 == 0)
         lines.append(
             f"  {arm}: {labels} of {questions} training questions have a label; {unread} have no "
             f"answer that can be read, {ties} are tied, {questions - labels - unread - ties} have "
@@ -207,13 +209,13 @@ def require_examples(
             lines.append(describe_unread_answers(_unread(store, stage), task))
     if starved:
         most = max(plan.dataset.examples for plan in plans)
+        even = "An even number of agents ties often: three tie less than two. " if tied else ""
         raise NothingTrainable(
             f"none of the {len(plans)} models of iteration {iteration} can be trained: the largest "
             f"dataset has {most} example(s), and {min(least)} are needed\n"
             + "\n".join(lines)
-            + "\n"
-            "Agents that never agree need more rounds or a stronger model, data that is too small "
-            f"more train.questions; {_WHAT_NOW}"
+            + f"\n{even}Agents that never agree need more rounds or a stronger model, data that is "
+            f"too small more train.questions; {_WHAT_NOW}"
         )
 
 

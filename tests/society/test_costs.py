@@ -322,6 +322,16 @@ def test_cost_says_unknown_rather_than_nothing(paid):
     assert all(row["prompt tokens"] or row["trained tokens"] for row in rows)
 
 
+def test_cost_counts_tokens_although_a_budget_needs_prices(paid):
+    budget = ("--set", "budget_usd=5")
+    shown = CliRunner().invoke(app, ["cost", paid("gpt-9"), *budget])
+    assert shown.exit_code == 0
+    assert "Until then a run refuses budget_usd = 5." in shown.output
+    refused = CliRunner().invoke(app, ["run", paid("gpt-9"), *budget])
+    assert refused.exit_code == 2
+    assert '[prices."gpt-9"]' in refused.output
+
+
 def test_what_the_user_knows_about_answers_sharpens_the_expectation(paid):
     config = experiments.load_config(paid("gpt-4o-mini"))
     guess, told = (

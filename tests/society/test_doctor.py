@@ -274,6 +274,7 @@ def test_a_model_larger_than_the_memory_is_a_warning(tmp_path):
     assert "weights 8000." in said
     assert "of answering and" in said
     assert "on this CPU, within a factor of three" in said
+    assert "for a first look lower train.questions" in said
     assert "take a smaller model" in said
 
 

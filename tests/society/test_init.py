@@ -229,6 +229,18 @@ def test_it_asks_on_a_terminal_for_what_is_not_said():
     assert load_config("experiment.toml").task.options["path"] == "sums.csv"
 
 
+def test_a_budget_without_prices_gets_room_for_them():
+    model = "openai+http://127.0.0.1:1/v1:gpt-9"
+    result = invoke("own.toml", "--yes", "--model", model, "--budget", "5")
+    assert '[prices."gpt-9"]' in result.stdout
+    text = Path("own.toml").read_text("utf-8")
+    lines = text.partition("0 for a server of your own.\n")[2].splitlines()
+    assert lines[0] == '# [prices."gpt-9"]'
+    filled = "\n".join(line.removeprefix("# ") + "0.5" * line.endswith("= ") for line in lines)
+    Path("own.toml").write_text(f"{text}\n{filled}\n", "utf-8")
+    assert load_experiment("own.toml").config.prices["gpt-9"].training_usd == 0.5
+
+
 def test_what_it_writes_runs():
     assert invoke("own.toml", "--yes").exit_code == 0
     small = ("iterations=1", "train.questions=6", "evaluation.questions=4")

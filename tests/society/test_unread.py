@@ -156,7 +156,13 @@ def test_an_iteration_that_has_nothing_to_train_on_stops_with_the_reason(tmp_pat
     assert "none of the 6 models of iteration 1 can be trained" in str(told.value)
     assert "0 of 4 training questions have a label" in str(told.value)
     assert "4 are tied" in str(told.value)
+    assert "even number" not in str(told.value)
     assert run("stop_if_unread=0") == [(6, 6)]
+
+
+def test_two_agents_that_tie_are_told_that_three_tie_less(tmp_path):
+    with pytest.raises(NothingTrainable, match=r"even number of agents ties often: three"):
+        scripted(tmp_path, disagree)("society.agents=2")
 
 
 def turn(question, response, finish_reason="stop", error=None):
