@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from providers.adapter_server import AdapterServer
 from providers.cluster.settings import ClusterPreflight, ClusterSettings
 from providers.deployments import Deployment
 from providers.errors import ProviderError, Unsupported
@@ -317,36 +318,6 @@ class BatchClient(Protocol):
         """Cancel every recorded batch that has not ended; returns how many."""
 
 
-class AdapterServer(Protocol):
-    """A running server whose adapters can be changed. Raises only errors of `providers.errors`."""
-
-    @property
-    def scores_texts(self) -> bool:
-        """Whether a server of its kind can give log-probabilities of a given text; known once
-        `list_loaded` has returned."""
-
-    async def list_loaded(self) -> Sequence[LoadedAdapter]:
-        """Every adapter the server has now, from all its clients."""
-
-    async def load(self, name: str, path: str) -> None:
-        """Load the folder at `path` on the server's disk; returns once the server lists it.
-
-        Raises `Unsupported` if the server refuses, saying how to start it.
-        """
-
-    async def unload(self, name: str) -> None:
-        """Let the server forget an adapter; does nothing if the server does not have it."""
-
-    def model_name(self, name: str) -> str:
-        """What a request has to name as its model to be answered with adapter `name`."""
-
-    async def preflight(self) -> Sequence[Finding]:
-        """Whether adapters can be loaded, as far as it shows without loading one."""
-
-    async def close(self) -> None:
-        """Close the connection; the adapters stay."""
-
-
 @dataclass(frozen=True, slots=True)
 class ProviderInfo:
     """What an address scheme needs and offers, known before a provider is opened.
@@ -431,6 +402,7 @@ class ProviderFactory:
     `InvalidSettings` if it could not answer alike (default: there are no files). `find_origin` says
     where others get the base (default: what the target names). `connect_cluster` is `connect` with
     a cluster that trains, and `preflight_cluster` says what would run where there.
+    `write_trial_adapter` is that of `Provider`, without loading weights (default: there is none).
     """
 
     check: Callable[[str, Settings], None]
@@ -448,3 +420,4 @@ class ProviderFactory:
     find_origin: Callable[[str, Settings], BaseOrigin] = lambda target, settings: BaseOrigin(target)
     connect_cluster: Callable[[str, Settings, Path, ClusterSettings], Provider] | None = None
     preflight_cluster: ClusterPreflight | None = None
+    write_trial_adapter: Callable[[str, Settings, Hyperparameters, Path], None] | None = None

@@ -14,10 +14,12 @@ from pathlib import Path
 from types import MappingProxyType
 
 from providers import extras, registry
+from providers.adapter_trial import AdapterMaker, try_adapters
 from providers.answer_server import AnswerServer
 from providers.base import Provider, Settings
 from providers.cluster.settings import ClusterSettings
 from providers.errors import ProviderError
+from providers.identities import identify_servers
 from providers.types import Finding, Hyperparameters, Need, PreflightReport
 
 CHECKS: Mapping[str, str] = MappingProxyType(
@@ -130,20 +132,42 @@ def _check_samplings(provider: Provider, need: Need) -> list[Finding]:
 
 
 async def preflight_answer_servers(
-    servers: Sequence[AnswerServer], workdir: Path, need: Need
+    servers: Sequence[AnswerServer], workdir: Path, need: Need, maker: AdapterMaker
 ) -> list[tuple[str, PreflightReport]]:
-    """Everything about the servers that answer for models which are trained on this machine, each
-    with its address.
+    """Everything about the servers that answer for models which are trained on this machine by
+    `maker`, each with its address.
 
     One that cannot be reached is only a warning while others are well: they answer in its place.
     """
     reports = await asyncio.gather(
         *(preflight_answer_server(server, workdir, need) for server in servers)
     )
+    if need.finetune and "adapters" not in need.skip:
+        reports = await _add_trials(servers, reports, workdir, maker)
     if any(_is_well(report) for report in reports):
         excusing = zip(servers, reports, strict=True)
         reports = await asyncio.gather(*(_excuse(*pair, workdir) for pair in excusing))
     return [(server.address, report) for server, report in zip(servers, reports, strict=True)]
+
+
+async def _add_trials(
+    servers: Sequence[AnswerServer],
+    reports: Sequence[PreflightReport],
+    workdir: Path,
+    maker: AdapterMaker,
+) -> list[PreflightReport]:
+    """The reports, with what an adapter came to at the servers that have been well so far."""
+    ready = [each for each, report in zip(servers, reports, strict=True) if _is_well(report)]
+    # A server that cannot be reached would not be worth making an adapter for.
+    if not ready:
+        return list(reports)
+    tried = iter(await try_adapters(maker, ready, workdir))
+    return [
+        replace(each, findings=(*each.findings, *label_findings("adapters", next(tried))))
+        if _is_well(each)
+        else each
+        for each in reports
+    ]
 
 
 def _is_well(report: PreflightReport) -> bool:
@@ -192,6 +216,10 @@ async def preflight_answer_server(
         if need.finetune and all(found.level != "error" for found in findings):
             found = await _preflight_adapters(server, answers, workdir)
             findings += label_findings("adapters", found)
+        well = all(found.level != "error" for found in findings)
+        if well and server.capabilities.adapter_server and "server" not in need.skip:
+            known = (await identify_servers([answers])).values()
+            findings += [Finding("ok", f"it is {each}", check="server") for each in known]
         return PreflightReport(tuple(findings), server.capabilities)
     finally:
         await server.close()
@@ -209,4 +237,4 @@ async def _preflight_adapters(
     finally:
         await adapters.close()
     text = f"adapters will be read from {answers.adapter_folder(workdir)} on the server's disk"
-    return [*findings, Finding("ok", f"{text} (not looked at)")]
+    return [*findings, Finding("ok", text)]

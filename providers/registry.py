@@ -36,6 +36,7 @@ from providers.base import (
     Settings,
 )
 from providers.errors import InvalidSettings
+from providers.hyperparameters import Hyperparameters
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -143,6 +144,22 @@ def locate_weights(address: str, settings: Settings) -> BaseWeights:
             "leave serving.engine out"
         )
     return factory.locate_weights(target, settings)
+
+
+def write_trial_adapter(
+    address: str, settings: Settings, hyperparameters: Hyperparameters, folder: Path
+) -> bool:
+    """Write an untrained adapter as training would make it, by the base's files but without loading
+    its weights.
+
+    False, with nothing written, if models tuned like this are no LoRA adapters in folders.
+    """
+    factory, target = resolve(address)
+    if factory.write_trial_adapter is None or hyperparameters.method != "lora":
+        return False
+    with extras.name_missing_extras():
+        factory.write_trial_adapter(target, settings, hyperparameters, folder)
+    return True
 
 
 def trains_on_clusters(address: str) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
@@ -19,7 +20,7 @@ from providers import registry
 from providers.answer_server import AnswerServer
 from providers.base import AdapterServer, Provider
 from providers.canary import CANARIES, Canary
-from providers.errors import ModelNotFound, ProviderError, RequestError, TimedOut
+from providers.errors import ModelNotFound, ProviderError, RequestError, TimedOut, Unsupported
 from providers.gate import Gate
 from providers.types import LoadedAdapter, Message, ModelRef, Request, Sampling
 
@@ -27,6 +28,9 @@ T = TypeVar("T")
 Call = Callable[[Provider, ModelRef], Awaitable[T]]
 """What is asked of a replica, given its connection and its own name for the model."""
 
+TRIAL = ".trial"
+"""How folders with an adapter begin, among those of the models, that servers try before any is
+trained."""
 _TOKEN_BYTES = 3
 
 
@@ -104,25 +108,26 @@ class Replica:
         async with self._gate.hold():
             await self._exchange(digests)
 
-    async def try_adapter(self, folder: str) -> None:
+    async def try_adapter(self, folder: str) -> bool:
         """Load an adapter from the run's folder of models, ask it for one token, and unload it.
 
         Raises what the server says against it. One that still has adapters of this run has taken
-        such ones before, and may have no room for one more, so it is left alone.
+        such ones before, and may have no room for one more, so it is left alone: False.
         """
         name = f"{folder.lstrip('.')}-{secrets.token_hex(_TOKEN_BYTES)}"
         prompt, _ = CANARIES[0]
         sampling = Sampling(temperature=0.0, top_p=1.0, max_tokens=1)
         async with self._gate.hold():
-            if await self._list_own():
-                return
-            await self._load_folder(folder, name)
+            if await self._has_trained_ones():
+                return False
+            await self._load_trial(folder, name)
             try:
                 model = ModelRef(name, self.provider.base.address, self._adapters.model_name(name))
                 asked = Request(model, (Message("user", prompt),), sampling, name)
                 await self.provider.complete(asked)
             finally:
                 await self._unload(name)
+        return True
 
     async def restart(self, digests: Mapping[str, str]) -> None:
         """The same at a server that may have been started anew: connect afresh.
@@ -222,6 +227,26 @@ class Replica:
     async def _list_own(self) -> list[LoadedAdapter]:
         """The adapters from this run's folder; those of other runs on the server are left alone."""
         return await list_own_adapters(self.server, self._adapters, self._workdir)
+
+    async def _has_trained_ones(self) -> bool:
+        """Whether the server has adapters of this run; what killed trials have left is unloaded."""
+        own = await self._list_own()
+        left = [each for each in own if PurePosixPath(each.path).name.startswith(TRIAL)]
+        for adapter in left:
+            await self._unload(adapter.name)
+        return len(own) > len(left)
+
+    async def _load_trial(self, folder: str, name: str) -> None:
+        try:
+            await self._load_folder(folder, name)
+        except Unsupported:
+            # It has looked: the server does not have it.
+            raise
+        except BaseException:
+            # The server may have loaded it although its answer was lost, or was not waited for.
+            with suppress(ProviderError):
+                await self._unload(name)
+            raise
 
     async def _load(self, artifact: str, digest: str) -> str:
         name = f"{artifact}-{digest}-{secrets.token_hex(_TOKEN_BYTES)}"

@@ -167,7 +167,7 @@ class Replicas:
             if isinstance(outcome, BaseException):
                 raise outcome
 
-    async def _do_at_all(self, do: Callable[[Replica], Awaitable[None]]) -> None:
+    async def _do_at_all(self, do: Callable[[Replica], Awaitable[object]]) -> None:
         """Do something at all replicas that take calls; one of several that fails is set aside."""
         ready = [replica for replica in self._replicas if replica.failure is None]
         outcomes = await asyncio.gather(*map(do, ready), return_exceptions=True)

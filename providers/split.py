@@ -21,7 +21,7 @@ from providers.canary import Canary
 from providers.cluster.settings import ClusterSettings
 from providers.errors import InvalidSettings, ModelNotFound
 from providers.limits.retry import RetryPolicy
-from providers.replica import Replica
+from providers.replica import TRIAL, Replica
 from providers.replicas import Replicas
 from providers.types import (
     Capabilities,
@@ -35,8 +35,6 @@ from providers.types import (
 )
 from providers.wrapper import ProviderWrapper
 
-TRIAL = ".trial"
-"""The folder, among those of the models, with an adapter that servers try before any is trained."""
 _SOON_S = 5.0
 """How long one of several servers is asked again by itself, before its calls go to the others."""
 _AT_ONCE = 256

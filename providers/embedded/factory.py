@@ -90,6 +90,15 @@ def read_facts(target: str, settings: Settings) -> FileFacts:
     return factory.read_facts(str(MODEL_DIR), settings)
 
 
+def write_trial_adapter(
+    target: str, settings: Settings, hyperparameters: Hyperparameters, folder: Path
+) -> None:
+    """Write an untrained adapter for the built-in model."""
+    _require_no_target(target)
+    chosen = {**_DEFAULTS, **settings}
+    factory.write_trial_adapter(str(MODEL_DIR), chosen, hyperparameters, folder)
+
+
 def locate_weights(target: str, settings: Settings) -> BaseWeights:
     """The built-in model's folder."""
     _require_no_target(target)
@@ -114,4 +123,5 @@ FACTORY = ProviderFactory(
     find_origin=find_origin,
     connect_cluster=connect,
     preflight_cluster=preflight_cluster,
+    write_trial_adapter=write_trial_adapter,
 )

@@ -116,6 +116,16 @@ def find_origin(target: str, settings: Settings) -> BaseOrigin:
     return find_origin(locate_model(target, LocalSettings.read(settings)))
 
 
+def write_trial_adapter(
+    target: str, settings: Settings, hyperparameters: Hyperparameters, folder: Path
+) -> None:
+    """Write an untrained adapter for the model at `target`, whose weights are not loaded."""
+    from providers.local.trial_adapters import write_adapter_by_config
+
+    options = LocalSettings.read(settings)
+    write_adapter_by_config(locate_model(target, options), options, hyperparameters, folder)
+
+
 def locate_weights(target: str, settings: Settings) -> BaseWeights:
     """The model's folder or hub name, and the number type that its answers are computed in."""
     options = LocalSettings.read(settings)
@@ -150,4 +160,5 @@ FACTORY = ProviderFactory(
     find_origin=find_origin,
     connect_cluster=connect,
     preflight_cluster=preflight_cluster,
+    write_trial_adapter=write_trial_adapter,
 )

@@ -101,6 +101,18 @@ def load_model(
     return model.to(device)
 
 
+def build_layers(source: ModelSource, settings: LocalSettings) -> Any:
+    """The model for the files at `source` without its weights, which stay on the disk: what fits
+    its layers shows all the same."""
+    from transformers import AutoConfig
+
+    options = _list_load_options(source, settings)
+    config = find_writer(AutoConfig.from_pretrained(source.name, **options))
+    auto_class = choose_auto_class(config, source.name, settings.trust_remote_code)
+    with torch.device("meta"):
+        return auto_class.from_config(config, trust_remote_code=settings.trust_remote_code)
+
+
 def read_gguf_ends(source: ModelSource) -> frozenset[int]:
     """The tokens that a GGUF file states to end a text, a turn or a message; empty for others."""
     if source.gguf_file is None:

@@ -10,13 +10,16 @@ from typing import Any
 import torch
 
 from providers.errors import ProviderError, Unsupported
+from providers.hyperparameters import Hyperparameters
 from providers.local.conversation import TrainingSequence
 from providers.local.hardware import is_out_of_memory
-from providers.local.loading import silence_transformers
-from providers.local.lora import write_adapter
+from providers.local.loading import build_layers, silence_transformers, translate_errors
+from providers.local.lora import add_trainable_adapter, write_adapter
 from providers.local.lora_targets import keep_names
 from providers.local.loss import SummedLoss, collate_batch
 from providers.local.peft_adapters import remove_peft_layers
+from providers.local.settings import LocalSettings
+from providers.local.source import ModelSource
 
 # Beside a model's own weights, which deviate by about as much, this is a tenth of a layer's output.
 _DEVIATION = 0.02
@@ -54,6 +57,31 @@ def write_trial_adapter(
         remove_peft_layers(model)
         model.requires_grad_(False).eval()
     return folder
+
+
+def write_adapter_by_config(
+    source: ModelSource, settings: LocalSettings, hyperparameters: Hyperparameters, folder: Path
+) -> None:
+    """Write the same as training with `hyperparameters` would make it, without loading the weights
+    of the model at `source`. Raises the errors of loading it, too."""
+    with silence_transformers(), translate_errors(source, settings, torch.float32):
+        model = build_layers(source, settings)
+
+    def attach(bare: Any) -> Any:
+        tuned = add_trainable_adapter(bare, None, hyperparameters)
+        _make_weights(tuned)
+        return tuned
+
+    write_trial_adapter(model, attach, folder, seed=0)
+
+
+def _make_weights(tuned: Any) -> None:
+    """Give the adapter of a PEFT model weights: PEFT puts them where the base's are, nowhere."""
+    for module in tuned.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            if weight.requires_grad and weight.is_meta:
+                drawn = torch.randn(weight.shape, dtype=weight.dtype) * _DEVIATION
+                setattr(module, name, torch.nn.Parameter(drawn))
 
 
 def try_training_pass(tuned: Any, device: torch.device, *, bf16: bool) -> None:

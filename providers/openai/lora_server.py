@@ -33,7 +33,10 @@ from providers.errors import (
 )
 from providers.limits.retry import RetryPolicy, Sleep, retry
 from providers.openai.errors import Refusal, classify_refusal, parse_refusal
+from providers.openai.lora_refusals import find_remedy
+from providers.openai.server_facts import read_identity
 from providers.secrets import Secrets
+from providers.server_identity import ServerIdentity
 from providers.types import Finding, LoadedAdapter
 
 Dialect = Literal["vllm", "sglang"]
@@ -51,6 +54,7 @@ class _Card(BaseModel):
     root: str | None = None
     parent: str | None = None
     owned_by: str | None = None
+    max_model_len: int | None = None
 
 
 class _Listing(BaseModel):
@@ -105,7 +109,8 @@ class LoraServer:
                 return
             if refused is None:
                 raise Overloaded(f"adapter {name} is not listed although it was loaded")
-            raise Unsupported(f"the server refuses to load {path}: {refused}; {self._remedy}")
+            remedy = find_remedy(refused, path) or self._remedy
+            raise Unsupported(f"the server refuses to load {path}: {refused}; {remedy}")
 
         await retry(attempt, self._policy, sleep=self._sleep)
 
@@ -127,6 +132,20 @@ class LoraServer:
     def scores_texts(self) -> bool:
         """See `AdapterServer.scores_texts`."""
         return self._dialect == "vllm"
+
+    async def identify(self) -> ServerIdentity:
+        """See `AdapterServer.identify`."""
+        cards = await retry(self._list_cards, _BRIEF, sleep=self._sleep)
+        # `_list_cards` has made sure that the base is there, and knows the dialect.
+        base = next(card for card in cards if card.id == self._model and not card.parent)
+        return await read_identity(
+            self._send,
+            self._url,
+            self._model,
+            self._dialect or "vllm",
+            base.root,
+            base.max_model_len,
+        )
 
     async def preflight(self) -> Sequence[Finding]:
         """Whether the base model is there and runtime loading is enabled; changes nothing."""
@@ -217,7 +236,7 @@ class LoraServer:
         return self._format_refusal(response)
 
     async def _send(
-        self, method: str, url: str, json: Mapping[str, str] | None = None
+        self, method: str, url: str, json: Mapping[str, object] | None = None
     ) -> httpx2.Response:
         try:
             return await self._client.request(method, url, json=json)

@@ -24,6 +24,7 @@ from providers.errors import AdapterNotApplied, ConnectionLost, InvalidSettings,
 from providers.gate import Gate
 from providers.gathering import gather_or_cancel
 from providers.local.machine import list_free_cards
+from providers.replica import TRIAL
 from providers.serving.cluster_server import place_servers
 from providers.serving.engines import ServerPlan
 from providers.serving.nodes import leaves_room
@@ -35,7 +36,7 @@ from providers.serving.planning import (
     plan_server,
 )
 from providers.serving.server import ManagedServer, RunServer, Tell
-from providers.split import TRIAL, SplitProvider, join_servers
+from providers.split import SplitProvider, join_servers
 from providers.types import (
     AveragedModel,
     AverageSpec,

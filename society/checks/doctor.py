@@ -1,8 +1,8 @@
 """Preflight: whether an experiment can run, checked before anything is spent.
 
 It asks providers for lists and descriptions only: no completion, no upload, no job, and it loads no
-local model unless it is asked to. Its estimates are meant to warn in time, so they are too high
-rather than too low:
+local model unless it is asked to. Only servers of `[serving]` are asked for a token and lent an
+untrained adapter. Its estimates are meant to warn in time, so they are too high:
 
 - a run takes its calls at `_CALLS_PER_S`, and `_HOURS_PER_TUNING` for every fine-tuning left;
 - the database takes `_BYTES_PER_TOKEN` for every token that every call may read and write.
@@ -20,6 +20,7 @@ from typing import TextIO
 
 from finetune.examples import is_held_out
 from providers import registry
+from providers.adapter_trial import AdapterMaker
 from providers.errors import ProviderError
 from providers.gathering import gather_or_cancel
 from providers.preflight import (
@@ -244,10 +245,11 @@ async def _preflight_addresses(
             return []
         need = _describe_need(experiment, past, is_tuned(config, config.model), skip)
         need = replace(need, samplings=list_samplings(config, config.model))
+        trainer, named = config.settings_of(config.model), config.serving.list_servers()
         if (managed := plan_serving(config)) is not None:
-            trainer = config.settings_of(config.model)
             return [await preflight_managed(managed, config.model, trainer, folder.models, need)]
-        return await preflight_answer_servers(config.serving.list_servers(), folder.models, need)
+        maker = AdapterMaker(config.model, trainer, list_recipes(config))
+        return await preflight_answer_servers(named, folder.models, need, maker)
 
     async def nodes(address: str) -> tuple[str, PreflightReport]:
         settings, recipes = config.settings_of(address), list_recipes(config)

@@ -138,8 +138,11 @@ def start_run(
             store.write(*provenance.list_setting_changes(before, config))
             if store.log_is_missing:
                 _tell_of_lost_log(run, tell)
-            _check_server(run.name, config, store.last_start(), beginning, tell)
-            changed = provenance.list_version_changes(store.last_start() or stored, beginning)
+            last = store.last_start()
+            if last is not None:
+                _check_server(run.name, config, last, beginning, tell)
+                beginning = provenance.keep_known_servers(last, beginning, config)
+            changed = provenance.list_version_changes(last or stored, beginning)
             if changed:
                 _tell_of_changes(run.name, changed, tell)
         # After all checks: a refused start leaves no trace.
@@ -195,12 +198,12 @@ def keep_stored_rules(config: Config, stored: Run | None) -> Config:
 def _check_server(
     name: str,
     config: Config,
-    before: RunStart | None,
+    before: RunStart,
     now: RunStart,
     tell: Callable[[str], None],
 ) -> None:
     """Raise `ConfigError` if the run would be answered by another server than before."""
-    other = None if before is None else provenance.describe_other_server(before, now)
+    other = provenance.describe_other_server(before, now)
     if other is None or config.serving is None:
         return
     said = f"run {name!r} was answered by another server until now: {other}"

@@ -8,19 +8,24 @@ training still lies ahead: existing jobs keep the settings they were made with
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from evals.choices import find_choice, has_ended
 from providers import registry
 from providers.errors import ProviderError
 from providers.hyperparameters import LORA_CHOICES
+from providers.identities import identify_servers
 from providers.serving.planning import plan_server
 from society.config.arm import ArmSection
 from society.config.load import ConfigError, compare_configs, describe_differences
@@ -29,11 +34,12 @@ from society.config.schema import Config
 from society.method.arms import Arm, build_arms
 from society.method.connections import plan_serving
 from society.method.finetuning import is_evaluated, is_final, list_tuned_models
+from society.runs.apart import call_apart
 from store.ledger import Store
 from store.records import Job, Run, utc_now
 from store.run_starts import RunStart, SettingChange
 
-_SERVER = "server"
+_SERVER, _SERVERS = "server", "servers"
 _PACKAGES = (
     "multiagent-finetuning",
     "torch",
@@ -49,8 +55,9 @@ _PACKAGES = (
 
 
 def describe_start(config: Config) -> RunStart:
-    """The row of `run_starts` for this process: its software, its machine, and the server that it
-    starts to answer. Raises `ConfigError` if there can be no such server."""
+    """The row of `run_starts` for this process: its software, its machine, and the servers that
+    answer: one that it starts, or those of the user that can be asked now. Raises `ConfigError` if
+    it cannot start one."""
     machine = _describe_machine()
     if (managed := plan_serving(config)) is not None:
         try:
@@ -58,20 +65,48 @@ def describe_start(config: Config) -> RunStart:
         except ProviderError as error:
             raise ConfigError(str(error)) from error
         machine[_SERVER] = plan.describe()
+    elif config.serving is not None:
+        named = config.serving.list_servers()
+        known = call_apart(lambda stop: asyncio.run(stop.guard(identify_servers(named))))
+        machine[_SERVERS] = {address: each.describe() for address, each in known.items()}
     return RunStart(utc_now(), os.getpid(), read_versions(), json.dumps(machine))
 
 
 def describe_other_server(before: RunStart, now: RunStart) -> str | None:
-    """How the server that the run starts differs from that of an earlier start; None if it does
-    not, or one of them had none."""
-    old, new = (json.loads(start.machine).get(_SERVER) for start in (before, now))
-    if old is None or new is None or old == new:
-        return None
-    return "; ".join(
-        f"{name} {old.get(name)!r}, now {value!r}"
+    """How a server that answers now differs from all of an earlier start; None if each is like one
+    of them, or there were none."""
+    old, new = (_list_servers(json.loads(start.machine)) for start in (before, now))
+    for server in new:
+        differing = [_compare_servers(known, server) for known in old]
+        if differing and all(differing):
+            return "; ".join(min(differing, key=len))
+    return None
+
+
+def keep_known_servers(before: RunStart, now: RunStart, config: Config) -> RunStart:
+    """`now`, with what was known before of those servers of the experiment that are away now."""
+    if config.serving is None:
+        return now
+    machine = json.loads(now.machine)
+    known = json.loads(before.machine).get(_SERVERS, {})
+    named = [server.address for server in config.serving.list_servers()]
+    kept = {address: known[address] for address in named if address in known}
+    if _SERVERS in machine:
+        machine[_SERVERS] = kept | machine[_SERVERS]
+    return replace(now, machine=json.dumps(machine))
+
+
+def _list_servers(machine: Mapping[str, Any]) -> list[Mapping[str, object]]:
+    return [machine[_SERVER]] if _SERVER in machine else list(machine.get(_SERVERS, {}).values())
+
+
+def _compare_servers(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
+    """What both tell and is not the same: a server may tell less while it is busy."""
+    return [
+        f"{name} {old[name]!r}, now {value!r}"
         for name, value in new.items()
-        if old.get(name) != value
-    )
+        if name in old and old[name] != value
+    ]
 
 
 @cache

@@ -24,22 +24,32 @@ from pathlib import Path
 from typing import Any, Literal
 
 from providers.canary import CANARIES
-from providers.split import TRIAL
+from providers.replica import TRIAL
 from tests.quiet_server import QuietServer
 
+FAILED = "Call to add_lora method failed: "
+"""How vLLM's engine begins what it says against an adapter."""
+FINGERPRINT = "vllm-0.32.0-5f0c2a91"
 SUM = re.compile(r"\d+\+\d+\*\d+\+\d+-\d+\*\d+")
 
 
 @dataclass
 class AdapterServer:
-    """`disk` translates the server's paths into real ones; `facts` are said of the base model
-    besides; `trouble` lists what the next requests to an endpoint meet with: a status
-    without a reason, or "lost" for an answer that never comes.
+    """Without `lora` it was started without --enable-lora; `max_rank` is its --max-lora-rank.
+    `disk` translates the server's paths into real ones; `facts` are said of the base model
+    besides, `settings` of the server in development mode; `trouble` lists what the next requests to
+    an endpoint meet with: a status without a reason, "lost" for an answer that never comes, or
+    nothing, "".
     """
 
     base: str = "org/base"
     dialect: Literal["vllm", "sglang"] = "vllm"
     runtime: bool = True
+    lora: bool = True
+    max_rank: int = 512
+    version: str = "0.32.0"
+    fingerprint: str | None = FINGERPRINT
+    settings: dict[str, Any] | None = None
     most: int | None = None
     key: str | None = None
     load_s: float = 0.0
@@ -96,7 +106,7 @@ class AdapterServer:
 
     def models(self) -> dict[str, Any]:
         base = {"id": self.base, "root": self.base, "object": "model", "owned_by": self.dialect}
-        cards = [base | self.facts]
+        cards = [base | {"max_model_len": 4096} | self.facts]
         for name, path in self.loaded.items():
             card = {"id": name, "root": path, "parent": self.base, "owned_by": self.dialect}
             cards.append({"object": "model", **card})
@@ -106,7 +116,12 @@ class AdapterServer:
         """None, or why not."""
         with self.lock:
             if name in self.loaded:
-                return f"The lora adapter '{name}' has already been loaded."
+                return (
+                    f"The lora adapter '{name}' has already been loaded. If you want to load the "
+                    "adapter in place, set 'load_inplace' to True."
+                )
+            if not self.lora:
+                return f"{FAILED}LoRA is not enabled. Use --enable-lora to enable LoRA."
             if name in self.trials or any(name == earlier for earlier, _ in self.loads):
                 self.faults.append(f"{name} is used again")
             if self.answering.total():
@@ -116,7 +131,10 @@ class AdapterServer:
             theirs, ours = self.disk
             folder = Path(path.replace(theirs, ours, 1) if theirs else path)
             if not (folder / "adapter_model.safetensors").is_file():
-                return f"No adapter found for {path}"
+                return f"Loading lora {name} failed: No adapter found for {path}"
+            rank = json.loads((folder / "adapter_config.json").read_text())["r"]
+            if rank > self.max_rank:
+                return f"{FAILED}LoRA rank {rank} is greater than max_lora_rank {self.max_rank}."
             if folder.name.startswith(TRIAL):
                 self.trials.append(name)
             else:
@@ -165,6 +183,7 @@ class AdapterServer:
             "model": body["model"],
             "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
             "usage": {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14},
+            "system_fingerprint": self.fingerprint,
         }
 
 
@@ -203,6 +222,10 @@ class _Handler(BaseHTTPRequestHandler):
         path = self._path()
         if path == "models":
             self._send(200, self.state.models())
+        elif self.path == "/version" and self.state.dialect == "vllm":
+            self._send(200, {"version": self.state.version})
+        elif self.path.partition("?")[0] == "/server_info" and self.state.settings is not None:
+            self._send(200, self.state.settings)
         elif path in ("load_lora_adapter", "unload_lora_adapter") and self.state.runtime:
             self._send(405, {"detail": "Method Not Allowed"})
         else:
@@ -240,7 +263,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, {"success": True})
         elif self.state.dialect == "sglang":
             self._send(400, {"success": False, "error_message": refused})
-        elif refused.startswith("Failed"):
+        elif refused.startswith(("Failed", FAILED)):
             self._refuse(500, refused)
         else:
             self._refuse(404 if "found" in refused else 400, refused)

@@ -13,6 +13,7 @@ from providers.errors import (
     InvalidSettings,
     ModelDamaged,
     ModelNotFound,
+    RequestError,
     RetryableError,
     Unsupported,
 )
@@ -22,7 +23,7 @@ from providers.replicas import Replicas
 from providers.scripted import ScriptedProvider
 from providers.split import SplitProvider, connect_split
 from providers.types import Hyperparameters, Message, ModelRef, Request, Sampling
-from tests.providers.adapter_server import AdapterServer
+from tests.providers.adapter_server import FINGERPRINT, AdapterServer
 
 
 async def at_once(seconds: float) -> None:
@@ -298,6 +299,54 @@ async def test_preflight_tells_whether_adapters_can_be_loaded_and_loads_none():
             await lora.close()
         assert finding.level == level
         assert server.loads == []
+
+
+async def test_a_trial_never_leaves_its_adapter_loaded(folders):
+    make_folder(folders / ".trial-1", 0)
+    make_folder(folders / ".trial-2", 0)
+    with AdapterServer(trouble={"chat/completions": [400]}) as server:
+        provider = pair(server, folders)
+        with pytest.raises(RequestError):
+            await provider.try_adapter(".trial-1")
+        assert (len(server.trials), server.loaded) == (1, {})
+        # One that was killed in the middle of a trial has left this, which is no trained adapter.
+        server.load("trial-1-left", str(folders / ".trial-1"))
+        await provider.try_adapter(".trial-2")
+        assert (len(server.trials), server.loaded) == (3, {})
+        await provider.load_adapters([tuned("a0")])
+        await provider.try_adapter(".trial-2")
+        await provider.close()
+    assert len(server.trials) == 3
+
+
+@pytest.mark.parametrize(
+    ("dialect", "settings", "known"),
+    [
+        ("vllm", None, {"version": "0.32.0", "system_fingerprint": FINGERPRINT}),
+        (
+            "vllm",
+            {"vllm_config": {"model_config": {"dtype": "torch.bfloat16", "quantization": None}}},
+            {
+                "version": "0.32.0",
+                "dtype": "bfloat16",
+                "system_fingerprint": FINGERPRINT,
+            },
+        ),
+        (
+            "sglang",
+            {"version": "0.5.4", "dtype": "auto", "quantization": "fp8", "api_key": "secret"},
+            {"version": "0.5.4", "quantization": "fp8"},
+        ),
+    ],
+)
+async def test_a_server_tells_what_it_is(dialect, settings, known):
+    fingerprint = FINGERPRINT if dialect == "vllm" else None
+    with AdapterServer(dialect=dialect, settings=settings, fingerprint=fingerprint) as server:
+        lora = administration(server)
+        identity = await lora.identify()
+        await lora.close()
+    told = {"engine": dialect, "model": "org/base", "context_tokens": 4096}
+    assert identity.describe() == told | known
 
 
 def test_the_server_must_be_one_that_takes_adapters(tmp_path):

@@ -205,13 +205,53 @@ def test_too_few_questions_for_a_job_are_an_error_and_hardly_enough_a_warning():
 def test_a_server_that_is_to_take_adapters(runtime, base, problem):
     with AdapterServer(base, runtime=runtime) as server:
         address = f"openai+{server.url}:org/base"
-        status, said = society("doctor", "demo", "--set", f'serving.address="{address}"')
-    assert (status, server.loads) == (0 if problem is None else 2, [])
+        options = (f'serving.address="{address}"', "finetune.lora_rank=8")
+        status, said = society("doctor", "demo", "--set", options[0], "--set", options[1])
+    assert (status, server.loads, server.loaded) == (0 if problem is None else 2, [], {})
+    assert list(Path().iterdir()) == []
     if problem is None:
         assert "loads adapters while it runs (0 loaded now)" in said
+        assert "it is vllm 0.32.0 with org/base, 4096 tokens of context, fingerprint vllm-" in said
+        assert "an untrained adapter of rank 8 was loaded, answered and was unloaded" in said
         assert f"adapters will be read from {Path.cwd() / 'runs/demo/models'}" in said
     else:
         assert problem in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "tried", "problem"),
+    [
+        ({"lora": False}, 0, "LoRA is not enabled. Use --enable-lora to enable LoRA."),
+        (
+            {"max_rank": 16},
+            0,
+            "LoRA rank 24 is greater than max_lora_rank 16.; start the server with "
+            "--max-lora-rank 32, or set finetune.lora_rank = 16 or less",
+        ),
+        ({"disk": ("/", "/nowhere/")}, 0, "let it see the run's folder, and set serving.path_map"),
+        ({"trouble": {"load_lora_adapter": ["", "lost"]}}, 1, None),
+    ],
+)
+def test_an_adapter_of_the_runs_shape_is_tried_and_never_stays(changes, tried, problem):
+    with AdapterServer("org/base", **changes) as server:
+        options = (f'serving.address="{server.address}"', "finetune.lora_rank=24")
+        status, said = society("doctor", "demo", "--set", options[0], "--set", options[1])
+    assert status == (0 if problem is None else 2), said
+    assert (len(server.trials), server.loads, server.loaded) == (tried, [], {})
+    assert problem is None or problem in " ".join(said.split())
+    # Neither the adapter nor the folders that were made for it.
+    assert list(Path().iterdir()) == []
+
+
+def test_a_run_is_refused_before_it_is_made_if_a_server_does_not_take_its_adapters():
+    with AdapterServer("org/base", max_rank=8) as server:
+        options = (f'serving.address="{server.address}"', "finetune.lora_rank=16")
+        status, said = society("run", "demo", "--set", options[0], "--set", options[1])
+        assert status == 2, said
+        assert "--max-lora-rank 16" in said
+        status, said = society("doctor", "demo", "--skip", "adapters", "--set", options[0])
+        assert status == 0, said
+    assert (server.trials, server.chats, list(Path().iterdir())) == ([], [], [])
 
 
 def test_each_of_several_servers_is_checked_and_one_that_is_away_is_a_warning():
