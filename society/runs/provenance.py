@@ -79,7 +79,8 @@ def describe_other_server(before: RunStart, now: RunStart) -> str | None:
     for server in new:
         differing = [_compare_servers(known, server) for known in old]
         if differing and all(differing):
-            return "; ".join(min(differing, key=len))
+            nearest = min(differing, key=len)
+            return "; ".join(nearest)
     return None
 
 
