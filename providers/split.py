@@ -75,7 +75,7 @@ def join_servers(
 
 
 def _connect(server: AnswerServer, workdir: Path, *, alone: bool) -> Provider:
-    provider = registry.connect(server.address, _fill_from_start(server.settings), workdir)
+    provider = registry.connect(server.address, _fill_from_start(server), workdir)
     if not provider.capabilities.adapter_server:
         raise InvalidSettings(
             f"[serving] names {server.address!r}, which is no server that adapters can be loaded "
@@ -86,10 +86,14 @@ def _connect(server: AnswerServer, workdir: Path, *, alone: bool) -> Provider:
     return provider
 
 
-def _fill_from_start(settings: Mapping[str, object]) -> dict[str, object]:
-    limits = settings.get("limits")
+def _fill_from_start(server: AnswerServer) -> dict[str, object]:
+    known = registry.read_settings_model(server.address.partition(":")[0].partition("+")[0])
+    # What is no server is refused for that, not for a setting that nobody has written.
+    if known is None or "limits" not in known.model_fields:
+        return dict(server.settings)
+    limits = server.settings.get("limits")
     written = limits if isinstance(limits, Mapping) else {}
-    return {**settings, "limits": {"start_concurrent": _AT_ONCE, **written}}
+    return {**server.settings, "limits": {"start_concurrent": _AT_ONCE, **written}}
 
 
 def _read_patience(server: AnswerServer) -> float:
