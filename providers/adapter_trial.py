@@ -58,6 +58,7 @@ async def _try_shape(
     maker: AdapterMaker, recipe: Hyperparameters, servers: Sequence[AnswerServer], workdir: Path
 ) -> list[Finding]:
     try:
+        # One folder for all servers: trained adapters will be read from one place, too.
         with _make_folder(workdir) as folder:
             write = registry.write_trial_adapter
             written = await asyncio.to_thread(write, maker.address, maker.settings, recipe, folder)
@@ -77,6 +78,7 @@ async def _try_shape(
 async def _try_at(server: AnswerServer, folder: Path, recipe: Hyperparameters) -> Finding:
     shape = f"an untrained adapter of rank {recipe.lora_rank}"
     provider = registry.connect(server.address, server.settings, folder.parent)
+    # The user waits at the terminal, and a run would wait for ten minutes.
     quick = provider.with_deadline(_PATIENCE_S)
     replica = Replica(server, quick, quick.adapter_server(), folder.parent)
     try:

@@ -231,6 +231,7 @@ class Replica:
     async def _has_trained_ones(self) -> bool:
         """Whether the server has adapters of this run; what killed trials have left is unloaded."""
         own = await self._list_own()
+        # They would pass for trained ones, and no server would be tried any more.
         left = [each for each in own if PurePosixPath(each.path).name.startswith(TRIAL)]
         for adapter in left:
             await self._unload(adapter.name)

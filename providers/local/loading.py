@@ -109,6 +109,7 @@ def build_layers(source: ModelSource, settings: LocalSettings) -> Any:
     options = _list_load_options(source, settings)
     config = find_writer(AutoConfig.from_pretrained(source.name, **options))
     auto_class = choose_auto_class(config, source.name, settings.trust_remote_code)
+    # Weights there have a shape and no memory, whatever the size of the model.
     with torch.device("meta"):
         return auto_class.from_config(config, trust_remote_code=settings.trust_remote_code)
 

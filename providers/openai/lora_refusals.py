@@ -25,6 +25,7 @@ def find_remedy(refusal: str, path: str) -> str | None:
     if rank := _RANK.search(refusal):
         asked, most = map(int, rank.groups())
         fewer = f"set finetune.lora_rank = {most} or less"
+        # Memory is reserved for some ranks only, and others are no value of the flag.
         try:
             return f"start the server with --max-lora-rank {round_rank(asked)}, or {fewer}"
         except InvalidSettings:

@@ -57,6 +57,7 @@ async def read_identity(
 async def _read_settings(ask: Ask, root: str, engine: str) -> Mapping[str, object]:
     """The server's own settings, of which one may be a key: only those that are named are read."""
     if engine == "vllm":
+        # As text, its default, the settings could only be guessed from.
         told = await _read_object(ask, "GET", f"{root}/server_info?config_format=json")
         config = told.get("vllm_config")
         found = config.get("model_config") if isinstance(config, dict) else None
@@ -69,6 +70,7 @@ async def _read_object(
     ask: Ask, method: str, url: str, body: Mapping[str, object] | None = None
 ) -> Mapping[str, object]:
     """The object at `url`; an empty one if the server has none there."""
+    # A path that is missing, or a moment of trouble, is no reason to refuse a server.
     try:
         response = await ask(method, url, body)
         found = json.loads(response.content) if response.is_success else None

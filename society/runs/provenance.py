@@ -76,6 +76,7 @@ def describe_other_server(before: RunStart, now: RunStart) -> str | None:
     """How a server that answers now differs from all of an earlier start; None if each is like one
     of them, or there were none."""
     old, new = (_list_servers(json.loads(start.machine)) for start in (before, now))
+    # Addresses do not count: a server may move, and several share the calls.
     for server in new:
         differing = [_compare_servers(known, server) for known in old]
         if differing and all(differing):
@@ -92,6 +93,7 @@ def keep_known_servers(before: RunStart, now: RunStart, config: Config) -> RunSt
     known = json.loads(before.machine).get(_SERVERS, {})
     named = [server.address for server in config.serving.list_servers()]
     kept = {address: known[address] for address in named if address in known}
+    # Where the run starts its own servers now, those of the user are over.
     if _SERVERS in machine:
         machine[_SERVERS] = kept | machine[_SERVERS]
     return replace(now, machine=json.dumps(machine))

@@ -9,12 +9,20 @@ import subprocess
 import sys
 import time
 import zipfile
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from providers import registry
-from providers.types import Message, ModelRef, Request, Sampling
+from providers.adapter_trial import AdapterMaker
+from providers.identities import identify_servers
+from providers.preflight import preflight_answer_servers
+from providers.serving.engines import ServerPlan
+from providers.serving.server import ManagedServer
+from providers.serving.settings import AdapterNeed, EngineSettings
+from providers.types import Hyperparameters, Message, ModelRef, Need, Request, Sampling
 from society.runs import folder as folders
 from store.ledger import Store
 from tests.servers.environments import NotInstalled, find_environment
@@ -206,6 +214,57 @@ def test_the_server_makes_room_for_training_and_leaves_nothing_behind(served):
 def test_greedy_answers_of_the_tuned_society_are_those_of_the_local_engine(served):
     same, turns = asyncio.run(count_equal(served))
     assert (same, turns) == (240, 240)
+
+
+async def test_a_servers_user_learns_before_a_run_what_it_is_and_what_it_takes(vllm, tmp_path):
+    workdir = tmp_path / "runs" / "away" / "models"
+    variables = {
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_SERVER_DEV_MODE": "1",
+    }
+    engine = EngineSettings(
+        "vllm", python=str(vllm.python), context_tokens=512, environment=variables
+    )
+    weights = registry.locate_weights("embedded:", {})
+    plan = ServerPlan(engine, weights, AdapterNeed(2, 8), True, "0.32.0")
+    server = ManagedServer(plan, tmp_path)
+    need = Need(finetune=True, ends_at=datetime.now(UTC))
+    known = []
+    try:
+        for _ in range(2):
+            await server.start()
+            answers = server.describe({})
+            known += (await identify_servers([answers])).values()
+            for rank in (8, 16):
+                maker = AdapterMaker("embedded:", {}, [Hyperparameters(lora_rank=rank)])
+                [(_, report)] = await preflight_answer_servers([answers], workdir, need, maker)
+                found = [each for each in report.findings if each.check == "adapters"]
+                assert found[-1].level == ("ok" if rank == 8 else "error")
+                said = found[-1].text
+                if rank == 16:
+                    assert "LoRA rank 16 is greater than max_lora_rank 8" in said
+                    assert "start the server with --max-lora-rank 16" in said
+            wrong = replace(answers, path_map={str(tmp_path): "/nowhere"})
+            maker = AdapterMaker("embedded:", {}, [Hyperparameters(lora_rank=8)])
+            [(_, report)] = await preflight_answer_servers([wrong], workdir, need, maker)
+            assert "set serving.path_map" in report.findings[-1].text
+            provider = registry.connect(answers.address, answers.settings, workdir)
+            adapters = provider.adapter_server()
+            assert list(await adapters.list_loaded()) == []
+            await adapters.close()
+            await provider.close()
+            await server.stop()
+    finally:
+        await server.stop()
+    # Started anew with the same arguments it is the same server.
+    first, second = known
+    assert first == second
+    assert first.version is not None
+    assert first.version.startswith("0.32.0")
+    assert (first.context_tokens, first.dtype, first.model) == (512, "float32", weights.name)
+    assert str(first.system_fingerprint).startswith("vllm-0.32.0")
+    assert not workdir.parent.parent.exists()
 
 
 @pytest.fixture(scope="module")
