@@ -1,7 +1,10 @@
 # Every target makes .venv first when it is absent; PYTHON picks the interpreter (3.11 or newer).
+# An environment keeps the interpreter that it was made with: `make VENV=.venv-3.13 PYTHON=python3.13 pytest`
+# makes another beside it. VENV is not read from the environment, where other programs may set it.
 PYTHON ?= python3
-BIN := .venv/bin
-READY := .venv/.ready
+VENV = .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
 SOURCES := society providers finetune evals store
 # Servers that nobody here wrote are installed here, each in an environment of its own.
 export SOCIETY_TEST_SERVERS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/society/servers
@@ -13,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # The pip that Python 3.11 brings takes minutes to choose among so many packages, a newer one seconds.
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -m venv --upgrade-deps .venv
+	$(PYTHON) -m venv --upgrade-deps $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[api,bedrock,gemini,tinker,local,gguf,quantized,diversity,report,telemetry,tensorboard,view,ray,dev]'
 	touch $(READY)
@@ -58,5 +61,5 @@ docs: $(READY)
 	$(BIN)/zensical build --strict --clean
 
 clean:
-	rm -rf .venv dist site .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-* dist site .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find $(SOURCES) tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
