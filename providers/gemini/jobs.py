@@ -25,6 +25,7 @@ from providers.errors import (
     Unsupported,
 )
 from providers.gemini.client import GeminiConnection, GoogleBucket
+from providers.gemini.deletion import ModelDeletion
 from providers.gemini.job_format import (
     DIGEST_LABEL,
     MAX_BYTES,
@@ -64,7 +65,8 @@ class TuningJobs:
         self._caller: Caller = connection.make_caller()
         self._unseen_until: dict[str, float] = {}
         self._nameless: dict[str, int] = {}
-        self._models: dict[str, str] = {}
+        self._made: dict[str, types.TunedModel] = {}
+        self._deletion = ModelDeletion(connection)
 
     async def submit(self, spec: FinetuneSpec) -> JobHandle:
         """Upload the data unless they are there, then create the job.
@@ -143,18 +145,30 @@ class TuningJobs:
 
         Raises `ModelNotFound` if no job of this project has.
         """
-        if endpoint not in self._models:
-            for job in await self._list():
-                made = job.tuned_model
-                if made and made.endpoint and made.model:
-                    self._models[made.endpoint] = made.model
-        if endpoint not in self._models:
+        made = await self._find_made(endpoint)
+        if made is None or made.model is None:
             raise ModelNotFound(
                 f"no tuning job of this project has made {endpoint}, so that the model behind it "
                 'is not known; set finetune.init = "fresh" and evaluation.batch = false, or use '
                 "the project that made it"
             )
-        return self._models[endpoint]
+        return made.model
+
+    async def delete_model(self, endpoint: str) -> None:
+        """Delete a tuned model, by its endpoint, with all endpoints of its job; nothing happens if
+        they are gone.
+        """
+        made = await self._find_made(endpoint) or await self._deletion.find_deployed(endpoint)
+        # Nothing names a model here, but an empty endpoint may have been left.
+        await self._deletion.delete(made or types.TunedModel(endpoint=endpoint))
+
+    async def _find_made(self, endpoint: str) -> types.TunedModel | None:
+        """What the job has made that has made an endpoint; None if no job of this project has."""
+        if endpoint not in self._made:
+            for job in await self._list():
+                if (made := job.tuned_model) and made.endpoint and made.model:
+                    self._made[made.endpoint] = made
+        return self._made.get(endpoint)
 
     async def count_running(self) -> tuple[int, int]:
         """How many jobs the region has, and how many of them are under way."""

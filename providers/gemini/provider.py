@@ -72,6 +72,7 @@ class GeminiProvider(Provider):
             batches=settings.on_vertex,
             objectives=OBJECTIVES,
             tuned_starts=self._model not in BASE_ONLY,
+            delete_model=settings.on_vertex,
         )
 
     async def complete(self, request: Request) -> Completion:
@@ -94,6 +95,12 @@ class GeminiProvider(Provider):
 
     async def cancel(self, handle: JobHandle) -> None:
         await (await self._get_jobs()).cancel(handle)
+
+    async def delete_model(self, model: ModelRef) -> None:
+        """Delete a tuned model and the endpoints at which it answers."""
+        if model.artifact is None:
+            raise self._make_unsupported("is the base model; only tuned models are deleted")
+        await (await self._get_jobs()).delete_model(model.artifact)
 
     def batches(self, records: BatchRecords) -> BatchClient:
         """See `Provider.batches`. They take the bucket of [provider]."""

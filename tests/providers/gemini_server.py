@@ -14,7 +14,7 @@ types, so that a field that Google does not know fails the test. What it can be 
     kill        {"pid", "what", "nth", "done"}: kill -9 that process when the nth such request
                 (default: the next) has come, after (done) or without doing it
 
-Batch prediction is in `gemini_batches`.
+Batch prediction is in `gemini_batches`, what jobs have made in `gemini_models`.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from gcp_storage_emulator.server import create_server
 from google.genai import types
 
 from tests.providers.gemini_batches import BatchJobs
+from tests.providers.gemini_models import Impossible, TunedModels
 from tests.quiet_server import QuietServer
 
 Json = dict[str, Any]
@@ -51,6 +52,9 @@ PARENT = f"projects/{PROJECT}/locations/{REGION}"
 _PEM = rsa.generate_private_key(65537, 2048).private_bytes(
     Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
 )
+# What the stand-in keeps about a job and Google does not show.
+_OWN = ("begun", "makes", "ended")
+_LISTED = ("batchPredictionJobs", "operations", "endpoints", "models")
 _WHAT = re.compile(r"/v1(?:beta1|beta)?/(?P<name>[^:?]*)(?::(?P<verb>\w+))?")
 
 
@@ -85,6 +89,7 @@ class Google(QuietServer):
         self.objects: Callable[[], dict[str, bytes]] = dict
         self.storage_url = ""
         self.batches = BatchJobs(self._answer_line, self._read, self._write)
+        self.models = TunedModels(PARENT)
 
     @property
     def url(self) -> str:
@@ -131,7 +136,7 @@ class Google(QuietServer):
             case "POST", "cancel":
                 return self._cancel(name)
             case "POST", None if name == f"{PARENT}/batchPredictionJobs":
-                self._require_model(name_endpoint(body["model"]))
+                self._require_model(self.models.find_endpoint(body["model"]))
                 return self.batches.create(PARENT, body)
             case "GET", None if name == f"{PARENT}/batchPredictionJobs":
                 return self._page(list(self.batches.jobs), self.batches.show, query)
@@ -143,12 +148,16 @@ class Google(QuietServer):
                 return self._list(query)
             case "GET", None if name in self.jobs:
                 return self._job(name)
-        raise Refused(404, "NOT_FOUND", f"{name} was not found.")
+        try:
+            return self.models.answer(method, name, verb, query, body)
+        except Impossible as error:
+            raise Refused(error.code, error.status, str(error)) from error
 
     def _require_model(self, name: str) -> None:
         base = name.endswith(f"models/{MODEL}")
-        ends = (self._job(job).get("tunedModel", {}).get("endpoint") for job in self.jobs)
-        if not base and name not in ends:
+        for job in self.jobs:
+            self._job(job)
+        if not base and not self.models.answers_at(name):
             raise Refused(
                 404,
                 "NOT_FOUND",
@@ -175,11 +184,15 @@ class Google(QuietServer):
         job = types.TuningJob.model_validate(body)
         spec = job.supervised_tuning_spec or job.preference_optimization_spec
         assert spec is not None
-        if job.pre_tuned_model:
-            made = [self._job(name).get("tunedModel", {}).get("model") for name in self.jobs]
-            assert job.pre_tuned_model.tuned_model_name in made
-        else:
+        start = job.pre_tuned_model.tuned_model_name if job.pre_tuned_model else None
+        if start is None:
             assert job.base_model == MODEL
+        else:
+            assert start in [
+                self._job(name).get("tunedModel", {}).get("model") for name in self.jobs
+            ]
+            model, version = start.split("@")
+            assert version in self.models.versions[model]
         for uri in (spec.training_dataset_uri, spec.validation_dataset_uri):
             for line in self._read(uri) if uri else ():
                 check_line(line, pairs=job.preference_optimization_spec is not None)
@@ -195,9 +208,19 @@ class Google(QuietServer):
             "name": name,
             "createTime": f"2026-11-28T10:{number // 60:02}:{number % 60:02}Z",
             "begun": time.monotonic(),
+            "makes": self._name_model(number, start),
             "tuningDataStats": {kind: {"totalBillableTokenCount": str(tokens)}},
         }
         return self._job(name)
+
+    def _name_model(self, number: int, start: str | None) -> str:
+        """A model of its own, or the next version of the one that training goes on from."""
+        if start is None:
+            return f"{PARENT}/models/{number}@1"
+        model = start.split("@")[0]
+        versions = [job["makes"].split("@") for job in self.jobs.values()]
+        last = max(int(version) for name, version in versions if name == model)
+        return f"{model}@{last + 1}"
 
     def _read(self, uri: str) -> list[Json]:
         content = self.objects()[uri.removeprefix(f"gs://{BUCKET}/")]
@@ -206,7 +229,7 @@ class Google(QuietServer):
     def _job(self, name: str) -> Json:
         job = self.jobs[name]
         over = time.monotonic() - job["begun"] >= self.job_s
-        shown = {key: value for key, value in job.items() if key != "begun"}
+        shown = {key: value for key, value in job.items() if key not in _OWN}
         title = job.get("tunedModelDisplayName", "")
         broken = next((error for part, error in self.broken.items() if part in title), None)
         if "state" in job or not over:
@@ -216,14 +239,18 @@ class Google(QuietServer):
             return {**shown, "state": "JOB_STATE_FAILED", "error": broken}
         number = name.rsplit("/", 1)[1]
         endpoint = f"{PARENT}/endpoints/{number}"
-        made = {"model": f"{PARENT}/models/{number}@1", "endpoint": endpoint}
+        made = {"model": job["makes"], "endpoint": endpoint}
         spec = job.get("supervisedTuningSpec") or {}
         if spec.get("exportLastCheckpointOnly") is False:
-            epochs = range(1, spec["hyperParameters"]["epochCount"] + 1)
+            last = spec["hyperParameters"]["epochCount"]
+            places = [*(f"{endpoint}00{n}" for n in range(1, last)), endpoint]
             made["checkpoints"] = [
-                {"checkpointId": str(n), "epoch": str(n), "step": str(4 * n), "endpoint": endpoint}
-                for n in epochs
+                {"checkpointId": str(n), "epoch": str(n), "step": str(4 * n), "endpoint": place}
+                for n, place in enumerate(places, start=1)
             ]
+        if not job.get("ended"):
+            job["ended"] = True
+            self.models.add(made)
         curve = f"{PARENT}/metadataStores/default/contexts/{number}"
         return {**shown, "state": "JOB_STATE_SUCCEEDED", "tunedModel": made, "experiment": curve}
 
@@ -239,7 +266,7 @@ class Google(QuietServer):
 
     def _answer_line(self, model: str, request: Json) -> Json:
         body = {key: value for key, value in request.items() if key != "labels"}
-        return self._generate(name_endpoint(model), body)
+        return self._generate(self.models.find_endpoint(model), body)
 
     def _write(self, uri: str, content: bytes) -> None:
         name = quote(uri.removeprefix(f"gs://{BUCKET}/"), safe="")
@@ -267,6 +294,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._serve("POST")
 
+    def do_DELETE(self) -> None:
+        self._serve("DELETE")
+
     def log_message(self, format: str, *args: object) -> None:
         return
 
@@ -277,7 +307,7 @@ class Handler(BaseHTTPRequestHandler):
             self._send(200, {"access_token": TOKEN, "expires_in": 3600, "token_type": "Bearer"})
             return
         found = _WHAT.fullmatch(split.path)
-        listed = "batchPredictionJobs" if "/batchPredictionJobs" in split.path else "tuningJobs"
+        listed = next((kind for kind in _LISTED if f"/{kind}" in split.path), "tuningJobs")
         kind = (found["verb"] or listed) if found else split.path
         what, google = f"{method} {kind}", self.server
         try:
@@ -315,13 +345,6 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
         except ConnectionError:
             self.close_connection = True
-
-
-def name_endpoint(model: str) -> str:
-    """The endpoint of a tuned model; a base model is asked under its own name."""
-    if not model.startswith(PARENT):
-        return model
-    return model.replace("/models/", "/endpoints/").split("@")[0]
 
 
 def refuse(wish: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -195,3 +196,36 @@ def test_a_failed_validation_is_recorded_and_stops_with_the_remedy(stand_in, tmp
     jobs = dict(rows(folder, "SELECT status, count(*) FROM jobs GROUP BY status"))
     assert jobs["failed"] >= 1
     assert jobs["succeeded"] == jobs["failed"]
+
+
+def test_prune_deletes_tuned_models_and_their_endpoints_at_google(stand_in, tmp_path):
+    folder = start(tmp_path, write(stand_in, tmp_path), name="run")
+    models = dict(rows(folder, "SELECT model_id, artifact FROM models WHERE artifact <> ''"))
+
+    def prune(*options: str) -> dict[str, object]:
+        given = ["prune", "run", "--json", f"--runs={folder.path.parent}", *options]
+        done = CliRunner().invoke(app, given)
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    def list_versions() -> set[tuple[str, str]]:
+        found = stand_in.models.versions.items()
+        return {(name, version) for name, versions in found for version in versions}
+
+    # Trained further, a model has two versions, and the first one is not needed any more.
+    assert {version for _, version in list_versions()} == {"1", "2"}
+    plan = prune()
+    assert {item["kind"] for item in plan["items"]} == {"vendor model"}
+    spare = {models[item["name"]] for item in plan["items"]}
+    assert set(models.values()) == set(stand_in.models.endpoints)
+    assert spare < set(models.values())
+    assert not any(what.startswith("DELETE") for what, *_ in stand_in.log)
+
+    done = prune("--yes")
+    assert [item["error"] for item in done["items"]] == [None] * len(spare)
+    assert set(stand_in.models.endpoints) == set(models.values()) - spare
+    deployed = [each for there in stand_in.models.endpoints.values() for each in there]
+    assert list_versions() == {(each["model"], each["modelVersionId"]) for each in deployed}
+    assert prune()["items"] == []
+    prune("--all", "--yes")
+    assert (stand_in.models.endpoints, stand_in.models.versions) == ({}, {})
