@@ -18,6 +18,9 @@ from providers.errors import BudgetReached
 # Money is counted in whole picodollars, so that sums have no rounding error.
 _PICO = 10**12
 
+RAISE_IN_FILE = "raise budget_usd in the experiment file and run again"
+"""What to do about a cap that is reached, unless another command has set it."""
+
 
 @dataclass(slots=True)
 class _Waiting:
@@ -37,7 +40,8 @@ class Budget:
     """What may be spent and what is, in USD; for the tasks of one event loop.
 
     `cap_usd` None sets no limit. `spent_usd` is what earlier starts of the run have spent, on the
-    `paid` jobs too; `jobs` holds the most that each of the others can cost, by name.
+    `paid` jobs too; `jobs` holds the most that each of the others can cost, by name. `remedy` says
+    how the user raises the cap.
     """
 
     def __init__(
@@ -46,7 +50,10 @@ class Budget:
         spent_usd: float = 0.0,
         jobs: Mapping[str, float] | None = None,
         paid: Collection[str] = (),
+        *,
+        remedy: str = RAISE_IN_FILE,
     ) -> None:
+        self._remedy = remedy
         self._cap = None if cap_usd is None else _pico(cap_usd)
         self._jobs = {name: _Job(_pico(usd), False) for name, usd in (jobs or {}).items()}
         self._paid = set(paid)
@@ -207,7 +214,7 @@ class Budget:
         return (
             f"budget_usd = {self.cap_usd} is reached: {self.spent_usd:.6f} USD are spent{aside} "
             f"and the next call could cost {amount / _PICO:.6f} USD, so it was not sent; "
-            "raise budget_usd in the experiment file and run again, nothing is paid twice"
+            f"{self._remedy}, nothing is paid twice"
         )
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import typer
 
 from providers import extras
-from providers.errors import InvalidSettings, ModelNotFound, ProviderError
+from providers.errors import BudgetReached, InvalidSettings, ModelNotFound, ProviderError
 from society.terminal.output import tell
 from society.terminal.streams import ERRORS, READER_LEFT, abandon
 from society.terminal.user_state import find_state_folder, open_private
@@ -70,7 +70,7 @@ def report_errors() -> Iterator[CommandContext]:
         _tell_spending(context)
         if status == 1:
             _tell_remote_work(context)
-            _tell_how_to_resume(context)
+            _tell_how_to_resume(context, error)
         raise typer.Exit(status) from None
 
 
@@ -136,9 +136,11 @@ def _tell_remote_work(context: CommandContext) -> None:
         )
 
 
-def _tell_how_to_resume(context: CommandContext) -> None:
+def _tell_how_to_resume(context: CommandContext, error: Exception | None = None) -> None:
     if context.resumable:
-        tell(f"resume with: society {shlex.join(sys.argv[1:])}")
+        # With the cap that was reached, the same command would stop again at once.
+        first = "with a higher cap, " if isinstance(error, BudgetReached) else ""
+        tell(f"{first}resume with: society {shlex.join(sys.argv[1:])}")
 
 
 def _log_traceback(error: Exception, context: CommandContext) -> str:

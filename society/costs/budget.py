@@ -9,7 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from providers import pricing
-from providers.budget import Budget
+from providers.budget import RAISE_IN_FILE, Budget
 from providers.budgeted import BudgetedProvider, most_trained_tokens
 from providers.pricing import Prices
 from providers.types import FinetuneSpec
@@ -54,7 +54,7 @@ GROUP BY dataset_id
 # Jobs that may exist and whose trained tokens are unknown. A job that failed or was cancelled
 # before its first step has trained on nothing, so it costs nothing.
 _OPEN_JOBS = """
-SELECT job_id, arm, role, dataset_id
+SELECT job_id, arm, role, settings, dataset_id
 FROM jobs
 WHERE trained_tokens IS NULL
     AND (
@@ -65,20 +65,24 @@ WHERE trained_tokens IS NULL
 
 
 def budget_connections(
-    connections: Connections, config: Config, store: Store, *, in_passing: bool = False
+    connections: Connections,
+    config: Config,
+    store: Store,
+    *,
+    in_passing: bool = False,
+    remedy: str = RAISE_IN_FILE,
 ) -> Connections:
     """The same connections under one budget: `config.budget_usd`, less what the run has spent.
 
     Stores the prices that the run pays, and every charge that does not become a turn; with
     `in_passing`, every charge. The providers of the result are `BudgetedProvider`s that share one
-    `budget`. Raises `InvalidSettings` if there is a cap and a price is unknown.
+    `budget`; `remedy` says how the user raises its cap. Raises `InvalidSettings` if there is a cap
+    and a price is unknown.
     """
     # A cap without prices could not be kept, so such a run is refused before its first call.
     prices = load_prices(store, config)
-    if config.budget_usd is not None:
-        for address in config.addresses:
-            prices.require(address, finetune=is_tuned(config, address))
-    budget = open_budget(store, config, prices)
+    require_prices(config, prices)
+    budget = open_budget(store, config, prices, remedy)
     charges = StoredCharges(store, in_passing=in_passing)
 
     def job_tokens(spec: FinetuneSpec) -> int:
@@ -100,6 +104,13 @@ def budget_connections(
         if address in connections.batch_addresses
     }
     return Connections(providers, config.agent_models, config.model, {**providers, **evaluating})
+
+
+def require_prices(config: Config, prices: Prices) -> None:
+    """Raise `InvalidSettings` if there is a cap and a price is unknown."""
+    if config.budget_usd is not None:
+        for address in config.addresses:
+            prices.require(address, finetune=is_tuned(config, address))
 
 
 def format_spent(connections: Connections) -> str:
@@ -152,7 +163,9 @@ def load_prices(store: Store, config: Config) -> Prices:
     return Prices(config.prices, kept)
 
 
-def open_budget(store: Store, config: Config, prices: Prices) -> Budget:
+def open_budget(
+    store: Store, config: Config, prices: Prices, remedy: str = RAISE_IN_FILE
+) -> Budget:
     """The budget of a started or resumed run, less what the store knows to be spent.
 
     A job that may still cost something counts with the most it can cost, and so do calls that were
@@ -166,13 +179,16 @@ def open_budget(store: Store, config: Config, prices: Prices) -> Budget:
     once = _count_tokens(store, [dataset for *_, dataset in unknown])
     rate = _find_dearest_training(prices, config.addresses) / 1e6
     jobs = {
-        name: once.get(dataset, 0) * _count_epochs(config, arm, role) * rate
-        for name, arm, role, dataset in unknown
+        name: once.get(dataset, 0) * _count_epochs(config, arm, role, settings) * rate
+        for name, arm, role, settings, dataset in unknown
     }
-    return Budget(config.budget_usd, float(spent), jobs, paid)
+    return Budget(config.budget_usd, float(spent), jobs, paid, remedy=remedy)
 
 
-def _count_epochs(config: Config, arm: str, role: AgentRole) -> int:
+def _count_epochs(config: Config, arm: str, role: AgentRole, settings: str | None) -> int:
+    # A distillation's job may have other epochs than the run, which does not know its arm.
+    if settings is not None:
+        return int(json.loads(settings)["hyperparameters"]["epochs"])
     return config.for_arm(arm).finetune.hyperparameters(role).epochs
 
 

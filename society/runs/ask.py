@@ -31,6 +31,9 @@ from store.tables import Record
 # The user waits at a terminal, so a server that is down is reported soon. All models of the society
 # have answered before, so a model that is missing now will not appear later.
 _GIVE_UP_AFTER_S = 30.0
+_RAISE_BUDGET = (
+    "raise budget_usd in the experiment file, let `society run` read it again, and ask again"
+)
 
 
 def open_store(folder: RunFolder) -> Store:
@@ -123,7 +126,9 @@ async def debate_question(
         config = config.model_copy(update={"serving": None})
     connections = Connections.open(config, folder.models).with_deadline(_GIVE_UP_AFTER_S)
     if not store.read_only:
-        connections = budget.budget_connections(connections, config, store, in_passing=True)
+        connections = budget.budget_connections(
+            connections, config, store, in_passing=True, remedy=_RAISE_BUDGET
+        )
     try:
         arm = main_arm(config)
         society = load_society(store, connections.start_society(arm.agents), iteration, arm.name)

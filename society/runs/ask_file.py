@@ -15,6 +15,8 @@ from functools import partial
 from evals import stored_run, tasks
 from evals.overlap import normalize_question
 from evals.tasks.base import TaskQuestion
+from providers.errors import InvalidSettings
+from providers.pricing import Prices
 from society.config.load import ConfigError
 from society.config.schema import Config
 from society.costs import budget
@@ -35,6 +37,7 @@ from store.records import Model, StageKey, StoredArm, utc_now
 
 LABEL = "asked"
 """Begins the ids of the questions."""
+_RAISE_BUDGET = "go on with a higher --budget"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +132,15 @@ def _change_config(config: Config, questions: int, budget_usd: float | None) -> 
 def open_answers(folder: RunFolder, plan: FilePlan, tell: Callable[[str], None]) -> Store:
     """The run that keeps the answers, made or opened again for the same questions.
 
-    Raises `ConfigError` if a run of that name holds anything else, and the store's errors.
+    Raises `ConfigError` if a run of that name holds anything else or a budget lacks prices, and
+    the store's errors.
     """
     if folder.database.is_file():
         # Before anything is written: a run that was named by mistake must stay as it is.
         with Store.open(folder.database, read_only=True) as store:
             _require_same(folder, store, plan)
+    else:
+        _require_prices(plan)
     store = start_run(folder, plan.experiment.config, tell)
     try:
         store.write(plan.record())
@@ -142,6 +148,18 @@ def open_answers(folder: RunFolder, plan: FilePlan, tell: Callable[[str], None])
         store.close()
         raise
     return store
+
+
+def _require_prices(plan: FilePlan) -> None:
+    """Raise `ConfigError` if --budget could not be kept, before a run is made for the answers."""
+    config = plan.experiment.config
+    try:
+        budget.require_prices(config, Prices(config.prices))
+    except InvalidSettings as error:
+        raise ConfigError(
+            f"{error}\nWrite that into the experiment file of run {plan.source.name!r} and let "
+            "`society run` read it again, or leave out --budget"
+        ) from error
 
 
 def _require_same(folder: RunFolder, store: Store, plan: FilePlan) -> None:
@@ -182,7 +200,7 @@ async def ask_questions(
         # Batches go below the budget, so that a batch is budgeted call by call.
         if config.evaluation.batch:
             connections = connections.with_batches(store)
-        connections = budget.budget_connections(connections, config, store)
+        connections = budget.budget_connections(connections, config, store, remedy=_RAISE_BUDGET)
         reporter = ProgressReporter(progress, partial(budget.format_spent, connections))
         connections.listen(reporter.note)
         society = _load_society(store, plan, connections)

@@ -38,6 +38,7 @@ from store.ledger import Store
 
 # What the run has stored was asked with all its other settings.
 _MAY_CHANGE = ("finetune", "datasets", "budget_usd", "prices")
+_RAISE_BUDGET = "go on with a higher cap, such as --set budget_usd=20"
 _SHOWN = 160
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -109,7 +110,7 @@ async def distill(folder: RunFolder, store: Store, plan: Distillation, observer:
         # Batches go below the budget, so that a batch is budgeted call by call.
         if config.evaluation.batch:
             connections = connections.with_batches(store)
-        connections = budget.budget_connections(connections, config, store)
+        connections = budget.budget_connections(connections, config, store, remedy=_RAISE_BUDGET)
         progress = ProgressReporter(observer, partial(budget.format_spent, connections))
         connections.listen(progress.note)
         run = RunContext(folder.name, plan.experiment, store, connections, progress)

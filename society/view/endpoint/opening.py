@@ -13,10 +13,10 @@ from providers.pricing import Prices
 from providers.types import Message, ModelRef, Request, Sampling
 from providers.usage import NoCharges
 from society.config.schema import Config
-from society.costs.budget import is_free, load_prices, open_budget
+from society.costs.budget import is_free, load_prices, open_budget, require_prices
 from society.costs.charges import StoredCharges
 from society.method.agents import Agent
-from society.method.arms import Arm, is_tuned, main_arm
+from society.method.arms import Arm, main_arm
 from society.method.connections import Connections
 from society.method.debating import build_debate_rules
 from society.method.finetuning import load_society
@@ -110,10 +110,8 @@ def open_spending(
     """
     config = stored.config.model_copy(update={"budget_usd": cap_usd})
     prices = Prices(config.prices) if record is None else load_prices(record, config)
-    if cap_usd is not None:
-        for address in config.addresses:
-            # A cap without prices could not be kept.
-            prices.require(address, finetune=is_tuned(config, address))
+    # A cap without prices could not be kept.
+    require_prices(config, prices)
     # One budget for all connections that follow each other, or each would start from nothing.
     budget = Budget(cap_usd) if record is None else open_budget(record, config, prices)
     charges = NoCharges() if record is None else StoredCharges(record)
