@@ -7,7 +7,7 @@ or to the gold answer, are one answer however they are written; all others are a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -19,7 +19,10 @@ from society.view.drawing import LINES, draw_sign
 # Of the drawing, in pixels: the column of agents, a round's column, a row, the texts around them.
 _AGENT, _COLUMN, _ROW, _HEAD, _FOOT = 66, 150, 32, 24, 42
 _CHARACTER, _LONGEST_WIDTH = 8.2, 600
+# LaTeX is longer than what it shows; a cell has no room for what is longer still, or has rows.
+_LATEX_PER_CHARACTER = 3
 Kind = tuple[str, str]
+Typeset = Callable[[str], Markup]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +96,11 @@ def _sort_answers(turns: Sequence[DebateTurn]) -> dict[int, Kind]:
     return kinds
 
 
-def draw_answer_grid(grid: AnswerGrid) -> Markup:
-    """Agents by rounds, with a color and a sign for every answer; each cell leads to its turn."""
+def draw_answer_grid(grid: AnswerGrid, typeset: Typeset) -> Markup:
+    """Agents by rounds, with a color and a sign for every answer; each cell leads to its turn.
+
+    `typeset` shows an answer as markup, its formulas as formulas (`Typesetter.typeset_answer`).
+    """
     rounds = max(1, len(grid.spreads))
     # More rounds get narrower columns, until an answer of a few digits would no longer fit.
     column = min(_COLUMN, max(74, (_LONGEST_WIDTH - _AGENT) // rounds))
@@ -108,7 +114,7 @@ def draw_answer_grid(grid: AnswerGrid) -> Markup:
         left = _AGENT + column * place
         parts.append(Markup('<text x="{}" y="14">round {}</text>').format(left, spread.number))
         parts += [
-            _draw_cell(cell, left, _HEAD + _ROW * row, column - 8)
+            _draw_cell(cell, left, _HEAD + _ROW * row, column - 8, typeset)
             for row, agent in enumerate(grid.agents)
             if (cell := grid.cells.get((agent, spread.number)))
         ]
@@ -127,7 +133,7 @@ def draw_answer_grid(grid: AnswerGrid) -> Markup:
     ).format(Markup("").join(parts), w=width, h=bottom + _FOOT)
 
 
-def _draw_cell(cell: GridCell, left: int, top: int, width: int) -> Markup:
+def _draw_cell(cell: GridCell, left: int, top: int, width: int, typeset: Typeset) -> Markup:
     turn = cell.turn
     if turn.answer is None:
         shown, said = ("cut", "cut at the token limit") if cell.cut else ("no answer", "no answer")
@@ -136,9 +142,9 @@ def _draw_cell(cell: GridCell, left: int, top: int, width: int) -> Markup:
         worth = {True: ", right", False: ", wrong", None: ""}[turn.correct]
         shown, said = one_line(turn.answer), said + worth
     # Between the sign at the left and the mark at the right.
-    room = int((width - 22 - (18 if turn.correct is not None else 0)) / _CHARACTER)
-    if len(shown) > room:
-        shown = shown[: room - 1].rstrip() + "…"
+    at = left + (22 if cell.number else 9)
+    space = left + width - at - (18 if turn.correct is not None else 0)
+    given = _draw_given(shown, at, top, space, None if turn.answer is None else typeset)
     mark = Markup("")
     if turn.answer is not None and turn.correct is not None:
         mark = Markup('<text class="{}" x="{}" y="{}">{}</text>').format(
@@ -150,7 +156,7 @@ def _draw_cell(cell: GridCell, left: int, top: int, width: int) -> Markup:
     return Markup(
         '<a class="cell {kind}" href="#turn-{turn}" aria-label="{label}"><title>{label}</title>'
         '<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="5"/>{sign}'
-        '<text class="given" x="{text_x}" y="{text_y}">{shown}</text>{mark}</a>'
+        "{given}{mark}</a>"
     ).format(
         kind=f"line-{cell.number}" if cell.number else "rare" if cell.number == 0 else "unread",
         turn=turn.turn_id,
@@ -160,8 +166,22 @@ def _draw_cell(cell: GridCell, left: int, top: int, width: int) -> Markup:
         width=width,
         height=_ROW - 4,
         sign=draw_sign(cell.number, left + 12, top + 15) if cell.number else "",
-        text_x=left + (22 if cell.number else 9),
-        text_y=top + 20,
-        shown=shown,
+        given=given,
         mark=mark,
     )
+
+
+def _draw_given(shown: str, left: int, top: int, space: int, typeset: Typeset | None) -> Markup:
+    """What stands in a cell; `typeset` None for words of ours, which hold no formula."""
+    room = int(space / _CHARACTER)
+    if typeset is not None and len(shown) <= _LATEX_PER_CHARACTER * room:
+        formula = typeset(shown)
+        # Only HTML holds MathML and cuts it at its box; for other answers text is enough.
+        if "<math" in formula and "<mtable" not in formula:
+            return Markup(
+                '<foreignObject x="{}" y="{}" width="{}" height="{}">'
+                '<div class="given">{}</div></foreignObject>'
+            ).format(left, top + 2, space, _ROW - 6, formula)
+    if len(shown) > room:
+        shown = shown[: room - 1].rstrip() + "…"
+    return Markup('<text class="given" x="{}" y="{}">{}</text>').format(left, top + 20, shown)

@@ -20,7 +20,7 @@ from evals.intervals import Rate
 from evals.invisible import escape_invisible
 from society.terminal.duration import format_duration
 from society.view import drawing
-from society.view.answer_grid import draw_answer_grid
+from society.view.answer_grid import AnswerGrid, draw_answer_grid
 from society.view.askable import title_form
 from society.view.beside import encode_stage
 from society.view.charts import find_loss_scale
@@ -62,7 +62,7 @@ def _environment() -> Environment:
     environment.globals |= {
         "accuracy_curves": drawing.draw_accuracy,
         "address": build_address,
-        "answer_grid": draw_answer_grid,
+        "answer_grid": _draw_answers,
         "bar": drawing.draw_bar,
         "debate_query": build_debate_query,
         "encode_stage": encode_stage,
@@ -170,6 +170,11 @@ def _typeset_answer(context: Context, text: str, at_most: int = 60) -> Markup:
     return Markup('<bdi class="said">{}</bdi>').format(
         _find_typesetter(context).typeset_answer(" ".join(text.split()))
     )
+
+
+@pass_context
+def _draw_answers(context: Context, grid: AnswerGrid) -> Markup:
+    return draw_answer_grid(grid, _find_typesetter(context).typeset_answer)
 
 
 def _find_typesetter(context: Context) -> Typesetter:

@@ -7,6 +7,7 @@ import pytest
 from evals.debates import read_debate
 from society.view.answer_grid import build_answer_grid, draw_answer_grid
 from society.view.drawing import LINES
+from society.view.formulas import Typesetter
 from store.ledger import Store
 from store.records import StageKey
 
@@ -25,6 +26,10 @@ def build(tmp_path, make_debate):
             return build_answer_grid(read_debate(store, STAGE, "q"))
 
     return build_grid
+
+
+def draw(grid):
+    return draw_answer_grid(grid, Typesetter().typeset_answer)
 
 
 def numbers(grid, number):
@@ -55,12 +60,12 @@ def test_more_answers_than_signs_leave_the_rarest_without_one(build):
     answers = [str(n) for n in range(LINES + 3)]
     grid = build([[*answers, "0"]])
     assert sorted(numbers(grid, 1)) == sorted([0, 0, 0, 1, *range(1, LINES + 1)])
-    assert "line-7" not in draw_answer_grid(grid)
+    assert "line-7" not in draw(grid)
 
 
 def test_a_long_debate_fits_and_a_long_answer_is_cut_within_its_cell(build):
     grid = build([["9" * 300, "1"]] * 9)
-    drawn = draw_answer_grid(grid)
+    drawn = draw(grid)
     width = int(re.search(r'<svg class="answers" width="(\d+)"', drawn)[1])
     assert width < 800
     assert "9" * 300 in re.search(r"<title>(.*?)</title>", drawn)[1]
@@ -82,6 +87,22 @@ def test_the_page_of_a_debate_has_the_drawing_and_a_table_behind_it(site):
 
 
 def test_an_answer_that_is_markup_stays_text(build):
-    drawn = draw_answer_grid(build([["\\<script>1</script>\x1b[31m", "1"]]))
+    drawn = draw(build([["\\<script>1</script>\x1b[31m", "1"]]))
     assert "<script" not in drawn
     assert "\x1b" not in drawn
+
+
+def test_formulas_are_shown_as_formulas_beside_their_source(build):
+    drawn = draw(build([["\\frac{1}{2}", "0.5", "\\begin{pmatrix}1\\\\2\\end{pmatrix}"]]))
+    (shown,) = re.findall(r"<foreignObject.*?</foreignObject>", drawn)
+    assert "<mfrac><mn>1</mn><mn>2</mn></mfrac>" in shown
+    # One key shows the source, which the box holds too; the pointer shows it as the title.
+    assert '<span class="source">\\frac{1}{2}</span>' in shown
+    assert "<title>Agent 1, round 1: \\frac{1}{2}</title>" in drawn
+    assert re.findall(r'<text class="given"[^>]*>(.*?)</text>', drawn)[0] == "0.5"
+
+
+def test_a_formula_that_is_too_long_for_its_cell_is_cut_as_it_is_written(build):
+    drawn = draw(build([["x^{" + "9" * 100 + "}", "1"]]))
+    assert "foreignObject" not in drawn
+    assert re.search(r'<text class="given"[^>]*>x\^{9+…</text>', drawn)
