@@ -67,8 +67,11 @@ async def load_stored_society(folder: RunFolder, iteration: int | None) -> Store
             await connections.close()
         extra = (Agent(1, model, model) for model in distilled.values())
         society = replace(society, agents=(*society.agents, *extra))
-        # An untuned run that has only begun has stored none of them.
-        known = (store.model(model.model_id) for model in society.models)
+        # An untuned run that has only begun has stored none of them; tuned ones always are.
+        models = (
+            store.model(model.model_id) or Model(model.model_id, model.address)
+            for model in society.models
+        )
         return StoredSociety(
             folder,
             config,
@@ -81,7 +84,7 @@ async def load_stored_society(folder: RunFolder, iteration: int | None) -> Store
                 tasks.load_task(config.task.name, config.task.options),
                 build_debate_rules(config, arm, "sampled"),
             ),
-            tuple(model for model in known if model is not None),
+            tuple(models),
             int((stored.finished_at or stored.created_at).timestamp()),
             tuple(distilled),
         )

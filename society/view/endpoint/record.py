@@ -35,7 +35,10 @@ class StoredDebates:
 
     store: Store
     task: str
-    _asked: int = field(default=0)
+    _asked: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        [(self._asked,)] = self.store.rows("SELECT coalesce(max(position), 0) FROM questions")
 
     async def open_question(self, name: str, question: ChatQuestion) -> None:
         """The conversation before the question, and what else was asked for, are its `meta`."""
@@ -47,7 +50,7 @@ class StoredDebates:
             **question.stated,
         }
         meta = json.dumps({key: value for key, value in said.items() if value})
-        # The order of asking within this start; `created_at` of the turns orders all of them.
+        # The order of asking, over all starts.
         self._asked += 1
         await self.store.append(
             Question(name, self.task, "eval", question.text, position=self._asked, meta=meta)
