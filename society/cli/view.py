@@ -41,6 +41,13 @@ def view(
             help="What questions to a run that costs money may cost; default: it is not asked.",
         ),
     ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NEW",
+            help="Keep what the one named run is asked in a run of this name.",
+        ),
+    ] = None,
 ) -> None:
     """Show runs in a browser, also while they run, and ask their societies there."""
     from society.cli.errors import report_errors
@@ -51,8 +58,18 @@ def view(
         # Ask for the extra before importing its packages, so that the message names the remedy.
         extras.require_extra("view", "the pages of society view")
         from society.terminal.output import say
+        from society.view.ask_record import plan_record
         from society.view.catalog import Library
         from society.view.web import serve_pages
 
         library = Library(runs, names or ())
-        serve_pages(library, host, port, ask_token=token, say=say, asks=ask, budget_usd=ask_budget)
+        serve_pages(
+            library,
+            host,
+            port,
+            ask_token=token,
+            say=say,
+            asks=ask,
+            budget_usd=ask_budget,
+            record=None if store is None else plan_record(library, store),
+        )

@@ -38,8 +38,8 @@ HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
 _METHODS = ("GET", "HEAD")
-# The only address that a form is sent to.
-_FORM_PATH = "/ask"
+# The only addresses that forms are sent to: a question, and the end of its debate.
+_FORM_PATHS = ("/ask", "/stop")
 
 
 def create_token() -> str:
@@ -119,7 +119,7 @@ class FormGuard:
 class GuardedApp:
     """The application behind `access`, with the headers on every answer.
 
-    `takes_forms`: whether questions may be asked, by POST.
+    `takes_forms`: whether questions may be asked, and stopped, by POST.
     """
 
     def __init__(self, app: ASGIApp, access: PageAccess, *, takes_forms: bool = False) -> None:
@@ -155,7 +155,7 @@ class GuardedApp:
                 "This server does not answer to that host name. Open the address it printed.\n",
                 421,
             )
-        form = self._takes_forms and scope["path"].endswith(_FORM_PATH)
+        form = self._takes_forms and scope["path"].endswith(_FORM_PATHS)
         allowed = (*_METHODS, "POST") if form else _METHODS
         if scope["method"] not in allowed:
             return PlainTextResponse(

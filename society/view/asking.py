@@ -12,18 +12,19 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from datetime import datetime
-from itertools import groupby
+from dataclasses import dataclass, replace
 from uuid import uuid4
 
 from evals import choices
 from evals.stored_run import NothingStored
+from providers.budget import Budget
 from providers.errors import BudgetReached
 from society.config.load import ConfigError
 from society.costs.budget import is_free
 from society.method.connections import Connections
 from society.runs.folder import RunFolder
+from society.view.ask_record import AskRecord
+from society.view.asked import AskedQuestion, build_turn_counter
 from society.view.endpoint.body import ChatQuestion
 from society.view.endpoint.forms import list_forms
 from society.view.endpoint.opening import (
@@ -34,8 +35,8 @@ from society.view.endpoint.opening import (
 )
 from society.view.endpoint.record import UnstoredDebates
 from society.view.endpoint.refusals import refuse_error
-from society.view.endpoint.society import ServedDebate, ServedSociety
-from store.records import Turn, utc_now
+from society.view.endpoint.society import ServedRecord, ServedSociety
+from store.errors import StoreError, WriteFailed
 
 _log = logging.getLogger(__name__)
 # Ended questions that are still shown; their texts are in memory only.
@@ -66,61 +67,37 @@ class AskRefused(Exception):
         self.status = status
 
 
-@dataclass(slots=True)
-class AskedQuestion:
-    """A question and its debate as far as it has come: it ends with `debate`, or with `problem`.
-
-    `form` is the name of a served model, `society` says who answers, "" while it is being loaded.
-    """
-
-    asked_id: str
-    run: str
-    text: str
-    form: str
-    asked_at: datetime = field(default_factory=utc_now)
-    society: str = ""
-    turns: list[Turn] = field(default_factory=list)
-    debate: ServedDebate | None = None
-    problem: str | None = None
-
-    @property
-    def ended(self) -> bool:
-        return self.debate is not None or self.problem is not None
-
-    @property
-    def version(self) -> str:
-        """Differs once there is more to show."""
-        return f"{len(self.turns)}-{bool(self.society)}-{self.ended}"
-
-    @property
-    def rounds(self) -> list[tuple[int, list[Turn]]]:
-        """The turns so far by round, a summary in front of its reader's answer."""
-        # A copy, since the debate goes on in another thread.
-        turns = sorted(self.turns[:], key=lambda t: (t.round, t.agent, t.kind != "summary"))
-        return [(number, list(own)) for number, own in groupby(turns, key=lambda t: t.round)]
-
-
 class AskingDesk:
     """Takes questions for the runs' societies; its methods are for one thread, such as the pages'.
 
     desk = AskingDesk(AskLimits())
     asked = desk.ask(folder, "3+4*5+6-7*8", "society")
+    desk.stop(asked)
     desk.close()
+
+    With a `record` it takes those to the run of the record only, and keeps them there.
     """
 
     def __init__(
-        self, limits: AskLimits | None = None, tell: Callable[[str], None] = lambda text: None
+        self,
+        limits: AskLimits | None = None,
+        tell: Callable[[str], None] = lambda text: None,
+        record: AskRecord | None = None,
     ) -> None:
         self.limits = limits or AskLimits()
+        self.record = record
         self._tell = tell
         self._asked: OrderedDict[str, AskedQuestion] = OrderedDict()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        # Also read by the pages' thread.
+        self._budgets: dict[str, Budget] = {}
         # These are used within the loop only.
         self._opening = asyncio.Lock()
         self._society: ServedSociety | None = None
+        self._record_failed = False
         self._spending: dict[str, PutUnder] = {}
-        self._debating: set[asyncio.Task[None]] = set()
+        self._debating: dict[str, asyncio.Task[None]] = {}
         self._resting: asyncio.TimerHandle | None = None
 
     def ask(self, folder: RunFolder, text: str, form: str) -> AskedQuestion:
@@ -128,12 +105,14 @@ class AskingDesk:
 
         Raises `AskRefused` where too many are under way.
         """
+        if (obstacle := self.find_obstacle(folder.name)) is not None:
+            raise AskRefused(409, obstacle)
         under_way = self._list_under_way()
         if len(under_way) >= self.limits.in_flight:
             raise AskRefused(
                 429,
                 f"{len(under_way)} of at most {self.limits.in_flight} questions are being debated; "
-                "ask again when one of them has ended",
+                "ask again when one of them has ended, or stop one",
             )
         other = next((asked.run for asked in under_way if asked.run != folder.name), None)
         if other is not None:
@@ -149,6 +128,14 @@ class AskingDesk:
         asyncio.run_coroutine_threadsafe(self._answer(asked, folder), self._find_loop())
         return asked
 
+    def stop(self, asked: AskedQuestion) -> None:
+        """Cancel the calls of a debate, which ends it soon; one that has ended stays as it is."""
+        if asked.ended or self._loop is None:
+            return
+        # Seen by a debate that has not begun yet, which has no task to cancel.
+        asked.stopped = True
+        self._loop.call_soon_threadsafe(self._cancel, asked.asked_id)
+
     def find(self, run: str, asked_id: str) -> AskedQuestion | None:
         """A question that was put to `run` since the start, unless it is too long ago."""
         asked = self._asked.get(asked_id)
@@ -157,6 +144,34 @@ class AskingDesk:
     def list_asked(self, run: str) -> list[AskedQuestion]:
         """The questions put to `run`, the newest first."""
         return [asked for asked in reversed(self._asked.values()) if asked.run == run]
+
+    def find_obstacle(self, run: str) -> str | None:
+        """Why the questions of this viewer do not go to `run`, None if they may."""
+        if self.record is None or run == self.record.source.name:
+            return None
+        return (
+            f"this viewer keeps what the run {self.record.source.name!r} is asked (--store "
+            f"{self.record.folder.name}); ask {self.record.source.name!r}, or start a viewer for "
+            f"{run!r}"
+        )
+
+    def read_spent(self, run: str) -> float:
+        """USD that the questions to `run` have cost: since the start, or in all that is kept."""
+        budget = self._budgets.get(run)
+        return 0.0 if budget is None else budget.spent_usd
+
+    def prepare_record(self) -> None:
+        """Make the run that keeps the questions, so that what forbids it shows at the start.
+
+        Raises `ConfigError` if it holds anything else, and the store's errors.
+        """
+        if self.record is None:
+            return
+        try:
+            asyncio.run_coroutine_threadsafe(self._prepare(), self._find_loop()).result()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """End the debates and let the models go."""
@@ -188,28 +203,42 @@ class AskingDesk:
             self._thread.start()
         return self._loop
 
+    def _cancel(self, asked_id: str) -> None:
+        task = self._debating.get(asked_id)
+        if task is not None:
+            task.cancel()
+
     async def _answer(self, asked: AskedQuestion, folder: RunFolder) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._debating.add(task)
+        self._debating[asked.asked_id] = task
         try:
+            if asked.stopped:
+                raise asyncio.CancelledError
             society, stored = await self._open_society(folder)
             # Shown at once: from here on the page waits for agents, no longer for models.
             asked.society = choices.name_society(society.run.iteration)
             form = list_forms(stored.arm)[asked.form]
             question = ChatQuestion(asked.form, asked.text)
+            count = build_turn_counter(asked, stored)
+            asked.record = None if self.record is None else self.record.folder.name
             # A large model may take longer to load than a question may be debated.
             async with asyncio.timeout(self.limits.deadline_s):
                 asked.debate = await society.hold_debate(
-                    form, question, f"asked-{asked.asked_id}", 0, asked.turns.append
+                    form, question, asked.question_id, 0, count
                 )
         except asyncio.CancelledError:
-            asked.problem = "the viewer was stopped"
+            asked.problem = "it was stopped" if asked.stopped else "the viewer was stopped"
         # Whatever it is, it ends this question only.
         except Exception as error:
             asked.problem = self._explain(error)
+            if isinstance(error, WriteFailed):
+                # A store that could not write once takes nothing more; the next question opens it
+                # anew.
+                self._record_failed = True
         finally:
-            self._debating.discard(task)
+            del self._debating[asked.asked_id]
+            asked.end()
             self._rest_later()
 
     def _explain(self, error: Exception) -> str:
@@ -218,7 +247,9 @@ class AskingDesk:
             return f"no answer within {self.limits.deadline_s:g} s, the most that a question takes"
         if isinstance(error, BudgetReached):
             return f"{error} (--ask-budget)"
-        if isinstance(error, ConfigError | NothingStored):
+        if isinstance(error, StoreError) and self.record is not None:
+            return f"it could not be kept in the run {self.record.folder.name!r}: {error}"
+        if isinstance(error, ConfigError | NothingStored | StoreError):
             return str(error)
         refusal = refuse_error(error)
         if refusal.status != 500:
@@ -232,34 +263,48 @@ class AskingDesk:
         async with self._opening:
             if self._resting is not None:
                 self._resting.cancel()
-            stored = await load_stored_society(folder, None)
+            stored = await _load_society(folder)
             if (found := self._society) is not None:
-                # A debate that is under way keeps its society, also if the run has a newer one.
                 same = found.run.name == stored.run.name
-                if same and (found.run.society == stored.run.society or len(self._debating) > 1):
+                fresh = found.run.society == stored.run.society and not self._record_failed
+                # A debate that is under way keeps its society, also if the run has a newer one.
+                if same and (fresh or len(self._debating) > 1):
                     return found, stored
-                self._society = None
-                await found.close()
-            serving = stored.config.serving
-            if serving is not None and serving.engine is not None:
-                # One debate is over before a server of its own is up, as with `society ask`.
-                config = stored.config.model_copy(update={"serving": None})
-                stored = replace(stored, config=config)
-            society = ServedSociety(
-                stored.run,
-                make_opener(stored, self._find_spending(stored), self._tell),
-                UnstoredDebates(),
-            )
-            await society.open()
+                await self._let_go(found)
+            try:
+                debates, put_under = self._open_spending(stored)
+                society = ServedSociety(
+                    stored.run, make_opener(stored, put_under, self._tell), debates
+                )
+                await society.open()
+            except BaseException:
+                self._close_record()
+                raise
             self._society = society
             return society, stored
 
-    def _find_spending(self, stored: StoredSociety) -> PutUnder:
+    def _open_spending(self, stored: StoredSociety) -> tuple[ServedRecord, PutUnder]:
+        """Where the debates of a society are kept, and what puts its connections under a budget."""
+        name = stored.folder.name
+        cap_usd = None if is_free(stored.config) else self.limits.budget_usd
+        if self.record is not None:
+            # What is spent is read from there, so that earlier starts of the viewer count.
+            kept = self.record.open(stored)
+            self._record_failed = False
+            self._budgets[name], put_under = open_spending(stored, kept.store, cap_usd)
+            return kept, put_under
         # One budget for a run however often its models are loaded.
-        if stored.folder.name not in self._spending:
-            cap_usd = None if is_free(stored.config) else self.limits.budget_usd
-            _, self._spending[stored.folder.name] = open_spending(stored, None, cap_usd)
-        return self._spending[stored.folder.name]
+        if name not in self._spending:
+            self._budgets[name], self._spending[name] = open_spending(stored, None, cap_usd)
+        return UnstoredDebates(), self._spending[name]
+
+    async def _prepare(self) -> None:
+        if self.record is not None:
+            try:
+                self._open_spending(await _load_society(self.record.source))
+            finally:
+                # Opened again for the first question: meanwhile anything may read the file.
+                self._close_record()
 
     def _rest_later(self) -> None:
         loop = asyncio.get_running_loop()
@@ -272,17 +317,36 @@ class AskingDesk:
     async def _close_society(self) -> None:
         async with self._opening:
             if self._society is not None and not self._debating:
-                society, self._society = self._society, None
-                await society.close()
+                await self._let_go(self._society)
+
+    async def _let_go(self, society: ServedSociety) -> None:
+        self._society = None
+        try:
+            await society.close()
+        finally:
+            self._close_record()
+
+    def _close_record(self) -> None:
+        if self.record is not None:
+            self.record.close()
 
     async def _stop(self) -> None:
         if self._resting is not None:
             self._resting.cancel()
-        # A debate that ends by itself meanwhile leaves the set.
-        tasks = list(self._debating)
+        # A debate that ends by itself meanwhile leaves them.
+        tasks = list(self._debating.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._resting is not None:
             self._resting.cancel()
         await self._close_society()
+
+
+async def _load_society(folder: RunFolder) -> StoredSociety:
+    stored = await load_stored_society(folder, None)
+    serving = stored.config.serving
+    if serving is None or serving.engine is None:
+        return stored
+    # One debate is over before a server of its own is up, as with `society ask`.
+    return replace(stored, config=stored.config.model_copy(update={"serving": None}))

@@ -68,6 +68,11 @@ class Library:
         for name in names:
             self._require(name)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The runs that were named, none if all are shown."""
+        return self._names
+
     def folders(self) -> list[RunFolder]:
         """The runs by name; the folder is listed anew each time."""
         if self._names:
@@ -83,6 +88,12 @@ class Library:
             if folder.name == name:
                 return folder
         raise NotFound(f"no run {name!r}")
+
+    def include(self, name: str) -> None:
+        """Show one more run; raises `ConfigError` for a name that is not a run."""
+        self._require(name)
+        if self._names and name not in self._names:
+            self._names = (*self._names, name)
 
     def _require(self, name: str) -> None:
         if not folders.locate_run(self.runs, name).database.is_file():

@@ -1,9 +1,9 @@
-"""The handlers of the pages on which a run's society is asked, and its debate is watched."""
+"""The handlers of the pages where a run's society is asked, and its debate watched or stopped."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import parse_qs
 
 from starlette.requests import Request
@@ -15,13 +15,20 @@ from society.runs.folder import RunFolder
 from society.view import pages
 from society.view.access import FormGuard
 from society.view.askable import AskableRun, read_askable
-from society.view.asking import AskedQuestion, AskingDesk, AskRefused
+from society.view.asked import AskedQuestion
+from society.view.asking import AskingDesk, AskRefused
 from society.view.catalog import Library
 from society.view.debate import NotFound
 
 MOST_CHARACTERS = 20_000
 # A character takes up to twelve bytes in a form.
 _MOST_BYTES = 12 * MOST_CHARACTERS + 4096
+# A debate whose calls are cancelled ends at once, but in another thread.
+_ENDING_S = 2.0
+_FOREIGN_FORM = (
+    "this form is of another site, or of an earlier start of the viewer; send it once more from "
+    "here"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +53,7 @@ class AskPages:
             Route("/runs/{run}/ask", self.ask, methods=["POST"]),
             Route("/runs/{run}/asked/{asked}", self.asked, methods=["GET"]),
             Route("/runs/{run}/asked/{asked}/state", self.state, methods=["GET"]),
+            Route("/runs/{run}/asked/{asked}/stop", self.stop, methods=["POST"]),
         ]
 
     async def form(self, request: Request) -> Response:
@@ -59,11 +67,7 @@ class AskPages:
         try:
             sent = await _read_form(request)
             if not self._guard.admits(request.headers, sent.secret):
-                raise AskRefused(
-                    403,
-                    "this form is of another site, or of an earlier start of the viewer; send it "
-                    "once more from here",
-                )
+                raise AskRefused(403, _FOREIGN_FORM)
             # Nothing was offered to be sent, but the form may be from before its models were lost.
             if askable.obstacle is not None:
                 raise AskRefused(409, askable.obstacle)
@@ -77,7 +81,26 @@ class AskPages:
         return RedirectResponse(f"/runs/{folder.name}/asked/{asked.asked_id}", 303)
 
     async def asked(self, request: Request) -> Response:
+        return self._render_asked(self._find(request))
+
+    async def stop(self, request: Request) -> Response:
+        """End a debate, and lead to its page."""
         asked = self._find(request)
+        try:
+            sent = await _read_form(request)
+            if not self._guard.admits(request.headers, sent.secret):
+                raise AskRefused(403, _FOREIGN_FORM)
+        except AskRefused as refusal:
+            return self._render_asked(asked, refusal)
+        self._desk.stop(asked)
+        # So that the page shows the end without script, too.
+        await asyncio.to_thread(asked.wait, _ENDING_S)
+        return RedirectResponse(f"/runs/{asked.run}/asked/{asked.asked_id}", 303)
+
+    async def state(self, request: Request) -> Response:
+        return PlainTextResponse(self._find(request).version)
+
+    def _render_asked(self, asked: AskedQuestion, refusal: AskRefused | None = None) -> Response:
         # Taken first: what comes meanwhile changes it, so the page loads again.
         state = asked.version
         page = pages.render_template(
@@ -87,11 +110,12 @@ class AskPages:
             ended=asked.ended,
             state=state,
             rounds=asked.rounds,
+            refusal=refusal,
+            secret=self._guard.secret,
+            spent=self._desk.read_spent(asked.run),
+            budget=self._desk.limits.budget_usd,
         )
-        return HTMLResponse(page)
-
-    async def state(self, request: Request) -> Response:
-        return PlainTextResponse(self._find(request).version)
+        return HTMLResponse(page, refusal.status if refusal else 200)
 
     def _find(self, request: Request) -> AskedQuestion:
         asked = self._desk.find(request.path_params["run"], request.path_params["asked"])
@@ -105,9 +129,11 @@ class AskPages:
     async def _read_askable(self, folder: RunFolder) -> AskableRun:
         try:
             # Off the event loop, since it reads the run's database.
-            return await asyncio.to_thread(read_askable, folder, self._desk.limits.budget_usd)
+            found = await asyncio.to_thread(read_askable, folder, self._desk.limits.budget_usd)
         except NothingStored as error:
             raise NotFound(str(error)) from None
+        obstacle = self._desk.find_obstacle(folder.name)
+        return found if obstacle is None else replace(found, obstacle=obstacle)
 
     def _render_form(
         self,
@@ -126,6 +152,8 @@ class AskPages:
             most=MOST_CHARACTERS,
             earlier=self._desk.list_asked(folder.name),
             budget=self._desk.limits.budget_usd if askable.paid else None,
+            spent=self._desk.read_spent(folder.name),
+            record=self._desk.record.folder.name if self._desk.record else None,
         )
         return HTMLResponse(page, refusal.status if refusal else 200)
 
@@ -143,7 +171,7 @@ async def _read_form(request: Request) -> _SentForm:
         if size > _MOST_BYTES:
             raise AskRefused(413, f"a question has up to {MOST_CHARACTERS:,} characters")
     try:
-        # Our form has three fields.
+        # Our forms have up to three fields.
         found = parse_qs(b"".join(parts).decode("ascii"), max_num_fields=8)
     except ValueError:
         raise AskRefused(400, "the form cannot be read; send it once more from here") from None

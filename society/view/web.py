@@ -12,7 +12,9 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
+from society.config.load import ConfigError
 from society.view.access import GuardedApp, PageAccess, create_token, is_loopback
+from society.view.ask_record import AskRecord
 from society.view.asking import AskingDesk, AskLimits
 from society.view.catalog import Library
 from society.view.debate import NotFound
@@ -90,12 +92,14 @@ def serve_pages(
     say: Callable[[str], None],
     asks: bool | None = None,
     budget_usd: float | None = None,
+    record: AskRecord | None = None,
 ) -> None:
     """Serve the pages until Ctrl-C; port 0 takes a free one.
 
     A token is required if other machines can reach the server. `asks`: whether visitors may ask the
     runs' societies, None: only if they are on this machine; `budget_usd` is what they may spend
-    with each run. Raises `ConfigError` if the server cannot listen on `host` and `port`.
+    with each run; `record` keeps what is asked. Raises `ConfigError` if the server cannot listen on
+    `host` and `port`, or `record` is a run of another kind, and what opening it raises.
     """
     # Imported late: only serving needs it.
     import uvicorn
@@ -105,7 +109,17 @@ def serve_pages(
         token = create_token() if ask_token or not is_loopback(host) else None
         access = PageAccess(host, bound, token)
         limits = AskLimits(budget_usd=budget_usd)
-        desk = AskingDesk(limits, say) if (is_loopback(host) if asks is None else asks) else None
+        desk = None
+        if is_loopback(host) if asks is None else asks:
+            desk = AskingDesk(limits, say, record)
+            if record is not None:
+                desk.prepare_record()
+                library.include(record.folder.name)
+        elif record is not None:
+            raise ConfigError(
+                f"--store {record.folder.name} keeps what is asked, and questions are off here; "
+                "turn them on by --ask"
+            )
         # No access log: addresses hold the token once, and terminals are shared.
         config = uvicorn.Config(
             create_app(library, access, desk=desk),

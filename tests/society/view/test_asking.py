@@ -2,7 +2,10 @@
 
 import html
 import re
+import resource
 import shutil
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.parse
@@ -10,11 +13,16 @@ import urllib.request
 
 import pytest
 
+from evals.report import write_report
+from society.config.load import ConfigError
+from society.runs.folder import locate_run
 from society.view.access import create_token
+from society.view.ask_record import AskRecord
 from society.view.asking import AskingDesk, AskLimits
 from store.ledger import Store
 from store.records import Job, Model
 from tests.providers.chat_server import HeldScript, fails, says, serving
+from tests.society.view.conftest import Site
 from tests.society.view.endpoint.conftest import SUM, make_run
 
 SEVEN = "It is \\boxed{7}."
@@ -63,18 +71,20 @@ def paid(tmp_path, upstream):
 def open_pages(tmp_path, serve):
     """The pages on the runs of this test; questions can be asked with these limits."""
 
-    def open_site(**limits):
+    def open_site(record=None, **limits):
         token = limits.pop("token", None)
-        return serve(tmp_path, token=token, desk=AskingDesk(AskLimits(**limits)))
+        desk = AskingDesk(AskLimits(**limits), record=record)
+        desk.prepare_record()
+        return serve(tmp_path, token=token, desk=desk)
 
     return open_site
 
 
-def send(site, run, **fields):
-    """Send the form; the status, the page or the address that it leads to."""
+def send(site, run, page="ask", **fields):
+    """Send a form; the status, the page or the address that it leads to."""
     headers = fields.pop("headers", {})
     body = urllib.parse.urlencode(fields).encode()
-    request = urllib.request.Request(f"{site.url}/runs/{run}/ask", body, headers)
+    request = urllib.request.Request(f"{site.url}/runs/{run}/{page}", body, headers)
     return site.send(request)
 
 
@@ -90,6 +100,19 @@ def ask(site, run, text=SUM, form="society"):
     status, said, headers = send(site, run, question=text, form=form, secret=secret)
     assert status == 303, words(said)
     return headers["location"]
+
+
+def stop(site, address, **fields):
+    """Send the form that stops a debate."""
+    _, _, run, page = address.split("/", 3)
+    return send(site, run, f"{page}/stop", **fields)
+
+
+def wait_for_problem(site, address):
+    """What is said of a question that gets no answer."""
+    while 'role="alert"' not in (text := site.get(address)[1]):
+        time.sleep(0.1)
+    return words(text)
 
 
 def wait_for(site, address, said):
@@ -225,7 +248,7 @@ def test_a_run_that_costs_money_is_asked_within_a_budget_only(paid, vendor, open
         assert "society view --ask-budget 1" in words(text)
         assert "<textarea" not in text
     with open_pages(budget_usd=0.000001) as site:
-        assert "may cost: 1e-06 USD" in words(site.get("/runs/paid/ask")[1])
+        assert "may cost 1e-06 USD" in words(site.get("/runs/paid/ask")[1])
         address = ask(site, "paid")
         while 'role="alert"' not in (text := site.get(address)[1]):
             time.sleep(0.2)
@@ -263,3 +286,154 @@ def test_without_a_desk_there_is_nothing_to_ask(remote, tmp_path, serve):
         assert "/ask" not in site.get("/runs/remote")[1]
         assert site.get("/runs/remote/ask")[0] == 404
         assert site.ask("POST", "/runs/remote/ask")[0] == 405
+
+
+def test_a_stopped_debate_says_so_and_frees_its_place(remote, vendor, upstream, open_pages):
+    with open_pages(in_flight=1) as site:
+        # No answer comes by itself: the model is asked, and waits.
+        vendor.reply = lambda asked: says(SEVEN)
+        address = ask(site, "remote", "held")
+        text = wait_for(site, address, "/stop")
+        while not upstream.asked:
+            time.sleep(0.05)
+        secret = re.search(r'name="secret" value="([^"]+)"', text)[1]
+        for fields, status in (
+            ({}, 403),
+            ({"secret": "wrong"}, 403),
+            ({"secret": secret, "headers": {"Sec-Fetch-Site": "cross-site"}}, 403),
+            ({"secret": secret, "headers": {"Origin": "http://evil.example"}}, 403),
+            ({"secret": secret, "headers": {"Content-Type": "text/plain"}}, 415),
+        ):
+            assert stop(site, address, **fields)[0] == status, fields
+        assert "/stop" in site.get(address)[1]
+        assert site.ask("POST", "/runs/remote/asked/nothing/stop")[0] == 404
+        state = site.get(f"{address}/state")[1]
+        status, _, headers = stop(site, address, secret=secret)
+        assert (status, headers["location"]) == (303, address)
+        text = site.get(address)[1]
+        assert "Stopped before an answer had come: its calls were cancelled." in words(text)
+        assert "/stop" not in text
+        assert site.get(f"{address}/state")[1] != state
+        assert ": stopped" in words(site.get("/runs/remote/ask")[1])
+        # Its place is free at once, and a second press of the button changes nothing.
+        assert stop(site, address, secret=secret)[0] == 303
+        again = ask(site, "remote", "again")
+        vendor.may_answer.set()
+        wait_for(site, again, "Consensus")
+        assert stop(site, again, secret=secret)[0] == 303
+        assert "Consensus" in site.get(again)[1]
+
+
+def test_what_is_asked_is_kept_in_a_run_of_its_own(paid, vendor, tmp_path, open_pages):
+    vendor.may_answer.set()
+    kept = locate_run(tmp_path, "kept")
+    for text, spent in (("1+1", "0.00"), ("2+2", "0.000222")):
+        with open_pages(AskRecord(paid, kept), budget_usd=1.0) as site:
+            said = words(site.get("/runs/paid/ask")[1])
+            assert f"may cost 1.00 USD; {spent} USD are spent" in said
+            address = ask(site, "paid", text)
+            page = wait_for(site, address, "Consensus")
+            assert "Its answers cost 0.000222 USD" in words(page)
+            # While the viewer writes to it, its own pages read it.
+            link = html.unescape(re.search(r'href="(/runs/kept/debate[^"]*)"', page)[1])
+            status, found, _ = site.get(link)
+            assert (status, found.count('<article id="turn-')) == (200, 6)
+            assert "ask 'paid', or start a viewer" in words(site.get("/runs/kept/ask")[1])
+            secret = read_secret(site, "paid")
+            fields = {"question": "1", "form": "society", "secret": secret}
+            assert send(site, "kept", **fields)[0] == 409
+    with Store.open(paid.database, read_only=True) as store:
+        assert store.rows("SELECT count(*) FROM turns") == [(0,)]
+    with Store.open(kept.database, read_only=True) as store:
+        assert store.rows("SELECT question, position FROM questions ORDER BY position") == [
+            ("1+1", 1),
+            ("2+2", 2),
+        ]
+        assert store.rows("SELECT arm, count(*) FROM turns GROUP BY arm") == [("society", 12)]
+        [(usd,)] = store.rows("SELECT sum(usd) FROM spend")
+        assert usd == pytest.approx(2 * 6 * 37e-6)
+        write_report([store], tmp_path / "report.html")
+
+
+def test_a_stopped_debate_keeps_what_had_come(remote, vendor, tmp_path, open_pages):
+    calls = []
+
+    def reply(asked):
+        calls.append(asked)
+        if len(calls) == 2:
+            vendor.may_answer.clear()
+        return says(SEVEN)
+
+    vendor.reply = reply
+    vendor.may_answer.set()
+    kept = locate_run(tmp_path, "kept")
+    with open_pages(AskRecord(remote, kept)) as site:
+        address = ask(site, "remote")
+        wait_for(site, address, "answers so far")
+        stop(site, address, secret=read_secret(site, "remote"))
+        text = words(site.get(address)[1])
+        assert re.search(r"Stopped after \d answers?: its calls were cancelled\.", text)
+        assert "What has come is kept in the run kept." in text
+    with Store.open(kept.database, read_only=True) as store:
+        assert store.rows("SELECT count(*) FROM turns")[0][0] > 0
+
+
+def test_a_record_is_no_run_of_another_kind(remote, tmp_path, open_pages):
+    with pytest.raises(ConfigError, match="that is the run that is asked"):
+        AskRecord(remote, remote)
+    other = make_run(tmp_path, "other", model="embedded:")
+    with pytest.raises(ConfigError, match="a run of its own"), open_pages(AskRecord(remote, other)):
+        pass
+
+
+HOLD = """
+import sys
+from store.ledger import Store
+with Store.open(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_record_that_another_program_holds_is_a_message(remote, vendor, tmp_path, open_pages):
+    vendor.may_answer.set()
+    kept = locate_run(tmp_path, "kept")
+    with open_pages(AskRecord(remote, kept)) as site:
+        holder = subprocess.Popen(
+            [sys.executable, "-c", HOLD, str(kept.database)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        with holder:
+            assert holder.stdout.readline() == "held\n"
+            said = wait_for_problem(site, ask(site, "remote"))
+            assert f"could not be kept in the run 'kept': {kept.database} is in use by" in said
+            holder.stdin.close()
+        wait_for(site, ask(site, "remote"), "Consensus")
+
+
+def test_a_full_disk_is_a_message_and_the_next_question_tries_again(remote, vendor, tmp_path):
+    vendor.may_answer.set()
+    viewer = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "society", "view", "remote", "--store", "kept"),
+            *("--runs", str(tmp_path), "--port", "0"),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        site = Site(tmp_path, int(re.search(r":(\d+)/", viewer.stdout.readline())[1]))
+        assert site.get("/runs/kept")[0] == 200
+        _, most = resource.prlimit(viewer.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(viewer.pid, resource.RLIMIT_FSIZE, (1, most))
+        said = wait_for_problem(site, ask(site, "remote"))
+        assert "could not be kept in the run 'kept'" in said
+        assert "Traceback" not in said
+        resource.prlimit(viewer.pid, resource.RLIMIT_FSIZE, (most, most))
+        wait_for(site, ask(site, "remote"), "Consensus")
+    finally:
+        viewer.kill()
+        viewer.wait()
+        viewer.stdout.close()

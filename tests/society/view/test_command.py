@@ -83,6 +83,9 @@ def test_questions_are_off_where_other_machines_reach_the_pages(started, argumen
         (["nope"], "no run 'nope'"),
         (["../runs"], "run name '../runs' is not usable"),
         (["--host", "192.0.2.1"], "cannot listen on 192.0.2.1"),
+        (["--store", "kept"], "name that run: society view RUN --store kept"),
+        (["sums", "--store", "kept", "--no-ask"], "turn them on by --ask"),
+        (["sums", "--store", "sums"], "choose another name"),
     ],
 )
 def test_what_cannot_be_shown_is_told_at_once(runs, arguments, said):
