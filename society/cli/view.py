@@ -43,10 +43,7 @@ def view(
     ] = None,
     store: Annotated[
         str | None,
-        typer.Option(
-            metavar="NEW",
-            help="Keep what the one named run is asked in a run of this name.",
-        ),
+        typer.Option(metavar="NEW", help="Keep what the one named run is asked in this run."),
     ] = None,
 ) -> None:
     """Show runs in a browser, also while they run, and ask their societies there."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from urllib.parse import parse_qs
 
 from starlette.requests import Request
@@ -127,13 +127,14 @@ class AskPages:
         return asked
 
     async def _read_askable(self, folder: RunFolder) -> AskableRun:
+        # Not read: it may be the run that keeps the questions, which this process writes to.
+        if (obstacle := self._desk.find_obstacle(folder.name)) is not None:
+            return AskableRun("", (), paid=False, obstacle=obstacle)
         try:
             # Off the event loop, since it reads the run's database.
-            found = await asyncio.to_thread(read_askable, folder, self._desk.limits.budget_usd)
+            return await asyncio.to_thread(read_askable, folder, self._desk.limits.budget_usd)
         except NothingStored as error:
             raise NotFound(str(error)) from None
-        obstacle = self._desk.find_obstacle(folder.name)
-        return found if obstacle is None else replace(found, obstacle=obstacle)
 
     def _render_form(
         self,

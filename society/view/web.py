@@ -108,18 +108,13 @@ def serve_pages(
         bound = int(listener.getsockname()[1])
         token = create_token() if ask_token or not is_loopback(host) else None
         access = PageAccess(host, bound, token)
-        limits = AskLimits(budget_usd=budget_usd)
-        desk = None
-        if is_loopback(host) if asks is None else asks:
-            desk = AskingDesk(limits, say, record)
-            if record is not None:
-                desk.prepare_record()
-                library.include(record.folder.name)
-        elif record is not None:
+        asks = is_loopback(host) if asks is None else asks
+        if record is not None and not asks:
             raise ConfigError(
                 f"--store {record.folder.name} keeps what is asked, and questions are off here; "
                 "turn them on by --ask"
             )
+        desk = _open_desk(library, AskLimits(budget_usd=budget_usd), say, record) if asks else None
         # No access log: addresses hold the token once, and terminals are shared.
         config = uvicorn.Config(
             create_app(library, access, desk=desk),
@@ -137,3 +132,14 @@ def serve_pages(
             )
         say("stop with Ctrl-C")
         uvicorn.Server(config).run(sockets=[listener])
+
+
+def _open_desk(
+    library: Library, limits: AskLimits, say: Callable[[str], None], record: AskRecord | None
+) -> AskingDesk:
+    """What takes questions; the run that keeps them is made, and shown among the others."""
+    desk = AskingDesk(limits, say, record)
+    if record is not None:
+        desk.prepare_record()
+        library.include(record.folder.name)
+    return desk

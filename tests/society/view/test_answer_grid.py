@@ -95,7 +95,7 @@ def test_an_answer_that_is_markup_stays_text(build):
 def test_formulas_are_shown_as_formulas_beside_their_source(build):
     drawn = draw(build([["\\frac{1}{2}", "0.5", "\\begin{pmatrix}1\\\\2\\end{pmatrix}"]]))
     (shown,) = re.findall(r"<foreignObject.*?</foreignObject>", drawn)
-    assert "<mfrac><mn>1</mn><mn>2</mn></mfrac>" in shown
+    assert "<mfrac>" in shown
     # One key shows the source, which the box holds too; the pointer shows it as the title.
     assert '<span class="source">\\frac{1}{2}</span>' in shown
     assert "<title>Agent 1, round 1: \\frac{1}{2}</title>" in drawn
