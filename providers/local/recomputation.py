@@ -5,10 +5,18 @@ The one place that speaks to transformers' activation checkpointing.
 
 from __future__ import annotations
 
+import ctypes
 import math
+import os
 from typing import Any
 
 from transformers.modeling_layers import GradientCheckpointingLayer
+
+# mallopt(3): which blocks have a mapping of their own, and go back to the system once freed.
+_MMAP_THRESHOLD = -3
+_SMALL_BYTES = 1_000_000
+_USUAL_BYTES = 32 * 1024 * 1024
+"""Where glibc's own threshold ends after the first large blocks were freed."""
 
 
 class Recomputation:
@@ -36,6 +44,8 @@ class Recomputation:
         if share == self._share:
             return
         self._share = share
+        if next(self._causal.parameters()).device.type == "cpu":
+            _map_blocks_above(_SMALL_BYTES if share else _USUAL_BYTES)
         if share == 0:
             self._causal.activation_checkpointing_disable()
             return
@@ -48,3 +58,19 @@ class Recomputation:
             ]
         for layer in self._layers[math.ceil(share * len(self._layers)) :]:
             layer.gradient_checkpointing = False
+
+
+def _map_blocks_above(size: int) -> None:
+    """Let blocks of more bytes than `size` go back to the system as soon as they are freed.
+
+    glibc keeps freed blocks in its heap, where what a layer keeps for the backward pass lies
+    between what it does not: long passes then hold most of what they were to compute again (2,048
+    tokens of a 135M model: 4.0 GB, and 2.2 GB so). It costs about a tenth of the time, so short
+    passes do without. Does nothing where there is no glibc, or where the user has set the
+    threshold.
+    """
+    if any(name in os.environ for name in ("MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")):
+        return
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if set_option is not None:
+        set_option(_MMAP_THRESHOLD, size)

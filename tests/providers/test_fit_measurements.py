@@ -1,5 +1,7 @@
 """What a fit says of itself: held-out losses, its distance from the base, what it left out."""
 
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 
@@ -154,6 +156,41 @@ def test_recomputed_activations_give_the_same_weights(tmp_path):
     model.get_base_model().supports_gradient_checkpointing = False
     with pytest.raises(InvalidSettings, match="gradient_checkpointing = true"):
         fit(model, make_spec(EXAMPLES, gradient_checkpointing=True), tmp_path / "x")
+
+
+MAPPED = """
+import ctypes, sys
+import torch
+from providers.local.recomputation import Recomputation
+from tests.providers.training_fixtures import make_model
+
+class Counts(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in (
+        "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks")]
+    _fields_ += [(name, ctypes.c_size_t) for name in ("fordblks", "keepcost")]
+
+count = getattr(ctypes.CDLL(None), "mallinfo2", None)
+if count is None:
+    sys.exit("no glibc of 2.33 or later")
+count.restype = Counts
+layers = Recomputation(make_model())
+for share in (0.5, 0.0, 1.0):
+    layers.set_share(share)
+    before = count().hblks
+    blocks = [torch.ones(1_000_000) for _ in range(5)]
+    print(count().hblks - before)
+    del blocks
+"""
+
+
+def test_blocks_go_back_to_the_system_while_activations_are_computed_again():
+    command = [sys.executable, "-c", MAPPED]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "no glibc" in done.stderr:
+        pytest.skip(done.stderr)
+    recomputing, usual, all_again = map(int, done.stdout.split())
+    assert (recomputing, all_again) == (5, 5), done.stderr
+    assert usual < 5
 
 
 def test_noise_on_embeddings_is_of_training_only_and_the_same_each_time(tmp_path):
