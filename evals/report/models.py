@@ -38,8 +38,9 @@ class TunedModel:
 
     @property
     def place(self) -> str:
-        """The folder, from the one that holds the runs; a remote model's name."""
-        return f"{self.run}/models/{self.artifact}" if self.is_file else self.artifact
+        """The folder, from the one that holds `runs/`; a remote model's name."""
+        # A page must not name the machine it was made on.
+        return f"runs/{self.run}/models/{self.artifact}" if self.is_file else self.artifact
 
     @property
     def is_file(self) -> bool:
@@ -65,7 +66,4 @@ def show_loading_code(model: TunedModel, *, full: bool) -> str | None:
     """
     if not model.is_file:
         return None
-    # From the folder that holds runs/: a page must not name the machine it was made on.
-    return write_loading_code(
-        f"runs/{model.place}", None if full else model.address.removeprefix(_OWN)
-    )
+    return write_loading_code(model.place, None if full else model.address.removeprefix(_OWN))

@@ -5,7 +5,7 @@ import itertools
 import json
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune.datasets import SHARED_AGENT, DatasetRules, derive_dataset, derive_datasets
@@ -60,7 +60,7 @@ def shared_store(tmp_path_factory):
 arms = itertools.count()
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15)
 @given(data=st.data())
 def test_datasets_agree_with_a_plain_derivation(shared_store, debate_rows, data):
     rounds = data.draw(st.integers(1, 3))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import duckdb
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from store import schema
@@ -209,7 +209,7 @@ def shared_store(tmp_path_factory):
 arms = itertools.count()
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30)
 @given(debates=societies())
 def test_views_agree_with_the_method(shared_store, make_turn, debates):
     arm = f"arm{next(arms)}"

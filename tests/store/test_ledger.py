@@ -5,7 +5,7 @@ import threading
 from dataclasses import astuple, replace
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from store.content import messages_json
@@ -71,7 +71,7 @@ def shared_store(tmp_path_factory):
         yield opened
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30)
 @given(texts=st.lists(st.text() | st.sampled_from(NASTY), min_size=1, max_size=8))
 def test_any_text_comes_back_byte_for_byte(shared_store, make_turn, texts):
     arm = f"arm{len(shared_store.rows('SELECT DISTINCT arm FROM turns'))}"

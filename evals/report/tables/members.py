@@ -62,8 +62,8 @@ _AGENTS = TableSpec(
     "Every agent",
     _AGENT_COLUMNS,
     lambda experiment: experiment.agents,
-    "In % of the held-out questions, after the last iteration where nothing else is said. Unread "
-    "and cut: of all its answers.",
+    "In % of the held-out questions, after the last iteration where nothing else is said; sampled "
+    "answers, or greedy ones where nothing was sampled. Unread and cut: of all its answers.",
 )
 
 

@@ -1,6 +1,6 @@
 """What a revision changed."""
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from society.view.word_diff import MOST_WORDS, diff_words
@@ -8,7 +8,6 @@ from society.view.word_diff import MOST_WORDS, diff_words
 WORDS = st.lists(st.sampled_from(["so", "7", "*", "70", "=", ".", "\n", "then", " "]), max_size=30)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(WORDS, WORDS)
 def test_both_versions_can_be_read_from_the_pieces(old, new):
     before, after = "".join(old), "".join(new)
