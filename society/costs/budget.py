@@ -18,6 +18,7 @@ from society.config.schema import Config
 from society.costs.charges import StoredCharges
 from society.method.arms import is_tuned
 from society.method.connections import Connections
+from society.method.experiment import require_prices
 from store.errors import StoreError
 from store.ledger import Store
 from store.records import AgentRole
@@ -104,13 +105,6 @@ def budget_connections(
         if address in connections.batch_addresses
     }
     return Connections(providers, config.agent_models, config.model, {**providers, **evaluating})
-
-
-def require_prices(config: Config, prices: Prices) -> None:
-    """Raise `InvalidSettings` if there is a cap and a price is unknown."""
-    if config.budget_usd is not None:
-        for address in config.addresses:
-            prices.require(address, finetune=is_tuned(config, address))
 
 
 def format_spent(connections: Connections) -> str:

@@ -102,8 +102,8 @@ def resolve(config: Config, origin: str = "the experiment", *, priced: bool = Tr
         )
         _check_experiment(experiment)
         if priced:
-            _require_prices(experiment.config)
-    except ValueError as error:
+            require_prices(config, Prices(config.prices))
+    except (ValueError, InvalidSettings) as error:
         raise ConfigError(list_problems(origin, [str(error)])) from error
     return experiment
 
@@ -342,16 +342,11 @@ def _check_stop(experiment: Experiment) -> None:
             )
 
 
-def _require_prices(config: Config) -> None:
-    """Raise ValueError where there is a budget and a price is unknown."""
-    if config.budget_usd is None:
-        return
-    prices = Prices(config.prices)
-    try:
+def require_prices(config: Config, prices: Prices) -> None:
+    """Raise `InvalidSettings` if there is a cap and a price is unknown."""
+    if config.budget_usd is not None:
         for address in config.addresses:
             prices.require(address, finetune=is_tuned(config, address))
-    except ProviderError as error:
-        raise ValueError(str(error)) from error
 
 
 def _check_models(config: Config) -> None:

@@ -24,7 +24,7 @@ from society.method.agents import Society
 from society.method.arms import main_arm
 from society.method.connections import Connections
 from society.method.debating import debate_questions, require_sampling, store_questions
-from society.method.experiment import Experiment, RunContext
+from society.method.experiment import Experiment, RunContext, require_prices
 from society.method.finetuning import load_society
 from society.method.progress import Observer, ProgressReporter
 from society.method.questions import Questions
@@ -154,7 +154,7 @@ def _require_prices(plan: FilePlan) -> None:
     """Raise `ConfigError` if --budget could not be kept, before a run is made for the answers."""
     config = plan.experiment.config
     try:
-        budget.require_prices(config, Prices(config.prices))
+        require_prices(config, Prices(config.prices))
     except InvalidSettings as error:
         raise ConfigError(
             f"{error}\nWrite that into the experiment file of run {plan.source.name!r} and let "

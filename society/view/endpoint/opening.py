@@ -13,12 +13,13 @@ from providers.pricing import Prices
 from providers.types import Message, ModelRef, Request, Sampling
 from providers.usage import NoCharges
 from society.config.schema import Config
-from society.costs.budget import is_free, load_prices, open_budget, require_prices
+from society.costs.budget import is_free, load_prices, open_budget
 from society.costs.charges import StoredCharges
 from society.method.agents import Agent
 from society.method.arms import Arm, main_arm
 from society.method.connections import Connections
 from society.method.debating import build_debate_rules
+from society.method.experiment import require_prices
 from society.method.finetuning import load_society
 from society.runs.ask import find_iteration, require_free_server
 from society.runs.folder import RunFolder
